@@ -1,0 +1,390 @@
+"""Checkpoints of the reference implementation (fairseq) as the state dict of `Data2VecForPreTraining`.
+
+Names are translated by tables of (regular expression, replacement), applied in order like an editing script. What the
+tables cannot say (three tensors that become one, another shape) is told by `Place.part` and by the shapes. Nothing is
+left to chance: every source tensor is used or listed with a reason, every target tensor is filled exactly once, every
+shape is compared.
+
+Kinds: "fairseq-v2" (data2vec 2.0, all modalities), "fairseq-v1-audio", "fairseq-v1-text", "fairseq-v1-vision" (1.0).
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from .checkpoint_settings import Settings
+from .checkpoint_settings_v1 import convert_v1_audio, convert_v1_text, convert_v1_vision
+from .checkpoint_settings_v2 import convert_v2
+from .configuration_data2vec import Data2VecConfig
+from .pretraining_data2vec import Data2VecForPreTraining
+
+
+SETTINGS = {
+    "fairseq-v2": convert_v2,
+    "fairseq-v1-audio": convert_v1_audio,
+    "fairseq-v1-text": convert_v1_text,
+    "fairseq-v1-vision": convert_v1_vision,
+}
+FAIRSEQ_KINDS = tuple(SETTINGS)
+
+STUDENT, TEACHER = "data2vec.", "teacher."
+
+Rules = tuple[tuple[str, str], ...]
+
+# Blocks of 2.0 carry timm's names, blocks of 1.0 fairseq's (audio, text) or BEiT's (vision).
+_TIMM_BLOCK: Rules = ((r"\.attn\.qkv\.", r".attention.qkv."), (r"\.attn\.proj\.", r".attention.projection."))
+_FAIRSEQ_BLOCK: Rules = (
+    (r"\.self_attn\.([qkv])_proj\.(weight|bias)$", r".attention.qkv.\2#\1"),
+    (r"\.self_attn\.out_proj\.", r".attention.projection."),
+    (r"\.self_attn_layer_norm\.", r".norm1."),
+    (r"\.final_layer_norm\.", r".norm2."),
+    (r"\.(fc[12])\.", r".mlp.\1."),
+)
+_BEIT_BLOCK: Rules = (
+    (r"\.attn\.([qv])_bias$", r".attention.qkv.bias#\1"),
+    *_TIMM_BLOCK,
+    (r"\.gamma_([12])$", r".layer_scale\1"),
+    (r"\.mlp\.0\.", r".mlp.fc1."),
+    (r"\.mlp\.2\.", r".mlp.fc2."),
+)
+
+# "#q" at the end of a name stands for the query's third of a tensor that holds query, key and value.
+NAMES: dict[str, Rules] = {
+    "fairseq-v2": (
+        (r"^modality_encoders\.AUDIO\.", r"modality_encoders.audio."),
+        (r"^modality_encoders\.IMAGE\.", r"modality_encoders.vision."),
+        (r"^modality_encoders\.TEXT\.", r"modality_encoders.text."),
+        (r"^modality_encoders\.(\w+)\.decoder\.blocks\.(\d+)\.0\.", r"decoders.\1.convs.\2."),
+        (r"^modality_encoders\.(\w+)\.decoder\.proj\.(weight|bias)$", r"decoders.\1.projection.0.\2"),
+        (r"^modality_encoders\.(\w+)\.decoder\.proj\.(\d+)\.", r"decoders.\1.projection.\2."),
+        (r"^blocks\.", r"encoder.blocks."),
+        (r"^norm\.", r"encoder.norm."),
+        (r"\.context_encoder\.blocks\.", r".prenet."),
+        (r"\.context_encoder\.norm\.", r".context_norm."),
+        (r"\.alibi_scale$", r".attention_bias.scale"),
+        (r"\.local_encoder\.conv_layers\.(\d+)\.0\.", r".local_encoder.conv_layers.\1.conv."),
+        (r"\.local_encoder\.conv_layers\.(\d+)\.2\.1\.", r".local_encoder.conv_layers.\1.layer_norm."),
+        (r"\.project_features\.1\.", r".local_encoder.layer_norm."),
+        (r"\.project_features\.2\.", r".local_encoder.projection."),
+        (r"\.local_encoder\.(?:0\.)?proj\.", r".local_encoder.projection."),
+        (r"\.local_encoder\.1\.", r".local_encoder.expand."),
+        (r"\.local_encoder\.embed_tokens\.", r".local_encoder.token_embeddings."),
+        (r"\.local_encoder\.embed_positions\.", r".local_encoder.position_embeddings."),
+        (r"\.local_encoder\.layernorm_embedding\.", r".local_encoder.layer_norm."),
+        *((rf"\.relative_positional_encoder\.{i + 1}\.0\.", rf".position_encoder.convs.{i}.") for i in range(16)),
+        *_TIMM_BLOCK,
+    ),
+    "fairseq-v1-audio": (
+        (r"^mask_emb$", r"modality_encoders.audio.mask_token"),
+        (
+            r"^feature_extractor\.conv_layers\.(\d+)\.0\.",
+            r"modality_encoders.audio.local_encoder.conv_layers.\1.conv.",
+        ),
+        (
+            r"^feature_extractor\.conv_layers\.(\d+)\.2\.1\.",
+            r"modality_encoders.audio.local_encoder.conv_layers.\1.layer_norm.",
+        ),
+        (r"^layer_norm\.", r"modality_encoders.audio.local_encoder.layer_norm."),
+        (r"^post_extract_proj\.", r"modality_encoders.audio.local_encoder.projection."),
+        (r"^encoder\.pos_conv\.(\d+)\.0\.", r"modality_encoders.audio.position_encoder.convs.\1."),
+        (r"^encoder\.layer_norm\.", r"modality_encoders.audio.context_norm."),
+        (r"^encoder\.layers\.", r"encoder.blocks."),
+        (r"^final_proj\.", r"decoders.audio.projection.0."),
+        *_FAIRSEQ_BLOCK,
+    ),
+    "fairseq-v1-text": (
+        (r"^(?:encoder|decoder)\.sentence_encoder\.", r"sentence_encoder."),
+        (r"^(?:encoder|decoder)\.(?:regression_head|lm_head)\.(\d+)\.", r"decoders.text.projection.\1."),
+        (r"^sentence_encoder\.embed_tokens\.", r"modality_encoders.text.local_encoder.token_embeddings."),
+        (r"^sentence_encoder\.embed_positions\.", r"modality_encoders.text.local_encoder.position_embeddings."),
+        (
+            r"^sentence_encoder\.(?:layernorm_embedding|emb_layer_norm)\.",
+            r"modality_encoders.text.local_encoder.layer_norm.",
+        ),
+        (r"^sentence_encoder\.layers\.", r"encoder.blocks."),
+        *_FAIRSEQ_BLOCK,
+    ),
+    "fairseq-v1-vision": (
+        (r"^cls_emb$", r"modality_encoders.vision.extra_tokens"),
+        (r"^mask_emb$", r"modality_encoders.vision.mask_token"),
+        (r"^patch_embed\.conv\.", r"modality_encoders.vision.local_encoder.projection."),
+        (
+            r"^encoder\.rel_pos_bias\.relative_position_bias_table$",
+            r"modality_encoders.vision.attention_bias.table",
+        ),
+        *_BEIT_BLOCK,
+    ),
+}
+
+# The teacher of 1.0 is the encoder alone: these prefixes make its names those of the student.
+_TEACHER_PREFIX = {
+    "fairseq-v2": "",
+    "fairseq-v1-audio": "encoder.",
+    "fairseq-v1-text": "encoder.sentence_encoder.",
+    "fairseq-v1-vision": "encoder.",
+}
+_EMA_KEY = re.compile(r"^(encoder\.)?_ema$")
+
+# Tensors of the reference that have no counterpart.
+DROPPED: tuple[tuple[str, str, str], ...] = (
+    ("fairseq-v2", r"\.fixed_positional_encoder\.positions$", "fixed sine and cosine table, computed anew"),
+    ("fairseq-v1-vision", r"\.relative_position_index$", "follows from the size of the window, computed anew"),
+    ("fairseq-v1-vision", r"^final_proj\.", "created but never applied by the reference"),
+    ("fairseq-v1-text", r"\.version$", "marker of the format, holds no weights"),
+)
+
+
+class Place(NamedTuple):
+    """Where a source tensor goes."""
+
+    name: str
+    part: str | None = None  # "q", "k" or "v": the third of `name` that it fills
+
+
+class Unused(NamedTuple):
+    """A source tensor without a counterpart."""
+
+    name: str
+    reason: str
+
+
+class Conversion(NamedTuple):
+    """Result of `convert_state_dict`."""
+
+    tensors: dict[str, Tensor]
+    unused: list[Unused]
+
+
+def detect_kind(names: Iterable[str], config: Mapping[str, Any] | None = None) -> str:
+    """Tells from which model of the reference a state dict comes.
+
+    Args:
+        names: State dict or its names.
+        config: `cfg["model"]` of the checkpoint, whose `_name` decides where the names do not.
+
+    Returns:
+        One of `FAIRSEQ_KINDS`.
+
+    Raises:
+        ValueError: The names belong to none of them.
+    """
+    names = list(names)
+    marks = {
+        "fairseq-v2": r"^modality_encoders\.(AUDIO|IMAGE|TEXT)\.",
+        "fairseq-v1-text": r"^(encoder|decoder)\.sentence_encoder\.",
+        "fairseq-v1-vision": r"^encoder\.blocks\.\d+\.gamma_1$|^patch_embed\.conv\.",
+        "fairseq-v1-audio": r"^encoder\.pos_conv\.\d+\.0\.",
+    }
+    found = [kind for kind, mark in marks.items() if any(re.search(mark, name) for name in names)]
+    if len(found) == 1:
+        return found[0]
+    by_name = {
+        "data2vec_multi": "fairseq-v2",
+        "data2vec_audio": "fairseq-v1-audio",
+        "data2vec_text": "fairseq-v1-text",
+        "data2vec_vision": "fairseq-v1-vision",
+    }
+    kind = by_name.get((config or {}).get("_name"))
+    if kind is None:
+        raise ValueError(
+            f"This is no data2vec checkpoint of fairseq: none of its {len(names)} tensors (first: {sorted(names)[:3]})"
+            f" has a name that marks one of {', '.join(FAIRSEQ_KINDS)}. A fine-tuned or exported model needs another"
+            " converter."
+        )
+    return kind
+
+
+def config_from_fairseq(
+    model_config: Mapping[str, Any],
+    kind: str,
+    *,
+    task_config: Mapping[str, Any] | None = None,
+    vocab_size: int | None = None,
+    notes: list[str] | None = None,
+) -> Data2VecConfig:
+    """Translates the model settings of a reference checkpoint.
+
+    Args:
+        model_config: `cfg["model"]` of the checkpoint.
+        kind: One of `FAIRSEQ_KINDS`, see `detect_kind`.
+        task_config: `cfg["task"]` of the checkpoint, in which text 1.0 keeps its mask. Default: the defaults of that
+            task (15 % of the tokens are masked; a tenth of these becomes a random token, a tenth is kept).
+        vocab_size: Rows of the token embedding. Text models only, for which it is required: the reference keeps it in
+            the dictionary file.
+        notes: A list that receives one line for each setting left out, with the reason.
+
+    Returns:
+        The configuration of a `Data2VecForPreTraining` that computes what the reference model computes.
+
+    Raises:
+        ValueError: A setting is unknown or not supported, or `vocab_size` is missing.
+    """
+    _check_kind(kind)
+    settings = Settings(model_config, "model", notes if notes is not None else [])
+    fields = SETTINGS[kind](settings, vocab_size, task_config or {})
+    settings.finish()
+    return Data2VecConfig(**fields)
+
+
+def translate(name: str, kind: str, teacher: bool = False) -> Place | Unused:
+    """Where one tensor of the reference goes.
+
+    Args:
+        name: Name in the state dict of the reference; for the teacher, name in its `_ema` dictionary.
+        kind: One of `FAIRSEQ_KINDS`.
+        teacher: Whether the name is one of the teacher's.
+
+    Returns:
+        Its place in the state dict of `Data2VecForPreTraining`, or the reason why it has none.
+    """
+    _check_kind(kind)
+    full = name
+    if teacher:
+        # A teacher that is only the list of blocks calls them "0", "1", ...
+        full = f"blocks.{name}" if kind == "fairseq-v2" and name[0].isdigit() else _TEACHER_PREFIX[kind] + name
+    for owner, pattern, reason in DROPPED:
+        if owner == kind and re.search(pattern, full):
+            return Unused(f"_ema.{name}" if teacher else name, reason)
+    for pattern, replacement in NAMES[kind]:
+        full = re.sub(pattern, replacement, full)
+    full, _, part = full.partition("#")
+    prefix = TEACHER if teacher else "" if full.startswith("decoders.") else STUDENT
+    return Place(prefix + full, part or None)
+
+
+def convert_state_dict(
+    state: Mapping[str, Any],
+    kind: str,
+    config: Data2VecConfig,
+    *,
+    step: int = 0,
+    optional: tuple[str, ...] = (),
+) -> Conversion:
+    """Renames and reshapes the tensors of a reference checkpoint.
+
+    Args:
+        state: `model` of the checkpoint: tensors by name, the teacher as a nested dictionary `_ema` (or
+            `encoder._ema`).
+        kind: One of `FAIRSEQ_KINDS`, see `detect_kind`.
+        config: Configuration of the converted model, see `config_from_fairseq`.
+        step: Optimizer updates that the checkpoint has seen, for the decay of the teacher.
+        optional: Prefixes of targets that may be missing as a whole, such as ("teacher.", "decoders.") for a
+            checkpoint without them.
+
+    Returns:
+        The state dict of `Data2VecForPreTraining(config)`, and the source tensors that it has no place for.
+
+    Raises:
+        ValueError: A source tensor is unknown, two fill the same place, a target is not filled, or shapes differ. The
+            message names every tensor concerned.
+    """
+    _check_kind(kind)
+    expected = expected_shapes(config)
+    tensors: dict[str, Tensor] = {}
+    parts: dict[str, dict[str, Tensor]] = {}
+    source_of: dict[str, str] = {}
+    unused: list[Unused] = []
+    problems: list[str] = []
+    for name, tensor, teacher in _walk(state):
+        place = translate(name, kind, teacher)
+        label = f"_ema.{name}" if teacher else name
+        if isinstance(place, Place) and place.name not in expected and place.name.endswith(".attention_bias.scale"):
+            place = _fixed_scale(place, label, tensor, config)
+        if isinstance(place, Unused):
+            unused.append(place)
+            continue
+        slot = place.name if place.part is None else f"{place.name}#{place.part}"
+        if slot in source_of:
+            problems.append(f"{label} and {source_of[slot]} both fill {slot}")
+        elif place.name not in expected:
+            problems.append(f"{label} would become {place.name}, which this configuration has not")
+        elif place.part is None:
+            tensors[place.name] = _without_ones(place.name, tensor, expected[place.name])
+        else:
+            parts.setdefault(place.name, {})[place.part] = tensor
+        source_of[slot] = label
+    for name, thirds in parts.items():
+        if kind == "fairseq-v1-vision" and "k" not in thirds and "q" in thirds:
+            # Its attention has no bias for keys.
+            thirds["k"] = torch.zeros_like(thirds["q"])
+        if len(thirds) < 3:
+            problems.append(f"{name} is made of query, key and value, of which only {sorted(thirds)} are there")
+        tensors[name] = torch.cat([thirds[part] for part in "qkv" if part in thirds])
+    if "ema_step" in expected:
+        tensors["ema_step"] = torch.tensor(step, dtype=torch.int64)
+    _fill_copied(tensors, expected, config)
+
+    missing = [name for name in expected if name not in tensors]
+    for prefix in optional:
+        group = [name for name in expected if name.startswith(prefix)]
+        if not any(name in tensors for name in group):
+            missing = [name for name in missing if not name.startswith(prefix)]
+    problems += [f"nothing fills {name}" for name in missing]
+    problems += [
+        f"{name} has shape {tuple(tensor.shape)} instead of {tuple(expected[name])}"
+        for name, tensor in tensors.items()
+        if tensor.shape != expected[name]
+    ]
+    if problems:
+        raise ValueError(
+            f"Cannot convert this {kind} checkpoint with this configuration ({len(problems)} problems):\n  "
+            + "\n  ".join(problems)
+        )
+    return Conversion(tensors, unused)
+
+
+def expected_shapes(config: Data2VecConfig) -> dict[str, torch.Size]:
+    """Names and shapes of the state dict of `Data2VecForPreTraining(config)`, without allocating it."""
+    with torch.device("meta"):
+        model = Data2VecForPreTraining(config)
+    return {name: tensor.shape for name, tensor in model.state_dict().items()}
+
+
+def _check_kind(kind: str) -> None:
+    if kind not in SETTINGS:
+        raise ValueError(f"Unknown kind of checkpoint {kind!r}. Known kinds: {', '.join(FAIRSEQ_KINDS)}.")
+
+
+def _walk(state: Mapping[str, Any]) -> Iterable[tuple[str, Tensor, bool]]:
+    """(name, tensor, whether it is the teacher's) of a state dict with a nested teacher."""
+    for name, value in state.items():
+        if _EMA_KEY.match(name):
+            yield from ((inner, tensor, True) for inner, tensor in value.items())
+        elif isinstance(value, Tensor):
+            yield name, value, False
+        else:
+            raise ValueError(f"{name} is a {type(value).__name__}, not a tensor: pass `model` of the checkpoint.")
+
+
+def _without_ones(name: str, tensor: Tensor, shape: torch.Size) -> Tensor:
+    """Adds or removes dimensions of size 1: (1, 1, D) mask vectors, and the 4-D ALiBi scales of early checkpoints."""
+    if not name.endswith((".mask_token", ".attention_bias.scale")):
+        return tensor
+    same = [size for size in tensor.shape if size != 1] == [size for size in shape if size != 1]
+    return tensor.reshape(shape) if same else tensor
+
+
+def _fixed_scale(place: Place, label: str, tensor: Tensor, config: Data2VecConfig) -> Place | Unused:
+    """ALiBi scales that are not learned are parameters in the reference, but settings here."""
+    modality = re.search(r"modality_encoders\.(\w+)\.", place.name)[1]
+    settings = getattr(config, f"{modality}_config", None)
+    if settings is None or settings.alibi != "fixed" or not bool((tensor == settings.alibi_scale).all()):
+        return place
+    return Unused(label, "fixed scale of the attention bias, kept in the configuration")
+
+
+def _fill_copied(tensors: dict[str, Tensor], expected: Mapping[str, torch.Size], config: Data2VecConfig) -> None:
+    """What the teacher copies from the student anyway need not be in the checkpoint."""
+    copied = [
+        (f".{modality}.", fragment)
+        for modality in config.modalities
+        for fragment in config.modality_config(modality).ema_copied or ()
+    ]
+    for name in expected:
+        source = STUDENT + name.removeprefix(TEACHER)
+        if name.startswith(TEACHER) and name not in tensors and source in tensors:
+            if any(modality in name and fragment in name for modality, fragment in copied):
+                tensors[name] = tensors[source].clone()

@@ -1,0 +1,211 @@
+"""Where a token is: sin-cos tables, ALiBi, relative position bias, convolutional positions.
+
+Shapes: B batch (samples, or samples times masks), T tokens, V visible tokens, E extra tokens, D width, H heads,
+L layers, h x w grid of patches. Token indices are (B, V) or (1, V) numbers of places in the full sequence.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+# Everything but the blocks and the context norm uses this epsilon in the reference.
+FIXED_EPS = 1e-5
+
+
+def sincos_2d(dim: int, grid: tuple[int, int], base_grid: tuple[int, int] | None = None) -> Tensor:
+    """Fixed 2-D sin-cos positions (He et al. 2022): half of the channels for columns, half for rows.
+
+    Args:
+        dim: D, a multiple of 4.
+        grid: (h, w) patches.
+        base_grid: the grid that the weights were trained on; coordinates are scaled onto it, which interpolates the
+            table for images of another size.
+
+    Returns:
+        (h * w, D) float32.
+    """
+    coordinates = []
+    for size, base in zip(grid, base_grid or grid, strict=True):
+        places = torch.arange(size, dtype=torch.float64)
+        coordinates.append((places + 0.5) * (base / size) - 0.5)
+    rows, columns = torch.meshgrid(*coordinates, indexing="ij")
+    frequencies = 1.0 / 10000 ** (torch.arange(dim // 4, dtype=torch.float64) / (dim // 4))
+    angles = [axis.flatten()[:, None] * frequencies for axis in (columns, rows)]
+    return torch.cat([part for angle in angles for part in (angle.sin(), angle.cos())], dim=1).float()
+
+
+class SinCosPositions(nn.Module):
+    """Table of 2-D sin-cos positions, added to patches before any of them is dropped."""
+
+    def __init__(self, dim: int, base_grid: tuple[int, int]) -> None:
+        super().__init__()
+        self.dim, self.base_grid = dim, base_grid
+        self.register_buffer("table", self.initial_table(), persistent=False)
+
+    def initial_table(self) -> Tensor:
+        # Values are needed even where modules are built on the meta device: they are no checkpoint's to give.
+        with torch.device("cpu"):
+            return sincos_2d(self.dim, self.base_grid)
+
+    def forward(self, grid: tuple[int, int]) -> Tensor:
+        """(h * w, D) positions of a grid, interpolated where it is not the configured one."""
+        if grid == self.base_grid:
+            return self.table
+        return sincos_2d(self.dim, grid, self.base_grid).to(self.table)
+
+
+def text_positions(input_ids: Tensor, pad_token_id: int, token_mask: Tensor | None = None) -> Tensor:
+    """Position ids (B, T) of RoBERTa: running count of real tokens plus the pad id, the pad id for padding."""
+    real = input_ids.ne(pad_token_id)
+    real = (real if token_mask is None else real & token_mask).long()
+    return real.cumsum(dim=1) * real + pad_token_id
+
+
+def alibi_slopes(num_heads: int) -> list[float]:
+    """Slopes of ALiBi (Press et al. 2022): a geometric series for a power of two heads; otherwise that of the next
+    lower power, then every other slope of the doubled set."""
+
+    def series(n: int) -> list[float]:
+        start = 2.0 ** (-8.0 / n)
+        return [start ** (i + 1) for i in range(n)]
+
+    power = 2 ** math.floor(math.log2(num_heads))
+    return series(power) + series(2 * power)[0::2][: num_heads - power]
+
+
+class AlibiBias(nn.Module):
+    """Symmetric ALiBi: minus the distance of two tokens, times a slope per head, times a scale.
+
+    Args:
+        num_heads: H.
+        num_layers: L, prenet and shared blocks, for one scale a layer.
+        distance: "manhattan" or "euclidean", between patches of a grid.
+        learned: learn the scale (clamped at 0), starting from `scale`.
+    """
+
+    def __init__(
+        self,
+        num_heads: int,
+        num_layers: int,
+        *,
+        distance: str = "manhattan",
+        scale: float = 1.0,
+        learned: bool = False,
+        per_head: bool = False,
+        per_layer: bool = False,
+    ) -> None:
+        super().__init__()
+        self.num_heads, self.distance, self.initial_scale = num_heads, distance, scale
+        self.per_layer = learned and per_layer
+        shape = (num_layers if per_layer else 1, 1, num_heads if per_head else 1, 1, 1)
+        self.scale = nn.Parameter(torch.full(shape, float(scale))) if learned else None
+        self.register_buffer("slopes", self.initial_slopes(), persistent=False)
+
+    def initial_slopes(self) -> Tensor:
+        with torch.device("cpu"):
+            return torch.tensor(alibi_slopes(self.num_heads)).view(1, -1, 1, 1)
+
+    def forward(self, index: Tensor, grid: tuple[int, int] | None, num_extra: int) -> Tensor:
+        """Unscaled bias (B, H, E + V, E + V) in fp32; extra tokens are at no distance from anything."""
+        if grid is None:
+            distance = (index[:, :, None] - index[:, None, :]).abs().float()
+        else:
+            rows, columns = index // grid[1], index % grid[1]
+            down = (rows[:, :, None] - rows[:, None, :]).float()
+            across = (columns[:, :, None] - columns[:, None, :]).float()
+            distance = down.abs() + across.abs() if self.distance == "manhattan" else torch.hypot(down, across)
+        return F.pad(-distance, (num_extra, 0, num_extra, 0))[:, None] * self.slopes
+
+    def scaled(self, bias: Tensor, layer: int) -> Tensor:
+        """The bias of one layer; prenet layers count first."""
+        if self.scale is None:
+            return bias * self.initial_scale if self.initial_scale != 1.0 else bias
+        return bias * self.scale.clamp(min=0)[layer if self.per_layer else 0]
+
+
+class RelativePositionBias(nn.Module):
+    """Learned bias by relative place in a window of patches, shared by all layers (BEiT, data2vec 1.0 vision).
+
+    The table's last three rows are for extra token to patch, patch to extra token, and extra token to itself.
+    """
+
+    per_layer = False
+
+    def __init__(self, num_heads: int, window: tuple[int, int]) -> None:
+        super().__init__()
+        self.window = window
+        self.table = nn.Parameter(torch.zeros((2 * window[0] - 1) * (2 * window[1] - 1) + 3, num_heads))
+
+    def forward(self, index: Tensor, grid: tuple[int, int], num_extra: int) -> Tensor:
+        """Bias (B, H, E + V, E + V)."""
+        table, (h, w) = self.table, grid
+        if grid != self.window:
+            table = self._resized(grid)
+        rows, columns = index // w, index % w
+        down = rows[:, :, None] - rows[:, None, :] + h - 1
+        across = columns[:, :, None] - columns[:, None, :] + w - 1
+        relation = F.pad(down * (2 * w - 1) + across, (num_extra, 0, num_extra, 0), value=-1)
+        if num_extra:
+            last = table.shape[0]
+            relation[:, :num_extra, :] = last - 3
+            relation[:, :, :num_extra] = last - 2
+            relation[:, :num_extra, :num_extra] = last - 1
+        return table[relation].permute(0, 3, 1, 2)
+
+    def _resized(self, grid: tuple[int, int]) -> Tensor:
+        """The table for another grid, its places interpolated bicubically."""
+        source = (2 * self.window[0] - 1, 2 * self.window[1] - 1)
+        places = self.table[:-3].T.reshape(1, -1, *source)
+        target = (2 * grid[0] - 1, 2 * grid[1] - 1)
+        places = F.interpolate(places.float(), size=target, mode="bicubic", align_corners=False)
+        return torch.cat([places.flatten(2)[0].T.to(self.table), self.table[-3:]])
+
+    def scaled(self, bias: Tensor, layer: int) -> Tensor:
+        return bias
+
+
+def channel_norm(x: Tensor) -> Tensor:
+    """Parameter-free layer norm over the last dimension."""
+    return F.layer_norm(x, x.shape[-1:], eps=FIXED_EPS)
+
+
+class SameConv1d(nn.Conv1d):
+    """Convolution over time that keeps the length: padding k // 2, the last step dropped for even kernels.
+
+    Takes and gives (B, T, C), the layout of everything around it.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int, groups: int = 1) -> None:
+        super().__init__(in_channels, out_channels, kernel_size, padding=kernel_size // 2, groups=groups)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = super().forward(x.transpose(1, 2))
+        return (out[..., :-1] if self.kernel_size[0] % 2 == 0 else out).transpose(1, 2)
+
+
+class ConvPositions(nn.Module):
+    """Relative positions from a stack of grouped convolutions over time, each followed by norm and GELU.
+
+    Args:
+        dim: D.
+        depth: layers. Kernel: max(3, width // depth).
+        width: total width in frames.
+        groups: groups of every convolution.
+        zero_padding: "each" convolution sees zeros in the padding (nothing leaks), or the "input" alone does
+            (data2vec 1.0), or "none" (2.0 reference).
+    """
+
+    def __init__(self, dim: int, depth: int, width: int, groups: int, zero_padding: str = "each") -> None:
+        super().__init__()
+        kernel = max(3, width // depth)
+        self.convs = nn.ModuleList([SameConv1d(dim, dim, kernel, groups) for _ in range(depth)])
+        self.zero_each = zero_padding == "each"
+
+    def forward(self, x: Tensor, token_mask: Tensor | None) -> Tensor:
+        """x (B, T, D), token_mask (B, T) True = real -> positions (B, T, D)."""
+        real = token_mask[..., None].to(x.dtype) if self.zero_each and token_mask is not None else None
+        for conv in self.convs:
+            x = F.gelu(channel_norm(conv(x if real is None else x * real)))
+        return x

@@ -1,0 +1,476 @@
+"""The data2vec objective: student, teacher, targets, decoders and losses, in both published versions.
+
+Shapes: B samples, M masks per sample, T tokens, V visible tokens, E extra tokens, D hidden size, C decoder width,
+N masked tokens over all samples and masks. Masks are True = masked, token masks True = real.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers.utils import ModelOutput, logging
+
+from .configuration_data2vec import Data2VecConfig, Data2VecModalityConfig, Data2VecTextConfig
+from .masking import corrupt_tokens, sample_masks
+from .modality_encoders import LocalFeatures, ModalityEncoder, Tokens
+from .modeling_data2vec import Data2VecModel, Data2VecPreTrainedModel, check_mask, masked_mean
+from .positions import FIXED_EPS, SameConv1d, channel_norm
+
+
+logger = logging.get_logger(__name__)
+
+
+class SameConv2d(nn.Conv2d):
+    """Convolution over a grid that keeps its size; takes and gives (B, h, w, C)."""
+
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int, groups: int = 1) -> None:
+        super().__init__(in_channels, out_channels, kernel_size, padding=kernel_size // 2, groups=groups)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = super().forward(x.permute(0, 3, 1, 2))
+        return (out[..., :-1, :-1] if self.kernel_size[0] % 2 == 0 else out).permute(0, 2, 3, 1)
+
+
+def make_projection(inputs: int, outputs: int, layers: int, ratio: float) -> nn.Sequential:
+    """`layers` linear layers with GELU between; the hidden ones are `ratio` times as wide as the input.
+
+    No layer at all gives the input back.
+    """
+    if layers == 0:
+        return nn.Sequential()
+    hidden = int(inputs * ratio)
+    widths = [inputs, *[hidden] * (layers - 1), outputs]
+    parts: list[nn.Module] = []
+    for before, after in zip(widths[:-1], widths[1:], strict=True):
+        parts += [nn.Linear(before, after), nn.GELU()]
+    return nn.Sequential(*parts[:-1])
+
+
+class RegressionHead(nn.Module):
+    """Prediction of 1.0: a projection of the masked tokens, which the student has in place."""
+
+    def __init__(self, config: Data2VecConfig, mine: Data2VecModalityConfig) -> None:
+        super().__init__()
+        layers, ratio = mine.decoder_projection_layers, mine.decoder_projection_ratio
+        self.projection = make_projection(config.hidden_size, config.hidden_size, layers, ratio)
+
+    def features(self, hidden: Tensor, tokens: Tokens, local: LocalFeatures, mask: Tensor) -> Tensor:
+        """hidden (B * M, E + T, D) -> (B * M, T, D)."""
+        return hidden[:, hidden.shape[1] - mask.shape[-1] :]
+
+
+class ConvDecoder(nn.Module):
+    """Prediction of 2.0: convolutions over the visible tokens in their places, with noise where tokens are masked."""
+
+    def __init__(self, config: Data2VecConfig, mine: Data2VecModalityConfig, two_d: bool) -> None:
+        super().__init__()
+        conv = SameConv2d if two_d else SameConv1d
+        widths = [config.hidden_size, *[mine.decoder_hidden_size] * mine.decoder_layers]
+        self.convs = nn.ModuleList(
+            [
+                conv(before, after, mine.decoder_kernel_size, mine.decoder_groups)
+                for before, after in zip(widths[:-1], widths[1:], strict=True)
+            ]
+        )
+        layers, ratio = mine.decoder_projection_layers, mine.decoder_projection_ratio
+        self.projection = make_projection(widths[-1], config.hidden_size, layers, ratio)
+        self.input_dropout = nn.Dropout(mine.decoder_input_dropout)
+        self.two_d, self.residual = two_d, mine.decoder_residual
+        self.noise_std, self.num_extra = mine.mask_noise_std, mine.num_extra_tokens
+        self.zero_padding = not config.fairseq_compatible_padding
+        # Text decoders start like linear layers do, those of audio and images with PyTorch's default.
+        self.normal_projection = isinstance(mine, Data2VecTextConfig)
+
+    def features(self, hidden: Tensor, tokens: Tokens, local: LocalFeatures, mask: Tensor) -> Tensor:
+        """hidden (B * M, E + V, D) -> (B * M, T, C) at all places."""
+        x = self._restore(hidden, tokens, mask.shape[-1])
+        real = local.token_mask if self.zero_padding else None
+        if real is not None:
+            real = real.repeat_interleave(mask.shape[1], dim=0)[..., None].to(x.dtype)
+        if self.two_d:
+            x = x.unflatten(1, local.grid)
+        for conv in self.convs:
+            inputs = x if real is None else x * real
+            x = F.gelu(channel_norm(conv(inputs)))
+            if self.residual and x.shape == inputs.shape:
+                x = x + inputs
+        return x.flatten(1, 2) if self.two_d else x
+
+    def _restore(self, hidden: Tensor, tokens: Tokens, length: int) -> Tensor:
+        """Visible tokens back in their places (B * M, T, D), noise at the others."""
+        visible = self.input_dropout(hidden)[:, self.num_extra :]
+        # One place more than there are tokens: it takes what only fills up the visible set, and is cut off.
+        x = visible.new_zeros(visible.shape[0], length + 1, visible.shape[2])
+        if self.noise_std and self.training:
+            x.normal_(std=self.noise_std)
+        places = tokens.index if tokens.keep is None else torch.where(tokens.keep, tokens.index, length)
+        rows = torch.arange(x.shape[0], device=x.device)[:, None]
+        return x.index_put((rows, places), visible)[:, :length]
+
+
+def instance_norm(x: Tensor, token_mask: Tensor | None) -> Tensor:
+    """Norm over time, per sample and channel, without parameters: x (B, T, D), statistics over real tokens."""
+    return _normalise(x, token_mask, (1,))
+
+
+def batch_norm(x: Tensor, token_mask: Tensor | None) -> Tensor:
+    """The same over samples and time."""
+    return _normalise(x, token_mask, (0, 1))
+
+
+def _normalise(x: Tensor, token_mask: Tensor | None, dims: tuple[int, ...]) -> Tensor:
+    if token_mask is None:
+        var, mean = torch.var_mean(x, dim=dims, correction=0, keepdim=True)
+        return (x - mean) * torch.rsqrt(var + FIXED_EPS)
+    weight = token_mask[..., None].to(x.dtype)
+    count = weight.sum(dim=dims, keepdim=True).clamp(min=1)
+    centred = x - (x * weight).sum(dim=dims, keepdim=True) / count
+    var = (centred.square() * weight).sum(dim=dims, keepdim=True) / count
+    return centred * torch.rsqrt(var + FIXED_EPS)
+
+
+class TargetMean:
+    """Averages the normalised outputs of the last K blocks as they come, so that none of them is kept."""
+
+    NORMS = {"batch": batch_norm, "instance": instance_norm, "layer": lambda x, _: channel_norm(x)}
+
+    def __init__(self, mine: Data2VecModalityConfig, num_layers: int, token_mask: Tensor | None) -> None:
+        self.k = mine.average_top_k_layers or num_layers
+        self.first = num_layers - self.k
+        self.layer_norm, self.mean_norm = mine.layer_target_norm, mine.mean_target_norm
+        self.end_of_block, self.num_extra = mine.end_of_block_targets, mine.num_extra_tokens
+        self.token_mask = token_mask
+        self.total: Tensor | None = None
+
+    def __call__(self, layer: int, output: Tensor, feed_forward: Tensor) -> None:
+        if layer < self.first:
+            return
+        x = (output if self.end_of_block else feed_forward)[:, self.num_extra :].float()
+        x = self._norm(self.layer_norm, x)
+        self.total = x if self.total is None else self.total + x
+
+    def result(self) -> Tensor:
+        """(B, T, D) in fp32; values at padding mean nothing."""
+        return self._norm(self.mean_norm, self.total / self.k)
+
+    def _norm(self, name: str | None, x: Tensor) -> Tensor:
+        return x if name is None else self.NORMS[name](x, self.token_mask)
+
+
+@torch.no_grad()
+def batch_std(x: Tensor) -> Tensor:
+    """Mean over channels of the std over rows of x (N, D): the collapse measure of both papers. 0 for no rows."""
+    if x.shape[0] == 0:
+        return x.new_zeros((), dtype=torch.float32)
+    return torch.sqrt(x.float().var(dim=0, correction=int(x.shape[0] > 1)) + 1e-6).mean()
+
+
+@dataclass
+class Data2VecForPreTrainingOutput(ModelOutput):
+    """Output of `Data2VecForPreTraining`.
+
+    Args:
+        loss: sum of `losses`.
+        losses: "regression", and "cls" where configured, normalised as they enter `loss`.
+        num_items: masked real tokens over all masks of this batch (N), int64.
+        predictions, targets: (N, D), rows in the order of `mask`.
+        mask: (B, M, T), the one that was used.
+        prediction_std, target_std, local_std: mean over channels of the std over rows, of predictions, of targets,
+            and of the local encoder's features; near 0 after a collapse.
+        masked_fraction: masked share of the real tokens.
+    """
+
+    loss: Tensor | None = None
+    losses: dict[str, Tensor] | None = None
+    num_items: Tensor | None = None
+    predictions: Tensor | None = None
+    targets: Tensor | None = None
+    mask: Tensor | None = None
+    prediction_std: Tensor | None = None
+    target_std: Tensor | None = None
+    local_std: Tensor | None = None
+    masked_fraction: Tensor | None = None
+
+
+class Data2VecForPreTraining(Data2VecPreTrainedModel):
+    """Student, teacher and decoders of data2vec 2.0 (`masked_tokens="dropped"`) or 1.0 (`"replaced"`).
+
+    The teacher is part of the state dict, as is the number of its updates (`ema_step`): a checkpoint is all that a
+    resumed run needs from the model. Loading a plain encoder starts the teacher as a copy of it.
+
+    Args:
+        config: the encoder, and per modality its mask, decoder, targets and the teacher's scope.
+    """
+
+    def __init__(self, config: Data2VecConfig) -> None:
+        super().__init__(config)
+        self.data2vec = Data2VecModel(config)
+        self.teacher = self._make_teacher(config)
+        self.decoders = nn.ModuleDict()
+        for name in config.modalities:
+            mine = config.modality_config(name)
+            if config.masked_tokens == "replaced":
+                self.decoders[name] = RegressionHead(config, mine)
+            else:
+                self.decoders[name] = ConvDecoder(config, mine, two_d=name == "vision")
+        self.register_buffer("ema_step", torch.zeros((), dtype=torch.int64))
+        self.post_init()
+        self.reset_teacher()
+
+    @staticmethod
+    def _make_teacher(config: Data2VecConfig) -> Data2VecModel:
+        """An encoder without the parts that the student lends."""
+        teacher = Data2VecModel(config)
+        for name in config.modalities:
+            scope = config.modality_config(name).ema_scope
+            if scope == "blocks":
+                del teacher.modality_encoders[name]
+                continue
+            teacher.modality_encoders[name].mask_token = None
+            if scope == "context":
+                teacher.modality_encoders[name].local_encoder = None
+        return teacher.eval()
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, ConvDecoder) and not module.normal_projection:
+            for layer in module.projection:
+                if isinstance(layer, nn.Linear):
+                    layer.reset_parameters()
+        elif module is self and not getattr(self.ema_step, "_is_hf_initialized", False):
+            self.ema_step.zero_()
+
+    @classmethod
+    def from_pretrained(cls, *args: Any, output_loading_info: bool = False, **kwargs: Any) -> Any:
+        """As in transformers; a checkpoint without a teacher gives one that equals the student."""
+        model, info = super().from_pretrained(*args, output_loading_info=True, **kwargs)
+        if any(name.startswith("teacher.") for name in info["missing_keys"]):
+            model.reset_teacher()
+        model.teacher.requires_grad_(False)
+        return (model, info) if output_loading_info else model
+
+    def train(self, mode: bool = True) -> "Data2VecForPreTraining":
+        """The teacher is never in training mode: its dropout would make the targets noisy."""
+        super().train(mode)
+        self.teacher.eval()
+        return self
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.data2vec.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        self.data2vec.set_input_embeddings(value)
+
+    # Teacher
+
+    def _teacher_pairs(self) -> tuple[list[str], list[Tensor], list[Tensor]]:
+        student = dict(self.data2vec.named_parameters())
+        names = [name for name, _ in self.teacher.named_parameters()]
+        return names, [p for _, p in self.teacher.named_parameters()], [student[name] for name in names]
+
+    @torch.no_grad()
+    def reset_teacher(self) -> None:
+        """Makes the teacher a frozen copy of the student and sets its update count to 0."""
+        _, teacher, student = self._teacher_pairs()
+        torch._foreach_copy_(teacher, student)
+        self.ema_step.zero_()
+        self.teacher.requires_grad_(False)
+
+    def teacher_decay(self, step: int) -> float:
+        """EMA decay after `step` updates: linear from `ema_decay` to `ema_end_decay`, constant afterwards."""
+        config = self.config
+        left = 1 - min(step / config.ema_anneal_end_step, 1.0) if config.ema_anneal_end_step > 0 else 0.0
+        return config.ema_end_decay - (config.ema_end_decay - config.ema_decay) * left
+
+    def _is_copied(self, name: str) -> bool:
+        for modality in self.config.modalities:
+            if name.startswith(f"modality_encoders.{modality}."):
+                return any(part in name for part in self.config.modality_config(modality).ema_copied or ())
+        return False
+
+    @torch.no_grad()
+    def update_teacher(self, step: int | None = None) -> float:
+        """Moves the teacher towards the student: t <- d t + (1 - d) s. Call it after the optimizer's step.
+
+        Args:
+            step: optimizer steps done, counted from 1; default: one more than at the last call.
+
+        Returns:
+            d, the decay that was used.
+        """
+        step = int(self.ema_step) + 1 if step is None else step
+        decay = self.teacher_decay(step)
+        names, teacher, student = self._teacher_pairs()
+        averaged = [i for i, name in enumerate(names) if student[i].requires_grad and not self._is_copied(name)]
+        copied = sorted(set(range(len(names))) - set(averaged))
+        if averaged and decay < 1:
+            sources = [student[i].to(teacher[i].dtype) for i in averaged]
+            torch._foreach_lerp_([teacher[i] for i in averaged], sources, 1 - decay)
+        if copied:
+            torch._foreach_copy_([teacher[i] for i in copied], [student[i] for i in copied])
+        self.ema_step.fill_(step)
+        return decay
+
+    @torch.no_grad()
+    def teacher_targets(
+        self, modality: str, inputs: Tensor, attention_mask: Tensor | None, local: LocalFeatures
+    ) -> Tensor:
+        """Targets y (B, T, D) of the whole, unmasked input (paper 2022, section 3.3), in fp32.
+
+        Args:
+            modality: its name.
+            inputs, attention_mask: as given to `forward`.
+            local: the student's local features, used where the teacher has no local encoder of its own.
+        """
+        mine = self.config.modality_config(modality)
+        student = self.data2vec.modality_encoders[modality]
+        encoder: ModalityEncoder = student if mine.ema_scope == "blocks" else self.teacher.modality_encoders[modality]
+        if mine.ema_scope == "all":
+            local = self.teacher.local_features(encoder, inputs, attention_mask)
+        dtype = self.teacher.dtype
+        local = LocalFeatures(local.features.detach().to(dtype), local.token_mask, local.grid)
+        real = None if self.config.fairseq_compatible_padding else local.token_mask
+        targets = TargetMean(mine, self.config.num_hidden_layers, real)
+        self.teacher.encode(encoder, local, on_layer=targets)
+        return targets.result()
+
+    # Objective
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        pixel_values: Tensor | None = None,
+        input_values: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        mask: Tensor | None = None,
+        sample_ids: Tensor | None = None,
+        step: int | None = None,
+        num_items: Tensor | int | None = None,
+        **kwargs: Any,
+    ) -> Data2VecForPreTrainingOutput:
+        """Loss of a batch of one modality.
+
+        Args:
+            input_ids, pixel_values, input_values, attention_mask: as for `Data2VecModel`.
+            mask: (B, M, T) bool, True = masked; drawn inside when not given.
+            sample_ids: (B,) identities of the samples, for masks drawn inside; default: their places in the batch.
+            step: optimizer step, likewise; default: updates of the teacher so far.
+            num_items: masked tokens over all processes and accumulated batches; default: those of this batch.
+
+        Returns:
+            `Data2VecForPreTrainingOutput`.
+
+        Raises:
+            ValueError: for no input or several, or wrong shapes.
+        """
+        modality, inputs = self.data2vec.select_input(
+            input_ids=input_ids, pixel_values=pixel_values, input_values=input_values
+        )
+        mine, encoder = self.config.modality_config(modality), self.data2vec.modality_encoders[modality]
+        local = self.data2vec.local_features(encoder, inputs, attention_mask)
+        key = self._mask_key(sample_ids, step, inputs)
+        mask = self._resolve_mask(mask, mine, local, key)
+
+        targets = self.teacher_targets(modality, inputs, attention_mask, local)
+        tokens, hidden = self._encode_student(modality, inputs, attention_mask, local, mask, key, **kwargs)
+        predictions = self._predict(modality, hidden, tokens, local, mask)
+        masked_targets = targets[:, None].expand(-1, mask.shape[1], -1, -1)[mask]
+
+        count = mask.sum()
+        total = (count if num_items is None else torch.as_tensor(num_items, device=count.device)).clamp(min=1)
+        losses = {"regression": self._distance(mine, predictions, masked_targets) / total}
+        if mine.cls_loss_weight:
+            losses["cls"] = mine.cls_loss_weight * self._cls_distance(mine, hidden, targets, local, mask)
+        real = mask[:, 0].numel() if local.token_mask is None else local.token_mask.sum().clamp(min=1)
+        return Data2VecForPreTrainingOutput(
+            loss=sum(losses.values()),
+            losses=losses,
+            num_items=count,
+            predictions=predictions,
+            targets=masked_targets,
+            mask=mask,
+            prediction_std=batch_std(predictions.detach()),
+            target_std=batch_std(masked_targets),
+            local_std=batch_std(
+                local.features.detach().flatten(0, 1) if local.token_mask is None else local.features[local.token_mask]
+            ),
+            masked_fraction=count / (real * mask.shape[1]),
+        )
+
+    def _mask_key(self, sample_ids: Tensor | None, step: int | None, inputs: Tensor) -> dict[str, Any]:
+        if sample_ids is None:
+            sample_ids = torch.arange(inputs.shape[0], device=inputs.device)
+        return {
+            "seed": self.config.mask_seed,
+            "step": self.ema_step if step is None else step,
+            "sample_ids": sample_ids,
+        }
+
+    def _resolve_mask(
+        self, mask: Tensor | None, mine: Data2VecModalityConfig, local: LocalFeatures, key: dict[str, Any]
+    ) -> Tensor:
+        features, token_mask = local.features, local.token_mask
+        if mask is None:
+            length = torch.full((features.shape[0],), features.shape[1], device=features.device)
+            lengths = length if token_mask is None else token_mask.sum(dim=1)
+            mask = sample_masks(mine, lengths, grid=local.grid, **key)
+            return F.pad(mask, (0, features.shape[1] - mask.shape[2]))
+        mask = check_mask(mask[:, None] if mask.dim() == 2 else mask, features, 3)
+        return mask if token_mask is None or self.config.fairseq_compatible_padding else mask & token_mask[:, None]
+
+    def _encode_student(
+        self,
+        modality: str,
+        inputs: Tensor,
+        attention_mask: Tensor | None,
+        local: LocalFeatures,
+        mask: Tensor,
+        key: dict[str, Any],
+        **kwargs: Any,
+    ) -> tuple[Tokens, Tensor]:
+        """2.0: visible tokens only. 1.0: all tokens, the masked ones replaced before anything mixes them."""
+        encoder = self.data2vec.modality_encoders[modality]
+        drop = self.config.masked_tokens == "dropped"
+        if drop or modality != "text":
+            return self.data2vec.encode(encoder, local, mask, drop, **kwargs)
+        mine, repeats = encoder.config, mask.shape[1]
+        corrupted = corrupt_tokens(
+            inputs,
+            mask,
+            mask_token_id=mine.mask_token_id,
+            vocab_size=mine.vocab_size,
+            random_prob=mine.mask_random_prob,
+            keep_prob=mine.mask_keep_prob,
+            special_ids=(mine.pad_token_id, mine.bos_token_id, mine.eos_token_id),
+            **key,
+        ).flatten(0, 1)
+        if attention_mask is not None:
+            attention_mask = attention_mask.repeat_interleave(repeats, dim=0)
+        return self.data2vec.encode(encoder, encoder.local_encoder(corrupted, attention_mask), **kwargs)
+
+    def _predict(
+        self, modality: str, hidden: Tensor, tokens: Tokens, local: LocalFeatures, mask: Tensor
+    ) -> Tensor:
+        """Predictions (N, D) at the masked tokens: the projection is not spent on the others."""
+        decoder = self.decoders[modality]
+        features = decoder.features(hidden, tokens, local, mask)
+        return decoder.projection(features[mask.flatten(0, 1)])
+
+    def _distance(self, mine: Data2VecModalityConfig, predictions: Tensor, targets: Tensor) -> Tensor:
+        """Sum over elements of the squared error, or of the smooth L1 loss with `loss_beta`, scaled."""
+        scale = mine.loss_scale if mine.loss_scale is not None else self.config.hidden_size**-0.5
+        predictions, targets = predictions.float(), targets.float()
+        if mine.loss_beta == 0:
+            return F.mse_loss(predictions, targets, reduction="sum") * scale
+        return F.smooth_l1_loss(predictions, targets, reduction="sum", beta=mine.loss_beta) * scale
+
+    def _cls_distance(
+        self, mine: Data2VecModalityConfig, hidden: Tensor, targets: Tensor, local: LocalFeatures, mask: Tensor
+    ) -> Tensor:
+        """The last extra token regresses the mean target over all real tokens (paper 2023, section 3.4)."""
+        real = torch.ones_like(mask[:, 0]) if local.token_mask is None else local.token_mask
+        mean = masked_mean(targets, real).repeat_interleave(mask.shape[1], dim=0)
+        return self._distance(mine, hidden[:, mine.num_extra_tokens - 1], mean)
