@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .configuration_data2vec import Data2VecConfig, Data2VecModalityConfig
+from .configuration_data2vec import Data2VecConfig
+from .configuration_modalities import Data2VecModalityConfig
 from .masking import visible_indices
 from .positions import (
     FIXED_EPS,

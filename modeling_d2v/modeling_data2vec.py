@@ -74,9 +74,7 @@ class Data2VecAttention(nn.Module):
         if position_bias is not None:
             kwargs["position_bias"] = position_bias
         dropout = self.config.attention_dropout if self.training else 0.0
-        out, weights = attend(
-            self, query, key, value, attention_mask, dropout=dropout, scaling=self.scaling, **kwargs
-        )
+        out, weights = attend(self, query, key, value, attention_mask, dropout=dropout, scaling=self.scaling, **kwargs)
         return self.dropout(self.projection(out.reshape(batch, length, -1))), weights
 
 
@@ -249,7 +247,7 @@ class Data2VecPreTrainedModel(PreTrainedModel):
         if biased:
             raise ValueError(
                 f"Flash attention takes no additive bias, and the {' and '.join(biased)} part of this model adds one "
-                "to the attention scores (ALiBi or a relative position bias). Use `attn_implementation=\"sdpa\"`."
+                'to the attention scores (ALiBi or a relative position bias). Use `attn_implementation="sdpa"`.'
             )
         return super()._flash_attn_can_dispatch(*args, **kwargs)
 
@@ -356,8 +354,8 @@ class Data2VecModel(Data2VecPreTrainedModel):
         """Runs a local encoder; checks what does not depend on the modality."""
         if attention_mask is not None and attention_mask.shape != inputs.shape:
             raise ValueError(
-                f"`attention_mask` has shape {tuple(attention_mask.shape)}, the input {tuple(inputs.shape)}; both must "
-                "be the same, with 1 for real and 0 for padding."
+                f"`attention_mask` has shape {tuple(attention_mask.shape)}, the input {tuple(inputs.shape)}; they "
+                "must be the same, with 1 for real and 0 for padding."
             )
         return encoder.local_encoder(inputs, attention_mask)
 
@@ -439,9 +437,7 @@ class Data2VecModel(Data2VecPreTrainedModel):
         Raises:
             ValueError: for no input or several, a modality that the model lacks, or a wrong shape.
         """
-        modality, inputs = self.select_input(
-            input_ids=input_ids, pixel_values=pixel_values, input_values=input_values
-        )
+        modality, inputs = self.select_input(input_ids=input_ids, pixel_values=pixel_values, input_values=input_values)
         encoder = self.modality_encoders[modality]
         local = self.local_features(encoder, inputs, attention_mask)
         if mask is not None:

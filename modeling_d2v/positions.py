@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+
 # Everything but the blocks and the context norm uses this epsilon in the reference.
 FIXED_EPS = 1e-5
 

@@ -6,13 +6,13 @@ Optimizer, learning rate, batch size and number of updates belong to the trainin
 Sources: the configuration files in `PRESET_SOURCES`, read together with the defaults of the reference's dataclasses;
 data2vec 1.0 = Baevski et al. 2022 (arXiv 2202.03555), 2.0 = Baevski et al. 2023 (arXiv 2212.07525).
 
-Three settings of 1.0 are restated, because the samplers of this package mask an exact share of the tokens while those of
-1.0 drew overlapping spans or rectangles:
+Three settings of 1.0 are restated, because the samplers of this package mask an exact share of the tokens while those
+of 1.0 drew overlapping spans or rectangles:
 
 - audio: starts with probability 0.65 / 10 and spans of 10 frames cover 49 % of an utterance;
-- text: starts with probability 0.35 / 4 and spans of 4 tokens cover 31 % of a block, every one of them by the mask token.
-  The paper also describes BERT's masks (15 % single tokens, of which 80 % masked, 10 % random, 10 % kept): for those set
-  mask_sampler="random", mask_prob=0.15, mask_length=1, mask_random_prob=0.1, mask_keep_prob=0.1;
+- text: starts with probability 0.35 / 4 and spans of 4 tokens cover 31 % of a block, all of them by the mask token.
+  The paper also describes BERT's masks (15 % single tokens, of which 80 % masked, 10 % random, 10 % kept): for those
+  set mask_sampler="random", mask_prob=0.15, mask_length=1, mask_random_prob=0.1, mask_keep_prob=0.1;
 - vision: rectangles of 16 patches or more until exactly 120 of 196 are masked become blocks of 6 x 6 trimmed to 120,
   the square whose masks are closest to them in the share of masked patches that have masked neighbours.
 
@@ -280,7 +280,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         {"norm_first": False, "layerdrop": 0.05},
         **_AUDIO_1,
     ),
-    # No configuration file of this model was published: sizes from section 4 of the paper, the rest as in the base model.
+    # No configuration file of this model was published: sizes from section 4 of the paper, the rest as in the base.
     "audio-large-v1": _row(
         "audio",
         _LARGE,
@@ -345,7 +345,7 @@ PRESET_SOURCES: dict[str, str] = {
     "text-base": f"{_FAIRSEQ}/v2/base_text_only_task.yaml",
     "text-large": f"{_FAIRSEQ}/v2/large_text_only_task.yaml",
     "audio-base-v1": f"{_FAIRSEQ}/audio/pretraining/base_librispeech.yaml",
-    "audio-large-v1": f"{_FAIRSEQ}/audio/pretraining/base_librispeech.yaml, with the sizes of arXiv 2202.03555, section 4",
+    "audio-large-v1": f"{_FAIRSEQ}/audio/pretraining/base_librispeech.yaml, sizes of arXiv 2202.03555, section 4",
     "vision-base-v1": f"{_BEIT}, command for ViT-B",
     "vision-large-v1": f"{_BEIT}, command for ViT-L, 800 epochs",
     "text-base-v1": f"{_FAIRSEQ}/text/pretraining/base.yaml",

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers.utils import ModelOutput, logging
 
-from .configuration_data2vec import Data2VecConfig, Data2VecModalityConfig, Data2VecTextConfig
+from .configuration_data2vec import Data2VecConfig
+from .configuration_modalities import Data2VecModalityConfig, Data2VecTextConfig
 from .masking import corrupt_tokens, sample_masks
 from .modality_encoders import LocalFeatures, ModalityEncoder, Tokens
 from .modeling_data2vec import Data2VecModel, Data2VecPreTrainedModel, check_mask, masked_mean
@@ -164,7 +165,8 @@ def batch_std(x: Tensor) -> Tensor:
     """Mean over channels of the std over rows of x (N, D): the collapse measure of both papers. 0 for no rows."""
     if x.shape[0] == 0:
         return x.new_zeros((), dtype=torch.float32)
-    return torch.sqrt(x.float().var(dim=0, correction=int(x.shape[0] > 1)) + 1e-6).mean()
+    centred = x.float() - x.float().mean(dim=0)
+    return torch.sqrt(centred.square().sum(dim=0) / max(x.shape[0] - 1, 1) + 1e-6).mean()
 
 
 @dataclass
@@ -451,9 +453,7 @@ class Data2VecForPreTraining(Data2VecPreTrainedModel):
             attention_mask = attention_mask.repeat_interleave(repeats, dim=0)
         return self.data2vec.encode(encoder, encoder.local_encoder(corrupted, attention_mask), **kwargs)
 
-    def _predict(
-        self, modality: str, hidden: Tensor, tokens: Tokens, local: LocalFeatures, mask: Tensor
-    ) -> Tensor:
+    def _predict(self, modality: str, hidden: Tensor, tokens: Tokens, local: LocalFeatures, mask: Tensor) -> Tensor:
         """Predictions (N, D) at the masked tokens: the projection is not spent on the others."""
         decoder = self.decoders[modality]
         features = decoder.features(hidden, tokens, local, mask)

@@ -1,0 +1,355 @@
+"""Configuration of one modality each: front end, mask, decoder, targets and the teacher's share in it.
+
+Defaults are the published base settings of data2vec 2.0 (Baevski et al. 2023; configuration files
+`base_audio_only_task`, `base_images_only_task`, `base_text_only_task`).
+"""
+
+import difflib
+from collections.abc import Iterable
+from dataclasses import fields
+from typing import Any
+
+from huggingface_hub.dataclasses import strict
+from transformers import PreTrainedConfig
+from transformers.utils import logging
+
+
+logger = logging.get_logger(__name__)
+
+MODALITIES = ("text", "vision", "audio")
+MASK_SAMPLERS = ("random", "span", "block", "inverse_block")
+EMA_SCOPES = ("blocks", "context", "all")
+
+# What transformers itself passes through the keyword arguments of a configuration.
+_TRANSFORMERS_KEYS = frozenset(
+    "attn_implementation auto_map experts_implementation gradient_checkpointing name_or_path num_labels "
+    "output_attentions per_layer_config quantization_config tie_word_embeddings torch_dtype use_cache "
+    "use_return_dict custom_pipelines task_specific_params model_type base_model_tp_plan tokenizer_class".split()
+)
+
+
+def _nearest(name: str, valid: Iterable[str]) -> str:
+    return difflib.get_close_matches(name, list(valid), n=1, cutoff=0.0)[0]
+
+
+def one_of(owner: str, field: str, value: Any, valid: Iterable) -> None:
+    if value not in valid:
+        raise ValueError(f"{owner}: `{field}` is {value!r}; it must be one of {', '.join(map(repr, valid))}.")
+
+
+def in_range(owner: str, field: str, value: float, low: float, high: float, *, open_low: bool = False) -> None:
+    if not (low < value if open_low else low <= value) or not value <= high:
+        bracket = "(" if open_low else "["
+        raise ValueError(f"{owner}: `{field}` is {value}; it must lie in {bracket}{low}, {high}].")
+
+
+class CheckedConfig(PreTrainedConfig):
+    """A configuration that refuses unknown keys and says which known one was probably meant."""
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        known = {field.name for field in fields(self)}
+        for key in [key for key in kwargs if not key.startswith("_") and key not in _TRANSFORMERS_KEYS]:
+            nearest = _nearest(key, known)
+            if difflib.SequenceMatcher(None, key, nearest).ratio() >= 0.6:
+                raise ValueError(f"{type(self).__name__} has no field `{key}`; did you mean `{nearest}`?")
+            logger.warning(
+                f"{type(self).__name__} has no field `{key}` (the nearest one is `{nearest}`): nothing reads it."
+            )
+        super().__post_init__(**kwargs)
+        self.check()
+
+    def check(self) -> None:
+        """Raises `ValueError` with a sentence about the first setting that cannot work."""
+
+
+@strict
+class Data2VecModalityConfig(CheckedConfig):
+    """What every modality has: context encoder, mask, decoder, targets and its share of the teacher.
+
+    Args:
+        num_extra_tokens: learned tokens put before the sequence (1 for images). Default 0.
+        init_extra_token_zero: start the first extra token at zero, the others from N(0, 1). Default True.
+        prenet_depth: transformer blocks of this modality alone, before the shared ones. Default 0.
+        prenet_dropout, prenet_layerdrop, prenet_drop_path_rate: regularisation of the prenet, each in [0, 1).
+        context_norm: layer norm before (post-norm) or after (pre-norm) the prenet. Audio and image have it, text
+            only where it has a prenet.
+        alibi: `None`, `"fixed"`, or `"learned"`: attention bias by distance, with a fixed or a learned scale.
+        alibi_scale: start value of that scale. Default 1.0.
+        alibi_scale_per_head, alibi_scale_per_layer: one learned scale a head, one a layer (prenet layers first).
+        alibi_distance: `"manhattan"` or `"euclidean"`, for images.
+        mask_sampler: `"random"` tokens, `"span"`s of frames, `"block"`s of patches, or `"inverse_block"`s
+            (blocks of patches that stay visible).
+        mask_prob: share of the tokens that is masked, in (0, 1).
+        mask_length: tokens in a span, or side of a block in patches.
+        mask_prob_adjust: share added when spans or blocks are drawn, to make up for those that overlap.
+        mask_random_prob, mask_keep_prob: share of the masked *text* tokens that are replaced by random ones, or
+            kept (data2vec 1.0: 0.1 and 0.1). Default 0.
+        mask_noise_std: std of the noise at the masked places of the decoder's input. Default 0.01.
+        num_masks: M, masks per sample that share one teacher pass (paper 2023, section 3.3).
+        decoder_layers, decoder_kernel_size, decoder_hidden_size, decoder_groups, decoder_residual,
+            decoder_projection_layers, decoder_projection_ratio, decoder_input_dropout: the convolutional decoder of
+            2.0. In 1.0 only the projection is used. `decoder_projection_ratio` is the width of the hidden layer of a
+            projection of several layers, in units of its input; 0 projection layers (vision 1.0) predict with the
+            encoder's output as it is.
+        average_top_k_layers: K, shared blocks averaged into the target; `None` for all of them.
+        layer_target_norm: `"instance"`, `"layer"`, `"batch"` or `None`: norm of each layer's output.
+        mean_target_norm: `"layer"`, `"instance"` or `None`: norm of their mean.
+        end_of_block_targets: target the block's output, not its feed-forward part. Default False.
+        loss_beta: 0 for the squared error, more for the smooth L1 loss with that beta.
+        loss_scale: factor of the loss; `None` for 1 / sqrt(hidden_size).
+        cls_loss_weight: weight of the regression of the mean target by the last extra token, *summed* over the
+            samples and masks of the global batch as the reference does on each device; divide the published 0.01 by
+            the number of devices that you accumulate over. Default 0.
+        ema_scope: what the teacher owns: `"blocks"` (shared blocks), `"context"` (also positions, prenet, norm) or
+            `"all"` (also the local encoder).
+        ema_copied: parts of parameter names that the teacher copies from the student instead of averaging them.
+
+    Raises:
+        ValueError: for a setting that cannot work; the message names it and the values that can.
+    """
+
+    num_extra_tokens: int = 0
+    init_extra_token_zero: bool = True
+    prenet_depth: int = 0
+    prenet_dropout: float | int = 0.0
+    prenet_layerdrop: float | int = 0.0
+    prenet_drop_path_rate: float | int = 0.0
+    context_norm: bool = True
+    alibi: str | None = None
+    alibi_scale: float | int = 1.0
+    alibi_scale_per_head: bool = False
+    alibi_scale_per_layer: bool = False
+    alibi_distance: str = "manhattan"
+    mask_sampler: str = "random"
+    mask_prob: float | int = 0.5
+    mask_length: int = 1
+    mask_prob_adjust: float | int = 0.0
+    mask_random_prob: float | int = 0.0
+    mask_keep_prob: float | int = 0.0
+    mask_noise_std: float | int = 0.01
+    num_masks: int = 8
+    decoder_layers: int = 4
+    decoder_kernel_size: int = 7
+    decoder_hidden_size: int = 384
+    decoder_groups: int = 16
+    decoder_residual: bool = True
+    decoder_projection_layers: int = 1
+    decoder_projection_ratio: float | int = 2.0
+    decoder_input_dropout: float | int = 0.0
+    average_top_k_layers: int | None = None
+    layer_target_norm: str | None = "instance"
+    mean_target_norm: str | None = None
+    end_of_block_targets: bool = False
+    loss_beta: float | int = 0.0
+    loss_scale: float | int | None = None
+    cls_loss_weight: float | int = 0.0
+    ema_scope: str = "context"
+    ema_copied: list[str] | None = None
+
+    def check(self) -> None:
+        owner = type(self).__name__
+        one_of(owner, "alibi", self.alibi, (None, "fixed", "learned"))
+        one_of(owner, "alibi_distance", self.alibi_distance, ("manhattan", "euclidean"))
+        one_of(owner, "mask_sampler", self.mask_sampler, MASK_SAMPLERS)
+        one_of(owner, "layer_target_norm", self.layer_target_norm, (None, "instance", "layer", "batch"))
+        one_of(owner, "mean_target_norm", self.mean_target_norm, (None, "layer", "instance"))
+        one_of(owner, "ema_scope", self.ema_scope, EMA_SCOPES)
+        if not 0 < self.mask_prob < 1:
+            raise ValueError(f"{owner}: `mask_prob` is {self.mask_prob}; a share between 0 and 1 must be masked.")
+        for field in ("prenet_dropout", "prenet_layerdrop", "prenet_drop_path_rate", "decoder_input_dropout"):
+            in_range(owner, field, getattr(self, field), 0.0, 1.0)
+        in_range(owner, "mask_random_prob + mask_keep_prob", self.mask_random_prob + self.mask_keep_prob, 0.0, 1.0)
+        for field in ("mask_length", "num_masks"):
+            in_range(owner, field, getattr(self, field), 1, float("inf"))
+        for field in ("decoder_layers", "decoder_projection_layers", "prenet_depth", "num_extra_tokens"):
+            in_range(owner, field, getattr(self, field), 0, float("inf"))
+        if self.decoder_layers and (self.decoder_hidden_size % self.decoder_groups):
+            raise ValueError(
+                f"{owner}: `decoder_hidden_size` ({self.decoder_hidden_size}) must be a multiple of "
+                f"`decoder_groups` ({self.decoder_groups})."
+            )
+        if self.cls_loss_weight and not self.num_extra_tokens:
+            raise ValueError(f"{owner}: `cls_loss_weight` needs an extra token; set `num_extra_tokens` to 1.")
+
+
+@strict
+class Data2VecTextConfig(Data2VecModalityConfig):
+    """Text: token and learned position embeddings, layer norm, dropout.
+
+    Args:
+        vocab_size: default 50265 (RoBERTa's byte-level BPE).
+        max_position_embeddings: longest sequence in tokens; the table has `pad_token_id + 1` rows more. Default 512.
+        pad_token_id, bos_token_id, eos_token_id, mask_token_id: `mask_token_id=None` is the last id.
+        embedding_dropout: default 0.1.
+    """
+
+    model_type = "d2v_text"
+    base_config_key = "text_config"
+
+    vocab_size: int = 50265
+    max_position_embeddings: int = 512
+    pad_token_id: int = 1
+    bos_token_id: int = 0
+    eos_token_id: int = 2
+    mask_token_id: int | None = None
+    embedding_dropout: float | int = 0.1
+
+    context_norm: bool = False
+    mask_sampler: str = "random"
+    mask_prob: float | int = 0.48
+    decoder_layers: int = 5
+    decoder_kernel_size: int = 9
+    decoder_hidden_size: int = 768
+    decoder_groups: int = 1
+    decoder_residual: bool = False
+    decoder_projection_layers: int = 2
+    decoder_input_dropout: float | int = 0.1
+    loss_scale: float | int | None = 1.0
+    ema_scope: str = "blocks"
+
+    def check(self) -> None:
+        super().check()
+        one_of("Data2VecTextConfig", "mask_sampler", self.mask_sampler, ("random", "span"))
+        if self.mask_token_id is None:
+            self.mask_token_id = self.vocab_size - 1
+        for field in ("pad_token_id", "bos_token_id", "eos_token_id", "mask_token_id"):
+            if not 0 <= getattr(self, field) < self.vocab_size:
+                raise ValueError(
+                    f"Data2VecTextConfig: `{field}` is {getattr(self, field)}, outside a vocabulary of "
+                    f"{self.vocab_size} tokens."
+                )
+
+
+@strict
+class Data2VecVisionConfig(Data2VecModalityConfig):
+    """Images: patch embedding, fixed 2-D sin-cos positions (2.0) or a shared relative position bias (1.0).
+
+    Args:
+        image_size: pixels a side that positions and the relative bias are laid out for. Default 224.
+        patch_size: pixels a side. Default 16.
+        num_channels: default 3.
+        embed_dim: width of the patch embedding; `None` for `hidden_size`, otherwise a linear layer widens it.
+        position_embedding: `"sincos_2d"` or `"none"`.
+        relative_position_bias: BEiT's learned bias, shared by all layers (data2vec 1.0). Default False.
+    """
+
+    model_type = "d2v_vision"
+    base_config_key = "vision_config"
+
+    image_size: int = 224
+    patch_size: int = 16
+    num_channels: int = 3
+    embed_dim: int | None = None
+    position_embedding: str = "sincos_2d"
+    relative_position_bias: bool = False
+
+    num_extra_tokens: int = 1
+    init_extra_token_zero: bool = False
+    prenet_depth: int = 2
+    mask_sampler: str = "inverse_block"
+    mask_prob: float | int = 0.8
+    mask_length: int = 3
+    mask_prob_adjust: float | int = 0.07
+    num_masks: int = 16
+    decoder_layers: int = 6
+    decoder_kernel_size: int = 3
+    decoder_hidden_size: int = 768
+    mean_target_norm: str | None = "layer"
+    cls_loss_weight: float | int = 0.01
+    ema_scope: str = "all"
+
+    def check(self) -> None:
+        super().check()
+        one_of("Data2VecVisionConfig", "position_embedding", self.position_embedding, ("sincos_2d", "none"))
+        one_of("Data2VecVisionConfig", "mask_sampler", self.mask_sampler, ("random", "block", "inverse_block"))
+        if self.alibi is not None and self.relative_position_bias:
+            raise ValueError("Data2VecVisionConfig: choose either `alibi` or `relative_position_bias`, not both.")
+        self.grid_size(self.image_size, self.image_size)
+
+    def grid_size(self, height: int, width: int) -> tuple[int, int]:
+        """Patches down and across an image of `height` x `width` pixels.
+
+        Raises:
+            ValueError: if a side is not a positive multiple of the patch size.
+        """
+        if height % self.patch_size or width % self.patch_size or not height or not width:
+            raise ValueError(
+                f"An image of {height} x {width} pixels cannot be cut into patches of {self.patch_size} x "
+                f"{self.patch_size}; resize or crop it to multiples of {self.patch_size}."
+            )
+        return height // self.patch_size, width // self.patch_size
+
+
+@strict
+class Data2VecAudioConfig(Data2VecModalityConfig):
+    """Speech: convolutions over the raw waveform, convolutional relative positions, ALiBi.
+
+    Args:
+        conv_dim, conv_kernel, conv_stride: the feature extractor's layers, as many entries each.
+        conv_bias: default False.
+        conv_dropout: after each of those layers. Default 0.
+        sampling_rate: Hz. Default 16000.
+        conv_pos_depth, conv_pos_width, conv_pos_groups: layers of the position encoder, their total width in frames,
+            and their groups. Default 5, 95, 16.
+    """
+
+    model_type = "d2v_audio"
+    base_config_key = "audio_config"
+
+    conv_dim: list[int] | tuple[int, ...] = (512,) * 7
+    conv_kernel: list[int] | tuple[int, ...] = (10, 3, 3, 3, 3, 2, 2)
+    conv_stride: list[int] | tuple[int, ...] = (5, 2, 2, 2, 2, 2, 2)
+    conv_bias: bool = False
+    conv_dropout: float | int = 0.0
+    sampling_rate: int = 16000
+    conv_pos_depth: int = 5
+    conv_pos_width: int = 95
+    conv_pos_groups: int = 16
+
+    prenet_dropout: float | int = 0.1
+    prenet_layerdrop: float | int = 0.05
+    alibi: str | None = "learned"
+    alibi_scale_per_head: bool = True
+    mask_sampler: str = "span"
+    mask_prob: float | int = 0.5
+    mask_length: int = 5
+    mask_prob_adjust: float | int = 0.05
+    decoder_input_dropout: float | int = 0.1
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        # JSON has lists only: a configuration must equal the one read back.
+        self.conv_dim, self.conv_kernel, self.conv_stride = map(
+            list, (self.conv_dim, self.conv_kernel, self.conv_stride)
+        )
+        super().__post_init__(**kwargs)
+
+    def check(self) -> None:
+        super().check()
+        one_of("Data2VecAudioConfig", "mask_sampler", self.mask_sampler, ("random", "span"))
+        if not len(self.conv_dim) == len(self.conv_kernel) == len(self.conv_stride) > 0:
+            raise ValueError(
+                "Data2VecAudioConfig: `conv_dim`, `conv_kernel` and `conv_stride` need one entry a layer; they have "
+                f"{len(self.conv_dim)}, {len(self.conv_kernel)} and {len(self.conv_stride)}."
+            )
+
+    @property
+    def frame_stride(self) -> int:
+        """Samples from one frame to the next (320 with the published extractor)."""
+        stride = 1
+        for layer_stride in self.conv_stride:
+            stride *= layer_stride
+        return stride
+
+    @property
+    def frame_width(self) -> int:
+        """Samples that one frame sees (400 with the published extractor)."""
+        width, stride = 1, 1
+        for kernel, layer_stride in zip(self.conv_kernel, self.conv_stride, strict=True):
+            width += (kernel - 1) * stride
+            stride *= layer_stride
+        return width
+
+    def num_frames(self, samples: Any) -> Any:
+        """Frames of a waveform of `samples` samples (int or integer tensor); 0 where it is shorter than one frame."""
+        frames = (samples - self.frame_width) // self.frame_stride + 1
+        return max(frames, 0) if isinstance(frames, int) else frames.clamp(min=0)

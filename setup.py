@@ -1,0 +1,55 @@
+"""Packaging of modeling_d2v: `pip install -e ".[audio,vision,dev]"` from a clone.
+
+`constraints.txt` names the releases that the tests ran with. The Hugging Face libraries, whose interfaces move, start
+at those releases; the other lower bounds are looser, and nothing below the constraints is tested.
+"""
+
+from pathlib import Path
+
+from setuptools import setup
+
+
+REQUIRED = [
+    # the package
+    "huggingface_hub>=1.31,<3",
+    "numpy>=2.0",
+    "safetensors>=0.8",
+    "torch>=2.6",
+    "transformers>=5.23,<6",
+    # the programs in recipes/
+    "accelerate>=1.15,<2",
+    "datasets>=5.2,<6",
+    "pyyaml>=6.0",
+    "scikit-learn>=1.5",
+    "scipy>=1.13",
+    "tokenizers>=0.23,<0.24",
+    "tqdm>=4.66",
+]
+EXTRAS = {
+    "audio": ["soundfile>=0.12", "soxr>=0.5"],
+    "vision": ["pillow>=10.3"],
+    "dev": ["matplotlib>=3.9", "pyarrow>=18.0", "pytest>=8.3", "pytest-xdist>=3.6", "ruff>=0.9"],
+}
+
+setup(
+    name="modeling-d2v",
+    version="0.1.0",
+    description="data2vec 1.0 and 2.0 for Hugging Face transformers: pretrain one encoder on speech, images and text",
+    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    license_files=["LICENSE"],
+    packages=["modeling_d2v"],
+    # Named outright so that an editable install puts the whole clone on the path: `recipes` is then importable from
+    # anywhere, while a wheel holds the package alone.
+    package_dir={"": "."},
+    python_requires=">=3.11",
+    install_requires=REQUIRED,
+    extras_require=EXTRAS,
+    classifiers=[
+        "Development Status :: 3 - Alpha",
+        "Intended Audience :: Science/Research",
+        "Programming Language :: Python :: 3.11",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+    ],
+)

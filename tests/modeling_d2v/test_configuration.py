@@ -1,0 +1,112 @@
+"""Configuration: validation in sentences, unknown keys, presets, JSON round trip."""
+
+import json
+
+import pytest
+from model_factory import MODALITIES, tiny_config
+
+from modeling_d2v import Data2VecAudioConfig, Data2VecConfig, Data2VecVisionConfig
+
+
+def test_json_round_trip_keeps_every_field(tmp_path):
+    config = tiny_config(fairseq_compatible_padding=True, layer_scale_init_value=1e-4)
+    config.save_pretrained(tmp_path)
+    again = Data2VecConfig.from_pretrained(tmp_path)
+    first, second = config.to_dict(), again.to_dict()
+    assert {k for k in first if first[k] != second[k]} <= {"_name_or_path", "transformers_version"}
+    assert json.loads((tmp_path / "config.json").read_text())["model_type"] == "data2vec"
+
+
+@pytest.mark.parametrize("modality", MODALITIES)
+def test_only_the_modalities_present_have_a_sub_configuration(tmp_path, modality):
+    tiny_config(modality).save_pretrained(tmp_path)
+    config = Data2VecConfig.from_pretrained(tmp_path)
+    assert config.modalities == [modality]
+    assert {name: getattr(config, f"{name}_config") is not None for name in MODALITIES} == {
+        name: name == modality for name in MODALITIES
+    }
+    other = next(name for name in MODALITIES if name != modality)
+    with pytest.raises(ValueError, match=f"no '{other}' front end; it has {modality}"):
+        config.modality_config(other)
+
+
+@pytest.mark.parametrize(
+    ("key", "nearest"),
+    [("hiden_size", "hidden_size"), ("num_layers", "num_hidden_layers"), ("ema_decays", "ema_decay")],
+)
+def test_unknown_keys_name_the_nearest_valid_one(key, nearest):
+    with pytest.raises(ValueError, match=f"no field `{key}`; did you mean `{nearest}`"):
+        Data2VecConfig(**{key: 3})
+
+
+def test_unknown_keys_of_a_sub_configuration_name_the_nearest_valid_one():
+    with pytest.raises(ValueError, match="AudioConfig has no field `mask_probability`; did you mean `mask_prob`"):
+        Data2VecConfig(audio_config={"mask_probability": 0.5})
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (dict(modalities=[]), "name each modality once"),
+        (dict(modalities=["audio", "audio"]), "name each modality once"),
+        (dict(modalities="sound"), "must be one of 'text', 'vision', 'audio'"),
+        (dict(modalities="text", audio_config={"mask_prob": 0.5}), "`modalities` lacks 'audio'"),
+        (dict(hidden_size=100, num_attention_heads=12), "must be a multiple of `num_attention_heads`"),
+        (dict(masked_tokens="removed"), "must be one of 'dropped', 'replaced'"),
+        (dict(hidden_dropout=1.5), "must lie in"),
+        (dict(ema_decay=-0.1), "must lie in"),
+        (dict(modalities="audio", audio_config={"mask_prob": 1.0}), "a share between 0 and 1"),
+        (dict(modalities="audio", audio_config={"mask_sampler": "block"}), "must be one of 'random', 'span'"),
+        (dict(modalities="audio", audio_config={"conv_dim": [8, 8]}), "one entry a layer"),
+        (dict(modalities="audio", audio_config={"average_top_k_layers": 13}), "the prenet does not count"),
+        (dict(modalities="vision", vision_config={"patch_size": 15}), "multiples of 15"),
+        (dict(modalities="vision", vision_config={"num_extra_tokens": 0}), "needs an extra token"),
+        (dict(modalities="vision", vision_config={"alibi": "fixed", "relative_position_bias": True}), "not both"),
+        (dict(modalities="vision", vision_config={"decoder_groups": 7}), "multiple of `decoder_groups`"),
+        (dict(modalities="text", text_config={"mask_token_id": 60000}), "outside a vocabulary"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused_with_a_sentence(settings, message):
+    with pytest.raises(ValueError, match=message):
+        Data2VecConfig(**settings)
+
+
+def test_wrong_types_are_refused():
+    with pytest.raises(Exception, match="hidden_size"):
+        Data2VecConfig(hidden_size="wide")
+
+
+@pytest.mark.parametrize("name", Data2VecConfig.preset_names())
+def test_every_preset_is_a_valid_configuration_that_survives_json(tmp_path, name):
+    config = Data2VecConfig.preset(name)
+    config.save_pretrained(tmp_path)
+    assert Data2VecConfig.from_pretrained(tmp_path).to_diff_dict() == config.to_diff_dict()
+
+
+def test_preset_overrides_are_merged_into_sub_configurations():
+    published = Data2VecConfig.preset("audio-base").audio_config
+    config = Data2VecConfig.preset("audio-base", hidden_dropout=0.0, audio_config={"num_masks": 3})
+    assert config.hidden_dropout == 0.0
+    assert config.audio_config.num_masks == 3
+    assert config.audio_config.mask_prob == published.mask_prob
+    assert Data2VecConfig.preset("audio-base").audio_config.num_masks == 8
+
+
+def test_unknown_preset_names_the_nearest_one():
+    with pytest.raises(ValueError, match="audio-base"):
+        Data2VecConfig.preset("audio-bas")
+
+
+def test_audio_frames_follow_from_the_convolutions(
+    reference_frames={400: 1, 399: 0, 16000: 49, 32001: 99, 320000: 999},
+):
+    config = Data2VecAudioConfig()
+    assert (config.frame_width, config.frame_stride) == (400, 320)
+    assert {samples: config.num_frames(samples) for samples in reference_frames} == reference_frames
+
+
+def test_grid_size_of_images():
+    config = Data2VecVisionConfig()
+    assert config.grid_size(224, 160) == (14, 10)
+    with pytest.raises(ValueError, match="225 x 224 pixels cannot be cut into patches of 16 x 16"):
+        config.grid_size(225, 224)

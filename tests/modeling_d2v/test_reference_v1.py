@@ -1,0 +1,121 @@
+"""data2vec 1.0 against numbers recorded from the reference implementation.
+
+With `fairseq_compatible_padding=True` everything is equal, padding included: no tensor is exempt. With the default, a
+sample in which nothing is padding must still give the same numbers, alone or beside a padded one.
+
+The outputs of the teacher's blocks are compared through the targets, which average them: of audio and images they were
+not recorded, and those of text were recorded with dropout switched on (equal padding tokens gave different rows).
+"""
+
+import pytest
+import torch
+
+from tests.modeling_d2v.reference_fixtures import (
+    V1,
+    assert_close,
+    load_reference,
+    parameter_norms,
+    record_features,
+)
+
+
+SCALAR_TOLERANCE = 1e-5
+GRADIENT_TOLERANCE = 1e-3
+
+
+@pytest.fixture(params=V1)
+def reference(request):
+    return load_reference(request.param)
+
+
+def pairs_of_layers(model, seen, expected):
+    """(name, ours, recorded) of every block: which of its results were recorded differs between the modalities."""
+    extra = model.data2vec.modality_encoders[model.config.modalities[0]].num_extra
+    for i in range(model.config.num_hidden_layers):
+        for name, ours in {
+            f"features.layer_results.{i}.x": seen[f"block.{i}"],
+            f"features.layer_results.{i}.ffn": seen[f"feed_forward.{i}"],
+            f"features.layer_results.{i}": seen[f"block.{i}"][:, extra:],
+            f"features.inner_states.{i + 1}": seen[f"block.{i}"],
+        }.items():
+            if name in expected:
+                yield name, ours, expected[name]
+    if "features.inner_states.0" in expected:
+        yield "features.inner_states.0", seen["encoder_in"], expected["features.inner_states.0"]
+
+
+def check_features(model, batch, expected, rows=slice(None)):
+    seen = record_features(model, batch)
+    compared = 0
+    for name, ours, theirs in pairs_of_layers(model, seen, expected):
+        assert_close(ours[rows], theirs, name)
+        compared += 1
+    assert compared >= model.config.num_hidden_layers
+    assert_close(seen["x"][rows], expected["features.x"], "features.x")
+
+
+def test_features(reference):
+    model = reference.model(fairseq_compatible_padding=True)
+    expected = reference.expected()
+    check_features(model, reference.batch(), expected)
+    if "features.padding_mask" in expected:
+        seen = record_features(model, reference.batch())
+        assert torch.equal(seen["padding_mask"], expected["features.padding_mask"])
+
+
+def test_loss_predictions_and_targets(reference):
+    expected, n = reference.expected(), reference.num_items
+    with torch.no_grad():
+        output = reference.model(fairseq_compatible_padding=True)(**reference.batch())
+    assert_close(output.predictions, expected["pred"], "predictions")
+    assert_close(output.targets, expected["target"], "targets")
+    assert output.num_items.item() == n
+    assert_close(output.loss * n, expected["loss_sum"], "loss")
+    # The reference calls its collapse measures variances, but they are standard deviations; text has none.
+    recorded = {name: reference.scalars[name] for name in ("pred_var", "target_var") if name in reference.scalars}
+    ours = {"pred_var": output.prediction_std.item(), "target_var": output.target_std.item()}
+    assert {name: ours[name] for name in recorded} == pytest.approx(recorded, rel=SCALAR_TOLERANCE)
+
+
+def test_recorded_text_input_is_the_masked_target_text():
+    reference = load_reference("d2v1_text_base")
+    config, mask = reference.config().text_config, reference.tensors["in.mask"].bool()
+    source = reference.tensors["in.target_tokens"].masked_fill(mask, config.mask_token_id)
+    assert torch.equal(source, reference.tensors["in.src_tokens"])
+
+
+def test_gradients(reference):
+    norms = parameter_norms(reference.model(fairseq_compatible_padding=True), reference.batch(), reference.num_items)
+    expected = reference.norms_by_place(reference.scalars["grad_norm"])
+    assert norms.keys() == expected.keys()
+    assert norms == pytest.approx(expected, rel=GRADIENT_TOLERANCE)
+
+
+def test_default_padding_gives_the_same_for_an_unpadded_sample_alone(reference):
+    batch, expected = reference.batch(0), reference.expected(0)
+    model, compatible = reference.model(), reference.model(fairseq_compatible_padding=True)
+    check_features(model, batch, expected)
+    with torch.no_grad():
+        output, other = model(**batch), compatible(**batch)
+    assert_close(output.predictions, expected["pred"], "predictions")
+    assert_close(output.targets, expected["target"], "targets")
+    assert_close(output.loss, other.loss, "loss")
+
+
+def test_default_padding_gives_the_same_for_an_unpadded_sample_beside_a_padded_one(reference):
+    batch, expected = reference.batch(), reference.expected(0)
+    model, first = reference.model(), slice(0, 1)
+    check_features(model, batch, expected, first)
+    with torch.no_grad():
+        output = model(**batch)
+    rows = torch.arange(len(batch["mask"]))[:, None, None].expand_as(output.mask)[output.mask] == 0
+    assert_close(output.predictions[rows], expected["pred"], "predictions")
+    assert_close(output.targets[rows], expected["target"], "targets")
+
+
+def test_prediction_of_vision_is_the_output_of_the_encoder():
+    reference = load_reference("d2v1_image_base")
+    model = reference.model()
+    assert [name for name, _ in model.named_parameters() if name.startswith("decoders.")] == []
+    gradients = reference.scalars["grad_norm"]
+    assert gradients["final_proj.weight"] is None and gradients["final_proj.bias"] is None

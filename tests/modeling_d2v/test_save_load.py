@@ -1,0 +1,185 @@
+"""Saving and loading: other processes, without the package, from the meta device, across classes."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+from model_factory import MODALITIES, inputs_for, randomise, tiny_config, version_config
+from safetensors.torch import load_file
+from transformers import AutoConfig, AutoModel, AutoModelForPreTraining
+
+from modeling_d2v import Data2VecConfig, Data2VecForPreTraining, Data2VecModel
+from modeling_d2v.configuration_data2vec import TRAVELLING_FILES
+
+
+@pytest.fixture
+def pretrained(tmp_path):
+    """A pretraining checkpoint whose teacher differs from its student, and its folder."""
+    model = Data2VecForPreTraining(tiny_config())
+    randomise(model.data2vec)
+    model.update_teacher(3)
+    model.save_pretrained(tmp_path / "model")
+    return model.eval(), tmp_path / "model"
+
+
+def same(first: torch.nn.Module, second: torch.nn.Module) -> None:
+    a, b = first.state_dict(), second.state_dict()
+    assert a.keys() == b.keys()
+    for name in a:
+        assert torch.equal(a[name], b[name]), name
+
+
+def test_pretraining_checkpoint_round_trip(pretrained):
+    model, folder = pretrained
+    again = Data2VecForPreTraining.from_pretrained(folder)
+    same(model, again)
+    assert again.ema_step == 3
+    assert not any(p.requires_grad for p in again.teacher.parameters())
+    assert all(p.requires_grad for p in again.data2vec.parameters())
+    for modality in MODALITIES:
+        inputs = inputs_for(modality)
+        torch.testing.assert_close(again(**inputs, step=1).loss, model(**inputs, step=1).loss)
+
+
+def test_auto_classes_load_the_folder(pretrained):
+    model, folder = pretrained
+    assert isinstance(AutoConfig.from_pretrained(folder), Data2VecConfig)
+    assert type(AutoModelForPreTraining.from_pretrained(folder)) is Data2VecForPreTraining
+    encoder, info = AutoModel.from_pretrained(folder, output_loading_info=True)
+    assert type(encoder) is Data2VecModel
+    assert not info["missing_keys"] and not info["unexpected_keys"]
+    same(model.data2vec, encoder)
+
+
+def test_a_plain_encoder_seeds_the_teacher(tmp_path):
+    encoder = randomise(Data2VecModel(tiny_config()))
+    encoder.save_pretrained(tmp_path)
+    model, info = Data2VecForPreTraining.from_pretrained(tmp_path, output_loading_info=True)
+    assert {name.split(".")[0] for name in info["missing_keys"]} <= {"teacher", "decoders", "ema_step"}
+    same(model.data2vec, encoder)
+    for name, parameter in model.teacher.named_parameters():
+        assert torch.equal(parameter, encoder.get_parameter(name)), name
+    assert model.ema_step == 0 and not any(p.requires_grad for p in model.teacher.parameters())
+
+
+@pytest.mark.parametrize("version", ["2.0", "1.0"])
+@pytest.mark.parametrize("modality", MODALITIES)
+def test_nothing_is_left_uninitialised_after_loading(tmp_path, monkeypatch, version, modality):
+    """Loading fills tensors made with `empty`; poisoned ones must all be overwritten, buffers too."""
+    model = Data2VecForPreTraining(version_config(version, modality))
+    randomise(model.data2vec)
+    model.save_pretrained(tmp_path)
+    encoder_only = tmp_path / "encoder"
+    model.data2vec.save_pretrained(encoder_only)
+
+    plain_empty_like = torch.empty_like
+
+    def poisoned(*args, **kwargs):
+        tensor = plain_empty_like(*args, **kwargs)
+        return tensor.fill_(float("nan")) if tensor.is_floating_point() and not tensor.is_meta else tensor
+
+    monkeypatch.setattr(torch, "empty_like", poisoned)
+    for source in (tmp_path, encoder_only):
+        again = Data2VecForPreTraining.from_pretrained(source)
+        tensors = dict(again.named_parameters()) | dict(again.named_buffers())
+        assert not [name for name, tensor in tensors.items() if tensor.is_meta or not torch.isfinite(tensor).all()]
+        fresh = dict(model.named_buffers())
+        for name, buffer in again.named_buffers():
+            if name != "ema_step":
+                torch.testing.assert_close(buffer, fresh[name], msg=name)
+        assert torch.isfinite(again(**inputs_for(modality)).loss)
+
+
+def test_poison_reaches_what_loading_leaves_alone(tmp_path, monkeypatch):
+    """The test above must be able to fail: without `_init_weights`, buffers and missing tensors stay poisoned."""
+    model = Data2VecForPreTraining(tiny_config("audio"))
+    model.data2vec.save_pretrained(tmp_path)
+    plain_empty_like = torch.empty_like
+    monkeypatch.setattr(torch, "empty_like", lambda *a, **k: plain_empty_like(*a, **k).fill_(7.25))
+    monkeypatch.setattr(Data2VecForPreTraining, "_init_weights", lambda self, module: None)
+    monkeypatch.setattr(Data2VecModel, "_init_weights", lambda self, module: None)
+    again = Data2VecForPreTraining.from_pretrained(tmp_path)
+    assert (again.data2vec.modality_encoders["audio"].attention_bias.slopes == 7.25).all()
+
+
+def test_dtype_is_respected_and_the_teacher_follows(pretrained):
+    _, folder = pretrained
+    model = Data2VecForPreTraining.from_pretrained(folder, dtype=torch.bfloat16)
+    assert model.data2vec.dtype == torch.bfloat16
+    assert torch.isfinite(model(**inputs_for("audio")).loss)
+    model.update_teacher(4)
+
+
+def test_files_and_weights_that_are_saved(pretrained):
+    model, folder = pretrained
+    names = {path.name for path in folder.iterdir()}
+    assert {"config.json", "model.safetensors", *TRAVELLING_FILES} <= names
+    assert set(load_file(folder / "model.safetensors")) == set(model.state_dict())
+    config = json.loads((folder / "config.json").read_text())
+    assert set(config["auto_map"]) >= {"AutoConfig", "AutoModel", "AutoModelForPreTraining"}
+    assert config["architectures"] == ["Data2VecForPreTraining"]
+
+
+WITHOUT_PACKAGE = """
+import sys, torch
+sys.path = [p for p in sys.path if p not in ("", {root!r})]
+sys.meta_path = [f for f in sys.meta_path if "editable" not in repr(f).lower()]
+try:
+    import modeling_d2v
+    raise SystemExit("the package is importable: this process shows nothing")
+except ImportError:
+    pass
+from transformers import AutoConfig, AutoModel, AutoModelForPreTraining
+folder, again = sys.argv[1:3]
+config = AutoConfig.from_pretrained(folder, trust_remote_code=True)
+encoder = AutoModel.from_pretrained(folder, trust_remote_code=True).eval()
+model = AutoModelForPreTraining.from_pretrained(folder, trust_remote_code=True).eval()
+values = torch.linspace(-1, 1, 8000).sin().view(2, 4000)
+out = dict(features=encoder(input_values=values).pooler_output, loss=model(input_values=values, step=1).loss)
+model.save_pretrained(again)
+torch.save(out, again + "/out.pt")
+"""
+
+
+def test_round_trip_where_the_package_is_not_importable(pretrained, tmp_path, project_root):
+    """Twice: a model that was itself loaded with remote code must carry the code on when it is saved again."""
+    model, folder = pretrained
+    source = folder
+    for i in range(2):
+        target = tmp_path / f"again{i}"
+        script = WITHOUT_PACKAGE.format(root=str(project_root))
+        done = subprocess.run(
+            [sys.executable, "-c", script, str(source), str(target)],
+            capture_output=True,
+            text=True,
+            cwd=tmp_path,
+            env={"PATH": "/usr/bin:/bin", "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / f"hf{i}")},
+        )
+        assert done.returncode == 0, done.stderr[-2000:]
+        out = torch.load(target / "out.pt", weights_only=True)
+        values = torch.linspace(-1, 1, 8000).sin().view(2, 4000)
+        torch.testing.assert_close(out["features"], model.data2vec(input_values=values).pooler_output)
+        torch.testing.assert_close(out["loss"], model(input_values=values, step=1).loss)
+        source = target
+
+
+def test_fresh_process_with_the_package_installed(pretrained, tmp_path, project_root):
+    model, folder = pretrained
+    script = (
+        "import sys, torch, modeling_d2v; from transformers import AutoModel;"
+        "m = AutoModel.from_pretrained(sys.argv[1]); print(type(m).__module__);"
+        "torch.save(m(pixel_values=torch.ones(1, 3, 32, 32)).pooler_output, sys.argv[2])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(folder), str(tmp_path / "out.pt")],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={"PATH": "/usr/bin:/bin", "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(project_root)},
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.strip() == "modeling_d2v.modeling_data2vec"
+    expected = model.data2vec(pixel_values=torch.ones(1, 3, 32, 32)).pooler_output
+    torch.testing.assert_close(torch.load(tmp_path / "out.pt", weights_only=True), expected)

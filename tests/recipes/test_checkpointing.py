@@ -1,0 +1,149 @@
+"""Checkpoints: whole or passed over, exact, safe to read."""
+
+import json
+import random
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from recipes.common.checkpointing import (
+    MANIFEST,
+    CheckpointError,
+    CheckpointFolder,
+    load_checkpoint,
+    random_states,
+    restore_random_states,
+    what_is_missing,
+)
+
+
+def trained(steps=3):
+    torch.manual_seed(0)
+    model = nn.Linear(3, 2)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
+    for _ in range(steps):
+        model(torch.randn(4, 3)).square().sum().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    return model, optimizer
+
+
+def save(folder, step, **settings):
+    model, optimizer = trained()
+    return CheckpointFolder(folder, **settings).save(step, model.state_dict(), optimizer.state_dict(), {"note": 1.5})
+
+
+def equal(one, other):
+    if isinstance(one, torch.Tensor):
+        return torch.equal(one, other)
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(equal(one[key], other[key]) for key in one)
+    if isinstance(one, list | tuple):
+        return len(one) == len(other) and all(map(equal, one, other))
+    return one == other
+
+
+def test_content_comes_back_exactly(tmp_path):
+    path = save(tmp_path, 7)
+    model, optimizer = trained()
+    content = load_checkpoint(path)
+    assert equal(dict(content["model"]), dict(model.state_dict()))
+    assert equal(content["optimizer"], optimizer.state_dict())
+    assert content["progress"] == {"step": 7, "note": 1.5}
+
+
+def test_random_numbers_go_on_where_they_were(tmp_path):
+    random.seed(1), np.random.seed(1), torch.manual_seed(1)
+    np.random.normal()  # leaves a cached second value behind
+    path = save(tmp_path, 1)
+
+    def draw():
+        return random.random(), random.gauss(0, 1), np.random.normal(), np.random.randint(99), torch.rand(()).item()
+
+    states = random_states()
+    expected = draw()
+    draw()
+    restore_random_states(states)
+    assert draw() == expected
+    restore_random_states(load_checkpoint(path)["own"]["random"])
+
+
+def test_only_the_newest_are_kept(tmp_path):
+    for step in (1, 2, 3, 10):
+        save(tmp_path, step, keep_last=2)
+    assert [path.name for path in CheckpointFolder(tmp_path).whole()] == ["step_00000003", "step_00000010"]
+    assert {path.name for path in tmp_path.iterdir()} == {"step_00000003", "step_00000010"}
+
+
+@pytest.mark.parametrize("damage", ["shorten", "remove", "no manifest", "half a manifest"])
+def test_torn_checkpoint_is_passed_over(tmp_path, damage):
+    good, torn = save(tmp_path, 1), save(tmp_path, 2)
+    model = torn / "model.safetensors"
+    if damage == "shorten":
+        model.write_bytes(model.read_bytes()[:-1])
+    elif damage == "remove":
+        (torn / "optimizer.pt").unlink()
+    elif damage == "no manifest":
+        (torn / MANIFEST).unlink()
+    else:
+        (torn / MANIFEST).write_text((torn / MANIFEST).read_text()[:-5])
+    folder = CheckpointFolder(tmp_path)
+    assert folder.newest() == good
+    assert list(folder.torn()) == [torn]
+    with pytest.raises(CheckpointError, match="not whole"):
+        load_checkpoint(torn)
+
+
+def test_torn_checkpoint_is_replaced_by_a_later_save_of_its_step(tmp_path):
+    torn = save(tmp_path, 2)
+    (torn / MANIFEST).unlink()
+    assert what_is_missing(save(tmp_path, 2)) is None
+
+
+def test_draft_of_a_killed_save_is_neither_used_nor_kept(tmp_path):
+    draft = tmp_path / ".draft_00000005"
+    draft.mkdir()
+    (draft / "model.safetensors").write_bytes(b"half")
+    assert CheckpointFolder(tmp_path).newest() is None
+    save(tmp_path, 6)
+    assert not draft.exists()
+
+
+def test_manifest_covers_every_file(tmp_path):
+    path = save(tmp_path, 1)
+    listed = json.loads((path / MANIFEST).read_text())
+    assert listed.keys() | {MANIFEST} == {entry.name for entry in path.iterdir()}
+
+
+def test_checkpoint_cannot_run_code(tmp_path):
+    class Bomb:
+        def __reduce__(self):
+            return (print, ("run",))
+
+    path = save(tmp_path, 1)
+    torch.save(Bomb(), path / "optimizer.pt")
+    sizes = json.loads((path / MANIFEST).read_text())
+    sizes["optimizer.pt"] = (path / "optimizer.pt").stat().st_size
+    (path / MANIFEST).write_text(json.dumps(sizes))
+    with pytest.raises(Exception, match="[Ww]eights.only"):
+        load_checkpoint(path)
+
+
+def test_each_process_gets_its_own_state_back(tmp_path):
+    first, second = CheckpointFolder(tmp_path, rank=0), CheckpointFolder(tmp_path, rank=1)
+    calls = []
+
+    def other_process():
+        # The main process waits at its first barrier until the other one has written its file.
+        if not calls:
+            calls.append(1)
+            torch.save({"random": random_states(), "state": "second"}, tmp_path / ".draft_00000001" / "process_1.pt")
+
+    first.barrier = other_process
+    model, optimizer = trained()
+    path = first.save(1, model.state_dict(), optimizer.state_dict(), {}, own_state="first")
+    assert load_checkpoint(path, 0)["own"]["state"] == "first"
+    assert load_checkpoint(path, second.rank)["own"]["state"] == "second"
+    assert load_checkpoint(path, 2)["own"] is None

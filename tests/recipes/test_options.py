@@ -1,0 +1,141 @@
+"""Options: every key checked, in YAML and on the command line, and what may change on resume."""
+
+from pathlib import Path
+
+import pytest
+
+from recipes.common.options import (
+    CONFIG_FOLDER,
+    OptionError,
+    build_options,
+    check_resumable,
+    load_options,
+    read_yaml,
+    save_options,
+)
+
+
+def options(**changes):
+    return build_options({"output_dir": "run", "max_steps": 100, "vision": {"batch_size": 4}, **changes})
+
+
+@pytest.mark.parametrize("path", sorted(CONFIG_FOLDER.glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_configuration_in_the_folder_is_valid(path):
+    loaded = load_options(path.stem)
+    assert loaded.modalities and loaded.output_dir == f"runs/{path.stem}"
+
+
+def test_overrides_reach_into_sections_and_are_read_as_yaml():
+    loaded = load_options(
+        "tiny_vision",
+        [
+            "optim.lr=3e-4",
+            "optim.betas=[0.8, 0.9]",
+            "vision.transform.crop_scale=[0.4, 1.0]",
+            "data.vision=a/b=c",
+            "model.vision_config.num_masks=2",
+            "mixed_precision=no",
+            "optim.warmup=5",
+            "report_to=tensorboard",
+        ],
+    )
+    assert loaded.optim.lr == 3e-4 and loaded.optim.betas == [0.8, 0.9] and loaded.warmup_steps == 5
+    assert loaded.vision.transform == {"crop_scale": [0.4, 1.0]} and loaded.data.vision == "a/b=c"
+    assert loaded.model["vision_config"]["num_masks"] == 2
+    assert loaded.model["vision_config"]["patch_size"] == 1, "the file's other fields of the section stay"
+    assert loaded.mixed_precision == "no" and loaded.report_to == ["tensorboard"]
+
+
+def test_a_modality_can_be_added_and_left_out_on_the_command_line():
+    assert load_options("tiny_joint", ["text=null"]).modalities == ["vision", "audio"]
+    assert load_options("tiny_vision", ["audio.batch_size=2"]).modalities == ["vision", "audio"]
+
+
+@pytest.mark.parametrize(
+    "override, nearest",
+    [
+        ("max_step=3", "max_steps"),
+        ("optim.learning=1", "optim.eps"),
+        ("optim.weight_decy=1", "optim.weight_decay"),
+        ("vision.batchsize=1", "vision.batch_size"),
+        ("model.hiden_size=1", "model.hidden_size"),
+        ("model.vision_config.mask_probability=0.5", "model.vision_config.mask_prob"),
+    ],
+)
+def test_unknown_key_names_the_nearest_one(override, nearest):
+    with pytest.raises(OptionError, match="Unknown option") as error:
+        load_options("tiny_vision", [override])
+    if "learning" not in override:
+        assert f"'{nearest}'" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "overrides, words",
+    [
+        (["max_steps"], "key=value"),
+        (["max_steps=many"], "max_steps is 'many', which is no int"),
+        (["max_steps=1.5"], "no int"),
+        (["compile=3"], "no bool"),
+        (["max_steps=0"], "at least 1"),
+        (["schedule=random"], "alternate, mixed"),
+        (["mixed_precision=fp8"], "no, bf16, fp16"),
+        (["vision.ratio=0"], "vision=null"),
+        (["vision=null"], "no modality"),
+        (["accumulate=17"], "vision.batch_size is 16"),
+        (["optim=3"], "It is a section"),
+        (["max_steps.deep=3"], "not a section"),
+        (["optim.warmup=701"], "longer than the schedule"),
+        (["optim.betas=[0.9]"], "two numbers"),
+        (["data.vision=[a"], "cannot be read as YAML"),
+    ],
+)
+def test_wrong_values_are_explained(overrides, words):
+    with pytest.raises(OptionError, match=words.replace(".", r"\.")):
+        load_options("tiny_vision", overrides)
+
+
+def test_unknown_configuration_lists_those_that_exist():
+    with pytest.raises(OptionError, match="tiny_joint"):
+        load_options("tiny_joined")
+
+
+def test_saved_options_are_read_back_equal(tmp_path: Path):
+    before = load_options("tiny_joint", ["optim.lr=1e-7"])
+    save_options(before, tmp_path / "run.yaml")
+    assert build_options(read_yaml(tmp_path / "run.yaml")) == before
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"seed": 1},
+        {"optim": {"lr": 0.5}},
+        {"model": {"hidden_size": 8}},
+        {"model": {"vision_config": {"num_masks": 3}}},
+        {"vision": {"batch_size": 8}},
+        {"data": {"vision": "elsewhere"}},
+        {"schedule": "mixed"},
+        {"audio": {"batch_size": 4}},
+    ],
+)
+def test_resume_refuses_what_makes_another_run_and_names_it(changes):
+    with pytest.raises(OptionError) as error:
+        check_resumable(options(), options(**changes))
+    name, value = next(iter(changes.items()))
+    inner = next(iter(value)) if isinstance(value, dict) and name != "audio" else ""
+    assert f"{name}.{inner}".rstrip(".") in str(error.value)
+
+
+def test_resume_accepts_what_does_not_touch_the_numbers():
+    check_resumable(
+        options(),
+        options(log_every=1, keep_last=9, data={"num_workers": 4}, report_to=["wandb"], output_dir="moved"),
+    )
+
+
+def test_longer_run_is_refused_until_the_schedule_is_pinned():
+    with pytest.raises(OptionError, match="optim.schedule_steps=100"):
+        check_resumable(options(), options(max_steps=200))
+    pinned = options(max_steps=200, optim={"schedule_steps": 100})
+    check_resumable(options(), pinned)
+    assert pinned.warmup_steps == options().warmup_steps, "a warm-up fraction counts from the schedule"

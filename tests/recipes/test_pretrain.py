@@ -1,0 +1,408 @@
+"""The pretraining program: export, exact resume after a kill, processes, guards."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from accelerate.state import AcceleratorState, GradientState
+from safetensors.torch import load_file
+from transformers import (
+    AutoConfig,
+    AutoFeatureExtractor,
+    AutoImageProcessor,
+    AutoModel,
+    AutoModelForPreTraining,
+    AutoTokenizer,
+)
+
+from modeling_d2v import Data2VecForPreTraining
+from recipes.common.building import build_config, build_model
+from recipes.common.checkpointing import CheckpointFolder
+from recipes.common.options import OptionError, load_options
+from recipes.common.runlog import read_log
+from recipes.common.training import Pretraining, TrainingStopped
+from recipes.pretrain import main
+
+
+ROOT = Path(__file__).resolve().parents[2]
+TINY = {
+    "max_steps": 6,
+    "log_every": 1,
+    "checkpoint_every": 2,
+    "cpu": True,
+    "vision": {"batch_size": 5, "transform": {"crop_scale": [0.5, 1.0]}},
+    "audio": {"batch_size": 3, "transform": {"crop_seconds": [0.2, 0.4]}, "dataset": {"max_samples": 20}},
+    "model": {
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "intermediate_size": 32,
+        "hidden_dropout": 0.0,
+        "mlp_dropout": 0.0,
+        "attention_dropout": 0.0,
+        "ema_decay": 0.9,
+        "ema_end_decay": 0.99,
+        "ema_anneal_end_step": 4,
+        "vision_config": {
+            "image_size": 8,
+            "patch_size": 2,
+            "num_channels": 1,
+            "prenet_depth": 0,
+            "num_masks": 2,
+            "decoder_layers": 1,
+            "decoder_hidden_size": 32,
+            "mask_noise_std": 0.0,
+        },
+        "audio_config": {
+            "conv_dim": [16] * 7,
+            "conv_pos_depth": 1,
+            "conv_pos_width": 3,
+            "num_masks": 2,
+            "decoder_layers": 1,
+            "decoder_hidden_size": 32,
+            "decoder_input_dropout": 0.0,
+            "mask_noise_std": 0.0,
+        },
+    },
+}
+# Draws from the process's random generator in every step.
+NOISY = [
+    "model.hidden_dropout=0.1",
+    "model.vision_config.mask_noise_std=0.1",
+    "model.audio_config.mask_noise_std=0.1",
+]
+NOT_REPEATABLE = {"samples_per_s", "tokens_per_s", "data_wait", "peak_memory_gib"}
+
+
+@pytest.fixture(autouse=True)
+def fresh_accelerate():
+    """Accelerate keeps its engine in the process; each run starts with a new one."""
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+    GradientState._reset_state()
+
+
+@pytest.fixture
+def config(tmp_path):
+    path = tmp_path / "tiny.yaml"
+    path.write_text(yaml.safe_dump(TINY))
+    return path
+
+
+def run(config, folder, *overrides):
+    AcceleratorState._reset_state(reset_partial_state=True)
+    return main([str(config), f"output_dir={folder}", *overrides])
+
+
+def log(folder):
+    return [{key: value for key, value in record.items() if key not in NOT_REPEATABLE}
+            for record in read_log(folder / "log.jsonl")]  # fmt: skip
+
+
+def losses(folder):
+    return [(record["step"], key, value) for record in log(folder) for key, value in sorted(record.items())
+            if "/loss" in key or key == "grad_norm"]  # fmt: skip
+
+
+def assert_close(one, other, tolerance=1e-5):
+    assert [entry[:2] for entry in one] == [entry[:2] for entry in other] and one
+    for (step, name, a), (_, _, b) in zip(one, other, strict=True):
+        assert a == pytest.approx(b, rel=tolerance), f"{name} at step {step}"
+
+
+def assert_same_run(one, other):
+    assert log(one) == log(other)
+    first, second = (load_file(folder / "final" / "model.safetensors") for folder in (one, other))
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_joint_run_leaves_log_checkpoints_and_a_model_that_loads(config, tmp_path):
+    folder = tmp_path / "run"
+    summary = run(config, folder)
+    assert summary["steps"] == 6 and summary["samples"] == 3 * (5 + 3) and summary["skipped_steps"] == 0
+
+    records = read_log(folder / "log.jsonl")
+    assert [record["step"] for record in records] == [1, 2, 3, 4, 5, 6]
+    assert {"vision" if "vision/loss" in record else "audio" for record in records[:2]} == {"vision", "audio"}
+    for record in records:
+        (modality,) = [name for name in ("vision", "audio") if f"{name}/loss" in record]
+        assert record[f"{modality}/target_std"] > 0.05 and 0.3 < record[f"{modality}/masked_fraction"] < 0.95
+        assert record["samples_per_s"] > 0 and 0 <= record["data_wait"] <= 1
+    assert records[0]["ema_decay"] == pytest.approx(0.9 + 0.09 / 4) and records[-1]["ema_decay"] == 0.99
+    assert [path.name for path in CheckpointFolder(folder / "checkpoints").whole()] == [
+        "step_00000004",
+        "step_00000006",
+    ]
+
+    final = folder / "final"
+    model, info = AutoModelForPreTraining.from_pretrained(final, output_loading_info=True)
+    assert isinstance(model, Data2VecForPreTraining) and int(model.ema_step) == 6
+    assert not info["missing_keys"] and not info["unexpected_keys"]
+    assert AutoModel.from_pretrained(final)(pixel_values=torch.rand(1, 1, 8, 8)).last_hidden_state.shape == (1, 17, 32)
+    assert AutoImageProcessor.from_pretrained(final).size["height"] == 8
+    assert AutoFeatureExtractor.from_pretrained(final).do_normalize
+    resumable = Data2VecForPreTraining.from_pretrained(folder / "checkpoints" / "step_00000006")
+    assert torch.equal(
+        resumable.teacher.encoder.blocks[0].mlp.fc1.weight, model.teacher.encoder.blocks[0].mlp.fc1.weight
+    )
+
+
+def test_text_run_keeps_its_tokenizer(tmp_path):
+    (tmp_path / "text.txt").write_text("\n\n".join(f"document {number} of a few words" for number in range(99)))
+    settings = {
+        **{key: value for key, value in TINY.items() if key not in ("vision", "audio", "model")},
+        "max_steps": 2,
+        "data": {"text": str(tmp_path / "text.txt")},
+        "text": {"batch_size": 2, "transform": {"max_length": 24}},
+        "model": {
+            **{key: value for key, value in TINY["model"].items() if not isinstance(value, dict)},
+            "text_config": {"vocab_size": 300, "max_position_embeddings": 40, "num_masks": 2, "decoder_layers": 1,
+                            "decoder_hidden_size": 32},
+        },
+    }  # fmt: skip
+    (tmp_path / "text.yaml").write_text(yaml.safe_dump(settings))
+    run(tmp_path / "text.yaml", tmp_path / "run")
+    final = tmp_path / "run" / "final"
+    tokenizer, config = AutoTokenizer.from_pretrained(final), AutoConfig.from_pretrained(final)
+    assert len(tokenizer) == config.text_config.vocab_size <= 300
+    assert tokenizer.mask_token_id == config.text_config.mask_token_id == len(tokenizer) - 1
+    assert (
+        tokenizer("a document")["input_ids"]
+        == AutoTokenizer.from_pretrained(tmp_path / "run" / "tokenizer")("a document")["input_ids"]
+    )
+
+
+def test_stopped_run_goes_on_bit_for_bit(config, tmp_path, monkeypatch):
+    settings = [*NOISY, "log_every=3", "checkpoint_every=2"]
+    run(config, tmp_path / "whole", *settings)
+    with monkeypatch.context() as patch:
+        take_step = Pretraining.train_step
+
+        def stop_at_five(self, batches):
+            if self.step == 5:
+                raise KeyboardInterrupt
+            return take_step(self, batches)
+
+        patch.setattr(Pretraining, "train_step", stop_at_five)
+        with pytest.raises(KeyboardInterrupt):
+            run(config, tmp_path / "cut", *settings)
+    torch.rand(7)  # a new process has other random states
+    run(config, tmp_path / "cut", *settings)
+    assert_same_run(tmp_path / "whole", tmp_path / "cut")
+
+
+def test_finished_run_can_be_started_again_and_extended(config, tmp_path):
+    folder = tmp_path / "run"
+    run(config, folder, "max_steps=4")
+    before = log(folder)
+    run(config, folder, "max_steps=4")
+    assert log(folder) == before
+    with pytest.raises(OptionError, match="optim.schedule_steps=4"):
+        run(config, folder, "max_steps=6")
+    run(config, folder, "max_steps=6", "optim.schedule_steps=4")
+    assert log(folder)[:4] == before and [record["lr"] for record in log(folder)[4:]] == [0.0, 0.0]
+
+
+def test_resume_under_other_options_is_refused(config, tmp_path):
+    run(config, tmp_path / "run", "max_steps=2")
+    with pytest.raises(OptionError, match=r"optim\.lr: 0\.001 -> 0\.1"):
+        run(config, tmp_path / "run", "max_steps=2", "optim.lr=0.1")
+    with pytest.raises(OptionError, match="resume is never"):
+        run(config, tmp_path / "run", "max_steps=2", "resume=never")
+
+
+@pytest.mark.parametrize(
+    "overrides, tolerance",
+    [(["data.num_workers=2"], 0), (["accumulate=3"], 1e-5), (["gradient_checkpointing=true"], 0)],
+)
+def test_means_that_save_time_or_memory_do_not_change_the_run(config, tmp_path, overrides, tolerance):
+    run(config, tmp_path / "plain")
+    run(config, tmp_path / "other", *overrides)
+    assert_close(losses(tmp_path / "plain"), losses(tmp_path / "other"), tolerance)
+
+
+def test_mixed_schedule_takes_all_modalities_in_a_step(config, tmp_path):
+    run(config, tmp_path / "one", "schedule=mixed")
+    run(config, tmp_path / "many", "schedule=mixed", "accumulate=2")
+    assert all({"vision/loss", "audio/loss"} <= record.keys() for record in log(tmp_path / "one"))
+    assert_close(losses(tmp_path / "one"), losses(tmp_path / "many"))
+
+
+def test_losses_fall(config, tmp_path):
+    run(config, tmp_path / "run", "max_steps=40", "audio=null", "checkpoint_every=0", "model.audio_config=null")
+    values = [record["vision/loss_regression"] for record in log(tmp_path / "run")]
+    assert sum(values[-5:]) < 0.8 * sum(values[:5])
+
+
+def break_loss(monkeypatch, steps, value=float("nan")):
+    forward = Data2VecForPreTraining.forward
+
+    def broken(self, *args, step=None, **kwargs):
+        output = forward(self, *args, step=step, **kwargs)
+        if step in steps:
+            output.loss = output.loss * value
+        return output
+
+    monkeypatch.setattr(Data2VecForPreTraining, "forward", broken)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_step_without_a_finite_loss_is_skipped_before_the_weights_move(config, tmp_path, monkeypatch, value):
+    break_loss(monkeypatch, {3}, value)
+    summary = run(config, tmp_path / "run", "checkpoint_every=1", "keep_last=9")
+    assert summary["skipped_steps"] == 1 and summary["steps"] == 6
+    weights = {step: load_file(tmp_path / "run" / "checkpoints" / f"step_{step:08d}" / "model.safetensors")
+               for step in (3, 4, 5)}  # fmt: skip
+    assert all(torch.equal(weights[3][name], weights[4][name]) for name in weights[3])
+    assert not all(torch.equal(weights[4][name], weights[5][name]) for name in weights[4])
+    assert all(value.isfinite().all() for value in weights[5].values())
+
+
+def test_run_stops_with_advice_when_the_loss_stays_bad(config, tmp_path, monkeypatch):
+    break_loss(monkeypatch, {2, 3, 4, 5})
+    with pytest.raises(TrainingStopped, match="3 steps in a row.*Lower optim.lr"):
+        run(config, tmp_path / "run", "max_bad_steps=3")
+
+
+def test_collapse_stops_the_run_after_warmup(config, tmp_path):
+    with pytest.raises(TrainingStopped, match="target_std of .* at step 4"):
+        run(config, tmp_path / "run", "min_target_std=9", "optim.warmup=3", "std_check_from=2")
+
+
+def test_init_from_takes_weights_and_teacher_of_a_run_but_not_its_step(config, tmp_path):
+    run(config, tmp_path / "run")
+    for name in ("final", "checkpoints/step_00000006"):
+        source = tmp_path / "run" / name
+        options = load_options(config, [f"output_dir={tmp_path}", f"init_from={source}", "audio=null", "model=null"])
+        start = build_model(options, build_config(options))
+        saved = load_file(source / "model.safetensors")
+        assert int(saved.pop("ema_step")) == 6 and int(start.ema_step) == 0
+        state = start.state_dict()
+        assert all(torch.equal(state[key], value) for key, value in saved.items())
+        assert start.config.modalities == ["vision", "audio"] and not any(
+            parameter.requires_grad for parameter in start.teacher.parameters()
+        )
+
+
+def test_init_from_an_encoder_starts_the_teacher_as_its_copy(config, tmp_path):
+    options = load_options(config, [f"output_dir={tmp_path}"])
+    encoder = build_model(options, build_config(options)).data2vec
+    encoder.save_pretrained(tmp_path / "encoder")
+    options = load_options(config, [f"output_dir={tmp_path}", f"init_from={tmp_path / 'encoder'}", "model=null"])
+    start = build_model(options, build_config(options))
+    weight = encoder.encoder.blocks[1].mlp.fc1.weight
+    assert torch.equal(start.data2vec.encoder.blocks[1].mlp.fc1.weight, weight)
+    assert torch.equal(start.teacher.encoder.blocks[1].mlp.fc1.weight, weight)
+
+
+def test_push_uploads_the_exported_folder(config, tmp_path, monkeypatch):
+    calls = {}
+
+    class Api:
+        def create_repo(self, name, exist_ok):
+            return type("Repository", (), {"repo_id": f"me/{name}"})
+
+        def upload_folder(self, repo_id, folder_path, commit_message):
+            calls.update(name=repo_id, files={path.name for path in folder_path.iterdir()})
+
+    monkeypatch.setattr("huggingface_hub.HfApi", Api)
+    run(config, tmp_path / "my-run", "max_steps=1", "push_to_hub=true")
+    assert calls["name"] == "me/my-run"
+    assert {"config.json", "model.safetensors", "modeling_data2vec.py", "processor_config.json"} <= calls["files"]
+
+
+# -- other processes
+
+
+def command(config, folder, *overrides):
+    return [str(ROOT / "recipes" / "pretrain.py"), str(config), f"output_dir={folder}", *overrides]
+
+
+def environment():
+    return {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+
+
+def test_killed_run_goes_on_bit_for_bit(config, tmp_path):
+    """SIGKILL between two checkpoints, from outside, at no chosen moment; then the same command again."""
+    settings = [*NOISY, "max_steps=60", "checkpoint_every=7"]
+    folder = tmp_path / "killed"
+    with subprocess.Popen([sys.executable, *command(config, folder, *settings)], cwd=tmp_path, env=environment(),
+                          stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL) as process:  # fmt: skip
+        deadline = time.monotonic() + 120
+        while not (folder / "log.jsonl").exists() or len(read_log(folder / "log.jsonl")) < 10:
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.005)
+        process.send_signal(signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL
+    killed_at = len(read_log(folder / "log.jsonl"))
+    assert 10 <= killed_at < 60 and CheckpointFolder(folder / "checkpoints").newest() is not None
+
+    run(config, folder, *settings)
+    run(config, tmp_path / "whole", *settings)
+    assert_same_run(tmp_path / "whole", folder)
+
+
+def test_run_killed_while_it_saves_goes_on_from_the_checkpoint_before(config, tmp_path):
+    """SIGKILL after the weights of the second checkpoint are written and before it has its name."""
+    folder = tmp_path / "killed"
+    program = (
+        "import os, signal, sys\n"
+        f"sys.path.insert(0, {str(ROOT)!r})\n"
+        "from recipes.common import checkpointing\n"
+        "from recipes.pretrain import main\n"
+        "rename = os.rename\n"
+        "def killing(source, target):\n"
+        "    if str(target).endswith('step_00000004'):\n"
+        "        os.kill(os.getpid(), signal.SIGKILL)\n"
+        "    rename(source, target)\n"
+        "checkpointing.os.rename = killing\n"
+        "main(sys.argv[1:])\n"
+    )
+    arguments = command(config, folder, *NOISY)[1:]
+    done = subprocess.run([sys.executable, "-c", program, *arguments], cwd=tmp_path, env=environment(),
+                          capture_output=True)  # fmt: skip
+    assert done.returncode == -signal.SIGKILL, done.stderr.decode()[-2000:]
+    assert CheckpointFolder(folder / "checkpoints").newest().name == "step_00000002"
+    assert (folder / "checkpoints" / ".draft_00000004" / "model.safetensors").exists()
+
+    run(config, folder, *NOISY)
+    run(config, tmp_path / "whole", *NOISY)
+    assert_same_run(tmp_path / "whole", folder)
+    assert not list((folder / "checkpoints").glob(".draft*"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("schedule", ["alternate", "mixed"])
+def test_two_processes_train_like_one(config, tmp_path, schedule):
+    settings = [f"schedule={schedule}", "max_steps=5", "accumulate=1"]
+    run(config, tmp_path / "one", *settings)
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    done = subprocess.run([*launch, *command(config, tmp_path / "two", *settings)], cwd=tmp_path, env=environment(),
+                          capture_output=True, timeout=240)  # fmt: skip
+    assert done.returncode == 0, done.stderr.decode()[-3000:]
+    assert_close(losses(tmp_path / "one"), losses(tmp_path / "two"))
+    one, two = log(tmp_path / "one")[-1], log(tmp_path / "two")[-1]
+    for name in one:
+        assert name.endswith(("_std", "explained_by_prediction", "explained_by_position")) or one[
+            name
+        ] == pytest.approx(two[name], rel=1e-5), name
+    newest = CheckpointFolder(tmp_path / "two" / "checkpoints").newest()
+    assert json.loads((newest / "progress.json").read_text())["processes"] == 2
+    assert (newest / "process_1.pt").exists()
+
+
+def test_program_explains_a_wrong_option_in_one_line(config, tmp_path):
+    done = subprocess.run([sys.executable, *command(config, tmp_path, "vision.batch=3")], cwd="/", env=environment(),
+                          capture_output=True, text=True)  # fmt: skip
+    assert done.returncode == 1
+    assert done.stderr.strip().splitlines()[-1] == (
+        "OptionError: Unknown option 'vision.batch'. The nearest valid key is 'vision.batch_size'."
+    )

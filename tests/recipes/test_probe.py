@@ -1,0 +1,175 @@
+"""The probe program: its output, its parts and its refusals."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from modeling_d2v import Data2VecConfig, Data2VecForPreTraining
+from recipes.common.builtin import load_digit_words, load_python_prose
+from recipes.common.features import MissingLabelsError
+from recipes.common.tokenizer import build_tokenizer
+from recipes.probe import main, open_parts, run_probe, saved_normalisation
+
+
+ROOT = Path(__file__).resolve().parents[2]
+DECODER = dict(decoder_layers=1, decoder_kernel_size=3, decoder_hidden_size=32, decoder_groups=4)
+QUICK = dict(max_samples=100, seeds=(0, 1), few=3, neighbours=5)
+
+
+@pytest.fixture(scope="module")
+def saved_model(tmp_path_factory):
+    """Folder of a tiny model with random weights for all modalities, with its tokenizer."""
+    folder = tmp_path_factory.mktemp("model")
+    tokenizer = build_tokenizer(load_python_prose()["train"][0][:200], 300)
+    config = Data2VecConfig(
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=64,
+        vision_config=dict(image_size=8, patch_size=2, num_channels=1, prenet_depth=1, **DECODER),
+        audio_config=dict(
+            conv_dim=[8] * 5, conv_kernel=[10, 4, 4, 4, 4], conv_stride=[5, 4, 4, 4, 4], conv_pos_depth=1,
+            conv_pos_width=3, conv_pos_groups=4, **DECODER,
+        ),
+        text_config=dict(vocab_size=len(tokenizer), max_position_embeddings=66, **DECODER),
+    )  # fmt: skip
+    torch.manual_seed(1)
+    Data2VecForPreTraining(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def test_command_prints_one_line_of_json_and_all_else_to_stderr(saved_model):
+    command = [sys.executable, "recipes/probe.py", str(saved_model), "--modality", "vision", "--max_samples", "120"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert len(lines) == 1
+    result = json.loads(lines[0])
+    for row in (result["pretrained"], result["random"], result["simple"]["pixels"]):
+        assert set(row) == {"linear", "knn", "few", "few_std"}
+        assert all(0.0 <= value <= 100.0 for value in row.values())
+    expected = {"modality": "vision", "data": "builtin", "layer": "last", "classes": 10, "train_samples": 120}
+    assert expected.items() <= result.items()
+    assert result["model"] == str(saved_model) and result["test_samples"] == 120 and 5 < result["chance"] < 20
+    assert "random weights" in done.stderr
+
+
+@pytest.mark.parametrize("modality", ["audio", "text"])
+def test_speech_and_text_are_probed_too(saved_model, modality, capsys):
+    arguments = [str(saved_model), "--modality", modality, "--max_samples", "60", "--seeds", "0", "--few", "2"]
+    main([*arguments, "--layer", "1"])
+    result = json.loads(capsys.readouterr().out)
+    assert result["layer"] == 1 and result["train_samples"] == 60 and result["seeds"] == [0]
+    assert set(result["simple"]) == ({"mfcc", "mfcc_deltas"} if modality == "audio" else {"tfidf"})
+
+
+def test_result_depends_on_the_weights_that_were_saved(saved_model, tmp_path):
+    """Weights of zero give every picture the same features, so nothing but chance is left; random ones do better."""
+    model = Data2VecForPreTraining.from_pretrained(saved_model)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.zero_()
+    model.save_pretrained(tmp_path)
+    result = run_probe(str(tmp_path), "vision", simple=False, **QUICK)
+    assert result["pretrained"]["linear"] == result["chance"]
+    assert result["random"]["linear"] > result["chance"] + 10
+    assert result["simple"] == {}
+
+
+def test_same_arguments_give_the_same_result(saved_model):
+    results = [run_probe(str(saved_model), "vision", simple=False, **QUICK) for _ in range(2)]
+    for result in results:
+        result.pop("seconds")
+    assert results[0] == results[1]
+    other = run_probe(str(saved_model), "vision", simple=False, random_seed=5, **QUICK)
+    assert other["random"] != results[0]["random"]
+
+
+def test_test_groups_are_tested_and_never_trained_on(saved_model):
+    config = Data2VecConfig.from_pretrained(saved_model)
+    voices = sorted(set(load_digit_words("train")[2]))
+    train, test = open_parts("audio", config, None, "train", "train", [voices[0]], [voices[1]], None, None)
+    assert set(test.groups) == {voices[0]}
+    assert set(train.groups) == set(voices[2:])
+
+
+def test_probing_on_the_training_samples_is_refused(saved_model):
+    with pytest.raises(ValueError, match="measured on what it was fitted on"):
+        run_probe(str(saved_model), "vision", train_split="train", test_split="train")
+
+
+def write_pictures(folder, per_class, classes, damaged=0):
+    """An image folder with a folder per split and class; class c is a square of brightness 80 c."""
+    generator = np.random.default_rng(0)
+    for split in ("train", "test"):
+        for label in range(classes):
+            target = folder / split / f"class{label}"
+            target.mkdir(parents=True)
+            for number in range(per_class):
+                pixels = generator.integers(0, 40, (8, 8)) + 80 * label
+                Image.fromarray(pixels.astype(np.uint8)).save(target / f"{number}.png")
+            for number in range(damaged):
+                (target / f"damaged{number}.png").write_bytes(b"no picture")
+
+
+def test_bad_samples_are_counted_and_left_out_of_every_measure(saved_model, tmp_path):
+    write_pictures(tmp_path, per_class=8, classes=3, damaged=1)
+    result = run_probe(str(saved_model), "vision", str(tmp_path), seeds=(0,), few=3, neighbours=3)
+    assert result["bad_samples"] == 6 and result["train_samples"] == 24 and result["test_samples"] == 24
+    assert result["simple"]["pixels"]["linear"] == 100.0
+
+
+def test_data_without_labels_is_refused(saved_model, tmp_path):
+    for split in ("train", "test"):
+        (tmp_path / split).mkdir()
+        for number in range(3):
+            Image.new("L", (8, 8), number).save(tmp_path / split / f"{number}.png")
+    with pytest.raises(MissingLabelsError, match="label"):
+        run_probe(str(saved_model), "vision", str(tmp_path))
+
+
+def test_regression_labels_are_refused_and_alternatives_named(saved_model, tmp_path):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    for split in ("train", "validation"):
+        table = pa.table({"sentence1": ["a b"] * 3, "sentence2": ["c d"] * 3, "label": [0.5, 2.5, 4.0]})
+        pq.write_table(table, tmp_path / f"{split}-00000-of-00001.parquet")
+    with pytest.raises(MissingLabelsError, match="regression.*sst2"):
+        run_probe(str(saved_model), "text", str(tmp_path))
+
+
+def test_other_models_and_missing_modalities_are_refused(tmp_path, capsys):
+    (tmp_path / "bert").mkdir()
+    (tmp_path / "bert" / "config.json").write_text(json.dumps({"model_type": "bert"}))
+    with pytest.raises(ValueError, match="'bert' model.*convert"):
+        run_probe(str(tmp_path / "bert"), "text")
+    Data2VecConfig(modalities=["vision"]).save_pretrained(tmp_path / "vision")
+    with pytest.raises(ValueError, match="no audio encoder; it has vision"):
+        run_probe(str(tmp_path / "vision"), "audio")
+    with pytest.raises(SystemExit, match="probe.py: .*no audio encoder"):
+        main([str(tmp_path / "vision"), "--modality", "audio"])
+    with pytest.raises(SystemExit):
+        main([str(tmp_path / "vision"), "--modality", "vision", "--layer", "first"])
+    assert "neither 'last' nor a whole number" in capsys.readouterr().err
+
+
+def test_text_model_without_tokenizer_is_refused(tmp_path):
+    Data2VecConfig(modalities=["text"]).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="tokenizer"):
+        run_probe(str(tmp_path), "text")
+
+
+def test_normalisation_saved_with_the_model_is_used(saved_model, tmp_path):
+    assert saved_normalisation(str(saved_model), "vision") == {}
+    processor = {"image_processor_type": "ViTImageProcessor", "image_mean": [0.1], "image_std": [0.2]}
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(processor))
+    assert saved_normalisation(str(tmp_path), "vision") == {"mean": (0.1,), "std": (0.2,)}
+    assert saved_normalisation(str(tmp_path), "audio") == {}

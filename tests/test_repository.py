@@ -1,0 +1,227 @@
+"""Properties of the repository as a whole: layering, optional dependencies, documents, build files."""
+
+import ast
+import os
+import re
+import shlex
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = sorted((ROOT / "modeling_d2v").rglob("*.py"))
+RECIPES = sorted((ROOT / "recipes").rglob("*.py"))
+PROGRAMS = sorted((ROOT / "recipes").glob("[!_]*.py"))
+TESTS = sorted((ROOT / "tests").rglob("*.py"))
+DOCUMENTS = sorted(ROOT.glob("*.md"))
+BUILD_FILES = [ROOT / name for name in ("setup.py", "pyproject.toml", "Makefile", "constraints.txt", ".ci/run")]
+CONFIGS = sorted((ROOT / "recipes" / "configs").glob("*.yaml"))
+
+# Import name -> distribution, where they differ.
+DISTRIBUTIONS = {"PIL": "pillow", "sklearn": "scikit-learn", "yaml": "pyyaml"}
+OPTIONAL = {"PIL", "matplotlib", "soundfile", "soxr"}
+
+
+def name(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def absolute_imports(tree: ast.AST) -> list[tuple[int, str]]:
+    """Line and top-level package of each absolute import below a node."""
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found += [(node.lineno, alias.name.split(".")[0]) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            found.append((node.lineno, node.module.split(".")[0]))
+    return found
+
+
+def unguarded_imports(tree: ast.Module) -> list[tuple[int, str]]:
+    """Imports that run when the module is imported, and outside `try`."""
+    return [
+        entry
+        for node in tree.body
+        if not isinstance(node, ast.Try | ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)
+        for entry in absolute_imports(node)
+    ]
+
+
+def imported_recipes(tree: ast.Module, path: Path) -> list[Path]:
+    """Files of recipes/ that a file imports as soon as it is imported itself."""
+    found = []
+    for node in tree.body:
+        if not isinstance(node, ast.ImportFrom):
+            continue
+        if node.level == 0 and node.module.split(".")[0] != "recipes":
+            continue
+        folder = path.parents[node.level - 1] if node.level else ROOT
+        module = folder.joinpath(*(node.module or "").split("."))
+        candidates = [module.with_suffix(".py"), *(module / f"{alias.name}.py" for alias in node.names)]
+        found += [candidate for candidate in candidates if candidate.is_file()]
+    return found
+
+
+def parse(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+def setup_lists() -> tuple[list[str], dict[str, list[str]]]:
+    """The requirements in setup.py, without running it."""
+    values = {
+        node.targets[0].id: ast.literal_eval(node.value)
+        for node in parse(ROOT / "setup.py").body
+        if isinstance(node, ast.Assign)
+    }
+    return values["REQUIRED"], values["EXTRAS"]
+
+
+def distribution(requirement: str) -> str:
+    return re.match(r"[\w-]+", requirement)[0].lower().replace("_", "-")
+
+
+def code_blocks(path: Path, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", path.read_text(encoding="utf-8"), re.M | re.S)
+
+
+def test_the_folders_are_where_these_tests_look():
+    assert len(PACKAGE) >= 6 and len(RECIPES) >= 6 and len(TESTS) >= 6
+
+
+def test_the_package_is_flat():
+    assert [name(path) for path in PACKAGE if path.parent.name != "modeling_d2v"] == []
+
+
+# The scanner of transformers reads the text, docstrings included: so does this test.
+@pytest.mark.parametrize("path", PACKAGE, ids=name)
+def test_relative_imports_have_one_level_and_an_existing_file(path):
+    text = path.read_text(encoding="utf-8")
+    lines = re.findall(r"^\s*(?:from\s+(\.[\w.]*)\s+import|import\s+(\.\S+))", text, re.M)
+    for source in (first or second for first, second in lines):
+        assert re.fullmatch(r"\.\w+", source), f"{name(path)} imports from {source}; write `from .name import X`."
+        assert path.with_name(f"{source[1:]}.py").is_file(), f"{name(path)} imports from {source}, which is no file."
+
+
+@pytest.mark.parametrize("path", PACKAGE, ids=name)
+def test_the_package_imports_neither_recipes_nor_itself_by_name(path):
+    forbidden = {"recipes", "modeling_d2v", "tests"}
+    assert [entry for entry in absolute_imports(parse(path)) if entry[1] in forbidden] == []
+
+
+# transformers imports what a travelling file names, even inside functions; only `try` is exempt.
+@pytest.mark.parametrize("path", PACKAGE, ids=name)
+def test_the_package_needs_required_dependencies_only(path):
+    tree = parse(path)
+    guarded = {entry for node in ast.walk(tree) if isinstance(node, ast.Try) for entry in absolute_imports(node)}
+    required = {distribution(requirement) for requirement in setup_lists()[0]}
+    for line, module in set(absolute_imports(tree)) - guarded:
+        known = module in sys.stdlib_module_names or module.replace("_", "-").lower() in required
+        assert known, f"{name(path)}:{line} imports {module}, which setup.py does not require."
+
+
+@pytest.mark.parametrize("program", PROGRAMS, ids=name)
+def test_programs_start_without_optional_dependencies(program):
+    pending, seen = [program], set()
+    while pending:
+        path = pending.pop()
+        seen.add(path)
+        tree = parse(path)
+        offending = [entry for entry in unguarded_imports(tree) if entry[1] in OPTIONAL]
+        assert offending == [], f"{name(path)}: import these where they are used, with an error that names the extra."
+        pending += [path for path in imported_recipes(tree, path) if path not in seen]
+
+
+def test_every_import_is_declared():
+    required, extras = setup_lists()
+    declared = {distribution(entry) for entry in required + sum(extras.values(), [])}
+    own = {"modeling_d2v", "recipes", "tests"} | {path.stem for path in TESTS}
+    imported = {module for path in PACKAGE + RECIPES + TESTS for _, module in absolute_imports(parse(path))}
+    third_party = imported - own - set(sys.stdlib_module_names)
+    names = {DISTRIBUTIONS.get(module, module).lower().replace("_", "-") for module in third_party}
+    assert sorted(names - declared) == []
+
+
+def test_every_requirement_is_pinned():
+    pins = re.findall(r"^([\w.-]+)==\d[\w.]*$", (ROOT / "constraints.txt").read_text(encoding="utf-8"), re.M)
+    required, extras = setup_lists()
+    wanted = {distribution(entry) for entry in required + sum(extras.values(), [])}
+    assert sorted(wanted - {pin.lower().replace("_", "-") for pin in pins}) == []
+
+
+@pytest.mark.parametrize("path", PACKAGE + RECIPES + TESTS, ids=name)
+def test_files_stay_readable(path):
+    assert len(path.read_text(encoding="utf-8").splitlines()) < 500
+
+
+@pytest.mark.parametrize("path", PACKAGE + RECIPES + TESTS + DOCUMENTS + BUILD_FILES + CONFIGS, ids=name)
+def test_no_path_of_one_machine(path):
+    folders = "|".join(("home", "root", "Users", "work", "mnt", "private"))
+    found = re.findall(rf"(?<![\w./])/(?:{folders})/\w+", path.read_text(encoding="utf-8"))
+    assert found == [], f"{name(path)} names folders of one machine."
+
+
+def test_test_folders_are_no_packages():
+    # An __init__.py would make tests/recipes a package named like the folder that it tests.
+    assert [name(path) for path in TESTS if path.name == "__init__.py"] == []
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=name)
+def test_python_in_documents_compiles(path):
+    for block in code_blocks(path, "python"):
+        compile(block, name(path), "exec")
+
+
+def test_readme_is_short_and_shows_python():
+    readme = ROOT / "README.md"
+    assert len(readme.read_text(encoding="utf-8").splitlines()) < 200
+    assert len(code_blocks(readme, "python")) >= 2
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=name)
+def test_files_and_targets_named_in_commands_exist(path):
+    for line in "\n".join(code_blocks(path, "bash")).splitlines():
+        words = shlex.split(line, comments=True)
+        for word in words:
+            if re.match(r"(recipes|benchmarks|tests|modeling_d2v)/", word):
+                assert (ROOT / word).is_file(), f"{name(path)} runs {word}, which does not exist."
+        if words[:1] == ["make"]:
+            assert set(words[1:]) <= make_targets(), f"{name(path)} names a target that the Makefile lacks: {line}"
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=name)
+def test_files_named_in_prose_exist(path):
+    prose = re.sub(r"^```.*?^```", "", path.read_text(encoding="utf-8"), flags=re.M | re.S)
+    named = re.findall(r"`((?:modeling_d2v|recipes|tests|benchmarks)/[\w./-]*|[A-Z_]+\.md|LICENSE)`", prose)
+    assert [entry for entry in named if not (ROOT / entry).exists()] == []
+
+
+def make_targets() -> set[str]:
+    return set(re.findall(r"^([\w-]+):(?!=)", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M))
+
+
+def test_make_targets():
+    assert {"demo", "test", "test-all", "quality", "style", "clean"} <= make_targets()
+
+
+def test_continuous_integration_runs_the_tests():
+    script = ROOT / ".ci" / "run"
+    assert os.access(script, os.X_OK)
+    assert "make test" in script.read_text(encoding="utf-8")
+
+
+def test_licence_and_card():
+    assert "Apache License" in (ROOT / "LICENSE").read_text(encoding="utf-8")
+    assert "CC-BY-NC" in (ROOT / "MODEL_CARD.md").read_text(encoding="utf-8")
+
+
+def test_there_is_a_small_configuration_for_each_modality():
+    assert {f"tiny_{run}" for run in ("joint", "vision", "audio", "text")} <= {path.stem for path in CONFIGS}
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=name)
+def test_configurations_are_yaml_mappings(path):
+    tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    assert isinstance(tree, dict) and {"text", "vision", "audio"} & set(tree)
