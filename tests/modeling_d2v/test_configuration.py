@@ -97,9 +97,8 @@ def test_unknown_preset_names_the_nearest_one():
         Data2VecConfig.preset("audio-bas")
 
 
-def test_audio_frames_follow_from_the_convolutions(
-    reference_frames={400: 1, 399: 0, 16000: 49, 32001: 99, 320000: 999},
-):
+def test_audio_frames_follow_from_the_convolutions():
+    reference_frames = {400: 1, 399: 0, 16000: 49, 32001: 99, 320000: 999}
     config = Data2VecAudioConfig()
     assert (config.frame_width, config.frame_stride) == (400, 320)
     assert {samples: config.num_frames(samples) for samples in reference_frames} == reference_frames

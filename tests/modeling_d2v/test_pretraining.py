@@ -336,17 +336,19 @@ def test_bfloat16_training_keeps_targets_and_losses_in_float32(modality):
     out.loss.backward()
 
 
-def test_a_few_steps_lower_the_loss_of_every_modality():
-    model = Data2VecForPreTraining(tiny_config()).train()
+def test_a_few_steps_explain_more_of_the_targets_in_every_modality():
+    """The loss alone says little: at the start targets are small, and they grow with the local encoder."""
+    model = randomise(Data2VecForPreTraining(tiny_config())).train()
+    model.reset_teacher()
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=3e-3)
-    losses = {modality: [] for modality in MODALITIES}
-    for step in range(1, 16):
+    unexplained = {modality: [] for modality in MODALITIES}
+    for _ in range(20):
         for modality in MODALITIES:
             out = model(**inputs_for(modality, batch=1), step=1)
             out.loss.backward()
-            losses[modality].append(out.losses["regression"].item())
+            error = F.mse_loss(out.predictions, out.targets) / out.targets.var()
+            unexplained[modality].append(error.item())
         optimizer.step()
         optimizer.zero_grad()
-        model.update_teacher(step)
-    for modality, values in losses.items():
-        assert values[-1] < 0.9 * values[0], (modality, values)
+    for modality, values in unexplained.items():
+        assert values[-1] < 0.8 * values[0], (modality, values)

@@ -179,7 +179,10 @@ def test_cached_and_uncached_records_are_equal_and_the_cache_is_bounded(monkeypa
 
 
 def test_report_without_findings():
-    assert BadSamples(3).report() == "No bad samples met among 3."
+    bad = BadSamples(3)
+    assert bad.report() == "No bad samples met among 3." and not bad
+    bad.mark(1, "silent")
+    assert bad and bad.total == 0
 
 
 # ---- sources

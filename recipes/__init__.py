@@ -1,0 +1,1 @@
+"""Programs that train, probe and convert data2vec models; thin files over `recipes.common`."""

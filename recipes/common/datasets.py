@@ -1,0 +1,261 @@
+"""Records of one modality, from any source, that never crash a run and never hide a bad sample."""
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from torch.utils.data import Dataset
+
+from .decoding import BadSample, BadSamples, decode_audio, decode_image, decode_text
+from .sources import open_table
+from .tables import Columns, Table
+
+
+__all__ = ["INPUT_KEYS", "RawDataset", "open_dataset"]
+
+logger = logging.getLogger(__name__)
+
+INPUT_KEYS = {"vision": "image", "audio": "audio", "text": "text"}
+"""Key of the raw input in a record, by modality."""
+
+SAMPLING_RATE = 16_000
+AUTO_CACHE_BYTES = 256 * 2**20
+"""Decoded samples that `cache="auto"` keeps, in bytes per process."""
+MAX_WARNINGS = 5
+"""Bad samples of a data set that are logged one by one."""
+
+
+class RawDataset(Dataset):
+    """Decoded records of one split of one source.
+
+    `dataset[i]` is a dict with "id" (int, always i), the raw input ("image": upright PIL image | "audio": float32
+    (S,) mono at 16 kHz | "text": str, and "text_pair": str for sentence pairs), "label" (int class, float score or
+    None) and "group" (str or None).
+
+    A bad record is replaced by the next good one, in a fixed order, under its own id: the sample after it, the one
+    after that, and so on, round the end. `bad` counts what was met; `bad.report()` prints it.
+
+    Args:
+        modality: "text", "vision" or "audio".
+        table: Where the undecoded values come from.
+        indices: Rows of the table that belong to the data set, in order; None takes all.
+        channels: For images: 3, 1, or None to keep what an image has.
+        cache: "auto" keeps decoded samples up to `AUTO_CACHE_BYTES` per process, True all of them, False none.
+        on_bad: "substitute" as described, or "raise" `BadSample`, for evaluation where a sample must not count twice.
+
+    Attributes:
+        label_names: Names of the classes, or None.
+        labels: (N,) int64 or float32, or None, without decoding anything.
+        groups: N strings, or None.
+    """
+
+    def __init__(
+        self,
+        modality: str,
+        table: Table,
+        indices: np.ndarray | None = None,
+        *,
+        channels: int | None = 3,
+        cache: bool | str = "auto",
+        on_bad: str = "substitute",
+    ):
+        if on_bad not in ("substitute", "raise"):
+            raise ValueError(f"Option on_bad is {on_bad!r}; it must be 'substitute' or 'raise'.")
+        if cache not in ("auto", True, False):
+            raise ValueError(f"Option cache is {cache!r}; it must be 'auto', true or false.")
+        self.modality = modality
+        self.table = table
+        self.rows = np.arange(len(table.values)) if indices is None else np.asarray(indices, dtype=np.int64)
+        self.channels = channels
+        self.cache = cache
+        self.on_bad = on_bad
+        self.label_names = table.label_names
+        self.labels = None if table.labels is None else table.labels[self.rows]
+        self.groups = None if table.groups is None else [table.groups[row] for row in self.rows]
+        self.bad = BadSamples(len(self.rows), self.name_of)
+        self._cache: dict[int, Any] = {}
+        self._cache_room = {"auto": AUTO_CACHE_BYTES, True: float("inf"), False: 0}[cache]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"There is no sample {index} in a data set of {len(self)}.")
+        index = int(index) % len(self)
+        if self.on_bad == "raise":
+            return self.load(index)
+        for offset in range(len(self)):
+            candidate = (index + offset) % len(self)
+            if self.bad.is_bad(candidate):
+                continue
+            try:
+                return self.load(candidate) | {"id": index}
+            except BadSample:
+                pass
+        raise ValueError(f"Not one of the {len(self)} samples can be used. {self.bad.report()}")
+
+    def load(self, index: int) -> dict[str, Any]:
+        """Return record `index` itself, with no substitute.
+
+        Raises:
+            BadSample: If it is bad; it is then counted in `bad`.
+        """
+        try:
+            value = self._cache[index] if index in self._cache else self._decode(index)
+        except BadSample as error:
+            self._count(index, error)
+            raise
+        record = {"id": index, INPUT_KEYS[self.modality]: value}
+        if isinstance(value, tuple):
+            record["text"], record["text_pair"] = value
+        record["label"] = None if self.labels is None else self.labels[index].item()
+        record["group"] = None if self.groups is None else self.groups[index]
+        return record
+
+    def without_bad(self) -> "RawDataset":
+        """Decode every sample once and return the data set of the good ones; the bad ones stay counted in `bad` here.
+
+        Raises:
+            ValueError: If none is good.
+        """
+        good = []
+        for index in range(len(self)):
+            try:
+                self.load(index)
+                good.append(index)
+            except BadSample:
+                pass
+        if not good:
+            raise ValueError(f"Not one of the {len(self)} samples can be used. {self.bad.report()}")
+        return self.select(good)
+
+    def select(self, indices: Sequence[int]) -> "RawDataset":
+        """Return the data set of some samples, in the given order, with ids counted anew."""
+        rows = self.rows[np.asarray(indices, dtype=np.int64)]
+        return RawDataset(
+            self.modality, self.table, rows, channels=self.channels, cache=self.cache, on_bad=self.on_bad
+        )
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the decoded samples out of what a spawned worker process is sent."""
+        return self.__dict__ | {"_cache": {}}
+
+    def name_of(self, index: int) -> str:
+        """Name of a sample for people: its file, or its row in the source."""
+        row = int(self.rows[index])
+        if self.table.names is not None:
+            return self.table.names[row]
+        value = self.table.values[row]
+        path = value.get("path") if isinstance(value, dict) else None
+        return f"row {row} ({path})" if path else f"row {row}"
+
+    def _count(self, index: int, error: BadSample) -> None:
+        """Mark a bad sample, and log it unless there were many: the report of `bad` has them all."""
+        if self.bad.is_bad(index):
+            return
+        self.bad.mark(index, error.reason)
+        known = self.bad.total
+        if known <= MAX_WARNINGS:
+            logger.warning("Bad %s sample, %s: %s", self.modality, self.name_of(index), error)
+        if known == MAX_WARNINGS:
+            logger.warning("Further bad %s samples are counted without a message.", self.modality)
+
+    def _decode(self, index: int) -> Any:
+        value = self.table.values[int(self.rows[index])]
+        if self.modality == "vision":
+            value = decode_image(value, self.channels)
+            size = value.width * value.height * len(value.getbands())
+        elif self.modality == "audio":
+            value, notes = decode_audio(value, SAMPLING_RATE)
+            for note in notes:
+                self.bad.mark(index, note)
+            value.flags.writeable = False
+            size = value.nbytes
+        else:
+            value = tuple(map(decode_text, value)) if isinstance(value, tuple) else decode_text(value)
+            size = sum(map(len, value)) if isinstance(value, tuple) else len(value)
+        if size <= self._cache_room:
+            self._cache_room -= size
+            self._cache[index] = value
+        return value
+
+
+def open_dataset(
+    modality: str,
+    source: str | None = None,
+    split: str = "train",
+    *,
+    column: str | Sequence[str] | None = None,
+    label_column: str | None = None,
+    group_column: str | None = None,
+    only_groups: Sequence[str] | None = None,
+    exclude_groups: Sequence[str] | None = None,
+    max_samples: int | None = None,
+    channels: int | None = 3,
+    cache: bool | str = "auto",
+    on_bad: str = "substitute",
+) -> RawDataset:
+    """Open one split of a source of images, speech or text.
+
+    Args:
+        modality: "text", "vision" or "audio".
+        source: One of
+            - None or "builtin": the built-in data (`builtin.py`);
+            - a folder or file of parquet, with images and audio as encoded bytes or paths;
+            - a folder of images or of audio (wav, flac, ogg, mp3), flat, or with a folder per class, with a folder per
+              split above that if wanted, and with `metadata.csv` for further columns;
+            - a folder or file of text: `.txt` with a blank line between documents, `.jsonl`;
+            - the name of a data set on the Hugging Face Hub, "user/name" or "user/name:config".
+        split: Name of a split, or several joined as in "train+test". "validation" and "test" stand in for one another
+            where only one exists.
+        column: Input column; two of them for sentence pairs. None finds it.
+        label_column: Label column. None takes the first of the usual names, if any.
+        group_column: Column of the speaker or any other origin. None takes the first of the usual names, if any.
+        only_groups: Keep only the samples of these groups.
+        exclude_groups: Leave out the samples of these groups, for example a speaker to test on.
+        max_samples: Keep that many, drawn at random once for all; their order is kept.
+        channels: For images: 3 (RGB), 1 (grey), None (as they are).
+        cache: "auto" keeps up to 256 MiB of decoded samples per process, True everything, False nothing.
+        on_bad: "substitute" replaces a bad sample by the next good one; "raise" raises `BadSample` (a `ValueError`).
+
+    Raises:
+        ValueError: If the modality, split, a column or a group does not exist, or nothing is left.
+        FileNotFoundError: If a path does not exist.
+    """
+    if modality not in INPUT_KEYS:
+        raise ValueError(f"The modality {modality!r} is unknown; it must be one of {', '.join(sorted(INPUT_KEYS))}.")
+    table = open_table(modality, source, split, Columns(column, label_column, group_column))
+    where = source or "the built-in data"
+    rows = np.arange(len(table.values))
+    if only_groups is not None or exclude_groups is not None:
+        rows = _filter_groups(table, rows, only_groups, exclude_groups, f"{where} ({split})")
+    if max_samples is not None and max_samples < len(rows):
+        if max_samples < 1:
+            raise ValueError(f"Option max_samples is {max_samples}; it must be at least 1.")
+        rows = np.sort(np.random.default_rng(0).choice(rows, size=max_samples, replace=False))
+    if len(rows) == 0:
+        raise ValueError(f"No {modality} samples are left in {where}, split {split!r}.")
+    return RawDataset(modality, table, rows, channels=channels, cache=cache, on_bad=on_bad)
+
+
+def _filter_groups(
+    table: Table, rows: np.ndarray, only: Sequence[str] | None, exclude: Sequence[str] | None, where: str
+) -> np.ndarray:
+    """Return the rows whose group is in `only` (None: any) and not in `exclude`."""
+    if table.groups is None:
+        raise ValueError(f"Groups were to be selected, but {where} has no group column; name one with `group_column`.")
+    groups = np.array(table.groups)
+    existing = set(table.groups)
+    keep = np.ones(len(groups), dtype=bool)
+    for wanted, kept in ((only, True), (exclude, False)):
+        if wanted is None:
+            continue
+        wanted = [str(group) for group in ([wanted] if isinstance(wanted, str | int) else wanted)]
+        unknown = [group for group in wanted if group not in existing]
+        if unknown:
+            shown = ", ".join(sorted(existing)[:20]) + (", ..." if len(existing) > 20 else "")
+            raise ValueError(f"There is no group {unknown[0]!r} in {where}. It has: {shown}.")
+        keep &= np.isin(groups, wanted) == kept
+    return rows[keep[rows]]

@@ -1,0 +1,241 @@
+"""Turn stored values (bytes, paths, arrays) into PIL images, 16 kHz waveforms and strings, and account for bad ones.
+
+A decoder either returns a good value or raises `BadSample` with one of the `FATAL` reasons; it never returns a value
+that would poison a batch. What had to be converted on the way is told by `NOTES`. `BadSamples` counts both.
+"""
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import soundfile
+import soxr
+import torch
+from PIL import Image, ImageOps
+
+
+__all__ = ["FATAL", "NOTES", "BadSample", "BadSamples", "decode_audio", "decode_image", "decode_text"]
+
+FATAL = ("unreadable", "truncated", "missing", "empty", "non-finite", "not UTF-8")
+"""Reasons for which a sample is replaced by another one."""
+NOTES = ("resampled", "mixed down to mono", "silent")
+"""Things done to (or seen in) a sample that is used all the same."""
+
+_BIT = {reason: 1 << position for position, reason in enumerate(FATAL + NOTES)}
+_FATAL_BITS = sum(_BIT[reason] for reason in FATAL)
+# A WAV file written to a pipe cannot know its size: writers put 0 or something close to the largest integer there.
+_UNKNOWN_RIFF_SIZE = 0x7FFF_0000
+
+
+class BadSample(ValueError):
+    """A value that cannot be used.
+
+    Args:
+        reason: One of `FATAL`.
+        detail: What the decoding library said.
+    """
+
+    def __init__(self, reason: str, detail: str = ""):
+        super().__init__(f"{reason}: {detail}" if detail else reason)
+        self.reason = reason
+
+
+class BadSamples:
+    """Which samples of a dataset were bad or had to be converted, and why.
+
+    Each sample is counted once per reason, however often it is read. The state is one int16 per sample in shared
+    memory, so what the worker processes of a `DataLoader` find is seen by the main process.
+
+    Args:
+        size: Number of samples.
+        name_of: Gives the name (file path, row number) of a sample from its index.
+    """
+
+    def __init__(self, size: int, name_of: Callable[[int], str] = str):
+        self.flags = torch.zeros(size, dtype=torch.int16).share_memory_()
+        self.name_of = name_of
+
+    def __bool__(self) -> bool:
+        """Whether anything was met at all."""
+        return bool(self.flags.any())
+
+    def mark(self, index: int, reason: str) -> None:
+        """Record that sample `index` has `reason` (of `FATAL` or `NOTES`)."""
+        self.flags[index] |= _BIT[reason]
+
+    def is_bad(self, index: int) -> bool:
+        """Whether sample `index` is known to be unusable."""
+        return bool(self.flags[index] & _FATAL_BITS)
+
+    @property
+    def total(self) -> int:
+        """Number of samples known to be unusable."""
+        return int(((self.flags & _FATAL_BITS) != 0).sum())
+
+    def counts(self) -> dict[str, int]:
+        """Number of samples by reason, fatal reasons first; reasons that never occurred are left out."""
+        counted = {reason: int(((self.flags & bit) != 0).sum()) for reason, bit in _BIT.items()}
+        return {reason: count for reason, count in counted.items() if count}
+
+    def names(self, reason: str, limit: int | None = None) -> list[str]:
+        """Names of the samples with `reason`, in the order of the dataset, at most `limit` of them."""
+        found = torch.nonzero(self.flags & _BIT[reason]).flatten()[:limit]
+        return [self.name_of(int(index)) for index in found]
+
+    def report(self, limit: int = 3) -> str:
+        """A printable summary of what was met so far, with up to `limit` names per fatal reason."""
+        counts = self.counts()
+        if not counts:
+            return f"No bad samples met among {len(self.flags):,}."
+        lines = [f"Of {len(self.flags):,} samples, {self.total:,} are unusable and were replaced or left out:"]
+        for reason, count in counts.items():
+            lines.append(f"  {reason}: {count:,}")
+            if reason in FATAL:
+                shown = ", ".join(self.names(reason, limit))
+                lines[-1] += f" ({shown}{', ...' if count > limit else ''})"
+        return "\n".join(lines)
+
+
+def decode_image(value: object, channels: int | None = 3) -> Image.Image:
+    """Decode an image, upright according to its EXIF orientation.
+
+    Args:
+        value: PIL image, uint8 array (H, W) or (H, W, C), encoded bytes, path, or dict with "bytes" and "path".
+        channels: 3 for RGB, 1 for grey, None to keep what the image has (RGB or grey).
+
+    Raises:
+        BadSample: If the value is missing, truncated or no image.
+    """
+    try:
+        if isinstance(value, Image.Image):
+            image = value
+        elif isinstance(value, np.ndarray):
+            image = Image.fromarray(value)
+        else:
+            image = Image.open(io.BytesIO(_read_bytes(value)))
+        image.load()
+        image = ImageOps.exif_transpose(image)
+        if image.mode.startswith("I") or image.mode == "F":
+            image = _to_8_bit(image)
+        if channels is None:
+            channels = 1 if image.mode in ("1", "L", "LA") else 3
+        return image.convert("RGB" if channels == 3 else "L")
+    except BadSample:
+        raise
+    except Exception as error:  # PIL raises a dozen kinds of exception on damaged files, SyntaxError among them
+        reason = "truncated" if "truncated" in str(error) else "unreadable"
+        raise BadSample(reason, f"{type(error).__name__}: {error}") from error
+
+
+def decode_audio(value: object, sampling_rate: int = 16_000) -> tuple[np.ndarray, list[str]]:
+    """Decode a recording to mono float32 at `sampling_rate`.
+
+    Args:
+        value: Encoded bytes, path, dict with "bytes" and "path", or dict with "array" ((S,), (S, C) or (C, S)) and
+            "sampling_rate".
+        sampling_rate: Rate to resample to, in Hz.
+
+    Returns:
+        Samples (S,), nominally in [-1, 1], and the `NOTES` that apply.
+
+    Raises:
+        BadSample: If the value is missing, unreadable, truncated, without samples, or has NaN or infinite samples.
+    """
+    if isinstance(value, dict) and value.get("array") is not None:
+        samples, rate = np.asarray(value["array"], dtype=np.float32), int(value["sampling_rate"])
+        if samples.ndim == 2 and samples.shape[0] < samples.shape[1]:
+            samples = samples.T
+    else:
+        samples, rate = _read_audio(_read_bytes(value))
+    if samples.size == 0:
+        raise BadSample("empty", "no samples")
+    if not np.isfinite(samples).all():
+        raise BadSample("non-finite", "NaN or infinite samples")
+
+    notes = []
+    if samples.ndim == 2:
+        if samples.shape[1] > 1:
+            notes.append("mixed down to mono")
+        samples = samples.mean(axis=1)
+    if rate != sampling_rate:
+        notes.append("resampled")
+        samples = soxr.resample(samples, rate, sampling_rate)
+        if samples.size == 0:
+            raise BadSample("empty", f"no samples left at {sampling_rate} Hz")
+    if samples.min() == samples.max():
+        notes.append("silent")
+    return np.ascontiguousarray(samples, dtype=np.float32), notes
+
+
+def decode_text(value: object) -> str:
+    """Return `value` (str or UTF-8 bytes) as a string without surrounding white space.
+
+    Raises:
+        BadSample: If there is nothing but white space, or the bytes are not UTF-8.
+    """
+    if value is None:
+        raise BadSample("empty", "no text")
+    if isinstance(value, bytes):
+        try:
+            value = value.decode("utf-8-sig")
+        except UnicodeDecodeError as error:
+            raise BadSample("not UTF-8", str(error)) from error
+    if not isinstance(value, str):
+        raise BadSample("unreadable", f"expected text, found {type(value).__name__}")
+    value = value.strip()
+    if not value:
+        raise BadSample("empty", "no text")
+    # Half of a surrogate pair survives in JSON escapes but no tokenizer takes it.
+    return value.encode("utf-8", "replace").decode("utf-8")
+
+
+def _read_bytes(value: object) -> bytes:
+    """Return the encoded bytes behind `value`, reading the file it names if need be."""
+    path = None
+    if isinstance(value, dict):
+        value, path = value.get("bytes"), value.get("path")
+    elif isinstance(value, (str, Path)):
+        value, path = None, value
+    if value is None:
+        if path is None:
+            raise BadSample("missing", "neither bytes nor a path")
+        try:
+            value = Path(path).read_bytes()
+        except OSError as error:
+            raise BadSample("missing", str(error)) from error
+    if not isinstance(value, (bytes, bytearray, memoryview)):
+        raise BadSample("unreadable", f"expected bytes, found {type(value).__name__}")
+    if len(value) == 0:
+        raise BadSample("empty", "a file of 0 bytes")
+    return bytes(value)
+
+
+def _read_audio(encoded: bytes) -> tuple[np.ndarray, int]:
+    """Return samples (S, C) and their rate."""
+    if encoded[:4] == b"RIFF":
+        promised = int.from_bytes(encoded[4:8], "little") + 8
+        if len(encoded) < promised < _UNKNOWN_RIFF_SIZE:
+            raise BadSample("truncated", f"{len(encoded)} bytes where the header promises {promised}")
+    try:
+        with soundfile.SoundFile(io.BytesIO(encoded)) as file:
+            promised = file.frames
+            samples = file.read(dtype="float32", always_2d=True)
+            rate = file.samplerate
+    except Exception as error:
+        raise BadSample("unreadable", f"{type(error).__name__}: {error}") from error
+    if 0 < len(samples) < promised < 2**62:
+        raise BadSample("truncated", f"{len(samples)} samples where the header promises {promised}")
+    return samples, rate
+
+
+def _to_8_bit(image: Image.Image) -> Image.Image:
+    """Scale a 16-bit, 32-bit or floating image to 8-bit grey; PIL's own conversion would clip it to white."""
+    pixels = np.asarray(image, dtype=np.float64)
+    if not np.isfinite(pixels).all():
+        raise BadSample("non-finite", "NaN or infinite pixels")
+    low, high = min(0.0, pixels.min()), pixels.max()
+    if image.mode.startswith("I;16") or (image.mode == "I" and low >= 0 and 255 < high <= 65535):
+        high = 65535.0
+    scaled = (pixels - low) * (255.0 / max(high - low, 1e-12))
+    return Image.fromarray(np.round(scaled).astype(np.uint8))

@@ -1,0 +1,84 @@
+"""The finished model as a folder that `AutoModel.from_pretrained` loads, with all that prepares its inputs."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from transformers import Wav2Vec2FeatureExtractor
+from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
+
+from modeling_d2v import Data2VecConfig
+
+
+def image_processor(config: Data2VecConfig, transform: Any) -> ViTImageProcessorPil:
+    """Image processor with the size and normalisation that the model was trained with."""
+    size, channels = config.vision_config.image_size, config.vision_config.num_channels
+    return ViTImageProcessorPil(
+        size={"height": size, "width": size},
+        resample=3,  # bicubic, as in training
+        image_mean=np.broadcast_to(transform.mean, channels).tolist(),
+        image_std=np.broadcast_to(transform.std, channels).tolist(),
+        do_convert_rgb=channels == 3,
+    )
+
+
+def feature_extractor(config: Data2VecConfig) -> Wav2Vec2FeatureExtractor:
+    """Feature extractor that standardises each waveform, as in training."""
+    return Wav2Vec2FeatureExtractor(
+        feature_size=1,
+        sampling_rate=config.audio_config.sampling_rate,
+        padding_value=0.0,
+        do_normalize=True,
+        return_attention_mask=True,
+    )
+
+
+def export(model: Any, folder: Path, transforms: dict[str, Any], tokenizer: Any = None) -> Path:
+    """Writes weights, configuration, code and input preparation into `folder`.
+
+    The folder is written beside its place and renamed, so that it is never half there.
+
+    Args:
+        model: the trained `Data2VecForPreTraining`.
+        folder: where to write; replaced if it exists.
+        transforms: training transforms by modality, for the normalisation of images.
+        tokenizer: tokenizer of the text.
+    """
+    folder = Path(folder)
+    draft = folder.with_name(f".{folder.name}.draft")
+    shutil.rmtree(draft, ignore_errors=True)
+    model.save_pretrained(draft)
+    config = model.config
+    processors = {}
+    if "vision" in transforms:
+        processors["image_processor"] = image_processor(config, transforms["vision"])
+    if "audio" in transforms:
+        processors["feature_extractor"] = feature_extractor(config)
+    if len(processors) == 1:
+        next(iter(processors.values())).save_pretrained(draft)
+    elif processors:
+        # Both would write preprocessor_config.json; the Auto classes also read them side by side from this file.
+        nested = {name: processor.to_dict() for name, processor in processors.items()}
+        (draft / "processor_config.json").write_text(json.dumps(nested, indent=2) + "\n", encoding="utf-8")
+    if tokenizer is not None:
+        tokenizer.save_pretrained(draft)
+    shutil.rmtree(folder, ignore_errors=True)
+    draft.rename(folder)
+    return folder
+
+
+def push(folder: Path, repository: str) -> str:
+    """Uploads an exported folder to the Hub.
+
+    Returns:
+        The address of the commit.
+    """
+    from huggingface_hub import HfApi
+
+    api = HfApi()
+    name = api.create_repo(repository, exist_ok=True).repo_id
+    return str(api.upload_folder(repo_id=name, folder_path=folder, commit_message="Upload pretrained data2vec model"))

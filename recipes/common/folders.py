@@ -1,0 +1,190 @@
+"""Plain folders of images, recordings or text files.
+
+Images and audio follow the layout of `imagefolder` and `audiofolder` of the `datasets` library, read here without it:
+its audio builder wants torchcodec even to list files.
+
+    [split/] [class/ ...] name.suffix          split: train, validation, test, ...; the class is the first folder
+    [split/] metadata.csv | metadata.jsonl     column `file_name`, relative to the metadata file, and further columns
+
+Where a split has metadata, the split is what it lists; a listed file that does not exist is counted as missing.
+Hidden files and folders are passed over.
+"""
+
+import csv
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from .tables import (
+    GROUP_COLUMNS,
+    LABEL_COLUMNS,
+    SPLIT_NAMES,
+    Columns,
+    Table,
+    encode_labels,
+    find_text_columns,
+    pick_split,
+    usual_column,
+)
+
+
+__all__ = ["SUFFIXES", "open_media_folder", "open_text_files"]
+
+SUFFIXES = {
+    "vision": (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"),
+    "audio": (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aiff", ".aif", ".au"),
+    "text": (".txt", ".jsonl"),
+}
+METADATA_NAMES = ("metadata.csv", "metadata.jsonl")
+
+
+def open_media_folder(modality: str, root: Path, split: str, columns: Columns) -> Table:
+    """Open one split of a folder of images or recordings.
+
+    Raises:
+        ValueError: If there are no such files, or no such split or column, or the metadata is malformed.
+    """
+    files = [path for path in _visible_files(root) if path.suffix.lower() in SUFFIXES[modality]]
+    metadata = [path for path in _visible_files(root) if path.name in METADATA_NAMES]
+    if not files and not metadata:
+        raise ValueError(
+            f"There are no files of modality {modality} in {str(root)!r}. Expected parquet, or files that end in "
+            f"{', '.join(SUFFIXES[modality])}."
+        )
+    splits: dict[str, list[dict[str, Any]]] = {}
+    for path in metadata:
+        splits.setdefault(_split_of(path.relative_to(root)), []).extend(_metadata_rows(path))
+    described = set(splits)
+    for path in files:
+        steps = path.relative_to(root).parts
+        name = _split_of(path.relative_to(root))
+        if name not in described:
+            folders = steps[1:-1] if steps[0].lower() in SPLIT_NAMES and len(steps) > 1 else steps[:-1]
+            label = {"label": folders[0]} if folders else {}
+            splits.setdefault(name, []).append({"file": path} | label)
+
+    rows = splits[pick_split(split, list(splits), str(root))]
+    existing = list(dict.fromkeys(key for row in rows for key in row if key != "file"))
+    label = usual_column(existing, columns.label, LABEL_COLUMNS, "label", str(root))
+    group = usual_column(existing, columns.group, GROUP_COLUMNS, "group", str(root))
+    universe = {row.get(label) for part in splits.values() for row in part}
+    labels = label_names = None
+    # One folder for everything is a place, not a class.
+    if label is not None and len(universe - {None}) > 1:
+        labels, label_names = encode_labels([row.get(label) for row in rows], None, universe, str(root))
+    groups = None if group is None else [str(row.get(group)) for row in rows]
+    values = [row["file"] for row in rows]
+    return Table(values, [_shown(path, root) for path in values], labels, groups, label_names)
+
+
+def open_text_files(root: Path, split: str, columns: Columns) -> Table | None:
+    """Open one split of a text file or a folder of text files; None if there are none.
+
+    In `.txt`, blank lines separate documents. In `.jsonl` each line is a string or an object with a text field (or the
+    two of a sentence pair) and perhaps a label. A file belongs to the split that its name, or a folder above it,
+    starts with; else to "train". What is not UTF-8 or not JSON stays in the table as it is, to be counted when read.
+
+    Raises:
+        ValueError: If there is no such split or field.
+    """
+    splits: dict[str, list[Path]] = {}
+    for path in [root] if root.is_file() else _visible_files(root):
+        if path.suffix.lower() in SUFFIXES["text"] and not path.name.startswith("README"):
+            # Inside the source only: a parent that happens to be called `test` says nothing.
+            steps = () if path == root else path.relative_to(root).parts
+            words = (re.split(r"[^a-z]", step.lower())[0] for step in steps)
+            splits.setdefault(next((word for word in words if word in SPLIT_NAMES), "train"), []).append(path)
+    if not splits:
+        return None
+    parsed = {
+        name: [row for path in paths for row in _text_rows(path, root, columns)] for name, paths in splits.items()
+    }
+    rows = parsed[pick_split(split, list(parsed), str(root))]
+    labels, label_names = [row["label"] for row in rows], None
+    if all(label is None for label in labels):
+        labels = None
+    else:
+        universe = {row["label"] for part in parsed.values() for row in part}
+        labels, label_names = encode_labels(labels, None, universe, str(root))
+    groups = [row["group"] for row in rows]
+    return Table([row["value"] for row in rows], [row["name"] for row in rows], labels, groups, label_names)
+
+
+def _visible_files(root: Path) -> list[Path]:
+    """Files below `root` in sorted order, hidden ones and those in hidden folders left out."""
+    found = (path for path in root.rglob("*") if path.is_file())
+    return sorted(path for path in found if not any(step.startswith(".") for step in path.relative_to(root).parts))
+
+
+def _shown(path: Path, root: Path) -> str:
+    return path.relative_to(root).as_posix() if path.is_relative_to(root) else str(path)
+
+
+def _split_of(relative: Path) -> str:
+    first = relative.parts[0].lower()
+    return first if len(relative.parts) > 1 and first in SPLIT_NAMES else "train"
+
+
+def _metadata_rows(path: Path) -> list[dict[str, Any]]:
+    """Rows of a metadata file, with "file" (an absolute path) in the place of `file_name`."""
+    with open(path, newline="", encoding="utf-8-sig") as file:
+        rows = (
+            list(csv.DictReader(file))
+            if path.suffix == ".csv"
+            else [json.loads(line) for line in file if line.strip()]
+        )
+    for number, row in enumerate(rows):
+        if not row.get("file_name"):
+            raise ValueError(f"Row {number + 1} of {path} has no `file_name`, which tells the file that it describes.")
+    others = ({key: value for key, value in row.items() if key not in ("file_name", None)} for row in rows)
+    return [{"file": path.parent / row["file_name"]} | other for row, other in zip(rows, others, strict=True)]
+
+
+def _text_rows(path: Path, root: Path, columns: Columns) -> list[dict[str, Any]]:
+    encoded = path.read_bytes().replace(b"\r\n", b"\n").removeprefix(b"\xef\xbb\xbf")
+    shown = path.name if path == root else _shown(path, root)
+    if path.suffix.lower() == ".txt":
+        documents = re.split(rb"\n[ \t]*(?:\n[ \t]*)+", encoded.strip())
+        return [
+            {"value": document, "name": f"{shown}, document {number}", "label": None, "group": shown}
+            for number, document in enumerate(documents, start=1)
+        ]
+    rows = []
+    for number, line in enumerate(encoded.split(b"\n"), start=1):
+        if line.strip():
+            name = f"{shown}, line {number}"
+            row = {"value": line, "name": name, "label": None, "group": shown}
+            rows.append(row | _parse_line(line, columns, name))
+    return rows
+
+
+def _parse_line(line: bytes, columns: Columns, name: str) -> dict[str, Any]:
+    """Value, label and group of one line of JSON, as far as they are there."""
+    try:
+        fields = json.loads(line.decode("utf-8"))
+    except UnicodeDecodeError:
+        return {}
+    except json.JSONDecodeError:
+        return {"value": 0}  # no text: the data set will count it as unreadable
+    if not isinstance(fields, dict):
+        return {"value": fields}
+    wanted = [columns.input] if isinstance(columns.input, str) else columns.input
+    wanted = wanted or find_text_columns(
+        list(fields), [key for key, value in fields.items() if isinstance(value, str)]
+    )
+    if wanted is None:
+        raise ValueError(
+            f"Cannot tell which field of {name} holds the text; it has: {', '.join(fields)}. Name it with the option "
+            f"`column`."
+        )
+    found = tuple(fields.get(column) for column in wanted)
+    parsed: dict[str, Any] = {"value": found[0] if len(found) == 1 else found}
+    for key, wanted_column, usual in (
+        ("label", columns.label, LABEL_COLUMNS),
+        ("group", columns.group, GROUP_COLUMNS),
+    ):
+        column = wanted_column or next((name for name in usual if name in fields), None)
+        if column in fields:
+            parsed[key] = fields[column] if key == "label" else str(fields[column])
+    return parsed

@@ -1,0 +1,61 @@
+"""Optimizer and learning rate: AdamW with decay where it belongs, and a schedule that is a function of the step."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import nn
+
+from recipes.common.options import OptimOptions
+
+
+def decay_groups(model: nn.Module, weight_decay: float, decay_all: bool = False) -> list[dict]:
+    """Parameter groups with and without weight decay.
+
+    No decay on 1-D parameters (norms, mask tokens, layer scales), biases and ALiBi scales, as in the reference's
+    composite optimizer; extra tokens and tables decay. Frozen parameters (the teacher) are in no group.
+
+    Args:
+        model: model with trainable parameters.
+        weight_decay: decay of the first group.
+        decay_all: put every parameter into the first group.
+    """
+    decayed, free = [], []
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            spared = parameter.ndim <= 1 or name.endswith("bias") or name.endswith("attention_bias.scale")
+            (free if spared and not decay_all else decayed).append(parameter)
+    groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": free, "weight_decay": 0.0}]
+    return [group for group in groups if group["params"]]
+
+
+def build_optimizer(model: nn.Module, options: OptimOptions) -> torch.optim.AdamW:
+    """AdamW over the trainable parameters, in its fused form."""
+    return torch.optim.AdamW(
+        decay_groups(model, options.weight_decay, options.decay_all),
+        lr=options.lr,
+        betas=tuple(options.betas),
+        eps=options.eps,
+        fused=True,
+    )
+
+
+def learning_rate(step: int, *, peak: float, least: float, warmup_steps: int, total_steps: int) -> float:
+    """Learning rate of a step (counted from 0): linear warm-up, then half a cosine, then `least`.
+
+    The first step of a warm-up already learns, at peak / warmup_steps; the last step of the schedule is the last
+    one above `least`.
+    """
+    if step < warmup_steps:
+        return peak * (step + 1) / warmup_steps
+    if step >= total_steps:
+        return least
+    progress = (step - warmup_steps) / max(1, total_steps - warmup_steps)
+    return least + (peak - least) * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, value: float) -> None:
+    """Gives all parameter groups one learning rate."""
+    for group in optimizer.param_groups:
+        group["lr"] = value

@@ -1,0 +1,113 @@
+"""What a run reports: running sums that stay on the device, one JSONL line an interval, a progress bar, trackers."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+class MetricsWindow:
+    """Sums of a log interval, by modality and name, without a host synchronisation until they are read.
+
+    A loss is summed over the micro-batches and processes of a step (the model divides it by the global count of
+    masked tokens) and averaged over the steps; every other value is averaged over all forward passes.
+    """
+
+    def __init__(self, device: torch.device | str = "cpu"):
+        self.device = torch.device(device)
+        self.dtype = torch.float32 if self.device.type == "mps" else torch.float64
+        self.clear()
+
+    def clear(self) -> None:
+        """Starts the next interval."""
+        self.sums: dict[str, Tensor] = {}
+        self.counts: Counter[str] = Counter()
+
+    def add(self, name: str, value: Tensor | float, count: int = 1) -> None:
+        """Adds a value to a sum; `count` is its weight in the mean, 0 for all but the first part of a sum."""
+        value = torch.as_tensor(value, dtype=self.dtype, device=self.device).detach()
+        self.sums[name] = self.sums[name] + value if name in self.sums else value
+        self.counts[name] += count
+
+    def means(self, reduce=None) -> dict[str, float]:
+        """Means over the interval.
+
+        Args:
+            reduce: sums a tensor over all processes; every process must hold the same names.
+        """
+        if not self.sums:
+            return {}
+        names = sorted(self.sums)
+        sums = torch.stack([self.sums[name] for name in names])
+        counts = torch.tensor([self.counts[name] for name in names], dtype=self.dtype, device=self.device)
+        if reduce is not None:
+            sums, counts = reduce(torch.stack([sums, counts])).unbind()
+        return dict(zip(names, (sums / counts).tolist(), strict=True))
+
+    def state(self) -> dict[str, Any]:
+        """JSON values that `restore` takes: this process's part of an interval that a checkpoint cuts in two."""
+        return {"sums": {name: value.item() for name, value in self.sums.items()}, "counts": dict(self.counts)}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Goes on with the interval of `state`."""
+        self.clear()
+        for name, value in state["sums"].items():
+            self.add(name, value, state["counts"][name])
+
+
+class RunLog:
+    """`log.jsonl`, one object a line, in the order of the steps and without repetition across resumes.
+
+    Args:
+        path: the file; None writes nothing (processes other than the main one).
+        step: finished steps; lines of later steps, left by a run that was killed, are removed.
+    """
+
+    def __init__(self, path: Path | None, step: int = 0):
+        self.path = path
+        if path is not None and path.exists():
+            kept = [line for line in read_log(path) if line["step"] <= step]
+            draft = path.with_suffix(".draft")
+            draft.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+            os.replace(draft, path)
+
+    def write(self, record: dict[str, Any]) -> None:
+        """Appends a line and hands it to the disk."""
+        if self.path is not None:
+            with open(self.path, "a", encoding="utf-8") as file:
+                file.write(json.dumps(record) + "\n")
+
+
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """Lines of a log; a last line that was cut short by a kill is left out."""
+    records = []
+    for line in Path(path).read_text(encoding="utf-8").splitlines():
+        try:
+            records.append(json.loads(line))
+        except ValueError:
+            break
+    return records
+
+
+def peak_memory_gib(device: torch.device) -> float:
+    """Most memory held so far: of the accelerator where there is one, else of the process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**30
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**30 if sys.platform == "darwin" else 2**20)
+
+
+def one_line(record: dict[str, Any]) -> str:
+    """A log record for people: the losses and what tells whether learning goes well."""
+    shown = [f"step {record['step']}"]
+    shown += [f"{name.removesuffix('/loss')} {value:.4g}" for name, value in record.items() if name.endswith("/loss")]
+    shown += [f"lr {record['lr']:.2e}", f"grad {record['grad_norm']:.3g}", f"{record['samples_per_s']:.1f} samples/s"]
+    return "  ".join(shown)

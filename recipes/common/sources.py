@@ -1,0 +1,177 @@
+"""Find the records behind a source name: built-in data, local folders and files, parquet, or the Hugging Face Hub.
+
+Everything ends as a `Table` of undecoded values; `datasets.py` decodes them. Parquet and the Hub go through the
+`datasets` library with decoding switched off, so that a damaged file is met where it is counted.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from . import builtin
+from .folders import SUFFIXES, open_media_folder, open_text_files
+from .tables import (
+    GROUP_COLUMNS,
+    INPUT_COLUMNS,
+    LABEL_COLUMNS,
+    SPLIT_NAMES,
+    Columns,
+    Table,
+    concatenate,
+    encode_labels,
+    find_text_columns,
+    pick_split,
+    usual_column,
+)
+
+
+__all__ = ["open_table"]
+
+MAX_TEXT_BYTES = 2**29
+"""Text up to this size is read into memory at once, which is ten times as fast as row by row."""
+
+
+def open_table(modality: str, source: str | None, split: str, columns: Columns) -> Table:
+    """Open one split of a source, or several joined by "+"; see `open_dataset` for the kinds of source.
+
+    Raises:
+        ValueError: If the source has no such split or column, or nothing of this modality.
+        FileNotFoundError: If the source looks like a path and is none.
+    """
+    parts = [_open_split(modality, source, part.strip(), columns) for part in split.split("+")]
+    return parts[0] if len(parts) == 1 else concatenate(parts)
+
+
+def _open_split(modality: str, source: str | None, split: str, columns: Columns) -> Table:
+    if source is None or source == "builtin":
+        return _open_builtin(modality, pick_split(split, ["train", "test"], "the built-in data"))
+    path = Path(source).expanduser()
+    if path.exists():
+        return _open_local(modality, path, split, columns)
+    base, _, name = source.rpartition(":")
+    if base and Path(base).expanduser().is_dir():
+        return _open_split(modality, str(Path(base) / name), split, columns)
+    is_path = source.startswith((".", "/", "~")) or source.count("/") > 1
+    if is_path or path.suffix in (".parquet", *SUFFIXES[modality]):
+        raise FileNotFoundError(
+            f"The {modality} source {source!r} does not exist. Give an existing folder or file, or a Hub name such as "
+            f"'user/name' or 'user/name:config'."
+        )
+    from datasets import load_dataset
+
+    name, _, config = source.partition(":")
+    return _from_hub_dataset(modality, load_dataset(name, config or None), split, columns, source)
+
+
+def _open_builtin(modality: str, split: str) -> Table:
+    if modality == "vision":
+        pictures, labels = builtin.load_digit_images()[split]
+        names = [f"digit picture {split} {row}" for row in range(len(labels))]
+        return Table(pictures, names, labels, None, [str(digit) for digit in range(10)])
+    if modality == "audio":
+        clips, labels, voices = builtin.load_digit_words(split)
+        values = [{"array": clip, "sampling_rate": 16_000} for clip in clips]
+        names = [f"digit word {split} {row}" for row in range(len(labels))]
+        return Table(values, names, labels, voices, builtin.DIGIT_WORDS)
+    paragraphs, labels, documents = builtin.load_python_prose()[split]
+    names = [f"{document}, paragraph {row}" for row, document in enumerate(documents)]
+    return Table(paragraphs, names, labels, documents, builtin.text_label_names())
+
+
+def _open_local(modality: str, path: Path, split: str, columns: Columns) -> Table:
+    if path.suffix == ".parquet" if path.is_file() else any(path.rglob("*.parquet")):
+        return _from_hub_dataset(modality, _load_parquet(path), split, columns, str(path))
+    if modality == "text":
+        table = open_text_files(path, split, columns)
+        if table is not None:
+            return table
+    if path.is_file():
+        raise ValueError(
+            f"The {modality} source {str(path)!r} is a file of another kind. Give parquet, "
+            f"{'.txt or .jsonl' if modality == 'text' else 'or the folder that holds the files'}."
+        )
+    return open_media_folder(modality, path, split, columns)
+
+
+def _load_parquet(path: Path) -> Any:
+    """Return the `DatasetDict` of a parquet file or folder; the library tells splits by the names of the files."""
+    from datasets import load_dataset
+
+    if path.is_file():
+        return load_dataset("parquet", data_files={"train": str(path)})
+    nested = sorted({file.parent.name for file in path.glob("*/*.parquet")})
+    if nested and not any(path.glob("*.parquet")) and not {*nested} <= {"data", *SPLIT_NAMES}:
+        raise ValueError(
+            f"The folder {str(path)!r} holds several data sets: {', '.join(nested)}. Name one of them, such as "
+            f"{str(path / nested[0])!r}."
+        )
+    return load_dataset("parquet", data_dir=str(path))
+
+
+def _from_hub_dataset(modality: str, splits: Any, split: str, columns: Columns, where: str) -> Table:
+    """Make a table of one split of a `datasets.DatasetDict`, its media columns undecoded."""
+    from datasets import Audio, ClassLabel, Image
+
+    dataset = splits[pick_split(split, list(splits), where)]
+    existing = list(dataset.features)
+    inputs = _input_columns(modality, dataset.features, columns.input, where)
+    label = usual_column(existing, columns.label, LABEL_COLUMNS, "label", where)
+    group = usual_column(existing, columns.group, GROUP_COLUMNS, "group", where)
+    for column in inputs:
+        feature = dataset.features[column]
+        if isinstance(feature, Image | Audio):
+            dataset = dataset.cast_column(column, type(feature)(decode=False))
+    labels = label_names = None
+    if label is not None:
+        feature = dataset.features[label]
+        known = list(feature.names) if isinstance(feature, ClassLabel) else None
+        raw = dataset[label][:]
+        is_named = feature.dtype in ("string", "large_string")
+        universe = {name for part in splits.values() for name in part.unique(label)} if is_named else ()
+        labels, label_names = encode_labels(raw, known, universe, f"column {label!r} of {where}")
+    groups = None if group is None else [str(name) for name in dataset[group][:]]
+    values: Sequence[Any] = _Rows(dataset, inputs)
+    if modality == "text" and dataset.data.nbytes < MAX_TEXT_BYTES:
+        texts = [dataset[column][:] for column in inputs]
+        values = texts[0] if len(texts) == 1 else list(zip(*texts, strict=True))
+    return Table(values, None, labels, groups, label_names)
+
+
+class _Rows(Sequence):
+    """The input column(s) of a `datasets.Dataset`, read row by row."""
+
+    def __init__(self, dataset: Any, columns: Sequence[str]):
+        self.dataset = dataset.select_columns(list(columns))
+        self.columns = columns
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> Any:
+        row = self.dataset[int(index)]
+        return row[self.columns[0]] if len(self.columns) == 1 else tuple(row[column] for column in self.columns)
+
+
+def _input_columns(modality: str, features: Any, wanted: str | Sequence[str] | None, where: str) -> list[str]:
+    if wanted is not None:
+        wanted = [wanted] if isinstance(wanted, str) else list(wanted)
+        unknown = [name for name in wanted if name not in features]
+        if unknown:
+            raise ValueError(f"There is no column {unknown[0]!r} in {where}. It has: {', '.join(features)}.")
+        return wanted
+    if modality == "text":
+        candidates = [name for name, feature in features.items() if getattr(feature, "dtype", None) == "string"]
+        found = find_text_columns(list(features), candidates)
+    else:
+        kind = {"vision": "Image", "audio": "Audio"}[modality]
+        candidates = [name for name, feature in features.items() if type(feature).__name__ == kind]
+        if not candidates:  # parquet written without the library's metadata: bytes, or a struct of bytes and path
+            candidates = [name for name in features if name in INPUT_COLUMNS[modality]]
+        named = [name for name in INPUT_COLUMNS[modality] if name in candidates]
+        found = named[:1] or (candidates if len(candidates) == 1 else None)
+    if found:
+        return found
+    hint = f"several could be meant: {', '.join(candidates)}" if candidates else f"it has: {', '.join(features)}"
+    raise ValueError(
+        f"Cannot tell which column of {where} holds the {modality} input; {hint}. Name it with the option `column`."
+    )

@@ -1,0 +1,170 @@
+"""Undecoded records, and the usual names of columns and splits."""
+
+import logging
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+
+__all__ = ["Columns", "Table", "concatenate", "encode_labels", "find_text_columns", "pick_split", "usual_column"]
+
+logger = logging.getLogger(__name__)
+
+SPLIT_ALIASES = {
+    "train": ("train", "training"),
+    "validation": ("validation", "valid", "val", "dev", "test", "eval"),
+    "test": ("test", "eval", "validation", "valid", "val", "dev"),
+}
+"""Names under which a split is looked for, best first."""
+SPLIT_NAMES = {name for names in SPLIT_ALIASES.values() for name in names}
+
+INPUT_COLUMNS = {
+    "vision": ("image", "img", "picture", "photo", "jpg", "png"),
+    "audio": ("audio", "speech", "wav", "flac", "sound"),
+    "text": ("text", "sentence", "document", "content", "article", "paragraph"),
+}
+TEXT_PAIRS = (
+    ("sentence1", "sentence2"),
+    ("question", "sentence"),
+    ("premise", "hypothesis"),
+    ("question1", "question2"),
+)
+LABEL_COLUMNS = ("label", "labels", "fine_label", "class", "category", "intent_class", "target")
+GROUP_COLUMNS = ("speaker", "speaker_id", "client_id", "group")
+
+
+@dataclass
+class Columns:
+    """Which columns of a source to read; None finds them by type and usual name.
+
+    Attributes:
+        input: Image, audio or text column, or two text columns.
+        label: Class (int or str) or score (float) column.
+        group: Column of what samples of one origin share, such as the speaker.
+    """
+
+    input: str | Sequence[str] | None = None
+    label: str | None = None
+    group: str | None = None
+
+
+@dataclass
+class Table:
+    """Undecoded records.
+
+    Attributes:
+        values: One undecoded value per record: bytes, path, array, dict, str, or a pair of str.
+        names: Name of each record, for reports; None names them by row.
+        labels: int64 or float32 (N,), or None.
+        groups: N strings, or None.
+        label_names: Names of the classes, or None.
+    """
+
+    values: Sequence[Any]
+    names: Sequence[str] | None = None
+    labels: np.ndarray | None = None
+    groups: list[str] | None = None
+    label_names: list[str] | None = None
+
+
+def pick_split(wanted: str, existing: Sequence[str], where: str) -> str:
+    """Return the existing split that `wanted` means; `test` and `validation` stand in for one another.
+
+    Raises:
+        ValueError: If there is none; the message lists those that exist.
+    """
+    for name in (wanted, *SPLIT_ALIASES.get(wanted, ())):
+        if name in existing:
+            if name != wanted:
+                logger.warning("%s has no split %r; using its split %r.", where, wanted, name)
+            return name
+    raise ValueError(f"There is no split {wanted!r} in {where}. It has: {', '.join(sorted(existing)) or 'none'}.")
+
+
+def usual_column(
+    existing: Sequence[str], wanted: str | None, usual: Sequence[str], option: str, where: str
+) -> str | None:
+    """Return the column `wanted`, or else the first of the `usual` ones that exists, or None.
+
+    Raises:
+        ValueError: If `wanted` is given and does not exist.
+    """
+    if wanted is None:
+        return next((name for name in usual if name in existing), None)
+    if wanted not in existing:
+        raise ValueError(f"There is no {option} column {wanted!r} in {where}. It has: {', '.join(existing)}.")
+    return wanted
+
+
+def find_text_columns(existing: Sequence[str], candidates: Sequence[str]) -> list[str] | None:
+    """Return the text column out of `candidates`, or the two of a sentence pair; None if it cannot be told."""
+    for pair in TEXT_PAIRS:
+        if all(column in existing for column in pair):
+            return list(pair)
+    named = [name for name in INPUT_COLUMNS["text"] if name in candidates]
+    if named or len(candidates) == 1:
+        return [named[0] if named else candidates[0]]
+    return None
+
+
+def encode_labels(
+    raw: Sequence[Any], names: list[str] | None, universe: Iterable[Any], where: str
+) -> tuple[np.ndarray, list[str] | None]:
+    """Return labels as int64, or float32 for scores, and the class names.
+
+    Args:
+        raw: Whole numbers, scores or names; None is a missing label and becomes -1 (NaN among scores).
+        names: Class names that belong to whole numbers, if known.
+        universe: Labels of all splits. Names become classes in the sorted order of these, so that all splits agree.
+        where: Column and source, for the error.
+
+    Raises:
+        ValueError: If the labels are anything else.
+    """
+    kinds = {type(value) for value in raw if value is not None}
+    if kinds <= {int, bool}:
+        return np.array([-1 if value is None else int(value) for value in raw], dtype=np.int64), names
+    if kinds <= {int, float}:
+        return np.array([np.nan if value is None else value for value in raw], dtype=np.float32), None
+    if kinds == {str}:
+        names = sorted({str(value) for value in universe if value is not None})
+        code = {name: number for number, name in enumerate(names)}
+        return np.array([-1 if value is None else code[value] for value in raw], dtype=np.int64), names
+    found = ", ".join(sorted(kind.__name__ for kind in kinds))
+    raise ValueError(f"The labels of {where} are of type {found}; expected whole numbers, scores or names.")
+
+
+def concatenate(parts: Sequence[Table]) -> Table:
+    """Join tables of one source.
+
+    Raises:
+        ValueError: If their classes differ.
+    """
+    first = parts[0]
+    if any(part.label_names != first.label_names for part in parts):
+        raise ValueError("The splits to be joined do not have the same classes; open them one by one.")
+    names = None
+    if all(part.names is not None for part in parts):
+        names = [name for part in parts for name in part.names]
+    labels = None if any(part.labels is None for part in parts) else np.concatenate([part.labels for part in parts])
+    groups = None if any(part.groups is None for part in parts) else [name for part in parts for name in part.groups]
+    return Table(_Joined([part.values for part in parts]), names, labels, groups, first.label_names)
+
+
+class _Joined(Sequence):
+    """Several sequences, one after another."""
+
+    def __init__(self, parts: list[Sequence[Any]]):
+        self.parts = parts
+        self.ends = np.cumsum([len(part) for part in parts])
+
+    def __len__(self) -> int:
+        return int(self.ends[-1])
+
+    def __getitem__(self, index: int) -> Any:
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        part = int(np.searchsorted(self.ends, index, side="right"))
+        return self.parts[part][index - (int(self.ends[part - 1]) if part else 0)]

@@ -1,0 +1,287 @@
+"""From a record to the model's input: crops, flips, standardisation, tokens.
+
+`transform(record, seed)` is a pure function: all that is random comes from a NumPy generator seeded by `seed`, so a
+sample is the same whichever worker prepares it. `transform.prepare(dataset)` returns the data set to draw records
+from, after the transform took from it what it needs: clips of the same speaker, or documents packed into blocks.
+
+Legend: C channels, H height, W width, S waveform samples, T tokens.
+"""
+
+import dataclasses
+import difflib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from .datasets import SAMPLING_RATE, RawDataset
+from .packing import PackedTextDataset
+
+
+__all__ = ["AudioTransform", "TextTransform", "VisionTransform", "build_transform"]
+
+
+@dataclass
+class VisionTransform:
+    """Image to a normalised tensor (C, H, W).
+
+    In training: a random part of the image, of a share `crop_scale` of its area, resized to the model's size, and
+    flipped left to right half of the time. Without `crop_scale`, and in evaluation: the image resized so that its
+    shorter side fits, and its centre cut out. An image that already has the size is taken as it is.
+
+    Attributes:
+        image_size: Height and width to produce.
+        num_channels: 3 for RGB, 1 for grey.
+        crop_scale: Least and greatest share of the area of a training crop, or None for no random crop.
+        crop_aspect: Least and greatest width-to-height ratio of a training crop.
+        flip: Whether training images are flipped at random. Off by default: it changes the meaning of digits.
+        mean: Subtracted, per channel or one number, of values in [0, 1].
+        std: Divided by, likewise.
+        train: Whether to augment.
+    """
+
+    image_size: int
+    num_channels: int = 3
+    crop_scale: tuple[float, float] | None = None
+    crop_aspect: tuple[float, float] = (3 / 4, 4 / 3)
+    flip: bool = False
+    mean: float | Sequence[float] = 0.5
+    std: float | Sequence[float] = 0.5
+    train: bool = True
+
+    def __post_init__(self):
+        if self.crop_scale is not None:
+            self.crop_scale = _range("crop_scale", self.crop_scale, 0.0, 1.0)
+        self.crop_aspect = _range("crop_aspect", self.crop_aspect, 0.0, float("inf"))
+        self._mean = self._per_channel("mean", self.mean)
+        self._std = self._per_channel("std", self.std)
+        if (self._std <= 0).any():
+            raise ValueError(f"Vision option std is {self.std}; it must be positive.")
+
+    def prepare(self, dataset: RawDataset) -> RawDataset:
+        return dataset
+
+    def __call__(self, record: dict[str, Any], seed: int = 0) -> dict[str, Any]:
+        """Return {"pixel_values": float32 (C, H, W), "id"}."""
+        rng = np.random.default_rng(seed)
+        image = record["image"].convert("L" if self.num_channels == 1 else "RGB")
+        size = (self.image_size, self.image_size)
+        if self.train and self.crop_scale is not None:
+            image = image.resize(size, Image.Resampling.BICUBIC, box=self._crop_box(image.size, rng))
+        elif image.size != size:
+            image = image.resize(size, Image.Resampling.BICUBIC, box=_centre_square(image.size))
+        pixels = np.asarray(image, dtype=np.float32).reshape(*size, self.num_channels).transpose(2, 0, 1)
+        if self.train and self.flip and rng.random() < 0.5:
+            pixels = pixels[:, :, ::-1]
+        pixels = (pixels / 255.0 - self._mean) / self._std
+        return {"pixel_values": torch.from_numpy(np.ascontiguousarray(pixels)), "id": record["id"]}
+
+    def _crop_box(self, size: tuple[int, int], rng: np.random.Generator) -> tuple[int, int, int, int]:
+        """Return (left, upper, right, lower) of a random crop; of the whole image if no draw fits."""
+        width, height = size
+        for _ in range(10):
+            area = width * height * rng.uniform(*self.crop_scale)
+            aspect = np.exp(rng.uniform(*np.log(self.crop_aspect)))
+            crop_width, crop_height = round(np.sqrt(area * aspect)), round(np.sqrt(area / aspect))
+            if 0 < crop_width <= width and 0 < crop_height <= height:
+                left = int(rng.integers(width - crop_width + 1))
+                upper = int(rng.integers(height - crop_height + 1))
+                return left, upper, left + crop_width, upper + crop_height
+        return 0, 0, width, height
+
+    def _per_channel(self, name: str, value: float | Sequence[float]) -> np.ndarray:
+        values = np.atleast_1d(np.asarray(value, dtype=np.float32))
+        if values.size not in (1, self.num_channels):
+            raise ValueError(f"Vision option {name} has {values.size} numbers for {self.num_channels} channels.")
+        return values[:, None, None]
+
+
+@dataclass
+class AudioTransform:
+    """Waveform to a standardised tensor (S,), mean 0 and variance 1 over the crop.
+
+    In training: optionally the clip followed by random others of the same speaker until `crop_seconds` are full, then
+    a crop of random length and place. In evaluation: the clip as it is, at most `max_seconds` of its beginning.
+
+    Attributes:
+        min_samples: Shorter clips are filled up with zeros after standardisation, and the zeros count as real; set by
+            `build_transform` to what two frames of the model need, the least that can be masked.
+        crop_seconds: Shortest and longest crop in seconds, one number for both, or None to keep whole clips. A clip
+            that is shorter than its crop stays whole.
+        concat_group: Whether clips of one group are concatenated up to the crop length. Without it, a set of single
+            words teaches where in the window things are instead of what they are.
+        max_seconds: Longest clip in evaluation and without crops, in seconds; None = no limit.
+        train: Whether to concatenate and crop.
+    """
+
+    min_samples: int = 400
+    crop_seconds: tuple[float, float] | None = None
+    concat_group: bool = False
+    max_seconds: float | None = None
+    train: bool = True
+
+    def __post_init__(self):
+        if self.crop_seconds is not None:
+            self.crop_seconds = _range("crop_seconds", self.crop_seconds, 0.0, float("inf"))
+        elif self.concat_group:
+            raise ValueError("Audio option concat_group needs crop_seconds: clips are concatenated up to that length.")
+        self._dataset: RawDataset | None = None
+        self._members: dict[str, np.ndarray] = {}
+
+    def prepare(self, dataset: RawDataset) -> RawDataset:
+        """Index the groups of `dataset`, where clips are to be concatenated.
+
+        Raises:
+            ValueError: If the data set has no groups.
+        """
+        if self.train and self.concat_group:
+            if dataset.groups is None:
+                raise ValueError(
+                    "Audio option concat_group joins clips of one speaker, but the data has no column that tells the "
+                    "speaker. Name it with the data option group_column, or set concat_group to false."
+                )
+            groups = np.array(dataset.groups)
+            order = np.argsort(groups, kind="stable")
+            names, starts = np.unique(groups[order], return_index=True)
+            parts = np.split(order, starts[1:])
+            self._members = dict(zip(names.tolist(), parts, strict=True))
+            self._dataset = dataset
+        return dataset
+
+    def __call__(self, record: dict[str, Any], seed: int = 0) -> dict[str, Any]:
+        """Return {"input_values": float32 (S,), "id"}.
+
+        Raises:
+            ValueError: If clips are to be concatenated and `prepare` was not called.
+        """
+        samples = record["audio"]
+        if self.train and self.crop_seconds is not None:
+            rng = np.random.default_rng(seed)
+            length = max(1, round(rng.uniform(*self.crop_seconds) * SAMPLING_RATE))
+            if self.concat_group:
+                samples = self._concatenate(record, length, rng)
+            start = int(rng.integers(max(0, len(samples) - length) + 1))
+            samples = samples[start : start + length]
+        elif self.max_seconds is not None:
+            samples = samples[: round(self.max_seconds * SAMPLING_RATE)]
+        samples = standardise(samples)
+        if len(samples) < self.min_samples:
+            samples = np.pad(samples, (0, self.min_samples - len(samples)))
+        return {"input_values": torch.from_numpy(samples), "id": record["id"]}
+
+    def _concatenate(self, record: dict[str, Any], length: int, rng: np.random.Generator) -> np.ndarray:
+        """Return the record's clip and random others of its group, with at least one clip more than `length` needs.
+
+        The one more lets the crop start anywhere in the first clip.
+        """
+        if self._dataset is None:
+            raise ValueError("Call transform.prepare(dataset) first: clips of the same speaker are taken from there.")
+        members = self._members[record["group"]]
+        clips = [record["audio"]]
+        total, wanted = len(clips[0]), length + len(clips[0])
+        while total < wanted:
+            clip = self._dataset[int(members[rng.integers(len(members))])]["audio"]
+            clips.append(clip)
+            total += len(clip)
+        return np.concatenate(clips)
+
+
+@dataclass
+class TextTransform:
+    """Text to token ids (T,): <s> text </s>, or <s> text </s></s> text pair </s>, cut to `max_length`.
+
+    In training with `pack`, `prepare` returns blocks of exactly `max_length` tokens, which pass through unchanged.
+
+    Attributes:
+        tokenizer: Of `build_tokenizer` or `load_tokenizer`.
+        max_length: Tokens, special ones included.
+        pack: Whether training documents are joined and cut into blocks.
+        cache_dir: Folder that keeps packed tokens between runs; None keeps them in memory only.
+        train: Whether `prepare` packs.
+    """
+
+    tokenizer: Any
+    max_length: int = 512
+    pack: bool = True
+    cache_dir: str | None = None
+    train: bool = True
+
+    def prepare(self, dataset: RawDataset) -> "RawDataset | PackedTextDataset":
+        if self.train and self.pack:
+            return PackedTextDataset(dataset, self.tokenizer, self.max_length, cache_dir=self.cache_dir)
+        return dataset
+
+    def __call__(self, record: dict[str, Any], seed: int = 0) -> dict[str, Any]:
+        """Return {"input_ids": int64 (T,), "id"}."""
+        ids = record.get("input_ids")
+        if ids is None:
+            encoded = self.tokenizer(
+                record["text"], record.get("text_pair"), truncation=True, max_length=self.max_length
+            )
+            ids = encoded["input_ids"]
+        return {"input_ids": torch.as_tensor(np.asarray(ids, dtype=np.int64)), "id": record["id"]}
+
+
+def standardise(samples: np.ndarray) -> np.ndarray:
+    """Return (S,) float32 of mean 0 and variance 1; a constant signal becomes zeros.
+
+    The small number under the root is that of `Wav2Vec2FeatureExtractor`, which users of the exported model will run.
+    """
+    samples = samples.astype(np.float32)
+    return (samples - samples.mean()) / np.sqrt(samples.var() + 1e-7)
+
+
+def build_transform(
+    modality: str, options: dict[str, Any] | None, model_config: Any, tokenizer: Any = None, train: bool = True
+) -> VisionTransform | AudioTransform | TextTransform:
+    """Build the transform of a modality.
+
+    Args:
+        modality: "text", "vision" or "audio".
+        options: Attributes of `VisionTransform`, `AudioTransform` or `TextTransform`; what is not given follows from
+            `model_config` (image size, channels, shortest waveform, longest text).
+        model_config: `Data2VecConfig`.
+        tokenizer: For text.
+        train: Whether to augment and pack.
+
+    Raises:
+        ValueError: If an option is unknown or wrong, or text has no tokenizer.
+    """
+    config = model_config.modality_config(modality)
+    if modality == "vision":
+        kind, given = VisionTransform, {"image_size": config.image_size, "num_channels": config.num_channels}
+    elif modality == "audio":
+        kind, given = AudioTransform, {"min_samples": config.frame_width + config.frame_stride}
+    else:
+        if tokenizer is None:
+            raise ValueError("The text transform needs a tokenizer; see `build_tokenizer` and `load_tokenizer`.")
+        # Positions are counted from the pad id on, so that many of the table's rows are never used.
+        longest = config.max_position_embeddings - config.pad_token_id - 1
+        kind, given = TextTransform, {"tokenizer": tokenizer, "max_length": longest}
+    valid = [field.name for field in dataclasses.fields(kind) if field.name not in ("train", "tokenizer")]
+    for name in options or {}:
+        if name not in valid:
+            close = difflib.get_close_matches(name, valid, n=1)
+            hint = f"Did you mean {close[0]!r}?" if close else f"Valid: {', '.join(valid)}."
+            raise ValueError(f"The {modality} transform has no option {name!r}. {hint}")
+    return kind(**(given | dict(options or {}) | {"train": train}))
+
+
+def _range(name: str, value: float | Sequence[float], low: float, high: float) -> tuple[float, float]:
+    """Return `value` as (least, greatest), both in (low, high]."""
+    pair = (value, value) if isinstance(value, int | float) else tuple(value)
+    if len(pair) != 2 or not low < pair[0] <= pair[1] <= high:
+        upper = "" if high == float("inf") else f" and up to {high:g}"
+        raise ValueError(f"Option {name} is {value}; it must be a number or two ascending ones, above {low:g}{upper}.")
+    return float(pair[0]), float(pair[1])
+
+
+def _centre_square(size: tuple[int, int]) -> tuple[float, float, float, float]:
+    """Return (left, upper, right, lower) of the largest centred square."""
+    width, height = size
+    side = min(size)
+    left, upper = (width - side) / 2, (height - side) / 2
+    return left, upper, left + side, upper + side

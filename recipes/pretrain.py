@@ -1,0 +1,145 @@
+"""Pretrains data2vec on text, images, speech, or all of them in one run.
+
+    python recipes/pretrain.py tiny_joint output_dir=runs/tiny_joint
+    python recipes/pretrain.py recipes/configs/tiny_vision.yaml data.vision=path/to/images optim.lr=5e-4 max_steps=2000
+    accelerate launch --num_processes 8 recipes/pretrain.py my_run.yaml mixed_precision=bf16
+
+The same command again goes on from the newest whole checkpoint. See `recipes/common/options.py` for every option.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+
+# A script's own folder is on the path, the project root is not, unless the project was installed.
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate.utils import set_seed
+
+from recipes.common.building import build_config, build_model, build_steps, open_sources, prepare_tokenizer
+from recipes.common.checkpointing import CheckpointError
+from recipes.common.export import export, push
+from recipes.common.options import (
+    OptionError,
+    Options,
+    build_options,
+    check_resumable,
+    load_options,
+    read_yaml,
+    save_options,
+)
+from recipes.common.training import Pretraining, TrainingStopped
+
+
+logger = logging.getLogger("pretrain")
+
+
+def main(arguments: list[str]) -> dict[str, Any]:
+    """Runs the program.
+
+    Args:
+        arguments: configuration, then `key=value` overrides.
+
+    Returns:
+        Summary of the run, see `Pretraining.run`.
+    """
+    if not arguments or arguments[0] in ("-h", "--help"):
+        raise SystemExit(__doc__)
+    return pretrain(load_options(arguments[0], arguments[1:]))
+
+
+def pretrain(options: Options) -> dict[str, Any]:
+    """Trains by the options; resumes where a former run of the same options stopped."""
+    accelerator = make_accelerator(options)
+    logging.basicConfig(level=logging.INFO if accelerator.is_main_process else logging.ERROR, format="%(message)s")
+    folder = Path(options.output_dir)
+    with accelerator.main_process_first():
+        prepare_folder(options, folder, write=accelerator.is_main_process)
+
+    sources = open_sources(options, channels=build_config(options).vision_config.num_channels
+                           if "vision" in options.modalities else None)  # fmt: skip
+    tokenizer = None
+    if "text" in sources:
+        with accelerator.main_process_first():
+            tokenizer = prepare_tokenizer(options, sources["text"], folder / "tokenizer")
+    config = build_config(options, vocab_size=None if tokenizer is None else len(tokenizer))
+    steps = build_steps(options, config, sources, tokenizer, accelerator.process_index, accelerator.num_processes)
+    run = Pretraining(options, accelerator, build_model(options, config), steps, folder)
+    start(run, accelerator)
+    summary = run.run()
+
+    if accelerator.is_main_process:
+        final = export(run.inner, folder / "final", steps.transforms, tokenizer)
+        for name, source in sources.items():
+            if getattr(source, "bad", None):
+                logger.warning("%s: %s", name, source.bad.report())
+        print(json.dumps({**summary, "final": str(final)}, indent=1))
+        if options.push_to_hub:
+            logger.info("Uploaded: %s", push(final, options.hub_model_id or folder.resolve().name))
+    accelerator.wait_for_everyone()
+    accelerator.end_training()
+    return summary
+
+
+def make_accelerator(options: Options) -> Accelerator:
+    """Accelerate's engine for the options. Trackers start with the resolved options."""
+    # With several modalities a step leaves the others' front ends and decoders without gradient.
+    several = len(options.modalities) > 1 or options.init_from is not None
+    accelerator = Accelerator(
+        cpu=options.cpu,
+        mixed_precision=options.mixed_precision,
+        dynamo_backend="inductor" if options.compile else None,
+        log_with=options.report_to or None,
+        project_dir=options.output_dir,
+        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=several, broadcast_buffers=False)],
+    )
+    if options.report_to:
+        accelerator.init_trackers("data2vec", config={"options": json.dumps(dataclasses.asdict(options))})
+    return accelerator
+
+
+def prepare_folder(options: Options, folder: Path, write: bool) -> None:
+    """Checks that the run may go on in its folder, and keeps its resolved options there.
+
+    Raises:
+        OptionError: the folder holds a run with other options, or a run although `resume` is `never`.
+    """
+    saved = folder / "run.yaml"
+    if any((folder / "checkpoints").glob("step_*")):
+        if options.resume == "never":
+            raise OptionError(f"{folder} already holds checkpoints and resume is never. Choose another output_dir.")
+        if saved.exists():
+            check_resumable(build_options(read_yaml(saved)), options)
+    if write:
+        folder.mkdir(parents=True, exist_ok=True)
+        draft = saved.with_suffix(".draft")
+        save_options(options, draft)
+        os.replace(draft, saved)
+
+
+def start(run: Pretraining, accelerator: Accelerator) -> None:
+    """Resumes from the newest whole checkpoint, or seeds the random states of a fresh run."""
+    for path, reason in run.checkpoints.torn().items():
+        logger.warning("The checkpoint %s is passed over: %s.", path, reason)
+    # Dropout and decoder noise differ between processes; whatever drew random numbers before this does not matter.
+    set_seed(run.options.seed, device_specific=True)
+    newest = run.checkpoints.newest()
+    if newest is not None:
+        run.resume(newest)
+        logger.info("Resumed from %s.", newest)
+    accelerator.wait_for_everyone()
+
+
+if __name__ == "__main__":
+    try:
+        main(sys.argv[1:])
+    except (OptionError, CheckpointError, TrainingStopped) as error:
+        raise SystemExit(f"{type(error).__name__}: {error}") from None

@@ -1,0 +1,351 @@
+"""Measure what a pretrained encoder knows, without training it: kNN, linear and few-label accuracy of its features.
+
+    python recipes/probe.py runs/demo/final --modality vision --data builtin
+    python recipes/probe.py runs/fsdd/final --modality audio --data data/fsdd --test_groups george
+    python recipes/probe.py runs/text/final --modality text --data data/glue/sst2 --layer 6 --batch_size 64
+
+One line of JSON goes to standard output, everything else to standard error. It holds accuracies in percent of the
+encoder, of the same encoder with random weights, and of simple features (pixels, MFCC or TF-IDF): an encoder that does
+not beat both has learned nothing useful for this task. Every choice is made on the training part; the test part is
+used once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from transformers import AutoConfig, AutoImageProcessor, AutoModel
+
+
+# A script's own folder is on the path, the project root is not, unless the project was installed.
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import modeling_d2v  # noqa: F401 - registers the architecture with the Auto classes
+from recipes.common.datasets import RawDataset, open_dataset
+from recipes.common.features import FeatureSet, MissingLabelsError, extract
+from recipes.common.probes import (
+    DEFAULT_FEW,
+    DEFAULT_NEIGHBOURS,
+    DEFAULT_SEEDS,
+    chance_accuracy,
+    few_label_accuracy,
+    knn_accuracy,
+    linear_accuracy,
+)
+from recipes.common.simple_features import simple_features
+from recipes.common.tokenizer import load_tokenizer
+from recipes.common.transforms import build_transform
+
+
+logger = logging.getLogger("probe")
+
+BATCH_SIZES = {"vision": 64, "audio": 16, "text": 32}
+
+
+def run_probe(
+    model_path: str,
+    modality: str,
+    data: str | None = None,
+    *,
+    train_split: str = "train",
+    test_split: str = "test",
+    test_groups: list[str] | None = None,
+    exclude_groups: list[str] | None = None,
+    layer: int | None = None,
+    pooling: str = "mean",
+    few: int = DEFAULT_FEW,
+    neighbours: int = DEFAULT_NEIGHBOURS,
+    seeds: tuple[int, ...] = DEFAULT_SEEDS,
+    random_seed: int = 0,
+    batch_size: int | None = None,
+    max_samples: int | None = None,
+    device: str | None = None,
+    transform_options: dict | None = None,
+    dataset_options: dict | None = None,
+    simple: bool = True,
+) -> dict:
+    """Probe an encoder, its randomly initialised twin and simple features on one labelled dataset.
+
+    Args:
+        model_path: folder or Hub name of a Data2Vec checkpoint (encoder, pretraining model or head).
+        modality: "vision", "audio" or "text".
+        data: source as `open_dataset` takes it; None or "builtin" for the built-in data.
+        train_split, test_split: splits that the probes are fitted on and measured on.
+        test_groups: measure on these groups only (speakers), and keep them out of the training part. With it both
+            splits may be the same.
+        exclude_groups: groups left out of both parts.
+        layer: None for the pooled output, N for `hidden_states[N]`.
+        pooling: "mean" or "first".
+        few: labels a class of the few-label probe.
+        neighbours: k of the kNN probe.
+        seeds: draws of the few-label probe.
+        random_seed: of the random weights and of the held-out part of the linear probe.
+        batch_size: samples a forward pass; None for a default by modality.
+        max_samples: at most so many samples of each part, drawn once for all.
+        device: None for the GPU if there is one.
+        transform_options: passed on to `build_transform`.
+        dataset_options: passed on to `open_dataset`, for example `label_column`.
+        simple: also measure simple features.
+
+    Returns:
+        What the command prints; see `main`.
+
+    Raises:
+        MissingLabelsError: the data has no class labels.
+        ValueError: the checkpoint is no Data2Vec model or lacks the modality, or the parts overlap.
+    """
+    started = time.perf_counter()
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    config = load_config(model_path, modality)
+    train, test = open_parts(
+        modality, config, data, train_split, test_split, test_groups, exclude_groups, max_samples, dataset_options
+    )
+    options = saved_normalisation(model_path, modality) | (transform_options or {})
+    tokenizer = load_probe_tokenizer(model_path, modality)
+    transform = build_transform(modality, options, config, tokenizer=tokenizer, train=False)
+
+    def measure(train_features, test_features, train_part: FeatureSet, test_part: FeatureSet) -> dict[str, float]:
+        data = (train_features, train_part.labels, test_features, test_part.labels)
+        groups = train_part.groups if _groups_are_disjoint(train_part, test_part) else None
+        fewer = few_label_accuracy(*data, per_class=few, seeds=seeds)
+        return {
+            "linear": round(linear_accuracy(*data, groups=groups, seed=random_seed), 2),
+            "knn": round(knn_accuracy(*data, k=neighbours), 2),
+            "few": round(fewer.mean, 2),
+            "few_std": round(fewer.std, 2),
+        }
+
+    result: dict = {}
+    for name in ("random", "pretrained"):
+        if name == "random":
+            torch.manual_seed(random_seed)
+            model = AutoModel.from_config(config)
+        else:
+            model = AutoModel.from_pretrained(model_path, config=config)
+        parts = [
+            extract(
+                model,
+                part,
+                transform,
+                batch_size=batch_size or BATCH_SIZES[modality],
+                device=device,
+                layer=layer,
+                pooling=pooling,
+            )
+            for part in (train, test)
+        ]
+        result[name] = measure(parts[0].features, parts[1].features, *parts)
+        logger.info("%s weights: %s", name, result[name])
+    result["simple"] = {}
+    if simple:
+        # The same samples for everyone: those that the encoder could read.
+        records = [_Readable(part, found) for part, found in zip((train, test), parts, strict=True)]
+        options = {}
+        if modality == "vision":
+            options = {"size": config.vision_config.image_size, "channels": config.vision_config.num_channels}
+        for name, (train_matrix, test_matrix) in simple_features(modality, *records, **options).items():
+            result["simple"][name] = measure(train_matrix, test_matrix, *parts)
+            logger.info("%s: %s", name, result["simple"][name])
+    return {
+        "model": str(model_path),
+        "modality": modality,
+        "data": data or "builtin",
+        "layer": "last" if layer is None else layer,
+        "pooling": pooling,
+        "classes": len(np.unique(parts[0].labels)),
+        "train_samples": len(parts[0].labels),
+        "test_samples": len(parts[1].labels),
+        "bad_samples": len(parts[0].bad) + len(parts[1].bad),
+        "chance": round(chance_accuracy(parts[0].labels, parts[1].labels), 2),
+        **result,
+        "few_labels": few,
+        "neighbours": neighbours,
+        "seeds": list(seeds),
+        "seconds": round(time.perf_counter() - started, 1),
+    }
+
+
+def load_config(model_path: str, modality: str):
+    """Read the configuration of a checkpoint and check that it is ours and knows the modality.
+
+    Raises:
+        ValueError: otherwise.
+    """
+    config = AutoConfig.from_pretrained(model_path)
+    if config.model_type != "data2vec":
+        raise ValueError(
+            f"{model_path} is a {config.model_type!r} model; this probe reads data2vec checkpoints of this project. "
+            "Convert other data2vec checkpoints with recipes/convert.py first."
+        )
+    if modality not in config.modalities:
+        raise ValueError(f"{model_path} has no {modality} encoder; it has {', '.join(config.modalities)}.")
+    return config
+
+
+def open_parts(
+    modality: str,
+    config,
+    data: str | None,
+    train_split: str,
+    test_split: str,
+    test_groups: list[str] | None,
+    exclude_groups: list[str] | None,
+    max_samples: int | None,
+    options: dict | None,
+) -> tuple[RawDataset, RawDataset]:
+    """Open the part that probes are fitted on and the part they are measured on.
+
+    Raises:
+        MissingLabelsError: no class labels.
+        ValueError: both parts are the same split and no groups tell them apart.
+    """
+    if train_split == test_split and not test_groups:
+        raise ValueError(
+            f"Training and test part are both the split {train_split!r}: the probe would be measured on what it was "
+            "fitted on. Name another --test_split, or the groups to test on with --test_groups."
+        )
+    options = {"max_samples": max_samples, "on_bad": "raise", **(options or {})}
+    if modality == "vision":
+        options.setdefault("channels", config.vision_config.num_channels)
+    left_out = [*(exclude_groups or []), *(test_groups or [])]
+    train = open_dataset(modality, data, train_split, exclude_groups=left_out or None, **options)
+    test = open_dataset(
+        modality, data, test_split, only_groups=test_groups, exclude_groups=exclude_groups or None, **options
+    )
+    for part, split in ((train, train_split), (test, test_split)):
+        if part.labels is None:
+            raise MissingLabelsError(
+                f"The split {split!r} of {data or 'the built-in data'} has no labels, and a probe measures classes. "
+                "Give data with a `label` column (another name: --label_column), or a folder with one folder a class."
+            )
+    return train, test
+
+
+class _Readable:
+    """The records of a dataset at the places that an extraction could read; may be iterated several times."""
+
+    def __init__(self, dataset: RawDataset, found: FeatureSet) -> None:
+        self.dataset, self.indices = dataset, found.indices
+
+    def __iter__(self):
+        return (self.dataset[int(index)] for index in self.indices)
+
+
+def _groups_are_disjoint(train: FeatureSet, test: FeatureSet) -> bool:
+    """Whether the test groups (speakers) are new ones; then regularisation is chosen for new groups too."""
+    return None not in train.groups and not set(train.groups) & set(test.groups)
+
+
+def load_probe_tokenizer(model_path: str, modality: str):
+    """Load the tokenizer that was saved with a text model; None for other modalities.
+
+    Raises:
+        ValueError: a text model without a tokenizer.
+    """
+    if modality != "text":
+        return None
+    try:
+        return load_tokenizer(model_path)
+    except (OSError, ValueError, KeyError) as error:
+        raise ValueError(
+            f"No usable tokenizer lies beside the model in {model_path} ({error}). Text is probed with the tokenizer "
+            "that the model was trained with: save it into that folder with tokenizer.save_pretrained."
+        ) from error
+
+
+def saved_normalisation(model_path: str, modality: str) -> dict:
+    """Read mean and std of the image processor that was saved with a model; {} where there is none, or for speech,
+    which is always standardised per recording."""
+    if modality != "vision":
+        return {}
+    try:
+        processor = AutoImageProcessor.from_pretrained(model_path)
+    except (OSError, ValueError, ImportError) as error:
+        logger.info("No image processor beside the model, so images are normalised with the defaults (%s).", error)
+        return {}
+    if not getattr(processor, "do_normalize", False):
+        return {"mean": 0.0, "std": 1.0}
+    return {"mean": processor.image_mean, "std": processor.image_std}
+
+
+def parse_layer(text: str) -> int | None:
+    """Turn the value of --layer into an index, None for "last"."""
+    if text == "last":
+        return None
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither 'last' nor a whole number.") from None
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("model", help="folder or Hub name of a data2vec checkpoint")
+    add("--modality", required=True, choices=("vision", "audio", "text"))
+    add("--data", default=None, help="folder, file, Hub name or `builtin` (default: builtin)")
+    add("--train_split", default="train", help="split that the probes are fitted on (default: %(default)s)")
+    add("--test_split", default="test", help="split that they are measured on (default: test, or else validation)")
+    add("--test_groups", nargs="+", help="measure on these groups (speakers) only, and fit on none of them")
+    add("--exclude_groups", nargs="+", help="groups that are left out of both parts")
+    add("--column", nargs="+", help="input column, two for sentence pairs (default: found by its name)")
+    add("--label_column", help="column with the class (default: found by its name)")
+    add("--group_column", help="column with the speaker or another origin (default: found by its name)")
+    add("--layer", type=parse_layer, default=None, help="`last`, or N for hidden_states[N] (default: last)")
+    add("--pooling", choices=("mean", "first"), default="mean", help="mean of tokens, or the first extra token")
+    add("--few", type=int, default=DEFAULT_FEW, help="labels a class of the few-label probe (default: %(default)s)")
+    add("--neighbours", type=int, default=DEFAULT_NEIGHBOURS, help="k of the kNN probe (default: %(default)s)")
+    add("--seeds", type=int, nargs="+", default=list(DEFAULT_SEEDS), help="draws of the few-label probe")
+    add("--random_seed", type=int, default=0, help="seed of the random weights (default: %(default)s)")
+    add("--batch_size", type=int, help="samples a forward pass (default: by modality)")
+    add("--max_samples", type=int, help="at most so many samples of either part, drawn at random once for all")
+    add("--max_seconds", type=float, help="audio: use at most so much of the beginning of a clip")
+    add("--device", help="for example cpu or cuda:1 (default: a GPU if there is one)")
+    add("--no_simple", action="store_true", help="leave out pixels, MFCC or TF-IDF")
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the probe from the command line."""
+    args = build_parser().parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(message)s")
+    columns = {"column": args.column, "label_column": args.label_column, "group_column": args.group_column}
+    if args.column and len(args.column) == 1:
+        columns["column"] = args.column[0]
+    try:
+        result = run_probe(
+            args.model,
+            args.modality,
+            args.data,
+            train_split=args.train_split,
+            test_split=args.test_split,
+            test_groups=args.test_groups,
+            exclude_groups=args.exclude_groups,
+            layer=args.layer,
+            pooling=args.pooling,
+            few=args.few,
+            neighbours=args.neighbours,
+            seeds=tuple(args.seeds),
+            random_seed=args.random_seed,
+            batch_size=args.batch_size,
+            max_samples=args.max_samples,
+            device=args.device,
+            transform_options={"max_seconds": args.max_seconds} if args.max_seconds else None,
+            dataset_options={name: value for name, value in columns.items() if value is not None},
+            simple=not args.no_simple,
+        )
+    except (ValueError, OSError) as error:
+        # A user's mistake: the sentence says it all, a traceback would hide it.
+        sys.exit(f"probe.py: {error}")
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()
