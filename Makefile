@@ -10,7 +10,7 @@ PIP_OPTIONS ?=
 
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-SOURCES := modeling_d2v recipes tests setup.py
+SOURCES := modeling_d2v recipes tests benchmarks setup.py
 PYTEST := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help

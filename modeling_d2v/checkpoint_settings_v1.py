@@ -11,6 +11,8 @@ V1_FIELDS = {
     "num_masks": 1,
     "mask_prob_adjust": 0.0,
     "prenet_depth": 0,
+    "prenet_dropout": 0.0,
+    "prenet_layerdrop": 0.0,
     "alibi": None,
     "decoder_layers": 0,
     "decoder_input_dropout": 0.0,

@@ -222,12 +222,12 @@ class ModalityEncoder(nn.Module):
             Tokens with B * M rows (B where `mask` is None).
         """
         x, token_mask = local.features, local.token_mask
-        if self.zeroes_input_padding and token_mask is not None:
-            x = x * token_mask[..., None].to(x.dtype)
         replaced = mask is not None and self.mask_token is not None
         if replaced:
             x = self._repeat(x, mask.shape[1])
             x = torch.where(mask.flatten(0, 1)[..., None], self.mask_token.to(x.dtype), x)
+        if self.zeroes_input_padding and token_mask is not None:
+            x = x * self._repeat(token_mask, x.shape[0] // token_mask.shape[0])[..., None].to(x.dtype)
         if isinstance(self.position_encoder, SinCosPositions):
             x = x + self.position_encoder(local.grid).to(x.dtype)
 

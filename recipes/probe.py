@@ -176,8 +176,15 @@ def load_config(model_path: str, modality: str):
     """Read the configuration of a checkpoint and check that it is ours and knows the modality.
 
     Raises:
-        ValueError: otherwise.
+        FileNotFoundError: the folder does not exist, and the name cannot be one of the Hub either.
+        ValueError: the checkpoint is of another kind, or lacks the modality.
     """
+    looks_local = model_path.startswith((".", "/", "~")) or model_path.count("/") != 1
+    if looks_local and not Path(model_path, "config.json").is_file():
+        raise FileNotFoundError(
+            f"There is no model in {model_path}: a folder with a config.json is needed, such as the `final` folder of "
+            "a finished run, or the name of a model on the Hub (user/name)."
+        )
     config = AutoConfig.from_pretrained(model_path)
     if config.model_type != "data2vec":
         raise ValueError(

@@ -114,7 +114,7 @@ def build_model(options: Options, config: Data2VecConfig) -> Data2VecForPreTrain
         model = Data2VecForPreTraining(config)
     model = model.to(torch.float32)
     if options.gradient_checkpointing:
-        model.gradient_checkpointing_enable()
+        model.activation_checkpointing_enable()
     return model
 
 

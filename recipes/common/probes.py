@@ -30,6 +30,7 @@ SPARSE_REGULARISATION_GRID = (0.1, 1.0, 10.0, 100.0)
 FEW_LABEL_C = 1.0
 """Fixed for the few-label probe: ten labels a class leave nothing to choose it on."""
 HELD_OUT_SHARE = 0.2
+MAX_FOLDS = 5
 MAX_ITERATIONS = 300
 
 
@@ -114,17 +115,16 @@ def linear_accuracy(
 ) -> float:
     """Accuracy of multinomial logistic regression on standardised features.
 
-    The regularisation is chosen on a fifth of the training part, then the model is fitted again on all of it. The
-    test part plays no role in the choice.
+    The regularisation is chosen on held-out samples of the training part, then the model is fitted again on all of
+    it. The test part plays no role in the choice.
 
     Args:
         train_features, test_features: (N, D), (N', D).
         train_labels, test_labels: (N,), (N',) integers.
         grid: candidates for scikit-learn's C; with a single one nothing is held out. None for
             `REGULARISATION_GRID`, or the one for sparse features.
-        groups: (N,) names, for example of speakers. With at least two of them the held-out fifth is made of whole
-            groups, so that the choice is made for unseen groups, as the test is.
-        seed: of the draw of the held-out part.
+        groups: (N,) names, for example of speakers, when the test groups are unseen ones; see `held_out_masks`.
+        seed: of the draw of the held-out samples.
 
     Raises:
         ValueError: shapes do not agree, a part is empty, the training part has one class only, or `grid` is empty.
@@ -137,11 +137,12 @@ def linear_accuracy(
         raise ValueError("The regularisation grid is empty; give at least one value of C.")
     best = float(grid[0])
     if len(grid) > 1:
-        held_out = _held_out_mask(train_labels, groups, seed)
-        if held_out.any() and len(np.unique(train_labels[~held_out])) > 1:
-            fit, valid = standardise(train_features[~held_out], train_features[held_out])
-            scores = [_fit(fit, train_labels[~held_out], c).score(valid, train_labels[held_out]) for c in grid]
-            best = float(grid[int(np.argmax(scores))])
+        scores = np.zeros(len(grid))
+        for held_out in held_out_masks(train_labels, groups, seed):
+            if held_out.any() and len(np.unique(train_labels[~held_out])) > 1:
+                fit, valid = standardise(train_features[~held_out], train_features[held_out])
+                scores += [_fit(fit, train_labels[~held_out], c).score(valid, train_labels[held_out]) for c in grid]
+        best = float(grid[int(np.argmax(scores))])
     train, test = standardise(train_features, test_features)
     return 100.0 * float(_fit(train, train_labels, best).score(test, test_labels))
 
@@ -215,24 +216,30 @@ def _fit(features, labels: np.ndarray, c: float) -> LogisticRegression:
         return LogisticRegression(C=c, max_iter=MAX_ITERATIONS, tol=1e-3).fit(features, labels)
 
 
-def _held_out_mask(labels: np.ndarray, groups: Sequence[str | None] | None, seed: int) -> np.ndarray:
-    """Choose about a fifth of the samples, stratified by label or made of whole groups; (N,) booleans."""
+def held_out_masks(labels, groups: Sequence[str | None] | None = None, seed: int = 0) -> list[np.ndarray]:
+    """Choose the samples that regularisation is chosen on.
+
+    Args:
+        labels: (N,) integers.
+        groups: (N,) names, for example of speakers. Speakers differ so much that any single one would mislead: where
+            there are several, all are held out in turn, in at most five parts of whole groups.
+        seed: of the draw.
+
+    Returns:
+        One (N,) boolean mask for each fold: a stratified fifth without groups, else one mask for each part.
+    """
+    labels = np.asarray(labels)
     generator = np.random.default_rng(seed)
-    held_out = np.zeros(len(labels), dtype=bool)
     names = np.asarray([str(group) for group in groups]) if groups is not None else np.asarray([])
     distinct = np.unique(names)
     if len(distinct) > 1:
-        order = generator.permutation(distinct)
-        held_out |= names == order[0]
-        for name in order[1:-1]:
-            if held_out.mean() >= HELD_OUT_SHARE:
-                break
-            held_out |= names == name
-        return held_out
+        parts = np.array_split(generator.permutation(distinct), min(MAX_FOLDS, len(distinct)))
+        return [np.isin(names, part) for part in parts]
+    held_out = np.zeros(len(labels), dtype=bool)
     for label in np.unique(labels):
         members = generator.permutation(np.flatnonzero(labels == label))
         held_out[members[: int(len(members) * HELD_OUT_SHARE)]] = True
-    return held_out
+    return [held_out]
 
 
 def _require_classes(labels: np.ndarray) -> None:

@@ -205,7 +205,7 @@ def test_masked_tokens_are_hidden_in_place():
         ({"input_values": torch.zeros(2, 0)}, "0 samples; one frame needs 400"),
         ({"input_values": torch.zeros(2, 1, 4000)}, "one channel"),
         ({"input_values": torch.zeros(2, 4000, dtype=torch.int16)}, "must be floats"),
-        ({"input_values": torch.zeros(2, 4000), "attention_mask": torch.ones(2, 12)}, "both must be the same"),
+        ({"input_values": torch.zeros(2, 4000), "attention_mask": torch.ones(2, 12)}, "they must be the same"),
         ({"pixel_values": torch.zeros(2, 3, 32, 32), "attention_mask": torch.ones(2, 3, 32, 32)}, "not padded"),
         (inputs_for("text") | {"mask": torch.zeros(2, 19, dtype=torch.bool)}, r"bool of shape \(2, 20\)"),
         (inputs_for("text") | {"mask": torch.zeros(2, 20)}, "bool of shape"),

@@ -62,6 +62,7 @@ TINY = {
         },
         "audio_config": {
             "conv_dim": [16] * 7,
+            "prenet_dropout": 0.0,
             "conv_pos_depth": 1,
             "conv_pos_width": 3,
             "num_masks": 2,

@@ -154,6 +154,8 @@ def test_other_models_and_missing_modalities_are_refused(tmp_path, capsys):
     Data2VecConfig(modalities=["vision"]).save_pretrained(tmp_path / "vision")
     with pytest.raises(ValueError, match="no audio encoder; it has vision"):
         run_probe(str(tmp_path / "vision"), "audio")
+    with pytest.raises(FileNotFoundError, match="`final` folder of a finished run"):
+        run_probe(str(tmp_path / "nothing"), "vision")
     with pytest.raises(SystemExit, match="probe.py: .*no audio encoder"):
         main([str(tmp_path / "vision"), "--modality", "audio"])
     with pytest.raises(SystemExit):

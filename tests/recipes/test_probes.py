@@ -5,10 +5,10 @@ import pytest
 from scipy import sparse
 
 from recipes.common.probes import (
-    _held_out_mask,
     chance_accuracy,
     draw_few,
     few_label_accuracy,
+    held_out_masks,
     knn_accuracy,
     linear_accuracy,
     standardise,
@@ -125,15 +125,31 @@ def test_regularisation_that_suits_the_data_is_chosen():
         assert linear_accuracy(*data, grid=(worse, better)) == linear_accuracy(*data, grid=(better, worse)) == alone
 
 
-def test_held_out_part_is_made_of_whole_groups_or_stratified():
+def test_held_out_samples_are_whole_groups_in_turn_or_stratified():
     labels = np.repeat(np.arange(5), 40)
-    groups = np.array(["a", "b", "c", "d"] * 50)
-    mask = _held_out_mask(labels, groups.tolist(), seed=0)
-    assert set(groups[mask]).isdisjoint(groups[~mask])
-    assert 0.2 <= mask.mean() <= 0.5
-    stratified = _held_out_mask(labels, None, seed=0)
+    groups = np.array(["a", "b", "c", "d", "e", "f", "g", "h"] * 25)
+    masks = held_out_masks(labels, groups.tolist())
+    assert len(masks) == 5 and (np.sum(masks, axis=0) == 1).all()
+    for mask in masks:
+        assert set(groups[mask]).isdisjoint(groups[~mask])
+    (stratified,) = held_out_masks(labels)
     assert (np.bincount(labels[stratified]) == 8).all()
-    assert (_held_out_mask(labels, [None] * 200, seed=0) == stratified).all()
+    assert (held_out_masks(labels, [None] * 200)[0] == stratified).all()
+
+
+def test_groups_change_what_regularisation_is_best():
+    """Every group has its own offset in columns that tell its labels: of use inside a group, misleading outside."""
+    generator = np.random.default_rng(0)
+    labels = generator.integers(0, 2, 1200)
+    groups = np.repeat(np.arange(6), 200)
+    features = generator.normal(size=(1200, 60)).astype(np.float32)
+    features += 0.15 * (2 * labels[:, None] - 1)
+    features[:, :36] += generator.choice([-1.0, 1.0], size=(6, 36))[groups] * (2 * labels[:, None] - 1)
+    data = split(features, labels, at=1000)
+    names = [f"g{group}" for group in groups[:1000]]
+    grid = (0.0003, 3.0)
+    assert linear_accuracy(*data, grid=grid, groups=names) == linear_accuracy(*data, grid=grid[:1])
+    assert linear_accuracy(*data, grid=grid) == linear_accuracy(*data, grid=grid[1:])
 
 
 def test_few_label_draws_are_stratified_and_differ_by_seed():
