@@ -113,7 +113,7 @@ def format_table(results: dict[str, dict]) -> str:
         "",
         f"linear: logistic regression on all training labels; kNN: {some['neighbours']} nearest neighbours by cosine; "
         f"few: logistic\nregression on {some['few_labels']} labels a class, mean and deviation of "
-        f"{len(some['seeds'])} draws. Encoders are frozen; the mean token of the last block is used.",
+        f"{len(some['seeds'])} draws. Encoders are frozen; a sample is the mean token of\nthe last block.",
     ]
     return "\n".join(lines)
 
