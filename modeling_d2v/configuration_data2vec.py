@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
+from transformers.activations import ACT2FN
 
 from .configuration_modalities import (
     MODALITIES,
@@ -18,6 +19,7 @@ from .configuration_modalities import (
     Data2VecModalityConfig,
     Data2VecTextConfig,
     Data2VecVisionConfig,
+    below_one,
     in_range,
     one_of,
 )
@@ -159,6 +161,9 @@ class Data2VecConfig(CheckedConfig):
 
     def check(self) -> None:
         owner = "Data2VecConfig"
+        for field in ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size"):
+            in_range(owner, field, getattr(self, field), 1)
+        one_of(owner, "hidden_act", self.hidden_act, tuple(ACT2FN))
         if self.hidden_size % self.num_attention_heads:
             raise ValueError(
                 f"{owner}: `hidden_size` ({self.hidden_size}) must be a multiple of `num_attention_heads` "
@@ -166,10 +171,11 @@ class Data2VecConfig(CheckedConfig):
             )
         one_of(owner, "masked_tokens", self.masked_tokens, MASKED_TOKENS)
         for field in ("hidden_dropout", "mlp_dropout", "attention_dropout", "activation_dropout", "drop_path_rate"):
-            in_range(owner, field, getattr(self, field), 0.0, 1.0)
+            below_one(owner, field, getattr(self, field))
         for field in ("layerdrop", "ema_decay", "ema_end_decay"):
             in_range(owner, field, getattr(self, field), 0.0, 1.0)
-        in_range(owner, "num_hidden_layers", self.num_hidden_layers, 1, float("inf"))
+        for field in ("layer_norm_eps", "initializer_range", "ema_anneal_end_step"):
+            in_range(owner, field, getattr(self, field), 0)
         for name in self.modalities:
             self._check_modality(name, getattr(self, f"{name}_config"))
 
@@ -187,12 +193,14 @@ class Data2VecConfig(CheckedConfig):
                 f"{owner}: without a projection (`decoder_projection_layers` is 0) the decoder must be as wide as the "
                 f"model, but `decoder_hidden_size` is {width} and `hidden_size` {self.hidden_size}."
             )
-        divisors = {"decoder_groups": modality.decoder_groups if modality.decoder_layers else 1}
-        if name == "audio":
+        divisors = {}
+        if self.masked_tokens == "dropped" and modality.decoder_layers:
+            divisors["decoder_groups"] = modality.decoder_groups
+        if name == "audio" and modality.conv_pos_depth:
             divisors["conv_pos_groups"] = modality.conv_pos_groups
         if name == "vision" and modality.position_embedding == "sincos_2d":
-            divisors["4 (2-D sin-cos positions)"] = 4
-        for field, divisor in divisors.items() if self.masked_tokens == "dropped" else ():
+            divisors["2-D sin-cos positions"] = 4
+        for field, divisor in divisors.items():
             if self.hidden_size % divisor:
                 raise ValueError(
                     f"{owner}: `hidden_size` ({self.hidden_size}) must be a multiple of `{field}` ({divisor})."
@@ -200,9 +208,13 @@ class Data2VecConfig(CheckedConfig):
 
     def save_pretrained(self, save_directory: str | Path, push_to_hub: bool = False, **kwargs: Any) -> None:
         """Saves the configuration, and beside it the code that loads the checkpoint where this package is missing."""
-        self.auto_map = {**AUTO_MAP, **(self.auto_map or {})}
-        super().save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs)
+        # The code lies beside the configuration from here on, even if it was loaded from elsewhere.
+        self.auto_map = {**(self.auto_map or {}), **AUTO_MAP}
+        repo_id = kwargs.pop("repo_id", Path(save_directory).name)
+        super().save_pretrained(save_directory, **kwargs)
         here, there = Path(__file__).resolve().parent, Path(save_directory).resolve()
         if here != there:
             for name in TRAVELLING_FILES:
                 shutil.copyfile(here / name, there / name)
+        if push_to_hub:
+            self.push_to_hub(repo_id, **kwargs)

@@ -37,25 +37,54 @@ def one_of(owner: str, field: str, value: Any, valid: Iterable) -> None:
         raise ValueError(f"{owner}: `{field}` is {value!r}; it must be one of {', '.join(map(repr, valid))}.")
 
 
-def in_range(owner: str, field: str, value: float, low: float, high: float, *, open_low: bool = False) -> None:
-    if not (low < value if open_low else low <= value) or not value <= high:
-        bracket = "(" if open_low else "["
-        raise ValueError(f"{owner}: `{field}` is {value}; it must lie in {bracket}{low}, {high}].")
+def in_range(owner: str, field: str, value: float, low: float, high: float = float("inf")) -> None:
+    if not low <= value <= high:
+        limits = f"at least {low}" if high == float("inf") else f"in [{low}, {high}]"
+        raise ValueError(f"{owner}: `{field}` is {value}; it must be {limits}.")
+
+
+def below_one(owner: str, field: str, value: float) -> None:
+    """For dropouts: at 1 nothing would be left to scale up."""
+    if not 0 <= value < 1:
+        raise ValueError(f"{owner}: `{field}` is {value}; it must be at least 0 and below 1.")
 
 
 class CheckedConfig(PreTrainedConfig):
-    """A configuration that refuses unknown keys and says which known one was probably meant."""
+    """A configuration that checks itself, and says of an unknown key which known one was probably meant."""
 
     def __post_init__(self, **kwargs: Any) -> None:
-        known = {field.name for field in fields(self)}
         for key in [key for key in kwargs if not key.startswith("_") and key not in _TRANSFORMERS_KEYS]:
-            nearest = _nearest(key, known)
-            if difflib.SequenceMatcher(None, key, nearest).ratio() >= 0.6:
-                raise ValueError(f"{type(self).__name__} has no field `{key}`; did you mean `{nearest}`?")
-            logger.warning(
-                f"{type(self).__name__} has no field `{key}` (the nearest one is `{nearest}`): nothing reads it."
-            )
+            self._refuse(key)
         super().__post_init__(**kwargs)
+        self.check()
+
+    @classmethod
+    def own_fields(cls) -> set[str]:
+        """Names of the fields that this class adds to those of transformers."""
+        return {field.name for field in fields(cls)} - {field.name for field in fields(PreTrainedConfig)}
+
+    def _refuse(self, key: str) -> None:
+        name, known = type(self).__name__, self.own_fields()
+        for part, spec in self.sub_configs.items():
+            if key in spec.own_fields() - known:
+                raise ValueError(f"{name} has no field `{key}`: it belongs into a modality, such as `{part}`.")
+        nearest = _nearest(key, known)
+        if difflib.SequenceMatcher(None, key, nearest).ratio() >= 0.6:
+            raise ValueError(f"{name} has no field `{key}`; did you mean `{nearest}`?")
+        # A key unlike any of ours may be one that a later transformers gives every configuration.
+        logger.warning(f"{name} has no field `{key}` (the nearest one is `{nearest}`): nothing reads it.")
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """As in transformers; overrides are checked like the fields they replace."""
+        values = dict(config_dict)
+        for key in cls.own_fields() & kwargs.keys():
+            old, new = values.get(key), kwargs.pop(key)
+            values[key] = {**old, **new} if isinstance(old, dict) and isinstance(new, dict) else new
+        return super().from_dict(values, **kwargs)
+
+    def validate_settings(self) -> None:
+        """Called when the configuration is saved: what was changed since it was made may not work together."""
         self.check()
 
     def check(self) -> None:
@@ -157,12 +186,19 @@ class Data2VecModalityConfig(CheckedConfig):
         if not 0 < self.mask_prob < 1:
             raise ValueError(f"{owner}: `mask_prob` is {self.mask_prob}; a share between 0 and 1 must be masked.")
         for field in ("prenet_dropout", "prenet_layerdrop", "prenet_drop_path_rate", "decoder_input_dropout"):
+            below_one(owner, field, getattr(self, field))
+        for field in ("mask_random_prob", "mask_keep_prob", "mask_prob_adjust", "mask_noise_std"):
             in_range(owner, field, getattr(self, field), 0.0, 1.0)
         in_range(owner, "mask_random_prob + mask_keep_prob", self.mask_random_prob + self.mask_keep_prob, 0.0, 1.0)
-        for field in ("mask_length", "num_masks"):
-            in_range(owner, field, getattr(self, field), 1, float("inf"))
-        for field in ("decoder_layers", "decoder_projection_layers", "prenet_depth", "num_extra_tokens"):
-            in_range(owner, field, getattr(self, field), 0, float("inf"))
+        sizes = "mask_length num_masks decoder_kernel_size decoder_hidden_size decoder_groups"
+        for field in sizes.split():
+            in_range(owner, field, getattr(self, field), 1)
+        for field in "prenet_depth num_extra_tokens decoder_layers decoder_projection_layers".split():
+            in_range(owner, field, getattr(self, field), 0)
+        for field in ("loss_beta", "cls_loss_weight"):
+            in_range(owner, field, getattr(self, field), 0.0)
+        if self.decoder_projection_ratio <= 0 or (self.loss_scale is not None and self.loss_scale <= 0):
+            raise ValueError(f"{owner}: `decoder_projection_ratio` and `loss_scale` must be positive.")
         if self.decoder_layers and (self.decoder_hidden_size % self.decoder_groups):
             raise ValueError(
                 f"{owner}: `decoder_hidden_size` ({self.decoder_hidden_size}) must be a multiple of "
@@ -210,6 +246,9 @@ class Data2VecTextConfig(Data2VecModalityConfig):
     def check(self) -> None:
         super().check()
         one_of("Data2VecTextConfig", "mask_sampler", self.mask_sampler, ("random", "span"))
+        in_range("Data2VecTextConfig", "vocab_size", self.vocab_size, 1)
+        in_range("Data2VecTextConfig", "max_position_embeddings", self.max_position_embeddings, 1)
+        below_one("Data2VecTextConfig", "embedding_dropout", self.embedding_dropout)
         if self.mask_token_id is None:
             self.mask_token_id = self.vocab_size - 1
         for field in ("pad_token_id", "bos_token_id", "eos_token_id", "mask_token_id"):
@@ -260,6 +299,10 @@ class Data2VecVisionConfig(Data2VecModalityConfig):
 
     def check(self) -> None:
         super().check()
+        for field in ("image_size", "patch_size", "num_channels"):
+            in_range("Data2VecVisionConfig", field, getattr(self, field), 1)
+        if self.embed_dim is not None:
+            in_range("Data2VecVisionConfig", "embed_dim", self.embed_dim, 1)
         one_of("Data2VecVisionConfig", "position_embedding", self.position_embedding, ("sincos_2d", "none"))
         one_of("Data2VecVisionConfig", "mask_sampler", self.mask_sampler, ("random", "block", "inverse_block"))
         if self.alibi is not None and self.relative_position_bias:
@@ -326,6 +369,12 @@ class Data2VecAudioConfig(Data2VecModalityConfig):
     def check(self) -> None:
         super().check()
         one_of("Data2VecAudioConfig", "mask_sampler", self.mask_sampler, ("random", "span"))
+        for field in ("conv_dim", "conv_kernel", "conv_stride"):
+            in_range("Data2VecAudioConfig", field, min(getattr(self, field), default=0), 1)
+        for field in ("conv_pos_width", "conv_pos_groups", "sampling_rate"):
+            in_range("Data2VecAudioConfig", field, getattr(self, field), 1)
+        in_range("Data2VecAudioConfig", "conv_pos_depth", self.conv_pos_depth, 0)
+        below_one("Data2VecAudioConfig", "conv_dropout", self.conv_dropout)
         if not len(self.conv_dim) == len(self.conv_kernel) == len(self.conv_stride) > 0:
             raise ValueError(
                 "Data2VecAudioConfig: `conv_dim`, `conv_kernel` and `conv_stride` need one entry a layer; they have "

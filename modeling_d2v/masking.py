@@ -299,7 +299,7 @@ def _choose(covered: Tensor | None, share: float, lengths: Tensor, total: int, k
     it, since the count never grows faster than the length. The result means nothing at padding. A selection is linear
     in T, and several times faster than a sort.
     """
-    most = int(_count(torch.tensor(total), share))  # on the host: no synchronisation
+    most = max(1, min(int(total * share), total - 1))  # `_count` on the host: no synchronisation
     index = torch.arange(total, device=lengths.device)
     limit, count = lengths.view(-1, 1, 1), _count(lengths, share).view(-1, 1, 1)
     keys = counter_bits(**key, count=total, stream=_STREAM_SELECT)  # (B, M, T)

@@ -38,7 +38,7 @@ class Tokens:
 
     hidden_states: Tensor  # (B, E + V, D), with B * M rows where tokens were dropped
     token_mask: Tensor | None  # (B, E + V), None = all real
-    bias: Tensor | None  # unscaled attention bias (B or 1, H, E + V, E + V)
+    bias: Tensor | None  # attention bias (B or 1, 1 or H, E + V, E + V), still to be scaled for a layer
     index: Tensor | None = None  # (B * M, V) places of the visible tokens, None = all
     keep: Tensor | None = None  # (B * M, V) False = filling
 
@@ -66,7 +66,9 @@ class TextLocalEncoder(nn.Module):
                 f"`input_ids` has {input_ids.shape[1]} tokens; this model takes 1 to {self.max_tokens} "
                 "(`text_config.max_position_embeddings`). Skip empty texts; truncate or split long ones."
             )
-        token_mask = None if attention_mask is None else attention_mask.bool()
+        token_mask = input_ids.ne(self.pad_token_id) if attention_mask is None else attention_mask.bool()
+        if not torch.compiler.is_compiling() and token_mask.all():
+            token_mask = None
         positions = self.position_embeddings(text_positions(input_ids, self.pad_token_id, token_mask))
         features = self.dropout(self.layer_norm(self.token_embeddings(input_ids) + positions))
         return LocalFeatures(features, token_mask)

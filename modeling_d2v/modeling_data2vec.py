@@ -251,6 +251,20 @@ class Data2VecPreTrainedModel(PreTrainedModel):
             )
         return super()._flash_attn_can_dispatch(*args, **kwargs)
 
+    def set_attn_implementation(self, attn_implementation: str | dict, **kwargs: Any) -> None:
+        """As in transformers. Front ends run inside this model: their configurations follow without a warning."""
+        parts = [self.config.modality_config(name) for name in self.config.modalities]
+        before = [part._attn_implementation for part in parts]
+        if isinstance(attn_implementation, str):
+            for part in parts:
+                part._attn_implementation_internal = attn_implementation
+        try:
+            super().set_attn_implementation(attn_implementation, **kwargs)
+        except (ImportError, ValueError):
+            for part, value in zip(parts, before, strict=True):
+                part._attn_implementation_internal = value
+            raise
+
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         """The reference's initialisation: N(0, 0.02) for linear layers and embeddings, PyTorch's own for convolutions
@@ -387,6 +401,11 @@ class Data2VecModel(Data2VecPreTrainedModel):
             encoder.prenet, tokens.hidden_states, attention[:depth], encoder.config.prenet_layerdrop, **kwargs
         )
         tokens = encoder.finish(tokens)
+        dtype = self.encoder.blocks[0].norm1.weight.dtype
+        if tokens.hidden_states.dtype != dtype and not torch.is_autocast_enabled(tokens.hidden_states.device.type):
+            # A teacher in fp32 behind a front end that it borrows from a student in half precision.
+            tokens.hidden_states = tokens.hidden_states.to(dtype)
+            attention = self._attention(encoder, tokens)
         return tokens, self.encoder(tokens.hidden_states, attention[depth:], on_layer, **kwargs)
 
     def _attention(self, encoder: ModalityEncoder, tokens: Tokens) -> list[tuple[Any, Tensor | None]]:
@@ -455,8 +474,9 @@ class Data2VecModel(Data2VecPreTrainedModel):
 
 def masked_mean(x: Tensor, token_mask: Tensor) -> Tensor:
     """Mean of x (B, T, D) over the real tokens (B, T); zeros for a sample that has none."""
-    weight = token_mask.to(x.dtype)
-    return torch.einsum("btd,bt->bd", x, weight) / weight.sum(dim=1, keepdim=True).clamp(min=1)
+    weight = token_mask.float()
+    weight = weight / weight.sum(dim=1, keepdim=True).clamp(min=1)  # before the sum, which overflows in fp16
+    return torch.einsum("btd,bt->bd", x, weight.to(x.dtype))
 
 
 def check_mask(mask: Tensor, features: Tensor, dims: int) -> Tensor:

@@ -109,7 +109,7 @@ class AlibiBias(nn.Module):
             return torch.tensor(alibi_slopes(self.num_heads)).view(1, -1, 1, 1)
 
     def forward(self, index: Tensor, grid: tuple[int, int] | None, num_extra: int) -> Tensor:
-        """Unscaled bias (B, H, E + V, E + V) in fp32; extra tokens are at no distance from anything."""
+        """Minus the distance (B, 1, E + V, E + V) in fp32; extra tokens are at no distance from anything."""
         if grid is None:
             distance = (index[:, :, None] - index[:, None, :]).abs().float()
         else:
@@ -117,13 +117,13 @@ class AlibiBias(nn.Module):
             down = (rows[:, :, None] - rows[:, None, :]).float()
             across = (columns[:, :, None] - columns[:, None, :]).float()
             distance = down.abs() + across.abs() if self.distance == "manhattan" else torch.hypot(down, across)
-        return F.pad(-distance, (num_extra, 0, num_extra, 0))[:, None] * self.slopes
+        return F.pad(-distance, (num_extra, 0, num_extra, 0))[:, None]
 
     def scaled(self, bias: Tensor, layer: int) -> Tensor:
-        """The bias of one layer; prenet layers count first."""
+        """The bias (B, H, E + V, E + V) of one layer; prenet layers count first."""
         if self.scale is None:
-            return bias * self.initial_scale if self.initial_scale != 1.0 else bias
-        return bias * self.scale.clamp(min=0)[layer if self.per_layer else 0]
+            return bias * (self.slopes * self.initial_scale)
+        return bias * (self.slopes * self.scale.clamp(min=0)[layer if self.per_layer else 0])
 
 
 class RelativePositionBias(nn.Module):

@@ -4,13 +4,14 @@ Shapes: B samples, M masks per sample, T tokens, V visible tokens, E extra token
 N masked tokens over all samples and masks. Masks are True = masked, token masks True = real.
 """
 
+import copy
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers.utils import ModelOutput, logging
+from transformers.utils import ModelOutput, can_return_tuple, logging
 
 from .configuration_data2vec import Data2VecConfig
 from .configuration_modalities import Data2VecModalityConfig, Data2VecTextConfig
@@ -169,6 +170,17 @@ def batch_std(x: Tensor) -> Tensor:
     return torch.sqrt(centred.square().sum(dim=0) / max(x.shape[0] - 1, 1) + 1e-6).mean()
 
 
+@torch.no_grad()
+def content_ids(inputs: Tensor, attention_mask: Tensor | None) -> Tensor:
+    """Identities (B,) of samples nobody numbered: equal content in any batch, process or step has equal masks."""
+    bits = inputs.float().contiguous().view(torch.int32) if inputs.is_floating_point() else inputs
+    bits = bits.long() if attention_mask is None else bits.long() * attention_mask.long()
+    bits = bits.flatten(1)
+    # Odd factors that differ from place to place; int64 products wrap around, which is what mixes them.
+    factors = torch.arange(bits.shape[1], device=bits.device) * 0x5851F42D4C957F2D + 0x14057B7EF767814F
+    return ((bits + 1) * factors).sum(dim=1) & (2**62 - 1)
+
+
 @dataclass
 class Data2VecForPreTrainingOutput(ModelOutput):
     """Output of `Data2VecForPreTraining`.
@@ -205,6 +217,9 @@ class Data2VecForPreTraining(Data2VecPreTrainedModel):
     Args:
         config: the encoder, and per modality its mask, decoder, targets and the teacher's scope.
     """
+
+    # Small steps of an average vanish in half precision.
+    _keep_in_fp32_modules_strict = ["teacher"]
 
     def __init__(self, config: Data2VecConfig) -> None:
         super().__init__(config)
@@ -247,11 +262,9 @@ class Data2VecForPreTraining(Data2VecPreTrainedModel):
 
     @classmethod
     def from_pretrained(cls, *args: Any, output_loading_info: bool = False, **kwargs: Any) -> Any:
-        """As in transformers; a checkpoint without a teacher gives one that equals the student."""
+        """As in transformers; what a checkpoint lacks of the teacher is copied from the student."""
         model, info = super().from_pretrained(*args, output_loading_info=True, **kwargs)
-        if any(name.startswith("teacher.") for name in info["missing_keys"]):
-            model.reset_teacher()
-        model.teacher.requires_grad_(False)
+        model._seed_teacher({name.removeprefix("teacher.") for name in info["missing_keys"]})
         return (model, info) if output_loading_info else model
 
     def train(self, mode: bool = True) -> "Data2VecForPreTraining":
@@ -266,6 +279,24 @@ class Data2VecForPreTraining(Data2VecPreTrainedModel):
     def set_input_embeddings(self, value: nn.Module) -> None:
         self.data2vec.set_input_embeddings(value)
 
+    def resize_token_embeddings(self, *args: Any, **kwargs: Any) -> nn.Embedding:
+        """As in transformers; a teacher with a table of its own gets the student's new rows."""
+        table = super().resize_token_embeddings(*args, **kwargs)
+        if "text" in self.teacher.modality_encoders and self.teacher.modality_encoders["text"].local_encoder:
+            local = self.teacher.modality_encoders["text"].local_encoder
+            kept = min(len(local.token_embeddings.weight), len(table.weight))
+            renewed = copy.deepcopy(table).requires_grad_(False)
+            renewed.weight[:kept] = local.token_embeddings.weight[:kept]
+            local.token_embeddings = renewed
+        return table
+
+    def enable_input_require_grads(self) -> None:
+        """For adapters: the student alone, as nothing is ever learned through the teacher."""
+        self.data2vec.enable_input_require_grads()
+
+    def disable_input_require_grads(self) -> None:
+        self.data2vec.disable_input_require_grads()
+
     # Teacher
 
     def _teacher_pairs(self) -> tuple[list[str], list[Tensor], list[Tensor]]:
@@ -276,9 +307,16 @@ class Data2VecForPreTraining(Data2VecPreTrainedModel):
     @torch.no_grad()
     def reset_teacher(self) -> None:
         """Makes the teacher a frozen copy of the student and sets its update count to 0."""
-        _, teacher, student = self._teacher_pairs()
-        torch._foreach_copy_(teacher, student)
-        self.ema_step.zero_()
+        self._seed_teacher({name for name, _ in self.teacher.named_parameters()})
+
+    @torch.no_grad()
+    def _seed_teacher(self, missing: set[str]) -> None:
+        names, teacher, student = self._teacher_pairs()
+        places = [i for i, name in enumerate(names) if name in missing]
+        if places:
+            torch._foreach_copy_([teacher[i] for i in places], [student[i] for i in places])
+        if len(places) == len(names):
+            self.ema_step.zero_()
         self.teacher.requires_grad_(False)
 
     def teacher_decay(self, step: int) -> float:
@@ -306,6 +344,11 @@ class Data2VecForPreTraining(Data2VecPreTrainedModel):
         step = int(self.ema_step) + 1 if step is None else step
         decay = self.teacher_decay(step)
         names, teacher, student = self._teacher_pairs()
+        if any(parameter.dtype in (torch.float16, torch.bfloat16) for parameter in teacher):
+            logger.warning_once(
+                "The teacher is in half precision, where small steps of its average vanish. Train in fp32 with "
+                "autocast, or load with `from_pretrained(..., dtype=...)`, which keeps the teacher in fp32."
+            )
         averaged = [i for i, name in enumerate(names) if student[i].requires_grad and not self._is_copied(name)]
         copied = sorted(set(range(len(names))) - set(averaged))
         if averaged and decay < 1:
@@ -332,7 +375,7 @@ class Data2VecForPreTraining(Data2VecPreTrainedModel):
         encoder: ModalityEncoder = student if mine.ema_scope == "blocks" else self.teacher.modality_encoders[modality]
         if mine.ema_scope == "all":
             local = self.teacher.local_features(encoder, inputs, attention_mask)
-        dtype = self.teacher.dtype
+        dtype = (self.data2vec if encoder is student else self.teacher).dtype
         local = LocalFeatures(local.features.detach().to(dtype), local.token_mask, local.grid)
         real = None if self.config.fairseq_compatible_padding else local.token_mask
         targets = TargetMean(mine, self.config.num_hidden_layers, real)
@@ -341,6 +384,7 @@ class Data2VecForPreTraining(Data2VecPreTrainedModel):
 
     # Objective
 
+    @can_return_tuple
     def forward(
         self,
         input_ids: Tensor | None = None,
@@ -351,6 +395,7 @@ class Data2VecForPreTraining(Data2VecPreTrainedModel):
         sample_ids: Tensor | None = None,
         step: int | None = None,
         num_items: Tensor | int | None = None,
+        return_loss: bool = True,
         **kwargs: Any,
     ) -> Data2VecForPreTrainingOutput:
         """Loss of a batch of one modality.
@@ -358,9 +403,10 @@ class Data2VecForPreTraining(Data2VecPreTrainedModel):
         Args:
             input_ids, pixel_values, input_values, attention_mask: as for `Data2VecModel`.
             mask: (B, M, T) bool, True = masked; drawn inside when not given.
-            sample_ids: (B,) identities of the samples, for masks drawn inside; default: their places in the batch.
+            sample_ids: (B,) identities of the samples, for masks drawn inside; default: a hash of their content.
             step: optimizer step, likewise; default: updates of the teacher so far.
             num_items: masked tokens over all processes and accumulated batches; default: those of this batch.
+            return_loss: for `Trainer`, which evaluates models that have this argument; there is always a loss.
 
         Returns:
             `Data2VecForPreTrainingOutput`.
@@ -373,7 +419,11 @@ class Data2VecForPreTraining(Data2VecPreTrainedModel):
         )
         mine, encoder = self.config.modality_config(modality), self.data2vec.modality_encoders[modality]
         local = self.data2vec.local_features(encoder, inputs, attention_mask)
-        key = self._mask_key(sample_ids, step, inputs)
+        key = {
+            "seed": self.config.mask_seed,
+            "step": self.ema_step if step is None else step,
+            "sample_ids": content_ids(inputs, attention_mask) if sample_ids is None else sample_ids,
+        }
         mask = self._resolve_mask(mask, mine, local, key)
 
         targets = self.teacher_targets(modality, inputs, attention_mask, local)
@@ -402,15 +452,6 @@ class Data2VecForPreTraining(Data2VecPreTrainedModel):
             masked_fraction=count / (real * mask.shape[1]),
         )
 
-    def _mask_key(self, sample_ids: Tensor | None, step: int | None, inputs: Tensor) -> dict[str, Any]:
-        if sample_ids is None:
-            sample_ids = torch.arange(inputs.shape[0], device=inputs.device)
-        return {
-            "seed": self.config.mask_seed,
-            "step": self.ema_step if step is None else step,
-            "sample_ids": sample_ids,
-        }
-
     def _resolve_mask(
         self, mask: Tensor | None, mine: Data2VecModalityConfig, local: LocalFeatures, key: dict[str, Any]
     ) -> Tensor:
@@ -419,7 +460,12 @@ class Data2VecForPreTraining(Data2VecPreTrainedModel):
             length = torch.full((features.shape[0],), features.shape[1], device=features.device)
             lengths = length if token_mask is None else token_mask.sum(dim=1)
             mask = sample_masks(mine, lengths, grid=local.grid, **key)
-            return F.pad(mask, (0, features.shape[1] - mask.shape[2]))
+            mask = F.pad(mask, (0, features.shape[1] - mask.shape[2]))
+            if token_mask is None:
+                return mask
+            # The i-th real token gets the i-th decision, wherever the padding is.
+            rank = (token_mask.long().cumsum(dim=1) - 1).clamp(min=0)
+            return mask.gather(2, rank[:, None].expand_as(mask)) & token_mask[:, None]
         mask = check_mask(mask[:, None] if mask.dim() == 2 else mask, features, 3)
         return mask if token_mask is None or self.config.fairseq_compatible_padding else mask & token_mask[:, None]
 

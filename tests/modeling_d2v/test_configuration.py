@@ -53,8 +53,18 @@ def test_unknown_keys_of_a_sub_configuration_name_the_nearest_valid_one():
         (dict(modalities="text", audio_config={"mask_prob": 0.5}), "`modalities` lacks 'audio'"),
         (dict(hidden_size=100, num_attention_heads=12), "must be a multiple of `num_attention_heads`"),
         (dict(masked_tokens="removed"), "must be one of 'dropped', 'replaced'"),
-        (dict(hidden_dropout=1.5), "must lie in"),
-        (dict(ema_decay=-0.1), "must lie in"),
+        (dict(hidden_dropout=1.5), "`hidden_dropout` is 1.5; it must be at least 0 and below 1"),
+        (dict(drop_path_rate=1.0), "below 1"),
+        (dict(ema_decay=-0.1), "must be in"),
+        (dict(num_attention_heads=0), "`num_attention_heads` is 0; it must be at least 1"),
+        (dict(hidden_act="gellu"), "`hidden_act` is 'gellu'"),
+        (dict(ema_anneal_end_step=-5), "at least 0"),
+        (dict(image_size=10), "belongs into a modality, such as `vision_config`"),
+        (dict(modalities="vision", vision_config={"patch_size": 0}), "at least 1"),
+        (dict(modalities="vision", vision_config={"cls_loss_weight": -1}), "at least 0"),
+        (dict(modalities="text", text_config={"mask_random_prob": -1, "mask_keep_prob": 1.5}), "mask_random_prob"),
+        (dict(modalities="audio", audio_config={"conv_stride": [0] * 7}), "`conv_stride` is 0"),
+        (dict(modalities="audio", hidden_size=36, masked_tokens="replaced"), "conv_pos_groups"),
         (dict(modalities="audio", audio_config={"mask_prob": 1.0}), "a share between 0 and 1"),
         (dict(modalities="audio", audio_config={"mask_sampler": "block"}), "must be one of 'random', 'span'"),
         (dict(modalities="audio", audio_config={"conv_dim": [8, 8]}), "one entry a layer"),
@@ -109,3 +119,34 @@ def test_grid_size_of_images():
     assert config.grid_size(224, 160) == (14, 10)
     with pytest.raises(ValueError, match="225 x 224 pixels cannot be cut into patches of 16 x 16"):
         config.grid_size(225, 224)
+
+
+def test_settings_that_need_no_divisor_are_not_refused():
+    Data2VecConfig(modalities="audio", hidden_size=36, masked_tokens="replaced", audio_config={"conv_pos_depth": 0})
+
+
+def test_overrides_on_loading_are_checked_and_merged(tmp_path):
+    tiny_config().save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="must be one of 'dropped', 'replaced'"):
+        Data2VecConfig.from_pretrained(tmp_path, masked_tokens="bogus")
+    config = Data2VecConfig.from_pretrained(
+        tmp_path, modalities="audio", text_config=None, vision_config=None, audio_config={"num_masks": 5}
+    )
+    assert config.modalities == ["audio"] and config.audio_config.num_masks == 5
+    assert config.audio_config.conv_dim == [8] * 7
+
+
+def test_a_configuration_that_was_spoilt_is_not_saved(tmp_path):
+    config = tiny_config()
+    config.vision_config.average_top_k_layers = 9
+    with pytest.raises(Exception, match="there are 2 shared blocks"):
+        config.save_pretrained(tmp_path)
+    assert not (tmp_path / "config.json").exists()
+
+
+def test_saving_again_points_to_the_code_beside_it(tmp_path):
+    config = tiny_config()
+    config.auto_map = {"AutoModel": "user/repo--modeling_data2vec.Data2VecModel", "AutoModelForX": "x.Y"}
+    config.save_pretrained(tmp_path)
+    saved = json.loads((tmp_path / "config.json").read_text())["auto_map"]
+    assert saved["AutoModel"] == "modeling_data2vec.Data2VecModel" and saved["AutoModelForX"] == "x.Y"

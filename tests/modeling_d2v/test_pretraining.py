@@ -100,6 +100,43 @@ def test_a_padded_batch_has_the_loss_of_its_samples_alone(version, modality):
     torch.testing.assert_close(together.loss, total, rtol=1e-5, atol=0)
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("modality", ["text", "audio"])
+def test_padding_on_the_left_or_inside_changes_nothing_either(modality):
+    model = make("2.0", modality)
+    ((name, values),) = inputs_for(modality, batch=1, size=8 if modality == "text" else 3920).items()
+    shift, pad = (6, 1) if modality == "text" else (4 * 320, 0)
+    filling = torch.full((1, shift), pad, dtype=values.dtype)
+    mask = torch.cat([torch.zeros(1, shift), torch.ones(values.shape)], dim=1).long()
+    ids = torch.tensor([4])
+    alone = model(**{name: values}, sample_ids=ids, step=1)
+    padded = model(**{name: torch.cat([filling, values], dim=1)}, attention_mask=mask, sample_ids=ids, step=1)
+    torch.testing.assert_close(padded.loss, alone.loss, rtol=1e-5, atol=0)
+    assert relative_error(padded.predictions, alone.predictions) < 1e-5
+
+
+@torch.no_grad()
+def test_pad_ids_are_padding_without_an_attention_mask_too():
+    model = make("2.0", "text")
+    batch, _ = padded_inputs("text")
+    implied, given = (
+        model(**inputs, sample_ids=torch.arange(3), step=1) for inputs in ({**batch, "attention_mask": None}, batch)
+    )
+    torch.testing.assert_close(implied.loss, given.loss)
+    assert torch.equal(implied.mask, given.mask)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("modality", MODALITIES)
+def test_samples_without_identities_are_told_apart_by_their_content(modality):
+    model = make("2.0", modality)
+    ((name, values),) = inputs_for(modality, batch=3).items()
+    values[2] = values[0]
+    mask = model(**{name: values}).mask
+    assert torch.equal(mask[0], mask[2]) and not torch.equal(mask[0], mask[1])
+    assert torch.equal(model(**{name: values[1:]}).mask, mask[1:])
+
+
 # Settings of `VERSIONS` for text, where overrides of a sub-configuration would otherwise be lost.
 TEXT_WITHOUT_CHANCE = {"num_masks": 1, "mask_random_prob": 0.0, "mask_keep_prob": 0.0}
 
@@ -249,6 +286,25 @@ def test_targets_of_the_top_k_layers_only():
         model.config.text_config.average_top_k_layers = k
         targets = model.teacher_targets("text", inputs, None, local)
         torch.testing.assert_close(targets, torch.stack(kept[-(k or 3) :]).mean(dim=0).detach())
+
+
+def test_resized_embeddings_reach_the_teacher():
+    model = Data2VecForPreTraining(tiny_config("text", text_config={"ema_scope": "all"}))
+    with torch.no_grad():
+        model.teacher.modality_encoders["text"].local_encoder.token_embeddings.weight.add_(1.0)
+    old = model.teacher.modality_encoders["text"].local_encoder.token_embeddings.weight.clone()
+    model.resize_token_embeddings(60)
+    new = model.teacher.modality_encoders["text"].local_encoder.token_embeddings.weight
+    assert new.shape == (60, 32) and torch.equal(new[:50], old) and not new.requires_grad
+    model.update_teacher(1)
+    assert torch.isfinite(model(input_ids=torch.full((2, 9), 59)).loss)
+
+
+def test_input_gradients_for_adapters_are_those_of_the_student():
+    model = Data2VecForPreTraining(tiny_config("text"))
+    model.enable_input_require_grads()
+    assert torch.isfinite(model(**inputs_for("text")).loss)
+    model.disable_input_require_grads()
 
 
 # Norms and small parts

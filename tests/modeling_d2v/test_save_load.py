@@ -104,12 +104,42 @@ def test_poison_reaches_what_loading_leaves_alone(tmp_path, monkeypatch):
     assert (again.data2vec.modality_encoders["audio"].attention_bias.slopes == 7.25).all()
 
 
-def test_dtype_is_respected_and_the_teacher_follows(pretrained):
-    _, folder = pretrained
-    model = Data2VecForPreTraining.from_pretrained(folder, dtype=torch.bfloat16)
-    assert model.data2vec.dtype == torch.bfloat16
-    assert torch.isfinite(model(**inputs_for("audio")).loss)
-    model.update_teacher(4)
+@pytest.mark.parametrize("modality", MODALITIES)
+def test_the_teacher_stays_in_float32_so_that_small_steps_count(tmp_path, modality):
+    Data2VecForPreTraining(tiny_config(modality, ema_decay=0.9998, ema_end_decay=0.9998)).save_pretrained(tmp_path)
+    model = Data2VecForPreTraining.from_pretrained(tmp_path, dtype=torch.bfloat16)
+    assert model.data2vec.dtype == torch.bfloat16 and model.teacher.dtype == torch.float32
+    out = model(**inputs_for(modality))
+    out.loss.backward()
+    assert torch.isfinite(out.loss)
+    before = [p.clone() for p in model.teacher.parameters()]
+    with torch.no_grad():
+        for parameter in model.data2vec.parameters():
+            parameter.add_(0.05)
+    model.update_teacher(1)
+    changed = sum((a != b).sum() for a, b in zip(before, model.teacher.parameters(), strict=True))
+    assert changed > 0.95 * sum(p.numel() for p in before)
+
+
+def test_a_borrowed_front_end_in_half_precision_serves_the_teacher():
+    config = tiny_config("audio", audio_config={"ema_scope": "blocks"})
+    model = Data2VecForPreTraining(config)
+    model.data2vec.bfloat16()
+    model.decoders.bfloat16()
+    assert torch.isfinite(model(**inputs_for("audio")).targets).all()
+
+
+def test_a_modality_added_on_loading_leaves_the_rest_of_the_teacher(tmp_path):
+    model = Data2VecForPreTraining(tiny_config("audio"))
+    randomise(model.data2vec)
+    model.update_teacher(7)
+    model.save_pretrained(tmp_path)
+    wider = Data2VecForPreTraining.from_pretrained(tmp_path, config=tiny_config(("vision", "audio")))
+    assert wider.ema_step == 7
+    for name, parameter in model.teacher.named_parameters():
+        assert torch.equal(wider.teacher.get_parameter(name), parameter), name
+    name = "modality_encoders.vision.local_encoder.projection.weight"
+    assert torch.equal(wider.teacher.get_parameter(name), wider.data2vec.get_parameter(name))
 
 
 def test_files_and_weights_that_are_saved(pretrained):
