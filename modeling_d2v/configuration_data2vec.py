@@ -43,6 +43,8 @@ TRAVELLING_FILES = (
     "masking.py",
     "modality_encoders.py",
     "modeling_data2vec.py",
+    "decoders.py",
+    "targets.py",
     "pretraining_data2vec.py",
 )
 AUTO_MAP = {

@@ -14,160 +14,15 @@ from torch.nn import functional as F
 from transformers.utils import ModelOutput, can_return_tuple, logging
 
 from .configuration_data2vec import Data2VecConfig
-from .configuration_modalities import Data2VecModalityConfig, Data2VecTextConfig
+from .configuration_modalities import Data2VecModalityConfig
+from .decoders import ConvDecoder, RegressionHead
 from .masking import corrupt_tokens, sample_masks
 from .modality_encoders import LocalFeatures, ModalityEncoder, Tokens
 from .modeling_data2vec import Data2VecModel, Data2VecPreTrainedModel, check_mask, masked_mean
-from .positions import FIXED_EPS, SameConv1d, channel_norm
+from .targets import TargetMean, batch_std
 
 
 logger = logging.get_logger(__name__)
-
-
-class SameConv2d(nn.Conv2d):
-    """Convolution over a grid that keeps its size; takes and gives (B, h, w, C)."""
-
-    def __init__(self, in_channels: int, out_channels: int, kernel_size: int, groups: int = 1) -> None:
-        super().__init__(in_channels, out_channels, kernel_size, padding=kernel_size // 2, groups=groups)
-
-    def forward(self, x: Tensor) -> Tensor:
-        out = super().forward(x.permute(0, 3, 1, 2))
-        return (out[..., :-1, :-1] if self.kernel_size[0] % 2 == 0 else out).permute(0, 2, 3, 1)
-
-
-def make_projection(inputs: int, outputs: int, layers: int, ratio: float) -> nn.Sequential:
-    """`layers` linear layers with GELU between; the hidden ones are `ratio` times as wide as the input.
-
-    No layer at all gives the input back.
-    """
-    if layers == 0:
-        return nn.Sequential()
-    hidden = int(inputs * ratio)
-    widths = [inputs, *[hidden] * (layers - 1), outputs]
-    parts: list[nn.Module] = []
-    for before, after in zip(widths[:-1], widths[1:], strict=True):
-        parts += [nn.Linear(before, after), nn.GELU()]
-    return nn.Sequential(*parts[:-1])
-
-
-class RegressionHead(nn.Module):
-    """Prediction of 1.0: a projection of the masked tokens, which the student has in place."""
-
-    def __init__(self, config: Data2VecConfig, mine: Data2VecModalityConfig) -> None:
-        super().__init__()
-        layers, ratio = mine.decoder_projection_layers, mine.decoder_projection_ratio
-        self.projection = make_projection(config.hidden_size, config.hidden_size, layers, ratio)
-
-    def features(self, hidden: Tensor, tokens: Tokens, local: LocalFeatures, mask: Tensor) -> Tensor:
-        """hidden (B * M, E + T, D) -> (B * M, T, D)."""
-        return hidden[:, hidden.shape[1] - mask.shape[-1] :]
-
-
-class ConvDecoder(nn.Module):
-    """Prediction of 2.0: convolutions over the visible tokens in their places, with noise where tokens are masked."""
-
-    def __init__(self, config: Data2VecConfig, mine: Data2VecModalityConfig, two_d: bool) -> None:
-        super().__init__()
-        conv = SameConv2d if two_d else SameConv1d
-        widths = [config.hidden_size, *[mine.decoder_hidden_size] * mine.decoder_layers]
-        self.convs = nn.ModuleList(
-            [
-                conv(before, after, mine.decoder_kernel_size, mine.decoder_groups)
-                for before, after in zip(widths[:-1], widths[1:], strict=True)
-            ]
-        )
-        layers, ratio = mine.decoder_projection_layers, mine.decoder_projection_ratio
-        self.projection = make_projection(widths[-1], config.hidden_size, layers, ratio)
-        self.input_dropout = nn.Dropout(mine.decoder_input_dropout)
-        self.two_d, self.residual = two_d, mine.decoder_residual
-        self.noise_std, self.num_extra = mine.mask_noise_std, mine.num_extra_tokens
-        self.zero_padding = not config.fairseq_compatible_padding
-        # Text decoders start like linear layers do, those of audio and images with PyTorch's default.
-        self.normal_projection = isinstance(mine, Data2VecTextConfig)
-
-    def features(self, hidden: Tensor, tokens: Tokens, local: LocalFeatures, mask: Tensor) -> Tensor:
-        """hidden (B * M, E + V, D) -> (B * M, T, C) at all places."""
-        x = self._restore(hidden, tokens, mask.shape[-1])
-        real = local.token_mask if self.zero_padding else None
-        if real is not None:
-            real = real.repeat_interleave(mask.shape[1], dim=0)[..., None].to(x.dtype)
-        if self.two_d:
-            x = x.unflatten(1, local.grid)
-        for conv in self.convs:
-            inputs = x if real is None else x * real
-            x = F.gelu(channel_norm(conv(inputs)))
-            if self.residual and x.shape == inputs.shape:
-                x = x + inputs
-        return x.flatten(1, 2) if self.two_d else x
-
-    def _restore(self, hidden: Tensor, tokens: Tokens, length: int) -> Tensor:
-        """Visible tokens back in their places (B * M, T, D), noise at the others."""
-        visible = self.input_dropout(hidden)[:, self.num_extra :]
-        # One place more than there are tokens: it takes what only fills up the visible set, and is cut off.
-        x = visible.new_zeros(visible.shape[0], length + 1, visible.shape[2])
-        if self.noise_std and self.training:
-            x.normal_(std=self.noise_std)
-        places = tokens.index if tokens.keep is None else torch.where(tokens.keep, tokens.index, length)
-        rows = torch.arange(x.shape[0], device=x.device)[:, None]
-        return x.index_put((rows, places), visible)[:, :length]
-
-
-def instance_norm(x: Tensor, token_mask: Tensor | None) -> Tensor:
-    """Norm over time, per sample and channel, without parameters: x (B, T, D), statistics over real tokens."""
-    return _normalise(x, token_mask, (1,))
-
-
-def batch_norm(x: Tensor, token_mask: Tensor | None) -> Tensor:
-    """The same over samples and time."""
-    return _normalise(x, token_mask, (0, 1))
-
-
-def _normalise(x: Tensor, token_mask: Tensor | None, dims: tuple[int, ...]) -> Tensor:
-    if token_mask is None:
-        var, mean = torch.var_mean(x, dim=dims, correction=0, keepdim=True)
-        return (x - mean) * torch.rsqrt(var + FIXED_EPS)
-    weight = token_mask[..., None].to(x.dtype)
-    count = weight.sum(dim=dims, keepdim=True).clamp(min=1)
-    centred = x - (x * weight).sum(dim=dims, keepdim=True) / count
-    var = (centred.square() * weight).sum(dim=dims, keepdim=True) / count
-    return centred * torch.rsqrt(var + FIXED_EPS)
-
-
-class TargetMean:
-    """Averages the normalised outputs of the last K blocks as they come, so that none of them is kept."""
-
-    NORMS = {"batch": batch_norm, "instance": instance_norm, "layer": lambda x, _: channel_norm(x)}
-
-    def __init__(self, mine: Data2VecModalityConfig, num_layers: int, token_mask: Tensor | None) -> None:
-        self.k = mine.average_top_k_layers or num_layers
-        self.first = num_layers - self.k
-        self.layer_norm, self.mean_norm = mine.layer_target_norm, mine.mean_target_norm
-        self.end_of_block, self.num_extra = mine.end_of_block_targets, mine.num_extra_tokens
-        self.token_mask = token_mask
-        self.total: Tensor | None = None
-
-    def __call__(self, layer: int, output: Tensor, feed_forward: Tensor) -> None:
-        if layer < self.first:
-            return
-        x = (output if self.end_of_block else feed_forward)[:, self.num_extra :].float()
-        x = self._norm(self.layer_norm, x)
-        self.total = x if self.total is None else self.total + x
-
-    def result(self) -> Tensor:
-        """(B, T, D) in fp32; values at padding mean nothing."""
-        return self._norm(self.mean_norm, self.total / self.k)
-
-    def _norm(self, name: str | None, x: Tensor) -> Tensor:
-        return x if name is None else self.NORMS[name](x, self.token_mask)
-
-
-@torch.no_grad()
-def batch_std(x: Tensor) -> Tensor:
-    """Mean over channels of the std over rows of x (N, D): the collapse measure of both papers. 0 for no rows."""
-    if x.shape[0] == 0:
-        return x.new_zeros((), dtype=torch.float32)
-    centred = x.float() - x.float().mean(dim=0)
-    return torch.sqrt(centred.square().sum(dim=0) / max(x.shape[0] - 1, 1) + 1e-6).mean()
 
 
 @torch.no_grad()
@@ -428,7 +283,7 @@ class Data2VecForPreTraining(Data2VecPreTrainedModel):
 
         targets = self.teacher_targets(modality, inputs, attention_mask, local)
         tokens, hidden = self._encode_student(modality, inputs, attention_mask, local, mask, key, **kwargs)
-        predictions = self._predict(modality, hidden, tokens, local, mask)
+        predictions = self._predict(modality, hidden, tokens, local, mask, key)
         masked_targets = targets[:, None].expand(-1, mask.shape[1], -1, -1)[mask]
 
         count = mask.sum()
@@ -499,10 +354,18 @@ class Data2VecForPreTraining(Data2VecPreTrainedModel):
             attention_mask = attention_mask.repeat_interleave(repeats, dim=0)
         return self.data2vec.encode(encoder, encoder.local_encoder(corrupted, attention_mask), **kwargs)
 
-    def _predict(self, modality: str, hidden: Tensor, tokens: Tokens, local: LocalFeatures, mask: Tensor) -> Tensor:
+    def _predict(
+        self,
+        modality: str,
+        hidden: Tensor,
+        tokens: Tokens,
+        local: LocalFeatures,
+        mask: Tensor,
+        key: dict[str, Any],
+    ) -> Tensor:
         """Predictions (N, D) at the masked tokens: the projection is not spent on the others."""
         decoder = self.decoders[modality]
-        features = decoder.features(hidden, tokens, local, mask)
+        features = decoder.features(hidden, tokens, local, mask, key)
         return decoder.projection(features[mask.flatten(0, 1)])
 
     def _distance(self, mine: Data2VecModalityConfig, predictions: Tensor, targets: Tensor) -> Tensor:

@@ -15,8 +15,9 @@ from model_factory import (
 from torch.nn import functional as F
 
 from modeling_d2v import Data2VecForPreTraining
+from modeling_d2v.decoders import SameConv2d, pooled_noise
 from modeling_d2v.positions import SameConv1d
-from modeling_d2v.pretraining_data2vec import SameConv2d, batch_norm, batch_std, instance_norm
+from modeling_d2v.targets import batch_norm, batch_std, instance_norm
 
 
 ALL = [(version, modality) for version in VERSIONS for modality in MODALITIES]
@@ -204,6 +205,31 @@ def test_cls_loss_regresses_the_mean_target():
     _, hidden = model.data2vec.encode(model.data2vec.modality_encoders["vision"], local, mask, drop=True)
     expected = 0.5 * (hidden[:, 0] - targets.mean(dim=1)).square().sum() * 32**-0.5
     torch.testing.assert_close(out.losses["cls"], expected)
+
+
+def test_decoder_noise_is_normal_and_a_function_of_step_sample_and_mask():
+    like, shape = torch.zeros(1, 64), (4, 3, 200)
+    key = {"seed": 1, "step": 2, "sample_ids": torch.tensor([5, 6, 7, 8])}
+    noise = pooled_noise(like, shape, key)
+    assert noise.shape == (12, 200, 64)
+    assert noise.mean().abs() < 0.01 and noise.std() == pytest.approx(1.0, abs=0.01)
+    assert noise.pow(4).mean() == pytest.approx(3.0, abs=0.1)  # kurtosis of the normal distribution
+    some = pooled_noise(like, (2, 3, 150), {**key, "sample_ids": torch.tensor([8, 6])})
+    torch.testing.assert_close(some.view(2, 3, 150, 64), noise.view(4, 3, 200, 64)[[3, 1], :, :150])
+    flat = noise.flatten(0, 1)[:600]
+    assert (flat @ flat.T / 64 - torch.eye(600)).abs().mean() < 0.12  # 0.1 for independent rows of 64
+    for other in ({**key, "step": 3}, {**key, "seed": 2}):
+        assert not torch.allclose(pooled_noise(like, shape, other), noise)
+
+
+def test_training_with_noise_does_not_depend_on_how_a_batch_is_cut():
+    model = make("2.0", "vision", vision_config={"mask_noise_std": 0.5}).train()
+    ((name, values),) = inputs_for("vision", batch=4).items()
+    ids = torch.arange(4)
+    whole = model(**{name: values}, sample_ids=ids, step=1)
+    parts = [model(**{name: values[i : i + 2]}, sample_ids=ids[i : i + 2], step=1) for i in (0, 2)]
+    torch.testing.assert_close(torch.cat([part.predictions for part in parts]), whole.predictions)
+    assert relative_error(model.eval()(**{name: values}, sample_ids=ids, step=1).predictions, whole.predictions) > 1e-2
 
 
 # Teacher

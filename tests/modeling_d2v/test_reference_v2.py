@@ -11,7 +11,7 @@ not copy, so nothing that went through a block can be equal.
 import pytest
 import torch
 
-from modeling_d2v.pretraining_data2vec import TargetMean
+from modeling_d2v.targets import TargetMean
 from tests.modeling_d2v.reference_fixtures import (
     UNPADDED,
     V2,

@@ -1,0 +1,137 @@
+"""From the student's output to predictions: the convolutional decoder of 2.0, the regression head of 1.0.
+
+Shapes: B samples, M masks per sample, T tokens, V visible tokens, E extra tokens, D hidden size, C decoder width.
+"""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .configuration_data2vec import Data2VecConfig
+from .configuration_modalities import Data2VecModalityConfig, Data2VecTextConfig
+from .masking import counter_bits, counter_uniform
+from .modality_encoders import LocalFeatures, Tokens
+from .positions import SameConv1d, channel_norm
+
+
+NOISE_STREAM, POOL_STREAM, POOL_SIZE = 16, 17, 1 << 16
+
+
+@torch.no_grad()
+def pooled_noise(like: Tensor, shape: tuple[int, int, int], key: dict[str, Any]) -> Tensor:
+    """Standard normal noise (B * M, T, D) that is a function of seed, step, sample, mask and place.
+
+    Drawn from the global generator it would depend on the number of processes and on how a batch is cut. Each place
+    takes D numbers in a row from a fixed pool, from a start of its own: far cheaper than a number's own draw for each
+    element.
+
+    Args:
+        like: gives D, dtype and device.
+        shape: (B, M, T).
+        key: `seed`, `step` and `sample_ids` (B,).
+    """
+    samples, masks, length = shape
+    size, device = like.shape[-1], like.device
+    one = torch.zeros(1, dtype=torch.int64, device=device)
+    count = POOL_SIZE + size
+    uniform = counter_uniform(key["seed"], 0, one, count=2 * (count // 2 + 1), stream=POOL_STREAM).view(2, -1)
+    radius, angle = torch.sqrt(-2 * torch.log1p(-uniform[0])), 2 * math.pi * uniform[1]  # Box and Muller 1958
+    pool = torch.cat([radius * angle.cos(), radius * angle.sin()])[:count].to(like.dtype)
+    start = counter_bits(**key, count=length, repeats=masks, stream=NOISE_STREAM) & (POOL_SIZE - 1)  # (B, M, T)
+    return pool.unfold(0, size, 1)[start.view(samples * masks, length)]
+
+
+class SameConv2d(nn.Conv2d):
+    """Convolution over a grid that keeps its size; takes and gives (B, h, w, C)."""
+
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int, groups: int = 1) -> None:
+        super().__init__(in_channels, out_channels, kernel_size, padding=kernel_size // 2, groups=groups)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = super().forward(x.permute(0, 3, 1, 2))
+        return (out[..., :-1, :-1] if self.kernel_size[0] % 2 == 0 else out).permute(0, 2, 3, 1)
+
+
+def make_projection(inputs: int, outputs: int, layers: int, ratio: float) -> nn.Sequential:
+    """`layers` linear layers with GELU between; the hidden ones are `ratio` times as wide as the input.
+
+    No layer at all gives the input back.
+    """
+    if layers == 0:
+        return nn.Sequential()
+    hidden = int(inputs * ratio)
+    widths = [inputs, *[hidden] * (layers - 1), outputs]
+    parts: list[nn.Module] = []
+    for before, after in zip(widths[:-1], widths[1:], strict=True):
+        parts += [nn.Linear(before, after), nn.GELU()]
+    return nn.Sequential(*parts[:-1])
+
+
+class RegressionHead(nn.Module):
+    """Prediction of 1.0: a projection of the masked tokens, which the student has in place."""
+
+    def __init__(self, config: Data2VecConfig, mine: Data2VecModalityConfig) -> None:
+        super().__init__()
+        layers, ratio = mine.decoder_projection_layers, mine.decoder_projection_ratio
+        self.projection = make_projection(config.hidden_size, config.hidden_size, layers, ratio)
+
+    def features(
+        self, hidden: Tensor, tokens: Tokens, local: LocalFeatures, mask: Tensor, key: dict[str, Any] | None = None
+    ) -> Tensor:
+        """hidden (B * M, E + T, D) -> (B * M, T, D)."""
+        return hidden[:, hidden.shape[1] - mask.shape[-1] :]
+
+
+class ConvDecoder(nn.Module):
+    """Prediction of 2.0: convolutions over the visible tokens in their places, with noise where tokens are masked."""
+
+    def __init__(self, config: Data2VecConfig, mine: Data2VecModalityConfig, two_d: bool) -> None:
+        super().__init__()
+        conv = SameConv2d if two_d else SameConv1d
+        widths = [config.hidden_size, *[mine.decoder_hidden_size] * mine.decoder_layers]
+        self.convs = nn.ModuleList(
+            [
+                conv(before, after, mine.decoder_kernel_size, mine.decoder_groups)
+                for before, after in zip(widths[:-1], widths[1:], strict=True)
+            ]
+        )
+        layers, ratio = mine.decoder_projection_layers, mine.decoder_projection_ratio
+        self.projection = make_projection(widths[-1], config.hidden_size, layers, ratio)
+        self.input_dropout = nn.Dropout(mine.decoder_input_dropout)
+        self.two_d, self.residual = two_d, mine.decoder_residual
+        self.noise_std, self.num_extra = mine.mask_noise_std, mine.num_extra_tokens
+        self.zero_padding = not config.fairseq_compatible_padding
+        # Text decoders start like linear layers do, those of audio and images with PyTorch's default.
+        self.normal_projection = isinstance(mine, Data2VecTextConfig)
+
+    def features(
+        self, hidden: Tensor, tokens: Tokens, local: LocalFeatures, mask: Tensor, key: dict[str, Any] | None = None
+    ) -> Tensor:
+        """hidden (B * M, E + V, D) -> (B * M, T, C) at all places. In training, `key` gives the noise."""
+        x = self._restore(hidden, tokens, mask, key)
+        real = local.token_mask if self.zero_padding else None
+        if real is not None:
+            real = real.repeat_interleave(mask.shape[1], dim=0)[..., None].to(x.dtype)
+        if self.two_d:
+            x = x.unflatten(1, local.grid)
+        for conv in self.convs:
+            inputs = x if real is None else x * real
+            x = F.gelu(channel_norm(conv(inputs)))
+            if self.residual and x.shape == inputs.shape:
+                x = x + inputs
+        return x.flatten(1, 2) if self.two_d else x
+
+    def _restore(self, hidden: Tensor, tokens: Tokens, mask: Tensor, key: dict[str, Any] | None) -> Tensor:
+        """Visible tokens back in their places (B * M, T, D), noise at the others."""
+        length = mask.shape[-1]
+        visible = self.input_dropout(hidden)[:, self.num_extra :]
+        # One place more than there are tokens: it takes what only fills up the visible set, and is cut off.
+        x = visible.new_zeros(visible.shape[0], length + 1, visible.shape[2])
+        if self.noise_std and self.training and key is not None:
+            x[:, :length] = pooled_noise(visible, mask.shape, key) * self.noise_std
+        places = tokens.index if tokens.keep is None else torch.where(tokens.keep, tokens.index, length)
+        rows = torch.arange(x.shape[0], device=x.device)[:, None]
+        return x.index_put((rows, places), visible)[:, :length]

@@ -1,0 +1,68 @@
+"""What the student regresses: normalised, averaged outputs of the teacher's top blocks; and the collapse measure.
+
+Shapes: B samples, T tokens, D hidden size. Token masks are True = real.
+"""
+
+import torch
+from torch import Tensor
+
+from .configuration_modalities import Data2VecModalityConfig
+from .positions import FIXED_EPS, channel_norm
+
+
+def instance_norm(x: Tensor, token_mask: Tensor | None) -> Tensor:
+    """Norm over time, per sample and channel, without parameters: x (B, T, D), statistics over real tokens."""
+    return _normalise(x, token_mask, (1,))
+
+
+def batch_norm(x: Tensor, token_mask: Tensor | None) -> Tensor:
+    """The same over samples and time."""
+    return _normalise(x, token_mask, (0, 1))
+
+
+def _normalise(x: Tensor, token_mask: Tensor | None, dims: tuple[int, ...]) -> Tensor:
+    if token_mask is None:
+        var, mean = torch.var_mean(x, dim=dims, correction=0, keepdim=True)
+        return (x - mean) * torch.rsqrt(var + FIXED_EPS)
+    weight = token_mask[..., None].to(x.dtype)
+    count = weight.sum(dim=dims, keepdim=True).clamp(min=1)
+    centred = x - (x * weight).sum(dim=dims, keepdim=True) / count
+    var = (centred.square() * weight).sum(dim=dims, keepdim=True) / count
+    return centred * torch.rsqrt(var + FIXED_EPS)
+
+
+class TargetMean:
+    """Averages the normalised outputs of the last K blocks as they come, so that none of them is kept."""
+
+    NORMS = {"batch": batch_norm, "instance": instance_norm, "layer": lambda x, _: channel_norm(x)}
+
+    def __init__(self, mine: Data2VecModalityConfig, num_layers: int, token_mask: Tensor | None) -> None:
+        self.k = mine.average_top_k_layers or num_layers
+        self.first = num_layers - self.k
+        self.layer_norm, self.mean_norm = mine.layer_target_norm, mine.mean_target_norm
+        self.end_of_block, self.num_extra = mine.end_of_block_targets, mine.num_extra_tokens
+        self.token_mask = token_mask
+        self.total: Tensor | None = None
+
+    def __call__(self, layer: int, output: Tensor, feed_forward: Tensor) -> None:
+        if layer < self.first:
+            return
+        x = (output if self.end_of_block else feed_forward)[:, self.num_extra :].float()
+        x = self._norm(self.layer_norm, x)
+        self.total = x if self.total is None else self.total + x
+
+    def result(self) -> Tensor:
+        """(B, T, D) in fp32; values at padding mean nothing."""
+        return self._norm(self.mean_norm, self.total / self.k)
+
+    def _norm(self, name: str | None, x: Tensor) -> Tensor:
+        return x if name is None else self.NORMS[name](x, self.token_mask)
+
+
+@torch.no_grad()
+def batch_std(x: Tensor) -> Tensor:
+    """Mean over channels of the std over rows of x (N, D): the collapse measure of both papers. 0 for no rows."""
+    if x.shape[0] == 0:
+        return x.new_zeros((), dtype=torch.float32)
+    centred = x.float() - x.float().mean(dim=0)
+    return torch.sqrt(centred.square().sum(dim=0) / max(x.shape[0] - 1, 1) + 1e-6).mean()
