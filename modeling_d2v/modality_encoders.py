@@ -19,6 +19,7 @@ from .positions import (
     ConvPositions,
     RelativePositionBias,
     SinCosPositions,
+    TimeConv1d,
     text_positions,
 )
 
@@ -102,13 +103,12 @@ class AudioConvLayer(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, kernel: int, stride: int, bias: bool, dropout: float) -> None:
         super().__init__()
-        self.conv = nn.Conv1d(inputs, outputs, kernel, stride=stride, bias=bias)
+        self.conv = TimeConv1d(inputs, outputs, kernel, stride=stride, bias=bias)
         self.dropout = nn.Dropout(dropout)
         self.layer_norm = nn.LayerNorm(outputs, eps=FIXED_EPS)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.dropout(self.conv(x)).transpose(1, 2)
-        return F.gelu(self.layer_norm(x)).transpose(1, 2)
+        return F.gelu(self.layer_norm(self.dropout(self.conv(x))))
 
 
 class AudioLocalEncoder(nn.Module):
@@ -138,10 +138,10 @@ class AudioLocalEncoder(nn.Module):
                 f"({1000 * audio.frame_width / audio.sampling_rate:g} ms at {audio.sampling_rate} Hz). Skip or pad "
                 "shorter recordings."
             )
-        x = input_values[:, None].to(self.projection.weight.dtype)
+        x = input_values[..., None].to(self.projection.weight.dtype)
         for layer in self.conv_layers:
             x = layer(x)
-        features = self.projection(self.layer_norm(x.transpose(1, 2)))
+        features = self.projection(self.layer_norm(x))
         return LocalFeatures(features, None if attention_mask is None else self._frames(attention_mask.bool()))
 
     def _frames(self, sample_mask: Tensor) -> Tensor:

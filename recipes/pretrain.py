@@ -24,9 +24,17 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.utils import set_seed
 
-from recipes.common.building import build_config, build_model, build_steps, open_sources, prepare_tokenizer
+from recipes.common.building import (
+    build_config,
+    build_model,
+    build_steps,
+    open_sources,
+    options_explained,
+    prepare_tokenizer,
+)
 from recipes.common.checkpointing import CheckpointError
 from recipes.common.export import export, push
+from recipes.common.optional import MissingDependencyError
 from recipes.common.options import (
     OptionError,
     Options,
@@ -57,22 +65,39 @@ def main(arguments: list[str]) -> dict[str, Any]:
 
 
 def pretrain(options: Options) -> dict[str, Any]:
-    """Trains by the options; resumes where a former run of the same options stopped."""
-    accelerator = make_accelerator(options)
+    """Trains by the options; resumes where a former run of the same options stopped.
+
+    Raises:
+        OptionError: an option turns out to be wrong when the run is set up.
+        CheckpointError: the run cannot be resumed.
+        TrainingStopped: training cannot usefully go on.
+        MissingDependencyError: the data needs a library of an extra that is not installed.
+    """
+    with options_explained("Devices and trackers"):
+        accelerator = make_accelerator(options)
     logging.basicConfig(level=logging.INFO if accelerator.is_main_process else logging.ERROR, format="%(message)s")
     folder = Path(options.output_dir)
-    with accelerator.main_process_first():
+    with options_explained(f"The folder output_dir={folder}"), accelerator.main_process_first():
         prepare_folder(options, folder, write=accelerator.is_main_process)
 
-    sources = open_sources(options, channels=build_config(options).vision_config.num_channels
-                           if "vision" in options.modalities else None)  # fmt: skip
+    channels = None
+    if "vision" in options.modalities:
+        with options_explained("The model"):
+            channels = build_config(options).vision_config.num_channels
+    with options_explained("The data"):
+        sources = open_sources(options, channels)
     tokenizer = None
     if "text" in sources:
-        with accelerator.main_process_first():
-            tokenizer = prepare_tokenizer(options, sources["text"], folder / "tokenizer")
-    config = build_config(options, vocab_size=None if tokenizer is None else len(tokenizer))
-    steps = build_steps(options, config, sources, tokenizer, accelerator.process_index, accelerator.num_processes)
-    run = Pretraining(options, accelerator, build_model(options, config), steps, folder)
+        with options_explained("The tokenizer"), accelerator.main_process_first():
+            tokenizer = prepare_tokenizer(
+                options, sources["text"], folder / "tokenizer", write=accelerator.is_main_process
+            )
+    with options_explained("The model"):
+        config = build_config(options, vocab_size=None if tokenizer is None else len(tokenizer))
+        model = build_model(options, config)
+    with options_explained("The data"):
+        steps = build_steps(options, config, sources, tokenizer, accelerator.process_index, accelerator.num_processes)
+    run = Pretraining(options, accelerator, model, steps, folder)
     start(run, accelerator)
     summary = run.run()
 
@@ -99,7 +124,7 @@ def make_accelerator(options: Options) -> Accelerator:
         dynamo_backend="inductor" if options.compile else None,
         log_with=options.report_to or None,
         project_dir=options.output_dir,
-        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=several, broadcast_buffers=False)],
+        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=several)],
     )
     if options.report_to:
         accelerator.init_trackers("data2vec", config={"options": json.dumps(dataclasses.asdict(options))})
@@ -141,5 +166,5 @@ def start(run: Pretraining, accelerator: Accelerator) -> None:
 if __name__ == "__main__":
     try:
         main(sys.argv[1:])
-    except (OptionError, CheckpointError, TrainingStopped) as error:
+    except (OptionError, CheckpointError, TrainingStopped, MissingDependencyError) as error:
         raise SystemExit(f"{type(error).__name__}: {error}") from None

@@ -2,12 +2,14 @@
 
     python recipes/probe.py runs/demo/final --modality vision --data builtin
     python recipes/probe.py runs/fsdd/final --modality audio --data data/fsdd --test_groups george
+    python recipes/probe.py runs/images/final --modality vision --data path/to/labelled/images
     python recipes/probe.py runs/text/final --modality text --data data/glue/sst2 --layer 6 --batch_size 64
 
 One line of JSON goes to standard output, everything else to standard error. It holds accuracies in percent of the
 encoder, of the same encoder with random weights, and of simple features (pixels, MFCC or TF-IDF): an encoder that does
 not beat both has learned nothing useful for this task. Every choice is made on the training part; the test part is
-used once.
+used once. Data without a test part, such as a folder with one folder a class, gets one: a fifth of every class is held
+out.
 """
 
 from __future__ import annotations
@@ -28,8 +30,9 @@ from transformers import AutoConfig, AutoImageProcessor, AutoModel
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import modeling_d2v  # noqa: F401 - registers the architecture with the Auto classes
-from recipes.common.datasets import RawDataset, open_dataset
-from recipes.common.features import FeatureSet, MissingLabelsError, extract
+from recipes.common.datasets import RawDataset
+from recipes.common.features import FeatureSet, extract
+from recipes.common.parts import open_parts
 from recipes.common.probes import (
     DEFAULT_FEW,
     DEFAULT_NEIGHBOURS,
@@ -55,7 +58,7 @@ def run_probe(
     data: str | None = None,
     *,
     train_split: str = "train",
-    test_split: str = "test",
+    test_split: str | None = None,
     test_groups: list[str] | None = None,
     exclude_groups: list[str] | None = None,
     layer: int | None = None,
@@ -77,7 +80,8 @@ def run_probe(
         model_path: folder or Hub name of a Data2Vec checkpoint (encoder, pretraining model or head).
         modality: "vision", "audio" or "text".
         data: source as `open_dataset` takes it; None or "builtin" for the built-in data.
-        train_split, test_split: splits that the probes are fitted on and measured on.
+        train_split, test_split: splits that the probes are fitted on and measured on. None for "test", or without
+            such a split a fifth of the training split, see `open_parts`.
         test_groups: measure on these groups only (speakers), and keep them out of the training part. With it both
             splits may be the same.
         exclude_groups: groups left out of both parts.
@@ -99,17 +103,24 @@ def run_probe(
 
     Raises:
         MissingLabelsError: the data has no class labels.
-        ValueError: the checkpoint is no Data2Vec model or lacks the modality, or the parts overlap.
+        ValueError: the checkpoint is no Data2Vec model or lacks the modality, the parts overlap, a number is out of
+            range, or there is no such device.
     """
     started = time.perf_counter()
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    for name, value in (
+        ("batch_size", batch_size),
+        ("max_samples", max_samples),
+        ("few", few),
+        ("neighbours", neighbours),
+    ):
+        if value is not None and value < 1:
+            raise ValueError(f"Option {name} is {value}; it must be at least 1.")
+    device = find_device(device)
     config = load_config(model_path, modality)
-    train, test = open_parts(
+    train, test, held_out = open_parts(
         modality, config, data, train_split, test_split, test_groups, exclude_groups, max_samples, dataset_options
     )
-    options = saved_normalisation(model_path, modality) | (transform_options or {})
-    tokenizer = load_probe_tokenizer(model_path, modality)
-    transform = build_transform(modality, options, config, tokenizer=tokenizer, train=False)
+    transform = load_transform(model_path, modality, config, transform_options)
 
     def measure(train_features, test_features, train_part: FeatureSet, test_part: FeatureSet) -> dict[str, float]:
         data = (train_features, train_part.labels, test_features, test_part.labels)
@@ -134,7 +145,7 @@ def run_probe(
                 model,
                 part,
                 transform,
-                batch_size=batch_size or BATCH_SIZES[modality],
+                batch_size=BATCH_SIZES[modality] if batch_size is None else batch_size,
                 device=device,
                 layer=layer,
                 pooling=pooling,
@@ -162,6 +173,7 @@ def run_probe(
         "classes": len(np.unique(parts[0].labels)),
         "train_samples": len(parts[0].labels),
         "test_samples": len(parts[1].labels),
+        "held_out": held_out,
         "bad_samples": len(parts[0].bad) + len(parts[1].bad),
         "chance": round(chance_accuracy(parts[0].labels, parts[1].labels), 2),
         **result,
@@ -170,6 +182,24 @@ def run_probe(
         "seeds": list(seeds),
         "seconds": round(time.perf_counter() - started, 1),
     }
+
+
+def find_device(name: str | None) -> torch.device:
+    """Device of a name; None for the GPU if there is one.
+
+    Raises:
+        ValueError: there is no such device on this machine.
+    """
+    name = name or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        # Names are understood before it is known whether the machine has such a device.
+        torch.zeros(1).to(name).cpu()
+        return torch.device(name)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(
+            f"The device {name!r} cannot be used here ({str(error).splitlines()[0]}). Name another one with --device, "
+            "such as cpu or cuda:0, or leave it out."
+        ) from error
 
 
 def load_config(model_path: str, modality: str):
@@ -189,50 +219,12 @@ def load_config(model_path: str, modality: str):
     if config.model_type != "data2vec":
         raise ValueError(
             f"{model_path} is a {config.model_type!r} model; this probe reads data2vec checkpoints of this project. "
-            "Convert other data2vec checkpoints with recipes/convert.py first."
+            "Checkpoints of the reference implementation (fairseq) can be converted with the functions of "
+            "modeling_d2v/checkpoints.py; other kinds cannot be probed."
         )
     if modality not in config.modalities:
         raise ValueError(f"{model_path} has no {modality} encoder; it has {', '.join(config.modalities)}.")
     return config
-
-
-def open_parts(
-    modality: str,
-    config,
-    data: str | None,
-    train_split: str,
-    test_split: str,
-    test_groups: list[str] | None,
-    exclude_groups: list[str] | None,
-    max_samples: int | None,
-    options: dict | None,
-) -> tuple[RawDataset, RawDataset]:
-    """Open the part that probes are fitted on and the part they are measured on.
-
-    Raises:
-        MissingLabelsError: no class labels.
-        ValueError: both parts are the same split and no groups tell them apart.
-    """
-    if train_split == test_split and not test_groups:
-        raise ValueError(
-            f"Training and test part are both the split {train_split!r}: the probe would be measured on what it was "
-            "fitted on. Name another --test_split, or the groups to test on with --test_groups."
-        )
-    options = {"max_samples": max_samples, "on_bad": "raise", **(options or {})}
-    if modality == "vision":
-        options.setdefault("channels", config.vision_config.num_channels)
-    left_out = [*(exclude_groups or []), *(test_groups or [])]
-    train = open_dataset(modality, data, train_split, exclude_groups=left_out or None, **options)
-    test = open_dataset(
-        modality, data, test_split, only_groups=test_groups, exclude_groups=exclude_groups or None, **options
-    )
-    for part, split in ((train, train_split), (test, test_split)):
-        if part.labels is None:
-            raise MissingLabelsError(
-                f"The split {split!r} of {data or 'the built-in data'} has no labels, and a probe measures classes. "
-                "Give data with a `label` column (another name: --label_column), or a folder with one folder a class."
-            )
-    return train, test
 
 
 class _Readable:
@@ -248,6 +240,14 @@ class _Readable:
 def _groups_are_disjoint(train: FeatureSet, test: FeatureSet) -> bool:
     """Whether the test groups (speakers) are new ones; then regularisation is chosen for new groups too."""
     return None not in train.groups and not set(train.groups) & set(test.groups)
+
+
+def load_transform(model_path: str, modality: str, config, options: dict | None = None):
+    """The evaluation transform of training (size and shape of the model's input), with what was saved beside a model:
+    mean and std of its image processor, or its tokenizer. `options` come on top."""
+    options = saved_normalisation(model_path, modality) | (options or {})
+    tokenizer = load_probe_tokenizer(model_path, modality)
+    return build_transform(modality, options, config, tokenizer=tokenizer, train=False)
 
 
 def load_probe_tokenizer(model_path: str, modality: str):
@@ -293,13 +293,14 @@ def parse_layer(text: str) -> int | None:
 
 
 def build_parser() -> argparse.ArgumentParser:
+    """Arguments of the command; their names and meaning are those of `run_probe`."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("model", help="folder or Hub name of a data2vec checkpoint")
     add("--modality", required=True, choices=("vision", "audio", "text"))
     add("--data", default=None, help="folder, file, Hub name or `builtin` (default: builtin)")
     add("--train_split", default="train", help="split that the probes are fitted on (default: %(default)s)")
-    add("--test_split", default="test", help="split that they are measured on (default: test, or else validation)")
+    add("--test_split", help="split that they are measured on (default: test, validation, or a fifth held out)")
     add("--test_groups", nargs="+", help="measure on these groups (speakers) only, and fit on none of them")
     add("--exclude_groups", nargs="+", help="groups that are left out of both parts")
     add("--column", nargs="+", help="input column, two for sentence pairs (default: found by its name)")
@@ -323,6 +324,8 @@ def main(arguments: list[str] | None = None) -> None:
     """Run the probe from the command line."""
     args = build_parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(message)s")
+    if args.max_seconds is not None and not args.max_seconds > 0:
+        sys.exit(f"probe.py: Option max_seconds is {args.max_seconds}; it must be above 0.")
     columns = {"column": args.column, "label_column": args.label_column, "group_column": args.group_column}
     if args.column and len(args.column) == 1:
         columns["column"] = args.column[0]

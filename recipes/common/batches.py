@@ -143,6 +143,7 @@ class StepDataset(Dataset):
         seed: seed of the augmentation.
         accumulate: micro-batches that each modality's part is cut into.
         rank, world_size: this process among all.
+        fingerprint: what tells the data of the run from other data, by modality; kept with each checkpoint.
 
     Raises:
         ValueError: a process or micro-batch would get no sample.
@@ -159,6 +160,7 @@ class StepDataset(Dataset):
         accumulate: int = 1,
         rank: int = 0,
         world_size: int = 1,
+        fingerprint: Mapping[str, Mapping[str, int | str]] | None = None,
     ):
         for name, batch in plan.batch_sizes.items():
             if batch < world_size * accumulate:
@@ -169,6 +171,7 @@ class StepDataset(Dataset):
         self.plan, self.datasets, self.transforms, self.collator = plan, datasets, transforms, collator
         self.count_tokens = count_tokens or _all_tokens
         self.seed, self.accumulate, self.rank, self.world_size = seed, accumulate, rank, world_size
+        self.fingerprint = {name: dict(values) for name, values in (fingerprint or {}).items()}
 
     def __getitem__(self, step: int) -> list[MicroBatch]:
         batches = []

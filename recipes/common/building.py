@@ -2,22 +2,52 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import logging
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor
 from transformers import AutoConfig, set_seed
 
 from modeling_d2v import Data2VecConfig, Data2VecForPreTraining
 from recipes.common.batches import BatchPlan, StepDataset
+from recipes.common.checkpointing import CheckpointFolder
 from recipes.common.collate import Collator
 from recipes.common.datasets import open_dataset
 from recipes.common.options import OptionError, Options
 from recipes.common.tokenizer import build_tokenizer, load_tokenizer
 from recipes.common.transforms import build_transform
+
+
+logger = logging.getLogger(__name__)
+
+
+@contextmanager
+def options_explained(what: str) -> Iterator[None]:
+    """Turns what wrong options make the libraries raise into `OptionError`.
+
+    For the making of a run only: in its steps the same exceptions are errors of the program.
+
+    Args:
+        what: what is being made, for the message.
+
+    Raises:
+        OptionError: in the place of `ValueError` (but for itself), `OSError` and `StrictDataclassError`.
+    """
+    try:
+        yield
+    except OptionError:
+        raise
+    except (ValueError, OSError, StrictDataclassError) as error:
+        # Some of these messages take several lines.
+        sentence = " ".join(str(error).split()) or type(error).__name__
+        raise OptionError(f"{what} cannot be set up: {sentence}") from error
 
 
 def open_sources(options: Options, channels: int | None = None) -> dict[str, Any]:
@@ -57,7 +87,7 @@ def build_config(options: Options, vocab_size: int | None = None) -> Data2VecCon
         # The last entry is the mask token; an id of the preset's larger vocabulary would lie outside.
         fields["text_config"].setdefault("mask_token_id", vocab_size - 1)
     if options.init_from is not None:
-        start = AutoConfig.from_pretrained(options.init_from).to_dict()
+        start = starting_config(options.init_from).to_dict()
         fields["modalities"] = sorted({*start["modalities"], *fields["modalities"]})
         fields = _merge(start, fields)
         config = Data2VecConfig(**{key: value for key, value in fields.items() if key != "model_type"})
@@ -70,6 +100,25 @@ def build_config(options: Options, vocab_size: int | None = None) -> Data2VecCon
     return config
 
 
+def starting_config(init_from: str) -> Data2VecConfig:
+    """Configuration of the checkpoint that a run starts from.
+
+    Raises:
+        OptionError: there is no such folder or repository, or it holds no model, or one of another kind.
+    """
+    try:
+        config = AutoConfig.from_pretrained(init_from)
+    except (OSError, ValueError) as error:
+        raise OptionError(
+            f"init_from={init_from} cannot be read; give the folder of a checkpoint, or the name of one on the Hub. "
+            f"({' '.join(str(error).split())})"
+        ) from error
+    if not isinstance(config, Data2VecConfig):
+        raise OptionError(f"init_from={init_from} is a model of type {config.model_type!r}. Give a checkpoint of this "
+                          f"package, of type {Data2VecConfig.model_type!r}.")  # fmt: skip
+    return config
+
+
 def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     merged = dict(base)
     for key, value in over.items():
@@ -77,37 +126,75 @@ def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def prepare_tokenizer(options: Options, documents: Any, folder: Path) -> Any:
+def prepare_tokenizer(options: Options, documents: Any, folder: Path, write: bool = True) -> Any:
     """Tokenizer of the run, kept in its folder so that a resumed run reads the same one.
 
-    Call it in the main process first: a new tokenizer is trained once.
+    A folder that an attempt without a checkpoint left behind may be of other data: it is replaced. Call it in the main
+    process first: a new tokenizer is trained once.
 
     Args:
         options: the run's options.
         documents: raw text data set that a new tokenizer is trained on.
-        folder: where the tokenizer is kept.
+        folder: where the tokenizer is kept, beside the run's `checkpoints`.
+        write: whether this is the main process, which writes; the others read what it wrote.
     """
-    if folder.exists():
-        return load_tokenizer(str(folder))
-    if options.text.tokenizer is not None:
-        tokenizer = load_tokenizer(options.text.tokenizer)
-    elif options.init_from is not None and "text" in AutoConfig.from_pretrained(options.init_from).modalities:
-        tokenizer = load_tokenizer(options.init_from)
-    else:
-        size = (options.model.get("text_config") or {}).get("vocab_size", 8192)
-        first = islice((documents[index] for index in range(len(documents))), options.text.tokenizer_documents)
-        tokenizer = build_tokenizer((record["text"] for record in first), size)
-    draft = folder.with_name(folder.name + ".draft")
-    tokenizer.save_pretrained(draft)
-    draft.rename(folder)
+    resumed = CheckpointFolder(folder.with_name("checkpoints")).newest() is not None
+    if resumed or not write:
+        kept = _kept_tokenizer(folder)
+        if kept is not None:
+            return kept
+        if resumed:
+            logger.warning("There is no whole tokenizer in %s; it is made again.", folder)
+    tokenizer = _new_tokenizer(options, documents)
+    if write:
+        draft = folder.with_name(folder.name + ".draft")
+        for left_over in (draft, folder):
+            shutil.rmtree(left_over, ignore_errors=True)
+        tokenizer.save_pretrained(draft)
+        draft.rename(folder)
     return tokenizer
 
 
+def _kept_tokenizer(folder: Path) -> Any:
+    """The tokenizer in a folder, or None where there is none or a part of one."""
+    files = [path for path in folder.glob("*") if path.is_file() and path.stat().st_size]
+    if "tokenizer_config.json" not in [path.name for path in files] or len(files) < 2:
+        return None
+    try:
+        return load_tokenizer(str(folder))
+    except (OSError, ValueError):
+        return None
+
+
+def _new_tokenizer(options: Options, documents: Any) -> Any:
+    """Tokenizer that the options name or `init_from` brings, or else one trained on the documents."""
+    if options.text.tokenizer is not None:
+        return load_tokenizer(options.text.tokenizer)
+    if options.init_from is not None and "text" in starting_config(options.init_from).modalities:
+        return load_tokenizer(options.init_from)
+    size = (options.model.get("text_config") or {}).get("vocab_size", 8192)
+    if not isinstance(size, int):
+        raise OptionError(f"model.text_config.vocab_size is {size!r}, which is no int.")
+    first = islice((documents[index] for index in range(len(documents))), options.text.tokenizer_documents)
+    return build_tokenizer((record["text"] for record in first), size)
+
+
 def build_model(options: Options, config: Data2VecConfig) -> Data2VecForPreTraining:
-    """Model with the weights of `init_from`, or new ones that follow from the seed alone."""
+    """Model with the weights of `init_from`, or new ones that follow from the seed alone.
+
+    Raises:
+        OptionError: the weights of `init_from` do not fit the `model` section.
+    """
     set_seed(options.seed)
     if options.init_from is not None:
-        model = Data2VecForPreTraining.from_pretrained(options.init_from, config=config)
+        try:
+            model = Data2VecForPreTraining.from_pretrained(options.init_from, config=config)
+        except RuntimeError as error:
+            raise OptionError(
+                f"The weights of init_from={options.init_from} do not have the shapes that the model section asks "
+                "for. Leave out of the section what changes shapes, such as hidden_size: the checkpoint decides it. "
+                f"({' '.join(str(error).split())})"
+            ) from error
         # The decay of the teacher follows the steps of this run, not those of the one before.
         model.ema_step.zero_()
     else:
@@ -119,12 +206,17 @@ def build_model(options: Options, config: Data2VecConfig) -> Data2VecForPreTrain
 
 
 class TokenCounter:
-    """Counts the real tokens of a batch, so that padding does not pass for throughput."""
+    """Counts the real tokens of a batch, so that padding does not pass for throughput.
+
+    Args:
+        config: configuration of the model, which knows the frames of a waveform.
+    """
 
     def __init__(self, config: Data2VecConfig):
         self.config = config
 
     def __call__(self, modality: str, inputs: dict[str, Tensor]) -> int:
+        """Real tokens of a collated batch, masked or not."""
         real = inputs.get("attention_mask")
         if real is None:
             return inputs["mask"][:, 0].numel()
@@ -140,7 +232,19 @@ def build_steps(
     rank: int = 0,
     world_size: int = 1,
 ) -> StepDataset:
-    """Micro-batches of this process by step."""
+    """Micro-batches of this process by step.
+
+    Args:
+        options: the run's options.
+        config: configuration of the model.
+        sources: raw data sets by modality.
+        tokenizer: for text.
+        rank: this process.
+        world_size: number of processes.
+
+    Raises:
+        ValueError: a transform option is wrong, or a modality has too little data or too small a batch.
+    """
     datasets, transforms = {}, {}
     for name, source in sources.items():
         section = getattr(options, name)
@@ -163,4 +267,5 @@ def build_steps(
         accumulate=options.accumulate,
         rank=rank,
         world_size=world_size,
+        fingerprint={name: source.fingerprint() | {"samples": plan.sizes[name]} for name, source in sources.items()},
     )

@@ -17,6 +17,8 @@ from pathlib import Path
 
 import numpy as np
 
+from .optional import need
+
 
 __all__ = ["DIGIT_WORDS", "TEXT_AREAS", "load_digit_images", "load_digit_words", "load_python_prose"]
 
@@ -90,9 +92,7 @@ def load_digit_words(split: str) -> tuple[list[np.ndarray], np.ndarray, list[str
 
     The voices of the two splits differ in the vocal tract they model; accents are shared.
     """
-    import soundfile
-
-    samples, _ = soundfile.read(DATA_FOLDER / f"digit_words_{split}.flac", dtype="float32")
+    samples, _ = need("soundfile", "audio").read(DATA_FOLDER / f"digit_words_{split}.flac", dtype="float32")
     samples.flags.writeable = False
     with open(DATA_FOLDER / "digit_words.csv", newline="", encoding="utf-8") as file:
         rows = [row for row in csv.DictReader(file) if row["split"] == split]

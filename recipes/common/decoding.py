@@ -7,12 +7,12 @@ that would poison a batch. What had to be converted on the way is told by `NOTES
 import io
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import soundfile
-import soxr
 import torch
-from PIL import Image, ImageOps
+
+from .optional import need
 
 
 __all__ = ["FATAL", "NOTES", "BadSample", "BadSamples", "decode_audio", "decode_image", "decode_text"]
@@ -97,16 +97,21 @@ class BadSamples:
         return "\n".join(lines)
 
 
-def decode_image(value: object, channels: int | None = 3) -> Image.Image:
+def decode_image(value: object, channels: int | None = 3) -> Any:
     """Decode an image, upright according to its EXIF orientation.
 
     Args:
         value: PIL image, uint8 array (H, W) or (H, W, C), encoded bytes, path, or dict with "bytes" and "path".
         channels: 3 for RGB, 1 for grey, None to keep what the image has (RGB or grey).
 
+    Returns:
+        `PIL.Image.Image` of mode RGB or L.
+
     Raises:
         BadSample: If the value is missing, truncated or no image.
+        MissingDependencyError: If pillow is not installed.
     """
+    Image, ImageOps = need("PIL.Image", "vision"), need("PIL.ImageOps", "vision")
     try:
         if isinstance(value, Image.Image):
             image = value
@@ -141,6 +146,7 @@ def decode_audio(value: object, sampling_rate: int = 16_000) -> tuple[np.ndarray
 
     Raises:
         BadSample: If the value is missing, unreadable, truncated, without samples, or has NaN or infinite samples.
+        MissingDependencyError: If soundfile or soxr is needed and not installed.
     """
     if isinstance(value, dict) and value.get("array") is not None:
         samples, rate = np.asarray(value["array"], dtype=np.float32), int(value["sampling_rate"])
@@ -160,7 +166,7 @@ def decode_audio(value: object, sampling_rate: int = 16_000) -> tuple[np.ndarray
         samples = samples.mean(axis=1)
     if rate != sampling_rate:
         notes.append("resampled")
-        samples = soxr.resample(samples, rate, sampling_rate)
+        samples = need("soxr", "audio").resample(samples, rate, sampling_rate)
         if samples.size == 0:
             raise BadSample("empty", f"no samples left at {sampling_rate} Hz")
     if samples.min() == samples.max():
@@ -217,6 +223,7 @@ def _read_audio(encoded: bytes) -> tuple[np.ndarray, int]:
         promised = int.from_bytes(encoded[4:8], "little") + 8
         if len(encoded) < promised < _UNKNOWN_RIFF_SIZE:
             raise BadSample("truncated", f"{len(encoded)} bytes where the header promises {promised}")
+    soundfile = need("soundfile", "audio")
     try:
         with soundfile.SoundFile(io.BytesIO(encoded)) as file:
             promised = file.frames
@@ -229,7 +236,7 @@ def _read_audio(encoded: bytes) -> tuple[np.ndarray, int]:
     return samples, rate
 
 
-def _to_8_bit(image: Image.Image) -> Image.Image:
+def _to_8_bit(image: Any) -> Any:
     """Scale a 16-bit, 32-bit or floating image to 8-bit grey; PIL's own conversion would clip it to white."""
     pixels = np.asarray(image, dtype=np.float64)
     if not np.isfinite(pixels).all():
@@ -238,4 +245,4 @@ def _to_8_bit(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I;16") or (image.mode == "I" and low >= 0 and 255 < high <= 65535):
         high = 65535.0
     scaled = (pixels - low) * (255.0 / max(high - low, 1e-12))
-    return Image.fromarray(np.round(scaled).astype(np.uint8))
+    return need("PIL.Image", "vision").fromarray(np.round(scaled).astype(np.uint8))

@@ -25,8 +25,8 @@ def explained_by_prediction(predictions: Tensor, targets: Tensor) -> Tensor:
 def explained_by_position(targets: Tensor, mask: Tensor) -> Tensor:
     """Share of the targets' variance that is common to all samples at the same position.
 
-    Estimated from pairs of different samples, so that few samples do not pass for a common part; 0 where no position
-    is masked in two samples.
+    Estimated from pairs of different samples, so that few samples do not pass for a common part; NaN where no position
+    is masked in two samples, above all where there is one sample only.
 
     Args:
         targets: (N, D), rows in the order of `mask`.
@@ -42,4 +42,4 @@ def explained_by_position(targets: Tensor, mask: Tensor) -> Tensor:
     count = present.sum(dim=0)
     pairs = (count * (count - 1)).sum()
     share = (common / pairs.clamp(min=1)) / (own / count.sum().clamp(min=1)).clamp(min=1e-12)
-    return torch.where(pairs > 0, share, torch.zeros_like(share))
+    return torch.where(pairs > 0, share, torch.full_like(share, float("nan")))

@@ -9,16 +9,34 @@ from typing import Any
 
 import numpy as np
 from transformers import Wav2Vec2FeatureExtractor
-from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
 from modeling_d2v import Data2VecConfig
+from recipes.common.optional import need
 
 
-def image_processor(config: Data2VecConfig, transform: Any) -> ViTImageProcessorPil:
-    """Image processor with the size and normalisation that the model was trained with."""
+def image_processor(config: Data2VecConfig, transform: Any) -> Any:
+    """Image processor with the size and normalisation that the model was trained with.
+
+    It does what `VisionTransform` does in evaluation: shorter side resized, centre cut out. A model of grey images
+    takes grey images only: no image processor of transformers turns colour into grey and normalises.
+
+    Args:
+        config: configuration of the model.
+        transform: `VisionTransform` of the run.
+
+    Returns:
+        `CLIPImageProcessorPil`, which `AutoImageProcessor` loads without torchvision too.
+
+    Raises:
+        MissingDependencyError: pillow is not installed.
+    """
+    need("PIL.Image", "vision")
+    from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+
     size, channels = config.vision_config.image_size, config.vision_config.num_channels
-    return ViTImageProcessorPil(
-        size={"height": size, "width": size},
+    return CLIPImageProcessorPil(
+        size={"shortest_edge": size},
+        crop_size={"height": size, "width": size},
         resample=3,  # bicubic, as in training
         image_mean=np.broadcast_to(transform.mean, channels).tolist(),
         image_std=np.broadcast_to(transform.std, channels).tolist(),
@@ -65,6 +83,8 @@ def export(model: Any, folder: Path, transforms: dict[str, Any], tokenizer: Any 
         nested = {name: processor.to_dict() for name, processor in processors.items()}
         (draft / "processor_config.json").write_text(json.dumps(nested, indent=2) + "\n", encoding="utf-8")
     if tokenizer is not None:
+        # What the model takes at most, so that users may truncate without naming a length.
+        tokenizer.model_max_length = config.text_config.max_position_embeddings
         tokenizer.save_pretrained(draft)
     shutil.rmtree(folder, ignore_errors=True)
     draft.rename(folder)

@@ -51,21 +51,6 @@ class FeatureSet:
     bad: list[str] = field(default_factory=list)
 
 
-def extract_features(
-    model,
-    dataset,
-    transform: Callable[..., dict[str, Tensor]],
-    *,
-    batch_size: int = 32,
-    device: torch.device | str | None = None,
-    layer: int | None = None,
-    pooling: str = "mean",
-) -> tuple[np.ndarray, np.ndarray]:
-    """Extract features and labels; see `extract` for arguments and errors. Returns ((N, D) float32, (N,) int64)."""
-    result = extract(model, dataset, transform, batch_size=batch_size, device=device, layer=layer, pooling=pooling)
-    return result.features, result.labels
-
-
 @torch.no_grad()
 def extract(
     model,

@@ -82,8 +82,9 @@ def open_text_files(root: Path, split: str, columns: Columns) -> Table | None:
     """Open one split of a text file or a folder of text files; None if there are none.
 
     In `.txt`, blank lines separate documents. In `.jsonl` each line is a string or an object with a text field (or the
-    two of a sentence pair) and perhaps a label. A file belongs to the split that its name, or a folder above it,
-    starts with; else to "train". What is not UTF-8 or not JSON stays in the table as it is, to be counted when read.
+    two of a sentence pair) and perhaps a label; one choice of fields holds for the whole file. A file belongs to the
+    split that its name, or a folder above it, starts with; else to "train". What is not UTF-8, not JSON or without
+    text stays in the table, to be counted when read.
 
     Raises:
         ValueError: If there is no such split or field.
@@ -129,13 +130,17 @@ def _split_of(relative: Path) -> str:
 def _metadata_rows(path: Path) -> list[dict[str, Any]]:
     """Rows of a metadata file, with "file" (an absolute path) in the place of `file_name`."""
     with open(path, newline="", encoding="utf-8-sig") as file:
-        rows = (
-            list(csv.DictReader(file))
-            if path.suffix == ".csv"
-            else [json.loads(line) for line in file if line.strip()]
-        )
+        try:
+            rows = (
+                list(csv.DictReader(file))
+                if path.suffix == ".csv"
+                else [json.loads(line) for line in file if line.strip()]
+            )
+        except (ValueError, csv.Error) as error:
+            kind = path.suffix.lstrip(".").upper()
+            raise ValueError(f"The metadata file {path} is no {kind} in UTF-8: {error}.") from error
     for number, row in enumerate(rows):
-        if not row.get("file_name"):
+        if not isinstance(row, dict) or not row.get("file_name"):
             raise ValueError(f"Row {number + 1} of {path} has no `file_name`, which tells the file that it describes.")
     others = ({key: value for key, value in row.items() if key not in ("file_name", None)} for row in rows)
     return [{"file": path.parent / row["file_name"]} | other for row, other in zip(rows, others, strict=True)]
@@ -150,41 +155,55 @@ def _text_rows(path: Path, root: Path, columns: Columns) -> list[dict[str, Any]]
             {"value": document, "name": f"{shown}, document {number}", "label": None, "group": shown}
             for number, document in enumerate(documents, start=1)
         ]
+    lines = {number: line for number, line in enumerate(encoded.split(b"\n"), start=1) if line.strip()}
+    parsed = {number: _parse_line(line) for number, line in lines.items()}
+    choice = _choose_fields([value for value in parsed.values() if isinstance(value, dict)], columns, shown)
     rows = []
-    for number, line in enumerate(encoded.split(b"\n"), start=1):
-        if line.strip():
-            name = f"{shown}, line {number}"
-            row = {"value": line, "name": name, "label": None, "group": shown}
-            rows.append(row | _parse_line(line, columns, name))
+    for number, value in parsed.items():
+        row = {"value": value, "name": f"{shown}, line {number}", "label": None, "group": shown}
+        rows.append(row | _pick_fields(value, choice) if isinstance(value, dict) else row)
     return rows
 
 
-def _parse_line(line: bytes, columns: Columns, name: str) -> dict[str, Any]:
-    """Value, label and group of one line of JSON, as far as they are there."""
+def _parse_line(line: bytes) -> Any:
+    """Content of one line of JSON; what cannot be read becomes a value that the data set counts as bad."""
     try:
-        fields = json.loads(line.decode("utf-8"))
+        return json.loads(line.decode("utf-8"))
     except UnicodeDecodeError:
-        return {}
-    except json.JSONDecodeError:
-        return {"value": 0}  # no text: the data set will count it as unreadable
-    if not isinstance(fields, dict):
-        return {"value": fields}
+        return line
+    except (ValueError, RecursionError):
+        return 0
+
+
+def _choose_fields(objects: list[dict[str, Any]], columns: Columns, name: str) -> dict[str, Any]:
+    """Fields of a file that hold the text (one or two), the label and the group.
+
+    Told from all objects together, so that one without text, or with null in its place, is only a bad record.
+
+    Raises:
+        ValueError: If there are fields and none of them can be told to be the text.
+    """
+    existing = list(dict.fromkeys(key for fields in objects for key in fields))
     wanted = [columns.input] if isinstance(columns.input, str) else columns.input
-    wanted = wanted or find_text_columns(
-        list(fields), [key for key, value in fields.items() if isinstance(value, str)]
-    )
-    if wanted is None:
+    if not wanted:
+        texts = {key for fields in objects for key, value in fields.items() if isinstance(value, str)}
+        wanted = find_text_columns(existing, [key for key in existing if key in texts])
+    if wanted is None and existing:
         raise ValueError(
-            f"Cannot tell which field of {name} holds the text; it has: {', '.join(fields)}. Name it with the option "
-            f"`column`."
+            f"Cannot tell which field of {name} holds the text; it has: {', '.join(existing)}. Name it with the "
+            "option `column`."
         )
-    found = tuple(fields.get(column) for column in wanted)
-    parsed: dict[str, Any] = {"value": found[0] if len(found) == 1 else found}
-    for key, wanted_column, usual in (
-        ("label", columns.label, LABEL_COLUMNS),
-        ("group", columns.group, GROUP_COLUMNS),
-    ):
-        column = wanted_column or next((name for name in usual if name in fields), None)
-        if column in fields:
-            parsed[key] = fields[column] if key == "label" else str(fields[column])
-    return parsed
+    label = columns.label or next((key for key in LABEL_COLUMNS if key in existing), None)
+    group = columns.group or next((key for key in GROUP_COLUMNS if key in existing), None)
+    return {"text": wanted or ["text"], "label": label, "group": group}
+
+
+def _pick_fields(fields: dict[str, Any], choice: dict[str, Any]) -> dict[str, Any]:
+    """Value, label and group of one object, as far as they are there."""
+    found = tuple(fields.get(key) for key in choice["text"])
+    picked: dict[str, Any] = {"value": found[0] if len(found) == 1 else found}
+    if choice["label"] in fields:
+        picked["label"] = fields[choice["label"]]
+    if choice["group"] in fields:
+        picked["group"] = str(fields[choice["group"]])
+    return picked

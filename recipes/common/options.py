@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 import re
 import types
 import typing
@@ -28,6 +29,8 @@ class OptionError(ValueError):
 
 @dataclass(kw_only=True)
 class DataOptions:
+    """Where the data of each modality comes from, and how it is loaded."""
+
     text: str | None = None
     """Text source: local folder or file, or a Hub data set; null reads the built-in sample."""
     vision: str | None = None
@@ -43,6 +46,8 @@ class DataOptions:
 
 @dataclass(kw_only=True)
 class ModalityOptions:
+    """A modality of the run: batch size, share, data options and transform."""
+
     batch_size: int = 16
     """Samples in one optimizer step, over all processes and micro-batches together."""
     ratio: float = 1.0
@@ -58,6 +63,8 @@ class ModalityOptions:
 
 @dataclass(kw_only=True)
 class TextOptions(ModalityOptions):
+    """Text, which has a tokenizer besides."""
+
     tokenizer: str | None = None
     """Folder or Hub name of a tokenizer; null trains a byte-level BPE of `model.text_config.vocab_size` entries on the
     source."""
@@ -67,6 +74,8 @@ class TextOptions(ModalityOptions):
 
 @dataclass(kw_only=True)
 class OptimOptions:
+    """AdamW and the course of the learning rate."""
+
     lr: float = 1e-3
     """Peak learning rate."""
     min_lr: float = 0.0
@@ -89,6 +98,12 @@ class OptimOptions:
 
 @dataclass(kw_only=True)
 class Options:
+    """All options of a run.
+
+    Raises:
+        OptionError: a value is outside of its range, or contradicts another one.
+    """
+
     output_dir: str = ""
     """Folder of the run: checkpoints, log.jsonl, run.yaml and the exported model in `final`."""
     seed: int = 0
@@ -171,21 +186,41 @@ class Options:
         _choice("schedule", self.schedule, ("alternate", "mixed"))
         _choice("mixed_precision", self.mixed_precision, ("no", "bf16", "fp16"))
         _choice("resume", self.resume, ("auto", "never"))
-        for name in ("max_steps", "accumulate", "log_every", "keep_last", "max_bad_steps"):
-            _at_least(name, getattr(self, name), 1)
+        self._check_ranges()
         for name in self.modalities:
             section = getattr(self, name)
             _at_least(f"{name}.batch_size", section.batch_size, self.accumulate)
-            if section.ratio <= 0:
+            if not 0 < section.ratio < math.inf:
                 raise OptionError(f"{name}.ratio is {section.ratio}. It must be positive; to leave a modality out, "
                                   f"set {name}=null.")  # fmt: skip
-        if len(self.optim.betas) != 2:
-            raise OptionError(f"optim.betas is {self.optim.betas}. It takes two numbers, such as [0.9, 0.98].")
+        if len(self.optim.betas) != 2 or not all(0 <= beta < 1 for beta in self.optim.betas):
+            raise OptionError(
+                f"optim.betas is {self.optim.betas}. It takes two numbers from 0 to below 1, such as [0.9, 0.98]."
+            )
         if self.warmup_steps > self.schedule_steps:
             raise OptionError(
                 f"optim.warmup is {self.warmup_steps} steps, longer than the schedule of {self.schedule_steps}. "
                 "Shorten it, or give it as a fraction such as 0.1."
             )
+
+    def _check_ranges(self) -> None:
+        """Checks the numbers that have a least value."""
+        for name in ("max_steps", "accumulate", "log_every", "keep_last", "max_bad_steps"):
+            _at_least(name, getattr(self, name), 1)
+        for name in ("seed", "checkpoint_every", "min_target_std", "min_prediction_std", "std_check_from"):
+            _at_least(name, getattr(self, name), 0)
+        if self.seed >= 2**31:
+            raise OptionError(f"seed is {self.seed}. It must be below {2**31}.")
+        _at_least("data.num_workers", self.data.num_workers, 0)
+        _at_least("data.prefetch", self.data.prefetch, 1)
+        for name in ("min_lr", "warmup", "eps", "weight_decay", "max_grad_norm"):
+            _at_least(f"optim.{name}", getattr(self.optim, name), 0)
+        if not 0 < self.optim.lr < math.inf:
+            raise OptionError(f"optim.lr is {self.optim.lr}. It must be a positive number.")
+        if self.optim.schedule_steps is not None:
+            _at_least("optim.schedule_steps", self.optim.schedule_steps, 1)
+        if self.text is not None:
+            _at_least("text.tokenizer_documents", self.text.tokenizer_documents, 1)
 
 
 def _choice(name: str, value: str, valid: tuple[str, ...]) -> None:
@@ -193,8 +228,8 @@ def _choice(name: str, value: str, valid: tuple[str, ...]) -> None:
         raise OptionError(f"{name} is {value!r}. It must be one of {', '.join(valid)}.")
 
 
-def _at_least(name: str, value: int, least: int) -> None:
-    if value < least:
+def _at_least(name: str, value: float, least: int) -> None:
+    if not least <= value < math.inf:  # NaN is in no range
         raise OptionError(f"{name} is {value}. It must be at least {least}.")
 
 
@@ -236,9 +271,17 @@ def find_config(name: str | Path) -> Path:
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """Content of a YAML file whose top level is a mapping."""
+    """Content of a YAML file whose top level is a mapping.
+
+    Raises:
+        OptionError: the file cannot be read, is not UTF-8 or no YAML, or holds something else.
+    """
     try:
         tree = yaml.load(Path(path).read_text(encoding="utf-8"), _Loader)
+    except UnicodeDecodeError as error:
+        raise OptionError(f"{path} is no text in UTF-8: {error}. Save it in UTF-8.") from error
+    except OSError as error:
+        raise OptionError(f"{path} cannot be read: {error}.") from error
     except yaml.YAMLError as error:
         raise OptionError(f"{path} is not valid YAML: {error}") from error
     if not isinstance(tree, dict):

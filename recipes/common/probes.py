@@ -32,6 +32,8 @@ FEW_LABEL_C = 1.0
 HELD_OUT_SHARE = 0.2
 MAX_FOLDS = 5
 MAX_ITERATIONS = 300
+PATIENCE = 2
+"""Falls in a row of the held-out score after which weaker regularisation is not tried: it costs the most."""
 
 
 @dataclass(frozen=True)
@@ -115,13 +117,13 @@ def linear_accuracy(
 ) -> float:
     """Accuracy of multinomial logistic regression on standardised features.
 
-    The regularisation is chosen on held-out samples of the training part, then the model is fitted again on all of
-    it. The test part plays no role in the choice.
+    The regularisation is chosen on held-out samples of the training part, then the model is fitted from scratch on
+    all of it, as if no other candidate had existed. The test part plays no role in the choice.
 
     Args:
         train_features, test_features: (N, D), (N', D).
         train_labels, test_labels: (N,), (N',) integers.
-        grid: candidates for scikit-learn's C; with a single one nothing is held out. None for
+        grid: candidates for scikit-learn's C, in any order; with a single one nothing is held out. None for
             `REGULARISATION_GRID`, or the one for sparse features.
         groups: (N,) names, for example of speakers, when the test groups are unseen ones; see `held_out_masks`.
         seed: of the draw of the held-out samples.
@@ -137,12 +139,7 @@ def linear_accuracy(
         raise ValueError("The regularisation grid is empty; give at least one value of C.")
     best = float(grid[0])
     if len(grid) > 1:
-        scores = np.zeros(len(grid))
-        for held_out in held_out_masks(train_labels, groups, seed):
-            if held_out.any() and len(np.unique(train_labels[~held_out])) > 1:
-                fit, valid = standardise(train_features[~held_out], train_features[held_out])
-                scores += [_fit(fit, train_labels[~held_out], c).score(valid, train_labels[held_out]) for c in grid]
-        best = float(grid[int(np.argmax(scores))])
+        best = _choose_c(train_features, train_labels, grid, held_out_masks(train_labels, groups, seed))
     train, test = standardise(train_features, test_features)
     return 100.0 * float(_fit(train, train_labels, best).score(test, test_labels))
 
@@ -207,6 +204,27 @@ def chance_accuracy(train_labels, test_labels) -> float:
     """Accuracy in percent of always answering the commonest training label (the smallest of several)."""
     values, counts = np.unique(np.asarray(train_labels), return_counts=True)
     return 100.0 * float((np.asarray(test_labels) == values[counts.argmax()]).mean())
+
+
+def _choose_c(features, labels: np.ndarray, grid: Sequence[float], masks: list[np.ndarray]) -> float:
+    """The candidate with the best accuracy on the held-out samples; of several, the strongest regularisation.
+
+    Every candidate starts from zero weights. From those of the one before it would take a third of the iterations
+    less, but weak regularisation would then stop short of what it reaches alone, and lose where it is the best: with
+    untrained encoders, whose accuracy would come out up to two points too low.
+    """
+    masks = [held_out for held_out in masks if held_out.any() and len(np.unique(labels[~held_out])) > 1]
+    candidates = sorted(float(c) for c in grid)
+    scores: list[float] = []
+    for c in candidates:
+        total = 0.0
+        for held_out in masks:
+            fit, valid = standardise(features[~held_out], features[held_out])
+            total += _fit(fit, labels[~held_out], c).score(valid, labels[held_out])
+        scores.append(total)
+        if len(scores) > PATIENCE and (np.diff(scores[-PATIENCE - 1 :]) < 0).all():
+            break
+    return candidates[int(np.argmax(scores))]
 
 
 def _fit(features, labels: np.ndarray, c: float) -> LogisticRegression:

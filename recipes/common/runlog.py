@@ -31,14 +31,19 @@ class MetricsWindow:
         self.sums: dict[str, Tensor] = {}
         self.counts: Counter[str] = Counter()
 
-    def add(self, name: str, value: Tensor | float, count: int = 1) -> None:
+    def add(self, name: str, value: Tensor | float, count: Tensor | float = 1) -> None:
         """Adds a value to a sum; `count` is its weight in the mean, 0 for all but the first part of a sum."""
         value = torch.as_tensor(value, dtype=self.dtype, device=self.device).detach()
         self.sums[name] = self.sums[name] + value if name in self.sums else value
         self.counts[name] += count
 
+    def add_if_known(self, name: str, value: Tensor) -> None:
+        """Adds a value that is NaN where nothing could be measured; such a value does not count in the mean."""
+        known = value.isfinite()
+        self.add(name, value.nan_to_num(0.0, 0.0, 0.0), known.to(self.dtype))
+
     def means(self, reduce=None) -> dict[str, float]:
-        """Means over the interval.
+        """Means over the interval; what was counted nowhere is left out.
 
         Args:
             reduce: sums a tensor over all processes; every process must hold the same names.
@@ -47,14 +52,20 @@ class MetricsWindow:
             return {}
         names = sorted(self.sums)
         sums = torch.stack([self.sums[name] for name in names])
-        counts = torch.tensor([self.counts[name] for name in names], dtype=self.dtype, device=self.device)
+        counts = torch.stack(
+            [torch.as_tensor(self.counts[name], dtype=self.dtype, device=self.device) for name in names]
+        )
         if reduce is not None:
             sums, counts = reduce(torch.stack([sums, counts])).unbind()
-        return dict(zip(names, (sums / counts).tolist(), strict=True))
+        means, counts = torch.stack([sums / counts, counts]).tolist()
+        return {name: mean for name, mean, count in zip(names, means, counts, strict=True) if count}
 
     def state(self) -> dict[str, Any]:
         """JSON values that `restore` takes: this process's part of an interval that a checkpoint cuts in two."""
-        return {"sums": {name: value.item() for name, value in self.sums.items()}, "counts": dict(self.counts)}
+        return {
+            "sums": {name: value.item() for name, value in self.sums.items()},
+            "counts": {name: float(count) for name, count in self.counts.items()},
+        }
 
     def restore(self, state: dict[str, Any]) -> None:
         """Goes on with the interval of `state`."""
@@ -69,31 +80,39 @@ class RunLog:
     Args:
         path: the file; None writes nothing (processes other than the main one).
         step: finished steps; lines of later steps, left by a run that was killed, are removed.
+
+    Attributes:
+        last: the newest line; empty where there is none.
     """
 
     def __init__(self, path: Path | None, step: int = 0):
         self.path = path
+        self.last: dict[str, Any] = {}
         if path is not None and path.exists():
             kept = [line for line in read_log(path) if line["step"] <= step]
             draft = path.with_suffix(".draft")
             draft.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
             os.replace(draft, path)
+            self.last = kept[-1] if kept else {}
 
     def write(self, record: dict[str, Any]) -> None:
         """Appends a line and hands it to the disk."""
+        self.last = record
         if self.path is not None:
             with open(self.path, "a", encoding="utf-8") as file:
                 file.write(json.dumps(record) + "\n")
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
-    """Lines of a log; a last line that was cut short by a kill is left out."""
+    """Lines of a log; those that are broken, such as a last one that was cut short by a kill, are left out."""
     records = []
-    for line in Path(path).read_text(encoding="utf-8").splitlines():
+    for line in Path(path).read_bytes().split(b"\n"):
         try:
-            records.append(json.loads(line))
+            record = json.loads(line.decode("utf-8"))
         except ValueError:
-            break
+            continue
+        if isinstance(record, dict) and isinstance(record.get("step"), int):
+            records.append(record)
     return records
 
 
@@ -109,5 +128,8 @@ def one_line(record: dict[str, Any]) -> str:
     """A log record for people: the losses and what tells whether learning goes well."""
     shown = [f"step {record['step']}"]
     shown += [f"{name.removesuffix('/loss')} {value:.4g}" for name, value in record.items() if name.endswith("/loss")]
-    shown += [f"lr {record['lr']:.2e}", f"grad {record['grad_norm']:.3g}", f"{record['samples_per_s']:.1f} samples/s"]
+    shown.append(f"lr {record['lr']:.2e}")
+    if "grad_norm" in record:  # not after an interval whose steps were all skipped
+        shown.append(f"grad {record['grad_norm']:.3g}")
+    shown.append(f"{record['samples_per_s']:.1f} samples/s")
     return "  ".join(shown)

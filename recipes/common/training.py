@@ -17,7 +17,7 @@ from recipes.common.batches import MicroBatch, StepDataset, load_steps
 from recipes.common.checkpointing import CheckpointError, CheckpointFolder, load_checkpoint, restore_random_states
 from recipes.common.diagnostics import explained_by_position, explained_by_prediction
 from recipes.common.optim import build_optimizer, learning_rate, set_learning_rate
-from recipes.common.options import Options
+from recipes.common.options import OptionError, Options
 from recipes.common.runlog import MetricsWindow, RunLog, one_line, peak_memory_gib
 
 
@@ -55,6 +55,7 @@ class Pretraining:
         self.options, self.accelerator, self.steps = options, accelerator, steps
         self.inner = model
         self.model, self.optimizer = accelerator.prepare(model, build_optimizer(model, options.optim))
+        keep_buffers_apart(self.model)
         # In the fixed order of one list: the teacher has no gradient.
         self.trainable = [parameter for parameter in self.inner.parameters() if parameter.requires_grad]
         self.log_path = Path(folder) / "log.jsonl"
@@ -176,7 +177,7 @@ class Pretraining:
             prediction = explained_by_prediction(output.predictions, output.targets)
             self.window.add(f"{batch.modality}/explained_by_prediction", prediction)
             position = explained_by_position(output.targets, output.mask)
-            self.window.add(f"{batch.modality}/explained_by_position", position)
+            self.window.add_if_known(f"{batch.modality}/explained_by_position", position)
         self.window.add("samples", len(batch.inputs["mask"]))
         self.window.add("tokens", batch.tokens)
 
@@ -199,7 +200,7 @@ class Pretraining:
             pin_memory=accelerator.device.type == "cuda",
         )
         self.model.train()
-        record: dict[str, Any] = {}
+        record: dict[str, Any] = log.last
         bar = tqdm(total=options.max_steps, initial=self.step, disable=not accelerator.is_main_process, unit="step")
         started = time.perf_counter()
         opened, waited = started, 0.0
@@ -316,6 +317,7 @@ class Pretraining:
             "seconds": self.seconds,
             "samples": self.samples,
             "processes": self.accelerator.num_processes,
+            "data": self.steps.fingerprint,
         }
         return self.checkpoints.save(
             self.step,
@@ -331,8 +333,10 @@ class Pretraining:
 
         Raises:
             CheckpointError: the checkpoint is torn, or of another model.
+            OptionError: the data is not that of the checkpoint.
         """
         content = load_checkpoint(checkpoint, self.accelerator.process_index)
+        check_same_data(content["progress"].get("data"), self.steps.fingerprint, checkpoint)
         try:
             self.inner.load_state_dict(content["model"])
         except RuntimeError as error:
@@ -354,3 +358,36 @@ class Pretraining:
                 progress["processes"],
                 self.accelerator.num_processes,
             )
+
+
+def keep_buffers_apart(model: torch.nn.Module) -> None:
+    """Has DistributedDataParallel leave the buffers alone in each forward pass; all processes compute the same ones.
+
+    Set afterwards, because torch is about to rename the argument of the constructor and warns of the old name.
+    """
+    model = getattr(model, "_orig_mod", model)  # of torch.compile
+    if isinstance(model, torch.nn.parallel.DistributedDataParallel):
+        model.broadcast_buffers = False
+
+
+def check_same_data(saved: dict[str, Any] | None, present: dict[str, Any] | None, checkpoint: Path) -> None:
+    """Refuses to go on with data that would not give the sample order of the run.
+
+    Args:
+        saved: `StepDataset.fingerprint` of the checkpoint; None in those written before it was kept.
+        present: that of the data now.
+        checkpoint: for the message.
+
+    Raises:
+        OptionError: names the modality and what differs.
+    """
+    for name, before in (saved or {}).items():
+        now = (present or {}).get(name)
+        if now is None or now == before:
+            continue
+        changed = [f"{what} {before.get(what)} -> {value}" for what, value in now.items() if before.get(what) != value]
+        raise OptionError(
+            f"The {name} data is not what it was when {checkpoint} was written ({', '.join(changed)}), so the samples "
+            "of the run would not come in their order. Put the data back to resume, or choose a new output_dir, with "
+            f"init_from={checkpoint} to start from these weights."
+        )

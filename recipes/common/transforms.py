@@ -9,19 +9,22 @@ Legend: C channels, H height, W width, S waveform samples, T tokens.
 
 import dataclasses
 import difflib
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 
 from .datasets import SAMPLING_RATE, RawDataset
+from .optional import need
 from .packing import PackedTextDataset
 
 
 __all__ = ["AudioTransform", "TextTransform", "VisionTransform", "build_transform"]
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -30,7 +33,8 @@ class VisionTransform:
 
     In training: a random part of the image, of a share `crop_scale` of its area, resized to the model's size, and
     flipped left to right half of the time. Without `crop_scale`, and in evaluation: the image resized so that its
-    shorter side fits, and its centre cut out. An image that already has the size is taken as it is.
+    shorter side fits, and its centre cut out, as the image processor of the exported model does. An image that already
+    has the size is taken as it is.
 
     Attributes:
         image_size: Height and width to produce.
@@ -62,6 +66,7 @@ class VisionTransform:
             raise ValueError(f"Vision option std is {self.std}; it must be positive.")
 
     def prepare(self, dataset: RawDataset) -> RawDataset:
+        """Return `dataset` itself: images need nothing from one another."""
         return dataset
 
     def __call__(self, record: dict[str, Any], seed: int = 0) -> dict[str, Any]:
@@ -69,10 +74,11 @@ class VisionTransform:
         rng = np.random.default_rng(seed)
         image = record["image"].convert("L" if self.num_channels == 1 else "RGB")
         size = (self.image_size, self.image_size)
+        bicubic = need("PIL.Image", "vision").Resampling.BICUBIC
         if self.train and self.crop_scale is not None:
-            image = image.resize(size, Image.Resampling.BICUBIC, box=self._crop_box(image.size, rng))
+            image = image.resize(size, bicubic, box=self._crop_box(image.size, rng))
         elif image.size != size:
-            image = image.resize(size, Image.Resampling.BICUBIC, box=_centre_square(image.size))
+            image = _centre_square(image, self.image_size, bicubic)
         pixels = np.asarray(image, dtype=np.float32).reshape(*size, self.num_channels).transpose(2, 0, 1)
         if self.train and self.flip and rng.random() < 0.5:
             pixels = pixels[:, :, ::-1]
@@ -112,7 +118,8 @@ class AudioTransform:
         crop_seconds: Shortest and longest crop in seconds, one number for both, or None to keep whole clips. A clip
             that is shorter than its crop stays whole.
         concat_group: Whether clips of one group are concatenated up to the crop length. Without it, a set of single
-            words teaches where in the window things are instead of what they are.
+            words teaches where in the window things are instead of what they are. Data that does not tell the groups
+            is cropped without it, with a warning: voices that change within a window would be a giveaway.
         max_seconds: Longest clip in evaluation and without crops, in seconds; None = no limit.
         train: Whether to concatenate and crop.
     """
@@ -130,19 +137,22 @@ class AudioTransform:
             raise ValueError("Audio option concat_group needs crop_seconds: clips are concatenated up to that length.")
         self._dataset: RawDataset | None = None
         self._members: dict[str, np.ndarray] = {}
+        self._concatenates = self.train and self.concat_group
 
     def prepare(self, dataset: RawDataset) -> RawDataset:
         """Index the groups of `dataset`, where clips are to be concatenated.
 
-        Raises:
-            ValueError: If the data set has no groups.
+        Without groups, clips are cropped one by one, and a warning says so.
         """
-        if self.train and self.concat_group:
-            if dataset.groups is None:
-                raise ValueError(
-                    "Audio option concat_group joins clips of one speaker, but the data has no column that tells the "
-                    "speaker. Name it with the data option group_column, or set concat_group to false."
-                )
+        self._concatenates = self.train and self.concat_group and dataset.groups is not None
+        if self.train and self.concat_group and dataset.groups is None:
+            logger.warning(
+                "audio.transform.concat_group joins clips of one speaker, but nothing in the audio data tells the "
+                "speaker: each clip is cropped by itself. Name the column of the speaker with "
+                "audio.dataset.group_column (for a plain folder, a column of its metadata.csv), or set concat_group "
+                "to false."
+            )
+        if self._concatenates:
             groups = np.array(dataset.groups)
             order = np.argsort(groups, kind="stable")
             names, starts = np.unique(groups[order], return_index=True)
@@ -161,7 +171,7 @@ class AudioTransform:
         if self.train and self.crop_seconds is not None:
             rng = np.random.default_rng(seed)
             length = max(1, round(rng.uniform(*self.crop_seconds) * SAMPLING_RATE))
-            if self.concat_group:
+            if self._concatenates:
                 samples = self._concatenate(record, length, rng)
             start = int(rng.integers(max(0, len(samples) - length) + 1))
             samples = samples[start : start + length]
@@ -210,6 +220,7 @@ class TextTransform:
     train: bool = True
 
     def prepare(self, dataset: RawDataset) -> "RawDataset | PackedTextDataset":
+        """Return the blocks that `dataset` packs into, or in evaluation `dataset` itself."""
         if self.train and self.pack:
             return PackedTextDataset(dataset, self.tokenizer, self.max_length, cache_dir=self.cache_dir)
         return dataset
@@ -267,21 +278,40 @@ def build_transform(
             close = difflib.get_close_matches(name, valid, n=1)
             hint = f"Did you mean {close[0]!r}?" if close else f"Valid: {', '.join(valid)}."
             raise ValueError(f"The {modality} transform has no option {name!r}. {hint}")
+    for name, value in (options or {}).items():
+        _check_kind(modality, name, value)
     return kind(**(given | dict(options or {}) | {"train": train}))
+
+
+def _check_kind(modality: str, name: str, value: Any) -> None:
+    """Refuse a value that is no switch or no number where the option is one; ranges are checked elsewhere."""
+    if name in ("flip", "concat_group", "pack"):
+        fits, kind = isinstance(value, bool), "true or false"
+    elif name in ("image_size", "num_channels", "min_samples", "max_length"):
+        fits, kind = isinstance(value, int) and not isinstance(value, bool) and value > 0, "a whole number above 0"
+    elif name == "max_seconds":
+        fits, kind = value is None or (isinstance(value, int | float) and value > 0), "a number above 0"
+    else:
+        return
+    if not fits:
+        raise ValueError(f"The {modality} transform option {name} is {value!r}; it must be {kind}.")
 
 
 def _range(name: str, value: float | Sequence[float], low: float, high: float) -> tuple[float, float]:
     """Return `value` as (least, greatest), both in (low, high]."""
-    pair = (value, value) if isinstance(value, int | float) else tuple(value)
-    if len(pair) != 2 or not low < pair[0] <= pair[1] <= high:
+    pair = tuple(value) if isinstance(value, list | tuple) else (value, value)
+    numbers = all(isinstance(number, int | float) and not isinstance(number, bool) for number in pair)
+    if len(pair) != 2 or not numbers or not low < pair[0] <= pair[1] <= high:
         upper = "" if high == float("inf") else f" and up to {high:g}"
         raise ValueError(f"Option {name} is {value}; it must be a number or two ascending ones, above {low:g}{upper}.")
     return float(pair[0]), float(pair[1])
 
 
-def _centre_square(size: tuple[int, int]) -> tuple[float, float, float, float]:
-    """Return (left, upper, right, lower) of the largest centred square."""
-    width, height = size
-    side = min(size)
-    left, upper = (width - side) / 2, (height - side) / 2
-    return left, upper, left + side, upper + side
+def _centre_square(image: Any, side: int, resample: int) -> Any:
+    """Return the centre (side, side) of a PIL image whose shorter side was resized to `side`.
+
+    The longer side and the corner are rounded down, as the image processors of transformers round them.
+    """
+    width, height = (side * length // min(image.size) for length in image.size)
+    left, upper = (width - side) // 2, (height - side) // 2
+    return image.resize((width, height), resample).crop((left, upper, left + side, upper + side))

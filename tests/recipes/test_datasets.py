@@ -311,6 +311,39 @@ def test_json_lines(tmp_path):
         open_dataset("text", str(path))
 
 
+def test_json_lines_without_text_are_bad_records(tmp_path, caplog):
+    path = tmp_path / "texts.jsonl"
+    lines = ['{"id": 4, "text": null, "label": 1}', "{}", '{"title": "no", "text": "one", "label": 0}', '{"text": 7}',
+             "null", '"two"', '{"label": 1}', "1" * 5000]  # fmt: skip
+    path.write_text("\n".join(lines))
+    data = open_dataset("text", str(path))
+    assert [data[index]["text"] for index in range(8)] == ["one"] * 3 + ["two"] * 3 + ["one"] * 2
+    assert data.bad.counts() == {"empty": 4, "unreadable": 2}
+    assert data.labels.tolist() == [1, -1, 0, -1, -1, -1, 1, -1]
+    path.write_text("{}\n{}")
+    with pytest.raises(ValueError, match="Not one of the 2 samples"):
+        open_dataset("text", str(path))[0]
+
+
+def test_broken_metadata_names_its_file(tmp_path):
+    write_wave(tmp_path / "a.wav")
+    for content in (b'{"file_name": ', b"\xff\xfe", b"7"):
+        (tmp_path / "metadata.jsonl").write_bytes(content)
+        with pytest.raises(ValueError, match="metadata.jsonl"):
+            open_dataset("audio", str(tmp_path))
+
+
+def test_fingerprint_follows_records_and_names(tmp_path):
+    for name in ("a", "b", "c"):
+        write_wave(tmp_path / f"{name}.wav")
+    before = open_dataset("audio", str(tmp_path)).fingerprint()
+    assert before["records"] == 3 and before == open_dataset("audio", str(tmp_path)).fingerprint()
+    (tmp_path / "c.wav").rename(tmp_path / "d.wav")
+    renamed = open_dataset("audio", str(tmp_path))
+    assert renamed.fingerprint()["records"] == 3 and renamed.fingerprint() != before
+    assert renamed.select([0, 1]).fingerprint() != renamed.select([1, 0]).fingerprint()
+
+
 def test_hub_names_go_to_load_dataset(monkeypatch):
     from datasets import Dataset, DatasetDict
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from modeling_d2v import Data2VecConfig, Data2VecModel
-from recipes.common.features import MissingLabelsError, extract, extract_features
+from recipes.common.features import MissingLabelsError, extract
 
 
 INPUTS = {"vision": "pixel_values", "audio": "input_values", "text": "input_ids"}
@@ -63,7 +63,7 @@ def test_order_labels_and_groups_are_those_of_the_dataset():
 
 def test_batches_are_sorted_by_length_so_that_little_is_padded():
     model, clips = MeanModel(), Clips(count=64)
-    extract_features(model, clips, as_input, batch_size=4)
+    extract(model, clips, as_input, batch_size=4)
     computed = sum(rows * width for rows, width in model.batches)
     assert computed < 1.1 * clips.lengths.sum()
     widest = [width for _, width in model.batches]
@@ -165,10 +165,9 @@ class Raw:
 @pytest.mark.parametrize("modality", ["vision", "audio", "text"])
 def test_batched_extraction_equals_one_by_one(model, modality, layer):
     name, raw = INPUTS[modality], Raw(modality)
-    features, labels = extract_features(
-        model, raw, lambda record, seed: {name: record["item"]}, batch_size=4, layer=layer
-    )
-    assert features.shape == (11, 32) and labels.tolist() == [i % 2 for i in range(11)]
+    result = extract(model, raw, lambda record, seed: {name: record["item"]}, batch_size=4, layer=layer)
+    features = result.features
+    assert features.shape == (11, 32) and result.labels.tolist() == [i % 2 for i in range(11)]
     model.eval()
     with torch.no_grad():
         for item, row in zip(raw.items, features, strict=True):
@@ -183,17 +182,17 @@ def test_batched_extraction_equals_one_by_one(model, modality, layer):
 
 def test_first_extra_token_can_be_pooled_where_there_is_one(model):
     raw = Raw("vision")
-    features, _ = extract_features(model, raw, lambda r, s: {"pixel_values": r["item"]}, pooling="first")
+    features = extract(model, raw, lambda r, s: {"pixel_values": r["item"]}, pooling="first").features
     model.eval()
     with torch.no_grad():
         expected = model(pixel_values=torch.stack(raw.items)).last_hidden_state[:, 0]
     np.testing.assert_allclose(features, expected.numpy(), atol=1e-5)
     with pytest.raises(ValueError, match="needs an extra token"):
-        extract_features(model, Raw("text"), lambda r, s: {"input_ids": r["item"]}, pooling="first")
+        extract(model, Raw("text"), lambda r, s: {"input_ids": r["item"]}, pooling="first")
 
 
 def test_unknown_layer_and_pooling_are_explained(model):
     with pytest.raises(ValueError, match="Layer 9 does not exist; this model has layers 0 to"):
-        extract_features(model, Raw("text"), lambda r, s: {"input_ids": r["item"]}, layer=9)
+        extract(model, Raw("text"), lambda r, s: {"input_ids": r["item"]}, layer=9)
     with pytest.raises(ValueError, match="use 'mean' or 'first'"):
-        extract_features(model, Raw("text"), lambda r, s: {"input_ids": r["item"]}, pooling="max")
+        extract(model, Raw("text"), lambda r, s: {"input_ids": r["item"]}, pooling="max")

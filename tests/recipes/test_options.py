@@ -40,7 +40,7 @@ def test_overrides_reach_into_sections_and_are_read_as_yaml():
         ],
     )
     assert loaded.optim.lr == 3e-4 and loaded.optim.betas == [0.8, 0.9] and loaded.warmup_steps == 5
-    assert loaded.vision.transform == {"crop_scale": [0.4, 1.0]} and loaded.data.vision == "a/b=c"
+    assert loaded.vision.transform["crop_scale"] == [0.4, 1.0] and loaded.data.vision == "a/b=c"
     assert loaded.model["vision_config"]["num_masks"] == 2
     assert loaded.model["vision_config"]["patch_size"] == 1, "the file's other fields of the section stay"
     assert loaded.mixed_precision == "no" and loaded.report_to == ["tensorboard"]
@@ -81,11 +81,23 @@ def test_unknown_key_names_the_nearest_one(override, nearest):
         (["mixed_precision=fp8"], "no, bf16, fp16"),
         (["vision.ratio=0"], "vision=null"),
         (["vision=null"], "no modality"),
-        (["accumulate=17"], "vision.batch_size is 16"),
+        (["accumulate=999"], "It must be at least 999"),
         (["optim=3"], "It is a section"),
         (["max_steps.deep=3"], "not a section"),
-        (["optim.warmup=701"], "longer than the schedule"),
+        (["optim.warmup=99999"], "longer than the schedule"),
         (["optim.betas=[0.9]"], "two numbers"),
+        (["optim.betas=[0.9, 1.0]"], "below 1"),
+        (["seed=-1"], "seed is -1. It must be at least 0"),
+        (["seed=99999999999"], "must be below"),
+        (["optim.lr=0"], "optim.lr is 0.0. It must be a positive number"),
+        (["optim.lr=.nan"], "positive number"),
+        (["optim.warmup=-1"], "at least 0"),
+        (["optim.weight_decay=-0.1"], "optim.weight_decay is -0.1"),
+        (["optim.max_grad_norm=.inf"], "max_grad_norm"),
+        (["data.num_workers=-1"], "data.num_workers is -1"),
+        (["checkpoint_every=-5"], "checkpoint_every is -5"),
+        (["std_check_from=-5"], "std_check_from"),
+        (["optim.schedule_steps=0"], "optim.schedule_steps"),
         (["data.vision=[a"], "cannot be read as YAML"),
     ],
 )
@@ -97,6 +109,15 @@ def test_wrong_values_are_explained(overrides, words):
 def test_unknown_configuration_lists_those_that_exist():
     with pytest.raises(OptionError, match="tiny_joint"):
         load_options("tiny_joined")
+
+
+def test_unreadable_yaml_is_explained(tmp_path: Path):
+    path = tmp_path / "latin.yaml"
+    path.write_bytes(b"output_dir: caf\xe9")
+    with pytest.raises(OptionError, match="latin.yaml is no text in UTF-8"):
+        load_options(path)
+    with pytest.raises(OptionError, match="cannot be read"):
+        read_yaml(tmp_path)
 
 
 def test_saved_options_are_read_back_equal(tmp_path: Path):

@@ -148,7 +148,7 @@ def test_joint_run_leaves_log_checkpoints_and_a_model_that_loads(config, tmp_pat
     assert isinstance(model, Data2VecForPreTraining) and int(model.ema_step) == 6
     assert not info["missing_keys"] and not info["unexpected_keys"]
     assert AutoModel.from_pretrained(final)(pixel_values=torch.rand(1, 1, 8, 8)).last_hidden_state.shape == (1, 17, 32)
-    assert AutoImageProcessor.from_pretrained(final).size["height"] == 8
+    assert AutoImageProcessor.from_pretrained(final).crop_size["height"] == 8
     assert AutoFeatureExtractor.from_pretrained(final).do_normalize
     resumable = Data2VecForPreTraining.from_pretrained(folder / "checkpoints" / "step_00000006")
     assert torch.equal(
@@ -174,6 +174,7 @@ def test_text_run_keeps_its_tokenizer(tmp_path):
     final = tmp_path / "run" / "final"
     tokenizer, config = AutoTokenizer.from_pretrained(final), AutoConfig.from_pretrained(final)
     assert len(tokenizer) == config.text_config.vocab_size <= 300
+    assert tokenizer.model_max_length == config.text_config.max_position_embeddings == 40
     assert tokenizer.mask_token_id == config.text_config.mask_token_id == len(tokenizer) - 1
     assert (
         tokenizer("a document")["input_ids"]
@@ -204,8 +205,9 @@ def test_finished_run_can_be_started_again_and_extended(config, tmp_path):
     folder = tmp_path / "run"
     run(config, folder, "max_steps=4")
     before = log(folder)
-    run(config, folder, "max_steps=4")
+    again = run(config, folder, "max_steps=4")
     assert log(folder) == before
+    assert again["steps"] == 4 and again["last"] == read_log(folder / "log.jsonl")[-1]
     with pytest.raises(OptionError, match="optim.schedule_steps=4"):
         run(config, folder, "max_steps=6")
     run(config, folder, "max_steps=6", "optim.schedule_steps=4")
@@ -389,6 +391,7 @@ def test_two_processes_train_like_one(config, tmp_path, schedule):
     done = subprocess.run([*launch, *command(config, tmp_path / "two", *settings)], cwd=tmp_path, env=environment(),
                           capture_output=True, timeout=240)  # fmt: skip
     assert done.returncode == 0, done.stderr.decode()[-3000:]
+    assert b"broadcast_buffers" not in done.stderr
     assert_close(losses(tmp_path / "one"), losses(tmp_path / "two"))
     one, two = log(tmp_path / "one")[-1], log(tmp_path / "two")[-1]
     for name in one:

@@ -14,7 +14,8 @@ from modeling_d2v import Data2VecConfig, Data2VecForPreTraining
 from recipes.common.builtin import load_digit_words, load_python_prose
 from recipes.common.features import MissingLabelsError
 from recipes.common.tokenizer import build_tokenizer
-from recipes.probe import main, open_parts, run_probe, saved_normalisation
+from recipes.common.transforms import VisionTransform
+from recipes.probe import load_transform, main, open_parts, run_probe, saved_normalisation
 
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -95,7 +96,8 @@ def test_same_arguments_give_the_same_result(saved_model):
 def test_test_groups_are_tested_and_never_trained_on(saved_model):
     config = Data2VecConfig.from_pretrained(saved_model)
     voices = sorted(set(load_digit_words("train")[2]))
-    train, test = open_parts("audio", config, None, "train", "train", [voices[0]], [voices[1]], None, None)
+    train, test, held_out = open_parts("audio", config, None, "train", "train", [voices[0]], [voices[1]], None, None)
+    assert not held_out
     assert set(test.groups) == {voices[0]}
     assert set(train.groups) == set(voices[2:])
 
@@ -117,6 +119,58 @@ def write_pictures(folder, per_class, classes, damaged=0):
                 Image.fromarray(pixels.astype(np.uint8)).save(target / f"{number}.png")
             for number in range(damaged):
                 (target / f"damaged{number}.png").write_bytes(b"no picture")
+
+
+def test_folder_with_a_folder_for_each_class_and_no_test_part_is_probed(saved_model, tmp_path, capsys, caplog):
+    write_pictures(tmp_path, per_class=12, classes=3)
+    folder = str(tmp_path / "train")
+    arguments = [str(saved_model), "--modality", "vision", "--data", folder, "--seeds", "0", "--few", "3"]
+    main(arguments)
+    result = json.loads(capsys.readouterr().out)
+    assert result["held_out"] is True and result["train_samples"] == 30 and result["test_samples"] == 6
+    assert result["simple"]["pixels"]["linear"] == 100.0
+    assert "no test split: a fifth of every class of its split 'train' was held out (6 samples)" in caplog.text
+    for split in ("train", "test"):
+        with pytest.raises(SystemExit, match="fitted on" if split == "train" else "There is no split 'test'"):
+            main([*arguments, "--test_split", split])
+    assert run_probe(str(saved_model), "vision", str(tmp_path), seeds=(0,), few=3)["held_out"] is False
+
+
+def test_held_out_part_is_stratified_disjoint_and_the_same_every_time(saved_model, tmp_path):
+    write_pictures(tmp_path, per_class=10, classes=3)
+    config = Data2VecConfig.from_pretrained(saved_model)
+
+    def names(max_samples=None):
+        parts = open_parts("vision", config, str(tmp_path / "train"), "train", None, None, None, max_samples, None)[:2]
+        return [[part.name_of(index) for index in range(len(part))] for part in parts]
+
+    train, test = names()
+    assert len(train) == 24 and len(test) == 6 and not set(train) & set(test)
+    assert sorted(name.split("/")[0] for name in test) == ["class0", "class0", "class1", "class1", "class2", "class2"]
+    assert names() == [train, test]
+    fewer = names(max_samples=5)
+    assert [len(part) for part in fewer] == [5, 5]
+    assert set(fewer[0]) <= set(train) and set(fewer[1]) <= set(test)
+
+
+def test_nothing_can_be_held_out_of_classes_with_one_sample(saved_model, tmp_path):
+    write_pictures(tmp_path, per_class=1, classes=3)
+    with pytest.raises(ValueError, match="no class has two of them"):
+        run_probe(str(saved_model), "vision", str(tmp_path / "train"))
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("--batch_size", "0", "batch_size is 0; it must be at least 1"),
+        ("--max_samples", "-1", "max_samples is -1; it must be at least 1"),
+        ("--max_seconds", "0", "max_seconds is 0.0; it must be above 0"),
+        ("--device", "nosuch", "device 'nosuch' cannot be used here"),
+    ],
+)
+def test_impossible_options_are_refused_in_a_sentence(saved_model, option, value, message):
+    with pytest.raises(SystemExit, match=f"^probe.py: .*{message}"):
+        main([str(saved_model), "--modality", "vision", option, value])
 
 
 def test_bad_samples_are_counted_and_left_out_of_every_measure(saved_model, tmp_path):
@@ -149,8 +203,9 @@ def test_regression_labels_are_refused_and_alternatives_named(saved_model, tmp_p
 def test_other_models_and_missing_modalities_are_refused(tmp_path, capsys):
     (tmp_path / "bert").mkdir()
     (tmp_path / "bert" / "config.json").write_text(json.dumps({"model_type": "bert"}))
-    with pytest.raises(ValueError, match="'bert' model.*convert"):
+    with pytest.raises(ValueError, match="'bert' model.*modeling_d2v/checkpoints.py"):
         run_probe(str(tmp_path / "bert"), "text")
+    assert (ROOT / "modeling_d2v" / "checkpoints.py").is_file()
     Data2VecConfig(modalities=["vision"]).save_pretrained(tmp_path / "vision")
     with pytest.raises(ValueError, match="no audio encoder; it has vision"):
         run_probe(str(tmp_path / "vision"), "audio")
@@ -175,3 +230,23 @@ def test_normalisation_saved_with_the_model_is_used(saved_model, tmp_path):
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(processor))
     assert saved_normalisation(str(tmp_path), "vision") == {"mean": (0.1,), "std": (0.2,)}
     assert saved_normalisation(str(tmp_path), "audio") == {}
+
+
+def test_pictures_are_cut_as_in_training_and_normalised_as_saved(saved_model, tmp_path):
+    processor = {"image_processor_type": "ViTImageProcessor", "image_mean": [0.1], "image_std": [0.2]}
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(processor))
+    config = Data2VecConfig.from_pretrained(saved_model)
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 50)).astype(np.uint8)
+    # Interpolation looks a few columns beyond the cut, which goes from 15 to 35.
+    other_sides = np.pad(pixels[:, 10:40], ((0, 0), (10, 10)))
+    made = [
+        transform({"image": Image.fromarray(picture), "id": 0})["pixel_values"]
+        for transform in (
+            load_transform(str(tmp_path), "vision", config),
+            VisionTransform(image_size=8, num_channels=1, mean=0.1, std=0.2, train=False),
+        )
+        for picture in (pixels, other_sides)
+    ]
+    assert made[0].shape == (1, 8, 8)
+    for other in made[1:]:
+        torch.testing.assert_close(made[0], other)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from scipy import sparse
 
+from recipes.common import probes
 from recipes.common.probes import (
     chance_accuracy,
     draw_few,
@@ -123,6 +124,28 @@ def test_regularisation_that_suits_the_data_is_chosen():
         alone = linear_accuracy(*data, grid=(better,))
         assert alone > linear_accuracy(*data, grid=(worse,)) + 2.0
         assert linear_accuracy(*data, grid=(worse, better)) == linear_accuracy(*data, grid=(better, worse)) == alone
+
+
+def test_weak_regularisation_is_left_out_once_the_held_out_score_fell_twice(monkeypatch):
+    """The candidates count, whatever their order; a score that falls once and rises again is followed on."""
+    tried = []
+
+    class Scored:
+        def __init__(self, c):
+            self.c = c
+
+        def score(self, features, labels):
+            return scores[self.c]
+
+    monkeypatch.setattr(probes, "_fit", lambda features, labels, c: tried.append(c) or Scored(c))
+    data = split(*clusters())
+    scores = {0.1: 0.6, 1.0: 0.5, 10.0: 0.4, 100.0: 0.9}
+    assert linear_accuracy(*data, grid=(100.0, 1.0, 0.1, 10.0)) == 60.0
+    assert tried == [0.1, 1.0, 10.0, 0.1]
+    tried.clear()
+    scores = {0.1: 0.6, 1.0: 0.5, 10.0: 0.5, 100.0: 0.9}
+    assert linear_accuracy(*data, grid=(0.1, 1.0, 10.0, 100.0)) == 90.0
+    assert tried == [0.1, 1.0, 10.0, 100.0, 100.0]
 
 
 def test_held_out_samples_are_whole_groups_in_turn_or_stratified():

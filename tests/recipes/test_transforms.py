@@ -131,11 +131,21 @@ def test_concatenation_needs_groups_and_preparation():
     transform = AudioTransform(crop_seconds=1.0, concat_group=True)
     with pytest.raises(ValueError, match="prepare"):
         transform(speakers()[0])
-    ungrouped = RawDataset("audio", Table([{"array": np.ones(10), "sampling_rate": 16_000}]))
-    with pytest.raises(ValueError, match="group_column"):
-        transform.prepare(ungrouped)
     with pytest.raises(ValueError, match="needs crop_seconds"):
         AudioTransform(concat_group=True)
+
+
+def test_clips_of_unknown_speakers_are_cropped_one_by_one(caplog):
+    data = speakers()
+    data.groups = None
+    transform = AudioTransform(crop_seconds=(0.1, 0.2), concat_group=True)
+    assert transform.prepare(data) is data
+    assert [record.getMessage().count("audio.dataset.group_column") for record in caplog.records] == [1]
+    plain = AudioTransform(crop_seconds=(0.1, 0.2))
+    for seed in range(5):
+        expected = plain(data[1], seed)["input_values"]
+        assert torch.equal(transform(data[1], seed)["input_values"], expected)
+    assert len(AudioTransform(crop_seconds=9.0)(data[1], 0)["input_values"]) == 4_100
 
 
 class Transformed(Dataset):
@@ -248,6 +258,12 @@ def test_wrong_options_are_explained(config):
         build_transform("vision", {"crop_scale": [0.9, 0.4]}, config)
     with pytest.raises(ValueError, match="mean has 3 numbers for 1 channels"):
         build_transform("vision", {"mean": [0.5, 0.5, 0.5]}, config)
+    with pytest.raises(ValueError, match="crop_scale is big"):
+        build_transform("vision", {"crop_scale": "big"}, config)
+    with pytest.raises(ValueError, match="flip is 'yes'; it must be true or false"):
+        build_transform("vision", {"flip": "yes"}, config)
+    with pytest.raises(ValueError, match="min_samples is 0; it must be a whole number"):
+        build_transform("audio", {"min_samples": 0}, config)
     with pytest.raises(ValueError, match="std is 0"):
         build_transform("vision", {"std": 0}, config)
     with pytest.raises(ValueError, match="needs a tokenizer"):
