@@ -15,7 +15,8 @@ def test_alibi_slopes(heads):
 
 def test_alibi_of_a_sequence():
     recorded = load_numbers()["alibi_1d"]
-    bias = AlibiBias(recorded["heads"], 1)(torch.arange(recorded["T"])[None], None, 0)[0]
+    alibi = AlibiBias(recorded["heads"], 1)
+    bias = alibi.scaled(alibi(torch.arange(recorded["T"])[None], None, 0), 0)[0]
     assert relative_error(bias, torch.tensor(recorded["bias"])) < 1e-6
 
 
@@ -23,8 +24,8 @@ def test_alibi_of_a_sequence():
 def test_alibi_of_a_grid(distance):
     recorded = load_numbers()["alibi_2d"][distance]
     height, width = recorded["grid"]
-    bias = AlibiBias(recorded["heads"], 1, distance=distance)
-    bias = bias(torch.arange(height * width)[None], (height, width), 0)[0]
+    alibi = AlibiBias(recorded["heads"], 1, distance=distance)
+    bias = alibi.scaled(alibi(torch.arange(height * width)[None], (height, width), 0), 0)[0]
     assert relative_error(bias, torch.tensor(recorded["bias"])) < 1e-6
 
 
