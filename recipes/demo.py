@@ -144,7 +144,7 @@ def next_commands(folder: Path) -> str:
     """Commands that a user may go on with."""
     final = folder / "final"
     return f"""What to do next:
-  python recipes/pretrain.py tiny_audio                       # speech alone learns more, in 3 minutes
+  python recipes/pretrain.py tiny_audio                       # speech alone
   python recipes/pretrain.py tiny_cifar10 data.vision=FOLDER  # your own pictures, cut and scaled to 32 x 32
   python recipes/probe.py {final} --modality audio --layer 2
   python recipes/pretrain.py tiny_joint output_dir=runs/longer max_steps=6000 model.ema_anneal_end_step=3000"""
