@@ -19,6 +19,7 @@ REQUIRED = [
     # the programs in recipes/
     "accelerate>=1.15,<2",
     "datasets>=5.2,<6",
+    "evaluate>=0.4.6,<0.5",
     "pyyaml>=6.0",
     "scikit-learn>=1.5",
     "scipy>=1.13",
@@ -26,8 +27,10 @@ REQUIRED = [
     "tqdm>=4.66",
 ]
 EXTRAS = {
-    "audio": ["soundfile>=0.12", "soxr>=0.5"],
-    "vision": ["pillow>=10.3"],
+    "audio": ["jiwer>=4.0", "soundfile>=0.12", "soxr>=0.5"],
+    "vision": ["kornia>=0.9", "pillow>=10.3"],
+    "lora": ["peft>=0.21"],
+    "onnx": ["onnx>=1.23", "onnxruntime>=1.32", "onnxscript>=0.7"],
     "dev": ["matplotlib>=3.9", "pyarrow>=18.0", "pytest>=8.3", "pytest-xdist>=3.6", "ruff>=0.9"],
 }
 

@@ -4,6 +4,7 @@
 sub-configuration per modality holds the rest, so that a joint run can set each of them on its own.
 """
 
+import copy
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,6 +30,7 @@ from .presets import get_preset, preset_names
 if TYPE_CHECKING:
     # transformers reads relative imports as text to find the files that travel with remote code. This line makes the
     # whole set follow the configuration, so that a model loaded with remote code can be saved with all of it again.
+    from .heads_text import Data2VecForMaskedLM  # noqa: F401
     from .pretraining_data2vec import Data2VecForPreTraining  # noqa: F401
 
 MASKED_TOKENS = ("dropped", "replaced")
@@ -46,11 +48,18 @@ TRAVELLING_FILES = (
     "decoders.py",
     "targets.py",
     "pretraining_data2vec.py",
+    "heads.py",
+    "heads_text.py",
 )
 AUTO_MAP = {
     "AutoConfig": "configuration_data2vec.Data2VecConfig",
     "AutoModel": "modeling_data2vec.Data2VecModel",
     "AutoModelForPreTraining": "pretraining_data2vec.Data2VecForPreTraining",
+    "AutoModelForMaskedLM": "heads_text.Data2VecForMaskedLM",
+    "AutoModelForSequenceClassification": "heads_text.Data2VecForSequenceClassification",
+    "AutoModelForTokenClassification": "heads_text.Data2VecForTokenClassification",
+    "AutoModelForQuestionAnswering": "heads_text.Data2VecForQuestionAnswering",
+    "AutoModelForMultipleChoice": "heads_text.Data2VecForMultipleChoice",
 }
 
 
@@ -63,6 +72,7 @@ class Data2VecConfig(CheckedConfig):
         hidden_size, num_hidden_layers, num_attention_heads, intermediate_size, hidden_act, layer_norm_eps: the
             shared blocks (768, 12, 12, 3072, exact "gelu", 1e-5).
         norm_first: pre-norm blocks and a final norm. Default False: post-norm.
+        final_norm: keep that final norm. False for classifiers that pool before they normalise (BEiT's). Default True.
         layer_scale_init_value: start value of the learned per-channel scale of both branches; `None` for no scale.
         hidden_dropout: after the attention's projection. `mlp_dropout`: after the feed-forward part.
             `attention_dropout`, `activation_dropout`: inside them. Default 0.1, 0.1, 0.1, 0.
@@ -73,6 +83,7 @@ class Data2VecConfig(CheckedConfig):
             a learned vector, or the mask token).
         ema_decay, ema_end_decay, ema_anneal_end_step: decay of the teacher, rising linearly over that many updates.
         mask_seed: seed of masks that are drawn inside the model.
+        tie_word_embeddings: `Data2VecForMaskedLM` predicts tokens with the token embedding. Default True.
         fairseq_compatible_padding: let padding reach convolutions, target statistics and masks as the reference does.
             Default False: each sample gives what it gives alone.
         text_config, vision_config, audio_config: dictionaries or sub-configurations of the modalities present.
@@ -98,6 +109,7 @@ class Data2VecConfig(CheckedConfig):
     hidden_act: str = "gelu"
     layer_norm_eps: float | int = 1e-5
     norm_first: bool = False
+    final_norm: bool = True
     layer_scale_init_value: float | int | None = None
     hidden_dropout: float | int = 0.1
     mlp_dropout: float | int = 0.1
@@ -111,6 +123,7 @@ class Data2VecConfig(CheckedConfig):
     ema_end_decay: float | int = 0.99999
     ema_anneal_end_step: int = 100_000
     mask_seed: int = 0
+    tie_word_embeddings: bool = True
     fairseq_compatible_padding: bool = False
     text_config: dict | PreTrainedConfig | None = None
     vision_config: dict | PreTrainedConfig | None = None
@@ -160,6 +173,16 @@ class Data2VecConfig(CheckedConfig):
         if modality not in self.modalities:
             raise ValueError(f"This model has no {modality!r} front end; it has {', '.join(self.modalities)}.")
         return getattr(self, f"{modality}_config")
+
+    def only(self, modality: str) -> "Data2VecConfig":
+        """A copy for one of the modalities that this model has, without the others' sub-configurations."""
+        self.modality_config(modality)
+        alone = copy.deepcopy(self)
+        alone.modalities = [modality]
+        for name in MODALITIES:
+            if name != modality:
+                setattr(alone, f"{name}_config", None)
+        return alone
 
     def check(self) -> None:
         owner = "Data2VecConfig"

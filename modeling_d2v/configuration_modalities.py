@@ -132,6 +132,7 @@ class Data2VecModalityConfig(CheckedConfig):
         ema_scope: what the teacher owns: `"blocks"` (shared blocks), `"context"` (also positions, prenet, norm) or
             `"all"` (also the local encoder).
         ema_copied: parts of parameter names that the teacher copies from the student instead of averaging them.
+        local_norm_eps: eps of the layer norm of text embeddings and of the audio features. Default 1e-5.
 
     Raises:
         ValueError: for a setting that cannot work; the message names it and the values that can.
@@ -174,6 +175,7 @@ class Data2VecModalityConfig(CheckedConfig):
     cls_loss_weight: float | int = 0.0
     ema_scope: str = "context"
     ema_copied: list[str] | None = None
+    local_norm_eps: float | int = 1e-5
 
     def check(self) -> None:
         owner = type(self).__name__
@@ -195,7 +197,7 @@ class Data2VecModalityConfig(CheckedConfig):
             in_range(owner, field, getattr(self, field), 1)
         for field in "prenet_depth num_extra_tokens decoder_layers decoder_projection_layers".split():
             in_range(owner, field, getattr(self, field), 0)
-        for field in ("loss_beta", "cls_loss_weight"):
+        for field in ("loss_beta", "cls_loss_weight", "local_norm_eps"):
             in_range(owner, field, getattr(self, field), 0.0)
         if self.decoder_projection_ratio <= 0 or (self.loss_scale is not None and self.loss_scale <= 0):
             raise ValueError(f"{owner}: `decoder_projection_ratio` and `loss_scale` must be positive.")
@@ -217,6 +219,7 @@ class Data2VecTextConfig(Data2VecModalityConfig):
         max_position_embeddings: longest sequence in tokens; the table has `pad_token_id + 1` rows more. Default 512.
         pad_token_id, bos_token_id, eos_token_id, mask_token_id: `mask_token_id=None` is the last id.
         embedding_dropout: default 0.1.
+        classifier_dropout: before the layers of a task head; `None` for `hidden_dropout`.
     """
 
     model_type = "d2v_text"
@@ -229,6 +232,7 @@ class Data2VecTextConfig(Data2VecModalityConfig):
     eos_token_id: int = 2
     mask_token_id: int | None = None
     embedding_dropout: float | int = 0.1
+    classifier_dropout: float | int | None = None
 
     context_norm: bool = False
     mask_sampler: str = "random"
@@ -249,13 +253,17 @@ class Data2VecTextConfig(Data2VecModalityConfig):
         in_range("Data2VecTextConfig", "vocab_size", self.vocab_size, 1)
         in_range("Data2VecTextConfig", "max_position_embeddings", self.max_position_embeddings, 1)
         below_one("Data2VecTextConfig", "embedding_dropout", self.embedding_dropout)
+        below_one("Data2VecTextConfig", "classifier_dropout", self.classifier_dropout or 0)
         if self.mask_token_id is None:
             self.mask_token_id = self.vocab_size - 1
+        self.check_vocabulary(self.vocab_size)
+
+    def check_vocabulary(self, size: int) -> None:
+        """Raises `ValueError` if a special token lies outside a vocabulary of `size` tokens."""
         for field in ("pad_token_id", "bos_token_id", "eos_token_id", "mask_token_id"):
-            if not 0 <= getattr(self, field) < self.vocab_size:
+            if not 0 <= getattr(self, field) < size:
                 raise ValueError(
-                    f"Data2VecTextConfig: `{field}` is {getattr(self, field)}, outside a vocabulary of "
-                    f"{self.vocab_size} tokens."
+                    f"Data2VecTextConfig: `{field}` is {getattr(self, field)}, outside a vocabulary of {size} tokens."
                 )
 
 
@@ -270,6 +278,7 @@ class Data2VecVisionConfig(Data2VecModalityConfig):
         embed_dim: width of the patch embedding; `None` for `hidden_size`, otherwise a linear layer widens it.
         position_embedding: `"sincos_2d"` or `"none"`.
         relative_position_bias: BEiT's learned bias, shared by all layers (data2vec 1.0). Default False.
+        relative_position_bias_per_layer: a table for each layer instead, as BEiT's fine-tuning has it. Default False.
     """
 
     model_type = "d2v_vision"
@@ -281,6 +290,7 @@ class Data2VecVisionConfig(Data2VecModalityConfig):
     embed_dim: int | None = None
     position_embedding: str = "sincos_2d"
     relative_position_bias: bool = False
+    relative_position_bias_per_layer: bool = False
 
     num_extra_tokens: int = 1
     init_extra_token_zero: bool = False
@@ -307,6 +317,10 @@ class Data2VecVisionConfig(Data2VecModalityConfig):
         one_of("Data2VecVisionConfig", "mask_sampler", self.mask_sampler, ("random", "block", "inverse_block"))
         if self.alibi is not None and self.relative_position_bias:
             raise ValueError("Data2VecVisionConfig: choose either `alibi` or `relative_position_bias`, not both.")
+        if self.relative_position_bias_per_layer and not self.relative_position_bias:
+            raise ValueError(
+                "Data2VecVisionConfig: `relative_position_bias_per_layer` needs `relative_position_bias=True`."
+            )
         self.grid_size(self.image_size, self.image_size)
 
     def grid_size(self, height: int, width: int) -> tuple[int, int]:

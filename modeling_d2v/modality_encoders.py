@@ -53,7 +53,7 @@ class TextLocalEncoder(nn.Module):
         self.pad_token_id, self.max_tokens = pad, text.max_position_embeddings
         self.token_embeddings = nn.Embedding(text.vocab_size, size, padding_idx=pad)
         self.position_embeddings = nn.Embedding(text.max_position_embeddings + pad + 1, size, padding_idx=pad)
-        self.layer_norm = nn.LayerNorm(size, eps=FIXED_EPS)
+        self.layer_norm = nn.LayerNorm(size, eps=text.local_norm_eps)
         self.dropout = nn.Dropout(text.embedding_dropout)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor | None) -> LocalFeatures:
@@ -122,7 +122,7 @@ class AudioLocalEncoder(nn.Module):
         self.conv_layers = nn.ModuleList(
             [AudioConvLayer(*shape, audio.conv_bias, audio.conv_dropout) for shape in shapes]
         )
-        self.layer_norm = nn.LayerNorm(channels[-1], eps=FIXED_EPS)
+        self.layer_norm = nn.LayerNorm(channels[-1], eps=audio.local_norm_eps)
         self.projection = nn.Linear(channels[-1], config.hidden_size)
 
     def forward(self, input_values: Tensor, attention_mask: Tensor | None) -> LocalFeatures:
@@ -209,7 +209,8 @@ class ModalityEncoder(nn.Module):
                 per_layer=mine.alibi_scale_per_layer,
             )
         if self.modality == "vision" and mine.relative_position_bias:
-            return RelativePositionBias(heads, mine.grid_size(mine.image_size, mine.image_size))
+            layers = mine.prenet_depth + config.num_hidden_layers if mine.relative_position_bias_per_layer else None
+            return RelativePositionBias(heads, mine.grid_size(mine.image_size, mine.image_size), layers)
         return None
 
     def contextualize(self, local: LocalFeatures, mask: Tensor | None = None, drop: bool = False) -> Tokens:

@@ -183,8 +183,8 @@ class Data2VecEncoder(nn.Module):
         super().__init__()
         self.layerdrop = config.layerdrop
         self.blocks = make_blocks(config, config.num_hidden_layers, config.drop_path_rate)
-        norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps) if config.norm_first else nn.Identity()
-        self.norm = norm
+        has_norm = config.norm_first and config.final_norm
+        self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps) if has_norm else nn.Identity()
 
     def forward(
         self,
@@ -265,6 +265,12 @@ class Data2VecPreTrainedModel(PreTrainedModel):
                 part._attn_implementation_internal = value
             raise
 
+    def resize_token_embeddings(self, new_num_tokens: int | None = None, *args: Any, **kwargs: Any) -> nn.Embedding:
+        """As in transformers; a model without text, or a table that would lose a special token, is a `ValueError`."""
+        text = self.config.modality_config("text")
+        text.check_vocabulary(text.vocab_size if new_num_tokens is None else new_num_tokens)
+        return super().resize_token_embeddings(new_num_tokens, *args, **kwargs)
+
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         """The reference's initialisation: N(0, 0.02) for linear layers and embeddings, PyTorch's own for convolutions
@@ -272,7 +278,8 @@ class Data2VecPreTrainedModel(PreTrainedModel):
         std = self.config.initializer_range
         if isinstance(module, nn.Linear):
             init.normal_(module.weight, std=std)
-            init.zeros_(module.bias)
+            if module.bias is not None:
+                init.zeros_(module.bias)
         elif isinstance(module, nn.Embedding):
             init.normal_(module.weight, std=std)
             if module.padding_idx is not None and not getattr(module.weight, "_is_hf_initialized", False):

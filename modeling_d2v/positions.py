@@ -127,20 +127,24 @@ class AlibiBias(nn.Module):
 
 
 class RelativePositionBias(nn.Module):
-    """Learned bias by relative place in a window of patches, shared by all layers (BEiT, data2vec 1.0 vision).
+    """Learned bias by relative place in a window of patches (BEiT, data2vec 1.0 vision).
 
     The table's last three rows are for extra token to patch, patch to extra token, and extra token to itself.
+
+    Args:
+        num_heads: H.
+        window: patches down and across that the table is made for.
+        num_layers: L, for one table a layer; `None` for one that all layers share.
     """
 
-    per_layer = False
-
-    def __init__(self, num_heads: int, window: tuple[int, int]) -> None:
+    def __init__(self, num_heads: int, window: tuple[int, int], num_layers: int | None = None) -> None:
         super().__init__()
-        self.window = window
-        self.table = nn.Parameter(torch.zeros((2 * window[0] - 1) * (2 * window[1] - 1) + 3, num_heads))
+        self.window, self.per_layer = window, num_layers is not None
+        rows = (2 * window[0] - 1) * (2 * window[1] - 1) + 3
+        self.table = nn.Parameter(torch.zeros(*([num_layers] if self.per_layer else []), rows, num_heads))
 
     def forward(self, index: Tensor, grid: tuple[int, int], num_extra: int) -> Tensor:
-        """Bias (B, H, E + V, E + V)."""
+        """Bias (B, H, E + V, E + V), of all layers (L, B, H, E + V, E + V) where each has its own table."""
         table, (h, w) = self.table, grid
         if grid != self.window:
             table = self._resized(grid)
@@ -149,22 +153,26 @@ class RelativePositionBias(nn.Module):
         across = columns[:, :, None] - columns[:, None, :] + w - 1
         relation = F.pad(down * (2 * w - 1) + across, (num_extra, 0, num_extra, 0), value=-1)
         if num_extra:
-            last = table.shape[0]
+            last = table.shape[-2]
             relation[:, :num_extra, :] = last - 3
             relation[:, :, :num_extra] = last - 2
             relation[:, :num_extra, :num_extra] = last - 1
-        return table[relation].permute(0, 3, 1, 2)
+        return table[..., relation, :].movedim(-1, -3)
 
     def _resized(self, grid: tuple[int, int]) -> Tensor:
         """The table for another grid, its places interpolated bicubically."""
         source = (2 * self.window[0] - 1, 2 * self.window[1] - 1)
-        places = self.table[:-3].T.reshape(1, -1, *source)
         target = (2 * grid[0] - 1, 2 * grid[1] - 1)
-        places = F.interpolate(places.float(), size=target, mode="bicubic", align_corners=False)
-        return torch.cat([places.flatten(2)[0].T.to(self.table), self.table[-3:]])
+        places = self.table[..., :-3, :].transpose(-1, -2)  # (L, H, rows) or (H, rows)
+        resized = F.interpolate(
+            places.reshape(-1, places.shape[-2], *source).float(), size=target, mode="bicubic", align_corners=False
+        )
+        resized = resized.flatten(2).view(*places.shape[:-1], -1).transpose(-1, -2).to(self.table)
+        return torch.cat([resized, self.table[..., -3:, :]], dim=-2)
 
     def scaled(self, bias: Tensor, layer: int) -> Tensor:
-        return bias
+        """The bias (B, H, E + V, E + V) of one layer."""
+        return bias[layer] if self.per_layer else bias
 
 
 def channel_norm(x: Tensor) -> Tensor:

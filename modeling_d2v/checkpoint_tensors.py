@@ -1,0 +1,194 @@
+"""Tensors of one model put in the places of another: nothing lost, nothing filled twice, every shape compared.
+
+The tables that say which tensor goes where are those of `checkpoints.py` (fairseq) and `checkpoint_transformers.py`.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+
+class Place(NamedTuple):
+    """Where a source tensor goes."""
+
+    name: str
+    part: str | None = None  # "q", "k", "v": the third of `name` that it fills; a number: the layer of `name`
+
+
+class Unused(NamedTuple):
+    """A source tensor without a counterpart."""
+
+    name: str
+    reason: str
+
+
+class Assembly(Mapping[str, Tensor]):
+    """Tensors by name, each put together when it is asked for: a large checkpoint is never held twice."""
+
+    def __init__(self) -> None:
+        self._recipes: dict[str, tuple[Callable[..., Tensor], tuple[Tensor, ...]]] = {}
+
+    def add(self, name: str, make: Callable[..., Tensor], *sources: Tensor) -> None:
+        """`make` gets the sources; it runs once for the shape, without data, and again whenever `name` is read."""
+        self._recipes[name] = (make, sources)
+
+    def meta(self, name: str) -> Tensor:
+        """Shape and type of a tensor without its data."""
+        make, sources = self._recipes[name]
+        return make(*[torch.empty_like(source, device="meta") for source in sources])
+
+    def __getitem__(self, name: str) -> Tensor:
+        make, sources = self._recipes[name]
+        return make(*sources)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._recipes)
+
+    def __len__(self) -> int:
+        return len(self._recipes)
+
+
+class Conversion(NamedTuple):
+    """Converted tensors by name, and the source tensors that have no place among them."""
+
+    tensors: Assembly
+    unused: list[Unused]
+
+
+def as_it_is(tensor: Tensor) -> Tensor:
+    return tensor
+
+
+def join(*parts: Tensor) -> Tensor:
+    return torch.cat(parts)
+
+
+def stack(*parts: Tensor) -> Tensor:
+    return torch.stack(parts)
+
+
+def third(tensor: Tensor, part: str) -> Tensor:
+    """Query, key or value ("q", "k", "v") of a tensor that holds the three."""
+    return tensor.chunk(3)["qkv".index(part)]
+
+
+class Filler:
+    """Collects source tensors for the places of a model.
+
+    Args:
+        expected: shape of each place by name, see `expected_shapes`.
+        what: how errors name the source.
+        without_key_bias: whether the source has no bias of keys, which then is zero.
+    """
+
+    def __init__(self, expected: Mapping[str, torch.Size], what: str, without_key_bias: bool = False) -> None:
+        self.expected, self.what, self.without_key_bias = expected, what, without_key_bias
+        self.tensors = Assembly()
+        self.unused: list[Unused] = []
+        self.problems: list[str] = []
+        self._parts: dict[str, dict[str, Tensor]] = {}
+        self._source_of: dict[str, str] = {}
+
+    def put(self, label: str, place: Place | Unused, tensor: Tensor) -> None:
+        """One source tensor; `label` is its name in messages."""
+        if isinstance(place, Unused):
+            self.unused.append(place)
+            return
+        slot = place.name if place.part is None else f"{place.name}#{place.part}"
+        if slot in self._source_of:
+            self.problems.append(f"{label} and {self._source_of[slot]} both fill {slot}")
+        elif place.name not in self.expected:
+            self.problems.append(f"{label} would become {place.name}, which this configuration has not")
+        elif place.part is None:
+            self.tensors.add(place.name, _reshape(place.name, self.expected[place.name]), tensor)
+        else:
+            self._parts.setdefault(place.name, {})[place.part] = tensor
+        self._source_of[slot] = label
+
+    def finish(self, optional: tuple[str, ...] = (), *, advice: str = "") -> Conversion:
+        """Puts parts together and checks everything.
+
+        Args:
+            optional: prefixes of places that may be empty as a whole, such as ("teacher.",).
+            advice: sentence at the end of an error.
+
+        Raises:
+            ValueError: the message lists every problem.
+        """
+        for name, parts in self._parts.items():
+            self._join_parts(name, parts)
+        missing = [name for name in self.expected if name not in self.tensors]
+        for prefix in optional:
+            group = [name for name in self.expected if name.startswith(prefix)]
+            if not any(name in self.tensors for name in group):
+                missing = [name for name in missing if not name.startswith(prefix)]
+        problems = self.problems + [f"nothing fills {name}" for name in missing]
+        for name in self.tensors:
+            shape = self._shape(name)
+            if shape is not None and shape != self.expected[name]:
+                problems.append(f"{name} has shape {tuple(shape)} instead of {tuple(self.expected[name])}")
+        if problems:
+            shown = problems[:20] + ([f"and {len(problems) - 20} more"] if len(problems) > 20 else [])
+            raise ValueError(
+                f"Cannot convert this {self.what} checkpoint with this configuration ({len(problems)} problems):\n  "
+                + "\n  ".join(shown)
+                + (f"\n{advice}" if advice else "")
+            )
+        return Conversion(self.tensors, self.unused)
+
+    def _join_parts(self, name: str, parts: dict[str, Tensor]) -> None:
+        if all(part.isdigit() for part in parts):
+            layers = self.expected[name][0]
+            if sorted(map(int, parts)) != list(range(layers)):
+                self.problems.append(
+                    f"{name} is made of {layers} layers, of which there are {sorted(map(int, parts))}"
+                )
+            self.tensors.add(name, stack, *[parts[part] for part in sorted(parts, key=int)])
+            return
+        if self.without_key_bias and name.endswith(".bias") and "k" not in parts and "q" in parts:
+            parts["k"] = torch.zeros_like(parts["q"])
+        if len(parts) < 3:
+            self.problems.append(f"{name} is made of query, key and value, of which only {sorted(parts)} are there")
+        self.tensors.add(name, join, *[parts[part] for part in "qkv" if part in parts])
+
+    def _shape(self, name: str) -> torch.Size | None:
+        try:
+            return self.tensors.meta(name).shape
+        except RuntimeError as error:
+            self.problems.append(f"the parts of {name} do not fit together ({error})")
+            return None
+
+
+def _reshape(name: str, shape: torch.Size) -> Callable[[Tensor], Tensor]:
+    """Adds or removes dimensions of size 1: (1, 1, D) mask vectors, and the 4-D ALiBi scales of early checkpoints."""
+    if not name.endswith((".mask_token", ".attention_bias.scale", "masked_spec_embed")):
+        return as_it_is
+
+    def reshape(tensor: Tensor) -> Tensor:
+        same = [size for size in tensor.shape if size != 1] == [size for size in shape if size != 1]
+        return tensor.reshape(shape) if same else tensor
+
+    return reshape
+
+
+def expected_shapes(model_class: type[PreTrainedModel], config: object) -> dict[str, torch.Size]:
+    """Names and shapes of a model's state dict, without allocating it; tied tensors count once."""
+    with torch.device("meta"):
+        model: nn.Module = model_class(config)
+    tied = set(getattr(model, "all_tied_weights_keys", None) or {})
+    return {name: tensor.shape for name, tensor in model.state_dict().items() if name not in tied}
+
+
+def walk(state: Mapping[str, object]) -> Iterable[tuple[str, Tensor]]:
+    """(name, tensor) of a flat state dict.
+
+    Raises:
+        ValueError: for an entry that is no tensor.
+    """
+    for name, value in state.items():
+        if not isinstance(value, Tensor):
+            raise ValueError(f"{name} is a {type(value).__name__}, not a tensor.")
+        yield name, value

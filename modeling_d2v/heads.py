@@ -1,0 +1,119 @@
+"""What every task head shares: the encoder of one modality, the ways to freeze it, and the losses.
+
+Shapes: B samples, L labels, N labelled things (samples, tokens, frames or pixels). Class ids of -100 are left out of a
+loss.
+"""
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .configuration_data2vec import Data2VecConfig
+from .modeling_data2vec import INPUT_NAMES, Data2VecModel, Data2VecPreTrainedModel
+
+
+IGNORED = -100  # the class id that transformers' collators give to what has no label
+
+
+def check_class_ids(labels: Tensor, num_classes: int, name: str = "labels") -> None:
+    """Checks that `labels` are integers in 0 ... num_classes - 1, or -100.
+
+    The values of labels on a GPU are not read: that would make the host wait for it. There the loss itself stops, with
+    a device-side assertion.
+
+    Raises:
+        ValueError: naming the first wrong value and the range.
+    """
+    if labels.is_floating_point():
+        raise ValueError(f"`{name}` must be class ids, integers from 0 to {num_classes - 1}; got {labels.dtype}.")
+    if labels.device.type != "cpu" or torch.compiler.is_compiling():
+        return
+    wrong = labels[(labels != IGNORED) & ((labels < 0) | (labels >= num_classes))]
+    if wrong.numel():
+        raise ValueError(
+            f"`{name}` holds {wrong[0].item()}; class ids go from 0 to {num_classes - 1}; {IGNORED} is left out of "
+            "the loss. Check the label column and `num_labels`."
+        )
+
+
+def cross_entropy(logits: Tensor, labels: Tensor, num_items: Tensor | int | None = None) -> Tensor:
+    """Cross entropy of logits (N, L) and class ids (N,), in float32.
+
+    Args:
+        num_items: labels that the sum is divided by, where a step accumulates several batches; default: those here. A
+            batch in which every label is -100 then has a loss of 0.
+    """
+    count = (labels != IGNORED).sum().clamp(min=1) if num_items is None else num_items
+    return F.cross_entropy(logits.float(), labels.to(logits.device), ignore_index=IGNORED, reduction="sum") / count
+
+
+def sequence_loss(
+    config: Data2VecConfig, logits: Tensor, labels: Tensor, num_items: Tensor | int | None = None
+) -> Tensor:
+    """Loss of one label, one number or one set of labels a sample, as `config.problem_type` says.
+
+    Without a problem type it is, and becomes, "regression" where `num_labels` is 1, "single_label_classification" for
+    integers and "multi_label_classification" for floating point labels.
+
+    Args:
+        config: `num_labels` (L) and `problem_type` are read.
+        logits: (B, L).
+        labels: class ids (B,), or numbers or 0/1 flags (B, L).
+        num_items: labels of the whole step; default: those here.
+
+    Raises:
+        ValueError: if the labels do not fit the problem in shape or value.
+    """
+    if config.problem_type is None:
+        classes = "multi_label" if labels.is_floating_point() else "single_label"
+        config.problem_type = "regression" if config.num_labels == 1 else f"{classes}_classification"
+    single = config.problem_type == "single_label_classification"
+    if labels.numel() != (logits.shape[0] if single else logits.numel()):
+        raise ValueError(
+            f"`labels` has shape {tuple(labels.shape)}; {config.problem_type} of {logits.shape[0]} samples with "
+            f"`num_labels={config.num_labels}` takes {tuple(logits.shape[:1] if single else logits.shape)}. Set "
+            '`problem_type` to "single_label_classification", "multi_label_classification" or "regression".'
+        )
+    if single:
+        check_class_ids(labels, config.num_labels)
+        return cross_entropy(logits, labels.view(-1), num_items)
+    function = F.mse_loss if config.problem_type == "regression" else F.binary_cross_entropy_with_logits
+    total = function(logits.float(), labels.to(logits.device).float().view_as(logits), reduction="sum")
+    return total / (labels.numel() if num_items is None else num_items)
+
+
+class Data2VecHead(Data2VecPreTrainedModel):
+    """Base of the task heads: `self.data2vec` with the front end of the head's own modality only.
+
+    A head takes its modality out of a joint checkpoint and leaves the other front ends behind: they would be dead
+    weight in memory, in the optimizer and for distributed engines. `config.modalities` of the head says so.
+
+    Raises:
+        ValueError: if the configuration lacks the modality.
+    """
+
+    modality: ClassVar[str]
+
+    def __init__(self, config: Data2VecConfig) -> None:
+        if self.modality not in config.modalities:
+            raise ValueError(
+                f"{type(self).__name__} works on {self.modality} (`{INPUT_NAMES[self.modality]}`), but this "
+                f"checkpoint or configuration has {' and '.join(config.modalities)} only."
+            )
+        super().__init__(config.only(self.modality))
+        self.data2vec = Data2VecModel(self.config)
+
+    def freeze_base_model(self) -> None:
+        """Trains the head alone."""
+        _freeze(self.data2vec)
+
+    def freeze_feature_encoder(self) -> None:
+        """Keeps the local encoder (convolutions, patch or token embedding) as it is."""
+        _freeze(self.data2vec.modality_encoders[self.modality].local_encoder)
+
+
+def _freeze(module: nn.Module) -> None:
+    for parameter in module.parameters():
+        parameter.requires_grad = False

@@ -1,0 +1,329 @@
+"""Task heads for text: masked language modelling, sequence and token classification, question answering, choices.
+
+There is no causal language model: every block attends in both directions, so a token would see what it has to predict.
+
+Shapes: B samples, T tokens, D hidden size, L labels, C choices, W tokens of the vocabulary. Class ids of -100 are left
+out of a loss. Padding changes neither the logits of real tokens nor a loss, on whichever side it stands.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers.modeling_outputs import (
+    MaskedLMOutput,
+    MultipleChoiceModelOutput,
+    QuestionAnsweringModelOutput,
+    SequenceClassifierOutput,
+    TokenClassifierOutput,
+)
+from transformers.utils import can_return_tuple
+
+from .configuration_data2vec import Data2VecConfig
+from .heads import IGNORED, Data2VecHead, check_class_ids, cross_entropy, sequence_loss
+from .modeling_data2vec import Data2VecModelOutput
+
+
+class Data2VecTextHead(Data2VecHead):
+    """Base of the heads in this file."""
+
+    modality = "text"
+    main_input_name = "input_ids"
+    input_modalities = ("text",)
+
+    def __init__(self, config: Data2VecConfig) -> None:
+        super().__init__(config)
+        text = self.config.text_config
+        self.num_extra = text.num_extra_tokens
+        dropout = self.config.hidden_dropout if text.classifier_dropout is None else text.classifier_dropout
+        self.dropout = nn.Dropout(dropout)
+
+    def encode(self, input_ids: Tensor | None, attention_mask: Tensor | None, **kwargs: Any) -> Data2VecModelOutput:
+        """Output of the encoder for token ids (B, T)."""
+        for name in ("inputs_embeds", "position_ids"):
+            if kwargs.pop(name, None) is not None:
+                raise ValueError(f"data2vec takes no `{name}`: pass `input_ids`, and positions follow from them.")
+        return self.data2vec(input_ids=input_ids, attention_mask=attention_mask, **kwargs)
+
+    def tokens(self, output: Data2VecModelOutput) -> Tensor:
+        """Hidden states (B, T, D) of the text's own tokens."""
+        return self.dropout(output.last_hidden_state[:, self.num_extra :])
+
+    def first_token(self, output: Data2VecModelOutput) -> Tensor:
+        """Hidden state (B, D) of the first token that is not padding: `<s>`, or an extra token where there are any."""
+        first = output.attention_mask.int().argmax(dim=1)
+        return output.last_hidden_state[torch.arange(len(first), device=first.device), first]
+
+
+class LanguageModelHead(nn.Module):
+    """Dense, GELU, layer norm, and the token embedding as output matrix, with a bias."""
+
+    def __init__(self, config: Data2VecConfig) -> None:
+        super().__init__()
+        self.dense = nn.Linear(config.hidden_size, config.hidden_size)
+        self.layer_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.decoder = nn.Linear(config.hidden_size, config.text_config.vocab_size)
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        return self.decoder(self.layer_norm(F.gelu(self.dense(hidden_states))))
+
+
+class Data2VecForMaskedLM(Data2VecTextHead):
+    """Predicts masked tokens, with the head of RoBERTa.
+
+    data2vec itself does not predict tokens: the head of a pretrained data2vec checkpoint starts from random weights,
+    apart from the output matrix, which is the token embedding (`tie_word_embeddings`).
+    """
+
+    _tied_weights_keys = {
+        "lm_head.decoder.weight": "data2vec.modality_encoders.text.local_encoder.token_embeddings.weight"
+    }
+
+    def __init__(self, config: Data2VecConfig) -> None:
+        super().__init__(config)
+        self.lm_head = LanguageModelHead(self.config)
+        self.post_init()
+
+    def get_output_embeddings(self) -> nn.Linear:
+        return self.lm_head.decoder
+
+    def set_output_embeddings(self, new_embeddings: nn.Linear) -> None:
+        self.lm_head.decoder = new_embeddings
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        labels: Tensor | None = None,
+        num_items_in_batch: Tensor | int | None = None,
+        **kwargs: Any,
+    ) -> MaskedLMOutput:
+        """Logits (B, T, W).
+
+        Args:
+            input_ids, attention_mask: (B, T).
+            token_type_ids: accepted and not used: data2vec has no segments.
+            labels: (B, T) ids of the original tokens, -100 where there is nothing to predict.
+            num_items_in_batch: labels of the whole step where gradients are accumulated.
+
+        Raises:
+            ValueError: for labels outside the vocabulary.
+        """
+        output = self.encode(input_ids, attention_mask, **kwargs)
+        logits = self.lm_head(output.last_hidden_state[:, self.num_extra :])
+        loss = None
+        if labels is not None:
+            check_class_ids(labels, logits.shape[-1])
+            loss = cross_entropy(logits.flatten(0, 1), labels.flatten(), num_items_in_batch)
+        return MaskedLMOutput(
+            loss=loss, logits=logits, hidden_states=output.hidden_states, attentions=output.attentions
+        )
+
+
+class SequenceClassifier(nn.Module):
+    """Dropout, dense, tanh, dropout, linear."""
+
+    def __init__(self, config: Data2VecConfig, dropout: nn.Dropout) -> None:
+        super().__init__()
+        self.dropout = dropout
+        self.dense = nn.Linear(config.hidden_size, config.hidden_size)
+        self.out_proj = nn.Linear(config.hidden_size, config.num_labels)
+
+    def forward(self, first_token: Tensor) -> Tensor:
+        return self.out_proj(self.dropout(torch.tanh(self.dense(self.dropout(first_token)))))
+
+
+class Data2VecForSequenceClassification(Data2VecTextHead):
+    """Classifies a text, or a pair of texts, from its first token; see `sequence_loss` for the kinds of labels."""
+
+    def __init__(self, config: Data2VecConfig) -> None:
+        super().__init__(config)
+        self.classifier = SequenceClassifier(self.config, self.dropout)
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        labels: Tensor | None = None,
+        num_items_in_batch: Tensor | int | None = None,
+        **kwargs: Any,
+    ) -> SequenceClassifierOutput:
+        """Logits (B, L).
+
+        Args:
+            input_ids, attention_mask: (B, T).
+            token_type_ids: accepted and not used: data2vec has no segments.
+            labels: (B,) class ids or numbers, or (B, L) numbers or flags.
+            num_items_in_batch: labels of the whole step where gradients are accumulated.
+
+        Raises:
+            ValueError: for labels that do not fit `num_labels` and `problem_type`.
+        """
+        output = self.encode(input_ids, attention_mask, **kwargs)
+        logits = self.classifier(self.first_token(output))
+        loss = None if labels is None else sequence_loss(self.config, logits, labels, num_items_in_batch)
+        return SequenceClassifierOutput(
+            loss=loss, logits=logits, hidden_states=output.hidden_states, attentions=output.attentions
+        )
+
+
+class Data2VecForTokenClassification(Data2VecTextHead):
+    """Classifies each token: dropout and a linear layer."""
+
+    def __init__(self, config: Data2VecConfig) -> None:
+        super().__init__(config)
+        self.classifier = nn.Linear(self.config.hidden_size, self.config.num_labels)
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        labels: Tensor | None = None,
+        num_items_in_batch: Tensor | int | None = None,
+        **kwargs: Any,
+    ) -> TokenClassifierOutput:
+        """Logits (B, T, L).
+
+        Args:
+            input_ids, attention_mask: (B, T).
+            token_type_ids: accepted and not used: data2vec has no segments.
+            labels: (B, T) class ids, -100 where a token has none.
+            num_items_in_batch: labels of the whole step where gradients are accumulated.
+
+        Raises:
+            ValueError: for class ids outside `num_labels`.
+        """
+        output = self.encode(input_ids, attention_mask, **kwargs)
+        logits = self.classifier(self.tokens(output))
+        loss = None
+        if labels is not None:
+            check_class_ids(labels, self.config.num_labels)
+            loss = cross_entropy(logits.flatten(0, 1), labels.flatten(), num_items_in_batch)
+        return TokenClassifierOutput(
+            loss=loss, logits=logits, hidden_states=output.hidden_states, attentions=output.attentions
+        )
+
+
+class Data2VecForQuestionAnswering(Data2VecTextHead):
+    """Finds an answer in a text: one linear layer gives each token a logit as first and as last token of it."""
+
+    def __init__(self, config: Data2VecConfig) -> None:
+        super().__init__(config)
+        self.qa_outputs = nn.Linear(self.config.hidden_size, 2)
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        start_positions: Tensor | None = None,
+        end_positions: Tensor | None = None,
+        **kwargs: Any,
+    ) -> QuestionAnsweringModelOutput:
+        """Start and end logits (B, T), the lowest finite number at padding.
+
+        Args:
+            input_ids, attention_mask: (B, T).
+            token_type_ids: accepted and not used: data2vec has no segments.
+            start_positions, end_positions: (B,) token indices of the answer. Those at T or beyond, as of an answer
+                that was cut off, are left out of the loss.
+
+        Raises:
+            ValueError: for a negative position other than -100, or one position without the other.
+        """
+        if (start_positions is None) != (end_positions is None):
+            raise ValueError("`start_positions` and `end_positions` belong together; one of them is missing.")
+        kwargs.pop("num_items_in_batch", None)
+        output = self.encode(input_ids, attention_mask, **kwargs)
+        hidden = output.last_hidden_state[:, self.num_extra :]
+        logits = self.qa_outputs(hidden)
+        padding = ~output.attention_mask[:, self.num_extra :, None]
+        start, end = logits.masked_fill(padding, torch.finfo(logits.dtype).min).unbind(dim=-1)
+        loss = None
+        if start_positions is not None:
+            loss = (self._loss(start, start_positions) + self._loss(end, end_positions)) / 2
+        return QuestionAnsweringModelOutput(
+            loss=loss,
+            start_logits=start,
+            end_logits=end,
+            hidden_states=output.hidden_states,
+            attentions=output.attentions,
+        )
+
+    @staticmethod
+    def _loss(logits: Tensor, positions: Tensor) -> Tensor:
+        length = logits.shape[1]
+        positions = positions.view(-1)
+        positions = torch.where(positions >= length, IGNORED, positions)
+        check_class_ids(positions, length, "start_positions` or `end_positions")
+        return cross_entropy(logits, positions)
+
+
+class Pooler(nn.Module):
+    """Dense and tanh."""
+
+    def __init__(self, config: Data2VecConfig) -> None:
+        super().__init__()
+        self.dense = nn.Linear(config.hidden_size, config.hidden_size)
+
+    def forward(self, first_token: Tensor) -> Tensor:
+        return torch.tanh(self.dense(first_token))
+
+
+class Data2VecForMultipleChoice(Data2VecTextHead):
+    """Chooses among C texts: dense, tanh, dropout and a linear layer on the first token of each."""
+
+    def __init__(self, config: Data2VecConfig) -> None:
+        super().__init__(config)
+        self.pooler = Pooler(self.config)
+        self.classifier = nn.Linear(self.config.hidden_size, 1)
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        labels: Tensor | None = None,
+        num_items_in_batch: Tensor | int | None = None,
+        **kwargs: Any,
+    ) -> MultipleChoiceModelOutput:
+        """Logits (B, C).
+
+        Args:
+            input_ids, attention_mask: (B, C, T).
+            token_type_ids: accepted and not used: data2vec has no segments.
+            labels: (B,) indices of the right choices.
+            num_items_in_batch: labels of the whole step where gradients are accumulated.
+
+        Raises:
+            ValueError: for an input without the dimension of choices, or an index outside of them.
+        """
+        if input_ids is not None and input_ids.dim() != 3:
+            raise ValueError(
+                f"`input_ids` must have shape (batch, choices, tokens); got {tuple(input_ids.shape)}. Tokenize every "
+                "choice of a sample and stack them."
+            )
+        flat_ids, flat_mask = (x if x is None else x.flatten(0, 1) for x in (input_ids, attention_mask))
+        output = self.encode(flat_ids, flat_mask, **kwargs)
+        scores = self.classifier(self.dropout(self.pooler(self.first_token(output))))
+        logits = scores.view(input_ids.shape[:2])
+        loss = None
+        if labels is not None:
+            check_class_ids(labels, logits.shape[1])
+            loss = cross_entropy(logits, labels.view(-1), num_items_in_batch)
+        return MultipleChoiceModelOutput(
+            loss=loss, logits=logits, hidden_states=output.hidden_states, attentions=output.attentions
+        )
