@@ -35,6 +35,11 @@ class Assembly(Mapping[str, Tensor]):
         """`make` gets the sources; it runs once for the shape, without data, and again whenever `name` is read."""
         self._recipes[name] = (make, sources)
 
+    def copy(self, name: str, source: str) -> None:
+        """`name` becomes a copy of `source`, which is there already."""
+        make, tensors = self._recipes[source]
+        self._recipes[name] = (lambda *parts: make(*parts).clone(), tensors)
+
     def meta(self, name: str) -> Tensor:
         """Shape and type of a tensor without its data."""
         make, sources = self._recipes[name]
@@ -43,6 +48,9 @@ class Assembly(Mapping[str, Tensor]):
     def __getitem__(self, name: str) -> Tensor:
         make, sources = self._recipes[name]
         return make(*sources)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._recipes  # not by reading it, as Mapping would
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._recipes)
@@ -90,6 +98,7 @@ class Filler:
         self.unused: list[Unused] = []
         self.problems: list[str] = []
         self._parts: dict[str, dict[str, Tensor]] = {}
+        self._copies: dict[str, str] = {}
         self._source_of: dict[str, str] = {}
 
     def put(self, label: str, place: Place | Unused, tensor: Tensor) -> None:
@@ -108,6 +117,10 @@ class Filler:
             self._parts.setdefault(place.name, {})[place.part] = tensor
         self._source_of[slot] = label
 
+    def copy(self, name: str, source: str) -> None:
+        """The place `name` gets what `source` has, unless something else fills it."""
+        self._copies[name] = source
+
     def finish(self, optional: tuple[str, ...] = (), *, advice: str = "") -> Conversion:
         """Puts parts together and checks everything.
 
@@ -120,16 +133,16 @@ class Filler:
         """
         for name, parts in self._parts.items():
             self._join_parts(name, parts)
+        for name, source in self._copies.items():
+            if name not in self.tensors and source in self.tensors:
+                self.tensors.copy(name, source)
         missing = [name for name in self.expected if name not in self.tensors]
         for prefix in optional:
             group = [name for name in self.expected if name.startswith(prefix)]
             if not any(name in self.tensors for name in group):
                 missing = [name for name in missing if not name.startswith(prefix)]
         problems = self.problems + [f"nothing fills {name}" for name in missing]
-        for name in self.tensors:
-            shape = self._shape(name)
-            if shape is not None and shape != self.expected[name]:
-                problems.append(f"{name} has shape {tuple(shape)} instead of {tuple(self.expected[name])}")
+        problems += [problem for name in self.tensors if (problem := self._misfit(name))]
         if problems:
             shown = problems[:20] + ([f"and {len(problems) - 20} more"] if len(problems) > 20 else [])
             raise ValueError(
@@ -154,12 +167,13 @@ class Filler:
             self.problems.append(f"{name} is made of query, key and value, of which only {sorted(parts)} are there")
         self.tensors.add(name, join, *[parts[part] for part in "qkv" if part in parts])
 
-    def _shape(self, name: str) -> torch.Size | None:
+    def _misfit(self, name: str) -> str | None:
         try:
-            return self.tensors.meta(name).shape
+            shape = self.tensors.meta(name).shape
         except RuntimeError as error:
-            self.problems.append(f"the parts of {name} do not fit together ({error})")
-            return None
+            return f"the parts of {name} do not fit together ({error})"
+        wanted = self.expected[name]
+        return None if shape == wanted else f"{name} has shape {tuple(shape)} instead of {tuple(wanted)}"
 
 
 def _reshape(name: str, shape: torch.Size) -> Callable[[Tensor], Tensor]:

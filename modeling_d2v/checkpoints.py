@@ -10,7 +10,7 @@ Kinds: "fairseq-v2" (data2vec 2.0, all modalities), "fairseq-v1-audio", "fairseq
 
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,6 +18,7 @@ from torch import Tensor
 from .checkpoint_settings import Settings
 from .checkpoint_settings_v1 import convert_v1_audio, convert_v1_text, convert_v1_vision
 from .checkpoint_settings_v2 import convert_v2
+from .checkpoint_tensors import Conversion, Filler, Place, Unused, expected_shapes, walk
 from .configuration_data2vec import Data2VecConfig
 from .pretraining_data2vec import Data2VecForPreTraining
 
@@ -137,27 +138,6 @@ DROPPED: tuple[tuple[str, str, str], ...] = (
 )
 
 
-class Place(NamedTuple):
-    """Where a source tensor goes."""
-
-    name: str
-    part: str | None = None  # "q", "k" or "v": the third of `name` that it fills
-
-
-class Unused(NamedTuple):
-    """A source tensor without a counterpart."""
-
-    name: str
-    reason: str
-
-
-class Conversion(NamedTuple):
-    """Result of `convert_state_dict`."""
-
-    tensors: dict[str, Tensor]
-    unused: list[Unused]
-
-
 def detect_kind(names: Iterable[str], config: Mapping[str, Any] | None = None) -> str:
     """Tells from which model of the reference a state dict comes.
 
@@ -275,72 +255,27 @@ def convert_state_dict(
             checkpoint without them.
 
     Returns:
-        The state dict of `Data2VecForPreTraining(config)`, and the source tensors that it has no place for.
+        The tensors of `Data2VecForPreTraining(config)`, and those of the source that it has no place for.
 
     Raises:
         ValueError: A source tensor is unknown, two fill the same place, a target is not filled, or shapes differ. The
             message names every tensor concerned.
     """
     _check_kind(kind)
-    expected = expected_shapes(config)
-    tensors: dict[str, Tensor] = {}
-    parts: dict[str, dict[str, Tensor]] = {}
-    source_of: dict[str, str] = {}
-    unused: list[Unused] = []
-    problems: list[str] = []
+    expected = expected_shapes(Data2VecForPreTraining, config)
+    # The attention of vision 1.0 has no bias for keys.
+    filler = Filler(expected, kind, without_key_bias=kind == "fairseq-v1-vision")
     for name, tensor, teacher in _walk(state):
         place = translate(name, kind, teacher)
         label = f"_ema.{name}" if teacher else name
         if isinstance(place, Place) and place.name not in expected and place.name.endswith(".attention_bias.scale"):
             place = _fixed_scale(place, label, tensor, config)
-        if isinstance(place, Unused):
-            unused.append(place)
-            continue
-        slot = place.name if place.part is None else f"{place.name}#{place.part}"
-        if slot in source_of:
-            problems.append(f"{label} and {source_of[slot]} both fill {slot}")
-        elif place.name not in expected:
-            problems.append(f"{label} would become {place.name}, which this configuration has not")
-        elif place.part is None:
-            tensors[place.name] = _without_ones(place.name, tensor, expected[place.name])
-        else:
-            parts.setdefault(place.name, {})[place.part] = tensor
-        source_of[slot] = label
-    for name, thirds in parts.items():
-        if kind == "fairseq-v1-vision" and "k" not in thirds and "q" in thirds:
-            # Its attention has no bias for keys.
-            thirds["k"] = torch.zeros_like(thirds["q"])
-        if len(thirds) < 3:
-            problems.append(f"{name} is made of query, key and value, of which only {sorted(thirds)} are there")
-        tensors[name] = torch.cat([thirds[part] for part in "qkv" if part in thirds])
-    if "ema_step" in expected:
-        tensors["ema_step"] = torch.tensor(step, dtype=torch.int64)
-    _fill_copied(tensors, expected, config)
-
-    missing = [name for name in expected if name not in tensors]
-    for prefix in optional:
-        group = [name for name in expected if name.startswith(prefix)]
-        if not any(name in tensors for name in group):
-            missing = [name for name in missing if not name.startswith(prefix)]
-    problems += [f"nothing fills {name}" for name in missing]
-    problems += [
-        f"{name} has shape {tuple(tensor.shape)} instead of {tuple(expected[name])}"
-        for name, tensor in tensors.items()
-        if tensor.shape != expected[name]
-    ]
-    if problems:
-        raise ValueError(
-            f"Cannot convert this {kind} checkpoint with this configuration ({len(problems)} problems):\n  "
-            + "\n  ".join(problems)
-        )
-    return Conversion(tensors, unused)
-
-
-def expected_shapes(config: Data2VecConfig) -> dict[str, torch.Size]:
-    """Names and shapes of the state dict of `Data2VecForPreTraining(config)`, without allocating it."""
-    with torch.device("meta"):
-        model = Data2VecForPreTraining(config)
-    return {name: tensor.shape for name, tensor in model.state_dict().items()}
+        filler.put(label, place, tensor)
+    filler.put("step", Place("ema_step"), torch.tensor(step, dtype=torch.int64))
+    for name in expected:
+        if _is_copied(name, config):
+            filler.copy(name, STUDENT + name.removeprefix(TEACHER))
+    return filler.finish(optional)
 
 
 def _check_kind(kind: str) -> None:
@@ -350,21 +285,11 @@ def _check_kind(kind: str) -> None:
 
 def _walk(state: Mapping[str, Any]) -> Iterable[tuple[str, Tensor, bool]]:
     """(name, tensor, whether it is the teacher's) of a state dict with a nested teacher."""
-    for name, value in state.items():
-        if _EMA_KEY.match(name):
-            yield from ((inner, tensor, True) for inner, tensor in value.items())
-        elif isinstance(value, Tensor):
-            yield name, value, False
-        else:
-            raise ValueError(f"{name} is a {type(value).__name__}, not a tensor: pass `model` of the checkpoint.")
-
-
-def _without_ones(name: str, tensor: Tensor, shape: torch.Size) -> Tensor:
-    """Adds or removes dimensions of size 1: (1, 1, D) mask vectors, and the 4-D ALiBi scales of early checkpoints."""
-    if not name.endswith((".mask_token", ".attention_bias.scale")):
-        return tensor
-    same = [size for size in tensor.shape if size != 1] == [size for size in shape if size != 1]
-    return tensor.reshape(shape) if same else tensor
+    teachers = [name for name in state if _EMA_KEY.match(name)]
+    for name in teachers:
+        yield from ((inner, tensor, True) for inner, tensor in walk(state[name]))
+    student = {name: value for name, value in state.items() if name not in teachers}
+    yield from ((name, tensor, False) for name, tensor in walk(student))
 
 
 def _fixed_scale(place: Place, label: str, tensor: Tensor, config: Data2VecConfig) -> Place | Unused:
@@ -376,15 +301,10 @@ def _fixed_scale(place: Place, label: str, tensor: Tensor, config: Data2VecConfi
     return Unused(label, "fixed scale of the attention bias, kept in the configuration")
 
 
-def _fill_copied(tensors: dict[str, Tensor], expected: Mapping[str, torch.Size], config: Data2VecConfig) -> None:
-    """What the teacher copies from the student anyway need not be in the checkpoint."""
-    copied = [
-        (f".{modality}.", fragment)
+def _is_copied(name: str, config: Data2VecConfig) -> bool:
+    """Whether the teacher copies this tensor from the student: then it need not be in the checkpoint."""
+    return name.startswith(TEACHER) and any(
+        f".{modality}." in name and fragment in name
         for modality in config.modalities
         for fragment in config.modality_config(modality).ema_copied or ()
-    ]
-    for name in expected:
-        source = STUDENT + name.removeprefix(TEACHER)
-        if name.startswith(TEACHER) and name not in tensors and source in tensors:
-            if any(modality in name and fragment in name for modality, fragment in copied):
-                tensors[name] = tensors[source].clone()
+    )

@@ -13,7 +13,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from modeling_d2v.checkpoints import Place, config_from_fairseq, convert_state_dict, detect_kind, translate
+from modeling_d2v.checkpoint_tensors import Place
+from modeling_d2v.checkpoints import config_from_fairseq, convert_state_dict, detect_kind, translate
 from modeling_d2v.configuration_data2vec import Data2VecConfig
 from modeling_d2v.modeling_data2vec import INPUT_NAMES
 from modeling_d2v.pretraining_data2vec import Data2VecForPreTraining

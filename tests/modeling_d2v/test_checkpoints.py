@@ -3,14 +3,13 @@
 import pytest
 import torch
 
+from modeling_d2v import Data2VecForPreTraining
+from modeling_d2v.checkpoint_tensors import Place, Unused, expected_shapes
 from modeling_d2v.checkpoints import (
     FAIRSEQ_KINDS,
-    Place,
-    Unused,
     config_from_fairseq,
     convert_state_dict,
     detect_kind,
-    expected_shapes,
     translate,
 )
 from tests.modeling_d2v.reference_fixtures import V1, V2, load_reference
@@ -50,7 +49,7 @@ def test_every_source_is_used_or_listed_and_every_target_filled(name):
     assert {unused.name for unused in conversion.unused} == UNUSED.get(name, set())
     assert all(unused.reason for unused in conversion.unused)
     shapes = {key: tensor.shape for key, tensor in conversion.tensors.items()}
-    assert shapes == expected_shapes(config)
+    assert shapes == expected_shapes(Data2VecForPreTraining, config)
     assert conversion.tensors["ema_step"].item() == 7
 
 
