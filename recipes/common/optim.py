@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import re
+from typing import Any
 
 import torch
 from torch import nn
@@ -10,11 +12,36 @@ from torch import nn
 from recipes.common.options import OptimOptions
 
 
+def has_weight_decay(name: str, parameter: nn.Parameter) -> bool:
+    """Whether a parameter decays: not 1-D ones (norms, mask tokens, layer scales), biases and ALiBi scales."""
+    return parameter.ndim > 1 and not name.endswith(("bias", "attention_bias.scale"))
+
+
+def layer_scale(name: str, config: Any, decay: float) -> float:
+    """Factor of a parameter's learning rate: `decay` to the power of its distance from the head (BEiT, section 3.1).
+
+    The front end is the lowest layer, then come prenet and shared blocks; the head and the final norm have 1.
+
+    Args:
+        name: parameter of a task head or of an encoder.
+        config: `Data2VecConfig` of one modality.
+        decay: factor from each layer to the one below.
+    """
+    prenet = config.modality_config(config.modalities[0]).prenet_depth
+    top = prenet + config.num_hidden_layers + 1
+    block = re.search(r"(prenet|encoder\.blocks)\.(\d+)\.", name)
+    if block:
+        level = int(block[2]) + 1 + (prenet if block[1] != "prenet" else 0)
+    else:
+        level = 0 if "modality_encoders." in name else top
+    return decay ** (top - level)
+
+
 def decay_groups(model: nn.Module, weight_decay: float, decay_all: bool = False) -> list[dict]:
     """Parameter groups with and without weight decay.
 
-    No decay on 1-D parameters (norms, mask tokens, layer scales), biases and ALiBi scales, as in the reference's
-    composite optimizer; extra tokens and tables decay. Frozen parameters (the teacher) are in no group.
+    What decays is `has_weight_decay`, as in the reference's composite optimizer; extra tokens and tables decay. Frozen
+    parameters (the teacher) are in no group.
 
     Args:
         model: model with trainable parameters.
@@ -24,8 +51,7 @@ def decay_groups(model: nn.Module, weight_decay: float, decay_all: bool = False)
     decayed, free = [], []
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            spared = parameter.ndim <= 1 or name.endswith("bias") or name.endswith("attention_bias.scale")
-            (free if spared and not decay_all else decayed).append(parameter)
+            (decayed if decay_all or has_weight_decay(name, parameter) else free).append(parameter)
     groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": free, "weight_decay": 0.0}]
     return [group for group in groups if group["params"]]
 

@@ -1,0 +1,330 @@
+"""Options and steps that every fine-tuning program shares.
+
+A program defines its data options, a subclass of `FinetuningArguments` with the published settings of its task as
+defaults, and a `FinetuningTrainer`; parsing, loading, resuming, evaluation, the record and the upload happen here.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import logging
+import re
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+from transformers import (
+    AutoConfig,
+    EarlyStoppingCallback,
+    HfArgumentParser,
+    PreTrainedModel,
+    TrainingArguments,
+    set_seed,
+)
+from transformers.trainer_utils import SaveStrategy
+from transformers.utils import logging as transformers_logging
+
+from modeling_d2v import Data2VecConfig
+from recipes.common.finetuning_trainer import FinetuningTrainer, check_bad_samples
+
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class ModelArguments:
+    """Which model to start from."""
+
+    model_name_or_path: str | None = field(
+        default=None, metadata={"help": "Checkpoint to start from: a folder or a name on the Hub."}
+    )
+    config_name: str | None = field(
+        default=None, metadata={"help": "Configuration, where it is not the checkpoint's: folder, Hub name or preset."}
+    )
+    tokenizer_name: str | None = field(default=None, metadata={"help": "Tokenizer, where it is not the checkpoint's."})
+    processor_name: str | None = field(
+        default=None, metadata={"help": "Feature extractor or image processor, where it is not the checkpoint's."}
+    )
+    from_scratch: bool = field(
+        default=False, metadata={"help": "Random weights instead of the checkpoint's: the baseline of a comparison."}
+    )
+    cache_dir: str | None = field(default=None, metadata={"help": "Where downloads are kept."})
+    model_revision: str = field(default="main", metadata={"help": "Branch, tag or commit on the Hub."})
+    token: str | None = field(default=None, metadata={"help": "Access token of the Hub; default is the stored one."})
+    trust_remote_code: bool = field(
+        default=False,
+        metadata={"help": "Run the code that lies beside a checkpoint instead of the installed package."},
+    )
+    ignore_mismatched_sizes: bool = field(
+        default=False, metadata={"help": "Load a fine-tuned checkpoint whose head has another number of classes."}
+    )
+
+    def __post_init__(self) -> None:
+        if self.model_name_or_path is None and (self.config_name is None or not self.from_scratch):
+            raise ValueError(
+                "Name the checkpoint to start from with --model_name_or_path, or a configuration with --config_name "
+                "and --from_scratch for random weights."
+            )
+
+    @property
+    def hub_options(self) -> dict[str, Any]:
+        """Arguments that every `from_pretrained` of this run takes."""
+        return {
+            "cache_dir": self.cache_dir,
+            "revision": self.model_revision,
+            "token": self.token,
+            "trust_remote_code": self.trust_remote_code,
+        }
+
+
+@dataclass
+class FinetuningArguments(TrainingArguments):
+    """`TrainingArguments` and what fine-tuning data2vec takes beside them."""
+
+    output_dir: str | None = field(default=None, metadata={"help": "Folder of the run."})
+    layer_decay: float = field(
+        default=1.0, metadata={"help": "Factor of the learning rate from each layer to the one below; 1 = off."}
+    )
+    freeze_encoder_steps: int = field(default=0, metadata={"help": "Updates at the start that train the head alone."})
+    tri_stage: str | None = field(
+        default=None,
+        metadata={
+            "help": "Shares of the run for warm-up, hold and decay, such as 0.1,0.4,0.5; replaces the scheduler."
+        },
+    )
+    weights_ema_decay: float | None = field(
+        default=None, metadata={"help": "Evaluate and keep a moving average of the weights with this decay."}
+    )
+    early_stopping_patience: int | None = field(
+        default=None, metadata={"help": "Stop after so many evaluations without improvement."}
+    )
+    early_stopping_threshold: float = field(default=0.0, metadata={"help": "Least change that is an improvement."})
+    max_bad_fraction: float = field(
+        default=0.05, metadata={"help": "Stop when more than this share of the samples is broken."}
+    )
+
+    def __post_init__(self) -> None:
+        if not self.output_dir:
+            raise ValueError("Name the folder of the run with --output_dir.")
+        if not 0 < self.layer_decay <= 1:
+            raise ValueError(f"--layer_decay is {self.layer_decay}; it must be above 0 and at most 1.")
+        if self.weights_ema_decay is not None and not 0 < self.weights_ema_decay < 1:
+            raise ValueError(f"--weights_ema_decay is {self.weights_ema_decay}; it must be between 0 and 1.")
+        self.tri_stage_phases = self._phases()
+        if self.freeze_encoder_steps and self.ddp_find_unused_parameters is None:
+            # Frozen parameters get no gradient, and several processes must not wait for one.
+            self.ddp_find_unused_parameters = True
+        if self.early_stopping_patience is not None:
+            self.load_best_model_at_end = True
+        super().__post_init__()
+
+    def _phases(self) -> tuple[float, float, float] | None:
+        if self.tri_stage is None or self.tri_stage.lower() in ("", "none"):
+            self.tri_stage = None
+            return None
+        try:
+            phases = tuple(float(share) for share in self.tri_stage.split(","))
+        except ValueError:
+            phases = ()
+        if len(phases) != 3 or min(phases) < 0 or abs(sum(phases) - 1) > 1e-6:
+            raise ValueError(
+                f"--tri_stage is {self.tri_stage!r}; it takes three shares that sum to 1, as 0.1,0.4,0.5."
+            )
+        return phases
+
+
+def parse_arguments(*classes: type, argv: list[str] | None = None) -> tuple[Any, ...]:
+    """Options of a program as one instance per dataclass.
+
+    The first argument may be a .yaml or .json file of options; what follows on the command line replaces what it says.
+
+    Args:
+        classes: dataclasses of options.
+        argv: arguments; default is the command line.
+    """
+    argv = list(sys.argv[1:] if argv is None else argv)
+    # No abbreviations: an option that is added later would change what they mean.
+    parser = HfArgumentParser(classes, allow_abbrev=False)
+    if argv and Path(argv[0]).suffix in (".yaml", ".yml", ".json"):
+        argv = _arguments_in(Path(argv[0])) + argv[1:]
+    *instances, unknown = parser.parse_args_into_dataclasses(args=argv, return_remaining_strings=True)
+    if unknown:
+        known = [name for action in parser._actions for name in action.option_strings]
+        nearest = difflib.get_close_matches(unknown[0], known, n=1, cutoff=0.0)
+        parser.error(f"unknown option {unknown[0]!r}; the nearest valid one is {nearest[0]!r}")
+    return tuple(instances)
+
+
+def _arguments_in(path: Path) -> list[str]:
+    """Options of a file, written as a command line."""
+    options = yaml.safe_load(path.read_text(encoding="utf-8"))
+    if not isinstance(options, dict):
+        raise ValueError(f"{path} holds no options; its top level must be `name: value` lines.")
+    words = []
+    for name, value in options.items():
+        if value is None:
+            continue
+        values = value if isinstance(value, list) else [json.dumps(value) if isinstance(value, dict) else value]
+        words += [f"--{name}", *map(str, values)]
+    return words
+
+
+def prepare(args: FinetuningArguments) -> None:
+    """Log level and seed of a program."""
+    logging.basicConfig(format="%(levelname)s %(name)s: %(message)s", level=logging.INFO)
+    transformers_logging.set_verbosity(args.get_process_log_level())
+    set_seed(args.seed)
+
+
+def load_config(model_args: ModelArguments, **overrides: Any) -> Data2VecConfig:
+    """The configuration to fine-tune with.
+
+    Args:
+        model_args: where from.
+        overrides: fields that replace the checkpoint's; a dictionary changes fields of that sub-configuration. `None`
+            leaves a field as it is.
+    """
+    name = model_args.config_name or model_args.model_name_or_path
+    if name in Data2VecConfig.preset_names() and not Path(name).exists():
+        config = Data2VecConfig.preset(name)
+    else:
+        config = AutoConfig.from_pretrained(name, **model_args.hub_options)
+    for key, value in overrides.items():
+        _override(config, key, value)
+    config.check()
+    return config
+
+
+def _override(config: Any, key: str, value: Any) -> None:
+    if value is None:
+        return
+    if isinstance(value, dict) and hasattr(getattr(config, key, None), "to_dict"):
+        for name, inner in value.items():
+            _override(getattr(config, key), name, inner)
+    elif hasattr(config, key):
+        setattr(config, key, value)
+    else:
+        raise ValueError(f"{type(config).__name__} has no field {key!r}.")
+
+
+def load_model(auto_class: Any, model_args: ModelArguments, config: Data2VecConfig) -> PreTrainedModel:
+    """The model to fine-tune: the checkpoint's weights under a new head, or random ones.
+
+    Args:
+        auto_class: such as `AutoModelForImageClassification`.
+        model_args: where from, and whether from scratch.
+        config: from `load_config`.
+    """
+    if model_args.from_scratch:
+        return auto_class.from_config(config, trust_remote_code=model_args.trust_remote_code)
+    return auto_class.from_pretrained(
+        model_args.model_name_or_path,
+        config=config,
+        ignore_mismatched_sizes=model_args.ignore_mismatched_sizes,
+        **model_args.hub_options,
+    )
+
+
+def newest_checkpoint(folder: str | Path) -> str | None:
+    """The newest checkpoint in a run's folder that was written to its end; torn ones are named and passed over."""
+    folders = [path for path in Path(folder).glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", path.name)]
+    for path in sorted(folders, key=lambda path: int(path.name.split("-")[1]), reverse=True):
+        try:
+            # Written last.
+            json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))
+            return str(path)
+        except (OSError, ValueError):
+            logger.warning("%s is not whole and is passed over.", path)
+    return None
+
+
+def resume_point(args: FinetuningArguments) -> str | None:
+    """Where training goes on: --resume_from_checkpoint (a folder, or "never"), else the newest whole checkpoint."""
+    wanted = args.resume_from_checkpoint
+    if wanted in ("never", "False", "false"):
+        return None
+    if wanted not in (None, "True", "true", "auto"):
+        if not (Path(wanted) / "trainer_state.json").is_file():
+            raise ValueError(f"--resume_from_checkpoint {wanted} is no checkpoint: it has no trainer_state.json.")
+        return wanted
+    found = newest_checkpoint(args.output_dir)
+    if found:
+        logger.info("Going on from %s; --resume_from_checkpoint never starts anew.", found)
+    return found
+
+
+def check_early_stopping(args: FinetuningArguments) -> list[Any]:
+    """The callback for early stopping, if it was asked for.
+
+    Raises:
+        ValueError: if nothing is evaluated during training.
+    """
+    if args.early_stopping_patience is None:
+        return []
+    if str(args.eval_strategy) in ("no", "IntervalStrategy.NO") or args.save_strategy == SaveStrategy.NO:
+        raise ValueError("--early_stopping_patience needs --eval_strategy and --save_strategy, epoch or steps.")
+    return [EarlyStoppingCallback(args.early_stopping_patience, args.early_stopping_threshold)]
+
+
+def run(
+    trainer: FinetuningTrainer,
+    *,
+    evaluation: dict[str, Any] | None = None,
+) -> dict[str, float]:
+    """Trains and evaluates as --do_train and --do_eval say, writes the record and the card, uploads if asked.
+
+    Args:
+        trainer: with model, data sets and processor.
+        evaluation: evaluation sets by name ("" for the only one); default is the trainer's.
+
+    Returns:
+        All metrics, as in `all_results.json`.
+    """
+    args = trainer.args
+    for callback in check_early_stopping(args):
+        trainer.add_callback(callback)
+    results: dict[str, float] = {}
+    if args.do_train:
+        outcome = trainer.train(resume_from_checkpoint=resume_point(args))
+        trainer.keep_average()
+        trainer.save_model()
+        trainer.save_state()
+        results |= _record(trainer, "train", outcome.metrics)
+    if args.do_eval:
+        sets = {"": trainer.eval_dataset} if evaluation is None else evaluation
+        for name, dataset in sets.items():
+            prefix = f"eval_{name}" if name else "eval"
+            results |= _record(trainer, prefix, trainer.evaluate(dataset, metric_key_prefix=prefix))
+    report_bad_samples(trainer)
+    trainer.create_model_card()
+    if args.push_to_hub:
+        trainer.push_to_hub()
+    return results
+
+
+def _record(trainer: FinetuningTrainer, name: str, metrics: dict[str, float]) -> dict[str, float]:
+    trainer.log_metrics(name, metrics)
+    trainer.save_metrics(name, metrics)
+    return metrics
+
+
+def report_bad_samples(trainer: FinetuningTrainer) -> None:
+    """Names the broken samples of every data set on the screen and in `bad_samples.json`.
+
+    Raises:
+        ValueError: if more than `--max_bad_fraction` of a data set is broken.
+    """
+    met = {name: dataset for name, dataset in trainer.raw_datasets.items() if dataset.bad}
+    if not met or not trainer.is_world_process_zero():
+        return
+    for name, dataset in met.items():
+        print(f"{name} data: {dataset.bad.report()}")
+    listed = {
+        name: {reason: dataset.bad.names(reason) for reason in dataset.bad.counts()} for name, dataset in met.items()
+    }
+    path = Path(trainer.args.output_dir) / "bad_samples.json"
+    path.write_text(json.dumps(listed, indent=2) + "\n", encoding="utf-8")
+    check_bad_samples(met, trainer.args.max_bad_fraction)

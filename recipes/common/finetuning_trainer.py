@@ -1,0 +1,263 @@
+"""`Trainer` with what fine-tuning data2vec takes beside it.
+
+Learning rates that fall from layer to layer, the three-stage schedule of speech recognition, an encoder that is frozen
+at first, averaged weights, and broken samples and losses that are noticed in time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+from torch.optim.lr_scheduler import LambdaLR
+from transformers import Trainer, TrainerCallback
+
+from recipes.common.datasets import RawDataset
+from recipes.common.optim import has_weight_decay, layer_scale
+
+
+AVERAGE_FILE = "weights_average.safetensors"
+START_SCALE, END_SCALE = 0.01, 0.05
+"""Learning rate before warm-up and after decay of the three-stage schedule, as shares of the peak."""
+
+
+def tri_stage(step: int, total: int, phases: tuple[float, float, float]) -> float:
+    """Share of the peak learning rate: linear warm-up from 1 %, hold, exponential decay to 5 % (wav2vec 2.0).
+
+    Args:
+        step: finished updates.
+        total: updates of the run.
+        phases: shares of the run that are warm-up, hold and decay.
+    """
+    warmup, hold = phases[0] * total, phases[1] * total
+    if step < warmup:
+        return START_SCALE + (1 - START_SCALE) * step / warmup
+    if step <= warmup + hold:
+        return 1.0
+    progress = min((step - warmup - hold) / max(total - warmup - hold, 1e-9), 1.0)
+    return math.exp(math.log(END_SCALE) * progress)
+
+
+def check_bad_samples(datasets: Mapping[str, RawDataset], max_fraction: float) -> None:
+    """Stops a run whose data is broken beyond what one can overlook.
+
+    Raises:
+        ValueError: if more than `max_fraction` of a data set is unusable; the message names samples.
+    """
+    for name, dataset in datasets.items():
+        if dataset.bad.total > max_fraction * len(dataset):
+            raise ValueError(
+                f"{dataset.bad.total} of {len(dataset)} samples of the {name} data are unusable, more than "
+                f"--max_bad_fraction {max_fraction:g} allows. {dataset.bad.report()}"
+            )
+
+
+class WeightsAverage:
+    """Exponential moving average of a model's weights, in float32.
+
+    Args:
+        model: what is averaged; buffers are not.
+        decay: share of the old average that stays at each update.
+    """
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self.parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        self.values = {name: p.detach().float().clone() for name, p in self.parameters.items()}
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Moves the average towards the weights; after each optimizer step."""
+        current = [p.detach().float() for p in self.parameters.values()]
+        torch._foreach_lerp_(list(self.values.values()), current, 1 - self.decay)
+
+    @torch.no_grad()
+    def keep(self) -> None:
+        """Makes the average the weights of the model."""
+        for name, parameter in self.parameters.items():
+            parameter.copy_(self.values[name])
+
+    @contextlib.contextmanager
+    def in_place(self) -> Iterator[None]:
+        """The model has the averaged weights inside the context."""
+        own = {name: p.detach().clone() for name, p in self.parameters.items()}
+        self.keep()
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for name, parameter in self.parameters.items():
+                    parameter.copy_(own[name])
+
+    def save(self, folder: str | Path) -> None:
+        """Writes the average into a checkpoint's folder."""
+        save_file(self.values, Path(folder) / AVERAGE_FILE)
+
+    def load(self, folder: str | Path) -> None:
+        """Reads it back.
+
+        Raises:
+            ValueError: if the checkpoint has no average, or one of other weights.
+        """
+        path = Path(folder) / AVERAGE_FILE
+        if not path.is_file():
+            raise ValueError(f"{folder} has no {AVERAGE_FILE}: it was written without --weights_ema_decay.")
+        stored = load_file(path)
+        if stored.keys() != self.values.keys():
+            raise ValueError(f"{path} averages other weights than those that this run trains.")
+        for name, value in stored.items():
+            self.values[name].copy_(value)
+
+
+class FreezeEncoder(TrainerCallback):
+    """Keeps the encoder as it is for the first updates, while the head finds its place.
+
+    What was frozen from the start stays frozen.
+    """
+
+    def __init__(self, encoder: nn.Module, steps: int) -> None:
+        self.parameters = [p for p in encoder.parameters() if p.requires_grad]
+        self.steps = steps
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        trains = state.global_step >= self.steps
+        if self.parameters and self.parameters[0].requires_grad != trains:
+            for parameter in self.parameters:
+                parameter.requires_grad = trains
+                if not trains:
+                    parameter.grad = None
+
+
+class Watch(TrainerCallback):
+    """Stops a run that cannot succeed: losses that are no numbers, data that is broken."""
+
+    def __init__(self, trainer: FinetuningTrainer) -> None:
+        self.trainer = trainer
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
+        # Under fp16 the scaler meets infinite gradients by design and skips those steps itself.
+        for name in ("loss",) if args.fp16 else ("loss", "grad_norm"):
+            value = (logs or {}).get(name)
+            if value is not None and not math.isfinite(value):
+                raise ValueError(
+                    f"The {name} became {value} at update {state.global_step}. Lower --learning_rate, raise the "
+                    f"warm-up, or set --max_grad_norm; checkpoints up to then are whole in {args.output_dir}."
+                )
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        check_bad_samples(self.trainer.raw_datasets, args.max_bad_fraction)
+
+
+class AverageWeights(TrainerCallback):
+    """Updates the trainer's `WeightsAverage`."""
+
+    def __init__(self, average: WeightsAverage) -> None:
+        self.average = average
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.average.update()
+
+
+class FinetuningTrainer(Trainer):
+    """`Trainer` for a data2vec model with a head; `args` are `FinetuningArguments`.
+
+    Args:
+        args, kwargs: as for `Trainer`.
+        raw_datasets: the data sets whose broken samples are counted, by name.
+        card: what the model card says beside the results: arguments of `Trainer.create_model_card`.
+
+    Raises:
+        ValueError: for averaged weights under FSDP or DeepSpeed, which scatter the weights.
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        raw_datasets: dict[str, RawDataset] | None = None,
+        card: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        self.raw_datasets, self.card = raw_datasets or {}, card or {}
+        self.add_callback(Watch(self))
+        if self.args.freeze_encoder_steps:
+            self.add_callback(FreezeEncoder(self.model.base_model, self.args.freeze_encoder_steps))
+        self.average: WeightsAverage | None = None
+        if self.args.weights_ema_decay is not None:
+            if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+                raise ValueError("--weights_ema_decay works with whole weights: not with FSDP or DeepSpeed.")
+            self._move_model_to_device(self.model, self.args.device)
+            self.average = WeightsAverage(self.model, self.args.weights_ema_decay)
+            self.add_callback(AverageWeights(self.average))
+
+    def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
+        """The parameters with weight decay: the same ones as in pretraining."""
+        return [name for name, parameter in model.named_parameters() if has_weight_decay(name, parameter)]
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """As in `Trainer`, the learning rate lowered from layer to layer by `layer_decay`."""
+        fresh = self.optimizer is None
+        optimizer = super().create_optimizer(model)
+        if fresh and self.args.layer_decay < 1:
+            self._lower_by_layer(optimizer, self.model if model is None else model)
+        return optimizer
+
+    def _lower_by_layer(self, optimizer: torch.optim.Optimizer, model: nn.Module) -> None:
+        scales = {
+            id(p): layer_scale(name, self.model.config, self.args.layer_decay) for name, p in model.named_parameters()
+        }
+        groups = []
+        for group in optimizer.param_groups:
+            by_scale: dict[float, list[nn.Parameter]] = {}
+            for parameter in group["params"]:
+                by_scale.setdefault(scales[id(parameter)], []).append(parameter)
+            groups += [{**group, "params": params, "lr": group["lr"] * scale} for scale, params in by_scale.items()]
+        optimizer.param_groups[:] = groups
+
+    def create_scheduler(
+        self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
+    ) -> torch.optim.lr_scheduler.LRScheduler:
+        """As in `Trainer`, or the three-stage schedule."""
+        if self.lr_scheduler is None and self.args.tri_stage_phases is not None:
+            phases = self.args.tri_stage_phases
+            self.lr_scheduler = LambdaLR(
+                self.optimizer if optimizer is None else optimizer,
+                lambda step: tri_stage(step, num_training_steps, phases),
+            )
+            self._created_lr_scheduler = True
+        return super().create_scheduler(num_training_steps, optimizer)
+
+    def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
+        """As in `Trainer`, with the averaged weights where there are any."""
+        with self.average.in_place() if self.average else contextlib.nullcontext():
+            return super().evaluation_loop(*args, **kwargs)
+
+    def keep_average(self) -> None:
+        """Makes the averaged weights, if there are any, those of the model; for after the training."""
+        if self.average:
+            self.average.keep()
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        super()._save_optimizer_and_scheduler(output_dir)
+        if self.average and self.args.should_save:
+            self.average.save(output_dir)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if self.average and checkpoint is not None:
+            self.average.load(checkpoint)
+
+    def _load_best_model(self) -> None:
+        super()._load_best_model()
+        if self.average:
+            self.average.load(self.state.best_model_checkpoint)
+
+    def create_model_card(self, **kwargs: Any) -> None:
+        """The card of `Trainer`, with the task, the data and the licence of this run."""
+        super().create_model_card(**{**self.card, **kwargs})
