@@ -1,8 +1,10 @@
 """Tensors of one model put in the places of another: nothing lost, nothing filled twice, every shape compared.
 
-The tables that say which tensor goes where are those of `checkpoints.py` (fairseq) and `checkpoint_transformers.py`.
+The tables that say which tensor goes where are those of `checkpoints.py` (fairseq) and of `checkpoint_transformers.py`
+and its modules.
 """
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import NamedTuple
 
@@ -12,10 +14,19 @@ from transformers import PreTrainedModel
 
 
 class Place(NamedTuple):
-    """Where a source tensor goes."""
+    """Where a source tensor goes.
+
+    Args:
+        name: of the tensor that it fills.
+        part: which part of it: "q", "k" or "v" for a third, a number for a layer, "+" for a matrix whose first row is
+            added to every row of `name`. `None` for all of it.
+        spare: why it may go unused where the model has no such place, or another tensor fills it; `None` where both
+            are errors.
+    """
 
     name: str
-    part: str | None = None  # "q", "k", "v": the third of `name` that it fills; a number: the layer of `name`
+    part: str | None = None
+    spare: str | None = None
 
 
 class Unused(NamedTuple):
@@ -26,7 +37,10 @@ class Unused(NamedTuple):
 
 
 class Assembly(Mapping[str, Tensor]):
-    """Tensors by name, each put together when it is asked for: a large checkpoint is never held twice."""
+    """Tensors by name, each put together when it is asked for: a large checkpoint is never held twice.
+
+    What is read has memory of its own: it may be trained, and the file that it comes from written over.
+    """
 
     def __init__(self) -> None:
         self._recipes: dict[str, tuple[Callable[..., Tensor], tuple[Tensor, ...]]] = {}
@@ -37,8 +51,13 @@ class Assembly(Mapping[str, Tensor]):
 
     def copy(self, name: str, source: str) -> None:
         """`name` becomes a copy of `source`, which is there already."""
-        make, tensors = self._recipes[source]
-        self._recipes[name] = (lambda *parts: make(*parts).clone(), tensors)
+        self._recipes[name] = self._recipes[source]
+
+    def extend(self, name: str, make: Callable[..., Tensor], *sources: Tensor) -> None:
+        """`name`, which is there already, becomes `make(what it was, *sources)`."""
+        inner, tensors = self._recipes[name]
+        count = len(tensors)
+        self._recipes[name] = (lambda *parts: make(inner(*parts[:count]), *parts[count:]), (*tensors, *sources))
 
     def meta(self, name: str) -> Tensor:
         """Shape and type of a tensor without its data."""
@@ -66,8 +85,23 @@ class Conversion(NamedTuple):
     unused: list[Unused]
 
 
-def as_it_is(tensor: Tensor) -> Tensor:
-    return tensor
+# Pairs of names, of which "*" stands for what lies between two dots, and "#q" at the end for `Place.part`.
+NameTable = tuple[tuple[str, str], ...]
+
+
+def rename(name: str, table: NameTable) -> str | None:
+    """The second name of the first pair whose first name fits, or `None`."""
+    for source, target in table:
+        found = re.fullmatch(re.escape(source).replace(r"\*", "([^.]+)"), name)
+        if found:
+            stars = iter(found.groups())
+            return re.sub(r"\*", lambda _: next(stars), target)  # noqa: B023
+    return None
+
+
+def inverse(table: NameTable) -> NameTable:
+    """The table that leads back. Both names of a pair must have as many stars."""
+    return tuple((target, source) for source, target in table)
 
 
 def join(*parts: Tensor) -> Tensor:
@@ -76,6 +110,10 @@ def join(*parts: Tensor) -> Tensor:
 
 def stack(*parts: Tensor) -> Tensor:
     return torch.stack(parts)
+
+
+def add_first_row(table: Tensor, rows: Tensor) -> Tensor:
+    return table + rows[0]
 
 
 def third(tensor: Tensor, part: str) -> Tensor:
@@ -99,23 +137,34 @@ class Filler:
         self.problems: list[str] = []
         self._parts: dict[str, dict[str, Tensor]] = {}
         self._copies: dict[str, str] = {}
-        self._source_of: dict[str, str] = {}
+        self._source_of: dict[str, tuple[str, str | None]] = {}  # label and `Place.spare`
 
     def put(self, label: str, place: Place | Unused, tensor: Tensor) -> None:
         """One source tensor; `label` is its name in messages."""
         if isinstance(place, Unused):
             self.unused.append(place)
             return
+        if place.name not in self.expected:
+            if place.spare is None:
+                self.problems.append(f"{label} would become {place.name}, which this configuration has not")
+            else:
+                self.unused.append(Unused(label, place.spare))
+            return
         slot = place.name if place.part is None else f"{place.name}#{place.part}"
-        if slot in self._source_of:
-            self.problems.append(f"{label} and {self._source_of[slot]} both fill {slot}")
-        elif place.name not in self.expected:
-            self.problems.append(f"{label} would become {place.name}, which this configuration has not")
-        elif place.part is None:
+        earlier, spare = self._source_of.get(slot, (None, None))
+        if earlier is not None:
+            if place.spare is not None:
+                self.unused.append(Unused(label, place.spare))
+                return
+            if spare is None:
+                self.problems.append(f"{label} and {earlier} both fill {slot}")
+                return
+            self.unused.append(Unused(earlier, spare))
+        self._source_of[slot] = (label, place.spare)
+        if place.part is None:
             self.tensors.add(place.name, _reshape(place.name, self.expected[place.name]), tensor)
         else:
             self._parts.setdefault(place.name, {})[place.part] = tensor
-        self._source_of[slot] = label
 
     def copy(self, name: str, source: str) -> None:
         """The place `name` gets what `source` has, unless something else fills it."""
@@ -153,6 +202,10 @@ class Filler:
         return Conversion(self.tensors, self.unused)
 
     def _join_parts(self, name: str, parts: dict[str, Tensor]) -> None:
+        if "+" in parts:
+            if name in self.tensors:
+                self.tensors.extend(name, add_first_row, parts["+"])
+            return
         if all(part.isdigit() for part in parts):
             layers = self.expected[name][0]
             if sorted(map(int, parts)) != list(range(layers)):
@@ -179,11 +232,11 @@ class Filler:
 def _reshape(name: str, shape: torch.Size) -> Callable[[Tensor], Tensor]:
     """Adds or removes dimensions of size 1: (1, 1, D) mask vectors, and the 4-D ALiBi scales of early checkpoints."""
     if not name.endswith((".mask_token", ".attention_bias.scale", "masked_spec_embed")):
-        return as_it_is
+        return torch.clone
 
     def reshape(tensor: Tensor) -> Tensor:
         same = [size for size in tensor.shape if size != 1] == [size for size in shape if size != 1]
-        return tensor.reshape(shape) if same else tensor
+        return (tensor.reshape(shape) if same else tensor).clone()
 
     return reshape
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from modeling_d2v.checkpoint_tensors import Filler, Place, Unused, third, walk
+from modeling_d2v.checkpoint_tensors import Filler, Place, Unused, inverse, rename, third, walk
 
 
 def shapes(**names: tuple[int, ...]) -> dict[str, torch.Size]:
@@ -93,3 +93,48 @@ def test_what_has_no_place_is_listed():
 def test_only_tensors_are_taken():
     with pytest.raises(ValueError, match="step is a int, not a tensor"):
         list(walk({"step": 3}))
+
+
+def test_a_first_row_is_added_to_every_row():
+    filler = Filler(shapes(table=(3, 2)), "test")
+    filler.put("rows", Place("table", "+"), torch.tensor([[10.0, 20.0], [5.0, 5.0]]))
+    filler.put("x", Place("table"), torch.arange(6.0).view(3, 2))
+    assert filler.finish().tensors["table"].tolist() == [[10, 21], [12, 23], [14, 25]]
+
+
+def test_spare_tensors_are_used_where_there_is_a_place():
+    for expected in (shapes(pooler=(2,)), {}):
+        filler = Filler(expected, "test")
+        filler.put("theirs", Place("pooler", spare="no pooler here"), torch.ones(2))
+        conversion = filler.finish()
+        assert set(conversion.tensors) == set(expected)
+        assert conversion.unused == ([] if expected else [Unused("theirs", "no pooler here")])
+
+
+@pytest.mark.parametrize("first", ["spare", "other"])
+def test_a_spare_tensor_gives_way_to_another(first):
+    filler = Filler(shapes(bias=(2,)), "test")
+    for label in ("spare", "other") if first == "spare" else ("other", "spare"):
+        spare = "a copy" if label == "spare" else None
+        filler.put(label, Place("bias", spare=spare), torch.full((2,), float(label == "other")))
+    conversion = filler.finish()
+    assert conversion.unused == [Unused("spare", "a copy")]
+    assert conversion.tensors["bias"].tolist() == [1, 1]
+
+
+def test_what_is_read_shares_no_memory_with_the_source():
+    source = torch.ones(1, 1, 4)
+    filler = Filler({"a.mask_token": torch.Size([4]), "b": source.shape}, "test")
+    filler.put("x", Place("a.mask_token"), source)
+    filler.put("y", Place("b"), source)
+    tensors = filler.finish().tensors
+    for tensor in tensors.values():
+        tensor.zero_()
+    assert tensors["a.mask_token"].shape == (4,) and source.all()
+
+
+def test_names_are_translated_by_a_table_and_back():
+    table = (("layers.*.query.*", "blocks.*.qkv.*#q"), ("layers.*.out.*", "blocks.*.projection.*"), ("a.b", "c"))
+    assert rename("layers.10.query.bias", table) == "blocks.10.qkv.bias#q"
+    assert rename("blocks.10.qkv.bias#q", inverse(table)) == "layers.10.query.bias"
+    assert rename("layers.1.out.a.b", table) is None and rename("aXb", table) is None
