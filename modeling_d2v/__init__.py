@@ -1,21 +1,36 @@
 """data2vec 1.0 and 2.0 for transformers: importing this package registers its classes with the Auto factories."""
 
 from transformers import (
+    AutoBackbone,
     AutoConfig,
+    AutoImageProcessor,
     AutoModel,
+    AutoModelForAudioClassification,
+    AutoModelForAudioFrameClassification,
+    AutoModelForAudioXVector,
+    AutoModelForCTC,
+    AutoModelForImageClassification,
     AutoModelForMaskedLM,
     AutoModelForMultipleChoice,
     AutoModelForPreTraining,
     AutoModelForQuestionAnswering,
+    AutoModelForSemanticSegmentation,
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
+    AutoProcessor,
 )
+from transformers.utils import is_vision_available
 
 from .configuration_data2vec import (
     Data2VecAudioConfig,
     Data2VecConfig,
     Data2VecTextConfig,
     Data2VecVisionConfig,
+)
+from .heads_audio import (
+    Data2VecForAudioClassification,
+    Data2VecForAudioFrameClassification,
+    Data2VecForCTC,
 )
 from .heads_text import (
     Data2VecForMaskedLM,
@@ -24,29 +39,48 @@ from .heads_text import (
     Data2VecForSequenceClassification,
     Data2VecForTokenClassification,
 )
+from .heads_vision import Data2VecBackbone, Data2VecForImageClassification, Data2VecForSemanticSegmentation
+from .heads_xvector import Data2VecForXVector
+from .image_processing_data2vec import Data2VecImageProcessor
 from .modeling_data2vec import Data2VecModel, Data2VecModelOutput, Data2VecPreTrainedModel
 from .pretraining_data2vec import Data2VecForPreTraining, Data2VecForPreTrainingOutput
+from .processing_data2vec import Data2VecProcessor
 
 
 __version__ = "0.1.0"
 __all__ = [
     "Data2VecAudioConfig",
+    "Data2VecBackbone",
     "Data2VecConfig",
+    "Data2VecForAudioClassification",
+    "Data2VecForAudioFrameClassification",
+    "Data2VecForCTC",
+    "Data2VecForImageClassification",
     "Data2VecForMaskedLM",
     "Data2VecForMultipleChoice",
     "Data2VecForPreTraining",
     "Data2VecForPreTrainingOutput",
     "Data2VecForQuestionAnswering",
+    "Data2VecForSemanticSegmentation",
     "Data2VecForSequenceClassification",
     "Data2VecForTokenClassification",
+    "Data2VecImageProcessor",
+    "Data2VecForXVector",
     "Data2VecModel",
     "Data2VecModelOutput",
     "Data2VecPreTrainedModel",
+    "Data2VecProcessor",
     "Data2VecTextConfig",
     "Data2VecVisionConfig",
 ]
 
 AutoConfig.register(Data2VecConfig.model_type, Data2VecConfig)
+AutoProcessor.register(Data2VecConfig, Data2VecProcessor)
+if is_vision_available():
+    # One class for both backends: pictures are prepared the same way whether torchvision is installed or not.
+    AutoImageProcessor.register(
+        Data2VecConfig, image_processor_classes=dict.fromkeys(("pil", "torchvision"), Data2VecImageProcessor)
+    )
 AutoModel.register(Data2VecConfig, Data2VecModel)
 AutoModelForPreTraining.register(Data2VecConfig, Data2VecForPreTraining)
 AutoModelForMaskedLM.register(Data2VecConfig, Data2VecForMaskedLM)
@@ -54,3 +88,10 @@ AutoModelForMultipleChoice.register(Data2VecConfig, Data2VecForMultipleChoice)
 AutoModelForQuestionAnswering.register(Data2VecConfig, Data2VecForQuestionAnswering)
 AutoModelForSequenceClassification.register(Data2VecConfig, Data2VecForSequenceClassification)
 AutoModelForTokenClassification.register(Data2VecConfig, Data2VecForTokenClassification)
+AutoModelForImageClassification.register(Data2VecConfig, Data2VecForImageClassification)
+AutoModelForSemanticSegmentation.register(Data2VecConfig, Data2VecForSemanticSegmentation)
+AutoBackbone.register(Data2VecConfig, Data2VecBackbone)
+AutoModelForCTC.register(Data2VecConfig, Data2VecForCTC)
+AutoModelForAudioClassification.register(Data2VecConfig, Data2VecForAudioClassification)
+AutoModelForAudioFrameClassification.register(Data2VecConfig, Data2VecForAudioFrameClassification)
+AutoModelForAudioXVector.register(Data2VecConfig, Data2VecForXVector)

@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 from transformers.activations import ACT2FN
+from transformers.backbone_utils import BackboneConfigMixin
 
+from .configuration_audio import Data2VecAudioConfig
 from .configuration_modalities import (
     MODALITIES,
     CheckedConfig,
-    Data2VecAudioConfig,
     Data2VecModalityConfig,
     Data2VecTextConfig,
     Data2VecVisionConfig,
@@ -30,8 +31,13 @@ from .presets import get_preset, preset_names
 if TYPE_CHECKING:
     # transformers reads relative imports as text to find the files that travel with remote code. This line makes the
     # whole set follow the configuration, so that a model loaded with remote code can be saved with all of it again.
+    from .heads_audio import Data2VecForCTC  # noqa: F401
     from .heads_text import Data2VecForMaskedLM  # noqa: F401
+    from .heads_vision import Data2VecForImageClassification  # noqa: F401
+    from .heads_xvector import Data2VecForXVector  # noqa: F401
+    from .image_processing_data2vec import Data2VecImageProcessor  # noqa: F401
     from .pretraining_data2vec import Data2VecForPreTraining  # noqa: F401
+    from .processing_data2vec import Data2VecProcessor  # noqa: F401
 
 MASKED_TOKENS = ("dropped", "replaced")
 MODALITY_CONFIGS = {"text": Data2VecTextConfig, "vision": Data2VecVisionConfig, "audio": Data2VecAudioConfig}
@@ -39,6 +45,7 @@ MODALITY_CONFIGS = {"text": Data2VecTextConfig, "vision": Data2VecVisionConfig, 
 # The files that a checkpoint needs beside its weights to be loaded where this package is not installed.
 TRAVELLING_FILES = (
     "configuration_data2vec.py",
+    "configuration_audio.py",
     "configuration_modalities.py",
     "presets.py",
     "positions.py",
@@ -48,23 +55,40 @@ TRAVELLING_FILES = (
     "decoders.py",
     "targets.py",
     "pretraining_data2vec.py",
+    "processing_data2vec.py",
+    "image_processing_data2vec.py",
+    "ctc_beam_search.py",
     "heads.py",
     "heads_text.py",
+    "heads_audio.py",
+    "heads_xvector.py",
+    "ctc.py",
+    "spec_augment.py",
+    "heads_vision.py",
+    "segmentation.py",
 )
 AUTO_MAP = {
     "AutoConfig": "configuration_data2vec.Data2VecConfig",
     "AutoModel": "modeling_data2vec.Data2VecModel",
+    "AutoProcessor": "processing_data2vec.Data2VecProcessor",
     "AutoModelForPreTraining": "pretraining_data2vec.Data2VecForPreTraining",
     "AutoModelForMaskedLM": "heads_text.Data2VecForMaskedLM",
     "AutoModelForSequenceClassification": "heads_text.Data2VecForSequenceClassification",
     "AutoModelForTokenClassification": "heads_text.Data2VecForTokenClassification",
     "AutoModelForQuestionAnswering": "heads_text.Data2VecForQuestionAnswering",
     "AutoModelForMultipleChoice": "heads_text.Data2VecForMultipleChoice",
+    "AutoModelForCTC": "heads_audio.Data2VecForCTC",
+    "AutoModelForAudioClassification": "heads_audio.Data2VecForAudioClassification",
+    "AutoModelForAudioFrameClassification": "heads_audio.Data2VecForAudioFrameClassification",
+    "AutoModelForAudioXVector": "heads_xvector.Data2VecForXVector",
+    "AutoModelForImageClassification": "heads_vision.Data2VecForImageClassification",
+    "AutoModelForSemanticSegmentation": "heads_vision.Data2VecForSemanticSegmentation",
+    "AutoBackbone": "heads_vision.Data2VecBackbone",
 }
 
 
 @strict
-class Data2VecConfig(CheckedConfig):
+class Data2VecConfig(BackboneConfigMixin, CheckedConfig):
     """Configuration of `Data2VecModel`, `Data2VecForPreTraining` and the task heads.
 
     Args:
@@ -86,6 +110,9 @@ class Data2VecConfig(CheckedConfig):
         tie_word_embeddings: `Data2VecForMaskedLM` predicts tokens with the token embedding. Default True.
         fairseq_compatible_padding: let padding reach convolutions, target statistics and masks as the reference does.
             Default False: each sample gives what it gives alone.
+        out_features, out_indices: levels that `Data2VecBackbone` gives and `Data2VecForSemanticSegmentation` reads, by
+            name or number: "stem", 0, is the input of the shared blocks, "stage1", 1, the output of the first.
+            Default: the last one; for segmentation those after 1/3, 1/2, 2/3 and all of the blocks, prenet included.
         text_config, vision_config, audio_config: dictionaries or sub-configurations of the modalities present.
 
     Raises:
@@ -128,6 +155,8 @@ class Data2VecConfig(CheckedConfig):
     text_config: dict | PreTrainedConfig | None = None
     vision_config: dict | PreTrainedConfig | None = None
     audio_config: dict | PreTrainedConfig | None = None
+    _out_features: list[str] | None = None
+    _out_indices: list[int] | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
         self.modalities = [self.modalities] if isinstance(self.modalities, str) else list(self.modalities)
@@ -141,7 +170,10 @@ class Data2VecConfig(CheckedConfig):
             if name not in self.modalities and given:
                 raise ValueError(f"Data2VecConfig: `{name}_config` is given but `modalities` lacks {name!r}.")
         kwargs["auto_map"] = {**AUTO_MAP, **(kwargs.get("auto_map") or {})}
+        levels = {name: kwargs.pop(name, None) for name in ("out_features", "out_indices")}
         super().__post_init__(**kwargs)
+        if any(given is not None for given in levels.values()):
+            self.set_output_features_output_indices(**levels)
         # The base class fills every sub-configuration; one that is not used would only mislead a reader of the JSON.
         for name in MODALITIES:
             if name not in self.modalities:
@@ -167,6 +199,11 @@ class Data2VecConfig(CheckedConfig):
     def preset_names() -> list[str]:
         """Names that `preset` takes."""
         return preset_names()
+
+    @property
+    def stage_names(self) -> list[str]:
+        """Names of the levels that `out_features` and `out_indices` choose from."""
+        return ["stem", *(f"stage{i + 1}" for i in range(self.num_hidden_layers))]
 
     def modality_config(self, modality: str) -> Data2VecModalityConfig:
         """The sub-configuration of a modality that this model has."""
@@ -201,6 +238,7 @@ class Data2VecConfig(CheckedConfig):
             in_range(owner, field, getattr(self, field), 0.0, 1.0)
         for field in ("layer_norm_eps", "initializer_range", "ema_anneal_end_step"):
             in_range(owner, field, getattr(self, field), 0)
+        self.verify_out_features_out_indices()
         for name in self.modalities:
             self._check_modality(name, getattr(self, f"{name}_config"))
 

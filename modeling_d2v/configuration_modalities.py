@@ -61,7 +61,8 @@ class CheckedConfig(PreTrainedConfig):
     @classmethod
     def own_fields(cls) -> set[str]:
         """Names of the fields that this class adds to those of transformers."""
-        return {field.name for field in fields(cls)} - {field.name for field in fields(PreTrainedConfig)}
+        names = {field.name for field in fields(cls)} - {field.name for field in fields(PreTrainedConfig)}
+        return {name for name in names if not name.startswith("_")}
 
     def _refuse(self, key: str) -> None:
         name, known = type(self).__name__, self.own_fields()
@@ -279,6 +280,12 @@ class Data2VecVisionConfig(Data2VecModalityConfig):
         position_embedding: `"sincos_2d"` or `"none"`.
         relative_position_bias: BEiT's learned bias, shared by all layers (data2vec 1.0). Default False.
         relative_position_bias_per_layer: a table for each layer instead, as BEiT's fine-tuning has it. Default False.
+        use_mean_pooling: classify the mean of the patches, normalised after pooling (default), or the last extra
+            token. `classifier_dropout`: before the classifier, default 0.
+        pool_scales: sides of the grids that the segmentation head pools the deepest level to. Default 1, 2, 3, 6.
+        use_auxiliary_head, auxiliary_loss_weight, auxiliary_channels, auxiliary_num_convs, auxiliary_concat_input:
+            the second segmentation head, which serves training alone. Default True, 0.4, 256, 1, False.
+        semantic_loss_ignore_index: class id of pixels without a class, beside -100. Default 255.
     """
 
     model_type = "d2v_vision"
@@ -291,6 +298,15 @@ class Data2VecVisionConfig(Data2VecModalityConfig):
     position_embedding: str = "sincos_2d"
     relative_position_bias: bool = False
     relative_position_bias_per_layer: bool = False
+    use_mean_pooling: bool = True
+    classifier_dropout: float | int = 0.0
+    pool_scales: list[int] | tuple[int, ...] = (1, 2, 3, 6)
+    use_auxiliary_head: bool = True
+    auxiliary_loss_weight: float | int = 0.4
+    auxiliary_channels: int = 256
+    auxiliary_num_convs: int = 1
+    auxiliary_concat_input: bool = False
+    semantic_loss_ignore_index: int = 255
 
     num_extra_tokens: int = 1
     init_extra_token_zero: bool = False
@@ -307,9 +323,13 @@ class Data2VecVisionConfig(Data2VecModalityConfig):
     cls_loss_weight: float | int = 0.01
     ema_scope: str = "all"
 
+    def __post_init__(self, **kwargs: Any) -> None:
+        self.pool_scales = list(self.pool_scales)  # JSON has lists only
+        super().__post_init__(**kwargs)
+
     def check(self) -> None:
         super().check()
-        for field in ("image_size", "patch_size", "num_channels"):
+        for field in ("image_size", "patch_size", "num_channels", "auxiliary_channels", "auxiliary_num_convs"):
             in_range("Data2VecVisionConfig", field, getattr(self, field), 1)
         if self.embed_dim is not None:
             in_range("Data2VecVisionConfig", "embed_dim", self.embed_dim, 1)
@@ -321,6 +341,14 @@ class Data2VecVisionConfig(Data2VecModalityConfig):
             raise ValueError(
                 "Data2VecVisionConfig: `relative_position_bias_per_layer` needs `relative_position_bias=True`."
             )
+        if not self.use_mean_pooling and not self.num_extra_tokens:
+            raise ValueError(
+                "Data2VecVisionConfig: without `use_mean_pooling` images are classified by their extra token; set "
+                "`num_extra_tokens` to 1."
+            )
+        below_one("Data2VecVisionConfig", "classifier_dropout", self.classifier_dropout)
+        in_range("Data2VecVisionConfig", "auxiliary_loss_weight", self.auxiliary_loss_weight, 0)
+        in_range("Data2VecVisionConfig", "pool_scales", min(self.pool_scales, default=0), 1)
         self.grid_size(self.image_size, self.image_size)
 
     def grid_size(self, height: int, width: int) -> tuple[int, int]:
@@ -335,84 +363,3 @@ class Data2VecVisionConfig(Data2VecModalityConfig):
                 f"{self.patch_size}; resize or crop it to multiples of {self.patch_size}."
             )
         return height // self.patch_size, width // self.patch_size
-
-
-@strict
-class Data2VecAudioConfig(Data2VecModalityConfig):
-    """Speech: convolutions over the raw waveform, convolutional relative positions, ALiBi.
-
-    Args:
-        conv_dim, conv_kernel, conv_stride: the feature extractor's layers, as many entries each.
-        conv_bias: default False.
-        conv_dropout: after each of those layers. Default 0.
-        sampling_rate: Hz. Default 16000.
-        conv_pos_depth, conv_pos_width, conv_pos_groups: layers of the position encoder, their total width in frames,
-            and their groups. Default 5, 95, 16.
-    """
-
-    model_type = "d2v_audio"
-    base_config_key = "audio_config"
-
-    conv_dim: list[int] | tuple[int, ...] = (512,) * 7
-    conv_kernel: list[int] | tuple[int, ...] = (10, 3, 3, 3, 3, 2, 2)
-    conv_stride: list[int] | tuple[int, ...] = (5, 2, 2, 2, 2, 2, 2)
-    conv_bias: bool = False
-    conv_dropout: float | int = 0.0
-    sampling_rate: int = 16000
-    conv_pos_depth: int = 5
-    conv_pos_width: int = 95
-    conv_pos_groups: int = 16
-
-    prenet_dropout: float | int = 0.1
-    prenet_layerdrop: float | int = 0.05
-    alibi: str | None = "learned"
-    alibi_scale_per_head: bool = True
-    mask_sampler: str = "span"
-    mask_prob: float | int = 0.5
-    mask_length: int = 5
-    mask_prob_adjust: float | int = 0.05
-    decoder_input_dropout: float | int = 0.1
-
-    def __post_init__(self, **kwargs: Any) -> None:
-        # JSON has lists only: a configuration must equal the one read back.
-        self.conv_dim, self.conv_kernel, self.conv_stride = map(
-            list, (self.conv_dim, self.conv_kernel, self.conv_stride)
-        )
-        super().__post_init__(**kwargs)
-
-    def check(self) -> None:
-        super().check()
-        one_of("Data2VecAudioConfig", "mask_sampler", self.mask_sampler, ("random", "span"))
-        for field in ("conv_dim", "conv_kernel", "conv_stride"):
-            in_range("Data2VecAudioConfig", field, min(getattr(self, field), default=0), 1)
-        for field in ("conv_pos_width", "conv_pos_groups", "sampling_rate"):
-            in_range("Data2VecAudioConfig", field, getattr(self, field), 1)
-        in_range("Data2VecAudioConfig", "conv_pos_depth", self.conv_pos_depth, 0)
-        below_one("Data2VecAudioConfig", "conv_dropout", self.conv_dropout)
-        if not len(self.conv_dim) == len(self.conv_kernel) == len(self.conv_stride) > 0:
-            raise ValueError(
-                "Data2VecAudioConfig: `conv_dim`, `conv_kernel` and `conv_stride` need one entry a layer; they have "
-                f"{len(self.conv_dim)}, {len(self.conv_kernel)} and {len(self.conv_stride)}."
-            )
-
-    @property
-    def frame_stride(self) -> int:
-        """Samples from one frame to the next (320 with the published extractor)."""
-        stride = 1
-        for layer_stride in self.conv_stride:
-            stride *= layer_stride
-        return stride
-
-    @property
-    def frame_width(self) -> int:
-        """Samples that one frame sees (400 with the published extractor)."""
-        width, stride = 1, 1
-        for kernel, layer_stride in zip(self.conv_kernel, self.conv_stride, strict=True):
-            width += (kernel - 1) * stride
-            stride *= layer_stride
-        return width
-
-    def num_frames(self, samples: Any) -> Any:
-        """Frames of a waveform of `samples` samples (int or integer tensor); 0 where it is shorter than one frame."""
-        frames = (samples - self.frame_width) // self.frame_stride + 1
-        return max(frames, 0) if isinstance(frames, int) else frames.clamp(min=0)

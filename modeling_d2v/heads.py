@@ -4,13 +4,15 @@ Shapes: B samples, L labels, N labelled things (samples, tokens, frames or pixel
 loss.
 """
 
-from typing import ClassVar
+import copy
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from transformers import PreTrainedConfig
 
-from .configuration_data2vec import Data2VecConfig
+from .configuration_data2vec import MODALITY_CONFIGS, Data2VecConfig
 from .modeling_data2vec import INPUT_NAMES, Data2VecModel, Data2VecPreTrainedModel
 
 
@@ -39,14 +41,37 @@ def check_class_ids(labels: Tensor, num_classes: int, name: str = "labels") -> N
 
 
 def cross_entropy(logits: Tensor, labels: Tensor, num_items: Tensor | int | None = None) -> Tensor:
-    """Cross entropy of logits (N, L) and class ids (N,), in float32.
+    """Cross entropy of logits (N, L, ...) and class ids (N, ...), in float32.
 
     Args:
         num_items: labels that the sum is divided by, where a step accumulates several batches; default: those here. A
             batch in which every label is -100 then has a loss of 0.
     """
     count = (labels != IGNORED).sum().clamp(min=1) if num_items is None else num_items
-    return F.cross_entropy(logits.float(), labels.to(logits.device), ignore_index=IGNORED, reduction="sum") / count
+    labels = labels.to(logits.device, torch.long)
+    return F.cross_entropy(logits.float(), labels, ignore_index=IGNORED, reduction="sum") / count
+
+
+def soft_cross_entropy(logits: Tensor, probabilities: Tensor, num_items: Tensor | int | None = None) -> Tensor:
+    """Cross entropy of logits (N, L) and probabilities of the classes (N, L), in float32; mean over N.
+
+    Args:
+        num_items: entries of the probabilities in the whole step, L a sample, as `Trainer` counts them.
+
+    Raises:
+        ValueError: for a row that is no distribution (on a CPU, where looking at it costs nothing).
+    """
+    target = probabilities.to(logits.device).float()
+    if target.device.type == "cpu" and not torch.compiler.is_compiling():
+        wrong = (target < 0).any(dim=1) | ((target.sum(dim=1) - 1).abs() > 0.02)
+        if wrong.any():
+            raise ValueError(
+                f"`labels` has a row {target[wrong][0].tolist()[:10]}, which is no distribution: with "
+                '`problem_type="single_label_classification"`, floating point labels are probabilities that sum to 1. '
+                'For independent 0/1 flags set "multi_label_classification".'
+            )
+    count = logits.shape[0] if num_items is None else num_items / logits.shape[1]
+    return F.cross_entropy(logits.float(), target, reduction="sum") / count
 
 
 def sequence_loss(
@@ -55,13 +80,15 @@ def sequence_loss(
     """Loss of one label, one number or one set of labels a sample, as `config.problem_type` says.
 
     Without a problem type it is, and becomes, "regression" where `num_labels` is 1, "single_label_classification" for
-    integers and "multi_label_classification" for floating point labels.
+    integers and "multi_label_classification" for floating point labels. Only a problem type that is set to
+    "single_label_classification" makes floating point labels (B, L) the probabilities of one class, as mixup, cutmix
+    and distillation give them.
 
     Args:
         config: `num_labels` (L) and `problem_type` are read.
         logits: (B, L).
-        labels: class ids (B,), or numbers or 0/1 flags (B, L).
-        num_items: labels of the whole step; default: those here.
+        labels: class ids (B,), or numbers, 0/1 flags or probabilities (B, L).
+        num_items: entries of the labels of the whole step; default: those here.
 
     Raises:
         ValueError: if the labels do not fit the problem in shape or value.
@@ -70,6 +97,8 @@ def sequence_loss(
         classes = "multi_label" if labels.is_floating_point() else "single_label"
         config.problem_type = "regression" if config.num_labels == 1 else f"{classes}_classification"
     single = config.problem_type == "single_label_classification"
+    if single and labels.is_floating_point() and labels.shape == logits.shape:
+        return soft_cross_entropy(logits, labels, num_items)
     if labels.numel() != (logits.shape[0] if single else logits.numel()):
         raise ValueError(
             f"`labels` has shape {tuple(labels.shape)}; {config.problem_type} of {logits.shape[0]} samples with "
@@ -102,8 +131,34 @@ class Data2VecHead(Data2VecPreTrainedModel):
                 f"{type(self).__name__} works on {self.modality} (`{INPUT_NAMES[self.modality]}`), but this "
                 f"checkpoint or configuration has {' and '.join(config.modalities)} only."
             )
-        super().__init__(config.only(self.modality))
+        super().__init__(self.own_config(config))
+        # The other front ends of a joint checkpoint are left behind on purpose: no reason to warn.
+        others = rf"modality_encoders\.(?!{self.modality}\.)"
+        self._keys_to_ignore_on_load_unexpected = [*self._keys_to_ignore_on_load_unexpected, others]
         self.data2vec = Data2VecModel(self.config)
+
+    @classmethod
+    def own_config(cls, config: Data2VecConfig) -> Data2VecConfig:
+        """The configuration of this head: a copy that the head may change."""
+        return config.only(cls.modality)
+
+    @classmethod
+    def from_pretrained(cls, source: Any, *args: Any, config: Any = None, **kwargs: Any) -> Any:
+        """As in transformers; fields of the modality's configuration may be given like those of the whole one.
+
+        Example:
+            >>> model = AutoModelForCTC.from_pretrained(folder, vocab_size=40, pad_token_id=39)
+        """
+        part = f"{cls.modality}_config"
+        names = MODALITY_CONFIGS[cls.modality].own_fields() & kwargs.keys()
+        given = {name: kwargs.pop(name) for name in names}
+        if given and isinstance(config, PreTrainedConfig):
+            config = copy.deepcopy(config)
+            mine = config.modality_config(cls.modality)
+            setattr(config, part, type(mine)(**{**mine.to_dict(), **given}))
+        elif given:
+            kwargs[part] = {**kwargs.get(part, {}), **given}
+        return super().from_pretrained(source, *args, config=config, **kwargs)
 
     def freeze_base_model(self) -> None:
         """Trains the head alone."""

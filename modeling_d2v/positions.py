@@ -160,12 +160,12 @@ class RelativePositionBias(nn.Module):
         return table[..., relation, :].movedim(-1, -3)
 
     def _resized(self, grid: tuple[int, int]) -> Tensor:
-        """The table for another grid, its places interpolated bicubically."""
+        """The table for another grid, its places interpolated bilinearly, as transformers does for this model."""
         source = (2 * self.window[0] - 1, 2 * self.window[1] - 1)
         target = (2 * grid[0] - 1, 2 * grid[1] - 1)
         places = self.table[..., :-3, :].transpose(-1, -2)  # (L, H, rows) or (H, rows)
         resized = F.interpolate(
-            places.reshape(-1, places.shape[-2], *source).float(), size=target, mode="bicubic", align_corners=False
+            places.reshape(-1, places.shape[-2], *source).float(), size=target, mode="bilinear", align_corners=False
         )
         resized = resized.flatten(2).view(*places.shape[:-1], -1).transpose(-1, -2).to(self.table)
         return torch.cat([resized, self.table[..., -3:, :]], dim=-2)

@@ -1,0 +1,234 @@
+"""Task heads for images: classification, semantic segmentation, and a backbone that gives maps to other frameworks.
+
+Images of other sizes than the configured one work everywhere: positions follow them.
+
+Shapes: B images, E extra tokens, T patches in a grid of h x w, D hidden size, L labels, H x W pixels.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import initialization as init
+from transformers.backbone_utils import BackboneMixin, filter_output_hidden_states
+from transformers.modeling_outputs import BackboneOutput, ImageClassifierOutput, SemanticSegmenterOutput
+from transformers.utils import can_return_tuple
+
+from .configuration_data2vec import Data2VecConfig
+from .heads import IGNORED, Data2VecHead, check_class_ids, cross_entropy, sequence_loss
+from .modeling_data2vec import Data2VecModelOutput
+from .segmentation import PYRAMID_STRIDES, AuxiliaryHead, FeaturePyramid, UperHead, resize
+
+
+class Data2VecVisionHead(Data2VecHead):
+    """Base of the heads in this file."""
+
+    modality = "vision"
+    main_input_name = "pixel_values"
+    input_modalities = ("image",)
+    # Left behind where `uses_final_norm` says so.
+    _keys_to_ignore_on_load_unexpected = [*Data2VecHead._keys_to_ignore_on_load_unexpected, r"encoder\.norm\."]
+
+    @classmethod
+    def own_config(cls, config: Data2VecConfig) -> Data2VecConfig:
+        """The configuration of this head: without the final norm of pre-norm models where nothing would read it."""
+        own = super().own_config(config)
+        own.final_norm = cls.uses_final_norm(own)
+        return own
+
+    @classmethod
+    def uses_final_norm(cls, config: Data2VecConfig) -> bool:
+        """Whether the head reads the encoder's output behind its final norm."""
+        return False
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, nn.ConvTranspose2d):
+            module.reset_parameters()
+        elif isinstance(module, nn.BatchNorm2d):
+            init.ones_(module.weight)
+            init.zeros_(module.bias)
+            init.zeros_(module.running_mean)
+            init.ones_(module.running_var)
+            init.zeros_(module.num_batches_tracked)
+
+    def encode(self, pixel_values: Tensor | None, **kwargs: Any) -> Data2VecModelOutput:
+        """Output of the encoder for images (B, channels, H, W)."""
+        kwargs.pop("interpolate_pos_encoding", None)  # positions follow the image without being asked
+        return self.data2vec(pixel_values=pixel_values, **kwargs)
+
+    def maps(self, hidden_states: tuple[Tensor, ...], pixel_values: Tensor, numbers: list[int]) -> list[Tensor]:
+        """Patches of some hidden states (B, E + T, D) as maps (B, D, h, w)."""
+        vision = self.config.vision_config
+        grid = vision.grid_size(*pixel_values.shape[2:])
+        patches = [hidden_states[i][:, vision.num_extra_tokens :] for i in numbers]
+        return [x.transpose(1, 2).unflatten(2, grid) for x in patches]
+
+
+class Data2VecForImageClassification(Data2VecVisionHead):
+    """Classifies images: pooling, dropout and a linear layer; see `sequence_loss` for the kinds of labels.
+
+    With `vision_config.use_mean_pooling` (default) the mean of the patches is classified, behind a layer norm of its
+    own, as the fine-tuning of both published versions does; a pre-norm encoder then has no final norm. Otherwise it is
+    the last extra token, as the encoder gives it.
+    """
+
+    def __init__(self, config: Data2VecConfig) -> None:
+        super().__init__(config)
+        vision, size = self.config.vision_config, self.config.hidden_size
+        self.mean_pooling, self.last_extra = vision.use_mean_pooling, vision.num_extra_tokens - 1
+        self.fc_norm = nn.LayerNorm(size, eps=self.config.layer_norm_eps) if self.mean_pooling else nn.Identity()
+        self.dropout = nn.Dropout(vision.classifier_dropout)
+        self.classifier = nn.Linear(size, self.config.num_labels)
+        self.post_init()
+
+    @classmethod
+    def uses_final_norm(cls, config: Data2VecConfig) -> bool:
+        return not config.vision_config.use_mean_pooling
+
+    @can_return_tuple
+    def forward(
+        self,
+        pixel_values: Tensor | None = None,
+        labels: Tensor | None = None,
+        num_items_in_batch: Tensor | int | None = None,
+        **kwargs: Any,
+    ) -> ImageClassifierOutput:
+        """Logits (B, L).
+
+        Args:
+            pixel_values: (B, channels, H, W), sides multiples of the patch size.
+            labels: (B,) class ids or numbers, or (B, L) numbers, flags or probabilities. Those of mixup and cutmix are
+                probabilities: set `problem_type="single_label_classification"`.
+            num_items_in_batch: labels of the whole step where gradients are accumulated.
+
+        Raises:
+            ValueError: for labels that do not fit `num_labels` and `problem_type`.
+        """
+        output = self.encode(pixel_values, **kwargs)
+        pooled = output.pooler_output if self.mean_pooling else output.last_hidden_state[:, self.last_extra]
+        logits = self.classifier(self.dropout(self.fc_norm(pooled)))
+        loss = None if labels is None else sequence_loss(self.config, logits, labels, num_items_in_batch)
+        return ImageClassifierOutput(
+            loss=loss, logits=logits, hidden_states=output.hidden_states, attentions=output.attentions
+        )
+
+
+class Data2VecForSemanticSegmentation(Data2VecVisionHead):
+    """Gives every pixel a class: a pyramid out of four levels of the encoder, UperNet, and an auxiliary head.
+
+    The levels are `config.out_indices`, by default those after 1/3, 1/2, 2/3 and all of the blocks (4, 6, 8 and 12 of
+    12, as in BEiT); an encoder of few blocks gives some of them twice.
+    """
+
+    # Trainer would count the pixels without a class as well: it is left to average over accumulated batches.
+    accepts_loss_kwargs = False
+
+    def __init__(self, config: Data2VecConfig) -> None:
+        super().__init__(config)
+        self.taps = self._taps(self.config)
+        self.pyramid = FeaturePyramid(self.config)
+        self.decode_head = UperHead(self.config)
+        self.auxiliary_head = AuxiliaryHead(self.config) if self.config.vision_config.use_auxiliary_head else None
+        self.post_init()
+
+    @staticmethod
+    def _taps(config: Data2VecConfig) -> list[int]:
+        """Numbers of the hidden states that the pyramid is made of."""
+        levels = len(PYRAMID_STRIDES)
+        if config.out_indices is None:
+            prenet, shared = config.vision_config.prenet_depth, config.num_hidden_layers
+            return [max(round((prenet + shared) * sixths / 6) - prenet, 0) for sixths in (2, 3, 4, 6)]
+        if len(config.out_indices) != levels:
+            raise ValueError(
+                f"Segmentation reads {levels} levels of the encoder, but `out_indices` is {config.out_indices}; name "
+                f"{levels} of 0 to {config.num_hidden_layers}, or leave it out."
+            )
+        return [i % len(config.stage_names) for i in config.out_indices]
+
+    @can_return_tuple
+    def forward(
+        self,
+        pixel_values: Tensor | None = None,
+        labels: Tensor | None = None,
+        num_items_in_batch: Tensor | int | None = None,
+        output_hidden_states: bool | None = None,
+        **kwargs: Any,
+    ) -> SemanticSegmenterOutput:
+        """Logits (B, L, ...) at the finest level of the pyramid: a quarter of the pixels a side for patches of 16.
+
+        The loss is taken at the size of the labels, whatever it is, to which logits are interpolated.
+
+        Args:
+            pixel_values: (B, channels, H, W), sides multiples of the patch size.
+            labels: (B, H', W') class ids; -100 and `vision_config.semantic_loss_ignore_index` have none.
+            num_items_in_batch: pixels with a class in the whole step where gradients are accumulated.
+
+        Raises:
+            ValueError: for labels of another shape, or class ids outside `num_labels`.
+        """
+        asked = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
+        output = self.encode(pixel_values, output_hidden_states=bool(asked) or self.taps, **kwargs)
+        levels = self.pyramid(self.maps(output.hidden_states, pixel_values, self.taps))
+        logits = self.decode_head(levels)
+        loss = None
+        if labels is not None:
+            ids = self._class_ids(labels, logits)
+            loss = self._loss(logits, ids, num_items_in_batch)
+            if self.auxiliary_head is not None:
+                auxiliary = self._loss(self.auxiliary_head(levels), ids, num_items_in_batch)
+                loss = loss + self.config.vision_config.auxiliary_loss_weight * auxiliary
+        return SemanticSegmenterOutput(
+            loss=loss,
+            logits=logits,
+            hidden_states=output.hidden_states if asked else None,
+            attentions=output.attentions,
+        )
+
+    def _class_ids(self, labels: Tensor, logits: Tensor) -> Tensor:
+        """Checked class ids, -100 where a pixel has none."""
+        if self.config.num_labels < 2:
+            raise ValueError("Segmentation needs `num_labels` of at least 2: one class alone leaves nothing to learn.")
+        if labels.dim() != 3 or len(labels) != len(logits):
+            raise ValueError(
+                f"`labels` must be class ids of shape ({len(logits)}, height, width); got {tuple(labels.shape)}."
+            )
+        ids = labels if labels.is_floating_point() else labels.long()
+        ids = ids.masked_fill(ids == self.config.vision_config.semantic_loss_ignore_index, IGNORED)
+        check_class_ids(ids, self.config.num_labels)
+        return ids
+
+    @staticmethod
+    def _loss(logits: Tensor, ids: Tensor, num_items: Tensor | int | None) -> Tensor:
+        return cross_entropy(resize(logits.float(), ids.shape[1:]), ids, num_items)
+
+
+class Data2VecBackbone(BackboneMixin, Data2VecVisionHead):
+    """Gives levels of the encoder as maps, for frameworks that take a backbone (UperNet, Mask2Former, ...).
+
+    `config.out_features` or `config.out_indices` choose the levels, by default the last one.
+    """
+
+    def __init__(self, config: Data2VecConfig) -> None:
+        super().__init__(config)
+        if self.config.out_indices is None:
+            self.config.set_output_features_output_indices(None, None)
+        self.num_features = [self.config.hidden_size] * len(self.config.stage_names)
+        self.post_init()
+
+    @can_return_tuple
+    @filter_output_hidden_states
+    def forward(self, pixel_values: Tensor, **kwargs: Any) -> BackboneOutput:
+        """`feature_maps`, one (B, D, h, w) for each of `out_features`, as they leave the blocks.
+
+        Args:
+            pixel_values: (B, channels, H, W), sides multiples of the patch size.
+        """
+        output = self.encode(pixel_values, **kwargs)
+        numbers = [i % len(self.stage_names) for i in self.out_indices]
+        return BackboneOutput(
+            feature_maps=tuple(self.maps(output.hidden_states, pixel_values, numbers)),
+            hidden_states=output.hidden_states,
+            attentions=output.attentions,
+        )
