@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from modeling_d2v.image_processing_data2vec import as_channels
+
 from .optional import need
 
 
@@ -121,11 +123,11 @@ def decode_image(value: object, channels: int | None = 3) -> Any:
             image = Image.open(io.BytesIO(_read_bytes(value)))
         image.load()
         image = ImageOps.exif_transpose(image)
-        if image.mode.startswith("I") or image.mode == "F":
-            image = _to_8_bit(image)
+        if image.mode == "F" and not np.isfinite(np.asarray(image)).all():
+            raise BadSample("non-finite", "NaN or infinite pixels")
         if channels is None:
-            channels = 1 if image.mode in ("1", "L", "LA") else 3
-        return image.convert("RGB" if channels == 3 else "L")
+            channels = 1 if image.mode in ("1", "L", "LA", "F") or image.mode.startswith("I") else 3
+        return as_channels(image, channels)
     except BadSample:
         raise
     except Exception as error:  # PIL raises a dozen kinds of exception on damaged files, SyntaxError among them
@@ -234,15 +236,3 @@ def _read_audio(encoded: bytes) -> tuple[np.ndarray, int]:
     if 0 < len(samples) < promised < 2**62:
         raise BadSample("truncated", f"{len(samples)} samples where the header promises {promised}")
     return samples, rate
-
-
-def _to_8_bit(image: Any) -> Any:
-    """Scale a 16-bit, 32-bit or floating image to 8-bit grey; PIL's own conversion would clip it to white."""
-    pixels = np.asarray(image, dtype=np.float64)
-    if not np.isfinite(pixels).all():
-        raise BadSample("non-finite", "NaN or infinite pixels")
-    low, high = min(0.0, pixels.min()), pixels.max()
-    if image.mode.startswith("I;16") or (image.mode == "I" and low >= 0 and 255 < high <= 65535):
-        high = 65535.0
-    scaled = (pixels - low) * (255.0 / max(high - low, 1e-12))
-    return need("PIL.Image", "vision").fromarray(np.round(scaled).astype(np.uint8))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -10,37 +9,32 @@ from typing import Any
 import numpy as np
 from transformers import Wav2Vec2FeatureExtractor
 
-from modeling_d2v import Data2VecConfig
+from modeling_d2v import Data2VecConfig, Data2VecImageProcessor, Data2VecProcessor
 from recipes.common.optional import need
 
 
-def image_processor(config: Data2VecConfig, transform: Any) -> Any:
+def image_processor(config: Data2VecConfig, transform: Any) -> Data2VecImageProcessor:
     """Image processor with the size and normalisation that the model was trained with.
 
-    It does what `VisionTransform` does in evaluation: shorter side resized, centre cut out. A model of grey images
-    takes grey images only: no image processor of transformers turns colour into grey and normalises.
+    It does what `VisionTransform` does in evaluation: shorter side resized, centre cut out, colours as the model takes
+    them.
 
     Args:
         config: configuration of the model.
         transform: `VisionTransform` of the run.
 
-    Returns:
-        `CLIPImageProcessorPil`, which `AutoImageProcessor` loads without torchvision too.
-
     Raises:
         MissingDependencyError: pillow is not installed.
     """
     need("PIL.Image", "vision")
-    from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
-
     size, channels = config.vision_config.image_size, config.vision_config.num_channels
-    return CLIPImageProcessorPil(
+    return Data2VecImageProcessor(
+        num_channels=channels,
         size={"shortest_edge": size},
         crop_size={"height": size, "width": size},
         resample=3,  # bicubic, as in training
         image_mean=np.broadcast_to(transform.mean, channels).tolist(),
         image_std=np.broadcast_to(transform.std, channels).tolist(),
-        do_convert_rgb=channels == 3,
     )
 
 
@@ -71,21 +65,16 @@ def export(model: Any, folder: Path, transforms: dict[str, Any], tokenizer: Any 
     shutil.rmtree(draft, ignore_errors=True)
     model.save_pretrained(draft)
     config = model.config
-    processors = {}
+    parts: dict[str, Any] = {}
     if "vision" in transforms:
-        processors["image_processor"] = image_processor(config, transforms["vision"])
+        parts["image_processor"] = image_processor(config, transforms["vision"])
     if "audio" in transforms:
-        processors["feature_extractor"] = feature_extractor(config)
-    if len(processors) == 1:
-        next(iter(processors.values())).save_pretrained(draft)
-    elif processors:
-        # Both would write preprocessor_config.json; the Auto classes also read them side by side from this file.
-        nested = {name: processor.to_dict() for name, processor in processors.items()}
-        (draft / "processor_config.json").write_text(json.dumps(nested, indent=2) + "\n", encoding="utf-8")
+        parts["feature_extractor"] = feature_extractor(config)
     if tokenizer is not None:
         # What the model takes at most, so that users may truncate without naming a length.
         tokenizer.model_max_length = config.text_config.max_position_embeddings
-        tokenizer.save_pretrained(draft)
+        parts["tokenizer"] = tokenizer
+    Data2VecProcessor(**parts).save_pretrained(draft)
     shutil.rmtree(folder, ignore_errors=True)
     draft.rename(folder)
     return folder

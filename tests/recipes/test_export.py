@@ -7,16 +7,23 @@ from PIL import Image
 from transformers import AutoImageProcessor
 
 from modeling_d2v import Data2VecConfig
+from recipes.common.decoding import decode_image
 from recipes.common.export import image_processor
 from recipes.common.transforms import VisionTransform
 
 
 def picture(width, height, mode):
-    shape = (height, width, 3) if mode == "RGB" else (height, width)
-    return Image.fromarray(np.random.default_rng(0).integers(0, 255, shape, dtype=np.uint8), mode)
+    random = np.random.default_rng(0)
+    if mode == "I;16":
+        return Image.fromarray(random.integers(0, 65535, (height, width), dtype=np.uint16))
+    image = Image.fromarray(random.integers(0, 255, (height, width, 3), dtype=np.uint8))
+    if mode == "RGBA":
+        image.putalpha(Image.fromarray(random.integers(0, 255, (height, width), dtype=np.uint8)))
+    return image.convert(mode)
 
 
-@pytest.mark.parametrize("channels, mode", [(3, "RGB"), (3, "L"), (1, "L")])
+@pytest.mark.parametrize("channels", [3, 1])
+@pytest.mark.parametrize("mode", ["RGB", "L", "RGBA", "P", "CMYK", "I;16"])
 @pytest.mark.parametrize("size", [(45, 30), (30, 47), (20, 33), (24, 24), (7, 9)])
 def test_image_processor_does_what_the_transform_does(tmp_path, channels, mode, size):
     config = Data2VecConfig(modalities=["vision"], vision_config={"image_size": 24, "patch_size": 4,
@@ -26,4 +33,5 @@ def test_image_processor_does_what_the_transform_does(tmp_path, channels, mode, 
     processor = AutoImageProcessor.from_pretrained(tmp_path)
     image = picture(*size, mode)
     exported = processor(image, return_tensors="pt")["pixel_values"]
-    torch.testing.assert_close(exported[0], transform({"id": 0, "image": image})["pixel_values"], atol=1e-5, rtol=0)
+    trained_on = transform({"id": 0, "image": decode_image(image, channels)})["pixel_values"]
+    torch.testing.assert_close(exported[0], trained_on, atol=1e-5, rtol=0)
