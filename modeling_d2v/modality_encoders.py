@@ -124,6 +124,7 @@ class AudioLocalEncoder(nn.Module):
         )
         self.layer_norm = nn.LayerNorm(channels[-1], eps=audio.local_norm_eps)
         self.projection = nn.Linear(channels[-1], config.hidden_size)
+        self.dropout = nn.Dropout(audio.feat_proj_dropout)
 
     def forward(self, input_values: Tensor, attention_mask: Tensor | None) -> LocalFeatures:
         audio = self.audio
@@ -141,7 +142,7 @@ class AudioLocalEncoder(nn.Module):
         x = input_values[..., None].to(self.projection.weight.dtype)
         for layer in self.conv_layers:
             x = layer(x)
-        features = self.projection(self.layer_norm(x))
+        features = self.dropout(self.projection(self.layer_norm(x)))
         return LocalFeatures(features, None if attention_mask is None else self._frames(attention_mask.bool()))
 
     def _frames(self, sample_mask: Tensor) -> Tensor:
@@ -177,6 +178,8 @@ class ModalityEncoder(nn.Module):
         self.norm_first = config.norm_first
         self.dropout = nn.Dropout(mine.prenet_dropout)
         self.num_extra = mine.num_extra_tokens
+        # Set by the task heads for speech: what is hidden of the local features in training, beside `mask`.
+        self.augment: nn.Module | None = None
         # Padding in the reference: 1.0 zeroes it before the positions, 2.0 not at all, both let it reach the rest.
         self.keeps_padding = config.fairseq_compatible_padding
         self.zeroes_input_padding = self.keeps_padding and config.masked_tokens == "replaced"
@@ -225,10 +228,19 @@ class ModalityEncoder(nn.Module):
             Tokens with B * M rows (B where `mask` is None).
         """
         x, token_mask = local.features, local.token_mask
+        channels = None
+        if self.augment is not None and self.training:
+            frames, channels = self.augment(x, token_mask)
+            mask = frames[:, None] if mask is None and frames is not None else mask
+        if mask is None and self.training and self.mask_token is not None and self.mask_token.requires_grad:
+            # An empty mask: distributed engines need a gradient of every parameter in every step.
+            mask = x.new_zeros(x.shape[0], 1, x.shape[1], dtype=torch.bool)
         replaced = mask is not None and self.mask_token is not None
         if replaced:
             x = self._repeat(x, mask.shape[1])
             x = torch.where(mask.flatten(0, 1)[..., None], self.mask_token.to(x.dtype), x)
+        if channels is not None:
+            x = x.masked_fill(self._repeat(channels, x.shape[0] // channels.shape[0])[:, None], 0)
         if self.zeroes_input_padding and token_mask is not None:
             x = x * self._repeat(token_mask, x.shape[0] // token_mask.shape[0])[..., None].to(x.dtype)
         if isinstance(self.position_encoder, SinCosPositions):

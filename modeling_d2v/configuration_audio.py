@@ -1,0 +1,163 @@
+"""Configuration of speech: front end, mask, decoder and targets for pretraining, and the task heads.
+
+The defaults of pretraining are the published base settings of data2vec 2.0 (`base_audio_only_task`). Those of
+fine-tuning are the ones that both versions publish for speech recognition, fairseq's
+`examples/wav2vec/config/finetuning/base_100h`.
+"""
+
+from typing import Any
+
+from huggingface_hub.dataclasses import strict
+
+from .configuration_modalities import Data2VecModalityConfig, below_one, in_range, one_of
+
+
+OWNER = "Data2VecAudioConfig"
+CONV_LAYERS = ("conv_dim", "conv_kernel", "conv_stride")
+TDNN_LAYERS = ("tdnn_dim", "tdnn_kernel", "tdnn_dilation")
+
+
+@strict
+class Data2VecAudioConfig(Data2VecModalityConfig):
+    """Speech: convolutions over the raw waveform, convolutional relative positions, ALiBi.
+
+    Args:
+        conv_dim, conv_kernel, conv_stride: the feature extractor's layers, as many entries each.
+        conv_bias: default False.
+        conv_dropout: after each of those layers. Default 0.
+        sampling_rate: Hz. Default 16000.
+        conv_pos_depth, conv_pos_width, conv_pos_groups: layers of the position encoder, their total width in frames,
+            and their groups. Default 5, 95, 16.
+
+    Args (what the task heads for speech add):
+        vocab_size, pad_token_id: characters of a transcript, and which of them is the blank of CTC. Default 32 and 0.
+            Both belong to the tokenizer, and may be given on loading:
+            `AutoModelForCTC.from_pretrained(folder, vocab_size=40, pad_token_id=39)`.
+        feat_proj_dropout: after the projection of the audio features, in every model. Default 0.
+        final_dropout: before the output layer of CTC. Default 0.
+        apply_spec_augment: hide spans of time and of channels while a head is trained (Park et al. 2019). Default
+            True; False switches both off.
+        mask_time_prob: spans drawn, in units of frames / `mask_time_length`: spans overlap, and 0.65 hides about half
+            of the frames. Default 0.65.
+        mask_time_length, mask_time_min_masks: frames in a span, and spans a recording has at least. Default 10 and 1.
+            There are never more than fit side by side with a frame to spare: a recording of 10 frames has none.
+        mask_feature_prob, mask_feature_length, mask_feature_min_masks: the same for the channels of the features, the
+            same ones in all frames of a recording. Default 0.5, 64 and 0.
+        ctc_loss_reduction: `"mean"` (default): each transcript's loss by its length, then the mean of the batch, or
+            `"sum"` over the batch, the default of transformers.
+        ctc_zero_infinity: a transcript too long for its recording has an infinite loss, which would end the training;
+            True (default, as published) counts it as 0 instead. `ctc_min_frames` finds such transcripts.
+        use_weighted_layer_sum: the classifiers read a learned average of all blocks instead of the last one. Default
+            False.
+        classifier_proj_size: width that features are projected to before they are pooled. Default 256.
+        tdnn_dim, tdnn_kernel, tdnn_dilation: the layers over time of the x-vector head (Snyder et al. 2018), as many
+            entries each. Default 512, 512, 512, 512, 1500; 5, 3, 3, 1, 1; 1, 2, 3, 1, 1.
+        xvector_output_dim: width of the speaker embedding. Default 512.
+    """
+
+    model_type = "d2v_audio"
+    base_config_key = "audio_config"
+
+    conv_dim: list[int] | tuple[int, ...] = (512,) * 7
+    conv_kernel: list[int] | tuple[int, ...] = (10, 3, 3, 3, 3, 2, 2)
+    conv_stride: list[int] | tuple[int, ...] = (5, 2, 2, 2, 2, 2, 2)
+    conv_bias: bool = False
+    conv_dropout: float | int = 0.0
+    sampling_rate: int = 16000
+    conv_pos_depth: int = 5
+    conv_pos_width: int = 95
+    conv_pos_groups: int = 16
+
+    vocab_size: int = 32
+    pad_token_id: int = 0
+    feat_proj_dropout: float | int = 0.0
+    final_dropout: float | int = 0.0
+    apply_spec_augment: bool = True
+    mask_time_prob: float | int = 0.65
+    mask_time_length: int = 10
+    mask_time_min_masks: int = 1
+    mask_feature_prob: float | int = 0.5
+    mask_feature_length: int = 64
+    mask_feature_min_masks: int = 0
+    ctc_loss_reduction: str = "mean"
+    ctc_zero_infinity: bool = True
+    use_weighted_layer_sum: bool = False
+    classifier_proj_size: int = 256
+    tdnn_dim: list[int] | tuple[int, ...] = (512, 512, 512, 512, 1500)
+    tdnn_kernel: list[int] | tuple[int, ...] = (5, 3, 3, 1, 1)
+    tdnn_dilation: list[int] | tuple[int, ...] = (1, 2, 3, 1, 1)
+    xvector_output_dim: int = 512
+
+    prenet_dropout: float | int = 0.1
+    prenet_layerdrop: float | int = 0.05
+    alibi: str | None = "learned"
+    alibi_scale_per_head: bool = True
+    mask_sampler: str = "span"
+    mask_prob: float | int = 0.5
+    mask_length: int = 5
+    mask_prob_adjust: float | int = 0.05
+    decoder_input_dropout: float | int = 0.1
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        # JSON has lists only: a configuration must equal the one read back.
+        for name in (*CONV_LAYERS, *TDNN_LAYERS):
+            setattr(self, name, list(getattr(self, name)))
+        super().__post_init__(**kwargs)
+
+    def check(self) -> None:
+        super().check()
+        one_of(OWNER, "mask_sampler", self.mask_sampler, ("random", "span"))
+        for names in (CONV_LAYERS, TDNN_LAYERS):
+            self._check_layers(names)
+        for field in ("conv_pos_width", "conv_pos_groups", "sampling_rate"):
+            in_range(OWNER, field, getattr(self, field), 1)
+        in_range(OWNER, "conv_pos_depth", self.conv_pos_depth, 0)
+        below_one(OWNER, "conv_dropout", self.conv_dropout)
+        self._check_heads()
+
+    def _check_layers(self, names: tuple[str, ...]) -> None:
+        counts = [len(getattr(self, name)) for name in names]
+        if len(set(counts)) > 1:
+            raise ValueError(
+                f"{OWNER}: {', '.join(f'`{name}`' for name in names)} need one entry a layer; they have "
+                f"{', '.join(map(str, counts))}."
+            )
+        for name in names:
+            in_range(OWNER, name, min(getattr(self, name), default=0), 1)
+
+    def _check_heads(self) -> None:
+        one_of(OWNER, "ctc_loss_reduction", self.ctc_loss_reduction, ("mean", "sum"))
+        for field in ("feat_proj_dropout", "final_dropout", "mask_time_prob", "mask_feature_prob"):
+            below_one(OWNER, field, getattr(self, field))
+        for field in ("mask_time_min_masks", "mask_feature_min_masks"):
+            in_range(OWNER, field, getattr(self, field), 0)
+        sizes = "vocab_size mask_time_length mask_feature_length classifier_proj_size xvector_output_dim"
+        for field in sizes.split():
+            in_range(OWNER, field, getattr(self, field), 1)
+        if not 0 <= self.pad_token_id < self.vocab_size:
+            raise ValueError(
+                f"{OWNER}: `pad_token_id` (the blank of CTC) is {self.pad_token_id}, outside a vocabulary of "
+                f"{self.vocab_size} tokens; set both to those of the tokenizer."
+            )
+
+    @property
+    def frame_stride(self) -> int:
+        """Samples from one frame to the next (320 with the published extractor)."""
+        stride = 1
+        for layer_stride in self.conv_stride:
+            stride *= layer_stride
+        return stride
+
+    @property
+    def frame_width(self) -> int:
+        """Samples that one frame sees (400 with the published extractor)."""
+        width, stride = 1, 1
+        for kernel, layer_stride in zip(self.conv_kernel, self.conv_stride, strict=True):
+            width += (kernel - 1) * stride
+            stride *= layer_stride
+        return width
+
+    def num_frames(self, samples: Any) -> Any:
+        """Frames of a waveform of `samples` samples (int or integer tensor); 0 where it is shorter than one frame."""
+        frames = (samples - self.frame_width) // self.frame_stride + 1
+        return max(frames, 0) if isinstance(frames, int) else frames.clamp(min=0)

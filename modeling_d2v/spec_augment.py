@@ -1,0 +1,72 @@
+"""Hiding spans of time and of channels while a speech model is fine-tuned (SpecAugment, Park et al. 2019).
+
+wav2vec 2.0 applies it to the features after the convolutions (Baevski et al. 2020, appendix B), and both versions of
+data2vec fine-tune that way: hidden frames become the mask token or zeros, hidden channels zeros in all frames.
+
+Unlike the masks of pretraining these come from torch's generator, as dropout does.
+
+Shapes: B samples, T frames, D channels.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from .configuration_audio import Data2VecAudioConfig
+
+
+def draw_spans(real: Tensor, prob: float, length: int, min_spans: int = 0) -> Tensor:
+    """Draws spans of fixed length over each row, without regard to the other rows.
+
+    A row of n real places gets n * prob / length spans, rounded up or down at random so that the mean is exact, and at
+    least `min_spans`. Their starts are distinct and uniform; spans may overlap. There are never more of them than
+    (n - 1) // length, so that a place of every row stays visible.
+
+    Args:
+        real: (B, T) bool, True = may be hidden. The True places of a row are consecutive.
+        prob: share of the places if spans did not overlap, in [0, 1).
+        length: places in a span.
+        min_spans: spans where that many fit.
+
+    Returns:
+        (B, T) bool, True = hidden.
+    """
+    places = real.sum(dim=1, keepdim=True)
+    wanted = torch.floor(places * (prob / length) + torch.rand(len(real), 1, device=real.device)).clamp(min=min_spans)
+    spans = torch.minimum(wanted.long(), (places - 1).clamp(min=0) // length)
+    # A start needs `length` real places; the best of a random ranking of them are taken.
+    last = nn.functional.pad(real, (0, length))[:, length - 1 : length - 1 + real.shape[1]]
+    rank = torch.rand(real.shape, device=real.device).masked_fill(~(real & last), -1.0)
+    rank = rank.argsort(dim=1, descending=True).argsort(dim=1)
+    started = nn.functional.pad((rank < spans).long().cumsum(dim=1), (length, 0))
+    return started[:, length:] > started[:, :-length]
+
+
+class SpecAugment(nn.Module):
+    """Draws what is hidden of a batch of features; see `Data2VecAudioConfig` for the settings."""
+
+    def __init__(self, config: Data2VecAudioConfig) -> None:
+        super().__init__()
+        self.time = (config.mask_time_prob, config.mask_time_length, config.mask_time_min_masks)
+        self.channels = (config.mask_feature_prob, config.mask_feature_length, config.mask_feature_min_masks)
+
+    def extra_repr(self) -> str:
+        return f"time={self.time}, channels={self.channels}"
+
+    def forward(self, features: Tensor, token_mask: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
+        """Draws both kinds of masks.
+
+        Args:
+            features: (B, T, D).
+            token_mask: (B, T) True = real, or None.
+
+        Returns:
+            hidden frames (B, T) and hidden channels (B, D), bool, each `None` where its probability is 0.
+        """
+        batch, frames, width = features.shape
+        hidden_frames, hidden_channels = None, None
+        if self.time[0] > 0:
+            real = features.new_ones(batch, frames, dtype=torch.bool) if token_mask is None else token_mask
+            hidden_frames = draw_spans(real, *self.time)
+        if self.channels[0] > 0:
+            hidden_channels = draw_spans(features.new_ones(batch, width, dtype=torch.bool), *self.channels)
+        return hidden_frames, hidden_channels
