@@ -9,26 +9,29 @@ from __future__ import annotations
 import difflib
 import json
 import logging
-import re
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
+import torch
 import yaml
+from accelerate import PartialState
+from accelerate.utils import gather_object
 from transformers import (
     AutoConfig,
-    EarlyStoppingCallback,
     HfArgumentParser,
     PreTrainedModel,
     TrainingArguments,
     set_seed,
 )
-from transformers.trainer_utils import SaveStrategy
 from transformers.utils import logging as transformers_logging
 
 from modeling_d2v import Data2VecConfig
+from recipes.common.finetuning_resume import check_options, is_finished, resume_point, write_json
 from recipes.common.finetuning_trainer import FinetuningTrainer, check_bad_samples
+from recipes.common.optional import MissingDependencyError
 
 
 logger = logging.getLogger(__name__)
@@ -85,6 +88,8 @@ class FinetuningArguments(TrainingArguments):
     """`TrainingArguments` and what fine-tuning data2vec takes beside them."""
 
     output_dir: str | None = field(default=None, metadata={"help": "Folder of the run."})
+    # A loss that is no number shall be seen, not averaged away.
+    logging_nan_inf_filter: bool = field(default=False, metadata={"help": "Keep such losses out of the log."})
     layer_decay: float = field(
         default=1.0, metadata={"help": "Factor of the learning rate from each layer to the one below; 1 = off."}
     )
@@ -118,6 +123,10 @@ class FinetuningArguments(TrainingArguments):
             # Frozen parameters get no gradient, and several processes must not wait for one.
             self.ddp_find_unused_parameters = True
         if self.early_stopping_patience is not None:
+            if "no" in (self.eval_strategy, self.save_strategy):
+                raise ValueError(
+                    "--early_stopping_patience needs --eval_strategy and --save_strategy: both epoch, or both steps."
+                )
             self.load_best_model_at_end = True
         super().__post_init__()
 
@@ -147,15 +156,25 @@ def parse_arguments(*classes: type, argv: list[str] | None = None) -> tuple[Any,
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     # No abbreviations: an option that is added later would change what they mean.
-    parser = HfArgumentParser(classes, allow_abbrev=False)
-    if argv and Path(argv[0]).suffix in (".yaml", ".yml", ".json"):
-        argv = _arguments_in(Path(argv[0])) + argv[1:]
-    *instances, unknown = parser.parse_args_into_dataclasses(args=argv, return_remaining_strings=True)
-    if unknown:
-        known = [name for action in parser._actions for name in action.option_strings]
-        nearest = difflib.get_close_matches(unknown[0], known, n=1, cutoff=0.0)
-        parser.error(f"unknown option {unknown[0]!r}; the nearest valid one is {nearest[0]!r}")
-    return tuple(instances)
+    parser = _Parser(classes, allow_abbrev=False)
+    try:
+        if argv and Path(argv[0]).suffix in (".yaml", ".yml", ".json"):
+            argv = _arguments_in(Path(argv[0])) + argv[1:]
+        _, unknown = parser.parse_known_args(argv)
+        if unknown:
+            known = [name for action in parser._actions for name in action.option_strings]
+            nearest = difflib.get_close_matches(unknown[0], known, n=1, cutoff=0.0)
+            raise ValueError(f"There is no option {unknown[0]}. The nearest valid one is {nearest[0]}.")
+        return parser.parse_args_into_dataclasses(args=argv)
+    except (ValueError, OSError) as error:
+        parser.error(str(error))
+
+
+class _Parser(HfArgumentParser):
+    """Without the list of all options, hundreds of lines, above every error."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message}\n")
 
 
 def _arguments_in(path: Path) -> list[str]:
@@ -228,47 +247,6 @@ def load_model(auto_class: Any, model_args: ModelArguments, config: Data2VecConf
     )
 
 
-def newest_checkpoint(folder: str | Path) -> str | None:
-    """The newest checkpoint in a run's folder that was written to its end; torn ones are named and passed over."""
-    folders = [path for path in Path(folder).glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", path.name)]
-    for path in sorted(folders, key=lambda path: int(path.name.split("-")[1]), reverse=True):
-        try:
-            # Written last.
-            json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))
-            return str(path)
-        except (OSError, ValueError):
-            logger.warning("%s is not whole and is passed over.", path)
-    return None
-
-
-def resume_point(args: FinetuningArguments) -> str | None:
-    """Where training goes on: --resume_from_checkpoint (a folder, or "never"), else the newest whole checkpoint."""
-    wanted = args.resume_from_checkpoint
-    if wanted in ("never", "False", "false"):
-        return None
-    if wanted not in (None, "True", "true", "auto"):
-        if not (Path(wanted) / "trainer_state.json").is_file():
-            raise ValueError(f"--resume_from_checkpoint {wanted} is no checkpoint: it has no trainer_state.json.")
-        return wanted
-    found = newest_checkpoint(args.output_dir)
-    if found:
-        logger.info("Going on from %s; --resume_from_checkpoint never starts anew.", found)
-    return found
-
-
-def check_early_stopping(args: FinetuningArguments) -> list[Any]:
-    """The callback for early stopping, if it was asked for.
-
-    Raises:
-        ValueError: if nothing is evaluated during training.
-    """
-    if args.early_stopping_patience is None:
-        return []
-    if str(args.eval_strategy) in ("no", "IntervalStrategy.NO") or args.save_strategy == SaveStrategy.NO:
-        raise ValueError("--early_stopping_patience needs --eval_strategy and --save_strategy, epoch or steps.")
-    return [EarlyStoppingCallback(args.early_stopping_patience, args.early_stopping_threshold)]
-
-
 def run(
     trainer: FinetuningTrainer,
     *,
@@ -284,25 +262,36 @@ def run(
         All metrics, as in `all_results.json`.
     """
     args = trainer.args
-    for callback in check_early_stopping(args):
-        trainer.add_callback(callback)
-    results: dict[str, float] = {}
     if args.do_train:
-        outcome = trainer.train(resume_from_checkpoint=resume_point(args))
-        trainer.keep_average()
-        trainer.save_model()
-        trainer.save_state()
-        results |= _record(trainer, "train", outcome.metrics)
+        trainer.results |= _train(trainer)
     if args.do_eval:
         sets = {"": trainer.eval_dataset} if evaluation is None else evaluation
         for name, dataset in sets.items():
             prefix = f"eval_{name}" if name else "eval"
-            results |= _record(trainer, prefix, trainer.evaluate(dataset, metric_key_prefix=prefix))
+            trainer.results |= _record(trainer, prefix, trainer.evaluate(dataset, metric_key_prefix=prefix))
     report_bad_samples(trainer)
     trainer.create_model_card()
     if args.push_to_hub:
         trainer.push_to_hub()
-    return results
+    return trainer.results
+
+
+def _train(trainer: FinetuningTrainer) -> dict[str, float]:
+    args = trainer.args
+    if is_finished(args):
+        logger.info("The run in %s is finished; nothing is trained.", args.output_dir)
+        trainer.load_finished()
+        return json.loads((Path(args.output_dir) / "train_results.json").read_text(encoding="utf-8"))
+    checkpoint = resume_point(args)
+    check_options(args, resumes=checkpoint is not None)
+    outcome = trainer.train(resume_from_checkpoint=checkpoint)
+    trainer.keep_average()
+    # The upload comes once, when the card is there too.
+    trainer.save_model(_internal_call=True)
+    metrics = _record(trainer, "train", outcome.metrics)
+    # Written last: it says that the run is finished.
+    trainer.save_state()
+    return metrics
 
 
 def _record(trainer: FinetuningTrainer, name: str, metrics: dict[str, float]) -> dict[str, float]:
@@ -317,14 +306,34 @@ def report_bad_samples(trainer: FinetuningTrainer) -> None:
     Raises:
         ValueError: if more than `--max_bad_fraction` of a data set is broken.
     """
+    for dataset in trainer.raw_datasets.values():
+        # Each process has met those of its own part.
+        for flags in gather_object([dataset.bad.flags.tolist()]):
+            dataset.bad.flags |= torch.tensor(flags, dtype=dataset.bad.flags.dtype)
     met = {name: dataset for name, dataset in trainer.raw_datasets.items() if dataset.bad}
-    if not met or not trainer.is_world_process_zero():
-        return
-    for name, dataset in met.items():
-        print(f"{name} data: {dataset.bad.report()}")
-    listed = {
-        name: {reason: dataset.bad.names(reason) for reason in dataset.bad.counts()} for name, dataset in met.items()
-    }
-    path = Path(trainer.args.output_dir) / "bad_samples.json"
-    path.write_text(json.dumps(listed, indent=2) + "\n", encoding="utf-8")
+    if met and trainer.is_world_process_zero():
+        for name, dataset in met.items():
+            print(f"{name} data: {dataset.bad.report()}")
+        listed = {
+            name: {reason: dataset.bad.names(reason) for reason in dataset.bad.counts()}
+            for name, dataset in met.items()
+        }
+        write_json(Path(trainer.args.output_dir) / "bad_samples.json", listed)
     check_bad_samples(met, trainer.args.max_bad_fraction)
+
+
+def launch(main: Callable[[list[str]], dict[str, Any]]) -> None:
+    """Runs a program: its results as one line of JSON, mistakes of the user as one sentence.
+
+    Args:
+        main: takes the command line, returns the metrics.
+    """
+    try:
+        results = main(sys.argv[1:])
+    except (ValueError, OSError, MissingDependencyError) as error:
+        if "debug" in sys.argv:  # --log_level debug shows where
+            raise
+        raise SystemExit(f"{type(error).__name__}: {error}") from None
+    if PartialState().is_main_process:
+        print(json.dumps(results))
+    PartialState().destroy_process_group()

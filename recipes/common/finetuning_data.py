@@ -22,7 +22,7 @@ class FinetuningDataset(Dataset):
     """Samples of a `RawDataset` as inputs of a model, with "labels" from `target`.
 
     What the transform draws depends on seed, epoch and sample alone: neither on the number of workers nor on where a
-    resumed run goes on. `Trainer` calls `set_epoch`.
+    resumed run goes on. `FinetuningTrainer` calls `set_epoch`.
 
     Args:
         raw: the records.
@@ -39,11 +39,17 @@ class FinetuningDataset(Dataset):
         seed: int = 0,
     ) -> None:
         self.raw, self.transform, self.target, self.seed = raw, transform, target, seed
-        self.epoch = 0
+        # Shared, so that worker processes that outlive an epoch hear of the next one.
+        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
+
+    @property
+    def epoch(self) -> int:
+        """The epoch, counted from 0."""
+        return int(self._epoch)
 
     def set_epoch(self, epoch: int) -> None:
         """Tells the epoch that follows, counted from 0."""
-        self.epoch = epoch
+        self._epoch.fill_(epoch)
 
     def __len__(self) -> int:
         return len(self.raw)

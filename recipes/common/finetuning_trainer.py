@@ -1,7 +1,8 @@
 """`Trainer` with what fine-tuning data2vec takes beside it.
 
 Learning rates that fall from layer to layer, the three-stage schedule of speech recognition, an encoder that is frozen
-at first, averaged weights, and broken samples and losses that are noticed in time.
+at first, averaged weights, early stopping that survives a restart, and broken samples and losses that are noticed in
+time.
 """
 
 from __future__ import annotations
@@ -16,9 +17,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
-from transformers import Trainer, TrainerCallback
+from transformers import Trainer, TrainerCallback, TrainerState
 
 from recipes.common.datasets import RawDataset
+from recipes.common.finetuning_card import model_card
+from recipes.common.finetuning_resume import STATE_FILE
 from recipes.common.optim import has_weight_decay, layer_scale
 
 
@@ -56,6 +59,19 @@ def check_bad_samples(datasets: Mapping[str, RawDataset], max_fraction: float) -
                 f"{dataset.bad.total} of {len(dataset)} samples of the {name} data are unusable, more than "
                 f"--max_bad_fraction {max_fraction:g} allows. {dataset.bad.report()}"
             )
+
+
+def check_finite(name: str, value: float | torch.Tensor, step: int) -> None:
+    """Stops a run that has diverged.
+
+    Raises:
+        ValueError: if the value is no finite number.
+    """
+    if not math.isfinite(value):
+        raise ValueError(
+            f"The {name} became {float(value)} after {step} updates. Lower --learning_rate, lengthen the warm-up "
+            "(--warmup_steps), or lower --max_grad_norm; the checkpoints up to here are whole."
+        )
 
 
 class WeightsAverage:
@@ -135,23 +151,61 @@ class FreezeEncoder(TrainerCallback):
 
 
 class Watch(TrainerCallback):
-    """Stops a run that cannot succeed: losses that are no numbers, data that is broken."""
+    """Stops a run that cannot succeed, because of its gradients or of its data."""
 
     def __init__(self, trainer: FinetuningTrainer) -> None:
         self.trainer = trainer
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
         # Under fp16 the scaler meets infinite gradients by design and skips those steps itself.
-        for name in ("loss",) if args.fp16 else ("loss", "grad_norm"):
-            value = (logs or {}).get(name)
-            if value is not None and not math.isfinite(value):
-                raise ValueError(
-                    f"The {name} became {value} at update {state.global_step}. Lower --learning_rate, raise the "
-                    f"warm-up, or set --max_grad_norm; checkpoints up to then are whole in {args.output_dir}."
-                )
+        if not args.fp16 and "grad_norm" in (logs or {}):
+            check_finite("gradient norm", logs["grad_norm"], state.global_step)
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         check_bad_samples(self.trainer.raw_datasets, args.max_bad_fraction)
+
+
+class EarlyStopping(TrainerCallback):
+    """Stops when the metric of --metric_for_best_model has not improved for some evaluations.
+
+    A function of the log, which every checkpoint holds: a run that goes on stops where it would have stopped.
+
+    Args:
+        patience: evaluations without improvement.
+        threshold: least change that is an improvement.
+    """
+
+    def __init__(self, patience: int, threshold: float = 0.0) -> None:
+        self.patience, self.threshold = patience, threshold
+
+    def waited(self, args: Any, state: Any) -> int:
+        """Evaluations since the last improvement."""
+        name = f"eval_{args.metric_for_best_model.removeprefix('eval_')}"
+        best, waited = None, 0
+        for value in (entry[name] for entry in state.log_history if name in entry):
+            gain = math.inf if best is None else (value - best if args.greater_is_better else best - value)
+            waited = 0 if gain > self.threshold else waited + 1
+            best = value if gain > 0 else best
+        return waited
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        control.should_training_stop = self.waited(args, state) >= self.patience
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        control.should_training_stop |= self.waited(args, state) >= self.patience
+
+
+class TellEpoch(TrainerCallback):
+    """Tells the training data the epoch.
+
+    The data loader does so itself in one process only, and not in the epoch in which a run goes on.
+    """
+
+    def __init__(self, dataset: Any) -> None:
+        self.dataset = dataset
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.dataset.set_epoch(int(state.epoch or 0))
 
 
 class AverageWeights(TrainerCallback):
@@ -170,7 +224,10 @@ class FinetuningTrainer(Trainer):
     Args:
         args, kwargs: as for `Trainer`.
         raw_datasets: the data sets whose broken samples are counted, by name.
-        card: what the model card says beside the results: arguments of `Trainer.create_model_card`.
+        card: what the model card says beside results and settings: arguments of `model_card`.
+
+    Attributes:
+        results: metrics so far, for the card.
 
     Raises:
         ValueError: for averaged weights under FSDP or DeepSpeed, which scatter the weights.
@@ -185,7 +242,12 @@ class FinetuningTrainer(Trainer):
     ) -> None:
         super().__init__(*args, **kwargs)
         self.raw_datasets, self.card = raw_datasets or {}, card or {}
+        self.results: dict[str, float] = {}
         self.add_callback(Watch(self))
+        if hasattr(self.train_dataset, "set_epoch"):
+            self.add_callback(TellEpoch(self.train_dataset))
+        if self.args.early_stopping_patience is not None:
+            self.add_callback(EarlyStopping(self.args.early_stopping_patience, self.args.early_stopping_threshold))
         if self.args.freeze_encoder_steps:
             self.add_callback(FreezeEncoder(self.model.base_model, self.args.freeze_encoder_steps))
         self.average: WeightsAverage | None = None
@@ -218,7 +280,8 @@ class FinetuningTrainer(Trainer):
             for parameter in group["params"]:
                 by_scale.setdefault(scales[id(parameter)], []).append(parameter)
             groups += [{**group, "params": params, "lr": group["lr"] * scale} for scale, params in by_scale.items()]
-        optimizer.param_groups[:] = groups
+        # The first group's rate is the one in the log: that of the head.
+        optimizer.param_groups[:] = sorted(groups, key=lambda group: -group["lr"])
 
     def create_scheduler(
         self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
@@ -233,6 +296,12 @@ class FinetuningTrainer(Trainer):
             self._created_lr_scheduler = True
         return super().create_scheduler(num_training_steps, optimizer)
 
+    def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """As in `Trainer`; a loss that is no number stops the run before it reaches the weights."""
+        loss = super().training_step(*args, **kwargs)
+        check_finite("loss", loss, self.state.global_step)
+        return loss
+
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
         """As in `Trainer`, with the averaged weights where there are any."""
         with self.average.in_place() if self.average else contextlib.nullcontext():
@@ -243,9 +312,17 @@ class FinetuningTrainer(Trainer):
         if self.average:
             self.average.keep()
 
-    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
-        super()._save_optimizer_and_scheduler(output_dir)
-        if self.average and self.args.should_save:
+    def load_finished(self) -> None:
+        """Loads the weights of a run that is finished; they already are the average, if there is one."""
+        self._load_from_checkpoint(self.args.output_dir)
+        self.state = TrainerState.load_from_json(str(Path(self.args.output_dir) / STATE_FILE))
+        self.average = None
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """As in `Trainer`, with the average beside the weights of a checkpoint."""
+        super().save_model(output_dir, _internal_call)
+        is_checkpoint = _internal_call and output_dir not in (None, self.args.output_dir)
+        if self.average and is_checkpoint and self.args.should_save:
             self.average.save(output_dir)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
@@ -258,6 +335,32 @@ class FinetuningTrainer(Trainer):
         if self.average:
             self.average.load(self.state.best_model_checkpoint)
 
-    def create_model_card(self, **kwargs: Any) -> None:
-        """The card of `Trainer`, with the task, the data and the licence of this run."""
-        super().create_model_card(**{**self.card, **kwargs})
+    def create_model_card(self, model_name: str | None = None, **kwargs: Any) -> None:
+        """Writes README.md into the folder of the run; `kwargs` add to `card`."""
+        if not self.is_world_process_zero():
+            return
+        folder = Path(self.args.output_dir)
+        text = model_card(
+            model_name or folder.resolve().name, self.results, self._settings(), **{**self.card, **kwargs}
+        )
+        (folder / "README.md").write_text(text, encoding="utf-8")
+
+    def _settings(self) -> dict[str, Any]:
+        args = self.args
+        shown = {
+            "samples": len(self.train_dataset) if self.train_dataset is not None else None,
+            "updates": self.state.global_step,
+            "epochs": self.state.epoch,
+            "batch size": args.train_batch_size * args.gradient_accumulation_steps * args.world_size,
+            "learning rate": args.learning_rate,
+            "schedule": f"three stages {args.tri_stage}" if args.tri_stage else f"{args.lr_scheduler_type}",
+            "warm-up": None if args.tri_stage else args.warmup_steps,
+            "weight decay": args.weight_decay,
+            "Adam": f"betas {args.adam_beta1}, {args.adam_beta2}, epsilon {args.adam_epsilon}",
+            "layer decay": args.layer_decay if args.layer_decay < 1 else None,
+            "updates with frozen encoder": args.freeze_encoder_steps or None,
+            "decay of the averaged weights": args.weights_ema_decay,
+            "seed": args.seed,
+            "precision": "bf16" if args.bf16 else "fp16" if args.fp16 else "fp32",
+        }
+        return {name: value for name, value in shown.items() if value is not None}

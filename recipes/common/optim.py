@@ -20,7 +20,8 @@ def has_weight_decay(name: str, parameter: nn.Parameter) -> bool:
 def layer_scale(name: str, config: Any, decay: float) -> float:
     """Factor of a parameter's learning rate: `decay` to the power of its distance from the head (BEiT, section 3.1).
 
-    The front end is the lowest layer, then come prenet and shared blocks; the head and the final norm have 1.
+    The front end is the lowest layer, then come prenet and shared blocks; the head, the final norm and the table of
+    relative positions that all blocks share have 1.
 
     Args:
         name: parameter of a task head or of an encoder.
@@ -33,7 +34,7 @@ def layer_scale(name: str, config: Any, decay: float) -> float:
     if block:
         level = int(block[2]) + 1 + (prenet if block[1] != "prenet" else 0)
     else:
-        level = 0 if "modality_encoders." in name else top
+        level = 0 if "modality_encoders." in name and not name.endswith("attention_bias.table") else top
     return decay ** (top - level)
 
 

@@ -1,0 +1,97 @@
+"""The model card of a fine-tuned model: what it was made from and how, and what it reaches."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import EvalResult, ModelCardData
+
+
+__all__ = ["model_card"]
+
+NO_RESULTS = ("_runtime", "_samples_per_second", "_steps_per_second", "_samples", "_preparation_time")
+USE = """```python
+from transformers import pipeline
+
+import modeling_d2v  # registers the classes; without the package installed, pass trust_remote_code=True instead
+
+
+model = pipeline("{task}", {name!r})
+```"""
+
+
+def model_card(
+    name: str,
+    results: Mapping[str, float],
+    settings: Mapping[str, Any],
+    *,
+    finetuned_from: str | None = None,
+    tasks: str | None = None,
+    dataset: str | None = None,
+    dataset_args: str | None = None,
+    language: str | None = None,
+    license: str | None = None,
+    tags: str | list[str] = (),
+) -> str:
+    """Text of the card, with its metadata on top.
+
+    Args:
+        name: of the model.
+        results: metrics of the evaluation by name.
+        settings: what it was trained with, by name.
+        finetuned_from: name on the Hub, or folder, of the pretrained model; `None` if there was none.
+        tasks: task of the Hub, such as "text-classification".
+        dataset, dataset_args: name of the data, and of its configuration.
+        language, license, tags: metadata.
+    """
+    local = finetuned_from is not None and Path(finetuned_from).exists()
+    data = f"{dataset or 'unnamed data'}{f' ({dataset_args})' if dataset_args else ''}"
+    metrics = {key: value for key, value in results.items() if _is_result(key)}
+    metadata = ModelCardData(
+        language=language,
+        license=license,
+        library_name="transformers",
+        pipeline_tag=tasks,
+        tags=["data2vec", *([tags] if isinstance(tags, str) else tags)],
+        # A folder is no name that the Hub knows, and it would refuse the card.
+        base_model=None if local else finetuned_from,
+        model_name=name,
+        eval_results=[
+            EvalResult(
+                task_type=tasks or "other",
+                dataset_type=Path(dataset).name if dataset else "unknown",
+                dataset_name=Path(data).name,
+                metric_type=key.removeprefix("eval_"),
+                metric_value=value,
+            )
+            for key, value in metrics.items()
+            if key != "eval_loss"
+        ]
+        or None,
+    )
+    origin = (
+        "random weights" if finetuned_from is None else f"`{Path(finetuned_from).name if local else finetuned_from}`"
+    )
+    parts = [
+        f"---\n{metadata.to_yaml()}\n---",
+        f"# {name}",
+        f"A data2vec model for {tasks or 'a task of its own'}, trained from {origin} on {data}.",
+    ]
+    if tasks:
+        parts.append(f"## Use\n\n{USE.format(task=tasks, name=name)}")
+    if metrics:
+        parts.append(f"## Results on the evaluation data\n\n{_table('metric', metrics)}")
+    parts.append(f"## Training\n\n{_table('setting', settings)}")
+    return "\n\n".join(parts) + "\n"
+
+
+def _is_result(key: str) -> bool:
+    return key.startswith(("eval_", "test_")) and not key.endswith(NO_RESULTS)
+
+
+def _table(head: str, rows: Mapping[str, Any]) -> str:
+    shown = {key: f"{value:.4g}" if isinstance(value, float) else str(value) for key, value in rows.items()}
+    lines = [f"| {head} | value |", "|---|---|", *(f"| {key} | {value} |" for key, value in shown.items())]
+    return "\n".join(lines)
