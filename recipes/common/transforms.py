@@ -71,19 +71,26 @@ class VisionTransform:
 
     def __call__(self, record: dict[str, Any], seed: int = 0) -> dict[str, Any]:
         """Return {"pixel_values": float32 (C, H, W), "id"}."""
-        rng = np.random.default_rng(seed)
-        image = record["image"].convert("L" if self.num_channels == 1 else "RGB")
-        size = (self.image_size, self.image_size)
-        bicubic = need("PIL.Image", "vision").Resampling.BICUBIC
+        pixels = self.normalised(self.cropped(record["image"], np.random.default_rng(seed)))
+        return {"pixel_values": torch.from_numpy(pixels), "id": record["id"]}
+
+    def cropped(self, image: Any, rng: np.random.Generator) -> Any:
+        """Return a PIL image of the model's size and channels."""
+        pillow = need("PIL.Image", "vision")
+        image = image.convert("L" if self.num_channels == 1 else "RGB")
+        size, bicubic = (self.image_size, self.image_size), pillow.Resampling.BICUBIC
         if self.train and self.crop_scale is not None:
             image = image.resize(size, bicubic, box=self._crop_box(image.size, rng))
         elif image.size != size:
             image = _centre_square(image, self.image_size, bicubic)
-        pixels = np.asarray(image, dtype=np.float32).reshape(*size, self.num_channels).transpose(2, 0, 1)
         if self.train and self.flip and rng.random() < 0.5:
-            pixels = pixels[:, :, ::-1]
-        pixels = (pixels / 255.0 - self._mean) / self._std
-        return {"pixel_values": torch.from_numpy(np.ascontiguousarray(pixels)), "id": record["id"]}
+            image = image.transpose(pillow.Transpose.FLIP_LEFT_RIGHT)
+        return image
+
+    def normalised(self, image: Any) -> np.ndarray:
+        """Return the pixels of a picture as float32 (C, H, W)."""
+        pixels = np.asarray(image, dtype=np.float32).reshape(*image.size[::-1], self.num_channels).transpose(2, 0, 1)
+        return np.ascontiguousarray((pixels / 255.0 - self._mean) / self._std)
 
     def _crop_box(self, size: tuple[int, int], rng: np.random.Generator) -> tuple[int, int, int, int]:
         """Return (left, upper, right, lower) of a random crop; of the whole image if no draw fits."""
