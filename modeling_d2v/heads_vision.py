@@ -207,7 +207,8 @@ class Data2VecForSemanticSegmentation(Data2VecVisionHead):
 class Data2VecBackbone(BackboneMixin, Data2VecVisionHead):
     """Gives levels of the encoder as maps, for frameworks that take a backbone (UperNet, Mask2Former, ...).
 
-    `config.out_features` or `config.out_indices` choose the levels, by default the last one.
+    `config.out_features` or `config.out_indices` choose the levels, by default the last one. `AutoBackbone` of
+    transformers 5.23 looks up every name on the Hub first, and so refuses a local folder: load that with this class.
     """
 
     def __init__(self, config: Data2VecConfig) -> None:
