@@ -19,6 +19,7 @@ from transformers import (
     AutoModelForTokenClassification,
     AutoProcessor,
 )
+from transformers.models.auto.modeling_auto import MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING_NAMES
 from transformers.utils import is_vision_available
 
 from .configuration_data2vec import (
@@ -64,8 +65,8 @@ __all__ = [
     "Data2VecForSemanticSegmentation",
     "Data2VecForSequenceClassification",
     "Data2VecForTokenClassification",
-    "Data2VecImageProcessor",
     "Data2VecForXVector",
+    "Data2VecImageProcessor",
     "Data2VecModel",
     "Data2VecModelOutput",
     "Data2VecPreTrainedModel",
@@ -90,6 +91,8 @@ AutoModelForSequenceClassification.register(Data2VecConfig, Data2VecForSequenceC
 AutoModelForTokenClassification.register(Data2VecConfig, Data2VecForTokenClassification)
 AutoModelForImageClassification.register(Data2VecConfig, Data2VecForImageClassification)
 AutoModelForSemanticSegmentation.register(Data2VecConfig, Data2VecForSemanticSegmentation)
+# The pipeline for segmentation looks for supported classes in this table alone, and not among the registered ones.
+MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING_NAMES[Data2VecConfig.model_type] = "Data2VecForSemanticSegmentation"
 AutoBackbone.register(Data2VecConfig, Data2VecBackbone)
 AutoModelForCTC.register(Data2VecConfig, Data2VecForCTC)
 AutoModelForAudioClassification.register(Data2VecConfig, Data2VecForAudioClassification)

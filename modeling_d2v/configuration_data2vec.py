@@ -211,6 +211,11 @@ class Data2VecConfig(BackboneConfigMixin, CheckedConfig):
             raise ValueError(f"This model has no {modality!r} front end; it has {', '.join(self.modalities)}.")
         return getattr(self, f"{modality}_config")
 
+    @property
+    def inputs_to_logits_ratio(self) -> int:
+        """Samples from one frame to the next, from which the speech pipeline makes seconds; 1 without audio."""
+        return self.audio_config.frame_stride if "audio" in self.modalities else 1
+
     def only(self, modality: str) -> "Data2VecConfig":
         """A copy for one of the modalities that this model has, without the others' sub-configurations."""
         self.modality_config(modality)
