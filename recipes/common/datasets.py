@@ -32,7 +32,7 @@ class RawDataset(Dataset):
 
     `dataset[i]` is a dict with "id" (int, always i), the raw input ("image": upright PIL image | "audio": float32
     (S,) mono at 16 kHz | "text": str, and "text_pair": str for sentence pairs), "label" (int class, float score or
-    None) and "group" (str or None).
+    None), "group" (str or None), and "transcript" (str) where a column of them was named.
 
     A bad record is replaced by the next good one, in a fixed order, under its own id: the sample after it, the one
     after that, and so on, round the end. `bad` counts what was met; `bad.report()` prints it.
@@ -49,6 +49,7 @@ class RawDataset(Dataset):
         label_names: Names of the classes, or None.
         labels: (N,) int64 or float32, or None, without decoding anything.
         groups: N strings, or None.
+        transcripts: N strings, or None.
     """
 
     def __init__(
@@ -74,6 +75,8 @@ class RawDataset(Dataset):
         self.label_names = table.label_names
         self.labels = None if table.labels is None else table.labels[self.rows]
         self.groups = None if table.groups is None else [table.groups[row] for row in self.rows]
+        texts = table.transcripts
+        self.transcripts = None if texts is None else [texts[row] for row in self.rows]
         self.bad = BadSamples(len(self.rows), self.name_of)
         self._cache: dict[int, Any] = {}
         self._cache_room = {"auto": AUTO_CACHE_BYTES, True: float("inf"), False: 0}[cache]
@@ -114,6 +117,8 @@ class RawDataset(Dataset):
             record["text"], record["text_pair"] = value
         record["label"] = None if self.labels is None else self.labels[index].item()
         record["group"] = None if self.groups is None else self.groups[index]
+        if self.transcripts is not None:
+            record["transcript"] = self.transcripts[index]
         return record
 
     def without_bad(self) -> "RawDataset":
@@ -200,6 +205,7 @@ def open_dataset(
     column: str | Sequence[str] | None = None,
     label_column: str | None = None,
     group_column: str | None = None,
+    text_column: str | Sequence[str] | None = None,
     only_groups: Sequence[str] | None = None,
     exclude_groups: Sequence[str] | None = None,
     max_samples: int | None = None,
@@ -223,6 +229,8 @@ def open_dataset(
         column: Input column; two of them for sentence pairs. None finds it.
         label_column: Label column. None takes the first of the usual names, if any.
         group_column: Column of the speaker or any other origin. None takes the first of the usual names, if any.
+        text_column: Column of the transcripts of recordings (or captions of images); of several names, the first that
+            exists. None reads none.
         only_groups: Keep only the samples of these groups.
         exclude_groups: Leave out the samples of these groups, for example a speaker to test on.
         max_samples: Keep that many, drawn at random once for all; their order is kept.
@@ -236,7 +244,7 @@ def open_dataset(
     """
     if modality not in INPUT_KEYS:
         raise ValueError(f"The modality {modality!r} is unknown; it must be one of {', '.join(sorted(INPUT_KEYS))}.")
-    table = open_table(modality, source, split, Columns(column, label_column, group_column))
+    table = open_table(modality, source, split, Columns(column, label_column, group_column, text_column))
     where = source or "the built-in data"
     rows = np.arange(len(table.values))
     if only_groups is not None or exclude_groups is not None:

@@ -5,6 +5,7 @@ its audio builder wants torchcodec even to list files.
 
     [split/] [class/ ...] name.suffix          split: train, validation, test, ...; the class is the first folder
     [split/] metadata.csv | metadata.jsonl     column `file_name`, relative to the metadata file, and further columns
+    [split/] speaker / chapter / *.trans.txt   LibriSpeech as it is published, where transcripts are asked for
 
 Where a split has metadata, the split is what it lists; a listed file that does not exist is counted as missing.
 Hidden files and folders are passed over.
@@ -25,6 +26,7 @@ from .tables import (
     encode_labels,
     find_text_columns,
     pick_split,
+    transcript_column,
     usual_column,
 )
 
@@ -37,6 +39,7 @@ SUFFIXES = {
     "text": (".txt", ".jsonl"),
 }
 METADATA_NAMES = ("metadata.csv", "metadata.jsonl")
+TRANSCRIPT_SUFFIX = ".trans.txt"
 
 
 def open_media_folder(modality: str, root: Path, split: str, columns: Columns) -> Table:
@@ -45,8 +48,9 @@ def open_media_folder(modality: str, root: Path, split: str, columns: Columns) -
     Raises:
         ValueError: If there are no such files, or no such split or column, or the metadata is malformed.
     """
-    files = [path for path in _visible_files(root) if path.suffix.lower() in SUFFIXES[modality]]
-    metadata = [path for path in _visible_files(root) if path.name in METADATA_NAMES]
+    visible = _visible_files(root)
+    files = [path for path in visible if path.suffix.lower() in SUFFIXES[modality]]
+    metadata = [path for path in visible if path.name in METADATA_NAMES]
     if not files and not metadata:
         raise ValueError(
             f"There are no files of modality {modality} in {str(root)!r}. Expected parquet, or files that end in "
@@ -55,6 +59,13 @@ def open_media_folder(modality: str, root: Path, split: str, columns: Columns) -
     splits: dict[str, list[dict[str, Any]]] = {}
     for path in metadata:
         splits.setdefault(_split_of(path.relative_to(root)), []).extend(_metadata_rows(path))
+    if modality == "audio" and columns.text is not None:
+        chapters = [path for path in visible if path.name.endswith(TRANSCRIPT_SUFFIX)]
+        for path in chapters:
+            # The folder above speaker and chapter names the split, such as train-clean-100.
+            above = path.relative_to(root).parts[:-3]
+            splits.setdefault(above[-1] if above else "train", []).extend(_librispeech_rows(path))
+        files = [] if chapters else files
     described = set(splits)
     for path in files:
         steps = path.relative_to(root).parts
@@ -68,14 +79,16 @@ def open_media_folder(modality: str, root: Path, split: str, columns: Columns) -
     existing = list(dict.fromkeys(key for row in rows for key in row if key != "file"))
     label = usual_column(existing, columns.label, LABEL_COLUMNS, "label", str(root))
     group = usual_column(existing, columns.group, GROUP_COLUMNS, "group", str(root))
+    text = transcript_column(existing, columns.text, str(root))
     universe = {row.get(label) for part in splits.values() for row in part}
     labels = label_names = None
     # One folder for everything is a place, not a class.
     if label is not None and len(universe - {None}) > 1:
         labels, label_names = encode_labels([row.get(label) for row in rows], None, universe, str(root))
     groups = None if group is None else [str(row.get(group)) for row in rows]
+    transcripts = None if text is None else [str(row.get(text) or "") for row in rows]
     values = [row["file"] for row in rows]
-    return Table(values, [_shown(path, root) for path in values], labels, groups, label_names)
+    return Table(values, [_shown(path, root) for path in values], labels, groups, label_names, transcripts)
 
 
 def open_text_files(root: Path, split: str, columns: Columns) -> Table | None:
@@ -144,6 +157,18 @@ def _metadata_rows(path: Path) -> list[dict[str, Any]]:
             raise ValueError(f"Row {number + 1} of {path} has no `file_name`, which tells the file that it describes.")
     others = ({key: value for key, value in row.items() if key not in ("file_name", None)} for row in rows)
     return [{"file": path.parent / row["file_name"]} | other for row, other in zip(rows, others, strict=True)]
+
+
+def _librispeech_rows(path: Path) -> list[dict[str, Any]]:
+    """Rows of one chapter: each line of its transcripts is the name of a recording beside them, and what is said."""
+    rows = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        name, _, text = line.strip().partition(" ")
+        if name:
+            beside = (path.with_name(name + suffix) for suffix in (".flac", *SUFFIXES["audio"]))
+            file = next((file for file in beside if file.is_file()), path.with_name(f"{name}.flac"))
+            rows.append({"file": file, "text": text, "speaker": name.partition("-")[0]})
+    return rows
 
 
 def _text_rows(path: Path, root: Path, columns: Columns) -> list[dict[str, Any]]:

@@ -21,11 +21,12 @@ from .tables import (
     encode_labels,
     find_text_columns,
     pick_split,
+    transcript_column,
     usual_column,
 )
 
 
-__all__ = ["open_table"]
+__all__ = ["open_table", "table_of"]
 
 MAX_TEXT_BYTES = 2**29
 """Text up to this size is read into memory at once, which is ten times as fast as row by row."""
@@ -60,7 +61,7 @@ def _open_split(modality: str, source: str | None, split: str, columns: Columns)
     from datasets import load_dataset
 
     name, _, config = source.partition(":")
-    return _from_hub_dataset(modality, load_dataset(name, config or None), split, columns, source)
+    return table_of(modality, load_dataset(name, config or None), split, columns, source)
 
 
 def _open_builtin(modality: str, split: str) -> Table:
@@ -80,7 +81,7 @@ def _open_builtin(modality: str, split: str) -> Table:
 
 def _open_local(modality: str, path: Path, split: str, columns: Columns) -> Table:
     if path.suffix == ".parquet" if path.is_file() else any(path.rglob("*.parquet")):
-        return _from_hub_dataset(modality, _load_parquet(path), split, columns, str(path))
+        return table_of(modality, _load_parquet(path), split, columns, str(path))
     if modality == "text":
         table = open_text_files(path, split, columns)
         if table is not None:
@@ -108,7 +109,7 @@ def _load_parquet(path: Path) -> Any:
     return load_dataset("parquet", data_dir=str(path))
 
 
-def _from_hub_dataset(modality: str, splits: Any, split: str, columns: Columns, where: str) -> Table:
+def table_of(modality: str, splits: Any, split: str, columns: Columns, where: str) -> Table:
     """Make a table of one split of a `datasets.DatasetDict`, its media columns undecoded."""
     from datasets import Audio, ClassLabel, Image
 
@@ -117,6 +118,7 @@ def _from_hub_dataset(modality: str, splits: Any, split: str, columns: Columns, 
     inputs = _input_columns(modality, dataset.features, columns.input, where)
     label = usual_column(existing, columns.label, LABEL_COLUMNS, "label", where)
     group = usual_column(existing, columns.group, GROUP_COLUMNS, "group", where)
+    text = None if modality == "text" else transcript_column(existing, columns.text, where)
     for column in inputs:
         feature = dataset.features[column]
         if isinstance(feature, Image | Audio):
@@ -130,11 +132,12 @@ def _from_hub_dataset(modality: str, splits: Any, split: str, columns: Columns, 
         universe = {name for part in splits.values() for name in part.unique(label)} if is_named else ()
         labels, label_names = encode_labels(raw, known, universe, f"column {label!r} of {where}")
     groups = None if group is None else [str(name) for name in dataset[group][:]]
+    transcripts = None if text is None else ["" if value is None else str(value) for value in dataset[text][:]]
     values: Sequence[Any] = _Rows(dataset, inputs)
     if modality == "text" and dataset.data.nbytes < MAX_TEXT_BYTES:
         texts = [dataset[column][:] for column in inputs]
         values = texts[0] if len(texts) == 1 else list(zip(*texts, strict=True))
-    return Table(values, None, labels, groups, label_names)
+    return Table(values, None, labels, groups, label_names, transcripts)
 
 
 class _Rows(Sequence):

@@ -8,7 +8,17 @@ from typing import Any
 import numpy as np
 
 
-__all__ = ["Columns", "Table", "concatenate", "encode_labels", "find_text_columns", "pick_split", "usual_column"]
+__all__ = [
+    "TRANSCRIPT_COLUMNS",
+    "Columns",
+    "Table",
+    "concatenate",
+    "encode_labels",
+    "find_text_columns",
+    "pick_split",
+    "transcript_column",
+    "usual_column",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -33,6 +43,8 @@ TEXT_PAIRS = (
 )
 LABEL_COLUMNS = ("label", "labels", "fine_label", "class", "category", "intent_class", "target")
 GROUP_COLUMNS = ("speaker", "speaker_id", "client_id", "group")
+TRANSCRIPT_COLUMNS = ("text", "transcript", "transcription", "sentence", "normalized_text")
+"""Names that a program may pass as `Columns.text`: without it no transcript is read."""
 
 
 @dataclass
@@ -43,11 +55,14 @@ class Columns:
         input: Image, audio or text column, or two text columns.
         label: Class (int or str) or score (float) column.
         group: Column of what samples of one origin share, such as the speaker.
+        text: Column of what is said in a recording or seen in an image; of several names, the first that exists. None
+            reads none.
     """
 
     input: str | Sequence[str] | None = None
     label: str | None = None
     group: str | None = None
+    text: str | Sequence[str] | None = None
 
 
 @dataclass
@@ -60,6 +75,7 @@ class Table:
         labels: int64 or float32 (N,), or None.
         groups: N strings, or None.
         label_names: Names of the classes, or None.
+        transcripts: Text that belongs to each record, "" where there is none, or None.
     """
 
     values: Sequence[Any]
@@ -67,6 +83,7 @@ class Table:
     labels: np.ndarray | None = None
     groups: list[str] | None = None
     label_names: list[str] | None = None
+    transcripts: list[str] | None = None
 
 
 def pick_split(wanted: str, existing: Sequence[str], where: str) -> str:
@@ -96,6 +113,22 @@ def usual_column(
     if wanted not in existing:
         raise ValueError(f"There is no {option} column {wanted!r} in {where}. It has: {', '.join(existing)}.")
     return wanted
+
+
+def transcript_column(existing: Sequence[str], wanted: str | Sequence[str] | None, where: str) -> str | None:
+    """Return the column of the transcripts: `wanted`, or the first of several names that exists; None for None.
+
+    Raises:
+        ValueError: If none of the names exists.
+    """
+    names = [wanted] if isinstance(wanted, str) else list(wanted or ())
+    found = next((name for name in names if name in existing), None)
+    if names and found is None:
+        raise ValueError(
+            f"There is no column of transcripts in {where}: it has {', '.join(existing) or 'no columns'}, and none of "
+            f"them is called {' or '.join(names)}."
+        )
+    return found
 
 
 def find_text_columns(existing: Sequence[str], candidates: Sequence[str]) -> list[str] | None:
@@ -150,7 +183,11 @@ def concatenate(parts: Sequence[Table]) -> Table:
         names = [name for part in parts for name in part.names]
     labels = None if any(part.labels is None for part in parts) else np.concatenate([part.labels for part in parts])
     groups = None if any(part.groups is None for part in parts) else [name for part in parts for name in part.groups]
-    return Table(_Joined([part.values for part in parts]), names, labels, groups, first.label_names)
+    transcripts = None
+    if all(part.transcripts is not None for part in parts):
+        transcripts = [text for part in parts for text in part.transcripts]
+    values = _Joined([part.values for part in parts])
+    return Table(values, names, labels, groups, first.label_names, transcripts)
 
 
 class _Joined(Sequence):
