@@ -25,7 +25,7 @@ def ctc_min_frames(labels: Tensor, blank: int) -> Tensor:
         (B,) or (), int64.
     """
     labels, lengths = _packed(labels, blank)
-    places = torch.arange(1, labels.shape[-1], device=labels.device)
+    places = torch.arange(labels.shape[-1], device=labels.device)[1:]
     repeated = (labels[..., 1:] == labels[..., :-1]) & (places < lengths[..., None])
     return lengths + repeated.sum(dim=-1)
 
