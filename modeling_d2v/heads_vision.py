@@ -137,7 +137,8 @@ class Data2VecForSemanticSegmentation(Data2VecVisionHead):
     def _taps(config: Data2VecConfig) -> list[int]:
         """Numbers of the hidden states that the pyramid is made of."""
         levels = len(PYRAMID_STRIDES)
-        if config.out_indices is None:
+        # A backbone writes its default, the last level alone, into the configuration that it is saved with.
+        if config.out_indices is None or list(config.out_indices) == [config.num_hidden_layers]:
             prenet, shared = config.vision_config.prenet_depth, config.num_hidden_layers
             return [max(round((prenet + shared) * sixths / 6) - prenet, 0) for sixths in (2, 3, 4, 6)]
         if len(config.out_indices) != levels:
