@@ -160,4 +160,4 @@ class Data2VecAudioConfig(Data2VecModalityConfig):
     def num_frames(self, samples: Any) -> Any:
         """Frames of a waveform of `samples` samples (int or integer tensor); 0 where it is shorter than one frame."""
         frames = (samples - self.frame_width) // self.frame_stride + 1
-        return max(frames, 0) if isinstance(frames, int) else frames.clamp(min=0)
+        return frames.clamp(min=0) if hasattr(frames, "clamp") else max(frames, 0)

@@ -53,7 +53,7 @@ class Data2VecTextHead(Data2VecHead):
     def first_token(self, output: Data2VecModelOutput) -> Tensor:
         """Hidden state (B, D) of the first token that is not padding: `<s>`, or an extra token where there are any."""
         first = output.attention_mask.int().argmax(dim=1)
-        return output.last_hidden_state[torch.arange(len(first), device=first.device), first]
+        return output.last_hidden_state[torch.arange(first.shape[0], device=first.device), first]
 
 
 class LanguageModelHead(nn.Module):
@@ -236,8 +236,8 @@ class Data2VecForQuestionAnswering(Data2VecTextHead):
         Args:
             input_ids, attention_mask: (B, T).
             token_type_ids: accepted and not used: data2vec has no segments.
-            start_positions, end_positions: (B,) token indices of the answer. Those at T or beyond, as of an answer
-                that was cut off, are left out of the loss.
+            start_positions, end_positions: (B,) token indices of the answer. Those beyond the text, as of an answer
+                that was cut off, are left out of the loss: at T or more, or in the padding of a shorter text.
 
         Raises:
             ValueError: for a negative position other than -100, or one position without the other.
@@ -248,11 +248,11 @@ class Data2VecForQuestionAnswering(Data2VecTextHead):
         output = self.encode(input_ids, attention_mask, **kwargs)
         hidden = output.last_hidden_state[:, self.num_extra :]
         logits = self.qa_outputs(hidden)
-        padding = ~output.attention_mask[:, self.num_extra :, None]
-        start, end = logits.masked_fill(padding, torch.finfo(logits.dtype).min).unbind(dim=-1)
+        real = output.attention_mask[:, self.num_extra :]
+        start, end = logits.masked_fill(~real[..., None], torch.finfo(logits.dtype).min).unbind(dim=-1)
         loss = None
         if start_positions is not None:
-            loss = (self._loss(start, start_positions) + self._loss(end, end_positions)) / 2
+            loss = (self._loss(start, start_positions, real) + self._loss(end, end_positions, real)) / 2
         return QuestionAnsweringModelOutput(
             loss=loss,
             start_logits=start,
@@ -262,10 +262,10 @@ class Data2VecForQuestionAnswering(Data2VecTextHead):
         )
 
     @staticmethod
-    def _loss(logits: Tensor, positions: Tensor) -> Tensor:
-        length = logits.shape[1]
-        positions = positions.view(-1)
-        positions = torch.where(positions >= length, IGNORED, positions)
+    def _loss(logits: Tensor, positions: Tensor, real: Tensor) -> Tensor:
+        length, positions = logits.shape[1], positions.view(-1).to(logits.device, torch.long)
+        inside = (positions < length) & real.gather(1, positions.clamp(0, length - 1)[:, None])[:, 0]
+        positions = positions.masked_fill((positions >= 0) & ~inside, IGNORED)
         check_class_ids(positions, length, "start_positions` or `end_positions")
         return cross_entropy(logits, positions)
 
