@@ -125,15 +125,11 @@ def from_transformers(
         FileNotFoundError: for a folder without weights.
     """
     if isinstance(source, PreTrainedModel):
-        settings, state = source.config.to_dict(), source.state_dict()
-        architecture = architecture or type(source).__name__
+        settings, named = source.config.to_dict(), type(source).__name__
     else:
         settings, _ = PreTrainedConfig.get_config_dict(source, **hub)
-        kind_of(settings)  # before the weights are fetched
-        state = dict(_tensors(source, **hub))
-        architecture = architecture or (settings.get("architectures") or [None])[0]
-    kind = kind_of(settings)
-    config = config_from_transformers(settings)
+        named = (settings.get("architectures") or [None])[0]
+    kind, architecture = kind_of(settings), architecture or named
     model_class = kind.classes.get(architecture)
     if model_class is None:
         raise ValueError(
@@ -141,6 +137,8 @@ def from_transformers(
             "`architecture` if the configuration does not say what the weights are."
         )
 
+    config = config_from_transformers(settings)
+    state = source.state_dict() if isinstance(source, PreTrainedModel) else dict(_tensors(source, **hub))
     plain = model_class is Data2VecModel
     what = f"{settings['model_type']} ({architecture})"
     filler = Filler(expected_shapes(model_class, config), what, kind.without_key_bias)
