@@ -163,7 +163,8 @@ def _input_columns(modality: str, features: Any, wanted: str | Sequence[str] | N
             raise ValueError(f"There is no column {unknown[0]!r} in {where}. It has: {', '.join(features)}.")
         return wanted
     if modality == "text":
-        candidates = [name for name, feature in features.items() if getattr(feature, "dtype", None) == "string"]
+        kinds = ("string", "large_string")
+        candidates = [name for name, feature in features.items() if getattr(feature, "dtype", None) in kinds]
         found = find_text_columns(list(features), candidates)
     else:
         kind = {"vision": "Image", "audio": "Audio"}[modality]

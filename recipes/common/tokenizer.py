@@ -65,15 +65,15 @@ def build_tokenizer(texts: Iterable[str], vocab_size: int = 8192, max_length: in
     )
 
 
-def load_tokenizer(name: str) -> Any:
-    """Load the tokenizer of a folder or of the Hub.
+def load_tokenizer(name: str, **options: Any) -> Any:
+    """Load the tokenizer of a folder or of the Hub, with `options` of `AutoTokenizer.from_pretrained`.
 
     Raises:
         ValueError: If it lacks one of the tokens that packing and masking need.
     """
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(name)
+    tokenizer = AutoTokenizer.from_pretrained(name, **options)
     # A tokenizer of BERT's kind has [CLS] and [SEP] in the places of <s> and </s>.
     tokenizer.bos_token = tokenizer.bos_token or tokenizer.cls_token
     tokenizer.eos_token = tokenizer.eos_token or tokenizer.sep_token
