@@ -43,6 +43,7 @@ from transformers import AutoModelForImageClassification, EvalPrediction
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from recipes.common.augmentation import MixingCollator
+from recipes.common.class_labels import ClassTarget, class_names, labelled
 from recipes.common.finetuning import (
     FinetuningArguments,
     ModelArguments,
@@ -57,13 +58,10 @@ from recipes.common.finetuning_data import FinetuningDataset
 from recipes.common.finetuning_trainer import FinetuningTrainer
 from recipes.common.image_finetuning import (
     AugmentationArguments,
-    ClassTarget,
     ImageDataArguments,
     ProcessorTransform,
     accuracies,
     at_most,
-    class_names,
-    labelled,
     load_processor,
 )
 

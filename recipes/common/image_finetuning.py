@@ -6,7 +6,6 @@ Legend: N samples, L classes.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +16,7 @@ from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from modeling_d2v import Data2VecConfig
 from recipes.common.augmentation import AugmentedTransform, ColorJitter, Mixing, RandAugment, RandomErasing
+from recipes.common.class_labels import NO_LABEL, labelled
 from recipes.common.datasets import RawDataset, open_dataset
 from recipes.common.export import image_processor
 from recipes.common.finetuning import ModelArguments
@@ -25,9 +25,6 @@ from recipes.common.transforms import VisionTransform
 
 
 logger = logging.getLogger(__name__)
-
-NO_LABEL = -100
-"""Class id of what is left out of losses and metrics."""
 
 
 @dataclass
@@ -203,62 +200,6 @@ class ProcessorTransform:
         """Return {"pixel_values": float32 (C, H, W), "id"}."""
         pixels = self.processor(record["image"], return_tensors="pt")["pixel_values"][0]
         return {"pixel_values": pixels.to(torch.float32), "id": record["id"]}
-
-
-class ClassTarget:
-    """Class id of a record, by the names of its class where the data has names.
-
-    Args:
-        raw: labelled images.
-        names: names of the model's classes; a name's place is its id.
-        skip_bad: give broken images `NO_LABEL`, so that what stands in for them is not counted twice.
-
-    Raises:
-        ValueError: for labels that are no classes of the model; the message names a sample.
-    """
-
-    def __init__(self, raw: RawDataset, names: Sequence[str], skip_bad: bool = False) -> None:
-        own = raw.label_names if raw.label_names is not None else [str(i) for i in range(len(names))]
-        place = {name: number for number, name in enumerate(names)}
-        self.raw, self.skip_bad = raw, skip_bad
-        self.ids = [place.get(name) for name in own]
-        for label in np.unique(raw.labels).tolist():
-            if not 0 <= label < len(own) or self.ids[label] is None:
-                sample = raw.name_of(int(np.flatnonzero(raw.labels == label)[0]))
-                what = repr(own[label]) if 0 <= label < len(own) else str(label)
-                shown = ", ".join(map(str, names[:10])) + (", ..." if len(names) > 10 else "")
-                raise ValueError(
-                    f"The label of {sample} is {what}, which is none of the {len(names)} classes of the model: "
-                    f"{shown}."
-                )
-
-    def __call__(self, record: dict[str, Any]) -> int:
-        if self.skip_bad and self.raw.bad.is_bad(record["id"]):
-            return NO_LABEL
-        return self.ids[record["label"]]
-
-
-def labelled(raw: RawDataset, name: str) -> RawDataset:
-    """Checks that a data set has class labels.
-
-    Raises:
-        ValueError: if it has none, or numbers in their place.
-    """
-    if raw.labels is None or (raw.labels.dtype.kind == "i" and (raw.labels < 0).all()):
-        raise ValueError(
-            f"The {name} images have no labels. Give one folder per class, a metadata.csv or parquet with a column "
-            "`label`, or name the column with --label_column_name."
-        )
-    if raw.labels.dtype.kind != "i":
-        raise ValueError(f"The labels of the {name} images are real numbers; a classification takes classes.")
-    return raw
-
-
-def class_names(raw: RawDataset) -> list[str]:
-    """Names of the L classes of a labelled data set; their numbers where they have no names."""
-    if raw.label_names is not None:
-        return list(raw.label_names)
-    return [str(number) for number in range(int(raw.labels.max()) + 1)]
 
 
 def fraction_of_each_class(labels: np.ndarray, fraction: float, seed: int) -> np.ndarray:
