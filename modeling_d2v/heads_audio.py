@@ -1,8 +1,8 @@
 """Task heads for speech: recognition (CTC), classes of recordings and of frames. For speakers see heads_xvector.py.
 
 Shapes: B samples, T frames, D hidden size, L labels, W tokens of the vocabulary. Padding changes neither the logits of
-real frames nor a loss, on whichever side it stands. In training, spans of time and of channels of the input are hidden
-(`spec_augment.py`).
+real frames nor a loss, on whichever side it stands (on the left in multiples of `frame_stride`). In training, spans of
+time and of channels of the input are hidden (`spec_augment.py`).
 """
 
 from typing import Any

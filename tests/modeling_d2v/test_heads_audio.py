@@ -1,356 +1,17 @@
-"""Speech heads: losses, what is hidden in training, padding, short recordings, vocabulary, mistakes."""
-
-import itertools
+"""Speech heads: padding, short recordings, weighted layers, losses of the classifiers, mistakes."""
 
 import pytest
 import torch
-from model_factory import inputs_for, padded_inputs, randomise, tiny_config, version_config
+from audio_factory import FRAMES, HEADS, LABELS, left_padded, make, targets
+from model_factory import inputs_for, padded_inputs, tiny_config
 from torch.nn import functional as F
-from transformers import AutoModelForAudioFrameClassification, AutoModelForAudioXVector, AutoModelForCTC
+from transformers import AutoModelForAudioFrameClassification, AutoModelForAudioXVector
 
 import modeling_d2v
-from modeling_d2v import Data2VecForCTC, Data2VecForPreTraining, Data2VecForXVector
-from modeling_d2v.ctc import ctc_loss, ctc_min_frames
-from modeling_d2v.spec_augment import SpecAugment, draw_spans
-
-
-HEADS = ("CTC", "AudioClassification", "AudioFrameClassification", "XVector")
-SIZES = dict(
-    vocab_size=12,
-    classifier_proj_size=24,
-    tdnn_dim=[16, 16, 20],
-    tdnn_kernel=[3, 2, 1],
-    tdnn_dilation=[1, 2, 1],
-    xvector_output_dim=14,
-    mask_time_length=3,
-    mask_feature_length=4,
-)
-LABELS = 3
-FRAMES = 18  # of 6000 samples
-
-
-def make(head: str, audio: dict | None = None, **overrides) -> torch.nn.Module:
-    config = tiny_config("audio", audio_config=SIZES | (audio or {}), **{"num_labels": LABELS, **overrides})
-    return randomise(getattr(modeling_d2v, f"Data2VecFor{head}")(config)).eval()
-
-
-def targets(head: str, batch: int = 3) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(1)
-    if head == "CTC":
-        labels = torch.randint(1, 12, (batch, 3), generator=generator)
-        labels[:, 1:] = labels[:, 1:].where(labels[:, 1:] != labels[:, :-1], torch.tensor(-100))
-        return labels
-    if head == "AudioFrameClassification":
-        return torch.randint(0, LABELS, (batch, FRAMES), generator=generator)
-    return torch.arange(batch) % LABELS
-
-
-# CTC
-
-
-def collapse(path: tuple[int, ...], blank: int) -> tuple[int, ...]:
-    return tuple(token for token, _ in itertools.groupby(path) if token != blank)
-
-
-@pytest.mark.parametrize("blank", [0, 2])
-def test_the_loss_is_minus_the_probability_of_all_paths(blank):
-    """Three tokens and four frames: every path can be enumerated."""
-    logits = torch.randn(1, 4, 3)
-    probabilities = logits[0].softmax(-1)
-    first, second = (token for token in range(3) if token != blank)
-    for transcript in ((), (first,), (first, second), (first, first), (second, first, second)):
-        total = sum(
-            torch.stack([probabilities[t, token] for t, token in enumerate(path)]).prod()
-            for path in itertools.product(range(3), repeat=4)
-            if collapse(path, blank) == transcript
-        )
-        labels = torch.tensor([[*transcript, *[-100] * (5 - len(transcript))]])
-        loss = ctc_loss(logits, labels, None, blank=blank, reduction="sum")
-        torch.testing.assert_close(loss, -total.log(), atol=1e-5, rtol=1e-5)
-
-
-def test_frames_that_a_transcript_needs():
-    """The length of the shortest path, by enumeration."""
-    transcripts = [labels for size in range(4) for labels in itertools.product((1, 2), repeat=size)]
-    shortest = {}
-    for frames in range(6):
-        for path in itertools.product(range(3), repeat=frames):
-            shortest.setdefault(collapse(path, 0), frames)
-    padded = torch.full((len(transcripts), 6), -100)
-    for row, labels in zip(padded, transcripts, strict=True):
-        row[1 : 1 + len(labels)] = torch.tensor(labels, dtype=torch.long)
-        row[-1] = 0  # a blank is padding
-    expected = [shortest[labels] for labels in transcripts]
-    assert ctc_min_frames(padded, blank=0).tolist() == expected
-    assert [ctc_min_frames(row, 0).item() for row in padded] == expected
-    assert ctc_min_frames(torch.zeros(2, 0, dtype=torch.long), 0).tolist() == [0, 0]
-
-
-def test_transcripts_that_cannot_be_aligned():
-    logits = torch.randn(3, 4, 5, requires_grad=True)
-    labels = torch.tensor([[1, 2, 3, 4, -100], [1, 1, 2, 2, -100], [1, 2, 3, 4, 1]])
-    too_long = ctc_min_frames(labels, 0) > 4
-    assert too_long.tolist() == [False, True, True]
-    for row in range(3):
-        loss = ctc_loss(logits[row : row + 1], labels[row : row + 1], None, blank=0, zero_infinity=False)
-        assert torch.isinf(loss) == too_long[row]
-    loss = ctc_loss(logits, labels, None, blank=0)
-    torch.testing.assert_close(loss, ctc_loss(logits[:1], labels[:1], None, blank=0) / 3)
-    loss.backward()
-    assert logits.grad[0].any() and not logits.grad[1:].any() and torch.isfinite(logits.grad).all()
-
-
-def test_a_model_meets_a_transcript_that_is_too_long():
-    batch = inputs_for("audio", size=900)  # two frames
-    labels = torch.tensor([[3, 4, 5], [3, -100, -100]])
-    for audio, finite in (({}, True), ({"ctc_zero_infinity": False}, False)):
-        model = make("CTC", audio)
-        loss = model(**batch, labels=labels).loss
-        assert torch.isfinite(loss) == finite
-        frames = model.config.audio_config.num_frames(torch.tensor([900, 900]))
-        assert (frames < ctc_min_frames(labels, model.config.audio_config.pad_token_id)).tolist() == [True, False]
-    assert torch.isfinite(make("CTC")(**batch, labels=labels[:, :0]).loss)
-
-
-@pytest.mark.parametrize("reduction", ["mean", "sum"])
-def test_a_batch_has_the_losses_of_its_samples(reduction):
-    model = make("CTC", {"ctc_loss_reduction": reduction})
-    batch, singles = padded_inputs("audio")
-    labels = torch.tensor([[3, 3, 4], [-100, 5, -100], [0, -100, -100]])  # the last one is empty
-    alone = []
-    for single, row in zip(singles, labels, strict=True):
-        logits = model(**single).logits
-        transcript = [token for token in row.tolist() if token > 0]
-        loss = F.ctc_loss(
-            logits.log_softmax(-1).transpose(0, 1), torch.tensor([transcript], dtype=torch.long).view(1, -1),
-            torch.tensor([logits.shape[1]]), torch.tensor([len(transcript)]), reduction="sum",
-        )  # fmt: skip
-        alone.append(loss / max(len(transcript), 1) if reduction == "mean" else loss)
-    expected = torch.stack(alone).mean() if reduction == "mean" else torch.stack(alone).sum()
-    torch.testing.assert_close(model(**batch, labels=labels).loss, expected, atol=1e-5, rtol=1e-5)
-    left = left_padded(batch)
-    torch.testing.assert_close(model(**left, labels=labels).loss, expected, atol=1e-5, rtol=1e-5)
-
-
-@pytest.mark.parametrize("reduction", ["mean", "sum"])
-def test_accumulated_batches_give_the_loss_of_the_whole(reduction):
-    model = make("CTC", {"ctc_loss_reduction": reduction})
-    batch, labels = inputs_for("audio", batch=3), targets("CTC")
-    count = labels.ne(-100).sum()
-    whole = model(**batch, labels=labels, num_items_in_batch=count).loss
-    parts = [
-        model(input_values=batch["input_values"][rows], labels=labels[rows], num_items_in_batch=count).loss
-        for rows in (slice(0, 1), slice(1, 3))
-    ]
-    torch.testing.assert_close(sum(parts), whole)
-    model.loss_settings["reduction"] = "sum"
-    total = model(**batch, labels=labels).loss
-    torch.testing.assert_close(whole, total / count if reduction == "mean" else total)
-
-
-@pytest.mark.parametrize("head", HEADS)
-def test_losses_are_in_float32_and_half_precision_works(head):
-    model = make(head)
-    batch, labels = padded_inputs("audio")[0], targets(head)
-    expected = model(**batch, labels=labels).loss
-    model.bfloat16()
-    output = model(**batch, labels=labels)
-    assert output.logits.dtype == torch.bfloat16 and output.loss.dtype == torch.float32
-    torch.testing.assert_close(output.loss, expected, atol=0.05, rtol=0.05)
-    output.loss.backward()
-    assert all(torch.isfinite(p.grad).all() for p in model.parameters())
-
-
-# Vocabulary
-
-
-@pytest.fixture(scope="module")
-def pretrained(tmp_path_factory):
-    """Folders of an audio and of a joint pretraining checkpoint."""
-    folders = {}
-    for name, modalities in (("audio", "audio"), ("joint", ("text", "vision", "audio"))):
-        folders[name] = tmp_path_factory.mktemp(name)
-        Data2VecForPreTraining(tiny_config(modalities)).save_pretrained(folders[name])
-    return folders
-
-
-@pytest.mark.parametrize("checkpoint", ["audio", "joint"])
-@pytest.mark.parametrize("load", [AutoModelForCTC, Data2VecForCTC], ids=["auto", "class"])
-def test_the_vocabulary_is_set_on_loading(pretrained, checkpoint, load, tmp_path):
-    ways = (
-        dict(vocab_size=40, pad_token_id=39),
-        dict(audio_config={"vocab_size": 40, "pad_token_id": 39}),
-        dict(vocab_size=40, pad_token_id=39, num_labels=7, final_dropout=0.25),
-    )
-    for given in ways:
-        model, info = load.from_pretrained(pretrained[checkpoint], output_loading_info=True, **given)
-        audio = model.config.audio_config
-        assert type(model) is Data2VecForCTC and model.lm_head.out_features == 40
-        assert (audio.vocab_size, audio.pad_token_id, audio.conv_dim) == (40, 39, [8] * 7)
-        assert set(info["missing_keys"]) == {"lm_head.weight", "lm_head.bias"}
-        assert torch.isfinite(model(**inputs_for("audio"), labels=targets("CTC", 2)).loss)
-    assert model.dropout.p == 0.25 and model.config.num_labels == 7
-    model.save_pretrained(tmp_path)
-    again = AutoModelForCTC.from_pretrained(tmp_path)
-    assert again.config.audio_config.pad_token_id == 39 and torch.equal(again.lm_head.weight, model.lm_head.weight)
-
-
-def test_a_configuration_given_with_a_vocabulary_is_not_changed(pretrained):
-    config = tiny_config("audio")
-    model = Data2VecForCTC.from_pretrained(pretrained["audio"], config=config, vocab_size=40)
-    assert model.lm_head.out_features == 40 and config.audio_config.vocab_size == 32
-
-
-def test_a_vocabulary_that_cannot_work_is_an_error(pretrained):
-    with pytest.raises(ValueError, match="`pad_token_id` .* is 40, outside a vocabulary of 40"):
-        AutoModelForCTC.from_pretrained(pretrained["audio"], vocab_size=40, pad_token_id=40)
-    with pytest.raises(ValueError, match="Data2VecForCTC works on audio"):
-        Data2VecForCTC(tiny_config("text"))
-
-
-@pytest.mark.parametrize("wrong", [-1, 12])
-def test_labels_outside_the_vocabulary(wrong):
-    labels = targets("CTC")
-    labels[1, 0] = wrong
-    with pytest.raises(ValueError, match=rf"`labels` holds {wrong}, .* has 12 tokens, 0 to 11. .*vocab_size"):
-        make("CTC")(**inputs_for("audio", batch=3), labels=labels)
-
-
-def test_labels_of_another_shape():
-    model, batch = make("CTC"), inputs_for("audio", batch=3)
-    for labels in (torch.ones(3).long(), torch.ones(2, 4).long(), torch.ones(3, 4)):
-        with pytest.raises(ValueError, match=r"token ids of shape \(3, labels of the longest transcript\)"):
-            model(**batch, labels=labels)
-
-
-# What is hidden in training
-
-
-def test_spans_are_whole_uniform_and_of_the_wanted_number():
-    torch.manual_seed(0)
-    real = torch.ones(4000, 50, dtype=torch.bool)
-    hidden = draw_spans(real, 0.3, 5)  # 3 spans each
-    edges = F.pad(hidden.int(), (1, 1)).diff(dim=1)
-    starts, ends = (edges == 1).nonzero()[:, 1], (edges == -1).nonzero()[:, 1]
-    assert (ends - starts).min() == 5 and hidden.sum(1).max() == 15
-    assert (hidden.sum(1) == 15).float().mean() > 0.4  # most do not overlap
-    assert hidden.any(0).all()
-    middle = hidden[:, 4:-4].float().mean(0)  # every place that spans reach from both sides
-    expected = 1 - (41 * 40 * 39) / (46 * 45 * 44)  # none of 3 distinct starts out of 46 is among the 5 that reach it
-    assert (middle - expected).abs().max() < 0.025
-
-
-def test_the_number_of_spans_is_rounded_at_random():
-    real = torch.ones(20_000, 40, dtype=torch.bool)
-    counts = draw_spans(real, 0.33, 1).sum(1).float()  # 13.2 single places
-    assert set(counts.tolist()) == {13.0, 14.0}
-    assert abs(counts.mean().item() - 13.2) < 0.02
-    assert draw_spans(real, 0.0, 1, min_spans=2).sum(1).unique().tolist() == [2]
-    assert draw_spans(real[:, :12], 0.01, 10, min_spans=3).sum(1).unique().tolist() == [10]  # no more than one fits
-
-
-@pytest.mark.parametrize("side", ["right", "left"])
-def test_spans_keep_to_real_places_and_leave_one(side):
-    lengths = torch.arange(31).repeat(100)
-    real = torch.arange(30) < lengths[:, None]
-    real = real.flip(1) if side == "left" else real
-    hidden = draw_spans(real, 0.9, 7, min_spans=2)
-    assert not (hidden & ~real).any()
-    assert (hidden.sum(1) < lengths.clamp(min=1)).all()
-    assert (hidden.any(1) == (lengths > 7)).all()
-    shares = [hidden[lengths == n].sum(1).float().mean() / n for n in (15, 22, 30)]
-    assert min(shares) > 0.4
-
-
-def test_the_published_share_of_frames_is_hidden():
-    """0.65 with spans of 10 hides 49 % of the frames, what the paper says of the same settings in pretraining."""
-    hidden = draw_spans(torch.ones(500, 400, dtype=torch.bool), 0.65, 10)
-    assert abs(hidden.float().mean().item() - 0.49) < 0.015
-
-
-def test_spans_come_from_the_generator_of_torch():
-    real = torch.ones(4, 60, dtype=torch.bool)
-    draws = []
-    for seed in (3, 3, 4):
-        torch.manual_seed(seed)
-        draws.append(draw_spans(real, 0.5, 5))
-    assert torch.equal(draws[0], draws[1]) and not torch.equal(draws[0], draws[2])
-    assert not torch.equal(draws[0][0], draws[0][1])
-
-
-@pytest.mark.parametrize("version", ["1.0", "2.0"])
-def test_hidden_frames_become_the_mask_token_and_hidden_channels_zeros(version):
-    audio = SIZES | (dict(num_masks=1, alibi=None, prenet_depth=0) if version == "1.0" else {})
-    model = randomise(Data2VecForCTC(version_config(version, "audio", audio_config=audio))).train()
-    encoder = model.data2vec.modality_encoders["audio"]
-    local = encoder.local_encoder(**inputs_for("audio"), attention_mask=None)
-    torch.manual_seed(5)
-    got = encoder.contextualize(local).hidden_states
-    torch.manual_seed(5)
-    frames, channels = encoder.augment(local.features, None)
-    assert frames.any(1).all() and not frames.all(1).any() and channels.any(1).all() and not channels.all(1).any()
-    filling = 0.0 if version == "2.0" else encoder.mask_token
-    x = torch.where(frames[..., None], filling, local.features)
-    x = x * ~channels[:, None]
-    torch.testing.assert_close(got, encoder.context_norm(x + encoder.position_encoder(x, None)))
-
-
-@pytest.mark.parametrize("head", HEADS)
-def test_only_training_hides_anything(head):
-    batch = inputs_for("audio", batch=3)
-    model = make(head)
-    assert not torch.equal(model.train()(**batch).logits, model.eval()(**batch).logits)
-    torch.manual_seed(1)
-    first = model.train()(**batch).logits
-    torch.manual_seed(1)
-    assert torch.equal(first, model(**batch).logits)
-    for audio in ({"apply_spec_augment": False}, {"mask_time_prob": 0.0, "mask_feature_prob": 0.0}):
-        model = make(head, audio)
-        assert torch.equal(model.train()(**batch).logits, model.eval()(**batch).logits)
-
-
-def test_frames_can_be_hidden_by_hand():
-    batch = inputs_for("audio")
-    mask = torch.rand(2, FRAMES) < 0.4
-    model = make("AudioFrameClassification", {"mask_feature_prob": 0.0})
-    hidden = model(**batch, mask_time_indices=mask).logits
-    assert not torch.allclose(hidden, model(**batch).logits)
-    assert torch.equal(hidden, model.train()(**batch, mask_time_indices=mask).logits)  # none are drawn besides
-    expected = model.classifier(model.data2vec(**batch, mask=mask).last_hidden_state)
-    assert torch.equal(hidden, expected)
-    with pytest.raises(ValueError, match=r"`mask` must be bool of shape \(2, 18\)"):
-        model(**batch, mask_time_indices=mask[:, :-1])
-
-
-@pytest.mark.parametrize("prob", [0.0, 0.5])
-def test_every_parameter_has_a_gradient_in_every_step(prob):
-    """Distributed engines wait for all of them, the mask token of 1.0 too."""
-    audio = SIZES | {"num_masks": 1, "alibi": None, "prenet_depth": 0, "mask_time_prob": prob}
-    model = Data2VecForCTC(version_config("1.0", "audio", audio_config=audio)).train()
-    model(**inputs_for("audio"), labels=targets("CTC", 2)).loss.backward()
-    assert not [name for name, p in model.named_parameters() if p.grad is None]
-    token = model.data2vec.modality_encoders["audio"].mask_token.grad
-    assert bool(token.any()) == (prob > 0)
-
-
-def test_augmentation_holds_no_weights_and_says_what_it_does():
-    model = make("CTC")
-    assert not [name for name in model.state_dict() if "augment" in name]
-    assert "SpecAugment(time=(0.65, 3, 1), channels=(0.5, 4, 0))" in repr(model)
-    assert SpecAugment(make("CTC", {"mask_time_prob": 0.0}).config.audio_config)(torch.ones(1, 9, 8), None)[0] is None
+from modeling_d2v import Data2VecForPreTraining, Data2VecForXVector
 
 
 # Padding and length
-
-
-def left_padded(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The same recordings at the end of their rows, moved by a multiple of the frames' stride."""
-    lengths = batch["attention_mask"].sum(1).tolist()
-    rows = {}
-    for name, x in batch.items():
-        moved = [row.roll((len(row) - n) // 320 * 320) for row, n in zip(x, lengths, strict=True)]
-        rows[name] = torch.stack(moved)
-    return rows
 
 
 @pytest.mark.parametrize("side", ["right", "left"])
@@ -393,7 +54,28 @@ def test_a_recording_shorter_than_one_frame_beside_longer_ones():
         assert torch.isfinite(output.loss) and torch.isfinite(output.logits).all()
 
 
+@pytest.mark.parametrize("head", HEADS)
+def test_losses_are_in_float32_and_half_precision_works(head):
+    model = make(head)
+    batch, labels = padded_inputs("audio")[0], targets(head)
+    expected = model(**batch, labels=labels).loss
+    model.bfloat16()
+    output = model(**batch, labels=labels)
+    assert output.logits.dtype == torch.bfloat16 and output.loss.dtype == torch.float32
+    torch.testing.assert_close(output.loss, expected, atol=0.05, rtol=0.05)
+    output.loss.backward()
+    assert all(torch.isfinite(p.grad).all() for p in model.parameters())
+
+
 # Weighted layers
+
+
+@pytest.fixture(scope="module")
+def pretrained(tmp_path_factory):
+    """Folder of a pretraining checkpoint."""
+    folder = tmp_path_factory.mktemp("audio")
+    Data2VecForPreTraining(tiny_config("audio")).save_pretrained(folder)
+    return folder
 
 
 @pytest.mark.parametrize("head", HEADS[1:])
@@ -416,9 +98,9 @@ def test_layers_are_weighted(head):
 
 
 def test_new_weights_of_layers_are_equal_and_those_of_speakers_normal(pretrained):
-    model = AutoModelForAudioFrameClassification.from_pretrained(pretrained["audio"], use_weighted_layer_sum=True)
+    model = AutoModelForAudioFrameClassification.from_pretrained(pretrained, use_weighted_layer_sum=True)
     torch.testing.assert_close(model.layer_sum.weights, torch.full((3,), 1 / 3))
-    model = AutoModelForAudioXVector.from_pretrained(pretrained["audio"], num_labels=300, xvector_output_dim=64)
+    model = AutoModelForAudioXVector.from_pretrained(pretrained, num_labels=300, xvector_output_dim=64)
     assert model.objective.weight.shape == (64, 300) and abs(model.objective.weight.std().item() - 1) < 0.02
     assert model.layer_sum is None
 
