@@ -37,6 +37,17 @@ def sincos_2d(dim: int, grid: tuple[int, int], base_grid: tuple[int, int] | None
     return torch.cat([part for angle in angles for part in (angle.sin(), angle.cos())], dim=1).float()
 
 
+def same_grid(grid: tuple[int, int], other: tuple[int, int]) -> bool:
+    """Whether two grids are the same, without tying a program exported for images of any size to one of them."""
+    return not any(isinstance(side, torch.SymInt) for side in grid) and grid == other
+
+
+def row_and_column(index: Tensor, width: int) -> tuple[Tensor, Tensor]:
+    """Places in a grid of the patches `index`; without a remainder, which ONNX has for constants only."""
+    rows = index // width
+    return rows, index - rows * width
+
+
 class SinCosPositions(nn.Module):
     """Table of 2-D sin-cos positions, added to patches before any of them is dropped."""
 
@@ -52,7 +63,7 @@ class SinCosPositions(nn.Module):
 
     def forward(self, grid: tuple[int, int]) -> Tensor:
         """(h * w, D) positions of a grid, interpolated where it is not the configured one."""
-        if grid == self.base_grid:
+        if same_grid(grid, self.base_grid):
             return self.table
         return sincos_2d(self.dim, grid, self.base_grid).to(self.table)
 
@@ -113,7 +124,7 @@ class AlibiBias(nn.Module):
         if grid is None:
             distance = (index[:, :, None] - index[:, None, :]).abs().float()
         else:
-            rows, columns = index // grid[1], index % grid[1]
+            rows, columns = row_and_column(index, grid[1])
             down = (rows[:, :, None] - rows[:, None, :]).float()
             across = (columns[:, :, None] - columns[:, None, :]).float()
             distance = down.abs() + across.abs() if self.distance == "manhattan" else torch.hypot(down, across)
@@ -146,9 +157,9 @@ class RelativePositionBias(nn.Module):
     def forward(self, index: Tensor, grid: tuple[int, int], num_extra: int) -> Tensor:
         """Bias (B, H, E + V, E + V), of all layers (L, B, H, E + V, E + V) where each has its own table."""
         table, (h, w) = self.table, grid
-        if grid != self.window:
+        if not same_grid(grid, self.window):
             table = self._resized(grid)
-        rows, columns = index // w, index % w
+        rows, columns = row_and_column(index, w)
         down = rows[:, :, None] - rows[:, None, :] + h - 1
         across = columns[:, :, None] - columns[:, None, :] + w - 1
         relation = F.pad(down * (2 * w - 1) + across, (num_extra, 0, num_extra, 0), value=-1)
