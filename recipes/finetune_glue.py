@@ -20,7 +20,7 @@ YAML file, named first. `--help` lists all of them, those of `TrainingArguments`
 (--activation_checkpointing, --push_to_hub, --early_stopping_patience ...).
 
 Defaults are those of data2vec 2.0, base; `recipes/common/glue.py` says where they are from. All tasks: 10 epochs, Adam
-(0.9, 0.98), epsilon 1e-6, weight decay 0.1, polynomial (linear) decay to 0, no clipping, texts up to 512 tokens, the
+(0.9, 0.98), epsilon 1e-6, weight decay 0.1, linear decay to 0, no clipping, texts up to 512 tokens, the
 best epoch by the metric of the task. Papers report five seeds. One thing differs: scores are learned as they are, with
 the mean of the training scores as first bias (the reference divides those of STS-B by 5). For data2vec 1.0:
 --learning_rate 1e-5, except for RTE and STS-B.
@@ -80,10 +80,7 @@ class GlueArguments(FinetuningArguments):
     )
     per_device_eval_batch_size: int = field(default=64, metadata={"help": "The same in evaluation."})
     warmup_steps: float | None = field(default=None, metadata={"help": "Default 0.06 of the run, for QQP 0.25."})
-    lr_scheduler_type: str = field(default="polynomial", metadata={"help": "Schedule after the warm-up."})
-    lr_scheduler_kwargs: dict | str | None = field(
-        default=None, metadata={"help": "Its arguments; for polynomial, default: to 0 with power 1."}
-    )
+    lr_scheduler_type: str = field(default="linear", metadata={"help": "Schedule after the warm-up."})
     adam_beta2: float = field(default=0.98, metadata={"help": "Second beta of AdamW."})
     adam_epsilon: float = field(default=1e-6, metadata={"help": "Epsilon of AdamW."})
     weight_decay: float = field(default=0.1, metadata={"help": "Weight decay of matrices."})
@@ -109,9 +106,7 @@ class GlueArguments(FinetuningArguments):
         if self.warmup_steps is None:
             self.warmup_steps = task.warmup
         if self.per_device_train_batch_size is None:
-            self.per_device_train_batch_size = max(1, task.batch_size // int(os.environ.get("WORLD_SIZE", 1)))
-        if self.lr_scheduler_kwargs is None and self.lr_scheduler_type == "polynomial":
-            self.lr_scheduler_kwargs = {"lr_end": 0.0, "power": 1.0}
+            self.per_device_train_batch_size = of_one_process(task.batch_size)
         # With texts of the user's own, it is known only when the labels are seen.
         self.takes_main_metric = self.metric_for_best_model is None
         if self.metric_for_best_model is None:
@@ -119,6 +114,11 @@ class GlueArguments(FinetuningArguments):
         if not (self.do_train and self.do_eval):
             self.eval_strategy, self.load_best_model_at_end = "no", False
         super().__post_init__()
+
+
+def of_one_process(batch: int) -> int:
+    """The part of a batch that one process gets; known before the processes have met."""
+    return max(1, batch // int(os.environ.get("WORLD_SIZE", 1)))
 
 
 def main(argv: list[str] | None = None) -> dict[str, Any]:
