@@ -1,0 +1,207 @@
+"""What a pickled checkpoint holds beside tensors, read without running any of it.
+
+A pickle names the functions and classes ("globals") that make its objects, and the usual reader imports and calls
+them: opening a file may run any program. Checkpoints of fairseq name argparse, omegaconf and fairseq classes, which
+need not be installed, and whose objects here are only looked at. So each global is one of three:
+
+- one of those that make tensors: left to `torch.load(weights_only=True)`;
+- one of `ALLOWED`: replaced by a stand-in that remembers what it was given and does nothing;
+- any other: the file is refused, and the global is named.
+"""
+
+import pickletools
+import re
+from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, BinaryIO
+
+import numpy as np
+
+
+# Modules, or single names, whose objects become stand-ins.
+ALLOWED = (
+    "argparse.Namespace",
+    "omegaconf.",
+    "hydra.",
+    "fairseq.",
+    "fairseq_cli.",
+    "examples.data2vec.",
+    "data2vec.",  # the same folder, where it was given as user_dir
+    "deepspeed.",
+    "typing.",
+    "_operator.getitem",  # how omegaconf 2.0 writes List[int]
+    "collections.defaultdict",
+    "collections.deque",
+    "numpy.dtype",
+    "numpy.ndarray",
+    "numpy.core.multiarray.scalar",
+    "numpy.core.multiarray._reconstruct",
+    "numpy._core.multiarray.scalar",
+    "numpy._core.multiarray._reconstruct",
+    *(f"pathlib.{name}" for name in ("Path", "PosixPath", "WindowsPath", "PurePosixPath", "PureWindowsPath")),
+    *(f"builtins.{name}" for name in "bool bytes dict float frozenset int list object str tuple type".split()),
+)
+# What `torch.load(weights_only=True)` knows itself, as far as weights need it.
+OF_TORCH = re.compile(
+    r"torch\.(\w+Storage|Size|device|u?int\d+|b?float\d+|bool)|torch\.storage\.(Untyped|Typed)Storage"
+    r"|torch\._utils\._rebuild_(tensor|tensor_v2|parameter)|torch\.nn\.parameter\.Parameter"
+    r"|collections\.(OrderedDict|Counter)|_codecs\.encode|builtins\.(set|bytearray|complex)"
+)
+# Enumerations are pickled by value; settings name their members.
+ENUMS = {
+    "Modality": {1: "AUDIO", 2: "IMAGE", 3: "TEXT"},
+    "PredictionMode": {1: "MEAN_POOLING", 2: "CLS_TOKEN", 3: "LIN_SOFTMAX"},
+}
+
+
+class UnsafeCheckpointError(ValueError):
+    """A file that asks for a function or class which no data2vec checkpoint needs."""
+
+
+class StandIn:
+    """An object of a class that is not imported.
+
+    Attributes:
+        source: full name of that class or function.
+        args: what it was called with.
+        state: what its attributes were set to, or `None`.
+    """
+
+    source = ""
+
+    def __new__(cls, *args: Any) -> "StandIn":
+        made = super().__new__(cls)
+        made.args, made.state = args, None
+        return made
+
+    def __setstate__(self, state: Any) -> None:
+        self.state = state
+
+    def __repr__(self) -> str:
+        return f"<{self.source}>"
+
+
+def _empty_dict(*args: Any) -> dict:
+    return {}
+
+
+def _empty_list(*args: Any) -> list:
+    return []
+
+
+# Containers that the pickle fills after it has made them.
+_CONTAINERS = {"collections.defaultdict": _empty_dict, "collections.deque": _empty_list}
+
+
+def globals_of(file: BinaryIO) -> set[str]:
+    """Full names of the globals in one pickle; the file is read to the end of that pickle.
+
+    Raises:
+        ValueError: the bytes are no pickle, or one of a protocol that names globals in a way `torch.save` does not.
+    """
+    names = set()
+    for operation, argument, _ in pickletools.genops(file):
+        if operation.name in ("GLOBAL", "INST"):
+            module, _, name = argument.partition(" ")
+            # Pickles of protocol 2 use the names of Python 2.
+            module, name = NAME_MAPPING.get((module, name), (IMPORT_MAPPING.get(module, module), name))
+            names.add(f"{module}.{name}")
+        elif operation.name in ("STACK_GLOBAL", "EXT1", "EXT2", "EXT4"):
+            raise ValueError(
+                f"it is a pickle that uses {operation.name}, which `torch.save` does not write unless it is given "
+                "another protocol; save it again with the default protocol"
+            )
+    return names
+
+
+def stand_ins(names: Iterable[str], where: str) -> list[tuple[Callable[..., Any], str]]:
+    """Stand-ins as `torch.serialization.safe_globals` takes them, for the globals that torch does not know.
+
+    Args:
+        names: of all globals, see `globals_of`.
+        where: how an error names the file.
+
+    Raises:
+        UnsafeCheckpointError: naming the globals that are not allowed.
+    """
+    made, refused = [], []
+    for name in sorted(names):
+        if name in _CONTAINERS:
+            made.append((_CONTAINERS[name], name))
+        elif any(name == entry or (entry.endswith(".") and name.startswith(entry)) for entry in ALLOWED):
+            made.append((type(name.rpartition(".")[2], (StandIn,), {"source": name}), name))
+        elif not OF_TORCH.fullmatch(name):
+            refused.append(name)
+    if refused:
+        raise UnsafeCheckpointError(
+            f"{where} was not opened: it asks for {', '.join(refused)}, which no data2vec checkpoint needs. A file "
+            "like this can run any program when it is opened in the usual way; nothing of it was run. Get the file "
+            "from its publisher again, and check where this one came from."
+        )
+    return made
+
+
+def plain(value: Any) -> Any:
+    """Stand-ins as the dictionaries, lists, numbers and strings that they stood for; tensors stay as they are.
+
+    A namespace, an omegaconf container and a dataclass become a dictionary; a node of omegaconf its value; a member of
+    an enumeration its name where it is known, its value elsewhere. What is none of these stays a `StandIn`.
+    """
+    return _plain(value, set())
+
+
+def _plain(value: Any, above: set[int]) -> Any:
+    if not isinstance(value, Mapping | list | tuple | set | StandIn):
+        return value
+    if id(value) in above:
+        return None  # omegaconf nodes know their parents
+    above = above | {id(value)}
+    if isinstance(value, Mapping):
+        return {_plain(key, above): _plain(inner, above) for key, inner in value.items()}
+    if isinstance(value, StandIn):
+        return _plain_stand_in(value, above)
+    return type(value)(_plain(inner, above) for inner in value)
+
+
+def _plain_stand_in(value: StandIn, above: set[int]) -> Any:
+    state, name = value.state, value.source.rpartition(".")[2]
+    if name == "scalar" and value.source.startswith("numpy"):
+        dtype, data = value.args
+        return np.frombuffer(data, dtype=str(dtype.args[0]), count=1).item()
+    if value.source.startswith("pathlib."):
+        return "/".join(str(part) for part in value.args)
+    if isinstance(state, tuple) and len(state) == 2:
+        state = {**(state[0] or {}), **(state[1] or {})}
+    if isinstance(state, Mapping):
+        if value.source.startswith("omegaconf."):
+            if "_content" in state:
+                return _plain(state["_content"], above)
+            if "fields" in state and isinstance(state.get("_val"), StandIn):
+                members = {number: member for member, number in state["fields"].items()}
+                return members.get(state["_val"].args[0], state["_val"].args[0])
+            return _plain(state.get("_val"), above)
+        return _plain(state, above)
+    if len(value.args) == 1 and isinstance(value.args[0], str | int):
+        return ENUMS.get(name, {}).get(value.args[0], value.args[0])
+    return value
+
+
+def resolve(settings: Any, root: Mapping[str, Any] | None = None) -> Any:
+    """Replaces "${task.data}" by what lies there, as omegaconf does when it is asked.
+
+    What lies nowhere stays as it is: the settings of the model never depend on it.
+    """
+    root = settings if root is None else root
+    if isinstance(settings, Mapping):
+        return {key: resolve(value, root) for key, value in settings.items()}
+    if isinstance(settings, list | tuple):
+        return [resolve(value, root) for value in settings]
+    found = re.fullmatch(r"\$\{([\w.]+)\}", settings) if isinstance(settings, str) else None
+    if not found:
+        return settings
+    place: Any = root
+    for key in found[1].split("."):
+        if not isinstance(place, Mapping) or key not in place:
+            return settings
+        place = place[key]
+    return settings if isinstance(place, str) and place.startswith("${") else place
