@@ -224,4 +224,6 @@ def test_there_is_a_small_configuration_for_each_modality():
 @pytest.mark.parametrize("path", CONFIGS, ids=name)
 def test_configurations_are_yaml_mappings(path):
     tree = yaml.safe_load(path.read_text(encoding="utf-8"))
-    assert isinstance(tree, dict) and {"text", "vision", "audio"} & set(tree)
+    # Those of fine-tuning are flat options of a program; each is read in the tests of its own.
+    section = {"text", "vision", "audio"} if path.stem.startswith("tiny_") else {"learning_rate"}
+    assert isinstance(tree, dict) and section & set(tree)

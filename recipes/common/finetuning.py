@@ -129,6 +129,8 @@ class FinetuningArguments(TrainingArguments):
                 )
             self.load_best_model_at_end = True
         super().__post_init__()
+        # Without an accelerator there is nothing to pin for, and torch says so at every epoch.
+        self.dataloader_pin_memory = self.dataloader_pin_memory and self.device.type != "cpu"
 
     def _phases(self) -> tuple[float, float, float] | None:
         if self.tri_stage is None or self.tri_stage.lower() in ("", "none"):
@@ -213,7 +215,8 @@ def load_config(model_args: ModelArguments, **overrides: Any) -> Data2VecConfig:
         config = AutoConfig.from_pretrained(name, **model_args.hub_options)
     for key, value in overrides.items():
         _override(config, key, value)
-    config.check()
+    for part in (config, *map(config.modality_config, config.modalities)):
+        part.check()
     return config
 
 
