@@ -207,12 +207,21 @@ def load_config(model_args: ModelArguments, **overrides: Any) -> Data2VecConfig:
         model_args: where from.
         overrides: fields that replace the checkpoint's; a dictionary changes fields of that sub-configuration. `None`
             leaves a field as it is.
+
+    Raises:
+        ValueError: if there is no such model, or it has no such field.
     """
     name = model_args.config_name or model_args.model_name_or_path
     if name in Data2VecConfig.preset_names() and not Path(name).exists():
         config = Data2VecConfig.preset(name)
     else:
-        config = AutoConfig.from_pretrained(name, **model_args.hub_options)
+        try:
+            config = AutoConfig.from_pretrained(name, **model_args.hub_options)
+        except OSError as error:
+            raise ValueError(
+                f"{name} is no folder with a config.json, no preset ({', '.join(Data2VecConfig.preset_names())}), and "
+                f"not to be had from the Hub: {str(error).splitlines()[0]}"
+            ) from error
     for key, value in overrides.items():
         _override(config, key, value)
     for part in (config, *map(config.modality_config, config.modalities)):

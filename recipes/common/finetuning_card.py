@@ -18,7 +18,7 @@ from transformers import pipeline
 import modeling_d2v  # registers the classes; without the package installed, pass trust_remote_code=True instead
 
 
-model = pipeline("{task}", {name!r})
+model = pipeline("{task}", "{name}")
 ```"""
 
 
@@ -47,7 +47,9 @@ def model_card(
         language, license, tags: metadata.
     """
     local = finetuned_from is not None and Path(finetuned_from).exists()
-    data = f"{dataset or 'unnamed data'}{f' ({dataset_args})' if dataset_args else ''}"
+    # A path says something about a machine, its last part about the data.
+    dataset = Path(dataset).name if dataset and Path(dataset).exists() else dataset or "unnamed data"
+    data = f"{dataset} ({dataset_args})" if dataset_args else dataset
     metrics = {key: value for key, value in results.items() if _is_result(key)}
     metadata = ModelCardData(
         language=language,
@@ -61,8 +63,8 @@ def model_card(
         eval_results=[
             EvalResult(
                 task_type=tasks or "other",
-                dataset_type=Path(dataset).name if dataset else "unknown",
-                dataset_name=Path(data).name,
+                dataset_type=dataset,
+                dataset_name=data,
                 metric_type=key.removeprefix("eval_"),
                 metric_value=value,
             )

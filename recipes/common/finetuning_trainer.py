@@ -353,7 +353,7 @@ class FinetuningTrainer(Trainer):
             "epochs": self.state.epoch,
             "batch size": args.train_batch_size * args.gradient_accumulation_steps * args.world_size,
             "learning rate": args.learning_rate,
-            "schedule": f"three stages {args.tri_stage}" if args.tri_stage else f"{args.lr_scheduler_type}",
+            "schedule": f"three stages {args.tri_stage}" if args.tri_stage else args.lr_scheduler_type.value,
             "warm-up": None if args.tri_stage else args.warmup_steps,
             "weight decay": args.weight_decay,
             "Adam": f"betas {args.adam_beta1}, {args.adam_beta2}, epsilon {args.adam_epsilon}",

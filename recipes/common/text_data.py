@@ -131,6 +131,8 @@ def _files_of(folder: Path, config: str | None, task: str | None) -> dict[str, l
             found.setdefault(split, []).append(path)
     if not found:
         listed = ", ".join(sorted(path.name for path in inner.iterdir())[:10]) or "nothing"
+        if any(path.is_dir() for path in inner.iterdir()):
+            listed += "; name a folder in it with --task_name or --dataset_config_name"
         raise ValueError(
             f"{inner} has no files of texts whose names begin with train, validation or test and end in "
             f"{', '.join(READERS)}; it has {listed}."
@@ -263,7 +265,10 @@ def open_tokenizer(model_args: Any, config: Any) -> Any:
     try:
         tokenizer = load_tokenizer(name, **model_args.hub_options)
     except (OSError, KeyError) as error:
-        raise ValueError(f"{name} has no tokenizer ({error}). Name one with --tokenizer_name.") from error
+        reason = str(error).splitlines()[0]
+        raise ValueError(
+            f"{name} has no tokenizer that can be loaded: {reason} Name one with --tokenizer_name."
+        ) from error
     if len(tokenizer) > config.modality_config("text").vocab_size:
         raise ValueError(
             f"The tokenizer {name} has {len(tokenizer)} tokens, the model {config.text_config.vocab_size}. Name the "

@@ -129,6 +129,10 @@ def test_overrides_reach_sub_configurations(tmp_path):
         load_config(model_args, text_config={"embeding_dropout": 0.2})
     with pytest.raises(ValueError, match="drop_path_rate"):
         load_config(model_args, drop_path_rate=3.0)
+    with pytest.raises(ValueError, match="embedding_dropout"):
+        load_config(model_args, text_config={"embedding_dropout": 3.0})
+    with pytest.raises(ValueError, match="runs/nowhere is no folder with a config.json, no preset .*text-base"):
+        load_config(ModelArguments("runs/nowhere"))
 
 
 def test_from_scratch_ignores_the_weights(tmp_path):
@@ -205,12 +209,18 @@ def test_the_card_tells_results_data_and_settings(tmp_path):
     assert card.data.base_model == "user/model" and card.data.pipeline_tag == "text-classification"
     assert "trained from `user/model` on nyu-mll/glue" in card.text
     assert f"| eval_loss | {results['eval_loss']:.4g} |" in card.text and "runtime" not in card.text
-    for line in ("| updates | 2 |", "| batch size | 4 |", "| layer decay | 0.65 |", "| learning rate | 0.01 |"):
+    for line in (
+        "| schedule | linear |",
+        "| updates | 2 |",
+        "| batch size | 4 |",
+        "| layer decay | 0.65 |",
+        "| learning rate | 0.01 |",
+    ):
         assert line in card.text
     stored = json.loads((tmp_path / "all_results.json").read_text())
     assert {stored[name] == results[name] for name in ("train_loss", "eval_loss")} == {True}
 
-    trainer.card["finetuned_from"] = str(tmp_path)
+    trainer.card |= {"finetuned_from": str(tmp_path), "dataset": str(tmp_path)}
     trainer.create_model_card()
     local = ModelCard.load(tmp_path / "README.md")
     assert local.data.base_model is None and str(tmp_path) not in local.text and f"`{tmp_path.name}`" in local.text

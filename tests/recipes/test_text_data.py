@@ -97,6 +97,9 @@ def test_sources_that_cannot_be_opened_say_why(tmp_path):
         TextDataArguments(train_file=str(tmp_path / "notes.txt")).open(None, None)
     with pytest.raises(ValueError, match="begin with train.*it has notes.txt"):
         TextDataArguments(dataset_name=str(tmp_path)).open(None, None)
+    (tmp_path / "cola").mkdir()
+    with pytest.raises(ValueError, match="it has cola, notes.txt; name a folder in it with --task_name"):
+        TextDataArguments(dataset_name=str(tmp_path)).open(None, None)
     (tmp_path / "broken.parquet").write_text("this is no parquet")
     with pytest.raises(ValueError, match="broken.parquet cannot be read as parquet"):
         TextDataArguments(train_file=str(tmp_path / "broken.parquet")).open(None, None)
