@@ -2,7 +2,8 @@
 
 The checkpoints of the reference hold their model settings as a nested dictionary (`cfg["model"]`). Every entry is
 either mapped to a field, checked against the only value that this package can compute with, or listed as having no
-influence on the computation. An entry that is none of the three is an error, so that no setting gets lost in silence.
+influence on the computation. An entry that is none of the three is listed too where it is switched off (0, false,
+empty), and is an error elsewhere, so that no setting gets lost in silence.
 
 This file holds the reader and what both versions share; `checkpoint_settings_v1.py` and `checkpoint_settings_v2.py`
 hold the translations, and `checkpoints.config_from_fairseq` calls them.
@@ -62,11 +63,13 @@ class Settings:
     def finish(self) -> None:
         """Raises where an entry was neither mapped nor listed."""
         unknown = sorted(set(self.values) - self.seen)
+        self.ignore("unknown here, and switched off", *(name for name in unknown if not self.values[name]))
+        unknown = [name for name in unknown if name not in self.seen]
         if unknown:
             raise ValueError(
                 f"{self.where} has settings that this converter does not know: {unknown}. Converting without them"
-                " could give a model that computes something else. If they have no influence on the model, remove"
-                " them from the dictionary before converting."
+                " could give a model that computes something else. If they have no influence on the model, leave"
+                " them out (`ignore_settings`)."
             )
 
 

@@ -53,6 +53,10 @@ class Assembly(Mapping[str, Tensor]):
         """`name` becomes a copy of `source`, which is there already."""
         self._recipes[name] = self._recipes[source]
 
+    def take(self, name: str, other: "Assembly", source: str) -> None:
+        """`name` becomes what `source` is in another assembly."""
+        self._recipes[name] = other._recipes[source]
+
     def extend(self, name: str, make: Callable[..., Tensor], *sources: Tensor) -> None:
         """`name`, which is there already, becomes `make(what it was, *sources)`."""
         inner, tensors = self._recipes[name]

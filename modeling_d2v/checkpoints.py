@@ -1,11 +1,12 @@
-"""Checkpoints of the reference implementation (fairseq) as the state dict of `Data2VecForPreTraining`.
+"""Checkpoints of the reference implementations (fairseq, BEiT) as the state dict of `Data2VecForPreTraining`.
 
 Names are translated by tables of (regular expression, replacement), applied in order like an editing script. What the
 tables cannot say (three tensors that become one, another shape) is told by `Place.part` and by the shapes. Nothing is
 left to chance: every source tensor is used or listed with a reason, every target tensor is filled exactly once, every
 shape is compared.
 
-Kinds: "fairseq-v2" (data2vec 2.0, all modalities), "fairseq-v1-audio", "fairseq-v1-text", "fairseq-v1-vision" (1.0).
+Kinds: "fairseq-v2" (data2vec 2.0, all modalities), "fairseq-v1-audio", "fairseq-v1-text", "fairseq-v1-vision" (1.0),
+and "beit-v1-vision", the layout in which the image models of 1.0 were released.
 """
 
 import re
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor
 
 from .checkpoint_settings import Settings
+from .checkpoint_settings_beit import convert_beit
 from .checkpoint_settings_v1 import convert_v1_audio, convert_v1_text, convert_v1_vision
 from .checkpoint_settings_v2 import convert_v2
 from .checkpoint_tensors import Conversion, Filler, Place, Unused, expected_shapes, walk
@@ -28,10 +30,12 @@ SETTINGS = {
     "fairseq-v1-audio": convert_v1_audio,
     "fairseq-v1-text": convert_v1_text,
     "fairseq-v1-vision": convert_v1_vision,
+    "beit-v1-vision": convert_beit,
 }
 FAIRSEQ_KINDS = tuple(SETTINGS)
 
 STUDENT, TEACHER = "data2vec.", "teacher."
+WITHOUT_KEY_BIAS = ("fairseq-v1-vision", "beit-v1-vision")  # of the attention
 
 Rules = tuple[tuple[str, str], ...]
 
@@ -118,6 +122,16 @@ NAMES: dict[str, Rules] = {
         ),
         *_BEIT_BLOCK,
     ),
+    "beit-v1-vision": (
+        (r"^cls_token$", r"modality_encoders.vision.extra_tokens"),
+        (r"^mask_token$", r"modality_encoders.vision.mask_token"),
+        (r"^patch_embed\.proj\.", r"modality_encoders.vision.local_encoder.projection."),
+        (r"^rel_pos_bias\.relative_position_bias_table$", r"modality_encoders.vision.attention_bias.table"),
+        (r"^blocks\.", r"encoder.blocks."),
+        (r"^norm\.", r"encoder.norm."),
+        (r"^lm_head\.", r"decoders.vision.projection.0."),
+        *_BEIT_BLOCK,
+    ),
 }
 
 # The teacher of 1.0 is the encoder alone: these prefixes make its names those of the student.
@@ -126,6 +140,7 @@ _TEACHER_PREFIX = {
     "fairseq-v1-audio": "encoder.",
     "fairseq-v1-text": "encoder.sentence_encoder.",
     "fairseq-v1-vision": "encoder.",
+    "beit-v1-vision": "",
 }
 _EMA_KEY = re.compile(r"^(encoder\.)?_ema$")
 
@@ -133,6 +148,7 @@ _EMA_KEY = re.compile(r"^(encoder\.)?_ema$")
 DROPPED: tuple[tuple[str, str, str], ...] = (
     ("fairseq-v2", r"\.fixed_positional_encoder\.positions$", "fixed sine and cosine table, computed anew"),
     ("fairseq-v1-vision", r"\.relative_position_index$", "follows from the size of the window, computed anew"),
+    ("beit-v1-vision", r"\.relative_position_index$", "follows from the size of the window, computed anew"),
     ("fairseq-v1-vision", r"^final_proj\.", "created but never applied by the reference"),
     ("fairseq-v1-text", r"\.version$", "marker of the format, holds no weights"),
 )
@@ -157,6 +173,7 @@ def detect_kind(names: Iterable[str], config: Mapping[str, Any] | None = None) -
         "fairseq-v1-text": r"^(encoder|decoder)\.sentence_encoder\.",
         "fairseq-v1-vision": r"^encoder\.blocks\.\d+\.gamma_1$|^patch_embed\.conv\.",
         "fairseq-v1-audio": r"^encoder\.pos_conv\.\d+\.0\.",
+        "beit-v1-vision": r"^blocks\.\d+\.attn\.q_bias$",
     }
     found = [kind for kind, mark in marks.items() if any(re.search(mark, name) for name in names)]
     if len(found) == 1:
@@ -231,6 +248,8 @@ def translate(name: str, kind: str, teacher: bool = False) -> Place | Unused:
     for pattern, replacement in NAMES[kind]:
         full = re.sub(pattern, replacement, full)
     full, _, part = full.partition("#")
+    if teacher and kind == "beit-v1-vision" and re.search(r"^decoders\.|\.mask_token$", full):
+        return Unused(f"_ema.{name}", "an average of what the teacher does not use: it sees and predicts everything")
     prefix = TEACHER if teacher else "" if full.startswith("decoders.") else STUDENT
     return Place(prefix + full, part or None)
 
@@ -263,13 +282,10 @@ def convert_state_dict(
     """
     _check_kind(kind)
     expected = expected_shapes(Data2VecForPreTraining, config)
-    # The attention of vision 1.0 has no bias for keys.
-    filler = Filler(expected, kind, without_key_bias=kind == "fairseq-v1-vision")
-    for name, tensor, teacher in _walk(state):
-        place = translate(name, kind, teacher)
+    filler = Filler(expected, kind, without_key_bias=kind in WITHOUT_KEY_BIAS)
+    for name, tensor, teacher in walk_state(state):
         label = f"_ema.{name}" if teacher else name
-        if isinstance(place, Place) and place.name not in expected and place.name.endswith(".attention_bias.scale"):
-            place = _fixed_scale(place, label, tensor, config)
+        place = check_fixed_scale(translate(name, kind, teacher), label, tensor, config)
         filler.put(label, place, tensor)
     filler.put("step", Place("ema_step"), torch.tensor(step, dtype=torch.int64))
     for name in expected:
@@ -283,7 +299,7 @@ def _check_kind(kind: str) -> None:
         raise ValueError(f"Unknown kind of checkpoint {kind!r}. Known kinds: {', '.join(FAIRSEQ_KINDS)}.")
 
 
-def _walk(state: Mapping[str, Any]) -> Iterable[tuple[str, Tensor, bool]]:
+def walk_state(state: Mapping[str, Any]) -> Iterable[tuple[str, Tensor, bool]]:
     """(name, tensor, whether it is the teacher's) of a state dict with a nested teacher."""
     teachers = [name for name in state if _EMA_KEY.match(name)]
     for name in teachers:
@@ -292,10 +308,10 @@ def _walk(state: Mapping[str, Any]) -> Iterable[tuple[str, Tensor, bool]]:
     yield from ((name, tensor, False) for name, tensor in walk(student))
 
 
-def _fixed_scale(place: Place, label: str, tensor: Tensor, config: Data2VecConfig) -> Place | Unused:
+def check_fixed_scale(place: Place | Unused, label: str, tensor: Tensor, config: Data2VecConfig) -> Place | Unused:
     """ALiBi scales that are not learned are parameters in the reference, but settings here."""
-    modality = re.search(r"modality_encoders\.(\w+)\.", place.name)[1]
-    settings = getattr(config, f"{modality}_config", None)
+    found = re.search(r"modality_encoders\.(\w+)\.attention_bias\.scale$", getattr(place, "name", ""))
+    settings = getattr(config, f"{found[1]}_config", None) if found and isinstance(place, Place) else None
     if settings is None or settings.alibi != "fixed" or not bool((tensor == settings.alibi_scale).all()):
         return place
     return Unused(label, "fixed scale of the attention bias, kept in the configuration")
