@@ -6,6 +6,8 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -224,6 +226,30 @@ def test_the_card_tells_results_data_and_settings(tmp_path):
     trainer.create_model_card()
     local = ModelCard.load(tmp_path / "README.md")
     assert local.data.base_model is None and str(tmp_path) not in local.text and f"`{tmp_path.name}`" in local.text
+
+
+class Hub:
+    """Stands in for the client of the Hub."""
+
+    def __init__(self) -> None:
+        self.uploads = []
+
+    def create_repo(self, name, **kwargs):
+        return SimpleNamespace(repo_id=f"user/{name}")
+
+    def upload_folder(self, *, repo_id, folder_path, **kwargs):
+        card = ModelCard.load(Path(folder_path) / "README.md")
+        self.uploads.append((repo_id, sorted(os.listdir(folder_path)), card.text))
+
+
+def test_the_finished_model_is_uploaded_once_with_its_card(tmp_path, monkeypatch):
+    hub = Hub()
+    monkeypatch.setattr("transformers.trainer.hf_api", lambda: hub)
+    trainer = make_trainer(tmp_path / "run", max_steps=2, do_eval=True, push_to_hub=True, hub_model_id="tiny")
+    results = run(trainer)
+    ((repository, files, card),) = hub.uploads
+    assert repository == "user/tiny" and {"model.safetensors", "config.json", "heads_text.py"} <= set(files)
+    assert f"| eval_loss | {results['eval_loss']:.4g} |" in card and "# tiny" in card
 
 
 class Broken:
