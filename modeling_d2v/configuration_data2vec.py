@@ -49,6 +49,8 @@ TRAVELLING_FILES = (
     "configuration_modalities.py",
     "presets.py",
     "positions.py",
+    "model_card.py",
+    "pushing.py",
     "masking.py",
     "modality_encoders.py",
     "modeling_data2vec.py",

@@ -23,6 +23,7 @@ from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 from .configuration_data2vec import Data2VecConfig
 from .modality_encoders import AudioLocalEncoder, LocalFeatures, ModalityEncoder, Tokens, VisionLocalEncoder
 from .positions import AlibiBias, RelativePositionBias, SinCosPositions
+from .pushing import PushToHub
 
 
 INPUT_NAMES = {"text": "input_ids", "vision": "pixel_values", "audio": "input_values"}
@@ -216,7 +217,7 @@ class Data2VecModelOutput(ModelOutput):
     attention_mask: Tensor | None = None
 
 
-class Data2VecPreTrainedModel(PreTrainedModel):
+class Data2VecPreTrainedModel(PushToHub, PreTrainedModel):
     """Base of every data2vec model: initialisation, and what transformers asks of a model class."""
 
     config: Data2VecConfig

@@ -122,6 +122,35 @@ class Data2VecForPreTraining(Data2VecPreTrainedModel):
         model._seed_teacher({name.removeprefix("teacher.") for name in info["missing_keys"]})
         return (model, info) if output_loading_info else model
 
+    @torch.no_grad()
+    def trained_encoder(self, weights: str = "student") -> Data2VecModel:
+        """The encoder without decoders, for use after pretraining.
+
+        Args:
+            weights: "student", the encoder that this model trains, or "teacher", a copy of it that has the averaged
+                weights; what is not averaged (see `ema_scope`) is the student's.
+        """
+        if weights not in ("student", "teacher"):
+            raise ValueError(f'`weights` is {weights!r}; it must be "student" or "teacher".')
+        if weights == "student":
+            return self.data2vec
+        encoder = copy.deepcopy(self.data2vec)
+        for name, parameter in self.teacher.named_parameters():
+            encoder.get_parameter(name).copy_(parameter)
+        return encoder
+
+    def push_to_hub(self, repo_id: str, *, weights: str = "student", **options: Any) -> Any:
+        """As for every model, the encoder alone: decoders and a teacher serve further pretraining only.
+
+        Args:
+            repo_id: "user/name", or a name alone for one's own.
+            weights: "student" or "teacher" for the encoder with these weights, "all" for the whole model.
+            options: as for every model.
+        """
+        if weights == "all":
+            return super().push_to_hub(repo_id, **options)
+        return self.trained_encoder(weights).push_to_hub(repo_id, **options)
+
     def train(self, mode: bool = True) -> "Data2VecForPreTraining":
         """The teacher is never in training mode: its dropout would make the targets noisy."""
         super().train(mode)

@@ -1,0 +1,186 @@
+"""The card of a published model, and the licence that its weights stand under.
+
+Fine-tuning, further pretraining and conversion do not change the licence of the weights that one started from: it is
+read from the card of the source and carried on.
+"""
+
+import re
+from collections.abc import Mapping
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import ModelCard, ModelCardData
+from huggingface_hub.errors import EntryNotFoundError, HTTPError
+
+from .configuration_data2vec import AUTO_MAP, Data2VecConfig
+
+
+CARD = "README.md"
+DEFAULT_LICENSE = "apache-2.0"
+NON_COMMERCIAL = "cc-by-nc"
+PAPERS = {"1.0": "2202.03555", "2.0": "2212.07525"}
+TASKS = {
+    "AutoModel": "feature-extraction",
+    "AutoModelForMaskedLM": "fill-mask",
+    "AutoModelForSequenceClassification": "text-classification",
+    "AutoModelForTokenClassification": "token-classification",
+    "AutoModelForQuestionAnswering": "question-answering",
+    "AutoModelForMultipleChoice": "multiple-choice",
+    "AutoModelForCTC": "automatic-speech-recognition",
+    "AutoModelForAudioClassification": "audio-classification",
+    "AutoModelForImageClassification": "image-classification",
+    "AutoModelForSemanticSegmentation": "image-segmentation",
+}
+_USE = """\
+```python
+from transformers import {auto}, AutoProcessor
+
+model = {auto}.from_pretrained("{name}", trust_remote_code=True)
+processor = AutoProcessor.from_pretrained("{name}", trust_remote_code=True)
+```
+
+The code of the model lies beside its weights; read it before you trust it."""
+_ENCODER_LIMITS = """\
+- It turns raw input into features; it classifies, transcribes and generates nothing by itself. The cosine of the
+  features of two texts is no measure of similarity before fine-tuning.
+"""
+_LIMITS = """\
+- It repeats the biases of its training data. Measure before you use it on languages, accents, pictures or recording
+  conditions that these data lack.
+- It is not made for identifying people by voice or face, for judging emotion, health or character, or for any decision
+  about a person."""
+
+
+def model_card(
+    config: Data2VecConfig,
+    architecture: str,
+    name: str,
+    *,
+    license: str | None = DEFAULT_LICENSE,
+    base_model: str | None = None,
+    datasets: list[str] | None = None,
+    summary: str | None = None,
+    sections: Mapping[str, str] | None = None,
+) -> str:
+    """Text of a card with its metadata on top.
+
+    Args:
+        config: of the model.
+        architecture: name of its class, such as "Data2VecModel".
+        name: of the repository, as `from_pretrained` takes it.
+        license: identifier of the Hub; `None` leaves it open, and `publish` then asks for one.
+        base_model: name on the Hub of the model that this one was made from.
+        datasets: names on the Hub of the training data.
+        summary: sentence below the title. Default: what the model is.
+        sections: further text by heading, such as "Training data".
+    """
+    auto = auto_class(architecture)
+    version = "2.0" if config.masked_tokens == "dropped" else "1.0"
+    metadata = ModelCardData(
+        license=license,
+        library_name="transformers",
+        pipeline_tag=TASKS.get(auto),
+        tags=["data2vec", f"arxiv:{PAPERS[version]}"],
+        base_model=base_model,
+        datasets=datasets,
+    )
+    inputs = {"text": "text", "vision": "images", "audio": "speech"}
+    taken = " or ".join(inputs[modality] for modality in config.modalities)
+    is_encoder = auto in ("AutoModel", "AutoBackbone", "AutoModelForPreTraining")
+    parts = {
+        "Use": _USE.format(auto=auto, name=name),
+        "Model": table(
+            {
+                "class": f"`{architecture}`, of data2vec {version} ([arXiv](https://arxiv.org/abs/{PAPERS[version]}))",
+                "input": taken,
+                "shared blocks": f"{config.num_hidden_layers}, width {config.hidden_size}, "
+                f"{config.num_attention_heads} heads, feed-forward width {config.intermediate_size}",
+            }
+        ),
+        **(sections or {}),
+        "Limits": (_ENCODER_LIMITS if is_encoder else "") + _LIMITS,
+        "Licence": license_text(license),
+    }
+    task = "encoder" if is_encoder else f"model for {TASKS.get(auto, 'a task of its own').replace('-', ' ')}"
+    summary = summary or f"A data2vec {task}; it takes {taken}."
+    body = "\n\n".join(f"## {heading}\n\n{text}" for heading, text in parts.items())
+    return f"---\n{metadata.to_yaml()}\n---\n\n# {name.rsplit('/', 1)[-1]}\n\n{summary}\n\n{body}\n"
+
+
+def auto_class(architecture: str) -> str:
+    """The Auto class that loads an architecture, `AutoModel` for an unknown one."""
+    return next((auto for auto, place in AUTO_MAP.items() if place.endswith(f".{architecture}")), "AutoModel")
+
+
+def license_text(license: str | None) -> str:
+    """The sentence of a card about the licence of the weights."""
+    if license is None:
+        return "The licence of the weights that this model was made from is not known."
+    limit = ", which excludes commercial use" if license.startswith(NON_COMMERCIAL) else ""
+    return f"The weights are under {license}{limit}; the code beside them is under Apache-2.0."
+
+
+def read_license(source: str | PathLike | None, **hub: Any) -> str | None:
+    """The licence that the card of a model names.
+
+    Args:
+        source: folder, or name on the Hub.
+        hub: `token`.
+
+    Returns:
+        the identifier in lower case, or `None`: no card, no licence in it, or no such model.
+    """
+    if not source:
+        return None
+    try:
+        if Path(source).is_dir():
+            card = ModelCard.load(Path(source) / CARD, ignore_metadata_errors=True)
+        else:
+            card = ModelCard.load(str(source), ignore_metadata_errors=True, **hub)
+    except (EntryNotFoundError, HTTPError, OSError, ValueError):
+        return None
+    return str(card.data.license).lower() if card.data.license else None
+
+
+def choose_license(chosen: str | None, stated: str | None) -> str:
+    """The licence to publish under.
+
+    Args:
+        chosen: by the user.
+        stated: by the card of the weights, or of the weights that they were made from.
+
+    Raises:
+        ValueError: if neither is given, or if the chosen one allows commercial use and the stated one does not.
+    """
+    if chosen is None and stated is None:
+        raise ValueError(
+            "Nothing says under which licence these weights may be passed on. Name it with `license`, such as "
+            f"{DEFAULT_LICENSE!r} for weights that you trained from scratch, or {NON_COMMERCIAL + '-4.0'!r} for those "
+            "that come from the vision checkpoints of the reference implementation."
+        )
+    if chosen and stated and stated.startswith(NON_COMMERCIAL) and not chosen.lower().startswith(NON_COMMERCIAL):
+        raise ValueError(
+            f"These weights come from a source under {stated}, which excludes commercial use; {chosen!r} would allow "
+            f"it. Leave `license` out to keep {stated}."
+        )
+    return (chosen or stated).lower()
+
+
+def with_license(card: str, license: str) -> str:
+    """The same card with this licence in its metadata."""
+    parsed = ModelCard(card, ignore_metadata_errors=True)
+    parsed.data.license = license
+    text = str(parsed)
+    return text.replace(license_text(None), license_text(license))
+
+
+def with_name(card: str, name: str) -> str:
+    """The same card, its examples loading the model by this name."""
+    card = re.sub(r"""(from_pretrained\()(["'])[^"']*\2""", rf"\g<1>\g<2>{name}\g<2>", card)
+    return re.sub(r"""(pipeline\(["'][\w-]+["'], )(["'])[^"']*\2""", rf"\g<1>\g<2>{name}\g<2>", card)
+
+
+def table(rows: Mapping[str, Any]) -> str:
+    """Two columns without a head."""
+    return "\n".join(["| | |", "|---|---|", *(f"| {key} | {value} |" for key, value in rows.items())])
