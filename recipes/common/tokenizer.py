@@ -10,7 +10,7 @@ from typing import Any
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
 
-__all__ = ["build_tokenizer", "load_tokenizer"]
+__all__ = ["build_tokenizer", "finish_tokenizer", "load_tokenizer"]
 
 SPECIAL_TOKENS = ["<s>", "<pad>", "</s>", "<unk>"]
 MASK_TOKEN = "<mask>"
@@ -31,16 +31,13 @@ def build_tokenizer(texts: Iterable[str], vocab_size: int = 8192, max_length: in
     Raises:
         ValueError: If `vocab_size` does not even hold the 256 bytes and the special tokens.
     """
-    from transformers import PreTrainedTokenizerFast
-
     if vocab_size < SMALLEST_VOCABULARY:
         raise ValueError(
             f"A vocabulary of {vocab_size} is too small for byte-level BPE; the 256 bytes and 5 special tokens alone "
             f"take {SMALLEST_VOCABULARY}."
         )
     tokenizer = Tokenizer(models.BPE(unk_token="<unk>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)  # training splits text by it
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size - 1,
         min_frequency=2,
@@ -49,6 +46,20 @@ def build_tokenizer(texts: Iterable[str], vocab_size: int = 8192, max_length: in
         show_progress=False,
     )
     tokenizer.train_from_iterator(texts, trainer)
+    return finish_tokenizer(tokenizer, max_length)
+
+
+def finish_tokenizer(tokenizer: Tokenizer, max_length: int | None = None) -> Any:
+    """A byte-level BPE model with <s> 0, <pad> 1, </s> 2 and <unk> 3 as the tokenizer that transformers loads.
+
+    Args:
+        tokenizer: What splits text and knows the vocabulary; <mask> is added where it lacks it.
+        max_length: Longest input in tokens that the model takes. None = no limit.
+    """
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
     tokenizer.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0), add_prefix_space=False)
     extra = {} if max_length is None else {"model_max_length": max_length}
     return PreTrainedTokenizerFast(
