@@ -29,6 +29,7 @@ REQUIRED = [
 EXTRAS = {
     "audio": ["jiwer>=4.0", "soundfile>=0.12", "soxr>=0.5"],
     "vision": ["kornia>=0.9", "pillow>=10.3"],
+    "lm": ["kenlm>=0.3"],
     "lora": ["peft>=0.21"],
     "onnx": ["onnx>=1.23", "onnxruntime>=1.32", "onnxscript>=0.7"],
     "dev": ["matplotlib>=3.9", "pyarrow>=18.0", "pytest>=8.3", "pytest-xdist>=3.6", "ruff>=0.9"],

@@ -22,7 +22,7 @@ CONFIGS = sorted((ROOT / "recipes" / "configs").glob("*.yaml"))
 
 # Import name -> distribution, where they differ.
 DISTRIBUTIONS = {"PIL": "pillow", "sklearn": "scikit-learn", "yaml": "pyyaml"}
-OPTIONAL = {"PIL", "jiwer", "kornia", "matplotlib", "onnx", "onnxruntime", "peft", "soundfile", "soxr"}
+OPTIONAL = {"PIL", "jiwer", "kenlm", "kornia", "matplotlib", "onnx", "onnxruntime", "peft", "soundfile", "soxr"}
 
 
 def name(path: Path) -> str:

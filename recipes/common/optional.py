@@ -1,4 +1,4 @@
-"""Imports of what only some modalities need, with an error that says what to install."""
+"""Imports of what only some programs need, with an error that says what to install."""
 
 import functools
 import importlib
@@ -20,7 +20,7 @@ def need(module: str, extra: str) -> ModuleType:
 
     Args:
         module: Name to import, such as "soundfile" or "PIL.Image".
-        extra: The extra in setup.py that brings it: "audio" or "vision".
+        extra: The extra in setup.py that brings it: such as "audio" or "vision".
 
     Raises:
         MissingDependencyError: If the library is not installed.
@@ -30,6 +30,6 @@ def need(module: str, extra: str) -> ModuleType:
     except ImportError as error:
         library = {"PIL": "pillow"}.get(module.split(".")[0], module)
         raise MissingDependencyError(
-            f"{library} cannot be imported ({error}), and {extra} data needs it. Install it with the extra {extra!r}: "
+            f"{library} cannot be imported ({error}), and this program needs it. Install it with the extra {extra!r}: "
             f'pip install -e ".[{extra}]".'
         ) from error
