@@ -45,7 +45,7 @@ def sweep(
         greater_is_better: how.
 
     Returns:
-        "runs", the metrics of each; "learning_rates", median and best over the seeds of each; and the "best" folder:
+        "runs", the metric of each (its folder has the others, in `results.json`); "learning_rates", median and best over the seeds of each; and the "best" folder:
         the best seed of the learning rate with the best median.
     """
     runs = []
@@ -63,7 +63,7 @@ def sweep(
         metric = next((name for name in metrics if name in results), None)
         if metric is None:
             raise ValueError(f"There is no metric {metrics[0]!r} to compare runs by; there are: {', '.join(results)}.")
-        runs.append({"folder": str(place), "learning_rate": rate, "seed": seed, **results})
+        runs.append({"folder": str(place), "learning_rate": rate, "seed": seed, metric: results[metric]})
     summary = _sum_up(runs, learning_rates, metric, max if greater_is_better else min)
     if PartialState().is_main_process:
         write_json(Path(folder) / SUMMARY_FILE, summary)
@@ -93,12 +93,13 @@ def _sum_up(runs: list[dict[str, Any]], rates: Sequence[float], metric: str, bet
 def _table(summary: dict[str, Any], metric: str) -> str:
     """The runs, seed by seed, with the summary of each learning rate."""
     seeds = list(dict.fromkeys(run["seed"] for run in summary["runs"]))
+    scale, unit = (1, "") if metric.endswith("loss") else (100, " in %")
     head = ["learning rate", *(f"seed {seed}" for seed in seeds), "median", "best", "std"]
     rows = [head]
     for entry in summary["learning_rates"]:
         own = {run["seed"]: run[metric] for run in summary["runs"] if run["learning_rate"] == entry["learning_rate"]}
         values = [*(own[seed] for seed in seeds), entry["median"], entry["best"], entry["spread"]]
-        rows.append([f"{entry['learning_rate']:g}", *(f"{100 * value:.2f}" for value in values)])
+        rows.append([f"{entry['learning_rate']:g}", *(f"{scale * value:.2f}" for value in values)])
     widths = [max(len(row[place]) for row in rows) for place in range(len(head))]
     lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
-    return "\n".join([f"{metric} in %, by learning rate and seed", *lines, f"best: {summary['best']}"])
+    return "\n".join([f"{metric}{unit}, by learning rate and seed", *lines, f"best: {summary['best']}"])
