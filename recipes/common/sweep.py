@@ -45,21 +45,30 @@ def sweep(
         greater_is_better: how.
 
     Returns:
-        "runs", the metric of each (its folder has the others, in `results.json`); "learning_rates", median and best over the seeds of each; and the "best" folder:
-        the best seed of the learning rate with the best median.
+        "runs", the metric of each (its folder has the others, in `results.json`); "learning_rates", median and best
+        over the seeds of each; and the "best" folder: the best seed of the learning rate with the best median.
+
+    Raises:
+        ValueError: if a run was finished under another command line, or has none of the metrics.
     """
+    others = _without(argv, "--learning_rates", "--seeds")
     runs = []
     for rate, seed in itertools.product(learning_rates, seeds):
         place = Path(folder) / f"lr{rate:g}_seed{seed}"
         done = place / RESULTS_FILE
         if done.is_file():
             results = json.loads(done.read_text(encoding="utf-8"))
+            if results.pop("arguments") != others:
+                raise ValueError(
+                    f"{place} was run with other arguments, which {done} lists. Choose another --output_dir, or "
+                    "remove that folder."
+                )
         else:
             logger.info("Run %d of %d: %s", len(runs) + 1, len(learning_rates) * len(seeds), place)
             results = run([*argv, "--learning_rate", repr(rate), "--seed", str(seed), "--output_dir", str(place)])
             PartialState().wait_for_everyone()
             if PartialState().is_main_process:
-                write_json(done, results)
+                write_json(done, {"arguments": others, **results})
         metric = next((name for name in metrics if name in results), None)
         if metric is None:
             raise ValueError(f"There is no metric {metrics[0]!r} to compare runs by; there are: {', '.join(results)}.")
@@ -69,6 +78,16 @@ def sweep(
         write_json(Path(folder) / SUMMARY_FILE, summary)
         print(_table(summary, metric))
     return summary
+
+
+def _without(argv: Sequence[str], *options: str) -> list[str]:
+    """A command line without some options and their values."""
+    kept, keeps = [], True
+    for word in argv:
+        keeps = word not in options if word.startswith("--") else keeps
+        if keeps:
+            kept.append(word)
+    return kept
 
 
 def _sum_up(runs: list[dict[str, Any]], rates: Sequence[float], metric: str, better: Callable) -> dict[str, Any]:

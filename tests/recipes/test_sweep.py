@@ -14,14 +14,14 @@ class Program:
         self.runs = []
 
     def __call__(self, argv: list[str]) -> dict[str, float]:
-        options = dict(zip(argv[1::2], argv[2::2], strict=True))
+        options = dict(zip(argv[-6::2], argv[-5::2], strict=True))
         self.runs.append((float(options["--learning_rate"]), int(options["--seed"]), options["--output_dir"]))
         return {"eval_accuracy": 1 - self.runs[-1][0] + self.runs[-1][1] / 100, "eval_loss": self.runs[-1][0]}
 
 
 def test_every_learning_rate_is_run_with_every_seed_and_none_twice(tmp_path, capsys):
     program = Program()
-    summary = sweep(program, ["--do_train"], tmp_path, [0.1, 0.5], [1, 2, 6], ["eval_accuracy"])
+    summary = sweep(program, ["x"], tmp_path, [0.1, 0.5], [1, 2, 6], ["eval_accuracy"])
     assert [run[:2] for run in program.runs] == [(0.1, 1), (0.1, 2), (0.1, 6), (0.5, 1), (0.5, 2), (0.5, 6)]
     assert len({run[2] for run in program.runs}) == 6
     first, second = summary["learning_rates"]
@@ -41,6 +41,15 @@ def test_every_learning_rate_is_run_with_every_seed_and_none_twice(tmp_path, cap
         run for run in summary["runs"] if run["seed"] != 6
     ]
     assert [run[:2] for run in again.runs] == [(0.5, 2)]
+
+
+def test_a_finished_run_of_another_command_line_is_no_part_of_the_sweep(tmp_path):
+    sweep(Program(), ["--epochs", "3", "--seeds", "1", "--do_eval"], tmp_path, [0.1], [1], ["eval_loss"])
+    again = Program()
+    sweep(again, ["--epochs", "3", "--seeds", "1", "2", "--do_eval"], tmp_path, [0.1], [1, 2], ["eval_loss"])
+    assert [run[1] for run in again.runs] == [2]
+    with pytest.raises(ValueError, match="lr0.1_seed1 was run with other arguments"):
+        sweep(again, ["--epochs", "4", "--seeds", "1", "--do_eval"], tmp_path, [0.1], [1], ["eval_loss"])
 
 
 def test_less_may_be_better(tmp_path):
