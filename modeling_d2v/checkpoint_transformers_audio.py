@@ -58,7 +58,8 @@ def settings(source: Mapping[str, Any]) -> dict[str, Any]:
     data2vec 1.0.
 
     Raises:
-        ValueError: for an adapter, another activation than GELU in the front end, or a position kernel below 3.
+        ValueError: for an adapter, another activation than GELU in the front end, a position kernel below 3, or no
+            position layers.
     """
     if source["add_adapter"]:
         raise ValueError(
@@ -71,9 +72,14 @@ def settings(source: Mapping[str, Any]) -> dict[str, Any]:
             'convolutions of the front end and of the positions are always followed by exact "gelu".'
         )
     kernel, depth = source["conv_pos_kernel_size"], source["num_conv_pos_embeddings"]
-    if kernel < 3 and depth:
+    if kernel < 3:
         raise ValueError(
             f"This data2vec-audio model has `conv_pos_kernel_size={kernel}`; here position kernels have at least 3."
+        )
+    if not depth:
+        raise ValueError(
+            "This data2vec-audio model has `num_conv_pos_embeddings=0`, with which transformers adds the features to "
+            "themselves; here a model without position layers adds nothing."
         )
     fields = get_preset("audio-base-v1")
     layers, dropout = source["num_hidden_layers"], source["hidden_dropout"]
@@ -81,7 +87,7 @@ def settings(source: Mapping[str, Any]) -> dict[str, Any]:
         "pad_token_id": source["pad_token_id"] or 0,
         "apply_spec_augment": source.get("apply_spec_augment", True),
         "conv_pos_depth": depth,
-        "conv_pos_width": max(depth * kernel, 1),
+        "conv_pos_width": depth * kernel,
         "conv_pos_groups": source["num_conv_pos_embedding_groups"],
         "local_norm_eps": source["layer_norm_eps"],
         "prenet_dropout": dropout,

@@ -263,6 +263,7 @@ def test_settings_become_ours():
         (dict(add_adapter=True), "has an adapter .*no counterpart"),
         (dict(feat_extract_activation="relu"), "feat_extract_activation='relu'"),
         (dict(conv_pos_kernel_size=2), "conv_pos_kernel_size=2.*at least 3"),
+        (dict(num_conv_pos_embeddings=0), "num_conv_pos_embeddings=0`, with which transformers adds"),
     ],
 )
 def test_what_has_no_counterpart_is_refused(settings, message):
