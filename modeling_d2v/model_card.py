@@ -140,7 +140,13 @@ def read_license(source: str | PathLike | None, **hub: Any) -> str | None:
             card = ModelCard.load(str(source), ignore_metadata_errors=True, **hub)
     except (EntryNotFoundError, HTTPError, OSError, ValueError):
         return None
-    return str(card.data.license).lower() if card.data.license else None
+    return license_in(str(card))
+
+
+def license_in(card: str) -> str | None:
+    """The licence that the text of a card names, in lower case."""
+    license = ModelCard(card, ignore_metadata_errors=True).data.license
+    return str(license).lower() if license else None
 
 
 def choose_license(chosen: str | None, stated: str | None) -> str:

@@ -5,6 +5,7 @@ prepare inputs, a card. Logs, optimizer states and other files of a training fol
 """
 
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -23,15 +24,15 @@ from safetensors import SafetensorError
 from transformers import PreTrainedConfig
 
 from .configuration_data2vec import Data2VecConfig
-from .model_card import CARD, choose_license, model_card, read_license, with_license, with_name
+from .model_card import CARD, choose_license, license_in, model_card, read_license, with_license, with_name
 from .modeling_data2vec import Data2VecPreTrainedModel
 from .pretraining_data2vec import Data2VecForPreTraining
 from .pushing import upload
 
 
 WEIGHTS = ("student", "teacher", "all")
-# What prepares inputs, as transformers names it, and pictures that a card shows.
-TRAVELLING_PATTERNS = (
+# What prepares inputs, as transformers names it.
+PROCESSOR_FILES = (
     "preprocessor_config.json",
     "processor_config.json",
     "tokenizer.json",
@@ -41,7 +42,6 @@ TRAVELLING_PATTERNS = (
     "vocab.json",
     "vocab.txt",
     "merges.txt",
-    "*.png",
 )
 
 
@@ -114,6 +114,7 @@ def stage(
     weights: str = "student",
     license: str | None = None,
     card: str | None = None,
+    extra_files: Sequence[Path] = (),
     max_shard_size: int | str = "50GB",
 ) -> Publication:
     """Writes into a folder what the repository shall hold.
@@ -126,6 +127,7 @@ def stage(
             of it. Other checkpoints are published as they are.
         license: of the weights; default: what the card says.
         card: text of README.md; default: the one in the checkpoint's folder, or else one that describes the model.
+        extra_files: further files, such as the pictures of the card.
         max_shard_size: size above which the weights are written in parts.
 
     Raises:
@@ -135,20 +137,19 @@ def stage(
     source, folder = find_checkpoint(checkpoint), Path(folder)
     if weights not in WEIGHTS:
         raise ValueError(f"`weights` is {weights!r}; it must be one of {', '.join(WEIGHTS)}.")
-    stated = read_license(source)
+    if card is None and (source / CARD).is_file():
+        card = (source / CARD).read_text(encoding="utf-8")
+    license = choose_license(license, read_license(source) or (card and license_in(card)))
     model = load_checkpoint(source)
     if isinstance(model, Data2VecForPreTraining) and weights != "all":
         model = model.trained_encoder(weights)
-    if card is None and (source / CARD).is_file():
-        card = (source / CARD).read_text(encoding="utf-8")
-    license = choose_license(license, stated)
     if card is None:
         card = model_card(model.config, type(model).__name__, name, license=license)
     card = with_license(with_name(card, name), license)
     model.save_pretrained(folder, max_shard_size=max_shard_size)
-    for pattern in TRAVELLING_PATTERNS:
-        for path in source.glob(pattern):
-            shutil.copyfile(path, folder / path.name)
+    prepares = [source / file for file in PROCESSOR_FILES if (source / file).is_file()]
+    for path in (*prepares, *extra_files):
+        shutil.copyfile(path, folder / path.name)
     (folder / CARD).write_text(card, encoding="utf-8")
     files = {path.relative_to(folder).as_posix(): path.stat().st_size for path in sorted(folder.rglob("*"))}
     return Publication(name, files, card, license)
@@ -161,6 +162,7 @@ def publish(
     weights: str = "student",
     license: str | None = None,
     card: str | None = None,
+    extra_files: Sequence[Path] = (),
     max_shard_size: int | str = "50GB",
     dry_run: bool = False,
     **options: Any,
@@ -168,7 +170,7 @@ def publish(
     """Uploads a checkpoint in one commit. After an interruption, the same call sends what is missing.
 
     Args:
-        checkpoint, weights, license, card, max_shard_size: see `stage`.
+        checkpoint, weights, license, card, extra_files, max_shard_size: see `stage`.
         repo_id: "user/name", or a name alone for one's own.
         dry_run: only make what would be uploaded; no network is used.
         options: of `upload`: `commit_message`, `commit_description`, `private`, `token`, `revision`, `create_pr`.
@@ -177,18 +179,19 @@ def publish(
         FileNotFoundError, ValueError: see `stage`.
         PublishingError: the upload failed.
     """
+    content: dict[str, Any] = dict(
+        weights=weights, license=license, card=card, extra_files=extra_files, max_shard_size=max_shard_size
+    )
     with TemporaryDirectory() as folder:
         if dry_run:
-            return stage(checkpoint, folder, repo_id, weights=weights, license=license, card=card)
+            return stage(checkpoint, folder, repo_id, **content)
         try:
             # Before the work is done: a token that is missing, or a Hub that cannot be reached.
             user = HfApi(token=options.get("token")).whoami()["name"]
         except _FAILURES as error:
             raise PublishingError(explain(error, repo_id)) from error
         name = repo_id if "/" in repo_id else f"{user}/{repo_id}"
-        made = stage(
-            checkpoint, folder, name, weights=weights, license=license, card=card, max_shard_size=max_shard_size
-        )
+        made = stage(checkpoint, folder, name, **content)
         try:
             commit = upload(folder, name, **options)
         except _FAILURES as error:
@@ -234,7 +237,8 @@ def load_checkpoint(folder: Path) -> Data2VecPreTrainedModel:
         ValueError: its weights are missing, damaged, or those of another class.
     """
     config = Data2VecConfig.from_pretrained(folder)
-    architecture = (config.architectures or ["Data2VecModel"])[0]
+    # Checkpoints inside a pretraining run name no class.
+    architecture = (config.architectures or ["Data2VecForPreTraining"])[0]
     classes = {each.__name__: each for each in _classes(Data2VecPreTrainedModel)}
     if architecture not in classes:
         raise ValueError(f"{folder} names the class {architecture}, which this release does not have.")

@@ -24,6 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.utils import set_seed
 
+from modeling_d2v.publishing import PublishingError
 from recipes.common.building import (
     build_config,
     build_model,
@@ -33,6 +34,7 @@ from recipes.common.building import (
     prepare_tokenizer,
 )
 from recipes.common.checkpointing import CheckpointError
+from recipes.common.environment import record_environment
 from recipes.common.export import export, push
 from recipes.common.optional import MissingDependencyError
 from recipes.common.options import (
@@ -44,6 +46,7 @@ from recipes.common.options import (
     read_yaml,
     save_options,
 )
+from recipes.common.run_card import run_card
 from recipes.common.training import Pretraining, TrainingStopped
 
 
@@ -80,6 +83,9 @@ def pretrain(options: Options) -> dict[str, Any]:
     with options_explained(f"The folder output_dir={folder}"), accelerator.main_process_first():
         prepare_folder(options, folder, write=accelerator.is_main_process)
 
+    if accelerator.is_main_process:
+        record_environment(folder, accelerator.device, accelerator.num_processes)
+
     channels = None
     if "vision" in options.modalities:
         with options_explained("The model"):
@@ -102,16 +108,32 @@ def pretrain(options: Options) -> dict[str, Any]:
     summary = run.run()
 
     if accelerator.is_main_process:
-        final = export(run.inner, folder / "final", steps.transforms, tokenizer)
+        repository = options.hub_model_id or folder.resolve().name
+        card = run_card(folder, config, repository, weights="all")
+        final = export(run.inner, folder / "final", steps.transforms, tokenizer, card)
         for name, source in sources.items():
             if getattr(source, "bad", None):
                 logger.warning("%s: %s", name, source.bad.report())
         print(json.dumps({**summary, "final": str(final)}, indent=1))
         if options.push_to_hub:
-            logger.info("Uploaded: %s", push(final, options.hub_model_id or folder.resolve().name))
+            upload(final, repository)
     accelerator.wait_for_everyone()
     accelerator.end_training()
     return summary
+
+
+def upload(final: Path, repository: str) -> None:
+    """Publishes the finished model. What prevents it is no reason to lose a run that is finished."""
+    try:
+        logger.info("Uploaded: %s", push(final, repository))
+    except (PublishingError, ValueError) as error:
+        logger.error(
+            "The model is in %s, but it was not uploaded: %s\nTry again with: python recipes/publish.py %s %s",
+            final,
+            error,
+            final,
+            repository,
+        )
 
 
 def make_accelerator(options: Options) -> Accelerator:

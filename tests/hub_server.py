@@ -73,12 +73,29 @@ class Repository:
 
 @dataclass
 class Fault:
-    """What happens to the next `times` requests whose "METHOD /path" matches: an HTTP status, or 0 for a connection
-    that breaks after half of the body."""
+    """What goes wrong with one request.
+
+    Args:
+        pattern: of its "METHOD /path".
+        outcomes: an HTTP status for it, and for each time that it is tried again; 0 is a connection that breaks after
+            half of the body.
+        skip: requests of this pattern that pass before it.
+    """
 
     pattern: str
-    status: int = 0
-    times: int = 1
+    outcomes: list[int]
+    skip: int = 0
+    line: str | None = None
+
+    def meets(self, line: str) -> int | None:
+        """What happens to this request; `None`: nothing."""
+        if not self.outcomes or not (line == self.line if self.line else re.search(self.pattern, line)):
+            return None
+        if self.skip:
+            self.skip -= 1
+            return None
+        self.line = line
+        return self.outcomes.pop(0)
 
 
 class _Listener(ThreadingHTTPServer):
@@ -162,17 +179,14 @@ class HubServer:
         commit = repository.resolve(revision)
         return {path: blob.data for path, blob in repository.commits.get(commit, {}).items()}
 
-    def fault(self, line: str) -> Fault | None:
-        """The fault that hits this request, if one does."""
+    def outcome(self, line: str) -> int | None:
+        """Notes a request, and says what goes wrong with it."""
         with self.lock:
             self.requests.append(line)
             if len(self.requests) > MAX_REQUESTS:
-                return Fault("", 403)
-            for fault in self.faults:
-                if fault.times and re.search(fault.pattern, line):
-                    fault.times -= 1
-                    return fault
-        return None
+                return 403
+            met = (fault.meets(line) for fault in self.faults)
+            return next((outcome for outcome in met if outcome is not None), None)
 
 
 class Answer(Exception):
@@ -207,14 +221,14 @@ class Handler(BaseHTTPRequestHandler):
     def _answer(self) -> None:
         parts = urlsplit(self.path)
         self.query = {key: values[0] for key, values in parse_qs(parts.query).items()}
-        fault = self.hub.fault(f"{self.command} {parts.path}")
-        if fault and not fault.status:
+        outcome = self.hub.outcome(f"{self.command} {parts.path}")
+        if outcome == 0:
             self._break()
             return
         body = self._read_body()
         try:
-            if fault:
-                raise Answer(fault.status, {"error": "refused by the test"})
+            if outcome is not None:
+                raise Answer(outcome, {"error": "refused by the test"})
             # Branches may hold slashes: they are quoted, and names are split before that is undone.
             with self.hub.lock:
                 self._route([unquote(part) for part in parts.path.split("/")[1:]], body)

@@ -10,7 +10,9 @@ import numpy as np
 from transformers import Wav2Vec2FeatureExtractor
 
 from modeling_d2v import Data2VecConfig, Data2VecImageProcessor, Data2VecProcessor
+from modeling_d2v.model_card import CARD
 from recipes.common.optional import need
+from recipes.common.publication import publish_checkpoint
 
 
 def image_processor(config: Data2VecConfig, transform: Any) -> Data2VecImageProcessor:
@@ -49,7 +51,9 @@ def feature_extractor(config: Data2VecConfig) -> Wav2Vec2FeatureExtractor:
     )
 
 
-def export(model: Any, folder: Path, transforms: dict[str, Any], tokenizer: Any = None) -> Path:
+def export(
+    model: Any, folder: Path, transforms: dict[str, Any], tokenizer: Any = None, card: str | None = None
+) -> Path:
     """Writes weights, configuration, code and input preparation into `folder`.
 
     The folder is written beside its place and renamed, so that it is never half there.
@@ -59,6 +63,7 @@ def export(model: Any, folder: Path, transforms: dict[str, Any], tokenizer: Any 
         folder: where to write; replaced if it exists.
         transforms: training transforms by modality, for the normalisation of images.
         tokenizer: tokenizer of the text.
+        card: text of README.md.
     """
     folder = Path(folder)
     draft = folder.with_name(f".{folder.name}.draft")
@@ -75,19 +80,25 @@ def export(model: Any, folder: Path, transforms: dict[str, Any], tokenizer: Any 
         tokenizer.model_max_length = config.text_config.max_position_embeddings
         parts["tokenizer"] = tokenizer
     Data2VecProcessor(**parts).save_pretrained(draft)
+    if card is not None:
+        (draft / CARD).write_text(card, encoding="utf-8")
     shutil.rmtree(folder, ignore_errors=True)
     draft.rename(folder)
     return folder
 
 
-def push(folder: Path, repository: str) -> str:
-    """Uploads an exported folder to the Hub.
+def push(final: Path, repository: str) -> str:
+    """Uploads the encoder of an exported model, with a card made from the run's record.
+
+    Args:
+        final: the exported folder, inside that of the run.
+        repository: "user/name", or a name alone for one's own.
 
     Returns:
         The address of the commit.
-    """
-    from huggingface_hub import HfApi
 
-    api = HfApi()
-    name = api.create_repo(repository, exist_ok=True).repo_id
-    return str(api.upload_folder(repo_id=name, folder_path=folder, commit_message="Upload pretrained data2vec model"))
+    Raises:
+        PublishingError: the upload failed.
+        ValueError: the licence of the weights that the run started from is not known.
+    """
+    return publish_checkpoint(final, repository, commit_message="Upload pretrained data2vec model").url

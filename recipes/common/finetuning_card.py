@@ -8,6 +8,8 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
 
+from recipes.common.run_card import inherited_license
+
 
 __all__ = ["model_card"]
 
@@ -44,7 +46,8 @@ def model_card(
         finetuned_from: name on the Hub, or folder, of the pretrained model; `None` if there was none.
         tasks: task of the Hub, such as "text-classification".
         dataset, dataset_args: name of the data, and of its configuration.
-        language, license, tags: metadata.
+        language, tags: metadata.
+        license: of the weights; default: that of the pretrained model, Apache-2.0 if there was none.
     """
     local = finetuned_from is not None and Path(finetuned_from).exists()
     # A path says something about a machine, its last part about the data.
@@ -53,7 +56,7 @@ def model_card(
     metrics = {key: value for key, value in results.items() if _is_result(key)}
     metadata = ModelCardData(
         language=language,
-        license=license,
+        license=license or inherited_license(finetuned_from),
         library_name="transformers",
         pipeline_tag=tasks,
         tags=["data2vec", *([tags] if isinstance(tags, str) else tags)],

@@ -1,0 +1,218 @@
+"""The model card of a pretraining run, made from what the run recorded: options, log, environment, probes.
+
+Paths say something about a machine, not about a model: of a local folder the card gives the last part of its name.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from modeling_d2v import Data2VecConfig
+from modeling_d2v.model_card import CARD, DEFAULT_LICENSE, model_card, read_license, table
+from recipes.common.environment import read_environment
+from recipes.common.options import read_yaml
+from recipes.common.runlog import read_log
+
+
+OPTIONS_FILE, LOG_FILE = "run.yaml", "log.jsonl"
+GENERATED = (
+    "<!-- Made from the record of the run, and made again by recipes/publish.py; without this line it is kept. -->"
+)
+LOSS_ROWS = 8
+_COLUMNS = ("loss", "target_std", "prediction_std", "explained_by_prediction", "explained_by_position")
+_HIDDEN = ("output_dir", "push_to_hub", "hub_model_id", "report_to")
+
+
+def find_run(checkpoint: Path) -> Path | None:
+    """Folder of the pretraining run that a checkpoint belongs to: itself, or around `final` or `checkpoints`."""
+    checkpoint = Path(checkpoint).resolve()
+    places = [checkpoint, checkpoint.parent, checkpoint.parent.parent]
+    return next((place for place in places if (place / OPTIONS_FILE).is_file()), None)
+
+
+def inherited_license(source: str | None) -> str | None:
+    """Licence of the weights that a run starts from: of its source, of the source's source, and so on.
+
+    Args:
+        source: folder or name on the Hub; `None` for random weights.
+
+    Returns:
+        `None` if nothing tells.
+    """
+    if source is None:
+        return DEFAULT_LICENSE
+    stated = read_license(source)
+    run = find_run(Path(source)) if stated is None and Path(source).is_dir() else None
+    if run is None:
+        return stated
+    return inherited_license(read_yaml(run / OPTIONS_FILE).get("init_from"))
+
+
+def run_card(
+    run: Path,
+    config: Data2VecConfig,
+    name: str,
+    *,
+    weights: str = "student",
+    license: str | None = None,
+    probes: Sequence[Path] = (),
+    pictures: Sequence[Path] = (),
+) -> str:
+    """Text of the card.
+
+    Args:
+        run: folder of the run.
+        config: of its model.
+        name: of the repository, for the example.
+        weights: what is published: the encoder with the weights of the "student" or the "teacher", or "all".
+        license: of the weights; default: inherited from `init_from`, Apache-2.0 for a run from random weights.
+        probes: files with what `recipes/probe.py` printed.
+        pictures: of the curves, to be uploaded beside the card.
+    """
+    options = read_yaml(run / OPTIONS_FILE)
+    log = read_log(run / LOG_FILE) if (run / LOG_FILE).is_file() else []
+    start = options.get("init_from")
+    sources = {modality: options["data"][modality] for modality in config.modalities}
+    is_published = {modality: source for modality, source in sources.items() if _is_hub_name(source)}
+    sections = {
+        "Training data": _markdown_table(
+            ("modality", "data"), [(modality, f"`{_shown(source)}`") for modality, source in sources.items()]
+        ),
+        "Training": table(_settings(options, log, start)),
+        "Loss": _losses(log, config.modalities, pictures),
+        "Results": _results(probes, weights),
+        "Code": _code(run, options),
+    }
+    card = model_card(
+        config,
+        "Data2VecForPreTraining" if weights == "all" else "Data2VecModel",
+        name,
+        license=license or inherited_license(start),
+        base_model=start if start and _is_hub_name(start) else None,
+        datasets=sorted({source.partition(":")[0] for source in is_published.values()}) or None,
+        sections={heading: text for heading, text in sections.items() if text},
+    )
+    return f"{card}\n{GENERATED}\n"
+
+
+def is_generated(folder: Path) -> bool:
+    """Whether a folder has no card, or one that may be made again."""
+    path = Path(folder) / CARD
+    return not path.is_file() or GENERATED in path.read_text(encoding="utf-8")
+
+
+def _settings(options: dict[str, Any], log: list[dict[str, Any]], start: str | None) -> dict[str, Any]:
+    optim, model = options["optim"], options["model"]
+    batches = {name: options[name]["batch_size"] for name in ("text", "vision", "audio") if options.get(name)}
+    shown = {
+        "started from": f"`{_shown(start)}`" if start else "random weights",
+        "preset": model.get("preset"),
+        "steps": log[-1]["step"] if log else options["max_steps"],
+        "samples": f"{log[-1]['samples']:,}" if log else None,
+        "batch size": ", ".join(f"{size} ({name})" for name, size in batches.items()),
+        "learning rate": f"{optim['lr']:g}, warm-up {optim['warmup']:g}, then cosine to {optim['min_lr']:g}",
+        "AdamW": f"betas {optim['betas'][0]:g} and {optim['betas'][1]:g}, weight decay {optim['weight_decay']:g}",
+        "precision": "fp32" if options["mixed_precision"] == "no" else options["mixed_precision"],
+        "seed": options["seed"],
+    }
+    return {key: value for key, value in shown.items() if value is not None}
+
+
+def _losses(log: list[dict[str, Any]], modalities: list[str], pictures: Sequence[Path]) -> str:
+    parts = [f"![Curves of the run]({picture.name})" for picture in pictures]
+    for modality in modalities:
+        lines = [line for line in log if f"{modality}/loss" in line]
+        if not lines:
+            continue
+        chosen = sorted({round(i * (len(lines) - 1) / (LOSS_ROWS - 1)) for i in range(LOSS_ROWS)})
+        columns = [key for key in _COLUMNS if f"{modality}/{key}" in lines[-1]]
+        rows = [
+            (line["step"], *(_number(line.get(f"{modality}/{key}")) for key in columns))
+            for line in (lines[i] for i in chosen)
+        ]
+        parts.append(_markdown_table((f"step ({modality})", *(key.replace("_", " ") for key in columns)), rows))
+    if parts:
+        parts.append("A low loss does not show that features are useful; a probe of them does.")
+    return "\n\n".join(parts)
+
+
+def _results(paths: Sequence[Path], weights: str) -> str:
+    """Probes as rows: this encoder, the same with random weights, features that need no training."""
+    rows = []
+    for path in paths:
+        for probe in _json_lines(path):
+            task = f"{probe['modality']}, `{_shown(probe['data'])}`, {probe['test_samples']} test samples"
+            kinds = {"this model": probe["pretrained"], "random weights": probe["random"], **probe.get("simple", {})}
+            rows += [
+                (task, kind, found["linear"], found["knn"], f"{found['few']} ± {found['few_std']}")
+                for kind, found in kinds.items()
+            ]
+    if not rows:
+        return ""
+    head = ("task", "features", "linear", "kNN", "few labels")
+    text = "Accuracy in % of frozen features on test data (`recipes/probe.py`), beside the same encoder untrained."
+    if weights == "teacher":
+        text += " Measured with the weights of the student; those published here are the teacher's."
+    return f"{text}\n\n{_markdown_table(head, rows)}"
+
+
+def _code(run: Path, options: dict[str, Any]) -> str:
+    entries = read_environment(run)
+    parts = []
+    if entries:
+        last = {key: value for key, value in entries[-1].items() if value is not None}
+        parts.append(table({**last, **({"starts": len(entries)} if len(entries) > 1 else {})}))
+    kept = _without_paths({key: value for key, value in options.items() if key not in _HIDDEN})
+    text = yaml.safe_dump(kept, sort_keys=False)
+    parts.append(f"<details><summary>All options of recipes/pretrain.py</summary>\n\n```yaml\n{text}```\n\n</details>")
+    return "\n\n".join(parts)
+
+
+def _json_lines(path: Path) -> list[dict[str, Any]]:
+    """Reports of probes in a file; the program prints one a line.
+
+    Raises:
+        ValueError: the file holds something else.
+    """
+    try:
+        found = [json.loads(line) for line in Path(path).read_text(encoding="utf-8").splitlines() if line.strip()]
+        complete = all({"modality", "data", "pretrained", "random", "test_samples"} <= line.keys() for line in found)
+    except (ValueError, AttributeError):
+        complete = False
+    if not complete:
+        raise ValueError(f"{path} is no report of recipes/probe.py: each of its lines must be one that it printed.")
+    return found
+
+
+def _is_hub_name(source: str | None) -> bool:
+    return source is not None and source.count("/") == 1 and source[0] not in "./~" and not Path(source).exists()
+
+
+def _shown(source: str | None) -> str:
+    """A source as readers may see it."""
+    if source is None or source == "builtin":
+        return "built-in data"
+    return source if _is_hub_name(source) else Path(source).name
+
+
+def _without_paths(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_paths(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_without_paths(each) for each in value]
+    is_path = isinstance(value, str) and "/" in value and not _is_hub_name(value)
+    return Path(value).name if is_path else value
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.4g}"
+
+
+def _markdown_table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)
