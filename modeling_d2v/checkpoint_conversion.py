@@ -29,6 +29,7 @@ from .pretraining_data2vec import Data2VecForPreTraining
 
 
 WEIGHTS_NAME = "model.safetensors"
+_CHUNK = 1 << 22  # numbers that are looked at and written at once
 _SAFETENSORS_TYPES = {
     torch.float32: "F32",
     torch.float16: "F16",
@@ -84,7 +85,7 @@ class Converted:
     def save(
         self, folder: str | PathLike, dtype: torch.dtype | None = torch.float32, *, allow_nonfinite: bool = False
     ) -> None:
-        """Writes weights, configuration and code into `folder`, one tensor after the other.
+        """Writes weights, configuration and code into `folder`, without holding the weights in memory.
 
         Args:
             folder: it is made where it does not exist.
@@ -216,7 +217,7 @@ def _fill_with_zeros(converted: Converted) -> None:
 
 
 def _write(path: Path, tensors: Assembly, types: dict[str, torch.dtype]) -> list[str]:
-    """Writes the format of safetensors one tensor after the other, and tells which are not finite.
+    """Writes the format of safetensors, a part of a tensor after the other, and tells which are not finite.
 
     The library's own writer wants all tensors in memory at once.
     """
@@ -232,8 +233,9 @@ def _write(path: Path, tensors: Assembly, types: dict[str, torch.dtype]) -> list
     with open(path, "wb") as file:
         file.write(struct.pack("<Q", len(text)) + text)
         for name, kind in types.items():
-            tensor = tensors[name].to(kind).contiguous()
-            if kind.is_floating_point and not tensor.isfinite().all():
-                wrong.append(name)
-            file.write(tensor.reshape(-1).view(torch.uint8).numpy().data)
-    return wrong
+            for part in tensors.peek(name).reshape(-1).split(_CHUNK):
+                part = part.to(kind)
+                if kind.is_floating_point and not part.isfinite().all():
+                    wrong.append(name)
+                file.write(part.view(torch.uint8).numpy().data)
+    return list(dict.fromkeys(wrong))

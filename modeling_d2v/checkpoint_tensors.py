@@ -68,6 +68,11 @@ class Assembly(Mapping[str, Tensor]):
         make, sources = self._recipes[name]
         return make(*[torch.empty_like(source, device="meta") for source in sources])
 
+    def peek(self, name: str) -> Tensor:
+        """The tensor for somebody who only looks at it: it may share the memory of its source."""
+        make, sources = self._recipes[name]
+        return sources[0] if make is torch.clone else make(*sources)
+
     def __getitem__(self, name: str) -> Tensor:
         make, sources = self._recipes[name]
         return make(*sources)

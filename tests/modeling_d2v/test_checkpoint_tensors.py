@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from modeling_d2v.checkpoint_tensors import Filler, Place, Unused, inverse, rename, third, walk
+from modeling_d2v.checkpoint_tensors import Assembly, Filler, Place, Unused, inverse, rename, third, walk
 
 
 def shapes(**names: tuple[int, ...]) -> dict[str, torch.Size]:
@@ -131,6 +131,19 @@ def test_what_is_read_shares_no_memory_with_the_source():
     for tensor in tensors.values():
         tensor.zero_()
     assert tensors["a.mask_token"].shape == (4,) and source.all()
+
+
+def test_a_look_at_a_tensor_copies_nothing():
+    source = torch.ones(3)
+    filler = Filler({"a": source.shape, "b.mask_token": source.shape}, "test")
+    filler.put("x", Place("a"), source)
+    filler.put("y", Place("b.mask_token"), source[None, None])
+    tensors = filler.finish().tensors
+    assert tensors.peek("a").data_ptr() == source.data_ptr() != tensors["a"].data_ptr()
+    assert tensors.peek("b.mask_token").shape == (3,)
+    chosen = Assembly()
+    chosen.take("c", tensors, "a")
+    assert list(chosen) == ["c"] and torch.equal(chosen["c"], source)
 
 
 def test_names_are_translated_by_a_table_and_back():
