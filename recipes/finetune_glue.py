@@ -206,6 +206,9 @@ def finetune(model_args: ModelArguments, data_args: TextDataArguments, args: Glu
         mlp_dropout=args.dropout,
         attention_dropout=args.dropout,
     )
+    if args.ddp_find_unused_parameters is None:
+        # Every parameter takes part in every step, unless whole blocks are left out.
+        args.ddp_find_unused_parameters = config.layerdrop > 0
     model = load_model(AutoModelForSequenceClassification, model_args, config)
     if regression and args.do_train:
         start_at_mean(model, raw["training"])

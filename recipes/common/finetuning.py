@@ -195,7 +195,9 @@ def _arguments_in(path: Path) -> list[str]:
 
 def prepare(args: FinetuningArguments) -> None:
     """Log level and seed of a program."""
-    logging.basicConfig(format="%(levelname)s %(name)s: %(message)s", level=logging.INFO)
+    # Of several processes, the first one speaks.
+    level = logging.INFO if args.process_index == 0 else logging.ERROR
+    logging.basicConfig(format="%(levelname)s %(name)s: %(message)s", level=level)
     transformers_logging.set_verbosity(args.get_process_log_level())
     set_seed(args.seed)
 

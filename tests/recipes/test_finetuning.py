@@ -322,7 +322,8 @@ def test_a_killed_run_goes_on_bit_for_bit(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("frozen", [0, 3])
 def test_two_processes_train_like_one(tmp_path, frozen):
-    options = {"freeze_encoder_steps": frozen, "do_eval": True, "model": {"hidden_dropout": 0.0}}
+    # Into the second epoch, in which the data differs.
+    options = {"freeze_encoder_steps": frozen, "do_eval": True, "max_steps": 9, "model": {"hidden_dropout": 0.0}}
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     results = {}
     for name, batch, start in (("one", 4, []), ("two", 2, launcher)):
