@@ -216,11 +216,15 @@ def explain(error: BaseException, repo_id: str) -> str:
         status = cause.response.status_code
         if status == 401:
             return "The Hub does not accept this token. Make a new one with the right to write, and log in with it."
-        if status == 403:
+        # Contents go to a storage of its own, by addresses that expire.
+        is_storage = not str(cause.response.request.url).startswith(constants.ENDPOINT)
+        if status == 403 and not is_storage:
             return (
                 f"This token may not write to {repo_id} ({cause.server_message or 'forbidden'}). Use a token with the "
-                "right to write, or a name of your own. What has arrived is kept: the same call sends the rest."
+                "right to write, or a name of your own."
             )
+        if is_storage:
+            return f"A file was refused by the storage of the Hub ({status}). The same call sends what is missing."
         return f"The Hub answered {status}: {cause.server_message or cause}. The same call sends what is missing."
     if isinstance(cause, HTTPError):
         return (

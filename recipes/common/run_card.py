@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from modeling_d2v import Data2VecConfig
-from modeling_d2v.model_card import CARD, DEFAULT_LICENSE, model_card, read_license, table
+from modeling_d2v.model_card import CARD, DEFAULT_LICENSE, choose_license, model_card, read_license, table
 from recipes.common.environment import read_environment
 from recipes.common.options import read_yaml
 from recipes.common.runlog import read_log
@@ -73,10 +73,14 @@ def run_card(
         license: of the weights; default: inherited from `init_from`, Apache-2.0 for a run from random weights.
         probes: files with what `recipes/probe.py` printed.
         pictures: of the curves, to be uploaded beside the card.
+
+    Raises:
+        ValueError: for a report that is none, or a licence that the source of the weights does not allow.
     """
     options = read_yaml(run / OPTIONS_FILE)
     log = read_log(run / LOG_FILE) if (run / LOG_FILE).is_file() else []
     start = options.get("init_from")
+    inherited = inherited_license(start)
     sources = {modality: options["data"][modality] for modality in config.modalities}
     is_published = {modality: source for modality, source in sources.items() if _is_hub_name(source)}
     sections = {
@@ -92,7 +96,7 @@ def run_card(
         config,
         "Data2VecForPreTraining" if weights == "all" else "Data2VecModel",
         name,
-        license=license or inherited_license(start),
+        license=choose_license(license, inherited) if license or inherited else None,
         base_model=start if start and _is_hub_name(start) else None,
         datasets=sorted({source.partition(":")[0] for source in is_published.values()}) or None,
         sections={heading: text for heading, text in sections.items() if text},

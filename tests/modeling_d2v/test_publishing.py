@@ -200,7 +200,9 @@ def test_an_interrupted_upload_leaves_nothing_and_the_same_call_completes_it(pre
     (tmp_path / "curves.png").write_bytes(b"\x89PNG" * 100)
     options = {"extra_files": [tmp_path / "curves.png"], "max_shard_size": "60KB"}
     hub.faults.append(Fault("PUT /lfs/", [0, 403], skip=1))
-    with pytest.raises(PublishingError, match="the same call sends the rest"):
+    with pytest.raises(
+        PublishingError, match="refused by the storage of the Hub .403.. The same call sends what is missing"
+    ):
         publish(pretrained[1], "user/name", **options)
     arrived = dict(hub.objects)
     assert len(arrived) >= 2

@@ -302,22 +302,6 @@ def test_init_from_an_encoder_starts_the_teacher_as_its_copy(config, tmp_path):
     assert torch.equal(start.teacher.encoder.blocks[1].mlp.fc1.weight, weight)
 
 
-def test_push_uploads_the_exported_folder(config, tmp_path, monkeypatch):
-    calls = {}
-
-    class Api:
-        def create_repo(self, name, exist_ok):
-            return type("Repository", (), {"repo_id": f"me/{name}"})
-
-        def upload_folder(self, repo_id, folder_path, commit_message):
-            calls.update(name=repo_id, files={path.name for path in folder_path.iterdir()})
-
-    monkeypatch.setattr("huggingface_hub.HfApi", Api)
-    run(config, tmp_path / "my-run", "max_steps=1", "push_to_hub=true")
-    assert calls["name"] == "me/my-run"
-    assert {"config.json", "model.safetensors", "modeling_data2vec.py", "processor_config.json"} <= calls["files"]
-
-
 # -- other processes
 
 
