@@ -11,13 +11,16 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import Wav2Vec2Processor
 
-from .checkpoint_tensors import Unused
+from .checkpoint_tensors import Unused, third
+from .checkpoint_transformers import from_transformers
 from .export_transformers import Exported, to_transformers
 from .heads_audio import Data2VecForCTC
-from .model_card import CARD, NON_COMMERCIAL, read_license
+from .model_card import CARD, NON_COMMERCIAL, choose_license, read_license
 from .modeling_data2vec import Data2VecPreTrainedModel
+from .pretraining_data2vec import Data2VecForPreTraining
 from .processing_data2vec import Data2VecProcessor
 from .publishing import find_checkpoint, load_checkpoint
 
@@ -49,7 +52,15 @@ model = {theirs}.from_pretrained("{name}")
 
 
 def export_to_transformers(
-    checkpoint: str | PathLike, folder: str | PathLike, *, overwrite: bool = False, **options: Any
+    checkpoint: str | PathLike,
+    folder: str | PathLike,
+    *,
+    overwrite: bool = False,
+    dtype: torch.dtype | None = None,
+    license: str | None = None,
+    verify: bool = False,
+    weights: str = "student",
+    **options: Any,
 ) -> Exported:
     """Writes a model of this package as a folder of transformers.
 
@@ -57,19 +68,30 @@ def export_to_transformers(
         checkpoint: folder of a model of any class, or of a finished pretraining run.
         folder: where to write; it appears when everything is there.
         overwrite: replace it if it exists.
-        options: of `to_transformers`: `modality`, `weights`, `mask_token`.
+        dtype: of the stored numbers; default: that of the checkpoint.
+        license: of the weights, for the card; default: what the card of the checkpoint says.
+        verify: load the result from the folder, turn it back, and compare every tensor with the checkpoint's.
+        weights: of a pretraining checkpoint: "student" or "teacher".
+        options: of `to_transformers`: `modality`, `mask_token`.
 
     Returns:
         the model, and what was left out.
 
     Raises:
         FileExistsError: the folder exists, and `overwrite` is not set.
-        FileNotFoundError, ValueError: there is no model, or transformers cannot compute it.
+        FileNotFoundError, ValueError: there is no model, transformers cannot compute it, its licence does not allow
+            the one that is asked for, or what was written differs.
     """
     source, folder = find_checkpoint(checkpoint), Path(folder)
     if folder.exists() and not overwrite:
         raise FileExistsError(f"{folder} exists. Choose another folder, or set `overwrite`.")
+    stated = read_license(source)
+    license = choose_license(license, stated) if license else stated
     model = load_checkpoint(source)
+    if isinstance(model, Data2VecForPreTraining):
+        model = model.trained_encoder(weights)
+    if dtype is not None:
+        model = model.to(dtype)
     exported = to_transformers(model, **options)
     savers = [exported.model.save_pretrained, *_input_files(model, exported, source)]
     draft = folder.with_name(f".{folder.name}.draft")
@@ -79,13 +101,36 @@ def export_to_transformers(
             save(draft)
         for path in draft.glob("*_config.json"):
             _forget_our_classes(path)
-        (draft / CARD).write_text(_card(model, exported, folder.name, read_license(source)), encoding="utf-8")
+        (draft / CARD).write_text(_card(model, exported, folder.name, license), encoding="utf-8")
+        if verify:
+            compared = _verify(draft, model, exported.unused)
+            exported.notes.append(f"Verified: {compared} tensors, read back and turned back, are the checkpoint's.")
         if folder.exists():
             shutil.rmtree(folder)
         draft.rename(folder)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
     return exported
+
+
+def _verify(folder: Path, source: Data2VecPreTrainedModel, unused: list[Unused]) -> int:
+    """Turns what was written back into a model of ours, and compares its tensors with the source's.
+
+    Returns:
+        number of tensors compared.
+    """
+    left_out, state = {entry.name for entry in unused}, source.state_dict()
+    again = {name: x for name, x in from_transformers(folder)[0].state_dict().items() if name not in left_out}
+    wrong = []
+    for name, found in again.items():
+        wanted = state.get(name)
+        if f"{name}#k" in left_out and wanted is not None:
+            found, wanted = (torch.cat((third(x, "q"), third(x, "v"))) for x in (found, wanted))
+        if wanted is None or not torch.equal(found, wanted):
+            wrong.append(name)
+    if wrong:
+        raise ValueError(f"The written model differs from the checkpoint in {', '.join(wrong[:10])}.")
+    return len(again)
 
 
 def _input_files(model: Data2VecPreTrainedModel, exported: Exported, source: Path) -> list[Callable[[Path], Any]]:

@@ -80,7 +80,7 @@ def test_folders_load_and_compute_the_same_where_the_package_is_missing(tmp_path
     for name, model in models.items():
         model.save_pretrained(tmp_path / name)
         Data2VecProcessor(**parts[name]).save_pretrained(tmp_path / name)
-        export_to_transformers(tmp_path / name, tmp_path / "exported" / name)
+        export_to_transformers(tmp_path / name, tmp_path / "exported" / name, verify=True)
     command = [sys.executable, "-c", LOAD, str(tmp_path), json.dumps(AUTO)]
     run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
@@ -170,3 +170,34 @@ def test_saving_and_loading_warns_of_nothing_but_the_pooler(tmp_path, caplog):
             transformers.AutoModel.from_pretrained(tmp_path / f"{modality}_out")
     transformers.logging.disable_propagation()
     assert not caplog.records
+
+
+def test_verification_can_fail(tmp_path, monkeypatch):
+    model = encoder("vision")
+    model.save_pretrained(tmp_path / "model")
+    exported = export_to_transformers(tmp_path / "model", tmp_path / "out", verify=True)
+    assert exported.notes[
+        -1
+    ] == f"Verified: {len(model.state_dict()) - 1} tensors, read back and turned back, are " + ("the checkpoint's.")
+    save = transformers.Data2VecVisionModel.save_pretrained
+
+    def spoil(self, folder, **options):
+        self.layernorm.bias.data[3] += 1e-3
+        save(self, folder, **options)
+
+    monkeypatch.setattr(transformers.Data2VecVisionModel, "save_pretrained", spoil)
+    with pytest.raises(ValueError, match=r"differs from the checkpoint in encoder\.norm\.bias\."):
+        export_to_transformers(tmp_path / "model", tmp_path / "other", verify=True)
+    assert not (tmp_path / "other").exists()
+
+
+def test_type_of_numbers_and_licence_can_be_said(tmp_path):
+    encoder("text").save_pretrained(tmp_path / "model")
+    options = {"dtype": torch.bfloat16, "license": "mit", "verify": True}
+    export_to_transformers(tmp_path / "model", tmp_path / "out", **options)
+    assert {x.dtype for x in load_file(tmp_path / "out" / "model.safetensors").values()} == {torch.bfloat16}
+    assert transformers.AutoModel.from_pretrained(tmp_path / "out").dtype == torch.bfloat16
+    assert (tmp_path / "out" / "README.md").read_text().startswith("---\nlicense: mit\n")
+    (tmp_path / "model" / "README.md").write_text("---\nlicense: cc-by-nc-4.0\n---\n")
+    with pytest.raises(ValueError, match="excludes commercial use"):
+        export_to_transformers(tmp_path / "model", tmp_path / "other", license="mit")
