@@ -11,12 +11,20 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+import yaml
 from recordings import options, spoken, write_checkpoint
 from safetensors.torch import load_file
 from transformers import AutoConfig, EvalPrediction, pipeline
 
+from recipes.common.finetuning import parse_arguments
 from recipes.common.speech_training import SpeechTrainer
-from recipes.finetune_audio_classification import ClassDataArguments, main, measure
+from recipes.finetune_audio_classification import (
+    ClassDataArguments,
+    ClassifierArguments,
+    ClassTrainingArguments,
+    main,
+    measure,
+)
 
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -213,6 +221,37 @@ def test_mistakes_are_explained(checkpoint, clips, tmp_path, more, message, caps
 def test_data_without_classes_is_refused(checkpoint, clips, tmp_path):
     with pytest.raises(ValueError, match="train data have no labels"):
         main(run_options(checkpoint, tmp_path / "run", clips / "train" / "low", eval_split_name="train"))
+
+
+def parsed(*argv) -> dict:
+    classes = (ClassifierArguments, ClassDataArguments, ClassTrainingArguments)
+    words = ["--model_name_or_path", "m", "--dataset_name", "d", "--output_dir", "o", "--use_cpu", "--do_eval"]
+    return {
+        name: value for part in parse_arguments(*classes, argv=[*argv, *words]) for name, value in vars(part).items()
+    }
+
+
+def test_every_option_of_the_configuration_exists_and_is_taken():
+    path = ROOT / "recipes" / "configs" / "audio_classification_tiny.yaml"
+    values, taken = yaml.safe_load(path.read_text()), parsed(str(path))
+    assert values == {name: taken[name] for name in values}
+
+
+def test_defaults_are_those_that_the_program_states():
+    taken = parsed()
+    expected = {
+        "learning_rate": 3e-5,
+        "num_train_epochs": 5,
+        "max_steps": -1,
+        "per_device_train_batch_size": 32,
+        "mask_time_prob": 0.6,
+        "mask_time_length": 5,
+        "mask_feature_prob": 0,
+        "attention_dropout": 0.2,
+        "layerdrop": 0.1,
+        "freeze_feature_encoder": True,
+    }
+    assert expected == {name: taken[name] for name in expected}
 
 
 def test_macro_f1_counts_rare_classes_as_much_as_frequent_ones():
