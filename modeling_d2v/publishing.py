@@ -141,7 +141,10 @@ def stage(
         card = (source / CARD).read_text(encoding="utf-8")
     license = choose_license(license, read_license(source) or (card and license_in(card)))
     model = load_checkpoint(source)
-    if isinstance(model, Data2VecForPreTraining) and weights != "all":
+    is_pretraining = isinstance(model, Data2VecForPreTraining)
+    if weights == "teacher" and not is_pretraining:
+        raise ValueError(f"{source} holds a {type(model).__name__}, which has no teacher: leave `weights` out.")
+    if is_pretraining and weights != "all":
         model = model.trained_encoder(weights)
     if card is None:
         card = model_card(model.config, type(model).__name__, name, license=license)

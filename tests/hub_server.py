@@ -21,6 +21,7 @@ from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import yaml
+from huggingface_hub import close_session
 
 
 LFS_PATTERNS = ("*.safetensors", "*.bin", "*.pt", "*.png", "*.model")
@@ -172,6 +173,7 @@ class HubServer:
         monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", template)
         monkeypatch.setattr("huggingface_hub.hf_api.api.endpoint", self.url)
         monkeypatch.setattr("transformers.utils.hub._hf_api", None)
+        close_session()  # a former one may have read other variables
 
     def files(self, name: str, revision: str = "main") -> dict[str, bytes]:
         """Content of a repository; empty where nothing was committed yet."""

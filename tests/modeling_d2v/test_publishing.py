@@ -377,6 +377,9 @@ def test_damaged_weights_are_not_published(pretrained, tmp_path, damage):
 
 
 def test_weights_that_do_not_exist(pretrained, tmp_path):
+    pretrained[0].data2vec.save_pretrained(tmp_path / "encoder")
+    with pytest.raises(ValueError, match="holds a Data2VecModel, which has no teacher"):
+        stage(tmp_path / "encoder", tmp_path / "out", "user/name", weights="teacher", license="mit")
     with pytest.raises(ValueError, match="must be one of student, teacher, all"):
         stage(pretrained[1], tmp_path / "out", "user/name", weights="average")
     with pytest.raises(ValueError, match='must be "student" or "teacher"'):
