@@ -4,11 +4,13 @@
     python recipes/convert.py audio_base_ls_960h.pt models/audio-960h --dict dict.ltr.txt
     python recipes/convert.py nlp_base.pt models/text-base --dict dict.txt --bpe encoder.json vocab.bpe
     python recipes/convert.py facebook/data2vec-vision-base-ft1k models/vision-ft1k
+    python recipes/convert.py runs/ctc for_transformers --to transformers --verify
 
 Sources: checkpoints of fairseq (2.0 and 1.0; pretrained, or fine-tuned for speech recognition, images or texts), of
 BEiT's program (images, 1.0), and models of type data2vec-audio, -text and -vision of transformers. A pretrained model
 keeps its teacher and decoders, so that `recipes/pretrain.py ... init_from=OUT` goes on from it. Nothing in a source is
-ever run, and OUT is whole or not there.
+ever run, and OUT is whole or not there. With `--to transformers` the source is a model of this package, and OUT one of
+transformers' own classes, for code that does not have this package.
 """
 
 from __future__ import annotations
@@ -26,9 +28,13 @@ import torch
 # A script's own folder is on the path, the project root is not, unless the project was installed.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from modeling_d2v import Data2VecModel, Data2VecProcessor
+from modeling_d2v import Data2VecConfig, Data2VecModel, Data2VecProcessor
 from modeling_d2v.checkpoint_conversion import convert_checkpoint
 from modeling_d2v.checkpoint_transformers import KINDS, from_transformers
+from modeling_d2v.configuration_modalities import MODALITIES
+from modeling_d2v.export_transformers_files import export_to_transformers
+from modeling_d2v.model_card import read_license
+from modeling_d2v.publishing import find_checkpoint
 from recipes.common.conversion import (
     Summary,
     card_of,
@@ -49,7 +55,10 @@ def build_parser() -> argparse.ArgumentParser:
     """Options of the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("source", help="checkpoint file, folder of a transformers model, or its name on the Hub")
+    add(
+        "source",
+        help="checkpoint file, folder of a transformers model, its name on the Hub, or (--to) a model of ours",
+    )
     add("out", type=Path, help="folder to write")
     add("--dict", help="dictionary of fairseq: dict.ltr.txt of a speech recogniser, dict.txt of a text model")
     add("--bpe", nargs=2, metavar=("ENCODER", "MERGES"), help="encoder.json and vocab.bpe of GPT-2, for a text model")
@@ -62,6 +71,8 @@ def build_parser() -> argparse.ArgumentParser:
     add("--license", help="identifier of the Hub for the card (default: that of the published models)")
     add("--settings", help="JSON file with the settings (`cfg`) of a checkpoint that has none")
     add("--ignore_settings", nargs="+", default=[], metavar="NAME", help="settings of the encoder to leave out")
+    add("--to", choices=("data2vec", "transformers"), default="data2vec", help="whose model OUT is (default: ours)")
+    add("--modality", choices=MODALITIES, help="which one of a joint encoder --to transformers takes")
     add("--architecture", help="class of the transformers model, where its configuration does not say it")
     return parser
 
@@ -80,7 +91,9 @@ def main(arguments: list[str] | None = None) -> Summary:
         raise ValueError(f"{args.out} exists. Choose another folder, or replace it with --overwrite.")
     if args.out.exists() and not (args.out / "config.json").is_file():
         raise ValueError(f"{args.out} exists and is no folder of a model: it is not replaced. Choose another one.")
-    if is_transformers(args.source):
+    if args.to == "transformers":
+        summary = convert_back(args)
+    elif is_transformers(args.source):
         summary = convert_transformers(args)
     else:
         summary = convert_file(args)
@@ -99,7 +112,7 @@ def is_transformers(source: str) -> bool:
 
 def convert_file(args: argparse.Namespace) -> Summary:
     """Converts a checkpoint file of fairseq or of BEiT's program."""
-    settings = json.loads(Path(args.settings).read_text(encoding="utf-8")) if args.settings else None
+    settings = read_settings(args.settings) if args.settings else None
     converted = convert_checkpoint(
         args.source,
         encoder_only=args.encoder_only,
@@ -124,6 +137,17 @@ def convert_file(args: argparse.Namespace) -> Summary:
         check if args.verify else None,
     )
     return summary
+
+
+def read_settings(path: str) -> dict[str, Any]:
+    """Settings of a checkpoint from a JSON file."""
+    try:
+        settings = json.loads(Path(path).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is no JSON file ({error}); --settings takes a dictionary such as `cfg`.") from None
+    if not isinstance(settings, dict):
+        raise ValueError(f"{path} holds a {type(settings).__name__}; --settings takes a dictionary such as `cfg`.")
+    return settings
 
 
 def convert_transformers(args: argparse.Namespace) -> Summary:
@@ -153,6 +177,33 @@ def convert_transformers(args: argparse.Namespace) -> Summary:
     card = card_of(summary, model.config, args.source, args.out.name, args.dtype)
     write_folder(args.out, model.save_pretrained, parts, card, check if args.verify else None)
     return summary
+
+
+def convert_back(args: argparse.Namespace) -> Summary:
+    """Exports a model of this package to the classes of transformers."""
+    config = Data2VecConfig.from_pretrained(find_checkpoint(args.source))
+    exported = export_to_transformers(
+        args.source,
+        args.out,
+        overwrite=args.overwrite,
+        dtype=DTYPES[args.dtype],
+        license=args.license,
+        verify=args.verify,
+        weights=args.weights,
+        modality=args.modality,
+    )
+    model, license = exported.model, read_license(args.out)
+    return Summary(
+        "this package",
+        (config.architectures or ["Data2VecModel"])[0],
+        type(model).__name__,
+        nearest_size(config),
+        model.num_parameters(),
+        license or "not known",
+        "as you said" if args.license else "what the card of the source says" if license else "its card names none",
+        exported.unused,
+        exported.notes,
+    )
 
 
 def _encoder_of(model: Any) -> str:
