@@ -151,3 +151,22 @@ def _merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
     for name, value in over.items():
         merged[name] = _merged(merged[name], value) if isinstance(value, dict) else value
     return merged
+
+
+# Files that are fine-tuned for a task, and the class that they become; "pretraining" becomes `Data2VecForPreTraining`.
+FINE_TUNED = {
+    ("audio-base", "ctc"): "Data2VecForCTC",
+    ("audio-large", "ctc"): "Data2VecForCTC",
+    ("audio-base-v1", "ctc"): "Data2VecForCTC",
+    ("audio-large-v1", "ctc"): "Data2VecForCTC",
+    ("vision-base", "images"): "Data2VecForImageClassification",
+    ("vision-large", "images"): "Data2VecForImageClassification",
+    ("vision-huge", "images"): "Data2VecForImageClassification",
+    ("text-base", "texts"): "Data2VecForSequenceClassification",
+    ("text-large", "texts"): "Data2VecForSequenceClassification",
+}
+# Those that are written to the disk full of random numbers and converted by the program.
+ON_DISK = [
+    *((preset, "pretraining") for preset in PRESETS if "base" in preset),
+    *((preset, task) for preset, task in FINE_TUNED if "base" in preset),
+]

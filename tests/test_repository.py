@@ -16,7 +16,7 @@ PACKAGE = sorted((ROOT / "modeling_d2v").rglob("*.py"))
 RECIPES = sorted((ROOT / "recipes").rglob("*.py"))
 PROGRAMS = sorted((ROOT / "recipes").glob("[!_]*.py"))
 TESTS = sorted((ROOT / "tests").rglob("*.py"))
-DOCUMENTS = sorted(ROOT.glob("*.md"))
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 BUILD_FILES = [ROOT / name for name in ("setup.py", "pyproject.toml", "Makefile", "constraints.txt", ".ci/run")]
 CONFIGS = sorted((ROOT / "recipes" / "configs").glob("*.yaml"))
 

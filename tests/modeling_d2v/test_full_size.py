@@ -1,9 +1,12 @@
 """The released files at full size: layouts are the reference's, settings are the presets', and everything converts."""
 
+import re
+from pathlib import Path
+
 import pytest
 import torch
 from released_layouts import LAYOUTS, Numbers, count, kind_of, released
-from released_settings import BEIT, PRESETS
+from released_settings import BEIT, FINE_TUNED, ON_DISK, PRESETS
 
 from modeling_d2v import Data2VecConfig, Data2VecModel, checkpoint_conversion
 from modeling_d2v.checkpoint_conversion import convert_checkpoint
@@ -11,18 +14,6 @@ from modeling_d2v.checkpoint_tensors import expected_shapes
 from tests.modeling_d2v.reference_fixtures import V1, V2, load_reference
 
 
-# Files fine-tuned for a task, and the class that they become.
-FINE_TUNED = {
-    ("audio-base", "ctc"): "Data2VecForCTC",
-    ("audio-large", "ctc"): "Data2VecForCTC",
-    ("audio-base-v1", "ctc"): "Data2VecForCTC",
-    ("audio-large-v1", "ctc"): "Data2VecForCTC",
-    ("vision-base", "images"): "Data2VecForImageClassification",
-    ("vision-large", "images"): "Data2VecForImageClassification",
-    ("vision-huge", "images"): "Data2VecForImageClassification",
-    ("text-base", "texts"): "Data2VecForSequenceClassification",
-    ("text-large", "texts"): "Data2VecForSequenceClassification",
-}
 # Weights of the encoder alone, in millions, to the last digit given.
 ENCODER_SIZES = {
     "audio-base": 93.2,
@@ -141,3 +132,24 @@ def test_every_number_of_a_released_file_arrives_once(preset, monkeypatch):
     if preset in BEIT:  # one weight for query, key and value, which was compared by thirds
         wanted += [n for n in wanted if numbers.names[n].endswith(".attn.qkv.weight")] * 2
     assert sorted(arrived) == sorted(wanted + extra)
+
+
+# The documentation says so
+
+
+def test_the_table_in_the_documentation_is_what_is_tested():
+    document = Path(__file__).resolve().parents[2] / "docs" / "checkpoints.md"
+    rows = re.findall(r"^\| `([\w/.-]+\.pth?)` \|(.*)\|$", document.read_text(encoding="utf-8"), flags=re.M)
+    assert len(rows) == 23 and len({tuple(row) for row in rows}) == 23
+    listed = set()
+    for file, row in rows:
+        preset, _, name, layout, _, license = (cell.strip().strip("`") for cell in row.split("|"))
+        task = next((task for (known, task), made in FINE_TUNED.items() if (known, made) == (preset, name)), None)
+        key = (preset, task or "pretraining")
+        assert preset in PRESETS and (task is not None) == (name != "Data2VecForPreTraining"), file
+        assert layout == ("yes, disk" if key in ON_DISK else "yes"), file
+        assert license == ("CC-BY-NC" if preset.startswith("vision") else "MIT"), file
+        listed.add(key)
+    unlisted = {(preset, "pretraining") for preset in PRESETS} | FINE_TUNED.keys()
+    # Published configurations and programs without a released file.
+    assert unlisted - listed == {("text-large", "pretraining"), ("text-base", "texts"), ("text-large", "texts")}
