@@ -187,6 +187,15 @@ def with_name(card: str, name: str) -> str:
     return re.sub(r"""(pipeline\(["'][\w-]+["'], )(["'])[^"']*\2""", rf"\g<1>\g<2>{name}\g<2>", card)
 
 
+def for_encoder(card: str) -> str:
+    """The card of a pretraining model, for its encoder alone."""
+    parsed = ModelCard(card, ignore_metadata_errors=True)
+    parsed.data.pipeline_tag = parsed.data.pipeline_tag or TASKS["AutoModel"]
+    return (
+        str(parsed).replace("AutoModelForPreTraining", "AutoModel").replace("Data2VecForPreTraining", "Data2VecModel")
+    )
+
+
 def table(rows: Mapping[str, Any]) -> str:
     """Two columns without a head."""
     return "\n".join(["| | |", "|---|---|", *(f"| {key} | {value} |" for key, value in rows.items())])

@@ -24,7 +24,16 @@ from safetensors import SafetensorError
 from transformers import PreTrainedConfig
 
 from .configuration_data2vec import Data2VecConfig
-from .model_card import CARD, choose_license, license_in, model_card, read_license, with_license, with_name
+from .model_card import (
+    CARD,
+    choose_license,
+    for_encoder,
+    license_in,
+    model_card,
+    read_license,
+    with_license,
+    with_name,
+)
 from .modeling_data2vec import Data2VecPreTrainedModel
 from .pretraining_data2vec import Data2VecForPreTraining
 from .pushing import upload
@@ -146,6 +155,7 @@ def stage(
         raise ValueError(f"{source} holds a {type(model).__name__}, which has no teacher: leave `weights` out.")
     if is_pretraining and weights != "all":
         model = model.trained_encoder(weights)
+        card = card and for_encoder(card)
     if card is None:
         card = model_card(model.config, type(model).__name__, name, license=license)
     card = with_license(with_name(card, name), license)

@@ -121,8 +121,17 @@ def test_half_precision_stays_half(tmp_path):
 
 
 def test_the_card_is_kept_and_its_example_loads_what_is_published(pretrained, tmp_path):
-    made = stage(pretrained[1], tmp_path / "out", "user/name")
+    made = stage(pretrained[1], tmp_path / "out", "user/name", weights="all")
     assert made.card == (pretrained[1] / "README.md").read_text().replace('"folder"', '"user/name"')
+
+
+def test_the_card_of_a_pretraining_model_is_made_fit_for_its_encoder(pretrained, tmp_path):
+    model, folder = pretrained
+    card = model_card(model.config, "Data2VecForPreTraining", "folder", sections={"Origin": "Far away."})
+    (folder / "README.md").write_text(card)
+    made = stage(folder, tmp_path / "out", "user/name")
+    assert "Far away." in made.card and "ForPreTraining" not in made.card
+    assert 'AutoModel.from_pretrained("user/name"' in made.card and "pipeline_tag: feature-extraction" in made.card
 
 
 def test_a_dry_run_shows_everything_and_uses_no_network(pretrained, no_network):
