@@ -144,6 +144,19 @@ def convert_checkpoint(
     if settings is not None:
         content["cfg"] = settings if "model" in settings else {"model": settings}
     source = take_apart(content, str(path), ignore_settings)
+    try:
+        return _convert(source, encoder_only, weights)
+    except (TypeError, ValueError) as error:
+        advice = ""
+        if str(error).startswith("Cannot convert"):
+            advice = (
+                "\nThe file is damaged, or its settings do not describe its tensors: give it the right ones "
+                "(`settings`, `ignore_settings`)."
+            )
+        raise ValueError(f"{path} is data2vec ({source.kind}, {source.task}). {error}{advice}") from error
+
+
+def _convert(source: Source, encoder_only: bool, weights: str) -> Converted:
     notes: list[str] = []
     config = config_from_fairseq(
         source.settings,
@@ -152,18 +165,18 @@ def convert_checkpoint(
         vocab_size=_vocab_size(source),
         notes=notes,
     )
-    if source.task != PRETRAINING:
-        if encoder_only:
-            raise ValueError(
-                f"{path} is fine-tuned for {source.task}: it has no decoder to leave out, and its encoder is loaded "
-                "from the converted model with `AutoModel`."
-            )
-        config = head_config(source, config)
-        conversion = convert_finetuned(source, config)
-        converted = Converted(source, HEADS[source.task], config, conversion.tensors, conversion.unused, notes)
-        _fill_with_zeros(converted)
-        return converted
-    return _pretrained(source, config, encoder_only, weights, notes)
+    if source.task == PRETRAINING:
+        return _pretrained(source, config, encoder_only, weights, notes)
+    if encoder_only:
+        raise ValueError(
+            f"It is fine-tuned for {source.task} and has no decoder to leave out; its encoder is loaded from the "
+            "converted model with `AutoModel`."
+        )
+    config = head_config(source, config)
+    conversion = convert_finetuned(source, config)
+    converted = Converted(source, HEADS[source.task], config, conversion.tensors, conversion.unused, notes)
+    _fill_with_zeros(converted)
+    return converted
 
 
 def _pretrained(
@@ -183,12 +196,13 @@ def _pretrained(
         if weights == "teacher" and not has_teacher:
             raise ValueError("The checkpoint has no teacher (`_ema` or `model_ema`): take the student's weights.")
         chosen = Assembly()
+        taken = set()
         for name in expected_shapes(Data2VecModel, config):
             lent = weights == "student" or TEACHER + name not in tensors
+            taken.add((STUDENT if lent else TEACHER) + name)
             chosen.take(name, tensors, (STUDENT if lent else TEACHER) + name)
-        rest = "only the encoder was asked for"
-        left = {TEACHER if weights == "student" else STUDENT, "decoders."}
-        unused = unused + [Unused(f"{prefix}*", rest) for prefix in sorted(left) if _any(tensors, prefix)]
+        reason = f"only the encoder was asked for, with the {weights}'s weights"
+        unused = unused + [Unused(name, reason) for name in tensors if name not in taken and name != "ema_step"]
         return Converted(source, Data2VecModel, config, chosen, unused, notes)
     if not has_teacher:
         notes.append("The checkpoint has no teacher: it starts as a copy of the student.")

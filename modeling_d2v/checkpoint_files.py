@@ -46,11 +46,12 @@ def read_checkpoint(path: str | PathLike) -> dict[str, Any]:
     path = Path(path)
     parts = _parts(path)
     if len(parts) == 1:
-        return _read_file(path)
-    return _join([_read_file(part) for part in parts], parts)
+        return read_file(path)
+    return _join([read_file(part) for part in parts], parts)
 
 
-def _read_file(path: Path) -> dict[str, Any]:
+def read_file(path: Path) -> dict[str, Any]:
+    """The same for one file, whatever lies beside it."""
     if not path.is_file():
         found = "It is a folder." if path.is_dir() else f"The folder {path.parent} does not hold it."
         raise FileNotFoundError(f"There is no checkpoint file {path}. {found}")

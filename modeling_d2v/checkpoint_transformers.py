@@ -16,14 +16,14 @@ Example:
 import json
 from collections.abc import Callable, Iterator, Mapping
 from os import PathLike
+from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
-from safetensors import safe_open
 from torch import Tensor
 from transformers import CONFIG_MAPPING, PreTrainedConfig, PreTrainedModel
 from transformers.utils import cached_file
 
+from .checkpoint_files import read_file
 from .checkpoint_tensors import Filler, Place, Unused, expected_shapes, walk
 from .checkpoint_transformers_audio import place as place_audio
 from .checkpoint_transformers_audio import settings as settings_audio
@@ -193,11 +193,8 @@ def kind_of(source: Mapping[str, Any]) -> Kind:
 def _tensors(source: str | PathLike, **hub: Any) -> Iterator[tuple[str, Tensor]]:
     """(name, tensor) of every weight file. Files are mapped into memory: what is not read is not loaded."""
     for file in _files(source, **hub):
-        if file.endswith(".safetensors"):
-            with safe_open(file, framework="pt") as tensors:
-                yield from ((name, tensors.get_tensor(name)) for name in tensors.keys())
-        else:
-            yield from torch.load(file, map_location="cpu", weights_only=True, mmap=True).items()
+        content = read_file(Path(file))
+        yield from (content["model"] if file.endswith(".safetensors") else content).items()
 
 
 def _files(source: str | PathLike, **hub: Any) -> list[str]:

@@ -188,8 +188,7 @@ def detect_kind(names: Iterable[str], config: Mapping[str, Any] | None = None) -
     if kind is None:
         raise ValueError(
             f"This is no data2vec checkpoint of fairseq: none of its {len(names)} tensors (first: {sorted(names)[:3]})"
-            f" has a name that marks one of {', '.join(FAIRSEQ_KINDS)}. A fine-tuned or exported model needs another"
-            " converter."
+            f" has a name that marks one of {', '.join(FAIRSEQ_KINDS)}."
         )
     return kind
 

@@ -48,6 +48,7 @@ from recipes.common.conversion import (
 from recipes.common.dictionaries import read_dictionary
 
 
+FILE_SUFFIXES = (".pt", ".pth", ".ckpt", ".bin", ".tar", ".safetensors")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "source": None}
 
 
@@ -107,7 +108,8 @@ def is_transformers(source: str) -> bool:
     path = Path(source)
     if path.is_dir():
         return True
-    return not path.is_file() and not path.suffix and source.count("/") <= 1 and not source.startswith((".", "/"))
+    is_name = source.count("/") <= 1 and not source.startswith((".", "/"))
+    return is_name and not path.is_file() and path.suffix.lower() not in FILE_SUFFIXES
 
 
 def convert_file(args: argparse.Namespace) -> Summary:

@@ -1,5 +1,6 @@
 """The conversion program: folders that the Auto classes load, input preparation, refusals that leave nothing."""
 
+import json
 import os
 import re
 import subprocess
@@ -272,8 +273,31 @@ def test_other_models_of_transformers(tmp_path):
     refused(tmp_path, tmp_path / "theirs", match="This is a model of type 'bert'")
 
 
+def test_weights_of_transformers_are_read_safely(tmp_path):
+    tiny_ctc(tmp_path / "theirs")
+    weights, canary = tmp_path / "theirs" / "model.safetensors", tmp_path / "canary"
+    weights.write_bytes(weights.read_bytes()[:-5])
+    refused(tmp_path, tmp_path / "theirs", match="no whole safetensors file")
+    weights.unlink()
+    torch.save({"a": Touch(canary)}, tmp_path / "theirs" / "pytorch_model.bin")
+    refused(tmp_path, tmp_path / "theirs", match=r"asks for posix\.system")
+    assert not canary.exists()
+
+
+def test_settings_come_from_a_file(tmp_path):
+    content = content_of("d2v2_text_base")
+    (tmp_path / "cfg.json").write_text(json.dumps(content.pop("cfg")))
+    source = write(content, tmp_path / "source.pt")
+    refused(tmp_path, source, match="but no settings of the model")
+    main([str(source), str(tmp_path / "out"), "--settings", str(tmp_path / "cfg.json")])
+    for text in ("{", "[1]"):
+        (tmp_path / "cfg.json").write_text(text)
+        with pytest.raises(ValueError, match="--settings takes a dictionary"):
+            main([str(source), str(tmp_path / "other"), "--settings", str(tmp_path / "cfg.json")])
+
+
 def test_files_folders_and_names_on_the_hub_are_told_apart(tmp_path):
-    assert is_transformers(str(tmp_path)) and is_transformers("facebook/data2vec-text-base")
+    assert all(map(is_transformers, (str(tmp_path), "facebook/data2vec-text-base", "me/speech-1.0")))
     assert not any(map(is_transformers, ("nothing.pt", "models/nothing.pth", "./models/base", "a/b/c", "/a/b")))
 
 
