@@ -108,11 +108,6 @@ def rename(name: str, table: NameTable) -> str | None:
     return None
 
 
-def inverse(table: NameTable) -> NameTable:
-    """The table that leads back. Both names of a pair must have as many stars."""
-    return tuple((target, source) for source, target in table)
-
-
 def join(*parts: Tensor) -> Tensor:
     return torch.cat(parts)
 

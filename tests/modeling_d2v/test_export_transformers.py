@@ -128,7 +128,8 @@ THEIRS: dict[str, dict[str, Any]] = {
         mask_feature_prob=0.2,
         apply_spec_augment=False,
     ),
-    "data2vec-vision": dict(image_size=64, auxiliary_channels=12, out_indices=[1, 2, 4, 5], drop_path_rate=0.2),
+    "data2vec-vision": dict(image_size=64, auxiliary_channels=12, out_indices=[1, 2, 4, 5], drop_path_rate=0.2)
+    | dict(auxiliary_concat_input=True, auxiliary_num_convs=2, pool_scales=[1, 3]),
 }
 CLASSES = [(kind, name) for kind, known in KINDS.items() for name in known.classes]
 LABELS = {"id2label": {0: "no", 1: "yes"}, "label2id": {"no": 0, "yes": 1}}

@@ -7,9 +7,8 @@ from model_factory import randomise, relative_error
 from torch.nn import functional as F
 
 import modeling_d2v
-from modeling_d2v.checkpoint_tensors import inverse, rename
 from modeling_d2v.checkpoint_transformers import config_from_transformers, from_transformers
-from modeling_d2v.checkpoint_transformers_audio import NAMES, SAME, place
+from modeling_d2v.checkpoint_transformers_audio import SAME, place
 
 
 MODELS = ("Model", "ForCTC", "ForSequenceClassification", "ForAudioFrameClassification", "ForXVector")
@@ -203,16 +202,7 @@ def test_a_model_without_a_mask_token_gets_a_fresh_one(tmp_path):
     assert token.min() >= 0 and token.max() <= 1 and token.std() > 0 and not unused
 
 
-# Tables
-
-
-@pytest.mark.parametrize("model", MODELS)
-def test_the_table_leads_back(model):
-    names = theirs(model, use_weighted_layer_sum=True, conv_bias=True).state_dict().keys()
-    names = {name if model != "Model" else f"data2vec_audio.{name}" for name in names}
-    translated = {name: rename(name, NAMES) for name in names}
-    assert None not in translated.values() and len(set(translated.values())) == len(translated)
-    assert all(rename(target, inverse(NAMES)) == name for name, target in translated.items())
+# Settings
 
 
 def test_settings_become_ours():

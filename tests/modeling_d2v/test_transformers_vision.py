@@ -7,9 +7,8 @@ from model_factory import relative_error
 from transformers import Data2VecVisionConfig
 
 from modeling_d2v import Data2VecForImageClassification, Data2VecForPreTraining, Data2VecForSemanticSegmentation
-from modeling_d2v.checkpoint_tensors import Place, inverse, rename
 from modeling_d2v.checkpoint_transformers import from_transformers
-from modeling_d2v.checkpoint_transformers_vision import NAMES, place, settings
+from modeling_d2v.checkpoint_transformers_vision import place, settings
 
 
 SMALL = {
@@ -155,24 +154,6 @@ def test_a_converted_encoder_can_be_pretrained_further(tmp_path):
         assert torch.equal(model.data2vec.state_dict()[name], tensor), name
     model(pixel_values=images()).loss.backward()
     assert model.data2vec.get_parameter(MASK_TOKEN).grad.abs().sum() > 0
-
-
-@pytest.mark.parametrize(
-    "head, bias",
-    [
-        ("Model", "shared bias"),
-        ("ForImageClassification", "bias per layer"),
-        ("ForSemanticSegmentation", "bias per layer"),
-    ],
-)
-def test_every_name_leads_back(head, bias):
-    model = make(head, auxiliary_concat_input=True, use_mask_token=True, **BIAS[bias])
-    for name in model.state_dict():
-        full = name if head != "Model" else f"data2vec_vision.{name}"
-        target = place(full)
-        assert isinstance(target, Place)
-        there = target.name if target.part is None else f"{target.name}#{target.part}"
-        assert rename(there, inverse(NAMES)) == full
 
 
 @pytest.mark.parametrize(
