@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from .processing_data2vec import Data2VecProcessor  # noqa: F401
 
 MASKED_TOKENS = ("dropped", "replaced")
+PROBLEM_TYPES = (None, "regression", "single_label_classification", "multi_label_classification")
 MODALITY_CONFIGS = {"text": Data2VecTextConfig, "vision": Data2VecVisionConfig, "audio": Data2VecAudioConfig}
 
 # The files that a checkpoint needs beside its weights to be loaded where this package is not installed.
@@ -239,6 +240,7 @@ class Data2VecConfig(BackboneConfigMixin, CheckedConfig):
                 f"({self.num_attention_heads})."
             )
         one_of(owner, "masked_tokens", self.masked_tokens, MASKED_TOKENS)
+        one_of(owner, "problem_type", self.problem_type, PROBLEM_TYPES)
         for field in ("hidden_dropout", "mlp_dropout", "attention_dropout", "activation_dropout", "drop_path_rate"):
             below_one(owner, field, getattr(self, field))
         for field in ("layerdrop", "ema_decay", "ema_end_decay"):

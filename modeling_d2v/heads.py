@@ -74,6 +74,20 @@ def soft_cross_entropy(logits: Tensor, probabilities: Tensor, num_items: Tensor 
     return F.cross_entropy(logits.float(), target, reduction="sum") / count
 
 
+def check_numbers(labels: Tensor, flags: bool) -> None:
+    """Checks labels that are numbers: flags lie in 0 ... 1, others are finite. Values on a GPU are not read.
+
+    Raises:
+        ValueError: naming the first wrong value.
+    """
+    if labels.device.type != "cpu" or torch.compiler.is_compiling():
+        return
+    wrong = labels[~((labels >= 0) & (labels <= 1)) if flags else ~torch.isfinite(labels)]
+    if wrong.numel():
+        wanted = "flags of classes go from 0 to 1" if flags else "a regression needs numbers"
+        raise ValueError(f"`labels` holds {wrong[0].item()}; {wanted}. Check the label column.")
+
+
 def sequence_loss(
     config: Data2VecConfig, logits: Tensor, labels: Tensor, num_items: Tensor | int | None = None
 ) -> Tensor:
@@ -93,22 +107,27 @@ def sequence_loss(
     Raises:
         ValueError: if the labels do not fit the problem in shape or value.
     """
-    if config.problem_type is None:
+    problem = config.problem_type
+    if problem is None:
         classes = "multi_label" if labels.is_floating_point() else "single_label"
-        config.problem_type = "regression" if config.num_labels == 1 else f"{classes}_classification"
-    single = config.problem_type == "single_label_classification"
+        problem = "regression" if config.num_labels == 1 else f"{classes}_classification"
+    single = problem == "single_label_classification"
     if single and labels.is_floating_point() and labels.shape == logits.shape:
         return soft_cross_entropy(logits, labels, num_items)
     if labels.numel() != (logits.shape[0] if single else logits.numel()):
         raise ValueError(
-            f"`labels` has shape {tuple(labels.shape)}; {config.problem_type} of {logits.shape[0]} samples with "
+            f"`labels` has shape {tuple(labels.shape)}; {problem} of {logits.shape[0]} samples with "
             f"`num_labels={config.num_labels}` takes {tuple(logits.shape[:1] if single else logits.shape)}. Set "
             '`problem_type` to "single_label_classification", "multi_label_classification" or "regression".'
         )
     if single:
         check_class_ids(labels, config.num_labels)
+    else:
+        check_numbers(labels, flags=problem != "regression")
+    config.problem_type = problem  # after the checks: labels that were refused decide nothing
+    if single:
         return cross_entropy(logits, labels.view(-1), num_items)
-    function = F.mse_loss if config.problem_type == "regression" else F.binary_cross_entropy_with_logits
+    function = F.mse_loss if problem == "regression" else F.binary_cross_entropy_with_logits
     total = function(logits.float(), labels.to(logits.device).float().view_as(logits), reduction="sum")
     return total / (labels.numel() if num_items is None else num_items)
 

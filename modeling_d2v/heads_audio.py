@@ -16,7 +16,7 @@ from transformers.utils import can_return_tuple
 
 from .configuration_data2vec import Data2VecConfig
 from .ctc import ctc_loss
-from .heads import IGNORED, Data2VecHead, check_class_ids, cross_entropy, sequence_loss
+from .heads import IGNORED, Data2VecHead, check_class_ids, check_numbers, cross_entropy, sequence_loss
 from .modeling_data2vec import Data2VecModelOutput, masked_mean
 from .spec_augment import SpecAugment
 
@@ -78,7 +78,11 @@ class Data2VecAudioHead(Data2VecHead):
         if self.layer_sum is not None:
             kwargs["output_hidden_states"] = True
         output = self.data2vec(
-            input_values=input_values, attention_mask=attention_mask, mask=mask_time_indices, **kwargs
+            input_values=input_values,
+            attention_mask=attention_mask,
+            mask=mask_time_indices,
+            return_dict=True,
+            **kwargs,
         )
         hidden = output.last_hidden_state if self.layer_sum is None else self.layer_sum(output.hidden_states)
         if wanted is None or wanted is False:
@@ -96,14 +100,23 @@ class Data2VecForCTC(Data2VecAudioHead):
     def __init__(self, config: Data2VecConfig) -> None:
         super().__init__(config)
         audio = self.config.audio_config
+        self.blank = audio.pad_token_id
         self.dropout = nn.Dropout(audio.final_dropout)
         self.lm_head = nn.Linear(self.config.hidden_size, audio.vocab_size)
         self.loss_settings = {
-            "blank": audio.pad_token_id,
+            "blank": self.blank,
             "reduction": audio.ctc_loss_reduction,
             "zero_infinity": audio.ctc_zero_infinity,
         }
         self.post_init()
+
+    def get_output_embeddings(self) -> None:
+        """None: `lm_head` predicts characters, and has nothing to do with the embedding of an input."""
+
+    def silence_padding(self, logits: Tensor, real: Tensor) -> Tensor:
+        """Logits (B, T, W) whose frames of padding are blanks for certain: whatever decodes them reads nothing."""
+        others = torch.arange(logits.shape[-1], device=logits.device) != self.blank
+        return logits.masked_fill(~real[..., None] & others, torch.finfo(logits.dtype).min)
 
     @can_return_tuple
     def forward(
@@ -115,7 +128,7 @@ class Data2VecForCTC(Data2VecAudioHead):
         num_items_in_batch: Tensor | int | None = None,
         **kwargs: Any,
     ) -> CausalLMOutput:
-        """Logits (B, T, W).
+        """Logits (B, T, W), at padding the lowest finite number for every token but the blank.
 
         Args:
             input_values, attention_mask: (B, samples).
@@ -129,9 +142,12 @@ class Data2VecForCTC(Data2VecAudioHead):
         """
         output, hidden, real = self.encode(input_values, attention_mask, mask_time_indices, **kwargs)
         logits = self.lm_head(self.dropout(hidden))
+        if attention_mask is None:
+            real = None
+        else:
+            logits = self.silence_padding(logits, real)
         loss = None
         if labels is not None:
-            real = None if attention_mask is None else real
             loss = ctc_loss(logits, labels, real, num_items=num_items_in_batch, **self.loss_settings)
         return CausalLMOutput(
             loss=loss, logits=logits, hidden_states=output.hidden_states, attentions=output.attentions
@@ -249,6 +265,7 @@ def frame_loss(
     if several:
         labels = labels.view_as(logits)
         keep = real[..., None] & (labels != IGNORED)
+        check_numbers(labels.masked_fill(~keep, 0), flags=True)
         losses = F.binary_cross_entropy_with_logits(logits.float(), labels.clamp(min=0).float(), reduction="none")
         return (losses * keep).sum() / (keep.sum().clamp(min=1) if num_items is None else num_items)
     if flags:

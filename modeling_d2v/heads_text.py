@@ -44,7 +44,7 @@ class Data2VecTextHead(Data2VecHead):
         for name in ("inputs_embeds", "position_ids"):
             if kwargs.pop(name, None) is not None:
                 raise ValueError(f"data2vec takes no `{name}`: pass `input_ids`, and positions follow from them.")
-        return self.data2vec(input_ids=input_ids, attention_mask=attention_mask, **kwargs)
+        return self.data2vec(input_ids=input_ids, attention_mask=attention_mask, return_dict=True, **kwargs)
 
     def tokens(self, output: Data2VecModelOutput) -> Tensor:
         """Hidden states (B, T, D) of the text's own tokens."""

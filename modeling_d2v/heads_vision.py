@@ -56,7 +56,7 @@ class Data2VecVisionHead(Data2VecHead):
     def encode(self, pixel_values: Tensor | None, **kwargs: Any) -> Data2VecModelOutput:
         """Output of the encoder for images (B, channels, H, W)."""
         kwargs.pop("interpolate_pos_encoding", None)  # positions follow the image without being asked
-        return self.data2vec(pixel_values=pixel_values, **kwargs)
+        return self.data2vec(pixel_values=pixel_values, return_dict=True, **kwargs)
 
     def maps(self, hidden_states: tuple[Tensor, ...], pixel_values: Tensor, numbers: list[int]) -> list[Tensor]:
         """Patches of some hidden states (B, E + T, D) as maps (B, D, h, w)."""

@@ -53,6 +53,7 @@ def test_unknown_keys_of_a_sub_configuration_name_the_nearest_valid_one():
         (dict(modalities="text", audio_config={"mask_prob": 0.5}), "`modalities` lacks 'audio'"),
         (dict(hidden_size=100, num_attention_heads=12), "must be a multiple of `num_attention_heads`"),
         (dict(masked_tokens="removed"), "must be one of 'dropped', 'replaced'"),
+        (dict(problem_type="multilabel"), "`problem_type` is 'multilabel'; it must be one of"),
         (dict(hidden_dropout=1.5), "`hidden_dropout` is 1.5; it must be at least 0 and below 1"),
         (dict(drop_path_rate=1.0), "below 1"),
         (dict(ema_decay=-0.1), "must be in"),

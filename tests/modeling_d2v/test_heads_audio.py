@@ -162,6 +162,8 @@ def test_classes_of_a_frame_may_coincide():
     torch.testing.assert_close(model(**batch, labels=flags, num_items_in_batch=77).loss, total / 77)
     with pytest.raises(ValueError, match="not of exactly one class"):
         make("AudioFrameClassification")(**batch, labels=flags)
+    with pytest.raises(ValueError, match="holds 2; flags of classes go from 0 to 1"):
+        model(**batch, labels=flags * 2)
     active = make("AudioFrameClassification", num_labels=1)
     output = active(**batch, labels=flags[..., 0])
     expected = F.binary_cross_entropy_with_logits(output.logits[keep][:, 0], flags[keep][:, 0].float())

@@ -237,6 +237,8 @@ def test_output_as_a_tuple(name):
     model, batch = make_head(name), head_inputs(name) | head_labels(name)
     named, plain = model(**batch), model(**batch, return_dict=False)
     assert type(plain) is tuple and len(plain) == len(named.to_tuple())
+    model.config.return_dict = False
+    assert type(model(**batch)) is tuple and type(model(**batch, return_dict=True)) is type(named)
     if head_labels(name):
         assert torch.equal(plain[0], named.loss)
     assert torch.equal(plain[-1] if name != "Data2VecBackbone" else plain[0][-1], list(results(named).values())[-1])

@@ -233,6 +233,22 @@ def test_labels_of_another_problem():
         make("TokenClassification")(**batch, labels=torch.ones(3, 20))
 
 
+@pytest.mark.parametrize(
+    ("settings", "labels", "message"),
+    [
+        ({}, [[1.0, 0.0, 5.0], [0.0] * 3, [0.0] * 3], "holds 5.0; flags of classes go from 0 to 1"),
+        ({"problem_type": "multi_label_classification"}, [[0, 1, 0], [0, -1, 0], [1, 1, 1]], "holds -1; flags"),
+        ({"num_labels": 1}, [0.5, float("nan"), 1.0], "holds nan; a regression needs numbers"),
+    ],
+)
+def test_numbers_that_are_no_labels_are_refused_and_decide_nothing(settings, labels, message):
+    model = make("SequenceClassification", **settings)
+    before = model.config.problem_type
+    with pytest.raises(ValueError, match=message):
+        model(**inputs("SequenceClassification"), labels=torch.tensor(labels))
+    assert model.config.problem_type == before
+
+
 def test_answers_beyond_the_text_are_left_out_and_negative_ones_are_not():
     model, batch = make("QuestionAnswering"), inputs("QuestionAnswering")
     cut = model(**batch, start_positions=torch.tensor([1, 25, 20]), end_positions=torch.tensor([2, 30, 20])).loss

@@ -196,16 +196,15 @@ def test_speech_recognition_with_time_stamps(tmp_path):
         assert chunk["timestamp"] == pytest.approx((start, end))
 
 
-def test_long_recordings_are_recognised_in_chunks(tmp_path):
-    """The parts are joined without a seam, since the strides cover what a frame sees.
-
-    One by one: in a padded batch the pipeline reads a frame too many, where the padding of the last part begins.
-    """
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_long_recordings_are_recognised_in_chunks(tmp_path, batch_size):
+    """The parts are joined without a seam, since the strides cover what a frame sees."""
     model, processor = recogniser(tmp_path / "model", local=True)
     sound = np.random.default_rng(1).normal(size=int(3.7 * RATE)).astype(np.float32)
     sound *= np.repeat(np.random.default_rng(2).uniform(0, 3, 37), RATE // 10)
     recognise = pipeline("automatic-speech-recognition", model=tmp_path / "model")
-    found = recognise(sound, chunk_length_s=1.0, stride_length_s=0.2, return_timestamps="word")
+    options = dict(chunk_length_s=1.0, stride_length_s=0.2, return_timestamps="word")
+    found = recognise(sound, batch_size=batch_size, **options)
     text, words = words_of(model, processor, sound)
     assert found["text"] == text and len(set(text)) > 2 and len(words) > 3
     assert [chunk["text"] for chunk in found["chunks"]] == [word for word, _, _ in words]
@@ -219,10 +218,14 @@ def test_recordings_of_several_lengths_are_recognised_in_one_batch(tmp_path):
     sounds = [SOUND, SOUND[:7000], SOUND[:3000]]
     recognise = pipeline("automatic-speech-recognition", model=tmp_path / "model")
     alone = [words_of(model, processor, sound)[0] for sound in sounds]
-    assert [found["text"] for found in recognise([sound.copy() for sound in sounds])] == alone
+    for batch_size in (1, 3):
+        assert [
+            found["text"] for found in recognise([sound.copy() for sound in sounds], batch_size=batch_size)
+        ] == alone
     inputs = processor(audio=sounds, sampling_rate=RATE, padding=True, return_tensors="pt")
     lengths = model.config.audio_config.num_frames(inputs["attention_mask"].sum(dim=1))
-    assert processor.batch_decode(model(**inputs).logits, lengths=lengths) == alone
+    logits = model(**inputs).logits
+    assert processor.batch_decode(logits, lengths=lengths) == processor.batch_decode(logits) == alone
 
 
 def test_the_alarm_of_this_file_rings(nothing_to_warn_of):
