@@ -26,6 +26,9 @@ __all__ = ["AudioTransform", "TextTransform", "VisionTransform", "build_transfor
 
 logger = logging.getLogger(__name__)
 
+CROP_LENGTHS = 11
+"""Lengths of training crops, evenly spaced over their range."""
+
 
 @dataclass
 class VisionTransform:
@@ -127,17 +130,22 @@ class AudioTransform:
         concat_group: Whether clips of one group are concatenated up to the crop length. Without it, a set of single
             words teaches where in the window things are instead of what they are. Data that does not tell the groups
             is cropped without it, with a warning: voices that change within a window would be a giveaway.
+        speed: Slowest and fastest speed of a training clip or crop, or None for its own: tempo and pitch change
+            together, as if more people spoke.
         max_seconds: Longest clip in evaluation and without crops, in seconds; None = no limit.
-        train: Whether to concatenate and crop.
+        train: Whether to augment.
     """
 
     min_samples: int = 400
     crop_seconds: tuple[float, float] | None = None
     concat_group: bool = False
+    speed: tuple[float, float] | None = None
     max_seconds: float | None = None
     train: bool = True
 
     def __post_init__(self):
+        if self.speed is not None:
+            self.speed = _range("speed", self.speed, 0.0, float("inf"))
         if self.crop_seconds is not None:
             self.crop_seconds = _range("crop_seconds", self.crop_seconds, 0.0, float("inf"))
         elif self.concat_group:
@@ -175,19 +183,32 @@ class AudioTransform:
             ValueError: If clips are to be concatenated and `prepare` was not called.
         """
         samples = record["audio"]
+        rng = np.random.default_rng(seed)
+        speed = rng.uniform(*self.speed) if self.train and self.speed is not None else 1.0
         if self.train and self.crop_seconds is not None:
-            rng = np.random.default_rng(seed)
-            length = max(1, round(rng.uniform(*self.crop_seconds) * SAMPLING_RATE))
+            length = max(1, round(self._crop_length(rng) * speed))
             if self._concatenates:
                 samples = self._concatenate(record, length, rng)
             start = int(rng.integers(max(0, len(samples) - length) + 1))
             samples = samples[start : start + length]
         elif self.max_seconds is not None:
-            samples = samples[: round(self.max_seconds * SAMPLING_RATE)]
+            samples = samples[: round(self.max_seconds * SAMPLING_RATE * speed)]
+        if speed != 1.0:
+            samples = _change_speed(samples, speed)
         samples = standardise(samples)
         if len(samples) < self.min_samples:
             samples = np.pad(samples, (0, self.min_samples - len(samples)))
         return {"input_values": torch.from_numpy(samples), "id": record["id"]}
+
+    def _crop_length(self, rng: np.random.Generator) -> int:
+        """Return a random length in samples, one of `CROP_LENGTHS`.
+
+        A shape that comes back costs a convolution library nothing; preparing for a new one takes a quarter of a small
+        step.
+        """
+        least, greatest = self.crop_seconds
+        seconds = least + (greatest - least) * rng.integers(CROP_LENGTHS) / (CROP_LENGTHS - 1)
+        return round(seconds * SAMPLING_RATE)
 
     def _concatenate(self, record: dict[str, Any], length: int, rng: np.random.Generator) -> np.ndarray:
         """Return the record's clip and random others of its group, with at least one clip more than `length` needs.
@@ -250,6 +271,13 @@ def standardise(samples: np.ndarray) -> np.ndarray:
     """
     samples = samples.astype(np.float32)
     return (samples - samples.mean()) / np.sqrt(samples.var() + 1e-7)
+
+
+def _change_speed(samples: np.ndarray, speed: float) -> np.ndarray:
+    """Return (round(S / speed),) samples: the recording played faster or slower."""
+    length = max(1, round(len(samples) / speed))
+    changed = need("soxr", "audio").resample(samples, SAMPLING_RATE * speed, SAMPLING_RATE, quality="MQ")[:length]
+    return np.pad(changed, (0, length - len(changed)))
 
 
 def build_transform(

@@ -97,7 +97,8 @@ def test_crops_have_random_lengths_within_the_range():
     transform = AudioTransform(crop_seconds=(0.1, 0.2))
     record = {"id": 1, "audio": np.random.default_rng(0).normal(size=16_000).astype(np.float32)}
     lengths = [len(transform(record, seed)["input_values"]) for seed in range(100)]
-    assert 1600 <= min(lengths) < 1700 and 3100 < max(lengths) <= 3200
+    # Few different lengths, evenly spaced: a new shape is dear.
+    assert set(lengths) == set(range(1_600, 3_201, 160))
     assert torch.equal(transform(record, 5)["input_values"], transform(record, 5)["input_values"])
 
 
@@ -125,6 +126,21 @@ def test_short_clips_are_filled_up_after_standardisation():
     out = AudioTransform(min_samples=720)({"id": 0, "audio": np.resize([2.0, 4.0], 300).astype(np.float32)})
     values = out["input_values"]
     assert len(values) == 720 and (values[300:] == 0).all() and abs(values[:300].std(correction=0) - 1) < 1e-4
+
+
+def test_speed_changes_the_pitch_and_not_the_length_of_a_crop():
+    tone = np.sin(2 * np.pi * 1_000 * np.arange(64_000) / 16_000).astype(np.float32)
+    record = {"id": 1, "audio": tone}
+    transform = AudioTransform(crop_seconds=1.0, speed=(0.8, 1.25))
+    peaks = []
+    for seed in range(20):
+        out = transform(record, seed)["input_values"]
+        assert len(out) == 16_000 and torch.equal(out, transform(record, seed)["input_values"])
+        peaks.append(int(torch.fft.rfft(out).abs().argmax()))
+    assert 790 <= min(peaks) < 900 and 1_150 < max(peaks) <= 1_260
+    whole = AudioTransform(speed=1.25)(record)["input_values"]
+    assert len(whole) == 51_200 and int(torch.fft.rfft(whole).abs().argmax()) == 4_000
+    assert len(AudioTransform(speed=1.25, train=False)(record)["input_values"]) == 64_000
 
 
 def test_concatenation_needs_groups_and_preparation():
@@ -260,6 +276,8 @@ def test_wrong_options_are_explained(config):
         build_transform("vision", {"mean": [0.5, 0.5, 0.5]}, config)
     with pytest.raises(ValueError, match="crop_scale is big"):
         build_transform("vision", {"crop_scale": "big"}, config)
+    with pytest.raises(ValueError, match="speed is"):
+        build_transform("audio", {"speed": [1.1, 0.9]}, config)
     with pytest.raises(ValueError, match="flip is 'yes'; it must be true or false"):
         build_transform("vision", {"flip": "yes"}, config)
     with pytest.raises(ValueError, match="min_samples is 0; it must be a whole number"):
