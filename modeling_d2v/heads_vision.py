@@ -167,7 +167,7 @@ class Data2VecForSemanticSegmentation(Data2VecVisionHead):
             num_items_in_batch: pixels with a class in the whole step where gradients are accumulated.
 
         Raises:
-            ValueError: for labels of another shape, or class ids outside `num_labels`.
+            ValueError: for labels of another shape, class ids outside `num_labels`, or one image alone in training.
         """
         asked = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
         output = self.encode(pixel_values, output_hidden_states=bool(asked) or self.taps, **kwargs)

@@ -32,6 +32,8 @@ def as_channels(image: Any, num_channels: int) -> Any:
         return image
     if image.mode.startswith("I") or image.mode == "F":
         image = Image.fromarray(_eight_bits(np.asarray(image, dtype=np.float64), image.mode))
+    if "a" in image.getbands():
+        image = image.convert(image.mode.upper())  # colours that were multiplied by their opacity
     if "A" in image.getbands() or image.info.get("transparency") is not None:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
@@ -43,6 +45,13 @@ def _eight_bits(pixels: np.ndarray, mode: str) -> np.ndarray:
     if mode.startswith("I;16") or (mode == "I" and low >= 0 and 255 < high <= 65535):
         high = 65535.0
     return np.round((pixels - low) * (255.0 / max(high - low, 1e-12))).astype(np.uint8)
+
+
+def _three_dimensions(images: Any) -> Any:
+    """Arrays and tensors (height, width), alone or in lists, as (1, height, width); everything else as it is."""
+    if isinstance(images, list | tuple):
+        return [_three_dimensions(image) for image in images]
+    return images[None] if getattr(images, "ndim", None) == 2 else images
 
 
 class Data2VecImageProcessorKwargs(BeitImageProcessorKwargs, total=False):
@@ -126,6 +135,10 @@ class Data2VecImageProcessor(BeitImageProcessorPil):
             f"An image of {given} channels and type {pixels.dtype} was given to an image processor for {wanted}. Pass "
             "a PIL image, or an array with that number of channels."
         )
+
+    def _prepare_images_structure(self, images: Any, expected_ndims: int = 3) -> Any:
+        images = _three_dimensions(images) if expected_ndims == 3 else images
+        return super()._prepare_images_structure(images, expected_ndims=expected_ndims)
 
     def _preprocess_image_like_inputs(self, images: Any, segmentation_maps: Any = None, **kwargs: Any) -> Any:
         tensor_type = kwargs.pop("return_tensors", None)

@@ -88,7 +88,7 @@ class Data2VecProcessor(ProcessorMixin):
         Args:
             images: an image or several, as the image processor takes them.
             text: a text or several.
-            audio: a waveform (samples,) or several, each of one channel.
+            audio: a waveform (samples,) or several, each of one channel, as arrays, tensors or lists.
             sampling_rate: Hz of the waveforms; needed with `audio`.
             kwargs: of the part that is used, such as `padding=True`, `truncation=True`, `text_pair=...` or
                 `return_tensors="pt"`. With `audio` and `text` they are the feature extractor's, and the transcripts
@@ -99,8 +99,8 @@ class Data2VecProcessor(ProcessorMixin):
             `input_values` and `attention_mask` (and `labels` with `text`).
 
         Raises:
-            ValueError: for no input, images beside another one, a part that is missing, or another sampling rate than
-                the model's.
+            ValueError: for no input, images beside another one, a part that is missing, another sampling rate than
+                the model's, recordings that are empty or of several channels, or another number of transcripts.
         """
         given = {"images": images, "text": text, "audio": audio}
         names = [name for name, value in given.items() if value is not None]
@@ -123,9 +123,12 @@ class Data2VecProcessor(ProcessorMixin):
                 f"`sampling_rate` {given}; this model takes audio of {extractor.sampling_rate} Hz. Resample it, for "
                 f"example with soxr, and pass `sampling_rate={extractor.sampling_rate}`."
             )
-        inputs = extractor(audio, sampling_rate=sampling_rate, **{"return_attention_mask": True, **kwargs})
+        waveforms = self._waveforms(audio)
+        inputs = extractor(waveforms, sampling_rate=sampling_rate, **{"return_attention_mask": True, **kwargs})
         if text is not None:
             texts = [text] if isinstance(text, str) else list(text)
+            if len(texts) != len(waveforms):
+                raise ValueError(f"`audio` holds {len(waveforms)} recordings and `text` {len(texts)} transcripts.")
             tokens = self._part("tokenizer")(texts, padding=bool(kwargs.get("padding")), return_attention_mask=True)
             inputs["labels"] = [
                 [token if real else IGNORED for token, real in zip(*row, strict=True)]
@@ -133,6 +136,20 @@ class Data2VecProcessor(ProcessorMixin):
             ]
             inputs = inputs.convert_to_tensors(kwargs.get("return_tensors"))
         return inputs
+
+    @staticmethod
+    def _waveforms(audio: Any) -> list[np.ndarray]:
+        """Arrays (samples,) out of one recording or several."""
+        rows = audio if len(audio) and np.ndim(audio[0]) else [audio]
+        # The feature extractor would take tensors for recordings of several channels.
+        waveforms = [np.asarray(row.detach().cpu() if isinstance(row, Tensor) else row) for row in rows]
+        for i, waveform in enumerate(waveforms):
+            if waveform.ndim != 1 or not waveform.size:
+                raise ValueError(
+                    f"Recording {i} has shape {waveform.shape}; it must be (samples,) with at least one sample. Skip "
+                    "empty recordings, and take the mean over the channels of those that have several."
+                )
+        return waveforms
 
     def _part(self, name: str) -> Any:
         if name not in self.get_attributes():
@@ -191,9 +208,15 @@ class Data2VecProcessor(ProcessorMixin):
 
         Raises:
             ImportError: if kenlm is needed and not installed.
-            ValueError: if the tokenizer has no blank, or does not know all the V tokens.
+            ValueError: for logits of another shape, or if the tokenizer has no blank, or does not know all the V
+                tokens.
         """
-        logits = torch.as_tensor(logits)
+        logits = torch.as_tensor(logits).detach()
+        if logits.dim() != 3:
+            raise ValueError(
+                f"`logits` must have shape (batch, frames, vocabulary); got {tuple(logits.shape)}. For one recording "
+                "pass `logits[None]`."
+            )
         if isinstance(language_model, str | Path):
             language_model = load_language_model(str(language_model))
         search = self._beam_search(logits.shape[-1], language_model, options)

@@ -87,7 +87,16 @@ class PyramidPooling(nn.Module):
         self.bottleneck = ConvBlock((1 + len(scales)) * size, size, kernel_size=3)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, D, h, w) -> (B, D, h, w)."""
+        """(B, D, h, w) -> (B, D, h, w).
+
+        Raises:
+            ValueError: for one image in training, where the batch norm of a single place has nothing to compare.
+        """
+        if self.training and len(x) == 1 and 1 in self.scales:
+            raise ValueError(
+                "Segmentation cannot be trained on a batch of one image: batch norm needs two places, and the pooled "
+                "image is one. Use batches of at least 2 with `dataloader_drop_last=True`, or `pool_scales` without 1."
+            )
         pooled = [conv(F.adaptive_avg_pool2d(x, scale)) for conv, scale in zip(self.convs, self.scales, strict=True)]
         return self.bottleneck(torch.cat([x, *[resize(each, x.shape[2:]) for each in pooled]], dim=1))
 

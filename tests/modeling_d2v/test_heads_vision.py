@@ -247,6 +247,8 @@ def test_other_mistakes():
         segmenter(num_labels=1)(**inputs_for("vision"), labels=pixel_labels().clamp(max=0))
     with pytest.raises(ValueError, match="1 x 1 patches.*at least 4 x 4"):
         segmenter()(**inputs_for("vision", size=8))
+    with pytest.raises(ValueError, match="batch of one image"):
+        segmenter().train()(**inputs_for("vision", batch=1))
     for field, wrong in [("pool_scales", []), ("auxiliary_num_convs", 0), ("auxiliary_loss_weight", -1)]:
         with pytest.raises(ValueError, match=field):
             tiny_config("vision", vision_config={field: wrong})

@@ -102,6 +102,16 @@ def test_a_transcript_becomes_labels(speech):
     assert inputs.keys() == {"input_values", "attention_mask", "labels"}
 
 
+def test_recordings_are_taken_in_any_form(speech):
+    options = dict(sampling_rate=16000, padding=True, return_tensors="pt")
+    expected = speech(audio=WAVES, **options)
+    for given in ([torch.from_numpy(wave) for wave in WAVES], [wave.tolist() for wave in WAVES], tuple(WAVES)):
+        assert_same({"audio": speech(audio=given, **options)}, {"audio": expected})
+    for given in (WAVES[0], torch.from_numpy(WAVES[0]), WAVES[0].tolist(), torch.from_numpy(WAVES[0])[None]):
+        inputs = speech(audio=given, **options)
+        torch.testing.assert_close(inputs["input_values"], expected["input_values"][:1], rtol=0, atol=0)
+
+
 def test_pairs_of_texts():
     processor = make("tokenizer")
     ids = processor(text=["the"], text_pair=["cat"])["input_ids"]
@@ -123,6 +133,11 @@ def test_mistakes_are_explained(speech):
         speech(audio=WAVES, sampling_rate=8000)
     with pytest.raises(ValueError, match="`sampling_rate` is not given"):
         speech(audio=WAVES)
+    for wrong in ([np.zeros((8000, 2))], [WAVES[0], np.zeros(0)], [], torch.zeros(1, 2, 8000)):
+        with pytest.raises(ValueError, match=r"Recording [01] has shape .*mean over the channels"):
+            speech(audio=wrong, sampling_rate=16000)
+    with pytest.raises(ValueError, match="2 recordings and `text` 1 transcripts"):
+        speech(audio=WAVES, text=["a"], sampling_rate=16000)
     with pytest.raises(ValueError, match="no tokenizer"):
         make("image_processor").batch_decode(torch.zeros(1, 2))
     with pytest.raises(TypeError, match="Received a Wav2Vec2FeatureExtractor for argument tokenizer"):
@@ -196,15 +211,17 @@ def test_arrays_and_pictures_are_converted_alike(channels, kind):
     picture = processor(Image.fromarray(array), return_tensors="pt")["pixel_values"]
     assert picture.shape == (1, channels, 32, 32)
     values = array if array.ndim == 3 else array[..., None]
-    for given in (values, torch.from_numpy(values.transpose(2, 0, 1).copy()) if dtype == np.uint8 else values):
+    tensor = torch.from_numpy(values.transpose(2, 0, 1).copy()) if dtype == np.uint8 else values
+    for given in (array, [array], values, tensor):
         other = processor(given, return_tensors="pt")["pixel_values"]
         # Grey is rounded by pillow and cut off here: a step of 1 / 127.5.
         torch.testing.assert_close(other, picture, atol=0.0081, rtol=0)
     assert picture.std() > 0.1, "clipped"
 
 
-def test_transparent_pixels_are_white():
-    picture = Image.new("RGBA", (32, 32), (0, 0, 0, 0))
+@pytest.mark.parametrize(("plain", "mode"), [("RGBA", "RGBA"), ("LA", "LA"), ("RGBA", "RGBa"), ("LA", "La")])
+def test_transparent_pixels_are_white(plain, mode):
+    picture = Image.new(plain, (32, 32), 0).convert(mode)
     assert (image_processor()(picture, return_tensors="pt")["pixel_values"] == 1).all()
 
 
@@ -283,6 +300,8 @@ def test_a_language_model_corrects_the_text(speech):
 def test_decoding_needs_the_tokenizer_of_the_model(speech):
     with pytest.raises(ValueError, match="logits have 20 tokens, the tokenizer 12"):
         speech.decode_with_lm(torch.zeros(1, 4, 20))
+    with pytest.raises(ValueError, match=r"batch, frames, vocabulary\); got \(4, 12\)"):
+        speech.decode_with_lm(torch.zeros(4, 12))
 
 
 def test_without_pillow_the_rest_works(monkeypatch):
