@@ -28,7 +28,7 @@ REQUIRED = [
 ]
 EXTRAS = {
     "audio": ["jiwer>=4.0", "soundfile>=0.12", "soxr>=0.5"],
-    "vision": ["kornia>=0.9", "pillow>=10.3"],
+    "vision": ["pillow>=10.3"],
     "lm": ["kenlm>=0.3"],
     "lora": ["peft>=0.21"],
     "onnx": ["onnx>=1.23", "onnxruntime>=1.32", "onnxscript>=0.7"],

@@ -22,7 +22,7 @@ CONFIGS = sorted((ROOT / "recipes" / "configs").glob("*.yaml"))
 
 # Import name -> distribution, where they differ.
 DISTRIBUTIONS = {"PIL": "pillow", "sklearn": "scikit-learn", "yaml": "pyyaml"}
-OPTIONAL = {"PIL", "jiwer", "kenlm", "kornia", "matplotlib", "onnx", "onnxruntime", "peft", "soundfile", "soxr"}
+OPTIONAL = {"PIL", "jiwer", "kenlm", "matplotlib", "onnx", "onnxruntime", "peft", "soundfile", "soxr"}
 
 
 def name(path: Path) -> str:
@@ -176,13 +176,13 @@ def test_python_in_documents_compiles(path):
 
 def test_readme_is_short_and_shows_python():
     readme = ROOT / "README.md"
-    assert len(readme.read_text(encoding="utf-8").splitlines()) < 200
+    assert len(readme.read_text(encoding="utf-8").splitlines()) < 300
     assert len(code_blocks(readme, "python")) >= 2
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=name)
 def test_files_and_targets_named_in_commands_exist(path):
-    for line in "\n".join(code_blocks(path, "bash")).splitlines():
+    for line in "\n".join(code_blocks(path, "bash")).replace("\\\n", " ").splitlines():
         words = shlex.split(line, comments=True)
         for word in words:
             if re.match(r"(recipes|benchmarks|tests|modeling_d2v)/", word):
