@@ -214,7 +214,10 @@ class Data2VecForTokenClassification(Data2VecTextHead):
 
 
 class Data2VecForQuestionAnswering(Data2VecTextHead):
-    """Finds an answer in a text: one linear layer gives each token a logit as first and as last token of it."""
+    """Finds an answer in a text: one linear layer gives each token a logit as first and as last token of it.
+
+    transformers 5 has no pipeline for this: the answer is the span with the largest sum of both logits.
+    """
 
     def __init__(self, config: Data2VecConfig) -> None:
         super().__init__(config)

@@ -237,9 +237,9 @@ def test_the_encoder_out_of_a_head(name, heads, poisoned):
 # Without the package
 
 
-WITHOUT_PACKAGE = """
+ALONE = """
 import sys, torch
-sys.path = [p for p in sys.path if p not in ("", {root!r})]
+sys.path = [p for p in sys.path if p not in ("", sys.argv[1])]
 sys.meta_path = [f for f in sys.meta_path if "editable" not in repr(f).lower()]
 try:
     import modeling_d2v
@@ -248,19 +248,45 @@ except ImportError:
     pass
 import huggingface_hub, transformers
 huggingface_hub.HfApi.repo_exists = lambda self, name: True
-folder, again = sys.argv[1:3]
+again = sys.argv[2]
+"""
+SAVED_AGAIN = """
+folder = sys.argv[3]
 out = dict()
 for auto, inputs in torch.load(again + "/inputs.pt").items():
     auto_class = getattr(transformers, auto)
     model = auto_class.from_pretrained(folder, trust_remote_code=True).eval()
-    model.save_pretrained(f"{{again}}/{{auto}}")
-    model = auto_class.from_pretrained(f"{{again}}/{{auto}}", trust_remote_code=True).eval()
+    model.save_pretrained(f"{again}/{auto}")
+    model = auto_class.from_pretrained(f"{again}/{auto}", trust_remote_code=True).eval()
     torch.manual_seed(0)
     output = model(**inputs)
-    modules = {{type(module).__module__ for module in model.modules()}}
+    modules = {type(module).__module__ for module in model.modules()}
     out[auto] = dict(name=type(model).__name__, first=output[0], modules=modules)
 torch.save(out, again + "/out.pt")
 """
+
+
+FROM_OTHERS = """
+out = dict()
+for auto, folder in torch.load(again + "/inputs.pt"):
+    load = getattr(transformers, auto).from_pretrained
+    model, info = load(folder, trust_remote_code=True, ignore_mismatched_sizes=True, output_loading_info=True)
+    report = {kind: sorted(map(str, entries)) for kind, entries in info.items()}
+    out[auto, folder] = dict(module=type(model).__module__, report=report, state=dict(model.state_dict()))
+torch.save(out, again + "/out.pt")
+"""
+
+
+def run_alone(script: str, root: Path, folder: Path, *arguments: Path) -> None:
+    """Runs a script where the package cannot be imported."""
+    done = subprocess.run(
+        [sys.executable, "-c", ALONE + script, str(root), str(folder), *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        cwd=folder,
+        env={"PATH": "/usr/bin:/bin", "HF_HUB_OFFLINE": "1", "HF_HOME": str(folder / "hf"), "OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
 
 
 @pytest.mark.parametrize("autos", [SOME_AUTOS, pytest.param(AUTOS, marks=pytest.mark.slow)], ids=["some", "all"])
@@ -270,20 +296,7 @@ def test_auto_classes_where_the_package_is_not_importable(autos, pretrained, tmp
     batches |= {"AutoModel": inputs_for("audio"), "AutoModelForPreTraining": inputs_for("vision")}
     batches = {auto: batches[auto] for auto in autos}
     torch.save(batches, tmp_path / "inputs.pt")
-    done = subprocess.run(
-        [
-            sys.executable,
-            "-c",
-            WITHOUT_PACKAGE.format(root=str(project_root)),
-            str(pretrained.folder),
-            str(tmp_path),
-        ],
-        capture_output=True,
-        text=True,
-        cwd=tmp_path,
-        env={"PATH": "/usr/bin:/bin", "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "hf"), "OMP_NUM_THREADS": "1"},
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    run_alone(SAVED_AGAIN, project_root, tmp_path, pretrained.folder)
     out = torch.load(tmp_path / "out.pt", weights_only=True)
     assert out.keys() == batches.keys()
     for auto, batch in batches.items():
@@ -295,3 +308,24 @@ def test_auto_classes_where_the_package_is_not_importable(autos, pretrained, tmp
         if isinstance(expected, tuple):
             expected, out[auto]["first"] = expected[0], out[auto]["first"][0]
         torch.testing.assert_close(out[auto]["first"], expected, msg=auto)
+
+
+@pytest.mark.slow
+def test_every_head_from_every_other_where_the_package_is_not_importable(heads, tmp_path, project_root):
+    """The same report and weights of the encoder as with the package, in one process."""
+    pairs = {(HEADS[name].auto, str(heads[other].folder)): (name, heads[other]) for name, other in OTHERS.values()}
+    torch.save(list(pairs), tmp_path / "inputs.pt")
+    run_alone(FROM_OTHERS, project_root, tmp_path)
+    out = torch.load(tmp_path / "out.pt", weights_only=True)
+    assert out.keys() == pairs.keys()
+    for pair, (name, source) in pairs.items():
+        assert out[pair]["module"].startswith("transformers_modules.")
+        model, info = head_class(name).from_pretrained(
+            source.folder, ignore_mismatched_sizes=True, output_loading_info=True
+        )
+        assert out[pair]["report"] == {kind: sorted(map(str, entries)) for kind, entries in info.items()}
+        state = out[pair]["state"]
+        assert state.keys() == model.state_dict().keys()
+        assert all(torch.isfinite(tensor).all() for tensor in state.values())
+        encoder = encoder_of(source.tensors)
+        assert all(torch.equal(state[f"data2vec.{key}"], encoder[key]) for key in model.data2vec.state_dict())
