@@ -16,7 +16,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from .checkpoint_pickles import globals_of, plain, resolve, stand_ins
+from .checkpoint_pickles import add_globals, plain, resolve, stand_ins
 
 
 # "model-part-0.pt", "checkpoint_last-shard0.pt", "model-00001-of-00003.safetensors"
@@ -25,7 +25,17 @@ _PART_OF = re.compile(r"^(?P<stem>.*-)(?P<number>\d+)(?P<end>-of-(?P<count>\d+)\
 # Pickles that a file of the legacy format begins with: magic number, protocol, machine, content, storages.
 _LEGACY_PICKLES = 5
 # What torch raises, beside errors of its own, where a file does not hold what it promises.
-_DAMAGE = (RuntimeError, EOFError, LookupError, TypeError, ValueError, AttributeError, OverflowError, OSError)
+_DAMAGE = (
+    RuntimeError,
+    EOFError,
+    LookupError,
+    TypeError,
+    ValueError,
+    AttributeError,
+    OverflowError,
+    OSError,
+    MemoryError,
+)
 
 
 def read_checkpoint(path: str | PathLike) -> dict[str, Any]:
@@ -62,36 +72,41 @@ def read_file(path: Path) -> dict[str, Any]:
         return _read_safetensors(path)
     if reader is None or not start:
         raise _broken(path, _what_starts_with(start))
-    try:
-        content = reader(path)
-    except RecursionError as error:
-        raise _broken(path, "its content is nested too deeply") from error
+    content = reader(path)
     if not isinstance(content, Mapping):
         raise _broken(path, f"it holds a {type(content).__name__} instead of a dictionary")
-    content = plain(content)
-    if isinstance(content.get("cfg"), Mapping):
-        content["cfg"] = resolve(content["cfg"])
+    try:
+        content = plain(content)
+        if isinstance(content.get("cfg"), Mapping):
+            content["cfg"] = resolve(content["cfg"])
+    except RecursionError:
+        raise _broken(path, "its content is nested too deeply") from None
+    except _DAMAGE as error:
+        raise _broken(path, f"what it holds beside tensors makes no sense ({_last_line(error)})") from None
     return content
 
 
 def _read_zip(path: Path) -> Any:
+    globals_: set[str] = set()
     try:
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()
-            names = {entry.filename.partition("/")[2]: entry.filename for entry in entries}
+            names = {entry.filename.partition("/")[2] for entry in entries}
             if "constants.pkl" in names or "code" in {name.partition("/")[0] for name in names}:
                 raise _broken(path, "it is a TorchScript program, not a checkpoint: its weights come with code")
             if "data.pkl" not in names:
                 raise _broken(path, "it is a zip archive, but not one that `torch.save` wrote")
             if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
                 raise _broken(path, "it was packed again with compression, which torch does not do")
-            with archive.open(names["data.pkl"]) as file:
-                names_of_globals = _scan(path, file)
-    except zipfile.BadZipFile as error:
+            # Of two with that name, torch may read the other one.
+            for entry in (entry for entry in entries if entry.filename.endswith("/data.pkl")):
+                with archive.open(entry) as file:
+                    _scan(path, file, globals_)
+    except (zipfile.BadZipFile, RuntimeError) as error:
         raise _broken(
             path, f"it begins like a checkpoint of torch, but its end is missing or damaged ({error})"
         ) from None
-    return _load(path, names_of_globals, mmap=True)
+    return _load(path, globals_, mmap=True)
 
 
 def _read_legacy(path: Path) -> Any:
@@ -99,14 +114,15 @@ def _read_legacy(path: Path) -> Any:
     names: set[str] = set()
     with open(path, "rb") as file:
         for _ in range(_LEGACY_PICKLES):
-            names |= _scan(path, file)
+            _scan(path, file, names)
     return _load(path, names, mmap=False)
 
 
-def _scan(path: Path, file: BinaryIO) -> set[str]:
+def _scan(path: Path, file: BinaryIO, names: set[str]) -> None:
     try:
-        return globals_of(file)
+        add_globals(names, file)
     except ValueError as error:
+        stand_ins(names, str(path))  # A file that is dangerous and broken is dangerous.
         raise _broken(path, f"its list of objects cannot be read ({error})") from None
 
 

@@ -9,10 +9,11 @@ need not be installed, and whose objects here are only looked at. So each global
 - any other: the file is refused, and the global is named.
 """
 
+import itertools
 import pickletools
 import re
 from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -45,13 +46,18 @@ ALLOWED = (
 OF_TORCH = re.compile(
     r"torch\.(\w+Storage|Size|device|u?int\d+|b?float\d+|bool)|torch\.storage\.(Untyped|Typed)Storage"
     r"|torch\._utils\._rebuild_(tensor|tensor_v2|parameter)|torch\.nn\.parameter\.Parameter"
-    r"|collections\.(OrderedDict|Counter)|_codecs\.encode|builtins\.(set|bytearray|complex)"
+    r"|collections\.(OrderedDict|Counter)|_codecs\.encode|builtins\.(set|complex)"
 )
 # Enumerations are pickled by value; settings name their members.
 ENUMS = {
     "Modality": {1: "AUDIO", 2: "IMAGE", 3: "TEXT"},
     "PredictionMode": {1: "MEAN_POOLING", 2: "CLS_TOKEN", 3: "LIN_SOFTMAX"},
 }
+
+
+_NAME = re.compile(r"[\w.]{1,200}")
+# More than any checkpoint holds: a few lists that hold each other several times unfold into numbers without end.
+MAX_OBJECTS = 1_000_000
 
 
 class UnsafeCheckpointError(ValueError):
@@ -93,32 +99,48 @@ def _empty_list(*args: Any) -> list:
 _CONTAINERS = {"collections.defaultdict": _empty_dict, "collections.deque": _empty_list}
 
 
-def globals_of(file: BinaryIO) -> set[str]:
-    """Full names of the globals in one pickle; the file is read to the end of that pickle.
+def add_globals(names: set[str], file: BinaryIO) -> None:
+    """Adds the full names of the globals in one pickle; the file is read to the end of that pickle.
 
     Raises:
         ValueError: the bytes are no pickle, or one of a protocol that names globals in a way `torch.save` does not.
+            What was found before is in `names`.
     """
-    names = set()
+    strings: list[str | None] = [None, None]
+    memo: dict[int, str | None] = {}
+    foreign = None
     for operation, argument, _ in pickletools.genops(file):
         if operation.name in ("GLOBAL", "INST"):
             module, _, name = argument.partition(" ")
             # Pickles of protocol 2 use the names of Python 2.
             module, name = NAME_MAPPING.get((module, name), (IMPORT_MAPPING.get(module, module), name))
             names.add(f"{module}.{name}")
-        elif operation.name in ("STACK_GLOBAL", "EXT1", "EXT2", "EXT4"):
-            raise ValueError(
-                f"it is a pickle that uses {operation.name}, which `torch.save` does not write unless it is given "
-                "another protocol; save it again with the default protocol"
-            )
-    return names
+        elif operation.name == "STACK_GLOBAL":
+            foreign = operation.name
+            if None not in strings[-2:]:
+                names.add(".".join(strings[-2:]))
+        elif operation.name.startswith("EXT"):
+            foreign = operation.name
+        # The two strings that STACK_GLOBAL takes, which may lie in the memo.
+        elif operation.name == "MEMOIZE":
+            memo[len(memo)] = strings[-1]
+        elif operation.name.endswith("PUT"):
+            memo[argument] = strings[-1]
+        else:
+            value = memo.get(argument) if operation.name.endswith("GET") else argument
+            strings = [strings[-1], value if isinstance(value, str) else None]
+    if foreign is not None:
+        raise ValueError(
+            f"it is a pickle that uses {foreign}, which `torch.save` does not write unless it is given another "
+            "protocol; save it again with the default protocol"
+        )
 
 
 def stand_ins(names: Iterable[str], where: str) -> list[tuple[Callable[..., Any], str]]:
     """Stand-ins as `torch.serialization.safe_globals` takes them, for the globals that torch does not know.
 
     Args:
-        names: of all globals, see `globals_of`.
+        names: of all globals, see `add_globals`.
         where: how an error names the file.
 
     Raises:
@@ -128,13 +150,17 @@ def stand_ins(names: Iterable[str], where: str) -> list[tuple[Callable[..., Any]
     for name in sorted(names):
         if name in _CONTAINERS:
             made.append((_CONTAINERS[name], name))
-        elif any(name == entry or (entry.endswith(".") and name.startswith(entry)) for entry in ALLOWED):
+        elif _NAME.fullmatch(name) and any(
+            name == entry or (entry.endswith(".") and name.startswith(entry)) for entry in ALLOWED
+        ):
             made.append((type(name.rpartition(".")[2], (StandIn,), {"source": name}), name))
         elif not OF_TORCH.fullmatch(name):
-            refused.append(name)
+            # Who wrote the file may have put anything there: nothing of it reaches the terminal but letters.
+            refused.append(name if _NAME.fullmatch(name) else ascii(name[:100]))
     if refused:
+        shown = refused[:10] + ([f"{len(refused) - 10} more"] if len(refused) > 10 else [])
         raise UnsafeCheckpointError(
-            f"{where} was not opened: it asks for {', '.join(refused)}, which no data2vec checkpoint needs. A file "
+            f"{where} was not opened: it asks for {', '.join(shown)}, which no data2vec checkpoint needs. A file "
             "like this can run any program when it is opened in the usual way; nothing of it was run. Get the file "
             "from its publisher again, and check where this one came from."
         )
@@ -146,24 +172,30 @@ def plain(value: Any) -> Any:
 
     A namespace, an omegaconf container and a dataclass become a dictionary; a node of omegaconf its value; a member of
     an enumeration its name where it is known, its value elsewhere. What is none of these stays a `StandIn`.
+
+    Raises:
+        ValueError: there are more than `MAX_OBJECTS`.
+        TypeError, LookupError: an object holds something else than one of its class does.
     """
-    return _plain(value, set())
+    return _plain(value, frozenset(), itertools.count(1))
 
 
-def _plain(value: Any, above: set[int]) -> Any:
+def _plain(value: Any, above: frozenset[int], count: Iterator[int]) -> Any:
+    if next(count) > MAX_OBJECTS:
+        raise ValueError(f"it unfolds into more than {MAX_OBJECTS:,} objects")
     if not isinstance(value, Mapping | list | tuple | set | StandIn):
         return value
     if id(value) in above:
         return None  # omegaconf nodes know their parents
     above = above | {id(value)}
     if isinstance(value, Mapping):
-        return {_plain(key, above): _plain(inner, above) for key, inner in value.items()}
+        return {_plain(key, above, count): _plain(inner, above, count) for key, inner in value.items()}
     if isinstance(value, StandIn):
-        return _plain_stand_in(value, above)
-    return type(value)(_plain(inner, above) for inner in value)
+        return _plain_stand_in(value, above, count)
+    return type(value)(_plain(inner, above, count) for inner in value)
 
 
-def _plain_stand_in(value: StandIn, above: set[int]) -> Any:
+def _plain_stand_in(value: StandIn, above: frozenset[int], count: Iterator[int]) -> Any:
     state, name = value.state, value.source.rpartition(".")[2]
     if name == "scalar" and value.source.startswith("numpy"):
         dtype, data = value.args
@@ -175,12 +207,12 @@ def _plain_stand_in(value: StandIn, above: set[int]) -> Any:
     if isinstance(state, Mapping):
         if value.source.startswith("omegaconf."):
             if "_content" in state:
-                return _plain(state["_content"], above)
+                return _plain(state["_content"], above, count)
             if "fields" in state and isinstance(state.get("_val"), StandIn):
                 members = {number: member for member, number in state["fields"].items()}
                 return members.get(state["_val"].args[0], state["_val"].args[0])
-            return _plain(state.get("_val"), above)
-        return _plain(state, above)
+            return _plain(state.get("_val"), above, count)
+        return _plain(state, above, count)
     if len(value.args) == 1 and isinstance(value.args[0], str | int):
         return ENUMS.get(name, {}).get(value.args[0], value.args[0])
     return value

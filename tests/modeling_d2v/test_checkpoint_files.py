@@ -7,8 +7,10 @@ import os
 import pickle
 import subprocess
 import sys
+import warnings
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -103,11 +105,90 @@ def test_a_call_through_a_stand_in_reaches_nothing(tmp_path):
     assert isinstance(content["a"], StandIn) and content["a"].args == ({"x": 1}, "x") and content["b"] == {"c": 1}
 
 
+@pytest.mark.parametrize("protocol", [2, 4, 5])
+def test_names_are_found_in_every_protocol_and_in_files_that_end_early(protocol, tmp_path):
+    """A pickle alone, as `pickle.dump` writes it: not one of torch, but it is the danger that is named."""
+    canary, evil = tmp_path / "canary", [["system", "posix"], Calls(os.system, f"touch {tmp_path / 'canary'}")]
+    with pytest.raises(UnsafeCheckpointError, match=r"posix\.system"):
+        read_checkpoint(broken(tmp_path / "file.pt", pickle.dumps(evil, protocol)))
+    assert not canary.exists()
+
+
 def test_protocols_that_hide_names_are_refused(tmp_path):
     path = tmp_path / "file.pt"
-    torch.save({"cfg": Calls(os.system, "true")}, path, pickle_protocol=4)
+    torch.save({"cfg": argparse.Namespace(a=1)}, path, pickle_protocol=4)
     with pytest.raises(ValueError, match="uses STACK_GLOBAL"):
         read_checkpoint(path)
+
+
+def archive(path: Path, *pickles: bytes) -> Path:
+    """A file in torch's format around one pickle or several."""
+    with warnings.catch_warnings(), zipfile.ZipFile(path, "w") as file:
+        warnings.simplefilter("ignore")
+        for content in pickles:
+            file.writestr("archive/data.pkl", content)
+        file.writestr("archive/version", "3\n")
+    return path
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_second_pickle_in_the_archive_is_looked_at_too(order, tmp_path):
+    pickles = [pickle.dumps({"model": {}}, 2), pickle.dumps({"model": Calls(os.system, "true")}, 2)]
+    with pytest.raises(UnsafeCheckpointError, match=r"posix\.system"):
+        read_checkpoint(archive(tmp_path / "file.pt", *pickles[::order]))
+
+
+def test_names_reach_the_terminal_without_control_characters(tmp_path):
+    with pytest.raises(UnsafeCheckpointError, match=r"'omegaconf\.\\x1b\[2J'") as caught:
+        read_checkpoint(archive(tmp_path / "file.pt", b"\x80\x02comegaconf\n\x1b[2J\n)R."))
+    assert "\x1b" not in str(caught.value)
+
+
+def test_lists_that_unfold_without_end(tmp_path, monkeypatch):
+    monkeypatch.setattr("modeling_d2v.checkpoint_pickles.MAX_OBJECTS", 10_000)
+    content: Any = ["more"]
+    for _ in range(30):
+        content = [content, content]
+    torch.save({"cfg": {"model": content}}, tmp_path / "file.pt")
+    with pytest.raises(ValueError, match="unfolds into more than 10,000 objects"):
+        read_checkpoint(tmp_path / "file.pt")
+
+
+def test_deep_content(tmp_path):
+    with pytest.raises(ValueError, match="nested too deeply"):
+        read_checkpoint(
+            archive(tmp_path / "file.pt", b"\x80\x02" + b"}X\x01\x00\x00\x00a" * 5000 + b"N" + b"s" * 5000 + b".")
+        )
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        b"cnumpy.core.multiarray\nscalar\n)R",
+        b"cnumpy.core.multiarray\nscalar\ncnumpy\ndtype\nX\x02\x00\x00\x00f8\x85RX\x01\x00\x00\x00a\x86R",
+        b"comegaconf.nodes\nEnumNode\n)R}(X\x06\x00\x00\x00fields}X\x04\x00\x00\x00_valcfairseq.x\nE\n)Rub",
+        b"cargparse\nNamespace\n)RK\x01K\x02\x86b",
+    ],
+    ids=["number without value", "number of text", "member without value", "state that is none"],
+)
+def test_objects_that_make_no_sense(value, tmp_path):
+    pickled = b"\x80\x02}X\x01\x00\x00\x00a" + value + b"s."
+    with pytest.raises(ValueError, match="cannot be read as a checkpoint: what it holds beside tensors"):
+        read_checkpoint(archive(tmp_path / "file.pt", pickled))
+
+
+def test_memory_is_not_taken_on_the_word_of_a_file(tmp_path):
+    torch.save({"a": Calls(bytearray, 10**15)}, tmp_path / "file.pt")
+    with pytest.raises(UnsafeCheckpointError, match=r"builtins\.bytearray"):
+        read_checkpoint(tmp_path / "file.pt")
+
+
+def test_encrypted_archives(good):
+    content = bytearray(good.read_bytes())
+    for mark, offset in ((b"PK\x01\x02", 8), (b"PK\x03\x04", 6)):
+        content[content.find(mark) + offset] |= 1
+    with pytest.raises(ValueError, match="cannot be read as a checkpoint"):
+        read_checkpoint(broken(good, bytes(content)))
 
 
 @pytest.fixture
