@@ -104,8 +104,8 @@ def take_apart(content: Mapping[str, Any], where: str, ignore_settings: Iterable
     """
     state = _weights(content, where)
     names = [name for name in state if isinstance(state[name], Tensor)]
-    whole = content.get("cfg") or {}
-    tuning, data = dict(whole.get("model") or {}), dict(whole.get("task") or {})
+    whole = _dictionary(content, "cfg", where)
+    tuning, data = _dictionary(whole, "model", where), _dictionary(whole, "task", where)
     wrapper = _wrapper(names)
     settings = tuning
     if wrapper is not None and wrapper.settings is not None:
@@ -131,7 +131,7 @@ def take_apart(content: Mapping[str, Any], where: str, ignore_settings: Iterable
         )
     settings = _without(settings, REPLACED[task] | set(ignore_settings))
     if kind == "fairseq-v2":
-        settings |= _alone(state, settings)
+        settings |= _alone(state, settings, where)
     return Source(
         kind,
         task,
@@ -152,6 +152,12 @@ def _weights(content: Mapping[str, Any], where: str) -> dict[str, Any]:
             state = dict(content[key])
             if isinstance(content.get("model_ema"), Mapping):
                 state["_ema"] = content["model_ema"]
+            for name, value in state.items():
+                if not isinstance(name, str) or name.endswith("_ema") and not isinstance(value, Mapping):
+                    raise ValueError(
+                        f"{where} holds {name!r} ({type(value).__name__}) among its weights under `{key}`; names of "
+                        "tensors are texts, and the teacher `_ema` is a dictionary of tensors. The file is damaged."
+                    )
             return state
     if content and all(isinstance(value, Tensor) for value in content.values()):
         return dict(content)
@@ -159,6 +165,17 @@ def _weights(content: Mapping[str, Any], where: str) -> dict[str, Any]:
         f"{where} holds {', '.join(map(str, sorted(content)[:8])) or 'nothing'}, but no weights under `model` or "
         "`module`, where fairseq and BEiT's program keep them."
     )
+
+
+def _dictionary(parent: Mapping[str, Any], name: str, where: str) -> dict[str, Any]:
+    """A section of the settings, empty where it is missing."""
+    value = parent.get(name) or {}
+    if not isinstance(value, Mapping):
+        raise ValueError(
+            f"{where} has a {type(value).__name__} as {name!r}, where the settings of fairseq are a dictionary. Give "
+            "the right ones in a JSON file (`settings`)."
+        )
+    return dict(value)
 
 
 def _wrapper(names: list[str]) -> Wrapper | None:
@@ -214,14 +231,14 @@ def _without(settings: Mapping[str, Any], left_out: Iterable[str]) -> dict[str, 
     }
 
 
-def _alone(state: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
+def _alone(state: Mapping[str, Any], settings: Mapping[str, Any], where: str) -> dict[str, Any]:
     """What the tensors tell about 2.0: its only modality, and that its attention bias has a scale of its own."""
     found = {match[1] for name in state if (match := re.match(r"modality_encoders\.([A-Z]+)\.", name))}
     told: dict[str, Any] = {"supported_modality": found.pop()} if len(found) == 1 else {}
     if "modalities" in settings:
         told["modalities"] = {
             name: {"learned_alibi_scale": f"modality_encoders.{name.upper()}.alibi_scale" in state, **section}
-            for name, section in settings["modalities"].items()
+            for name, section in _dictionary(settings, "modalities", where).items()
             if isinstance(section, Mapping)
         }
     return told
@@ -233,12 +250,15 @@ def _arguments(content: Mapping[str, Any]) -> dict[str, Any]:
 
 def _updates(content: Mapping[str, Any]) -> int:
     history = content.get("optimizer_history") or [{}]
-    return int(history[-1].get("num_updates", 0)) if isinstance(history[-1], Mapping) else 0
+    last = history[-1] if isinstance(history, list | tuple) else {}
+    updates = last.get("num_updates", 0) if isinstance(last, Mapping) else 0
+    return updates if isinstance(updates, int) else 0
 
 
 def _symbols(content: Mapping[str, Any]) -> list[str] | None:
     state = content.get("task_state") or {}
     for name in ("target_dictionary", "source_dictionary", "dictionary"):
-        if isinstance(state.get(name), Mapping) and state[name].get("symbols"):
-            return list(state[name]["symbols"])
+        symbols = state[name].get("symbols") if isinstance(state.get(name), Mapping) else None
+        if symbols and isinstance(symbols, list | tuple):
+            return list(map(str, symbols))
     return None

@@ -13,6 +13,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 
+_COUNTERS = ("ema_step", ".num_batches_tracked")  # of the only tensors that hold whole numbers
+
+
 class Place(NamedTuple):
     """Where a source tensor goes.
 
@@ -226,11 +229,15 @@ class Filler:
 
     def _misfit(self, name: str) -> str | None:
         try:
-            shape = self.tensors.meta(name).shape
+            found = self.tensors.meta(name)
         except RuntimeError as error:
             return f"the parts of {name} do not fit together ({error})"
         wanted = self.expected[name]
-        return None if shape == wanted else f"{name} has shape {tuple(shape)} instead of {tuple(wanted)}"
+        if found.shape != wanted:
+            return f"{name} has shape {tuple(found.shape)} instead of {tuple(wanted)}"
+        if found.is_floating_point() or name.endswith(_COUNTERS):
+            return None
+        return f"{name} is made of {found.dtype}, which are no weights"
 
 
 def _reshape(name: str, shape: torch.Size) -> Callable[[Tensor], Tensor]:

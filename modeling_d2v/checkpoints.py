@@ -240,7 +240,7 @@ def translate(name: str, kind: str, teacher: bool = False) -> Place | Unused:
     full = name
     if teacher:
         # A teacher that is only the list of blocks calls them "0", "1", ...
-        full = f"blocks.{name}" if kind == "fairseq-v2" and name[0].isdigit() else _TEACHER_PREFIX[kind] + name
+        full = f"blocks.{name}" if kind == "fairseq-v2" and name[:1].isdigit() else _TEACHER_PREFIX[kind] + name
     for owner, pattern, reason in DROPPED:
         if owner == kind and re.search(pattern, full):
             return Unused(f"_ema.{name}" if teacher else name, reason)

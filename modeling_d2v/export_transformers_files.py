@@ -5,7 +5,6 @@ Beside the weights lie the files that prepare inputs, as classes of transformers
 """
 
 import json
-import shutil
 from collections.abc import Callable
 from os import PathLike
 from pathlib import Path
@@ -16,6 +15,7 @@ from transformers import Wav2Vec2Processor
 
 from .checkpoint_tensors import Unused, third
 from .checkpoint_transformers import from_transformers
+from .drafts import check_place, draft_of
 from .export_transformers import Exported, to_transformers
 from .heads_audio import Data2VecForCTC
 from .model_card import CARD, NON_COMMERCIAL, choose_license, read_license
@@ -85,6 +85,7 @@ def export_to_transformers(
     source, folder = find_checkpoint(checkpoint), Path(folder)
     if folder.exists() and not overwrite:
         raise FileExistsError(f"{folder} exists. Choose another folder, or set `overwrite`.")
+    check_place(folder, source)
     stated = read_license(source)
     license = choose_license(license, stated) if license else stated
     model = load_checkpoint(source)
@@ -94,9 +95,7 @@ def export_to_transformers(
         model = model.to(dtype)
     exported = to_transformers(model, **options)
     savers = [exported.model.save_pretrained, *_input_files(model, exported, source)]
-    draft = folder.with_name(f".{folder.name}.draft")
-    shutil.rmtree(draft, ignore_errors=True)
-    try:
+    with draft_of(folder) as draft:
         for save in savers:
             save(draft)
         for path in draft.glob("*_config.json"):
@@ -105,11 +104,6 @@ def export_to_transformers(
         if verify:
             compared = _verify(draft, model, exported.unused)
             exported.notes.append(f"Verified: {compared} tensors, read back and turned back, are the checkpoint's.")
-        if folder.exists():
-            shutil.rmtree(folder)
-        draft.rename(folder)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
     return exported
 
 

@@ -32,6 +32,7 @@ from modeling_d2v import Data2VecConfig, Data2VecModel, Data2VecProcessor
 from modeling_d2v.checkpoint_conversion import convert_checkpoint
 from modeling_d2v.checkpoint_transformers import KINDS, from_transformers
 from modeling_d2v.configuration_modalities import MODALITIES
+from modeling_d2v.drafts import check_place
 from modeling_d2v.export_transformers_files import export_to_transformers
 from modeling_d2v.model_card import read_license
 from modeling_d2v.publishing import find_checkpoint
@@ -92,6 +93,7 @@ def main(arguments: list[str] | None = None) -> Summary:
         raise ValueError(f"{args.out} exists. Choose another folder, or replace it with --overwrite.")
     if args.out.exists() and not (args.out / "config.json").is_file():
         raise ValueError(f"{args.out} exists and is no folder of a model: it is not replaced. Choose another one.")
+    check_place(args.out, args.source, args.dict, args.settings, *(args.bpe or ()))
     if args.to == "transformers":
         summary = convert_back(args)
     elif is_transformers(args.source):
@@ -160,7 +162,7 @@ def convert_transformers(args: argparse.Namespace) -> Summary:
         model, unused = from_transformers(args.source, architecture=_encoder_of(model))
     if DTYPES[args.dtype] is not None:
         model = model.to(DTYPES[args.dtype])
-    identifier, reason = choose_license(model.config, args.license)
+    identifier, reason = choose_license(model.config, args.license, args.source)
     parts, notes = _parts_of(args.source)
     kind = f"transformers data2vec-{model.config.modalities[0]}"
     size, parameters = nearest_size(model.config), model.num_parameters()

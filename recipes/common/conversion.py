@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,15 +14,17 @@ from transformers import Wav2Vec2FeatureExtractor
 
 from modeling_d2v import Data2VecConfig, Data2VecImageProcessor, Data2VecProcessor
 from modeling_d2v.checkpoint_conversion import WEIGHTS_NAME, Converted
-from modeling_d2v.checkpoint_sources import CTC, IMAGES, PRETRAINING
+from modeling_d2v.checkpoint_sources import CTC, IMAGES, PRETRAINING, TEXTS
 from modeling_d2v.checkpoint_tensors import Unused
-from modeling_d2v.model_card import CARD, model_card
+from modeling_d2v.drafts import draft_of
+from modeling_d2v.model_card import CARD, NON_COMMERCIAL, model_card, read_license
+from modeling_d2v.model_card import choose_license as keep_license
 from modeling_d2v.presets import PRESETS
 from recipes.common.dictionaries import bpe_tokenizer, letter_tokenizer
 from recipes.common.export import feature_extractor, image_processor
 
 
-NON_COMMERCIAL, PERMISSIVE = "cc-by-nc-4.0", "mit"
+OF_VISION, PERMISSIVE = f"{NON_COMMERCIAL}-4.0", "mit"
 IMAGENET = SimpleNamespace(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 INCEPTION = SimpleNamespace(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
 # Share of the resized picture's side that fine-tuned models were evaluated on.
@@ -100,12 +101,24 @@ def nearest_size(config: Data2VecConfig) -> str:
     return name if not any(gap) else f"no published size (nearest {name})"
 
 
-def choose_license(config: Data2VecConfig, chosen: str | None) -> tuple[str, str]:
-    """Licence of converted weights, and why."""
+def choose_license(config: Data2VecConfig, chosen: str | None, source: str | None = None) -> tuple[str, str]:
+    """Licence of converted weights, and why.
+
+    Args:
+        config: of the model.
+        chosen: by the user.
+        source: folder or name on the Hub, whose card may name a licence.
+
+    Raises:
+        ValueError: the chosen one allows commercial use, which the card of the source excludes.
+    """
+    stated = read_license(source)
     if chosen is not None:
-        return chosen, "as you said"
+        return keep_license(chosen, stated), "as you said"
+    if stated and (stated.startswith(NON_COMMERCIAL) or "vision" not in config.modalities):
+        return stated, "what the card of the source says"
     if "vision" in config.modalities:
-        return NON_COMMERCIAL, (
+        return OF_VISION, (
             "the reference's image models of both versions exclude commercial use, and conversion does not change "
             "that; for weights of your own say --license"
         )
@@ -187,14 +200,20 @@ def summarise(converted: Converted, license: str | None, notes: list[str]) -> Su
 
 def card_of(summary: Summary, config: Data2VecConfig, source: str, name: str, dtype: str) -> str:
     """Text of the model card."""
-    origin = f"Converted from `{Path(source).name}`, a checkpoint of the reference implementation ({summary.kind})."
-    if summary.task != PRETRAINING:
-        origin += f" It was fine-tuned for {summary.task}."
+    published = not Path(source).exists()  # a name on the Hub
+    shown = source if published else Path(source).name
+    if summary.task in (PRETRAINING, CTC, IMAGES, TEXTS):
+        origin = f"Converted from `{shown}`, a checkpoint of the reference implementation ({summary.kind})."
+        if summary.task != PRETRAINING:
+            origin += f" It was fine-tuned for {summary.task}."
+    else:
+        origin = f"Converted from `{shown}`, a model of {summary.kind}."
     return model_card(
         config,
         summary.architecture,
         name,
         license=summary.license,
+        base_model=source if published else None,
         sections={
             "Origin": f"{origin} Size: {summary.size}. Numbers are stored as {dtype}.",
             "Tensors without a place": "\n".join(f"- `{n}`: {why}" for n, why in grouped(summary.unused)) or "None.",
@@ -214,21 +233,13 @@ def write_folder(
         card: text of the model card.
         check: looks at what was written, and raises where it is wrong.
     """
-    draft = folder.with_name(f".{folder.name}.draft")
-    shutil.rmtree(draft, ignore_errors=True)
-    try:
-        draft.mkdir(parents=True)
+    with draft_of(folder) as draft:
         write(draft)
         if parts:
             Data2VecProcessor(**parts).save_pretrained(draft)
         (draft / CARD).write_text(card, encoding="utf-8")
         if check is not None:
             check(draft)
-        if folder.exists():
-            shutil.rmtree(folder)
-        draft.rename(folder)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
 
 
 def verify(folder: Path, converted: Converted, dtype: torch.dtype | None) -> int:

@@ -208,6 +208,29 @@ def with_other_shape(content):
     content["model"]["blocks.0.norm1.weight"] = torch.ones(5)
 
 
+def with_whole_numbers(content):
+    content["model"]["blocks.0.norm1.weight"] = content["model"]["blocks.0.norm1.weight"].int()
+
+
+def with_number_as_name(content):
+    content["model"][5] = torch.ones(1)
+
+
+def with_list_as_teacher(content):
+    content["model"]["_ema"] = [1]
+
+
+def with_nameless_tensor_of_the_teacher(content):
+    content["model"]["_ema"][""] = torch.ones(1)
+
+
+@pytest.mark.parametrize("record", [5, [5], [{"num_updates": "many"}], []])
+def test_records_that_tell_nothing_of_the_model_do_not_stop_it(record, tmp_path):
+    content = content_of("d2v2_text_base") | {"optimizer_history": record}
+    converted = convert(content | {"task_state": {"source_dictionary": {"symbols": 5}}}, tmp_path)
+    assert converted.source.step == 0 and converted.source.symbols is None
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -217,6 +240,13 @@ def with_other_shape(content):
         (with_missing_tensor, r"nothing fills data2vec\.encoder\.blocks\.0\.norm1\.weight"),
         (with_extra_tensor, r"blocks\.0\.extra would become"),
         (with_other_shape, r"norm1\.weight has shape \(5,\) instead of \(32,\)"),
+        (with_whole_numbers, r"norm1\.weight is made of torch\.int32, which are no weights"),
+        (with_number_as_name, r"holds 5 \(Tensor\) among its weights under `model`"),
+        (with_list_as_teacher, r"holds '_ema' \(list\) among its weights"),
+        (with_nameless_tensor_of_the_teacher, r" would become teacher\.,"),
+        (lambda content: content.update(cfg="text"), r"has a str as 'cfg', where the settings of fairseq are"),
+        (lambda content: content["cfg"].update(model=[1]), r"has a list as 'model', where the settings of fairseq"),
+        (lambda content: content["cfg"]["model"].update(modalities=3), "has a int as 'modalities'"),
     ],
 )
 def test_sources_that_do_not_fit(change, message, tmp_path):

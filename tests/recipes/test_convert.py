@@ -209,6 +209,34 @@ def test_folders_are_replaced_only_when_told(tmp_path):
     refused(tmp_path, source, "--overwrite", match="is no folder of a model")
 
 
+@pytest.mark.parametrize("option", ["source", "--settings"])
+def test_a_folder_is_not_replaced_with_its_source_in_it(option, tmp_path):
+    out, _ = convert(content_of("d2v2_text_base"), tmp_path)
+    source, settings = tmp_path / "source.pt", tmp_path / "cfg.json"
+    settings.write_text(json.dumps(content_of("d2v2_text_base")["cfg"]))
+    if option == "source":
+        source = source.rename(out / "source.pt")
+    else:
+        settings = settings.rename(out / "cfg.json")
+    refused(tmp_path, source, "--overwrite", "--settings", str(settings), match="lies in .*, which would be replaced")
+
+
+def test_a_folder_that_cannot_take_the_place_leaves_the_old_one(tmp_path, monkeypatch):
+    out, _ = convert(content_of("d2v2_text_base"), tmp_path)
+    (out / "mine.txt").write_text("mine")
+    rename = Path.rename
+
+    def interrupted(path, target):
+        if path.name.endswith(".draft"):
+            raise KeyboardInterrupt
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        main([str(tmp_path / "source.pt"), str(out), "--overwrite"])
+    assert (out / "mine.txt").exists() and not list(tmp_path.glob(".*"))
+
+
 def test_verification_can_fail(tmp_path, monkeypatch):
     source, save = write(content_of("d2v2_text_base"), tmp_path / "source.pt"), Converted.save
 
@@ -266,6 +294,20 @@ def test_a_model_of_transformers(tmp_path):
         ("lm_head.weight", "belongs to the head"),
         ("lm_head.bias", "belongs to the head"),
     }
+
+
+def test_the_licence_of_a_model_of_transformers_is_kept(tmp_path):
+    theirs, out = tmp_path / "theirs", tmp_path / "out"
+    tiny_ctc(theirs)
+    (theirs / "README.md").write_text("---\nlicense: cc-by-nc-4.0\n---\n")
+    refused(tmp_path, theirs, "--license", "mit", match="excludes commercial use")
+    summary = main([str(theirs), str(out)])
+    assert summary.license == read_license(out) == "cc-by-nc-4.0"
+    card = (out / "README.md").read_text()
+    assert "Converted from `theirs`, a model of transformers data2vec-audio." in card
+    assert "fine-tuned" not in card and "reference implementation" not in card
+    (theirs / "README.md").write_text("---\nlicense: apache-2.0\n---\n")
+    assert main([str(theirs), str(out), "--overwrite"]).license == "apache-2.0"
 
 
 def test_other_models_of_transformers(tmp_path):

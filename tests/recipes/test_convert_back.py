@@ -11,6 +11,7 @@ from model_factory import inputs_for, randomise, tiny_config
 from transformers_factory import SHAPED, encoder, ours
 
 from modeling_d2v import Data2VecModel
+from modeling_d2v.export_transformers_files import export_to_transformers
 from recipes.convert import main
 
 
@@ -57,6 +58,15 @@ def test_what_transformers_cannot_compute_ends_with_the_reasons_and_writes_nothi
     assert run.returncode == 1 and "Traceback" not in run.stderr
     assert "audio_config.alibi is 'learned', there it can only be None: it has no attention bias" in run.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_a_model_is_not_replaced_by_its_export(tmp_path):
+    encoder("text").save_pretrained(tmp_path / "model")
+    with pytest.raises(ValueError, match="lies in .*, which would be replaced"):
+        main([str(tmp_path / "model"), str(tmp_path / "model"), "--to", "transformers", "--overwrite"])
+    with pytest.raises(ValueError, match="lies in .*, which would be replaced"):
+        export_to_transformers(tmp_path / "model", tmp_path, overwrite=True)
+    assert type(Data2VecModel.from_pretrained(tmp_path / "model")) is Data2VecModel
 
 
 @pytest.mark.parametrize("source", ["nothing", "theirs"])
