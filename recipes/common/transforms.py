@@ -304,9 +304,7 @@ def build_transform(
     else:
         if tokenizer is None:
             raise ValueError("The text transform needs a tokenizer; see `build_tokenizer` and `load_tokenizer`.")
-        # Positions are counted from the pad id on, so that many of the table's rows are never used.
-        longest = config.max_position_embeddings - config.pad_token_id - 1
-        kind, given = TextTransform, {"tokenizer": tokenizer, "max_length": longest}
+        kind, given = TextTransform, {"tokenizer": tokenizer, "max_length": config.max_position_embeddings}
     valid = [field.name for field in dataclasses.fields(kind) if field.name not in ("train", "tokenizer")]
     for name in options or {}:
         if name not in valid:
