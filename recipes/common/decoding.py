@@ -90,7 +90,12 @@ class BadSamples:
         counts = self.counts()
         if not counts:
             return f"No bad samples met among {len(self.flags):,}."
-        lines = [f"Of {len(self.flags):,} samples, {self.total:,} are unusable and were replaced or left out:"]
+        if not self.total:
+            lines = [f"All {len(self.flags):,} samples can be used. Noticed on the way:"]
+        else:
+            verbs = ("is", "was") if self.total == 1 else ("are", "were")
+            what = "{} unusable and {} replaced or left out".format(*verbs)
+            lines = [f"Of {len(self.flags):,} samples, {self.total:,} {what}:"]
         for reason, count in counts.items():
             lines.append(f"  {reason}: {count:,}")
             if reason in FATAL:

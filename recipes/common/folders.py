@@ -19,6 +19,7 @@ from typing import Any
 
 from .tables import (
     GROUP_COLUMNS,
+    INPUT_COLUMNS,
     LABEL_COLUMNS,
     SPLIT_NAMES,
     Columns,
@@ -48,6 +49,13 @@ def open_media_folder(modality: str, root: Path, split: str, columns: Columns) -
     Raises:
         ValueError: If there are no such files, or no such split or column, or the metadata is malformed.
     """
+    wanted = [columns.input] if isinstance(columns.input, str) else list(columns.input or ())
+    unknown = [name for name in wanted if name not in (*INPUT_COLUMNS[modality], "file_name")]
+    if unknown:
+        raise ValueError(
+            f"There is no column {unknown[0]!r} in {str(root)!r}: the inputs are the files of the folder, and need no "
+            "column to be named."
+        )
     visible = _visible_files(root)
     files = [path for path in visible if path.suffix.lower() in SUFFIXES[modality]]
     metadata = [path for path in visible if path.name in METADATA_NAMES]

@@ -127,6 +127,12 @@ def test_a_bad_record_is_replaced_by_the_next_good_one_under_its_own_id():
     assert "3 are unusable" in report and "row 1, row 4" in report and "not UTF-8: 1 (row 2)" in report
 
 
+def test_samples_that_were_only_converted_are_not_called_bad():
+    data = texts("a", "b")
+    data.bad.mark(1, "resampled")
+    assert data.bad.report() == "All 2 samples can be used. Noticed on the way:\n  resampled: 1"
+
+
 def test_bad_records_are_counted_once_however_often_they_are_read():
     data = texts("a", "")
     for _ in range(3):
