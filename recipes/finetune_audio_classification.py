@@ -34,6 +34,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+import torch
 
 
 # A script's own folder is on the path, the project root is not, unless the project was installed.
@@ -42,7 +43,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from transformers import AutoModelForAudioClassification, EvalPrediction
 
 from modeling_d2v import Data2VecConfig, Data2VecProcessor
-from recipes.common.class_labels import ClassTarget, class_names, labelled
+from recipes.common.class_labels import (
+    ClassTarget,
+    class_names,
+    class_target,
+    labelled,
+    warn_of_untaught,
+    write_predictions,
+)
 from recipes.common.datasets import RawDataset
 from recipes.common.export import feature_extractor
 from recipes.common.finetuning import (
@@ -52,6 +60,7 @@ from recipes.common.finetuning import (
     load_model,
     parse_arguments,
     prepare,
+    record,
     run,
 )
 from recipes.common.finetuning_data import FinetuningCollator, FinetuningDataset
@@ -140,11 +149,6 @@ class ClassTrainingArguments(FinetuningArguments):
     metric_for_best_model: str | None = "accuracy"
     greater_is_better: bool | None = True
 
-    def __post_init__(self) -> None:
-        if not (self.do_train or self.do_eval):
-            raise ValueError("There is nothing to do: give --do_train or --do_eval, or both.")
-        super().__post_init__()
-
 
 def main(argv: list[str] | None = None) -> dict[str, float]:
     """Runs the program.
@@ -167,12 +171,17 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     if train is not None:
         selections.append(with_class(train, "training"))
         train = train.select(selections[-1].indices)
+        warn_of_untaught(train, names)
         seconds = np.minimum(header_seconds(train), data_args.max_length_seconds)
     if evaluation is not None:
         selections.append(with_class(evaluation, "evaluation"))
         evaluation = evaluation.select(selections[-1].indices)
         good = evaluation.without_bad()
     report_selections(selections, args)
+
+    test = None
+    if args.do_predict:
+        test = data_args.open("test", label_column=data_args.label_column_name)
 
     model = load_model(AutoModelForAudioClassification, model_args, config)
     if model_args.freeze_feature_encoder:
@@ -185,13 +194,15 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
         train_dataset=None
         if train is None
         else FinetuningDataset(train, build_transform("audio", crop, config), ClassTarget(train, names), args.seed),
-        eval_dataset=None if good is None else FinetuningDataset(good, whole, ClassTarget(good, names)),
+        eval_dataset=None if good is None else FinetuningDataset(good, whole, ClassTarget(good, names, "evaluation")),
         data_collator=FinetuningCollator(model.config),
         processor=Data2VecProcessor(feature_extractor=feature_extractor(model.config)),
         compute_metrics=measure,
         train_seconds=seconds,
         raw_datasets={
-            name: raw for name, raw in {"training": train, "evaluation": evaluation}.items() if raw is not None
+            name: raw
+            for name, raw in {"training": train, "evaluation": evaluation, "test": test}.items()
+            if raw is not None
         },
         card={
             "finetuned_from": None if model_args.from_scratch else model_args.model_name_or_path,
@@ -200,7 +211,18 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
             "dataset_args": data_args.dataset_config_name,
         },
     )
-    return run(trainer)
+
+    def predict() -> dict[str, float]:
+        known = test.without_bad()
+        output = trainer.predict(FinetuningDataset(known, whole, class_target(known, names, "test")))
+        if trainer.is_world_process_zero():
+            probabilities = torch.from_numpy(output.predictions).float().softmax(dim=-1).numpy()
+            path = Path(args.output_dir) / "predictions.csv"
+            write_predictions(path, known, names, probabilities.argmax(axis=1), probabilities.max(axis=1))
+            print(f"{len(known):,} predictions: {path}")
+        return {} if output.label_ids is None else record(trainer, "test", output.metrics)
+
+    return run(trainer, predict=predict if args.do_predict else None)
 
 
 def read_config(model_args: ClassifierArguments, names: list[str] | None) -> Data2VecConfig:

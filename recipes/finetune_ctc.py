@@ -35,6 +35,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from transformers import AutoModelForCTC
 
 from modeling_d2v import Data2VecConfig, Data2VecProcessor
+from recipes.common.class_labels import no_label
 from recipes.common.ctc_data import (
     CTCDataArguments,
     Transcription,
@@ -51,6 +52,7 @@ from recipes.common.finetuning import (
     load_model,
     parse_arguments,
     prepare,
+    record,
     run,
 )
 from recipes.common.finetuning_data import FinetuningCollator, FinetuningDataset
@@ -159,18 +161,19 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
             "dataset_args": data_args.dataset_config_name,
         },
     )
-    results = run(trainer)
-    if "evaluation" in good:
-        save_texts(trainer, "eval", good["evaluation"], metrics.hypotheses, metrics.references)
-    if "test" in good:
+
+    def predict() -> dict[str, float]:
+        if "evaluation" in good:
+            save_texts(trainer, "eval", good["evaluation"], metrics.hypotheses, metrics.references)
+        if "test" not in good:
+            return {}
         output = trainer.predict(samples(good["test"], config, transcription), metric_key_prefix="test")
-        trainer.log_metrics("test", output.metrics)
-        trainer.save_metrics("test", output.metrics)
         heard = decode_frames(output.predictions, transcription.tokenizer)
         said = None if output.label_ids is None else decode_labels(output.label_ids, transcription.tokenizer)
         save_texts(trainer, "test", good["test"], heard, said)
-        results |= output.metrics
-    return results
+        return record(trainer, "test", output.metrics)
+
+    return run(trainer, predict=predict)
 
 
 def read_config(model_args: CTCModelArguments, transcription: Transcription) -> Data2VecConfig:
@@ -196,12 +199,8 @@ def samples(
     raw: RawDataset, config: Data2VecConfig, transcription: Transcription, seed: int = 0, training: bool = False
 ) -> FinetuningDataset:
     """Recordings as inputs of the model, with labels where there are transcripts."""
-    target = nothing if raw.transcripts is None else transcription.labels
+    target = no_label if raw.transcripts is None else transcription.labels
     return FinetuningDataset(raw, build_transform("audio", None, config, train=training), target, seed)
-
-
-def nothing(record: dict) -> None:
-    """The label of a recording whose transcript is not known."""
 
 
 if __name__ == "__main__":

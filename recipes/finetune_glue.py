@@ -43,6 +43,7 @@ from transformers import AutoModelForSequenceClassification
 # A script's own folder is on the path, the project root is not, unless the project was installed.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from recipes.common.class_labels import class_target, no_label, warn_of_untaught
 from recipes.common.datasets import RawDataset
 from recipes.common.finetuning import (
     FinetuningArguments,
@@ -52,13 +53,15 @@ from recipes.common.finetuning import (
     load_model,
     parse_arguments,
     prepare,
+    record,
     run,
+    with_options_of_file,
 )
 from recipes.common.finetuning_data import FinetuningCollator, FinetuningDataset
 from recipes.common.finetuning_trainer import FinetuningTrainer
 from recipes.common.glue import CLASSES, SCORES, TASKS, GlueTask, decide_task, write_predictions
 from recipes.common.sweep import sweep
-from recipes.common.text_data import TextClasses, TextDataArguments, no_label, open_tokenizer, score_target
+from recipes.common.text_data import TextDataArguments, open_tokenizer, score_target
 from recipes.common.transforms import TextTransform
 
 
@@ -92,8 +95,6 @@ class GlueArguments(FinetuningArguments):
     load_best_model_at_end: bool = field(default=True, metadata={"help": "Keep the best epoch, not the last one."})
 
     def __post_init__(self) -> None:
-        if not (self.do_train or self.do_eval or self.do_predict):
-            raise ValueError("Nothing to do: give --do_train, --do_eval or --do_predict.")
         if self.task_name is not None and self.task_name not in TASKS:
             raise ValueError(f"--task_name is {self.task_name!r}; the tasks are {', '.join(TASKS)}.")
         if self.push_to_hub and (self.learning_rates or self.seeds):
@@ -144,7 +145,8 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         metrics = [CLASSES.main_metric, SCORES.main_metric]
     return sweep(
         once,
-        argv,
+        # A file of options may change before the next call; what it says counts, not its name.
+        with_options_of_file(argv),
         args.output_dir,
         args.learning_rates or [args.learning_rate],
         args.seeds or [args.seed],
@@ -175,8 +177,7 @@ def finetune(model_args: ModelArguments, data_args: TextDataArguments, args: Glu
         args.metric_for_best_model = task.main_metric
 
     def labelled(name: str, dataset: RawDataset, optional: bool = False) -> FinetuningDataset:
-        make = score_target if task.labels is None else TextClasses(task.labels).target
-        target = make(dataset, name)
+        target = score_target(dataset, name) if task.labels is None else class_target(dataset, task.labels, name)
         if target is no_label and not optional:
             raise ValueError(
                 f"The {name} data has no labels. Its columns are {', '.join(texts.column_names)}; name the right one "
@@ -206,9 +207,6 @@ def finetune(model_args: ModelArguments, data_args: TextDataArguments, args: Glu
         mlp_dropout=args.dropout,
         attention_dropout=args.dropout,
     )
-    if args.ddp_find_unused_parameters is None:
-        # Every parameter takes part in every step, unless whole blocks are left out.
-        args.ddp_find_unused_parameters = config.layerdrop > 0
     model = load_model(AutoModelForSequenceClassification, model_args, config)
     if regression and args.do_train:
         start_at_mean(model, raw["training"])
@@ -229,6 +227,8 @@ def finetune(model_args: ModelArguments, data_args: TextDataArguments, args: Glu
         },
     )
     if args.do_train:
+        if not regression:
+            warn_of_untaught(raw["training"], names)
         batch = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
         logger.info(
             "%s: %d texts to train on, %s; %d an update, learning rate %g, at most %d tokens a text.",
@@ -239,10 +239,14 @@ def finetune(model_args: ModelArguments, data_args: TextDataArguments, args: Glu
             args.learning_rate,
             transform.max_length,
         )
-    results = run(trainer)
-    for file, (part, dataset) in zip(task.server_files, test.items(), strict=False):
-        results |= predict(trainer, dataset, raw[f"test {part}".strip()], task, part, file)
-    return results
+
+    def predict_all() -> dict[str, float]:
+        metrics = {}
+        for file, (part, dataset) in zip(task.server_files, test.items(), strict=False):
+            metrics |= predict(trainer, dataset, raw[f"test {part}".strip()], task, part, file)
+        return metrics
+
+    return run(trainer, predict=predict_all)
 
 
 def start_at_mean(model: Any, training: RawDataset) -> None:
@@ -273,9 +277,7 @@ def predict(
         print(f"{len(raw):,} predictions: {path}")
     if output.label_ids is None:
         return {}
-    trainer.log_metrics(prefix, output.metrics)
-    trainer.save_metrics(prefix, output.metrics)
-    return output.metrics
+    return record(trainer, prefix, output.metrics)
 
 
 if __name__ == "__main__":

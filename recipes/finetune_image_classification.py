@@ -28,7 +28,6 @@ leaves it at the full rate), and the cosine ends at 0 (1e-6). What the other pub
 
 from __future__ import annotations
 
-import csv
 import logging
 import sys
 from dataclasses import dataclass, field
@@ -43,7 +42,14 @@ from transformers import AutoModelForImageClassification, EvalPrediction
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from recipes.common.augmentation import MixingCollator
-from recipes.common.class_labels import ClassTarget, class_names, labelled
+from recipes.common.class_labels import (
+    ClassTarget,
+    class_names,
+    class_target,
+    labelled,
+    warn_of_untaught,
+    write_predictions,
+)
 from recipes.common.finetuning import (
     FinetuningArguments,
     ModelArguments,
@@ -52,6 +58,7 @@ from recipes.common.finetuning import (
     load_model,
     parse_arguments,
     prepare,
+    record,
     run,
 )
 from recipes.common.finetuning_data import FinetuningDataset
@@ -99,8 +106,6 @@ class ImageFinetuningArguments(FinetuningArguments):
     remove_unused_columns: bool = field(default=False, metadata={"help": "Of no use here: leave it off."})
 
     def __post_init__(self) -> None:
-        if not (self.do_train or self.do_eval or self.do_predict):
-            raise ValueError("Nothing to do: give --do_train, --do_eval or --do_predict.")
         if not self.do_train or not self.do_eval:
             self.eval_strategy = "no"
         super().__post_init__()
@@ -129,6 +134,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     if args.do_train:
         raw["training"], raw["validation"] = data_args.open_training_parts(channels, args.seed, args.do_eval)
         names = class_names(raw["training"])
+        warn_of_untaught(raw["training"], names)
         train = FinetuningDataset(
             raw["training"],
             augmentation.transform(processor, channels),
@@ -141,8 +147,12 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         validation = FinetuningDataset(
             raw["validation"],
             evaluated,
-            ClassTarget(labelled(raw["validation"], "validation"), names, skip_bad=True),
+            ClassTarget(labelled(raw["validation"], "validation"), names, "validation", skip_bad=True),
         )
+
+    if args.do_predict:
+        raw["test"] = at_most(data_args.open("test", channels), data_args.max_predict_samples)
+        test = FinetuningDataset(raw["test"], evaluated, class_target(raw["test"], names, "test", skip_bad=True))
 
     config = load_config(
         model_args,
@@ -175,11 +185,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     trainer.label_smoother = None
     if args.do_train:
         describe(args, len(train), len(names), processor)
-    results = run(trainer)
-    if args.do_predict:
-        images = at_most(data_args.open("test", channels), data_args.max_predict_samples)
-        predict(trainer, FinetuningDataset(images, evaluated, target=lambda record: None), names)
-    return results
+    return run(trainer, predict=(lambda: predict(trainer, test, names)) if args.do_predict else None)
 
 
 def describe(args: FinetuningArguments, samples: int, classes: int, processor: Any) -> None:
@@ -191,7 +197,7 @@ def describe(args: FinetuningArguments, samples: int, classes: int, processor: A
     if args.learning_rate == published and batch != PUBLISHED_BATCH:
         logger.warning(
             "The learning rate is the published one, %g, which belongs to %d images an update; here it is %d. "
-            "--gradient_accumulation_steps makes it more, or set --learning_rate, in proportion %.2g.",
+            "--gradient_accumulation_steps makes it more; in proportion, --learning_rate would be %.2g.",
             published,
             PUBLISHED_BATCH,
             batch,
@@ -210,21 +216,19 @@ def measure(prediction: EvalPrediction) -> dict[str, float]:
     return accuracies(prediction.predictions[0], prediction.label_ids)
 
 
-def predict(trainer: FinetuningTrainer, dataset: FinetuningDataset, names: list[str]) -> None:
-    """Writes `predictions.csv`: image, class, probability; the class of a broken image stays empty."""
-    ids, probabilities = trainer.predict(dataset).predictions
-    if not trainer.is_world_process_zero():
-        return
-    path = Path(trainer.args.output_dir) / "predictions.csv"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["image", "label", "probability"])
-        for index in range(len(dataset)):
-            known = not dataset.raw.bad.is_bad(index)
-            found = [names[ids[index, 0]], f"{probabilities[index, 0]:.4f}"] if known else ["", ""]
-            writer.writerow([dataset.raw.name_of(index), *found])
-    logger.info("Predictions: %s", path)
+def predict(trainer: FinetuningTrainer, dataset: FinetuningDataset, names: list[str]) -> dict[str, float]:
+    """Writes `predictions.csv`: image, class, probability.
+
+    Returns:
+        Metrics, where the images have labels.
+    """
+    output = trainer.predict(dataset)
+    ids, probabilities = output.predictions
+    if trainer.is_world_process_zero():
+        path = Path(trainer.args.output_dir) / "predictions.csv"
+        write_predictions(path, dataset.raw, names, ids[:, 0], probabilities[:, 0])
+        print(f"{len(dataset):,} predictions: {path}")
+    return {} if output.label_ids is None else record(trainer, "test", output.metrics)
 
 
 if __name__ == "__main__":

@@ -9,8 +9,9 @@ from __future__ import annotations
 import difflib
 import json
 import logging
+import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
@@ -119,9 +120,10 @@ class FinetuningArguments(TrainingArguments):
         if self.weights_ema_decay is not None and not 0 < self.weights_ema_decay < 1:
             raise ValueError(f"--weights_ema_decay is {self.weights_ema_decay}; it must be between 0 and 1.")
         self.tri_stage_phases = self._phases()
-        if self.freeze_encoder_steps and self.ddp_find_unused_parameters is None:
-            # Frozen parameters get no gradient, and several processes must not wait for one.
-            self.ddp_find_unused_parameters = True
+        if self.ddp_find_unused_parameters is None:
+            # Every parameter takes part in every step, also of blocks that are left out. Only while the encoder is
+            # frozen do some get no gradient, and several processes must not wait for one.
+            self.ddp_find_unused_parameters = self.freeze_encoder_steps > 0
         if self.early_stopping_patience is not None:
             if "no" in (self.eval_strategy, self.save_strategy):
                 raise ValueError(
@@ -156,12 +158,11 @@ def parse_arguments(*classes: type, argv: list[str] | None = None) -> tuple[Any,
         classes: dataclasses of options.
         argv: arguments; default is the command line.
     """
-    argv = list(sys.argv[1:] if argv is None else argv)
+    argv = sys.argv[1:] if argv is None else argv
     # No abbreviations: an option that is added later would change what they mean.
     parser = _Parser(classes, allow_abbrev=False)
     try:
-        if argv and Path(argv[0]).suffix in (".yaml", ".yml", ".json"):
-            argv = _arguments_in(Path(argv[0])) + argv[1:]
+        argv = with_options_of_file(argv)
         _, unknown = parser.parse_known_args(argv)
         if unknown:
             known = [name for action in parser._actions for name in action.option_strings]
@@ -170,6 +171,18 @@ def parse_arguments(*classes: type, argv: list[str] | None = None) -> tuple[Any,
         return parser.parse_args_into_dataclasses(args=argv)
     except (ValueError, OSError) as error:
         parser.error(str(error))
+
+
+def with_options_of_file(argv: Sequence[str]) -> list[str]:
+    """A command line whose first argument may be a file of options, with these options in its place.
+
+    Raises:
+        ValueError: if the file holds no options.
+        OSError: if it cannot be read.
+    """
+    if argv and Path(argv[0]).suffix in (".yaml", ".yml", ".json"):
+        return _arguments_in(Path(argv[0])) + list(argv[1:])
+    return list(argv)
 
 
 class _Parser(HfArgumentParser):
@@ -181,7 +194,10 @@ class _Parser(HfArgumentParser):
 
 def _arguments_in(path: Path) -> list[str]:
     """Options of a file, written as a command line."""
-    options = yaml.safe_load(path.read_text(encoding="utf-8"))
+    try:
+        options = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is no YAML: {' '.join(str(error).split())}") from error
     if not isinstance(options, dict):
         raise ValueError(f"{path} holds no options; its top level must be `name: value` lines.")
     words = []
@@ -194,12 +210,48 @@ def _arguments_in(path: Path) -> list[str]:
 
 
 def prepare(args: FinetuningArguments) -> None:
-    """Log level and seed of a program."""
+    """Log level and seed of a program, and mistakes that it shall not take minutes to find.
+
+    Raises:
+        ValueError: if there is nothing to do, or nowhere to write.
+    """
+    if not (args.do_train or args.do_eval or args.do_predict):
+        raise ValueError("Nothing to do: give --do_train, --do_eval or --do_predict.")
+    check_folder(Path(args.output_dir))
     # Of several processes, the first one speaks.
     level = logging.INFO if args.process_index == 0 else logging.ERROR
     logging.basicConfig(format="%(levelname)s %(name)s: %(message)s", level=level)
     transformers_logging.set_verbosity(args.get_process_log_level())
     set_seed(args.seed)
+
+
+def check_folder(folder: Path) -> None:
+    """Refuses a folder that cannot be made or written to.
+
+    Raises:
+        ValueError: if it is a file, or may not be written to.
+    """
+    existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    if not existing.is_dir():
+        raise ValueError(f"--output_dir {folder} cannot be a folder: {existing} is a file.")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise ValueError(f"--output_dir {folder} cannot be written: {existing} is read-only for this user.")
+
+
+def check_at_least(options: Any, **least: int) -> None:
+    """Checks whole numbers among the options of a dataclass; `None` is no number.
+
+    Args:
+        options: the dataclass.
+        least: least value of an option, by its name.
+
+    Raises:
+        ValueError: if one is below; the message names it.
+    """
+    for name, bound in least.items():
+        value = getattr(options, name)
+        if value is not None and value < bound:
+            raise ValueError(f"--{name} is {value}; it must be at least {bound}.")
 
 
 def load_config(model_args: ModelArguments, **overrides: Any) -> Data2VecConfig:
@@ -261,16 +313,12 @@ def load_model(auto_class: Any, model_args: ModelArguments, config: Data2VecConf
     )
 
 
-def run(
-    trainer: FinetuningTrainer,
-    *,
-    evaluation: dict[str, Any] | None = None,
-) -> dict[str, float]:
+def run(trainer: FinetuningTrainer, *, predict: Callable[[], dict[str, float]] | None = None) -> dict[str, float]:
     """Trains and evaluates as --do_train and --do_eval say, writes the record and the card, uploads if asked.
 
     Args:
         trainer: with model, data sets and processor.
-        evaluation: evaluation sets by name ("" for the only one); default is the trainer's.
+        predict: called after the evaluation; writes predictions, and returns metrics for the card and the results.
 
     Returns:
         All metrics, as in `all_results.json`.
@@ -279,10 +327,9 @@ def run(
     if args.do_train:
         trainer.results |= _train(trainer)
     if args.do_eval:
-        sets = {"": trainer.eval_dataset} if evaluation is None else evaluation
-        for name, dataset in sets.items():
-            prefix = f"eval_{name}" if name else "eval"
-            trainer.results |= _record(trainer, prefix, trainer.evaluate(dataset, metric_key_prefix=prefix))
+        trainer.results |= record(trainer, "eval", trainer.evaluate())
+    if predict is not None:
+        trainer.results |= predict()
     report_bad_samples(trainer)
     trainer.create_model_card()
     if args.push_to_hub:
@@ -293,22 +340,35 @@ def run(
 def _train(trainer: FinetuningTrainer) -> dict[str, float]:
     args = trainer.args
     if is_finished(args):
+        check_options(args, _origin(trainer), resumes=True)
         logger.info("The run in %s is finished; nothing is trained.", args.output_dir)
         trainer.load_finished()
         return json.loads((Path(args.output_dir) / "train_results.json").read_text(encoding="utf-8"))
     checkpoint = resume_point(args)
-    check_options(args, resumes=checkpoint is not None)
+    check_options(args, _origin(trainer), resumes=checkpoint is not None)
     outcome = trainer.train(resume_from_checkpoint=checkpoint)
     trainer.keep_average()
     # The upload comes once, when the card is there too.
     trainer.save_model(_internal_call=True)
-    metrics = _record(trainer, "train", outcome.metrics)
+    metrics = record(trainer, "train", outcome.metrics)
     # Written last: it says that the run is finished.
     trainer.save_state()
     return metrics
 
 
-def _record(trainer: FinetuningTrainer, name: str, metrics: dict[str, float]) -> dict[str, float]:
+def _origin(trainer: FinetuningTrainer) -> dict[str, Any]:
+    """What a run starts from and learns from, as far as the program says it."""
+    origin = {}
+    if "finetuned_from" in trainer.card:
+        origin["start"] = trainer.card["finetuned_from"] or "random weights"
+    if hasattr(trainer.train_dataset, "raw"):
+        found = trainer.train_dataset.raw.fingerprint()
+        origin["training data"] = f"{found['records']} samples, {found['names']}"
+    return origin
+
+
+def record(trainer: FinetuningTrainer, name: str, metrics: dict[str, float]) -> dict[str, float]:
+    """Prints metrics of "train", "eval" or "test", and adds them to the files of the run."""
     trainer.log_metrics(name, metrics)
     trainer.save_metrics(name, metrics)
     return metrics

@@ -42,7 +42,7 @@ def model_card(
     Args:
         name: of the model.
         results: metrics of the evaluation by name.
-        settings: what it was trained with, by name.
+        settings: what it was trained with, by name; empty if it was only evaluated.
         finetuned_from: name on the Hub, or folder, of the pretrained model; `None` if there was none.
         tasks: task of the Hub, such as "text-classification".
         dataset, dataset_args: name of the data, and of its configuration.
@@ -82,13 +82,15 @@ def model_card(
     parts = [
         f"---\n{metadata.to_yaml()}\n---",
         f"# {name}",
-        f"A data2vec model for {tasks or 'a task of its own'}, trained from {origin} on {data}.",
+        f"A data2vec model for {tasks or 'a task of its own'}, "
+        f"{'trained from' if settings else 'evaluated with the weights of'} {origin} on {data}.",
     ]
     if tasks:
         parts.append(f"## Use\n\n{USE.format(task=tasks, name=name)}")
     if metrics:
         parts.append(f"## Results on the evaluation data\n\n{_table('metric', metrics)}")
-    parts.append(f"## Training\n\n{_table('setting', settings)}")
+    if settings:
+        parts.append(f"## Training\n\n{_table('setting', settings)}")
     return "\n\n".join(parts) + "\n"
 
 

@@ -88,13 +88,18 @@ def is_finished(args: FinetuningArguments) -> bool:
     return state["num_train_epochs"] == math.ceil(args.num_train_epochs)
 
 
-def check_options(args: FinetuningArguments, resumes: bool) -> None:
+def check_options(args: FinetuningArguments, origin: dict[str, Any], resumes: bool) -> None:
     """Keeps the options of a new run in its folder; of one that goes on, compares them with those that it had.
 
+    Args:
+        args: options.
+        origin: what the run starts from and learns from, by name.
+        resumes: whether the run goes on, or is finished.
+
     Raises:
-        ValueError: if one differs; the optimizer's state would overrule it in silence.
+        ValueError: if one differs; the state of the run would overrule it in silence.
     """
-    options: dict[str, Any] = {name: args.to_dict()[name] for name in FIXED_OPTIONS}
+    options: dict[str, Any] = {name: args.to_dict()[name] for name in FIXED_OPTIONS} | origin
     batch = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
     options["batch size over all processes"] = batch
     path = Path(args.output_dir) / OPTIONS_FILE
@@ -103,8 +108,11 @@ def check_options(args: FinetuningArguments, resumes: bool) -> None:
         if args.process_index == 0:
             write_json(path, options)
         return
+    # What a run of an earlier version did not write down cannot be compared.
     changed = [
-        f"{name}: {before.get(name)} -> {value}" for name, value in options.items() if before.get(name) != value
+        f"{name}: {before[name]} -> {value}"
+        for name, value in options.items()
+        if name in before and before[name] != value
     ]
     if changed:
         raise ValueError(

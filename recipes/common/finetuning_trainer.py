@@ -19,6 +19,7 @@ from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import Trainer, TrainerCallback, TrainerState
 
+from modeling_d2v.model_card import CARD
 from recipes.common.datasets import RawDataset
 from recipes.common.finetuning_card import model_card
 from recipes.common.finetuning_resume import STATE_FILE
@@ -336,14 +337,18 @@ class FinetuningTrainer(Trainer):
             self.average.load(self.state.best_model_checkpoint)
 
     def create_model_card(self, model_name: str | None = None, **kwargs: Any) -> None:
-        """Writes README.md into the folder of the run; `kwargs` add to `card`."""
-        if not self.is_world_process_zero():
-            return
+        """Writes README.md into the folder of the run; `kwargs` add to `card`.
+
+        An evaluation alone says nothing of the training: it leaves the card that is there.
+        """
         folder = Path(self.args.output_dir)
-        text = model_card(
-            model_name or folder.resolve().name, self.results, self._settings(), **{**self.card, **kwargs}
-        )
-        (folder / "README.md").write_text(text, encoding="utf-8")
+        trained = self.state.global_step > 0
+        if not self.is_world_process_zero() or (not trained and (folder / CARD).exists()):
+            return
+        name = model_name or folder.resolve().name
+        text = model_card(name, self.results, self._settings() if trained else {}, **{**self.card, **kwargs})
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / CARD).write_text(text, encoding="utf-8")
 
     def _settings(self) -> dict[str, Any]:
         args = self.args

@@ -17,9 +17,9 @@ from typing import Any
 import evaluate
 import numpy as np
 
+from recipes.common.class_labels import class_names
 from recipes.common.datasets import RawDataset
 from recipes.common.metrics import F1, Accuracy, MatthewsCorrelation, Pearson, Spearman, compute_all
-from recipes.common.text_data import TextClasses
 
 
 __all__ = ["CLASSES", "SCORES", "TASKS", "GlueTask", "decide_task", "write_predictions"]
@@ -162,7 +162,7 @@ def decide_task(name: str | None, config: Any, training: RawDataset | None) -> G
         raise ValueError("The training data has no labels: name their column with --label_column_name.")
     if training.labels.dtype.kind == "f":
         return SCORES
-    return replace(CLASSES, labels=tuple(TextClasses.of(training).names))
+    return replace(CLASSES, labels=tuple(class_names(training)))
 
 
 def write_predictions(

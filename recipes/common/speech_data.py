@@ -17,6 +17,7 @@ from torch.utils.data import Sampler
 
 from recipes.common.batches import stable_seed
 from recipes.common.datasets import RawDataset, open_dataset
+from recipes.common.finetuning import check_at_least
 from recipes.common.finetuning_resume import write_json
 from recipes.common.optional import need
 
@@ -57,6 +58,7 @@ class SpeechDataArguments:
     def __post_init__(self) -> None:
         if not any((self.dataset_name, self.train_dir, self.validation_dir, self.test_dir)):
             raise ValueError("Name the data with --dataset_name, or with --train_dir and --validation_dir.")
+        check_at_least(self, max_train_samples=1, max_eval_samples=1)
 
     @property
     def described(self) -> str:

@@ -84,7 +84,7 @@ def _without(argv: Sequence[str], *options: str) -> list[str]:
     """A command line without some options and their values."""
     kept, keeps = [], True
     for word in argv:
-        keeps = word not in options if word.startswith("--") else keeps
+        keeps = word.partition("=")[0] not in options if word.startswith("--") else keeps
         if keeps:
             kept.append(word)
     return kept

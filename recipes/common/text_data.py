@@ -6,7 +6,6 @@ begin with the name of their split (`train-00000-of-00001.parquet`, `validation_
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,13 +13,15 @@ from typing import Any
 
 import numpy as np
 
+from recipes.common.class_labels import no_label
 from recipes.common.datasets import RawDataset
+from recipes.common.finetuning import check_at_least
 from recipes.common.sources import table_of
 from recipes.common.tables import Columns
 from recipes.common.tokenizer import load_tokenizer
 
 
-__all__ = ["OpenTexts", "TextClasses", "TextDataArguments", "no_label", "open_tokenizer", "score_target"]
+__all__ = ["OpenTexts", "TextDataArguments", "open_tokenizer", "score_target"]
 
 READERS = {".parquet": "parquet", ".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json"}
 SPLITS = {
@@ -62,6 +63,9 @@ class TextDataArguments:
     max_train_samples: int | None = field(default=None, metadata={"help": "Train on so many random samples only."})
     max_eval_samples: int | None = field(default=None, metadata={"help": "Evaluate on so many random samples only."})
     max_predict_samples: int | None = field(default=None, metadata={"help": "Predict so many random samples only."})
+
+    def __post_init__(self) -> None:
+        check_at_least(self, max_seq_length=3, max_train_samples=1, max_eval_samples=1, max_predict_samples=1)
 
     @property
     def name(self) -> str:
@@ -174,63 +178,6 @@ class OpenTexts:
         return raw.select(np.sort(np.random.default_rng(0).choice(len(raw), size=max_samples, replace=False)))
 
 
-class TextClasses:
-    """Class id of a record, told by the name of its class where the data has names.
-
-    Args:
-        names: names of the model's L classes, in the order of their ids.
-    """
-
-    def __init__(self, names: Sequence[str]) -> None:
-        self.names = list(names)
-
-    @classmethod
-    def of(cls, raw: RawDataset) -> TextClasses:
-        """The classes of training data: their names, or the whole numbers that occur."""
-        if raw.label_names is not None:
-            return cls(raw.label_names)
-        return cls([str(number) for number in np.unique(raw.labels).tolist()])
-
-    def target(self, raw: RawDataset, split: str) -> Callable[[dict[str, Any]], int | None]:
-        """Gives the class id of a record of a data set; `None` if it has no labels, as the test sets of GLUE.
-
-        Raises:
-            ValueError: for labels that are no class of the model, naming the first one.
-        """
-        if raw.labels is None or (raw.labels.dtype.kind == "i" and (raw.labels < 0).all()):
-            return no_label
-        if raw.labels.dtype.kind != "i":
-            raise ValueError(f"The labels of the {split} data are scores, but the model has classes.")
-        own = dict(enumerate(self.names if raw.label_names is None else raw.label_names))
-        if raw.label_names is None and all(re.fullmatch(r"-?\d+", name) for name in self.names):
-            own = {int(name): name for name in self.names}
-        place = {name: number for number, name in enumerate(self.names)}
-        known = {label: place[name] for label, name in own.items() if name in place}
-        wrong = [label for label in np.unique(raw.labels).tolist() if label not in known]
-        if wrong:
-            sample = raw.name_of(int(np.flatnonzero(raw.labels == wrong[0])[0]))
-            raise ValueError(
-                f"The label of {sample} of the {split} data is {own.get(wrong[0], wrong[0])!r}, which is none of the "
-                f"{len(self.names)} classes: {', '.join(self.names[:10])}{', ...' if len(self.names) > 10 else ''}. "
-                "Is it the right label column, and the right task?"
-            )
-        return Lookup(known)
-
-
-class Lookup:
-    """Class id of a record by its label.
-
-    Args:
-        known: class id by label.
-    """
-
-    def __init__(self, known: dict[int, int]) -> None:
-        self.known = known
-
-    def __call__(self, record: dict[str, Any]) -> int:
-        return self.known[record["label"]]
-
-
 def score_target(raw: RawDataset, split: str) -> Callable[[dict[str, Any]], float | None]:
     """Gives the score of a record of a data set; `None` if it has none, as the test set of STS-B, where all are -1.
 
@@ -248,11 +195,6 @@ def score_target(raw: RawDataset, split: str) -> Callable[[dict[str, Any]], floa
 def score(record: dict[str, Any]) -> float:
     """The label of a record as a number."""
     return float(record["label"])
-
-
-def no_label(record: dict[str, Any]) -> None:
-    """Nothing."""
-    return None
 
 
 def open_tokenizer(model_args: Any, config: Any) -> Any:

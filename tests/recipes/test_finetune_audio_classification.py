@@ -99,6 +99,30 @@ def test_classes_are_told_by_name_not_by_number(learned, tmp_path):
         main(argv)
 
 
+def test_predictions_of_a_test_set(learned, tmp_path, caplog):
+    folder, _ = learned
+    data = write_classes(tmp_path / "data", 2, seed=200)
+    (data / "low" / "torn.wav").write_bytes((data / "low" / "0.wav").read_bytes()[:500])
+    argv = options(str(folder), tmp_path / "run", "--do_predict", test_dir=data, max_bad_fraction=0.5)
+    results = main(argv)
+    lines = (tmp_path / "run" / "predictions.csv").read_text().splitlines()
+    assert lines[0] == "audio,label,probability" and len(lines) == 7
+    assert all(line.split("/")[0] == line.split(",")[1] for line in lines[1:]) and results["test_accuracy"] == 1
+    assert "| test_accuracy | 1 |" in (tmp_path / "run" / "README.md").read_text()
+    assert json.loads((tmp_path / "run" / "bad_samples.json").read_text())["test"] == {"truncated": ["low/torn.wav"]}
+    unknown = tmp_path / "unknown"
+    shutil.copytree(data / "high", unknown)
+    results = main([*argv, "--test_dir", str(unknown)])
+    assert not any(name.startswith("test_") for name in results)
+
+
+def test_a_class_that_training_lacks_is_named(checkpoint, tmp_path, caplog):
+    write_classes(tmp_path / "train", 2, {name: WORDS[name] for name in ("high", "low")})
+    write_classes(tmp_path / "validation", 1)
+    main(run_options(checkpoint, tmp_path / "run", tmp_path, max_steps=1))
+    assert "No training sample is of 1 of the 3 classes: rising." in caplog.text
+
+
 def test_speakers_are_kept_apart(checkpoint, tmp_path, capsys):
     data = tmp_path / "data"
     rows = ["file_name,label,speaker"]
@@ -209,6 +233,8 @@ def test_a_run_that_was_cut_off_ends_like_one_that_was_not(checkpoint, clips, tm
         (["--label_column_name", "word"], "no label column 'word'"),
         (["--max_length_seconds", "0"], "must be above 0"),
         (["--train_val_split", "1"], "between 0 and 1"),
+        (["--max_eval_samples", "0"], "max_eval_samples is 0"),
+        (["--audio_column_name", "sond"], "no column 'sond'"),
         (["--eval_split_name", "test", "--only_groups", "ann"], "no group column"),
     ],
 )

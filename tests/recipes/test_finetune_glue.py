@@ -246,6 +246,16 @@ def test_several_runs_are_summed_up_and_not_repeated(glue, pretrained, tmp_path,
     assert before == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("model.safetensors")}
 
 
+def test_what_a_file_of_options_says_tells_one_sweep_from_another(glue, pretrained, tmp_path):
+    file = tmp_path / "options.yaml"
+    argv = [str(file), *arguments(pretrained, tmp_path / "runs", *of_task(glue, "wnli"), "--seeds", 1)]
+    file.write_text("max_steps: 1\n")
+    main(argv)
+    file.write_text("max_steps: 2\n")
+    with pytest.raises(ValueError, match="was run with other arguments"):
+        main(argv)
+
+
 def test_from_scratch_starts_from_other_weights(glue, pretrained, tmp_path):
     options = [*of_task(glue, "wnli"), "--max_steps", 1, "--learning_rate", 1e-9]
     for name, more in (("pretrained", []), ("scratch", ["--from_scratch"])):
@@ -276,6 +286,8 @@ def test_dropout_and_length_are_options(glue, pretrained, tmp_path):
         (["--task_name", "rte", "--dataset_config_name", "cola"], "is 'acceptable'|sentence1"),
         (["--task_name", "rte", "--tokenizer_name", "nowhere/to/be/found"], "Name one with --tokenizer_name"),
         (["--task_name", "rte", "--seeds", "1", "--push_to_hub"], "--push_to_hub uploads one run"),
+        (["--task_name", "rte", "--max_seq_length", "2"], "max_seq_length is 2; it must be at least 3"),
+        (["--task_name", "rte", "--max_train_samples", "0"], "max_train_samples is 0; it must be at least 1"),
     ],
 )
 def test_mistakes_are_explained(glue, pretrained, tmp_path, capsys, options, message):

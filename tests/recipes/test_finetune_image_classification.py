@@ -121,6 +121,19 @@ def test_a_pipeline_gives_the_predictions_of_the_program(trained, pictures, tmp_
     assert right / len(rows) == pytest.approx(results["eval_accuracy"])
 
 
+def test_images_to_predict_are_measured_and_the_broken_ones_reported(trained, tmp_path, capsys):
+    data = write_pictures(tmp_path / "data", 3, seed=5)
+    (data / "red" / "torn.png").write_bytes((data / "red" / "0.png").read_bytes()[:99])
+    argv = options(trained[0], tmp_path / "run", "--do_predict", test_dir=data, max_steps=None, max_bad_fraction=0.5)
+    results = main(argv)
+    with open(tmp_path / "run" / "predictions.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    right = [row["label"] == row["image"].split("/")[0] for row in rows if row["label"]]
+    assert len(rows) == 10 and len(right) == 9 and results["test_accuracy"] == pytest.approx(sum(right) / 9)
+    printed = capsys.readouterr().out
+    assert "test data: Of 10 samples, 1 is unusable and was" in printed and "red/torn.png" in printed
+
+
 def test_a_model_is_evaluated_by_the_names_of_classes(trained, tmp_path):
     # The same two classes, whose numbers in this folder alone would be others.
     write_pictures(tmp_path / "some", 6, classes=("green", "red"), seed=2)
@@ -237,6 +250,7 @@ def test_accumulated_batches_give_the_loss_of_one(checkpoint, pictures, tmp_path
     [
         (["--label_column_name", "kind"], "no label column 'kind'.*It has: label"),
         (["--image_size", "30"], "patches of 8"),
+        (["--image_column_name", "imag"], "no column 'imag'"),
         (["--train_fraction", "0"], "train_fraction is 0"),
         (["--max_train_samples", "0"], "max_train_samples is 0"),
         (["--crop_scale", "0.5", "2"], "crop_scale"),
@@ -258,7 +272,7 @@ def test_images_without_labels_are_an_error(checkpoint, pictures, tmp_path):
             main(options(checkpoint, tmp_path / "out", "--do_train", dataset_name=source))
     with pytest.raises(SystemExit):
         main(options(checkpoint, tmp_path / "out", "--do_train"))
-    with pytest.raises(SystemExit):
+    with pytest.raises(ValueError, match="Nothing to do"):
         main(options(checkpoint, tmp_path / "out", dataset_name=pictures))
 
 

@@ -18,10 +18,12 @@ from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification, TrainerCallback
 
 from modeling_d2v import Data2VecForPreTraining
+from recipes.common.datasets import RawDataset
 from recipes.common.decoding import BadSamples
 from recipes.common.finetuning import (
     FinetuningArguments,
     ModelArguments,
+    check_folder,
     launch,
     load_config,
     load_model,
@@ -30,6 +32,7 @@ from recipes.common.finetuning import (
     run,
 )
 from recipes.common.finetuning_resume import newest_checkpoint
+from recipes.common.tables import Table
 
 
 SAVES = {"save_strategy": "steps", "save_steps": 2}
@@ -102,7 +105,9 @@ def test_bad_options_are_named(tmp_path, options, message):
 def test_a_file_without_options_is_named(tmp_path, capsys):
     path = tmp_path / "options.yaml"
     path.write_text("- learning_rate\n")
-    for argument in (path, tmp_path / "missing.yaml"):
+    torn = tmp_path / "torn.yaml"
+    torn.write_text("seeds: [1\nlearning_rate")
+    for argument in (path, torn, tmp_path / "missing.yaml"):
         with pytest.raises(SystemExit):
             parse_arguments(FinetuningArguments, argv=[str(argument)])
         assert argument.name in capsys.readouterr().err
@@ -201,6 +206,81 @@ def test_other_options_are_refused_where_a_run_goes_on(tmp_path):
         run(make_trainer(tmp_path, **SAVES, resume_from_checkpoint="never"))
     with pytest.raises(ValueError, match="no whole checkpoint"):
         run(make_trainer(tmp_path, **SAVES, resume_from_checkpoint=str(tmp_path / "elsewhere")))
+
+
+def test_a_finished_run_with_other_options_is_not_passed_off_as_theirs(tmp_path):
+    run(make_trainer(tmp_path))
+    card = (tmp_path / "README.md").read_text()
+    with pytest.raises(ValueError, match=r"learning_rate: 0.01 -> 0.1"):
+        run(make_trainer(tmp_path, learning_rate=0.1))
+    assert (tmp_path / "README.md").read_text() == card
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_another_start_and_other_data_are_another_run(tmp_path, finished):
+    def trainer(start, rows):
+        made = make_trainer(tmp_path, **SAVES)
+        made.card = {"finetuned_from": start}
+        made.train_dataset.raw = RawDataset("text", Table(["a", "b", "c"]), rows)
+        return made
+
+    if finished:
+        run(trainer("user/model", [0, 1]))
+    else:
+        cut_off(trainer("user/model", [0, 1]), step=3)
+    with pytest.raises(ValueError, match="start: user/model -> random weights"):
+        run(trainer(None, [0, 1]))
+    with pytest.raises(ValueError, match="training data: 2 samples, .* -> 3 samples"):
+        run(trainer("user/model", [0, 1, 2]))
+    # Runs of an earlier version did not write these down.
+    options = json.loads((tmp_path / "options.json").read_text())
+    del options["start"], options["training data"]
+    (tmp_path / "options.json").write_text(json.dumps(options))
+    run(trainer(None, [0, 1]))
+
+
+def test_an_evaluation_leaves_the_card_of_the_training(tmp_path):
+    run(make_trainer(tmp_path))
+    card = (tmp_path / "README.md").read_text()
+    run(make_trainer(tmp_path, do_train=False, do_eval=True))
+    assert (tmp_path / "README.md").read_text() == card
+    elsewhere = make_trainer(tmp_path / "elsewhere", do_train=False, do_eval=True)
+    elsewhere.card = {"finetuned_from": "user/model", "dataset": "nyu-mll/glue"}
+    run(elsewhere)
+    text = (tmp_path / "elsewhere" / "README.md").read_text()
+    assert "evaluated with the weights of `user/model` on nyu-mll/glue" in text and "| eval_loss |" in text
+    assert "Training" not in text and "learning rate" not in text
+
+
+def test_predictions_come_before_the_report_the_card_and_the_results(tmp_path):
+    trainer = make_trainer(tmp_path, max_steps=1)
+    trainer.raw_datasets = {"test": Broken()}
+
+    def predict():
+        trainer.raw_datasets["test"].bad.mark(3, "truncated")
+        return {"test_accuracy": 0.625}
+
+    trainer.args.max_bad_fraction = 0.5
+    assert run(trainer, predict=predict)["test_accuracy"] == 0.625
+    assert "| test_accuracy | 0.625 |" in (tmp_path / "README.md").read_text()
+    assert json.loads((tmp_path / "bad_samples.json").read_text()) == {"test": {"truncated": ["file 3"]}}
+
+
+def test_a_folder_that_cannot_be_one_is_found_at_once(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    for folder in (tmp_path / "file", tmp_path / "file" / "run"):
+        with pytest.raises(ValueError, match="file is a file"):
+            check_folder(folder)
+    check_folder(tmp_path / "new" / "run")
+    assert not (tmp_path / "new").exists()
+    monkeypatch.setattr(os, "access", lambda path, mode: path != tmp_path)  # root may write everywhere
+    with pytest.raises(ValueError, match="is read-only"):
+        check_folder(tmp_path / "new" / "run")
+
+
+def test_processes_wait_for_all_gradients_unless_the_encoder_is_frozen(tmp_path):
+    assert make_trainer(tmp_path).args.ddp_find_unused_parameters is False
+    assert make_trainer(tmp_path, freeze_encoder_steps=2).args.ddp_find_unused_parameters is True
 
 
 def test_the_card_tells_results_data_and_settings(tmp_path):

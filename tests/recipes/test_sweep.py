@@ -46,7 +46,7 @@ def test_every_learning_rate_is_run_with_every_seed_and_none_twice(tmp_path, cap
 def test_a_finished_run_of_another_command_line_is_no_part_of_the_sweep(tmp_path):
     sweep(Program(), ["--epochs", "3", "--seeds", "1", "--do_eval"], tmp_path, [0.1], [1], ["eval_loss"])
     again = Program()
-    sweep(again, ["--epochs", "3", "--seeds", "1", "2", "--do_eval"], tmp_path, [0.1], [1, 2], ["eval_loss"])
+    sweep(again, ["--epochs", "3", "--seeds=1", "2", "--do_eval"], tmp_path, [0.1], [1, 2], ["eval_loss"])
     assert [run[1] for run in again.runs] == [2]
     with pytest.raises(ValueError, match="lr0.1_seed1 was run with other arguments"):
         sweep(again, ["--epochs", "4", "--seeds", "1", "--do_eval"], tmp_path, [0.1], [1], ["eval_loss"])

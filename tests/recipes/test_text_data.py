@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from datasets import ClassLabel, Dataset, Features, Value
 
-from recipes.common.text_data import TextClasses, TextDataArguments, no_label, score_target
+from recipes.common.class_labels import class_names, class_target, no_label
+from recipes.common.text_data import TextDataArguments, score_target
 
 
 ROWS = [("a first text", 1), ("a second text", 0), ("a third text", 1)]
@@ -116,18 +117,18 @@ def opened(tmp_path, labels, names=None, kind="csv"):
 
 
 def ids(raw, names) -> list[int]:
-    target = TextClasses(names).target(raw, "training")
+    target = class_target(raw, names, "training")
     return [target(raw[i]) for i in range(len(raw))]
 
 
 def test_classes_are_the_names_or_numbers_that_occur(tmp_path):
     words = opened(tmp_path, ["no", "yes", "maybe", "no"])
-    assert TextClasses.of(words).names == ["maybe", "no", "yes"]
+    assert class_names(words) == ["maybe", "no", "yes"]
     assert ids(words, ["maybe", "no", "yes"]) == [1, 2, 0, 1]
     ratings = opened(tmp_path, [5, 1, 3])
-    assert TextClasses.of(ratings).names == ["1", "3", "5"] and ids(ratings, ["1", "3", "5"]) == [2, 0, 1]
+    assert class_names(ratings) == ["1", "3", "5"] and ids(ratings, ["1", "3", "5"]) == [2, 0, 1]
     named = opened(tmp_path, [0, 1], names=["bad", "good"], kind="parquet")
-    assert TextClasses.of(named).names == ["bad", "good"]
+    assert class_names(named) == ["bad", "good"]
     # The model's own order of the same names counts.
     assert ids(named, ["good", "bad"]) == [1, 0]
     assert ids(opened(tmp_path, [1, 0]), ["unacceptable", "acceptable"]) == [1, 0]
@@ -136,8 +137,8 @@ def test_classes_are_the_names_or_numbers_that_occur(tmp_path):
 @pytest.mark.parametrize(
     "labels, names, message",
     [
-        ([0, 1, 2], ["a", "b"], "row 2 of the training data is 2, which is none of the 2 classes: a, b"),
-        ([0, -1, 1], ["a", "b"], "row 1 of the training data is -1"),
+        ([0, 1, 2], ["a", "b"], "row 2 of the training data is 2, which is none of the 2 classes of the model: a, b"),
+        ([0, -1, 1], ["a", "b"], "row 1 of the training data is -1, .* A missing label reads -1."),
         ([1, 0], ["1", "2", "3"], "row 1 of the training data is 0"),
         (["a", "c"], ["a", "b"], "row 1 of the training data is 'c'"),
         ([0.5, 1.0], ["a", "b"], "are scores, but the model has classes"),
@@ -145,11 +146,11 @@ def test_classes_are_the_names_or_numbers_that_occur(tmp_path):
 )
 def test_labels_that_are_no_class_are_named(tmp_path, labels, names, message):
     with pytest.raises(ValueError, match=message):
-        TextClasses(names).target(opened(tmp_path, labels), "training")
+        class_target(opened(tmp_path, labels), names, "training")
 
 
 def test_tests_without_labels_have_none(tmp_path):
-    assert TextClasses(["a", "b"]).target(opened(tmp_path, [-1, -1]), "test") is no_label
+    assert class_target(opened(tmp_path, [-1, -1]), ["a", "b"], "test") is no_label
     assert score_target(opened(tmp_path, [-1.0, -1.0]), "test") is no_label
     raw = opened(tmp_path, [0.5, 2.5])
     target = score_target(raw, "training")
@@ -161,6 +162,6 @@ def test_tests_without_labels_have_none(tmp_path):
 def test_a_text_that_stands_in_for_an_empty_one_brings_its_own_label(tmp_path):
     raw = opened(tmp_path, [0, 1])
     raw.table.values[0] = " "
-    target = TextClasses(["a", "b"]).target(raw, "training")
+    target = class_target(raw, ["a", "b"], "training")
     assert [target(raw[i]) for i in range(2)] == [1, 1]
     assert np.flatnonzero(raw.bad.flags).tolist() == [0]
