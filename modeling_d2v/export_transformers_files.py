@@ -15,6 +15,7 @@ from transformers import Wav2Vec2Processor
 
 from .checkpoint_tensors import Unused, third
 from .checkpoint_transformers import from_transformers
+from .checkpoints import STUDENT, TEACHER
 from .drafts import check_place, draft_of
 from .export_transformers import Exported, to_transformers
 from .heads_audio import Data2VecForCTC
@@ -89,11 +90,15 @@ def export_to_transformers(
     stated = read_license(source)
     license = choose_license(license, stated) if license else stated
     model = load_checkpoint(source)
+    left_out: list[Unused] = []
     if isinstance(model, Data2VecForPreTraining):
+        others = ("decoders.", TEACHER if weights == "student" else STUDENT)
+        left_out = [Unused(name, "serves pretraining alone") for name in model.state_dict() if name.startswith(others)]
         model = model.trained_encoder(weights)
     if dtype is not None:
         model = model.to(dtype)
     exported = to_transformers(model, **options)
+    exported.unused.extend(left_out)
     savers = [exported.model.save_pretrained, *_input_files(model, exported, source)]
     with draft_of(folder) as draft:
         for save in savers:

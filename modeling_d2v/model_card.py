@@ -187,6 +187,15 @@ def with_name(card: str, name: str) -> str:
     return re.sub(r"""(pipeline\(["'][\w-]+["'], )(["'])[^"']*\2""", rf"\g<1>\g<2>{name}\g<2>", card)
 
 
+def without_processor(card: str) -> str:
+    """The same card for a folder that has nothing to prepare inputs: its example does not promise it."""
+    return re.sub(
+        r"(import \w+), AutoProcessor\n|processor = AutoProcessor\..*\n",
+        lambda line: f"{line[1]}\n" if line[1] else "",
+        card,
+    )
+
+
 def for_encoder(card: str) -> str:
     """The card of a pretraining model, for its encoder alone."""
     parsed = ModelCard(card, ignore_metadata_errors=True)

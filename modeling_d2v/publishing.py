@@ -20,6 +20,7 @@ from huggingface_hub.errors import (
     LocalTokenNotFoundError,
     OfflineModeIsEnabled,
 )
+from huggingface_hub.utils import validate_repo_id
 from safetensors import SafetensorError
 from transformers import PreTrainedConfig
 
@@ -33,6 +34,7 @@ from .model_card import (
     read_license,
     with_license,
     with_name,
+    without_processor,
 )
 from .modeling_data2vec import Data2VecPreTrainedModel
 from .pretraining_data2vec import Data2VecForPreTraining
@@ -159,8 +161,10 @@ def stage(
     if card is None:
         card = model_card(model.config, type(model).__name__, name, license=license)
     card = with_license(with_name(card, name), license)
-    model.save_pretrained(folder, max_shard_size=max_shard_size)
     prepares = [source / file for file in PROCESSOR_FILES if (source / file).is_file()]
+    if not prepares:
+        card = without_processor(card)
+    model.save_pretrained(folder, max_shard_size=max_shard_size)
     for path in (*prepares, *extra_files):
         shutil.copyfile(path, folder / path.name)
     (folder / CARD).write_text(card, encoding="utf-8")
@@ -195,6 +199,10 @@ def publish(
     content: dict[str, Any] = dict(
         weights=weights, license=license, card=card, extra_files=extra_files, max_shard_size=max_shard_size
     )
+    try:
+        validate_repo_id(repo_id)
+    except HFValidationError as error:
+        raise PublishingError(explain(error, repo_id)) from error
     with TemporaryDirectory() as folder:
         if dry_run:
             return stage(checkpoint, folder, repo_id, **content)
@@ -238,7 +246,8 @@ def explain(error: BaseException, repo_id: str) -> str:
             )
         if is_storage:
             return f"A file was refused by the storage of the Hub ({status}). The same call sends what is missing."
-        return f"The Hub answered {status}: {cause.server_message or cause}. The same call sends what is missing."
+        answer = f"The Hub answered {status}: {cause.server_message or cause}."
+        return answer if status in (400, 404, 422) else f"{answer} The same call sends what is missing."
     if isinstance(cause, HTTPError):
         return (
             f"The connection to {constants.ENDPOINT} failed ({type(cause).__name__}: {cause}). What has arrived is "

@@ -18,11 +18,13 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import signal
 import sys
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
 
 # A script's own folder is on the path, the project root is not, unless the project was installed.
@@ -226,8 +228,12 @@ def _parts_of(source: str) -> tuple[dict[str, Any], list[str]]:
 
 if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(message)s")
+    # To be ended by another program is an interruption too: a folder that is half written goes then.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         main()
-    except (ValueError, OSError) as error:
-        # A user's mistake: the sentence says it all, a traceback would hide it.
+    except KeyboardInterrupt:
+        sys.exit("convert.py: interrupted. Nothing was written.")
+    except (ValueError, OSError, SafetensorError) as error:
+        # A user's mistake, or a full disk: the sentence says it all, a traceback would hide it.
         sys.exit(f"convert.py: {error}")

@@ -18,6 +18,8 @@ import argparse
 import sys
 from pathlib import Path
 
+from safetensors import SafetensorError
+
 
 # A script's own folder is on the path, the project root is not, unless the project was installed.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -77,5 +79,5 @@ def main(arguments: list[str] | None = None) -> Publication:
 if __name__ == "__main__":
     try:
         main()
-    except (OptionError, PublishingError, ValueError, OSError) as error:
+    except (OptionError, PublishingError, SafetensorError, ValueError, OSError) as error:
         raise SystemExit(f"publish.py: {error}") from None

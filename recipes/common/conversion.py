@@ -17,7 +17,7 @@ from modeling_d2v.checkpoint_conversion import WEIGHTS_NAME, Converted
 from modeling_d2v.checkpoint_sources import CTC, IMAGES, PRETRAINING, TEXTS
 from modeling_d2v.checkpoint_tensors import Unused
 from modeling_d2v.drafts import draft_of
-from modeling_d2v.model_card import CARD, NON_COMMERCIAL, model_card, read_license
+from modeling_d2v.model_card import CARD, NON_COMMERCIAL, model_card, read_license, without_processor
 from modeling_d2v.model_card import choose_license as keep_license
 from modeling_d2v.presets import PRESETS
 from recipes.common.dictionaries import bpe_tokenizer, letter_tokenizer
@@ -237,6 +237,8 @@ def write_folder(
         write(draft)
         if parts:
             Data2VecProcessor(**parts).save_pretrained(draft)
+        else:
+            card = without_processor(card)
         (draft / CARD).write_text(card, encoding="utf-8")
         if check is not None:
             check(draft)

@@ -324,6 +324,12 @@ def test_a_name_of_somebody_else(pretrained, hub):
 
 
 @pytest.mark.parametrize("name", ["user/a b", "a/b/c", "user/-x"])
+def test_a_name_that_cannot_be_is_told_in_a_dry_run_too(pretrained, no_network, name):
+    with pytest.raises(PublishingError, match="is no name of a repository"):
+        publish(pretrained[1], name, dry_run=True)
+
+
+@pytest.mark.parametrize("name", ["user/a b", "a/b/c", "user/-x"])
 def test_a_name_that_cannot_be(pretrained, hub, name):
     with pytest.raises(PublishingError, match=f"'{name}' is no name of a repository; it looks like user/name"):
         publish(pretrained[1], name)
@@ -339,7 +345,7 @@ def test_nothing_private_goes_into_a_public_repository(pretrained, hub):
 
 
 def test_a_licence_that_the_hub_does_not_know(pretrained, hub):
-    with pytest.raises(PublishingError, match='"license" must be one of'):
+    with pytest.raises(PublishingError, match=r'"license" must be one of \[[^]]*\]\.$'):
         publish(pretrained[1], "user/name", license="do-what-you-like")
 
 

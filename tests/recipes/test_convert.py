@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -96,6 +97,14 @@ def test_what_is_missing_for_the_inputs_is_said(tmp_path):
     assert summary.notes == ["no tokenizer: give the letter dictionary of its 9 tokens (--dict dict.ltr.txt)"]
     _, summary = convert(content_of("d2v2_text_base"), tmp_path, "--overwrite")
     assert summary.notes == ["no tokenizer: give its files (--dict dict.txt --bpe encoder.json vocab.bpe)"]
+
+
+def test_the_card_promises_a_processor_only_where_there_is_one(tmp_path):
+    out, _ = convert(content_of("d2v2_text_base"), tmp_path)
+    card = (out / "README.md").read_text()
+    assert "AutoProcessor" not in card and "import AutoModelForPreTraining\n\nmodel = " in card
+    out, _ = convert(content_of("d2v2_audio_base"), tmp_path, "--overwrite")
+    assert (out / "README.md").read_text().count("AutoProcessor") == 2
 
 
 def test_waveforms_are_standardised_where_they_were(tmp_path):
@@ -235,6 +244,34 @@ def test_a_folder_that_cannot_take_the_place_leaves_the_old_one(tmp_path, monkey
     with pytest.raises(KeyboardInterrupt):
         main([str(tmp_path / "source.pt"), str(out), "--overwrite"])
     assert (out / "mine.txt").exists() and not list(tmp_path.glob(".*"))
+
+
+@pytest.mark.parametrize(
+    ("happens", "said"),
+    [
+        (f"os.kill(os.getpid(), {int(signal.SIGINT)})", "interrupted. Nothing was written."),
+        (f"os.kill(os.getpid(), {int(signal.SIGTERM)})", "interrupted. Nothing was written."),
+        ("raise SafetensorError('No space left on device')", "No space left on device"),
+    ],
+    ids=["interrupted", "ended", "full disk"],
+)
+def test_an_end_in_the_middle_leaves_nothing(happens, said, tmp_path):
+    write(content_of("d2v2_text_base"), tmp_path / "source.pt")
+    program = f"""
+import os, runpy, sys
+from safetensors import SafetensorError
+from modeling_d2v.checkpoint_conversion import Converted
+save = Converted.save
+def interrupted(*args, **options):
+    save(*args, **options)
+    {happens}
+Converted.save = interrupted
+sys.argv = ["convert.py", {str(tmp_path / "source.pt")!r}, {str(tmp_path / "out")!r}]
+runpy.run_path("recipes/convert.py", run_name="__main__")
+"""
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 1 and done.stderr == f"convert.py: {said}\n"
+    assert [path.name for path in tmp_path.iterdir()] == ["source.pt"]
 
 
 def test_verification_can_fail(tmp_path, monkeypatch):

@@ -10,7 +10,7 @@ import transformers
 from model_factory import inputs_for, randomise, tiny_config
 from transformers_factory import SHAPED, encoder, ours
 
-from modeling_d2v import Data2VecModel
+from modeling_d2v import Data2VecForPreTraining, Data2VecModel
 from modeling_d2v.export_transformers_files import export_to_transformers
 from recipes.convert import main
 
@@ -39,6 +39,16 @@ def test_there_and_back_through_the_command_line(tmp_path):
     main([str(tmp_path / "there"), str(tmp_path / "back"), "--verify"])
     again = Data2VecModel.from_pretrained(tmp_path / "back").state_dict()
     assert all(torch.equal(again[name], tensor) for name, tensor in model.state_dict().items())
+
+
+@pytest.mark.parametrize(("weights", "other"), [("student", "teacher."), ("teacher", "data2vec.")])
+def test_what_only_pretraining_needs_is_listed(weights, other, tmp_path):
+    model = Data2VecForPreTraining(encoder("text").config)
+    model.save_pretrained(tmp_path / "model")
+    options = ["--to", "transformers", "--verify", "--weights", weights]
+    summary = main([str(tmp_path / "model"), str(tmp_path / "out"), *options])
+    listed = {name for name, reason in summary.unused if reason == "serves pretraining alone"}
+    assert listed == {name for name in model.state_dict() if name.startswith(("decoders.", other))}
 
 
 def test_one_modality_of_a_joint_encoder_in_another_type_of_numbers(tmp_path):
