@@ -55,6 +55,16 @@ FILE_SUFFIXES = (".pt", ".pth", ".ckpt", ".bin", ".tar", ".safetensors")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "source": None}
 
 
+# Options that a source has no use for, with the value that they have where they are not given.
+_OF_FILES = {"dict": None, "bpe": None, "settings": None, "ignore_settings": []}
+_OF_THE_WAY_BACK = {"modality": None}
+_WITHOUT_USE: dict[str, dict[str, Any]] = {
+    "a checkpoint file": {"architecture": None, **_OF_THE_WAY_BACK},
+    "a model of transformers": {"weights": "student", **_OF_FILES, **_OF_THE_WAY_BACK},
+    "--to transformers": {"encoder_only": False, "architecture": None, "allow_nonfinite": False, **_OF_FILES},
+}
+
+
 def build_parser() -> argparse.ArgumentParser:
     """Options of the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -96,12 +106,15 @@ def main(arguments: list[str] | None = None) -> Summary:
     if args.out.exists() and not (args.out / "config.json").is_file():
         raise ValueError(f"{args.out} exists and is no folder of a model: it is not replaced. Choose another one.")
     check_place(args.out, args.source, args.dict, args.settings, *(args.bpe or ()))
+    what, convert = "a checkpoint file", convert_file
     if args.to == "transformers":
-        summary = convert_back(args)
+        what, convert = "--to transformers", convert_back
     elif is_transformers(args.source):
-        summary = convert_transformers(args)
-    else:
-        summary = convert_file(args)
+        what, convert = "a model of transformers", convert_transformers
+    useless = [f"--{name}" for name, value in _WITHOUT_USE[what].items() if getattr(args, name) != value]
+    if useless:
+        raise ValueError(f"{', '.join(useless)} would change nothing for {what}: leave it out.")
+    summary = convert(args)
     print(summary)
     print(f"written     {args.out}")
     return summary

@@ -375,6 +375,19 @@ def test_settings_come_from_a_file(tmp_path):
             main([str(source), str(tmp_path / "other"), "--settings", str(tmp_path / "cfg.json")])
 
 
+@pytest.mark.parametrize(
+    ("source", "options"),
+    [
+        ("source.pt", ["--architecture", "Data2VecTextModel"]),
+        (".", ["--weights", "teacher"]),
+        (".", ["--dict", "dict.txt", "--bpe", "encoder.json", "vocab.bpe"]),
+        (".", ["--to", "transformers", "--encoder_only"]),
+    ],
+)
+def test_options_are_not_ignored_in_silence(source, options, tmp_path):
+    refused(tmp_path, tmp_path / source, *options, match="would change nothing for .*: leave it out")
+
+
 def test_files_folders_and_names_on_the_hub_are_told_apart(tmp_path):
     assert all(map(is_transformers, (str(tmp_path), "facebook/data2vec-text-base", "me/speech-1.0")))
     assert not any(map(is_transformers, ("nothing.pt", "models/nothing.pth", "./models/base", "a/b/c", "/a/b")))
