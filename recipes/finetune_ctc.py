@@ -56,6 +56,7 @@ from recipes.common.finetuning import (
     run,
 )
 from recipes.common.finetuning_data import FinetuningCollator, FinetuningDataset
+from recipes.common.optional import need
 from recipes.common.speech_data import header_seconds, report_selections
 from recipes.common.speech_model import SpeechModelArguments
 from recipes.common.speech_training import CTCMetrics, CTCTrainer, save_texts
@@ -119,6 +120,8 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     """
     model_args, data_args, args = parse_arguments(CTCModelArguments, CTCDataArguments, CTCTrainingArguments, argv=argv)
     prepare(args)
+    if args.do_eval or args.do_predict:
+        need("jiwer", "audio")
     train = data_args.open_spoken("train") if args.do_train else None
     evaluation = data_args.open_spoken("validation") if args.do_eval else None
     test = data_args.open_spoken("test") if args.do_predict else None

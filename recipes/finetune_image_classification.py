@@ -41,6 +41,7 @@ from transformers import AutoModelForImageClassification, EvalPrediction
 # A script's own folder is on the path, the project root is not, unless the project was installed.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from modeling_d2v import Data2VecProcessor
 from recipes.common.augmentation import MixingCollator
 from recipes.common.class_labels import (
     ClassTarget,
@@ -170,7 +171,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         data_collator=MixingCollator(config, augmentation.mixing(len(names), args.label_smoothing_factor)),
         train_dataset=train,
         eval_dataset=validation,
-        processing_class=processor,
+        processor=Data2VecProcessor(image_processor=processor),
         compute_metrics=measure,
         preprocess_logits_for_metrics=most_probable,
         raw_datasets={name: dataset for name, dataset in raw.items() if dataset is not None},

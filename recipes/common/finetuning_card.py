@@ -29,6 +29,7 @@ def model_card(
     results: Mapping[str, float],
     settings: Mapping[str, Any],
     *,
+    repository: str | None = None,
     finetuned_from: str | None = None,
     tasks: str | None = None,
     dataset: str | None = None,
@@ -43,6 +44,7 @@ def model_card(
         name: of the model.
         results: metrics of the evaluation by name.
         settings: what it was trained with, by name; empty if it was only evaluated.
+        repository: name on the Hub, if it is uploaded.
         finetuned_from: name on the Hub, or folder, of the pretrained model; `None` if there was none.
         tasks: task of the Hub, such as "text-classification".
         dataset, dataset_args: name of the data, and of its configuration.
@@ -72,7 +74,7 @@ def model_card(
                 metric_value=value,
             )
             for key, value in metrics.items()
-            if key != "eval_loss"
+            if not key.endswith("_loss")
         ]
         or None,
     )
@@ -86,7 +88,7 @@ def model_card(
         f"{'trained from' if settings else 'evaluated with the weights of'} {origin} on {data}.",
     ]
     if tasks:
-        parts.append(f"## Use\n\n{USE.format(task=tasks, name=name)}")
+        parts.append(f"## Use\n\n{USE.format(task=tasks, name=repository or name)}")
     if metrics:
         parts.append(f"## Results on the evaluation data\n\n{_table('metric', metrics)}")
     if settings:

@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
-from transformers import Trainer, TrainerCallback, TrainerState
+from transformers import ProcessorMixin, Trainer, TrainerCallback, TrainerState
 
 from modeling_d2v.model_card import CARD
 from recipes.common.datasets import RawDataset
@@ -223,7 +223,9 @@ class FinetuningTrainer(Trainer):
     """`Trainer` for a data2vec model with a head; `args` are `FinetuningArguments`.
 
     Args:
-        args, kwargs: as for `Trainer`.
+        args, kwargs: as for `Trainer`. Of a processor as `processing_class`, it writes the special ids of the
+            tokenizer into the configuration, which has no such fields for speech.
+        processor: saved beside the model, instead of a `processing_class`.
         raw_datasets: the data sets whose broken samples are counted, by name.
         card: what the model card says beside results and settings: arguments of `model_card`.
 
@@ -237,11 +239,13 @@ class FinetuningTrainer(Trainer):
     def __init__(
         self,
         *args: Any,
+        processor: ProcessorMixin | None = None,
         raw_datasets: dict[str, RawDataset] | None = None,
         card: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
+        self.processor = processor
         self.raw_datasets, self.card = raw_datasets or {}, card or {}
         self.results: dict[str, float] = {}
         self.add_callback(Watch(self))
@@ -320,8 +324,10 @@ class FinetuningTrainer(Trainer):
         self.average = None
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """As in `Trainer`, with the average beside the weights of a checkpoint."""
+        """As in `Trainer`, with the processor, and the average beside the weights of a checkpoint."""
         super().save_model(output_dir, _internal_call)
+        if self.processor is not None and self.args.should_save:
+            self.processor.save_pretrained(output_dir or self.args.output_dir)
         is_checkpoint = _internal_call and output_dir not in (None, self.args.output_dir)
         if self.average and is_checkpoint and self.args.should_save:
             self.average.save(output_dir)
@@ -346,7 +352,9 @@ class FinetuningTrainer(Trainer):
         if not self.is_world_process_zero() or (not trained and (folder / CARD).exists()):
             return
         name = model_name or folder.resolve().name
-        text = model_card(name, self.results, self._settings() if trained else {}, **{**self.card, **kwargs})
+        # Known from the first upload on.
+        known = {"repository": getattr(self, "hub_model_id", None), **self.card, **kwargs}
+        text = model_card(name, self.results, self._settings() if trained else {}, **known)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / CARD).write_text(text, encoding="utf-8")
 

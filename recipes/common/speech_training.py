@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.utils.data import Sampler, SequentialSampler
-from transformers import EvalPrediction, ProcessorMixin
+from transformers import EvalPrediction
 
 from recipes.common.datasets import RawDataset
 from recipes.common.finetuning_trainer import FinetuningTrainer
@@ -31,21 +31,17 @@ class SpeechTrainer(FinetuningTrainer):
     """`FinetuningTrainer` whose `train_sampling_strategy="group_by_length"` decodes nothing.
 
     Args:
-        args, kwargs: as for `FinetuningTrainer`, without `processing_class`: of a processor, `Trainer` writes the
-            special ids of the tokenizer into the configuration, which has no such fields for speech.
-        processor: saved beside the model.
+        args, kwargs: as for `FinetuningTrainer`.
         train_seconds: length of each training sample.
     """
 
     def __init__(
         self,
         *args: Any,
-        processor: ProcessorMixin,
         train_seconds: Sequence[float] | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
-        self.processor = processor
         self.length_sampler: LengthSampler | None = None
         if self.args.train_sampling_strategy == "group_by_length" and train_seconds is not None:
             update = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
@@ -58,12 +54,6 @@ class SpeechTrainer(FinetuningTrainer):
     def _get_eval_sampler(self, eval_dataset: Any) -> Sampler | None:
         # In the order of the data: predictions are told apart by their place.
         return SequentialSampler(eval_dataset)
-
-    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """As in `FinetuningTrainer`, with the processor."""
-        super().save_model(output_dir, _internal_call)
-        if self.args.should_save:
-            self.processor.save_pretrained(output_dir or self.args.output_dir)
 
 
 class CTCTrainer(SpeechTrainer):

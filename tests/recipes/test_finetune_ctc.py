@@ -17,6 +17,7 @@ from transformers import AutoConfig, AutoProcessor, pipeline
 from transformers.models.wav2vec2 import Wav2Vec2CTCTokenizer
 
 from recipes.common.finetuning import parse_arguments
+from recipes.common.optional import MissingDependencyError, need
 from recipes.common.transcripts import build_ctc_tokenizer
 from recipes.finetune_ctc import CTCDataArguments, CTCModelArguments, CTCTrainingArguments, main
 
@@ -238,6 +239,14 @@ def test_evaluation_needs_a_vocabulary_and_speech(checkpoint, recordings, tmp_pa
     tiny_config("text").save_pretrained(tmp_path / "text")
     with pytest.raises(ValueError, match="no 'audio' front end"):
         main(run_options(str(tmp_path / "text"), tmp_path / "run", recordings))
+
+
+def test_a_missing_library_is_named_before_the_training(checkpoint, recordings, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "jiwer", None)
+    need.cache_clear()
+    with pytest.raises(MissingDependencyError, match="jiwer.*extra 'audio'"):
+        main(run_options(checkpoint, tmp_path / "run", recordings))
+    assert not (tmp_path / "run").exists()
 
 
 def test_an_unknown_option_names_the_nearest(checkpoint, recordings, tmp_path, capsys):

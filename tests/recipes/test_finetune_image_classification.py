@@ -16,9 +16,9 @@ import torch
 from model_factory import tiny_config
 from PIL import Image
 from safetensors.torch import load_file
-from transformers import AutoImageProcessor, pipeline
+from transformers import AutoImageProcessor, AutoProcessor, pipeline
 
-from modeling_d2v import Data2VecForPreTraining
+from modeling_d2v import Data2VecForPreTraining, Data2VecProcessor
 from recipes.common.export import image_processor
 from recipes.common.image_finetuning import accuracies, fraction_of_each_class
 from recipes.common.transforms import VisionTransform
@@ -101,6 +101,8 @@ def test_it_learns_and_records(trained):
     config = json.loads((folder / "config.json").read_text())
     assert list(config["id2label"].values()) == sorted(COLOURS)
     assert config["problem_type"] == "single_label_classification" and config["drop_path_rate"] == 0.1
+    processor = AutoProcessor.from_pretrained(folder)
+    assert isinstance(processor, Data2VecProcessor) and list(processor.image_processor.image_mean) == [0.4, 0.5, 0.6]
 
 
 def test_a_pipeline_gives_the_predictions_of_the_program(trained, pictures, tmp_path):
