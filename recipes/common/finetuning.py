@@ -221,6 +221,9 @@ def prepare(args: FinetuningArguments) -> None:
     # Of several processes, the first one speaks.
     level = logging.INFO if args.process_index == 0 else logging.ERROR
     logging.basicConfig(format="%(levelname)s %(name)s: %(message)s", level=level)
+    # A line for every request to the Hub.
+    for client in ("httpx", "httpx2"):
+        logging.getLogger(client).setLevel(logging.WARNING)
     transformers_logging.set_verbosity(args.get_process_log_level())
     set_seed(args.seed)
 

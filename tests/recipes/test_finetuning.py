@@ -1,6 +1,7 @@
 """The common part of the fine-tuning programs: options, loading, where a run goes on, the record and the card."""
 
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -28,6 +29,7 @@ from recipes.common.finetuning import (
     load_config,
     load_model,
     parse_arguments,
+    prepare,
     report_bad_samples,
     run,
 )
@@ -258,11 +260,13 @@ def test_predictions_come_before_the_report_the_card_and_the_results(tmp_path):
 
     def predict():
         trainer.raw_datasets["test"].bad.mark(3, "truncated")
-        return {"test_accuracy": 0.625}
+        return {"test_accuracy": 0.625, "test_loss": 1.5}
 
     trainer.args.max_bad_fraction = 0.5
     assert run(trainer, predict=predict)["test_accuracy"] == 0.625
-    assert "| test_accuracy | 0.625 |" in (tmp_path / "README.md").read_text()
+    card = ModelCard.load(tmp_path / "README.md")
+    assert "| test_accuracy | 0.625 |" in card.text
+    assert [result.metric_type for result in card.data.eval_results] == ["test_accuracy"]
     assert json.loads((tmp_path / "bad_samples.json").read_text()) == {"test": {"truncated": ["file 3"]}}
 
 
@@ -276,6 +280,11 @@ def test_a_folder_that_cannot_be_one_is_found_at_once(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "access", lambda path, mode: path != tmp_path)  # root may write everywhere
     with pytest.raises(ValueError, match="is read-only"):
         check_folder(tmp_path / "new" / "run")
+
+
+def test_requests_to_the_hub_are_not_logged_one_by_one(tmp_path):
+    prepare(make_trainer(tmp_path).args)
+    assert not any(logging.getLogger(name).isEnabledFor(logging.INFO) for name in ("httpx", "httpx2"))
 
 
 def test_processes_wait_for_all_gradients_unless_the_encoder_is_frozen(tmp_path):
@@ -326,10 +335,12 @@ def test_the_finished_model_is_uploaded_once_with_its_card(tmp_path, monkeypatch
     hub = Hub()
     monkeypatch.setattr("transformers.trainer.hf_api", lambda: hub)
     trainer = make_trainer(tmp_path / "run", max_steps=2, do_eval=True, push_to_hub=True, hub_model_id="tiny")
+    trainer.card = {"tasks": "text-classification"}
     results = run(trainer)
     ((repository, files, card),) = hub.uploads
     assert repository == "user/tiny" and {"model.safetensors", "config.json", "heads_text.py"} <= set(files)
     assert f"| eval_loss | {results['eval_loss']:.4g} |" in card and "# tiny" in card
+    assert 'pipeline("text-classification", "user/tiny")' in card
 
 
 class Broken:
