@@ -36,18 +36,13 @@ from recipes.common.building import (
 from recipes.common.checkpointing import CheckpointError
 from recipes.common.environment import record_environment
 from recipes.common.export import export, push
+from recipes.common.health import TrainingStopped
+from recipes.common.option_files import build_options, check_resumable, load_options, read_yaml, save_options
 from recipes.common.optional import MissingDependencyError
-from recipes.common.options import (
-    OptionError,
-    Options,
-    build_options,
-    check_resumable,
-    load_options,
-    read_yaml,
-    save_options,
-)
+from recipes.common.options import OptionError, Options
 from recipes.common.run_card import run_card
-from recipes.common.training import Pretraining, TrainingStopped
+from recipes.common.run_state import resume_run
+from recipes.common.training import Pretraining
 
 
 logger = logging.getLogger("pretrain")
@@ -180,7 +175,7 @@ def start(run: Pretraining, accelerator: Accelerator) -> None:
     set_seed(run.options.seed, device_specific=True)
     newest = run.checkpoints.newest()
     if newest is not None:
-        run.resume(newest)
+        resume_run(run, newest)
         logger.info("Resumed from %s.", newest)
     accelerator.wait_for_everyone()
 

@@ -15,7 +15,7 @@ import yaml
 from modeling_d2v import Data2VecConfig
 from modeling_d2v.model_card import CARD, DEFAULT_LICENSE, choose_license, model_card, read_license, table
 from recipes.common.environment import read_environment
-from recipes.common.options import read_yaml
+from recipes.common.option_files import read_yaml
 from recipes.common.runlog import read_log
 
 

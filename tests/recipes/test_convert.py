@@ -31,7 +31,7 @@ from modeling_d2v.model_card import read_license
 from modeling_d2v.presets import preset_names
 from recipes.common.building import build_config, build_model
 from recipes.common.conversion import nearest_size
-from recipes.common.options import load_options
+from recipes.common.option_files import load_options
 from recipes.common.runlog import read_log
 from recipes.convert import is_transformers, main
 from recipes.pretrain import main as pretrain

@@ -4,15 +4,15 @@ from pathlib import Path
 
 import pytest
 
-from recipes.common.options import (
+from recipes.common.option_files import (
     CONFIG_FOLDER,
-    OptionError,
     build_options,
     check_resumable,
     load_options,
     read_yaml,
     save_options,
 )
+from recipes.common.options import OptionError
 
 
 def options(**changes):

@@ -25,9 +25,11 @@ from transformers import (
 from modeling_d2v import Data2VecForPreTraining
 from recipes.common.building import build_config, build_model
 from recipes.common.checkpointing import CheckpointFolder
-from recipes.common.options import OptionError, load_options
+from recipes.common.health import TrainingStopped
+from recipes.common.option_files import load_options
+from recipes.common.options import OptionError
 from recipes.common.runlog import read_log
-from recipes.common.training import Pretraining, TrainingStopped
+from recipes.common.training import Pretraining
 from recipes.pretrain import main
 
 

@@ -1,0 +1,81 @@
+"""What a log record holds: sums over the forward passes of an interval, and what is measured at its end."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from recipes.common.batches import MicroBatch
+from recipes.common.diagnostics import explained_by_position, explained_by_prediction
+from recipes.common.runlog import MetricsWindow, peak_memory_gib
+
+
+class StepMeter:
+    """Collects what the forward passes of a log interval report, and makes its record.
+
+    Args:
+        device: where the sums stay.
+        reduce: sums a tensor over all processes.
+        is_main: whether this is the main process.
+
+    Attributes:
+        samples: samples seen since the run began.
+        waited: seconds of this interval spent waiting for data.
+    """
+
+    def __init__(self, device: torch.device, reduce: Callable[[Tensor], Tensor], is_main: bool):
+        self.device, self.reduce, self.is_main = device, reduce, is_main
+        self.window = MetricsWindow(device)
+        self.samples = 0
+        self.open()
+
+    def open(self) -> None:
+        """Starts the clock of an interval."""
+        self.opened, self.waited = time.perf_counter(), 0.0
+
+    def collect(self, batch: MicroBatch, output: Any, first: bool) -> None:
+        """Adds what a forward pass reports to the window; `first` of its modality in the step counts the step."""
+        # A step's loss is the sum over micro-batches and processes: one process's first part carries its weight.
+        weight = int(first and self.is_main)
+        self.window.add(f"{batch.modality}/loss", output.loss, weight)
+        for name, value in output.losses.items():
+            self.window.add(f"{batch.modality}/loss_{name}", value, weight)
+        for name in ("prediction_std", "target_std"):
+            self.window.add(f"{batch.modality}/{name}", getattr(output, name))
+        masks = batch.inputs["mask"].shape[1]
+        self.window.add(f"{batch.modality}/masked_fraction", output.num_items, batch.tokens * masks)
+        # Once an interval is enough for what is only watched.
+        if f"{batch.modality}/explained_by_position" not in self.window.sums:
+            prediction = explained_by_prediction(output.predictions, output.targets)
+            self.window.add(f"{batch.modality}/explained_by_prediction", prediction)
+            position = explained_by_position(output.targets, output.mask)
+            self.window.add_if_known(f"{batch.modality}/explained_by_position", position)
+        self.window.add("samples", len(batch.inputs["mask"]))
+        self.window.add("tokens", batch.tokens)
+
+    def add_grad_norm(self, norm: Tensor, moved: bool) -> None:
+        """Adds the gradient norm of a step; one that was skipped does not count."""
+        self.window.add("grad_norm", norm if moved else 0.0, int(moved))
+
+    def record(self) -> dict[str, Any]:
+        """Means and speeds of the interval that ends here; the next one begins. Every process must call it."""
+        elapsed = time.perf_counter() - self.opened
+        totals = {name: self.window.sums[name] for name in ("samples", "tokens")}
+        means = self.window.means(self.reduce)
+        samples, tokens = self.reduce(torch.stack(list(totals.values()))).tolist()
+        self.samples += round(samples)
+        self.window.clear()
+        record = {name: value for name, value in means.items() if name not in totals}
+        record |= {
+            "samples": self.samples,
+            "samples_per_s": samples / elapsed,
+            "tokens_per_s": tokens / elapsed,
+            "data_wait": self.waited / elapsed,
+            "peak_memory_gib": peak_memory_gib(self.device),
+        }
+        self.open()
+        return record

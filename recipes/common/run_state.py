@@ -1,0 +1,95 @@
+"""What a checkpoint of a run holds, and how a run is put back to it."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from recipes.common.checkpointing import CheckpointError, load_checkpoint, restore_random_states
+from recipes.common.options import OptionError
+
+
+if TYPE_CHECKING:
+    from recipes.common.training import Pretraining
+
+logger = logging.getLogger(__name__)
+
+
+def save_run(run: Pretraining) -> Path:
+    """Writes a checkpoint of the run's present step."""
+    scaler = run.accelerator.scaler
+    optimizer_state = {
+        "optimizer": run.optimizer.state_dict(),
+        "scaler": scaler.state_dict() if scaler is not None else None,
+    }
+    progress = {
+        "skipped": run.finite.skipped,
+        "bad_in_a_row": run.finite.in_a_row,
+        "seconds": run.seconds,
+        "samples": run.meter.samples,
+        "processes": run.accelerator.num_processes,
+        "data": run.steps.fingerprint,
+    }
+    return run.checkpoints.save(
+        run.step,
+        run.inner.state_dict(),
+        optimizer_state,
+        progress,
+        own_state=run.meter.window.state(),
+        texts={"config.json": run.inner.config.to_json_string()},
+    )
+
+
+def resume_run(run: Pretraining, checkpoint: Path) -> None:
+    """Puts everything back to what it was when the checkpoint was written.
+
+    Raises:
+        CheckpointError: the checkpoint is torn, or of another model.
+        OptionError: the data is not that of the checkpoint.
+    """
+    content = load_checkpoint(checkpoint, run.accelerator.process_index)
+    check_same_data(content["progress"].get("data"), run.steps.fingerprint, checkpoint)
+    try:
+        run.inner.load_state_dict(content["model"])
+    except RuntimeError as error:
+        raise CheckpointError(f"The weights in {checkpoint} are of another model: {error}") from error
+    run.optimizer.load_state_dict(content["optimizer"]["optimizer"])
+    if run.accelerator.scaler is not None and content["optimizer"]["scaler"] is not None:
+        run.accelerator.scaler.load_state_dict(content["optimizer"]["scaler"])
+    progress = content["progress"]
+    run.step, run.seconds, run.meter.samples = progress["step"], progress["seconds"], progress["samples"]
+    run.finite.skipped, run.finite.in_a_row = progress["skipped"], progress["bad_in_a_row"]
+    if content["own"] is not None:
+        run.meter.window.restore(content["own"]["state"])
+        restore_random_states(content["own"]["random"])
+    if progress["processes"] != run.accelerator.num_processes:
+        logger.warning(
+            "The checkpoint was written by %d processes, this run has %d: samples and masks go on as planned, dropout "
+            "and noise do not.",
+            progress["processes"],
+            run.accelerator.num_processes,
+        )
+
+
+def check_same_data(saved: dict[str, Any] | None, present: dict[str, Any] | None, checkpoint: Path) -> None:
+    """Refuses to go on with data that would not give the sample order of the run.
+
+    Args:
+        saved: `StepDataset.fingerprint` of the checkpoint; None in those written before it was kept.
+        present: that of the data now.
+        checkpoint: for the message.
+
+    Raises:
+        OptionError: names the modality and what differs.
+    """
+    for name, before in (saved or {}).items():
+        now = (present or {}).get(name)
+        if now is None or now == before:
+            continue
+        changed = [f"{what} {before.get(what)} -> {value}" for what, value in now.items() if before.get(what) != value]
+        raise OptionError(
+            f"The {name} data is not what it was when {checkpoint} was written ({', '.join(changed)}), so the samples "
+            "of the run would not come in their order. Put the data back to resume, or choose a new output_dir, with "
+            f"init_from={checkpoint} to start from these weights."
+        )
