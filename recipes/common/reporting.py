@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from recipes.common.batches import MicroBatch
-from recipes.common.diagnostics import explained_by_position, explained_by_prediction
+from recipes.common.diagnostics import TargetWatch
 from recipes.common.runlog import MetricsWindow, peak_memory_gib
 
 
@@ -30,6 +30,7 @@ class StepMeter:
     def __init__(self, device: torch.device, reduce: Callable[[Tensor], Tensor], is_main: bool):
         self.device, self.reduce, self.is_main = device, reduce, is_main
         self.window = MetricsWindow(device)
+        self.watch = TargetWatch(device, self.window.dtype)
         self.samples = 0
         self.open()
 
@@ -44,22 +45,22 @@ class StepMeter:
         self.window.add(f"{batch.modality}/loss", output.loss, weight)
         for name, value in output.losses.items():
             self.window.add(f"{batch.modality}/loss_{name}", value, weight)
-        for name in ("prediction_std", "target_std"):
-            self.window.add(f"{batch.modality}/{name}", getattr(output, name))
         masks = batch.inputs["mask"].shape[1]
         self.window.add(f"{batch.modality}/masked_fraction", output.num_items, batch.tokens * masks)
         # Once an interval is enough for what is only watched.
-        if f"{batch.modality}/explained_by_position" not in self.window.sums:
-            prediction = explained_by_prediction(output.predictions, output.targets)
-            self.window.add(f"{batch.modality}/explained_by_prediction", prediction)
-            position = explained_by_position(output.targets, output.mask)
-            self.window.add_if_known(f"{batch.modality}/explained_by_position", position)
+        if f"{batch.modality}/target_std" not in self.window.sums:
+            self.watch.collect(batch.modality, output)
         self.window.add("samples", len(batch.inputs["mask"]))
         self.window.add("tokens", batch.tokens)
 
     def add_grad_norm(self, norm: Tensor, moved: bool) -> None:
         """Adds the gradient norm of a step; one that was skipped does not count."""
         self.window.add("grad_norm", norm if moved else 0.0, int(moved))
+
+    def finish_step(self) -> None:
+        """Adds what was measured of the step's targets. Every process must call it at the end of each step."""
+        for name, value in self.watch.finish(self.reduce).items():
+            self.window.add_if_known(name, value)
 
     def record(self) -> dict[str, Any]:
         """Means and speeds of the interval that ends here; the next one begins. Every process must call it."""

@@ -92,6 +92,7 @@ class Pretraining:
         grad_norm = self.accelerator.clip_grad_norm_(self.trainable, limit)
         moved = self.step_if_finite(loss, grad_norm)
         self.meter.add_grad_norm(grad_norm, moved)
+        self.meter.finish_step()
         self.step += 1
         if moved:
             self.inner.update_teacher(self.step)

@@ -1,12 +1,9 @@
-"""The log of a run, and the diagnostics in it."""
+"""The log of a run."""
 
 import json
-import math
 
-import pytest
 import torch
 
-from recipes.common.diagnostics import explained_by_position, explained_by_prediction
 from recipes.common.runlog import MetricsWindow, RunLog, read_log
 
 
@@ -58,27 +55,3 @@ def test_log_drops_what_lies_after_the_resumed_step_and_a_broken_line(tmp_path):
     assert [record["step"] for record in read_log(path)] == [1, 2, 3]
     RunLog(path, step=2).write({"step": 3, "again": True})
     assert read_log(path) == [{"step": 1}, {"step": 2}, {"step": 3, "again": True}]
-
-
-def masked_targets(dense, mask):
-    return dense[:, None].expand(-1, mask.shape[1], -1, -1)[mask]
-
-
-@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
-def test_position_share_is_found_without_bias(share):
-    samples, masks, tokens, width = 4, 3, 400, 8
-    common = torch.randn(tokens, width) * share**0.5
-    dense = common + torch.randn(samples, tokens, width) * (1 - share) ** 0.5
-    mask = torch.rand(samples, masks, tokens) < 0.5
-    assert explained_by_position(masked_targets(dense, mask), mask) == pytest.approx(share, abs=0.05)
-
-
-def test_position_share_of_a_single_sample_is_unknown():
-    mask = torch.ones(1, 2, 5, dtype=torch.bool)
-    assert math.isnan(explained_by_position(torch.randn(10, 3), mask))
-
-
-def test_prediction_share():
-    targets = torch.randn(1000, 4)
-    assert explained_by_prediction(targets, targets) == 1
-    assert explained_by_prediction(targets.mean(dim=0).expand_as(targets), targets) == pytest.approx(0, abs=1e-6)
