@@ -1,0 +1,155 @@
+"""Floating point operations of a training step, from the configuration and the shape of a batch.
+
+Counted are matrix products and convolutions, two operations for each multiplication with its addition: student and
+teacher forward, and twice the student's for its gradients. Norms, activations, masks and the optimizer are not, nor
+what gradient checkpointing or fused attention compute again: this is the work that the method asks for, padding
+included. Nothing here touches the accelerator.
+
+Shapes: B samples, M masks per sample, T tokens, V visible tokens (the most of the batch), E extra tokens, D hidden
+size, N masked tokens over all samples and masks.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from modeling_d2v import Data2VecConfig
+from modeling_d2v.modeling_data2vec import INPUT_NAMES
+
+
+class BatchShape(NamedTuple):
+    """What the work of a micro-batch depends on."""
+
+    samples: int
+    """B."""
+    size: int
+    """Samples of the longest waveform; tokens of the longest text; 0 for images."""
+    grid: tuple[int, int]
+    """Tokens down and across; 1 x T for text and audio."""
+    masks: int
+    """M."""
+    visible: int
+    """V."""
+    masked: int
+    """N."""
+
+    @property
+    def tokens(self) -> int:
+        """T."""
+        return self.grid[0] * self.grid[1]
+
+
+class StepFlops:
+    """Operations of a micro-batch.
+
+    Args:
+        config: of the model.
+    """
+
+    def __init__(self, config: Data2VecConfig):
+        self.config = config
+        self.drop = config.masked_tokens == "dropped"
+
+    def __call__(self, modality: str, inputs: dict[str, Tensor]) -> int:
+        """Operations of all parts together, for a collated batch on the CPU."""
+        return sum(self.parts(modality, self.shape(modality, inputs)).values())
+
+    def shape(self, modality: str, inputs: dict[str, Tensor]) -> BatchShape:
+        """Shape of a collated batch: the input, "mask" (B, M, T), and "attention_mask" where something is padded."""
+        mask, values = inputs["mask"], inputs[INPUT_NAMES[modality]]
+        samples, masks, tokens = mask.shape
+        visible = tokens - mask.sum(dim=2)
+        real = inputs.get("attention_mask")
+        if real is not None and not self.config.fairseq_compatible_padding:
+            lengths = real.sum(dim=1)
+            lengths = self.config.audio_config.num_frames(lengths) if modality == "audio" else lengths
+            visible = visible - (tokens - lengths)[:, None]
+        grid, size = (1, tokens), values.shape[-1]
+        if modality == "vision":
+            grid, size = self.config.vision_config.grid_size(*values.shape[-2:]), 0
+        return BatchShape(samples, size, grid, masks, max(int(visible.max()), 1), int(mask.sum()))
+
+    def parts(self, modality: str, shape: BatchShape, gradients: bool = True) -> dict[str, int]:
+        """Operations by part: front end, student blocks, decoder (each with its gradients, if any), and teacher."""
+        mine = self.config.modality_config(modality)
+        first, local = self._local_encoder(modality, shape)
+        positions = self._positions(modality, shape.tokens)
+        rows = shape.samples * shape.masks
+        length = mine.num_extra_tokens + (shape.visible if self.drop else shape.tokens)
+        teacher = shape.samples * (positions + self._blocks(modality, mine.num_extra_tokens + shape.tokens))
+        if mine.ema_scope == "all":
+            teacher += first + local
+        passes = 3 if gradients else 1
+        return {
+            # The gradient of the first layer's input is not needed.
+            "front end": passes * (first + local + rows * positions) - (first if gradients else 0),
+            "student": passes * rows * self._blocks(modality, length),
+            "decoder": passes * self._decoder(modality, shape),
+            "teacher": teacher,
+        }
+
+    def _local_encoder(self, modality: str, shape: BatchShape) -> tuple[int, int]:
+        """Of one pass: the first layer, and the others."""
+        width, mine = self.config.hidden_size, self.config.modality_config(modality)
+        if modality == "text":
+            return 0, 0  # tables
+        if modality == "vision":
+            inner = mine.embed_dim or width
+            patches = shape.samples * shape.tokens
+            expand = 2 * patches * inner * width if inner != width else 0
+            return 2 * patches * mine.num_channels * mine.patch_size**2 * inner, expand
+        layers, length, before = [], shape.size, 1
+        for channels, kernel, stride in zip(mine.conv_dim, mine.conv_kernel, mine.conv_stride, strict=True):
+            length = (length - kernel) // stride + 1
+            layers.append(2 * shape.samples * length * before * kernel * channels)
+            before = channels
+        return layers[0], sum(layers[1:]) + 2 * shape.samples * length * before * width
+
+    def _positions(self, modality: str, tokens: int) -> int:
+        """Convolutional positions of one row."""
+        mine, width = self.config.modality_config(modality), self.config.hidden_size
+        if modality != "audio" or not mine.conv_pos_depth:
+            return 0
+        kernel = max(3, mine.conv_pos_width // mine.conv_pos_depth)
+        return mine.conv_pos_depth * _convolution((tokens,), kernel, width, width, mine.conv_pos_groups)
+
+    def _blocks(self, modality: str, length: int) -> int:
+        """Prenet and shared blocks on one row of `length` tokens."""
+        config = self.config
+        linear = 2 * length * config.hidden_size * (4 * config.hidden_size + 2 * config.intermediate_size)
+        attention = 4 * length * length * config.hidden_size
+        return (config.modality_config(modality).prenet_depth + config.num_hidden_layers) * (linear + attention)
+
+    def _decoder(self, modality: str, shape: BatchShape) -> int:
+        """Decoder at all places, its projection at the masked ones."""
+        mine, width, total = self.config.modality_config(modality), self.config.hidden_size, 0
+        places = shape.grid if modality == "vision" else (shape.tokens,)
+        if self.drop:
+            for _ in range(mine.decoder_layers):
+                one = _convolution(
+                    places, mine.decoder_kernel_size, width, mine.decoder_hidden_size, mine.decoder_groups
+                )
+                total += shape.samples * shape.masks * one
+                width = mine.decoder_hidden_size
+        hidden = int(width * mine.decoder_projection_ratio)
+        for layer in range(mine.decoder_projection_layers):
+            last = layer + 1 == mine.decoder_projection_layers
+            after = self.config.hidden_size if last else hidden
+            total += 2 * shape.masked * width * after
+            width = after
+        return total
+
+
+def step_flops(config: Any) -> StepFlops | None:
+    """Counter for a model; None for models whose blocks are not those of this package."""
+    return StepFlops(config) if isinstance(config, Data2VecConfig) else None
+
+
+def _convolution(places: tuple[int, ...], kernel: int, inputs: int, outputs: int, groups: int) -> int:
+    """A convolution over time or over a grid that keeps the size; an even kernel computes one place more a side."""
+    total = 2 * inputs * outputs // groups
+    for length in places:
+        total *= (length + 1 - kernel % 2) * kernel
+    return total
