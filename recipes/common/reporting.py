@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -11,7 +10,8 @@ from torch import Tensor
 
 from recipes.common.batches import MicroBatch
 from recipes.common.diagnostics import TargetWatch
-from recipes.common.runlog import MetricsWindow, peak_memory_gib
+from recipes.common.runlog import MetricsWindow
+from recipes.common.throughput import SpeedMeter
 
 
 class StepMeter:
@@ -21,22 +21,17 @@ class StepMeter:
         device: where the sums stay.
         reduce: sums a tensor over all processes.
         is_main: whether this is the main process.
+        speed: what else it asks for its records.
 
     Attributes:
         samples: samples seen since the run began.
-        waited: seconds of this interval spent waiting for data.
     """
 
-    def __init__(self, device: torch.device, reduce: Callable[[Tensor], Tensor], is_main: bool):
-        self.device, self.reduce, self.is_main = device, reduce, is_main
+    def __init__(self, device: torch.device, reduce: Callable[[Tensor], Tensor], is_main: bool, speed: SpeedMeter):
+        self.device, self.reduce, self.is_main, self.speed = device, reduce, is_main, speed
         self.window = MetricsWindow(device)
         self.watch = TargetWatch(device, self.window.dtype)
         self.samples = 0
-        self.open()
-
-    def open(self) -> None:
-        """Starts the clock of an interval."""
-        self.opened, self.waited = time.perf_counter(), 0.0
 
     def collect(self, batch: MicroBatch, output: Any, first: bool) -> None:
         """Adds what a forward pass reports to the window; `first` of its modality in the step counts the step."""
@@ -51,7 +46,6 @@ class StepMeter:
         if f"{batch.modality}/target_std" not in self.window.sums:
             self.watch.collect(batch.modality, output)
         self.window.add("samples", len(batch.inputs["mask"]))
-        self.window.add("tokens", batch.tokens)
 
     def add_grad_norm(self, norm: Tensor, moved: bool) -> None:
         """Adds the gradient norm of a step; one that was skipped does not count."""
@@ -64,19 +58,9 @@ class StepMeter:
 
     def record(self) -> dict[str, Any]:
         """Means and speeds of the interval that ends here; the next one begins. Every process must call it."""
-        elapsed = time.perf_counter() - self.opened
-        totals = {name: self.window.sums[name] for name in ("samples", "tokens")}
+        samples = self.window.sums["samples"]
         means = self.window.means(self.reduce)
-        samples, tokens = self.reduce(torch.stack(list(totals.values()))).tolist()
-        self.samples += round(samples)
+        self.samples += round(self.reduce(samples).item())
         self.window.clear()
-        record = {name: value for name, value in means.items() if name not in totals}
-        record |= {
-            "samples": self.samples,
-            "samples_per_s": samples / elapsed,
-            "tokens_per_s": tokens / elapsed,
-            "data_wait": self.waited / elapsed,
-            "peak_memory_gib": peak_memory_gib(self.device),
-        }
-        self.open()
-        return record
+        record = {name: value for name, value in means.items() if name != "samples"}
+        return record | {"samples": self.samples} | self.speed.facts()

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import resource
-import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -116,20 +114,29 @@ def read_log(path: Path) -> list[dict[str, Any]]:
     return records
 
 
-def peak_memory_gib(device: torch.device) -> float:
-    """Most memory held so far: of the accelerator where there is one, else of the process."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**30
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (2**30 if sys.platform == "darwin" else 2**20)
-
-
-def one_line(record: dict[str, Any]) -> str:
-    """A log record for people: the losses and what tells whether learning goes well."""
-    shown = [f"step {record['step']}"]
+def one_line(record: dict[str, Any], max_steps: int) -> str:
+    """A log record for people: the losses, what tells whether learning goes well, speed and time left."""
+    shown = [f"step {record['step']}/{max_steps}"]
     shown += [f"{name.removesuffix('/loss')} {value:.4g}" for name, value in record.items() if name.endswith("/loss")]
     shown.append(f"lr {record['lr']:.2e}")
     if "grad_norm" in record:  # not after an interval whose steps were all skipped
         shown.append(f"grad {record['grad_norm']:.3g}")
     shown.append(f"{record['samples_per_s']:.1f} samples/s")
+    if "utilisation" in record:
+        shown.append(f"use {record['utilisation']:.0%}")
+    if record["data_wait"] >= 0.05:
+        shown.append(f"waiting for data {record['data_wait']:.0%}")
+    shown.append(f"left {duration((max_steps - record['step']) * record['step_seconds'])}")
     return "  ".join(shown)
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people say them: "45 s", "12 min", "3 h 20 min", "6 d 4 h"."""
+    minutes = round(seconds / 60)
+    if seconds < 99.5:
+        return f"{seconds:.0f} s"
+    if minutes < 60:
+        return f"{minutes} min"
+    if minutes < 48 * 60:
+        return f"{minutes // 60} h {minutes % 60} min"
+    return f"{minutes // (24 * 60)} d {minutes // 60 % 24} h"

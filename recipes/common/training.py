@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -15,12 +15,15 @@ from tqdm.auto import tqdm
 
 from recipes.common.batches import MicroBatch, StepDataset, load_steps
 from recipes.common.checkpointing import CheckpointFolder
+from recipes.common.engine import clip_gradient, micro_batch, prepare
+from recipes.common.flops import step_flops
 from recipes.common.health import HealthGuard, NonFinitePolicy
 from recipes.common.optim import build_optimizer, learning_rate, set_learning_rate
 from recipes.common.options import Options
 from recipes.common.reporting import StepMeter
 from recipes.common.run_state import save_run
 from recipes.common.runlog import RunLog, one_line
+from recipes.common.throughput import SpeedMeter
 
 
 logger = logging.getLogger(__name__)
@@ -47,8 +50,8 @@ class Pretraining:
     ):
         self.options, self.accelerator, self.steps = options, accelerator, steps
         self.inner = model
-        self.model, self.optimizer = accelerator.prepare(model, build_optimizer(model, options.optim))
-        keep_buffers_apart(self.model)
+        optimizer = build_optimizer(model, options.optim)
+        self.model, self.optimizer = prepare(accelerator, model, optimizer, options.modalities)
         # In the fixed order of one list: the teacher has no gradient.
         self.trainable = [parameter for parameter in self.inner.parameters() if parameter.requires_grad]
         self.log_path = Path(folder) / "log.jsonl"
@@ -58,7 +61,14 @@ class Pretraining:
             accelerator.process_index,
             accelerator.wait_for_everyone,
         )
-        self.meter = StepMeter(accelerator.device, self.sum_over_processes, accelerator.is_main_process)
+        self.speed = SpeedMeter(
+            accelerator.device,
+            self.sum_over_processes,
+            accelerator.process_index,
+            accelerator.num_processes,
+            step_flops(model.config),
+        )
+        self.meter = StepMeter(accelerator.device, self.sum_over_processes, accelerator.is_main_process, self.speed)
         self.finite = NonFinitePolicy(options.max_bad_steps)
         self.guard = HealthGuard(options, list(steps.plan.sizes))
         self.step = 0
@@ -79,17 +89,16 @@ class Pretraining:
         weights = self.loss_weights(list(masked))
         loss = torch.zeros((), device=self.accelerator.device)
         for place, batch in enumerate(micro_batches):
-            synchronise = place + 1 == len(micro_batches)
-            with contextlib.nullcontext() if synchronise else self.accelerator.no_sync(self.model):
-                output = self.model(**batch.inputs, step=self.step, num_items=masked[batch.modality])
-                # DistributedDataParallel averages gradients; each process holds its part of one global sum.
+            with micro_batch(self.accelerator, self.model, last=place + 1 == len(micro_batches)):
+                with self.accelerator.autocast():
+                    output = self.model(**batch.inputs, step=self.step, num_items=masked[batch.modality])
+                # The engines average gradients; each process holds its part of one global sum.
                 scaled = output.loss * (weights[batch.modality] * self.accelerator.num_processes)
                 self.accelerator.backward(scaled)
             loss += output.loss.detach().float()
             first = place == 0 or micro_batches[place - 1].modality != batch.modality
             self.meter.collect(batch, output, first)
-        limit = self.options.optim.max_grad_norm or float("inf")
-        grad_norm = self.accelerator.clip_grad_norm_(self.trainable, limit)
+        grad_norm = clip_gradient(self.accelerator, self.trainable, self.options.optim.max_grad_norm)
         moved = self.step_if_finite(loss, grad_norm)
         self.meter.add_grad_norm(grad_norm, moved)
         self.meter.finish_step()
@@ -142,6 +151,8 @@ class Pretraining:
             least=optim.min_lr,
             warmup_steps=self.options.warmup_steps,
             total_steps=self.options.schedule_steps,
+            hold_steps=self.options.hold_steps,
+            curve=optim.curve,
         )
 
     # -- the run
@@ -164,24 +175,29 @@ class Pretraining:
         )
         self.model.train()
         record: dict[str, Any] = log.last
-        bar = tqdm(total=options.max_steps, initial=self.step, disable=not accelerator.is_main_process, unit="step")
+        # A bar is for terminals; a log file gets a line an interval instead.
+        shown = accelerator.is_main_process and sys.stderr.isatty()
+        bar = tqdm(total=options.max_steps, initial=self.step, disable=not shown, unit="step")
         started = time.perf_counter()
-        self.meter.open()
+        self.speed.open()
         with bar:
             while self.step < options.max_steps:
                 before = time.perf_counter()
                 micro_batches = next(batches)
-                self.meter.waited += time.perf_counter() - before
+                self.speed.waited += time.perf_counter() - before
+                self.speed.count(micro_batches)
                 self.train_step([self.to_device(batch) for batch in micro_batches])
                 bar.update()
                 if self.step % options.log_every == 0 or self.step == options.max_steps:
                     record = self.report(log)
-                    bar.set_postfix_str(one_line(record).split("  ", 1)[1])
+                    line = one_line(record, options.max_steps)
+                    bar.set_postfix_str(line.split("  ", 1)[1]) if shown else logger.info("%s", line)
                 due = options.checkpoint_every and self.step % options.checkpoint_every == 0
                 if due or self.step == options.max_steps:
                     self.seconds += time.perf_counter() - started
                     started = time.perf_counter()
-                    save_run(self)
+                    with self.speed.paused():
+                        save_run(self)
         return {
             "steps": self.step,
             "seconds": round(self.seconds, 3),
@@ -205,7 +221,7 @@ class Pretraining:
         record = {"step": self.step, "lr": self.learning_rate_at(self.step - 1),
                   "ema_decay": float(self.inner.teacher_decay(self.step))}  # fmt: skip
         record |= self.meter.record()
-        record |= {f"{name}/epoch": round(self.steps.plan.epoch(self.step, name), 4) for name in self.steps.plan.sizes}
+        record |= self.steps.epochs(self.step)
         record["skipped_steps"] = self.finite.skipped
         log.write(record)
         if self.options.report_to:
@@ -216,13 +232,3 @@ class Pretraining:
     def sum_over_processes(self, values: Tensor) -> Tensor:
         """Sum of a tensor over all processes."""
         return self.accelerator.reduce(values, reduction="sum") if self.accelerator.num_processes > 1 else values
-
-
-def keep_buffers_apart(model: torch.nn.Module) -> None:
-    """Has DistributedDataParallel leave the buffers alone in each forward pass; all processes compute the same ones.
-
-    Set afterwards, because torch is about to rename the argument of the constructor and warns of the old name.
-    """
-    model = getattr(model, "_orig_mod", model)  # of torch.compile
-    if isinstance(model, torch.nn.parallel.DistributedDataParallel):
-        model.broadcast_buffers = False

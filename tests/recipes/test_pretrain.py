@@ -29,6 +29,7 @@ from recipes.common.health import TrainingStopped
 from recipes.common.option_files import load_options
 from recipes.common.options import OptionError
 from recipes.common.runlog import read_log
+from recipes.common.throughput import SPEED_FACTS
 from recipes.common.training import Pretraining
 from recipes.pretrain import main
 
@@ -77,7 +78,6 @@ TINY = {
 }
 # Draws from the process's random generator in every step. Decoder noise does not: it is a function of the sample.
 NOISY = ["model.hidden_dropout=0.1"]
-NOT_REPEATABLE = {"samples_per_s", "tokens_per_s", "data_wait", "peak_memory_gib"}
 
 
 @pytest.fixture(autouse=True)
@@ -101,7 +101,7 @@ def run(config, folder, *overrides):
 
 
 def log(folder):
-    return [{key: value for key, value in record.items() if key not in NOT_REPEATABLE}
+    return [{key: value for key, value in record.items() if key not in SPEED_FACTS}
             for record in read_log(folder / "log.jsonl")]  # fmt: skip
 
 
