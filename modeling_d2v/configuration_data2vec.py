@@ -57,6 +57,8 @@ TRAVELLING_FILES = (
     "modeling_data2vec.py",
     "decoders.py",
     "targets.py",
+    "objective.py",
+    "ema_teacher.py",
     "pretraining_data2vec.py",
     "processing_data2vec.py",
     "image_processing_data2vec.py",

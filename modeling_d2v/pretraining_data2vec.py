@@ -5,65 +5,31 @@ N masked tokens over all samples and masks. Masks are True = masked, token masks
 """
 
 import copy
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
-from transformers.utils import ModelOutput, can_return_tuple, logging
+from transformers.utils import can_return_tuple
 
 from .configuration_data2vec import Data2VecConfig
 from .configuration_modalities import Data2VecModalityConfig
 from .decoders import ConvDecoder, RegressionHead
-from .masking import corrupt_tokens, sample_masks
+from .ema_teacher import EmaTeacher
+from .masking import corrupt_tokens
 from .modality_encoders import LocalFeatures, ModalityEncoder, Tokens
-from .modeling_data2vec import Data2VecModel, Data2VecPreTrainedModel, check_mask, masked_mean
-from .targets import TargetMean, batch_std
+from .modeling_data2vec import Data2VecModel, Data2VecPreTrainedModel, masked_mean
+from .objective import (
+    Data2VecForPreTrainingOutput,
+    content_ids,
+    distance,
+    loss_divisor,
+    pretraining_output,
+    resolve_mask,
+)
+from .targets import TargetMean
 
 
-logger = logging.get_logger(__name__)
-
-
-@torch.no_grad()
-def content_ids(inputs: Tensor, attention_mask: Tensor | None) -> Tensor:
-    """Identities (B,) of samples nobody numbered: equal content in any batch, process or step has equal masks."""
-    bits = inputs.float().contiguous().view(torch.int32) if inputs.is_floating_point() else inputs
-    bits = bits.long() if attention_mask is None else bits.long() * attention_mask.long()
-    bits = bits.flatten(1)
-    # Odd factors that differ from place to place; int64 products wrap around, which is what mixes them.
-    factors = torch.arange(bits.shape[1], device=bits.device) * 0x5851F42D4C957F2D + 0x14057B7EF767814F
-    return ((bits + 1) * factors).sum(dim=1) & (2**62 - 1)
-
-
-@dataclass
-class Data2VecForPreTrainingOutput(ModelOutput):
-    """Output of `Data2VecForPreTraining`.
-
-    Args:
-        loss: sum of `losses`.
-        losses: "regression", and "cls" where configured, normalised as they enter `loss`.
-        num_items: masked real tokens over all masks of this batch (N), int64.
-        predictions, targets: (N, D), rows in the order of `mask`.
-        mask: (B, M, T), the one that was used.
-        prediction_std, target_std, local_std: mean over channels of the std over rows, of predictions, of targets,
-            and of the local encoder's features; near 0 after a collapse.
-        masked_fraction: masked share of the real tokens.
-    """
-
-    loss: Tensor | None = None
-    losses: dict[str, Tensor] | None = None
-    num_items: Tensor | None = None
-    predictions: Tensor | None = None
-    targets: Tensor | None = None
-    mask: Tensor | None = None
-    prediction_std: Tensor | None = None
-    target_std: Tensor | None = None
-    local_std: Tensor | None = None
-    masked_fraction: Tensor | None = None
-
-
-class Data2VecForPreTraining(Data2VecPreTrainedModel):
+class Data2VecForPreTraining(EmaTeacher, Data2VecPreTrainedModel):
     """Student, teacher and decoders of data2vec 2.0 (`masked_tokens="dropped"`) or 1.0 (`"replaced"`).
 
     The teacher is part of the state dict, as is the number of its updates (`ema_step`): a checkpoint is all that a
@@ -72,9 +38,6 @@ class Data2VecForPreTraining(Data2VecPreTrainedModel):
     Args:
         config: the encoder, and per modality its mask, decoder, targets and the teacher's scope.
     """
-
-    # Small steps of an average vanish in half precision.
-    _keep_in_fp32_modules_strict = ["teacher"]
 
     def __init__(self, config: Data2VecConfig) -> None:
         super().__init__(config)
@@ -112,15 +75,10 @@ class Data2VecForPreTraining(Data2VecPreTrainedModel):
             for layer in module.projection:
                 if isinstance(layer, nn.Linear):
                     layer.reset_parameters()
-        elif module is self and not getattr(self.ema_step, "_is_hf_initialized", False):
-            self.ema_step.zero_()
 
-    @classmethod
-    def from_pretrained(cls, *args: Any, output_loading_info: bool = False, **kwargs: Any) -> Any:
-        """As in transformers; what a checkpoint lacks of the teacher is copied from the student."""
-        model, info = super().from_pretrained(*args, output_loading_info=True, **kwargs)
-        model._seed_teacher({name.removeprefix("teacher.") for name in info["missing_keys"]})
-        return (model, info) if output_loading_info else model
+    @property
+    def student(self) -> Data2VecModel:
+        return self.data2vec
 
     @torch.no_grad()
     def trained_encoder(self, weights: str = "student") -> Data2VecModel:
@@ -151,12 +109,6 @@ class Data2VecForPreTraining(Data2VecPreTrainedModel):
             return super().push_to_hub(repo_id, **options)
         return self.trained_encoder(weights).push_to_hub(repo_id, **options)
 
-    def train(self, mode: bool = True) -> "Data2VecForPreTraining":
-        """The teacher is never in training mode: its dropout would make the targets noisy."""
-        super().train(mode)
-        self.teacher.eval()
-        return self
-
     def get_input_embeddings(self) -> nn.Module:
         return self.data2vec.get_input_embeddings()
 
@@ -183,65 +135,11 @@ class Data2VecForPreTraining(Data2VecPreTrainedModel):
 
     # Teacher
 
-    def _teacher_pairs(self) -> tuple[list[str], list[Tensor], list[Tensor]]:
-        student = dict(self.data2vec.named_parameters())
-        names = [name for name, _ in self.teacher.named_parameters()]
-        return names, [p for _, p in self.teacher.named_parameters()], [student[name] for name in names]
-
-    @torch.no_grad()
-    def reset_teacher(self) -> None:
-        """Makes the teacher a frozen copy of the student and sets its update count to 0."""
-        self._seed_teacher({name for name, _ in self.teacher.named_parameters()})
-
-    @torch.no_grad()
-    def _seed_teacher(self, missing: set[str]) -> None:
-        names, teacher, student = self._teacher_pairs()
-        places = [i for i, name in enumerate(names) if name in missing]
-        if places:
-            torch._foreach_copy_([teacher[i] for i in places], [student[i] for i in places])
-        if len(places) == len(names):
-            self.ema_step.zero_()
-        self.teacher.requires_grad_(False)
-
-    def teacher_decay(self, step: int) -> float:
-        """EMA decay after `step` updates: linear from `ema_decay` to `ema_end_decay`, constant afterwards."""
-        config = self.config
-        left = 1 - min(step / config.ema_anneal_end_step, 1.0) if config.ema_anneal_end_step > 0 else 0.0
-        return config.ema_end_decay - (config.ema_end_decay - config.ema_decay) * left
-
     def _is_copied(self, name: str) -> bool:
         for modality in self.config.modalities:
             if name.startswith(f"modality_encoders.{modality}."):
                 return any(part in name for part in self.config.modality_config(modality).ema_copied or ())
         return False
-
-    @torch.no_grad()
-    def update_teacher(self, step: int | None = None) -> float:
-        """Moves the teacher towards the student: t <- d t + (1 - d) s. Call it after the optimizer's step.
-
-        Args:
-            step: optimizer steps done, counted from 1; default: one more than at the last call.
-
-        Returns:
-            d, the decay that was used.
-        """
-        step = int(self.ema_step) + 1 if step is None else step
-        decay = self.teacher_decay(step)
-        names, teacher, student = self._teacher_pairs()
-        if any(parameter.dtype in (torch.float16, torch.bfloat16) for parameter in teacher):
-            logger.warning_once(
-                "The teacher is in half precision, where small steps of its average vanish. Train in fp32 with "
-                "autocast, or load with `from_pretrained(..., dtype=...)`, which keeps the teacher in fp32."
-            )
-        averaged = [i for i, name in enumerate(names) if student[i].requires_grad and not self._is_copied(name)]
-        copied = sorted(set(range(len(names))) - set(averaged))
-        if averaged and decay < 1:
-            sources = [student[i].to(teacher[i].dtype) for i in averaged]
-            torch._foreach_lerp_([teacher[i] for i in averaged], sources, 1 - decay)
-        if copied:
-            torch._foreach_copy_([teacher[i] for i in copied], [student[i] for i in copied])
-        self.ema_step.fill_(step)
-        return decay
 
     @torch.no_grad()
     def teacher_targets(
@@ -308,50 +206,20 @@ class Data2VecForPreTraining(Data2VecPreTrainedModel):
             "step": self.ema_step if step is None else step,
             "sample_ids": content_ids(inputs, attention_mask) if sample_ids is None else sample_ids,
         }
-        mask = self._resolve_mask(mask, mine, local, key)
+        mask = resolve_mask(
+            mask, mine, local.features, local.token_mask, local.grid, key, self.config.fairseq_compatible_padding
+        )
 
         targets = self.teacher_targets(modality, inputs, attention_mask, local)
         tokens, hidden = self._encode_student(modality, inputs, attention_mask, local, mask, key, **kwargs)
         predictions = self._predict(modality, hidden, tokens, local, mask, key)
         masked_targets = targets[:, None].expand(-1, mask.shape[1], -1, -1)[mask]
 
-        count = mask.sum()
-        total = (count if num_items is None else torch.as_tensor(num_items, device=count.device)).clamp(min=1)
+        total = loss_divisor(mask, num_items)
         losses = {"regression": self._distance(mine, predictions, masked_targets) / total}
         if mine.cls_loss_weight:
             losses["cls"] = mine.cls_loss_weight * self._cls_distance(mine, hidden, targets, local, mask)
-        real = mask[:, 0].numel() if local.token_mask is None else local.token_mask.sum().clamp(min=1)
-        return Data2VecForPreTrainingOutput(
-            loss=sum(losses.values()),
-            losses=losses,
-            num_items=count,
-            predictions=predictions,
-            targets=masked_targets,
-            mask=mask,
-            prediction_std=batch_std(predictions.detach()),
-            target_std=batch_std(masked_targets),
-            local_std=batch_std(
-                local.features.detach().flatten(0, 1) if local.token_mask is None else local.features[local.token_mask]
-            ),
-            masked_fraction=count / (real * mask.shape[1]),
-        )
-
-    def _resolve_mask(
-        self, mask: Tensor | None, mine: Data2VecModalityConfig, local: LocalFeatures, key: dict[str, Any]
-    ) -> Tensor:
-        features, token_mask = local.features, local.token_mask
-        if mask is None:
-            length = torch.full((features.shape[0],), features.shape[1], device=features.device)
-            lengths = length if token_mask is None else token_mask.sum(dim=1)
-            mask = sample_masks(mine, lengths, grid=local.grid, **key)
-            mask = F.pad(mask, (0, features.shape[1] - mask.shape[2]))
-            if token_mask is None:
-                return mask
-            # The i-th real token gets the i-th decision, wherever the padding is.
-            rank = (token_mask.long().cumsum(dim=1) - 1).clamp(min=0)
-            return mask.gather(2, rank[:, None].expand_as(mask)) & token_mask[:, None]
-        mask = check_mask(mask[:, None] if mask.dim() == 2 else mask, features, 3)
-        return mask if token_mask is None or self.config.fairseq_compatible_padding else mask & token_mask[:, None]
+        return pretraining_output(losses, predictions, masked_targets, mask, local.features, local.token_mask)
 
     def _encode_student(
         self,
@@ -398,12 +266,7 @@ class Data2VecForPreTraining(Data2VecPreTrainedModel):
         return decoder.projection(features[mask.flatten(0, 1)])
 
     def _distance(self, mine: Data2VecModalityConfig, predictions: Tensor, targets: Tensor) -> Tensor:
-        """Sum over elements of the squared error, or of the smooth L1 loss with `loss_beta`, scaled."""
-        scale = mine.loss_scale if mine.loss_scale is not None else self.config.hidden_size**-0.5
-        predictions, targets = predictions.float(), targets.float()
-        if mine.loss_beta == 0:
-            return F.mse_loss(predictions, targets, reduction="sum") * scale
-        return F.smooth_l1_loss(predictions, targets, reduction="sum", beta=mine.loss_beta) * scale
+        return distance(mine, self.config.hidden_size, predictions, targets)
 
     def _cls_distance(
         self, mine: Data2VecModalityConfig, hidden: Tensor, targets: Tensor, local: LocalFeatures, mask: Tensor

@@ -1,0 +1,107 @@
+"""A teacher whose weights are a moving average of the student's: what every pretraining model has in common."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers.utils import logging
+
+
+logger = logging.get_logger(__name__)
+
+
+class EmaTeacher:
+    """Mixin of a model with a `teacher`, a buffer `ema_step` and the fields `ema_*` in its configuration.
+
+    The teacher is part of the state dict, as is the number of its updates: a checkpoint is all that a resumed run
+    needs from the model. The model says with `student` what is averaged, and with `_is_copied` what is not.
+    """
+
+    # Small steps of an average vanish in half precision.
+    _keep_in_fp32_modules_strict = ["teacher"]
+
+    @property
+    def student(self) -> nn.Module:
+        """The encoder that is trained; the names of its weights are those of the teacher's."""
+        raise NotImplementedError
+
+    def _is_copied(self, name: str) -> bool:
+        """Whether the teacher takes a weight over as it is."""
+        raise NotImplementedError
+
+    @staticmethod
+    def _weights(module: nn.Module) -> dict[str, Tensor]:
+        """What an update moves, by name."""
+        return dict(module.named_parameters())
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if module is self and not getattr(self.ema_step, "_is_hf_initialized", False):
+            self.ema_step.zero_()
+
+    @classmethod
+    def from_pretrained(cls, *args: Any, output_loading_info: bool = False, **kwargs: Any) -> Any:
+        """As in transformers; what a checkpoint lacks of the teacher is copied from the student."""
+        model, info = super().from_pretrained(*args, output_loading_info=True, **kwargs)
+        model._seed_teacher({name.removeprefix("teacher.") for name in info["missing_keys"]})
+        return (model, info) if output_loading_info else model
+
+    def train(self, mode: bool = True) -> Any:
+        """The teacher is never in training mode: its dropout would make the targets noisy."""
+        super().train(mode)
+        self.teacher.eval()
+        return self
+
+    def _teacher_pairs(self) -> tuple[list[str], list[Tensor], list[Tensor]]:
+        student, teacher = self._weights(self.student), self._weights(self.teacher)
+        return list(teacher), list(teacher.values()), [student[name] for name in teacher]
+
+    @torch.no_grad()
+    def reset_teacher(self) -> None:
+        """Makes the teacher a frozen copy of the student and sets its update count to 0."""
+        self._seed_teacher(set(self._weights(self.teacher)))
+
+    @torch.no_grad()
+    def _seed_teacher(self, missing: set[str]) -> None:
+        names, teacher, student = self._teacher_pairs()
+        places = [i for i, name in enumerate(names) if name in missing]
+        if places:
+            torch._foreach_copy_([teacher[i] for i in places], [student[i] for i in places])
+        if len(places) == len(names):
+            self.ema_step.zero_()
+        self.teacher.requires_grad_(False)
+
+    def teacher_decay(self, step: int) -> float:
+        """EMA decay after `step` updates: linear from `ema_decay` to `ema_end_decay`, constant afterwards."""
+        config = self.config
+        left = 1 - min(step / config.ema_anneal_end_step, 1.0) if config.ema_anneal_end_step > 0 else 0.0
+        return config.ema_end_decay - (config.ema_end_decay - config.ema_decay) * left
+
+    @torch.no_grad()
+    def update_teacher(self, step: int | None = None) -> float:
+        """Moves the teacher towards the student: t <- d t + (1 - d) s. Call it after the optimizer's step.
+
+        Args:
+            step: optimizer steps done, counted from 1; default: one more than at the last call.
+
+        Returns:
+            d, the decay that was used.
+        """
+        step = int(self.ema_step) + 1 if step is None else step
+        decay = self.teacher_decay(step)
+        names, teacher, student = self._teacher_pairs()
+        if any(weight.dtype in (torch.float16, torch.bfloat16) for weight in teacher):
+            logger.warning_once(
+                "The teacher is in half precision, where small steps of its average vanish. Train in fp32 with "
+                "autocast, or load with `from_pretrained(..., dtype=...)`, which keeps the teacher in fp32."
+            )
+        averaged = [i for i, name in enumerate(names) if student[i].requires_grad and not self._is_copied(name)]
+        copied = sorted(set(range(len(names))) - set(averaged))
+        if averaged and decay < 1:
+            sources = [student[i].to(teacher[i].dtype) for i in averaged]
+            torch._foreach_lerp_([teacher[i] for i in averaged], sources, 1 - decay)
+        if copied:
+            torch._foreach_copy_([teacher[i] for i in copied], [student[i] for i in copied])
+        self.ema_step.fill_(step)
+        return decay

@@ -1,0 +1,128 @@
+"""What the loss of every pretraining model is made of: identities of samples, masks, distances and the output.
+
+Shapes: B samples, M masks per sample, T tokens, D hidden size, N masked tokens over all samples and masks. Masks are
+True = masked, token masks True = real.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from transformers.utils import ModelOutput
+
+from .masking import sample_masks
+from .modeling_data2vec import check_mask
+from .targets import batch_std
+
+
+@torch.no_grad()
+def content_ids(inputs: Tensor, attention_mask: Tensor | None) -> Tensor:
+    """Identities (B,) of samples nobody numbered: equal content in any batch, process or step has equal masks."""
+    bits = inputs.float().contiguous().view(torch.int32) if inputs.is_floating_point() else inputs
+    bits = bits.long() if attention_mask is None else bits.long() * attention_mask.long()
+    bits = bits.flatten(1)
+    # Odd factors that differ from place to place; int64 products wrap around, which is what mixes them.
+    factors = torch.arange(bits.shape[1], device=bits.device) * 0x5851F42D4C957F2D + 0x14057B7EF767814F
+    return ((bits + 1) * factors).sum(dim=1) & (2**62 - 1)
+
+
+@dataclass
+class Data2VecForPreTrainingOutput(ModelOutput):
+    """Output of `Data2VecForPreTraining`, and of the model that its `from_backbone` makes.
+
+    Args:
+        loss: sum of `losses`.
+        losses: "regression", and "cls" where configured, normalised as they enter `loss`.
+        num_items: masked real tokens over all masks of this batch (N), int64.
+        predictions, targets: (N, D), rows in the order of `mask`.
+        mask: (B, M, T), the one that was used.
+        prediction_std, target_std, local_std: mean over channels of the std over rows, of predictions, of targets,
+            and of the local encoder's features; near 0 after a collapse.
+        masked_fraction: masked share of the real tokens.
+    """
+
+    loss: Tensor | None = None
+    losses: dict[str, Tensor] | None = None
+    num_items: Tensor | None = None
+    predictions: Tensor | None = None
+    targets: Tensor | None = None
+    mask: Tensor | None = None
+    prediction_std: Tensor | None = None
+    target_std: Tensor | None = None
+    local_std: Tensor | None = None
+    masked_fraction: Tensor | None = None
+
+
+def resolve_mask(
+    mask: Tensor | None,
+    mine: Any,
+    features: Tensor,
+    token_mask: Tensor | None,
+    grid: tuple[int, int] | None,
+    key: dict[str, Any],
+    mask_padding: bool = False,
+) -> Tensor:
+    """The mask (B, M, T) of a forward pass: the given one, checked, or else one drawn by the configuration.
+
+    Args:
+        mask: (B, M, T) or (B, T) for one mask, or None.
+        mine: settings of the masks.
+        features: (B, T, ...), gives sizes and device.
+        token_mask: (B, T), None = all real.
+        grid: height and width in patches.
+        key: `seed`, `step` and `sample_ids` (B,).
+        mask_padding: leave a given mask as it is where there is padding.
+    """
+    if mask is None:
+        length = torch.full((features.shape[0],), features.shape[1], device=features.device)
+        lengths = length if token_mask is None else token_mask.sum(dim=1)
+        mask = sample_masks(mine, lengths, grid=grid, **key)
+        mask = F.pad(mask, (0, features.shape[1] - mask.shape[2]))
+        if token_mask is None:
+            return mask
+        # The i-th real token gets the i-th decision, wherever the padding is.
+        rank = (token_mask.long().cumsum(dim=1) - 1).clamp(min=0)
+        return mask.gather(2, rank[:, None].expand_as(mask)) & token_mask[:, None]
+    mask = check_mask(mask[:, None] if mask.dim() == 2 else mask, features, 3)
+    return mask if token_mask is None or mask_padding else mask & token_mask[:, None]
+
+
+def distance(mine: Any, hidden_size: int, predictions: Tensor, targets: Tensor) -> Tensor:
+    """Sum over elements of the squared error, or of the smooth L1 loss with `loss_beta`, scaled."""
+    scale = mine.loss_scale if mine.loss_scale is not None else hidden_size**-0.5
+    predictions, targets = predictions.float(), targets.float()
+    if mine.loss_beta == 0:
+        return F.mse_loss(predictions, targets, reduction="sum") * scale
+    return F.smooth_l1_loss(predictions, targets, reduction="sum", beta=mine.loss_beta) * scale
+
+
+def loss_divisor(mask: Tensor, num_items: Tensor | int | None) -> Tensor:
+    """What sums over masked tokens are divided by: `num_items`, or else the masked tokens of this batch."""
+    return (mask.sum() if num_items is None else torch.as_tensor(num_items, device=mask.device)).clamp(min=1)
+
+
+def pretraining_output(
+    losses: dict[str, Tensor],
+    predictions: Tensor,
+    targets: Tensor,
+    mask: Tensor,
+    features: Tensor,
+    token_mask: Tensor | None,
+) -> Data2VecForPreTrainingOutput:
+    """The output with its measures of collapse; `features` (B, T, C) are the local encoder's."""
+    count, features = mask.sum(), features.detach()
+    real = mask[:, 0].numel() if token_mask is None else token_mask.sum().clamp(min=1)
+    return Data2VecForPreTrainingOutput(
+        loss=sum(losses.values()),
+        losses=losses,
+        num_items=count,
+        predictions=predictions,
+        targets=targets,
+        mask=mask,
+        prediction_std=batch_std(predictions.detach()),
+        target_std=batch_std(targets),
+        local_std=batch_std(features.flatten(0, 1) if token_mask is None else features[token_mask]),
+        masked_fraction=count / (real * mask.shape[1]),
+    )
