@@ -9,7 +9,6 @@ The same command again goes on from the newest whole checkpoint. See `recipes/co
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import logging
 import os
@@ -21,7 +20,7 @@ from typing import Any
 # A script's own folder is on the path, the project root is not, unless the project was installed.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate import Accelerator
 from accelerate.utils import set_seed
 
 from modeling_d2v.publishing import PublishingError
@@ -34,6 +33,7 @@ from recipes.common.building import (
     prepare_tokenizer,
 )
 from recipes.common.checkpointing import CheckpointError
+from recipes.common.engine import make_accelerator
 from recipes.common.environment import record_environment
 from recipes.common.export import export, push
 from recipes.common.health import TrainingStopped
@@ -42,6 +42,8 @@ from recipes.common.optional import MissingDependencyError
 from recipes.common.options import OptionError, Options
 from recipes.common.run_card import run_card
 from recipes.common.run_state import resume_run
+from recipes.common.scaling import scale_batch, scaling_table
+from recipes.common.sharding import whole_model
 from recipes.common.training import Pretraining
 
 
@@ -71,9 +73,13 @@ def pretrain(options: Options) -> dict[str, Any]:
         TrainingStopped: training cannot usefully go on.
         MissingDependencyError: the data needs a library of an extra that is not installed.
     """
+    with options_explained("The model"):
+        configured, options = options, scale_batch(options)
     with options_explained("Devices and trackers"):
         accelerator = make_accelerator(options)
     logging.basicConfig(level=logging.INFO if accelerator.is_main_process else logging.ERROR, format="%(message)s")
+    if options is not configured:
+        logger.info("%s", scaling_table(configured, options))
     folder = Path(options.output_dir)
     with options_explained(f"The folder output_dir={folder}"), accelerator.main_process_first():
         prepare_folder(options, folder, write=accelerator.is_main_process)
@@ -102,10 +108,11 @@ def pretrain(options: Options) -> dict[str, Any]:
     start(run, accelerator)
     summary = run.run()
 
+    trained = whole_model(run.inner)
     if accelerator.is_main_process:
         repository = options.hub_model_id or folder.resolve().name
         card = run_card(folder, config, repository, weights="all")
-        final = export(run.inner, folder / "final", steps.transforms, tokenizer, card)
+        final = export(trained, folder / "final", steps.transforms, tokenizer, card)
         for name, source in sources.items():
             if getattr(source, "bad", None):
                 logger.warning("%s: %s", name, source.bad.report())
@@ -129,23 +136,6 @@ def upload(final: Path, repository: str) -> None:
             final,
             repository,
         )
-
-
-def make_accelerator(options: Options) -> Accelerator:
-    """Accelerate's engine for the options. Trackers start with the resolved options."""
-    # With several modalities a step leaves the others' front ends and decoders without gradient.
-    several = len(options.modalities) > 1 or options.init_from is not None
-    accelerator = Accelerator(
-        cpu=options.cpu,
-        mixed_precision=options.mixed_precision,
-        dynamo_backend="inductor" if options.compile else None,
-        log_with=options.report_to or None,
-        project_dir=options.output_dir,
-        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=several)],
-    )
-    if options.report_to:
-        accelerator.init_trackers("data2vec", config={"options": json.dumps(dataclasses.asdict(options))})
-    return accelerator
 
 
 def prepare_folder(options: Options, folder: Path, write: bool) -> None:

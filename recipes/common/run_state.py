@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from recipes.common.checkpointing import CheckpointError, load_checkpoint, restore_random_states
 from recipes.common.options import OptionError
+from recipes.common.sharding import load_model_state, load_optimizer_state, model_state, optimizer_state
 
 
 if TYPE_CHECKING:
@@ -18,9 +19,9 @@ logger = logging.getLogger(__name__)
 
 def save_run(run: Pretraining) -> Path:
     """Writes a checkpoint of the run's present step."""
-    scaler = run.accelerator.scaler
-    optimizer_state = {
-        "optimizer": run.optimizer.state_dict(),
+    scaler, main = run.accelerator.scaler, run.accelerator.is_main_process
+    states = {
+        "optimizer": optimizer_state(run.optimizer, keep=main),
         "scaler": scaler.state_dict() if scaler is not None else None,
     }
     progress = {
@@ -33,8 +34,8 @@ def save_run(run: Pretraining) -> Path:
     }
     return run.checkpoints.save(
         run.step,
-        run.inner.state_dict(),
-        optimizer_state,
+        model_state(run.inner, keep=main),
+        states,
         progress,
         own_state=run.meter.window.state(),
         texts={"config.json": run.inner.config.to_json_string()},
@@ -51,10 +52,10 @@ def resume_run(run: Pretraining, checkpoint: Path) -> None:
     content = load_checkpoint(checkpoint, run.accelerator.process_index)
     check_same_data(content["progress"].get("data"), run.steps.fingerprint, checkpoint)
     try:
-        run.inner.load_state_dict(content["model"])
+        load_model_state(run.inner, content["model"])
     except RuntimeError as error:
         raise CheckpointError(f"The weights in {checkpoint} are of another model: {error}") from error
-    run.optimizer.load_state_dict(content["optimizer"]["optimizer"])
+    load_optimizer_state(run.optimizer, content["optimizer"]["optimizer"])
     if run.accelerator.scaler is not None and content["optimizer"]["scaler"] is not None:
         run.accelerator.scaler.load_state_dict(content["optimizer"]["scaler"])
     progress = content["progress"]

@@ -1,0 +1,145 @@
+"""Accelerate's engines (one process, DistributedDataParallel, FSDP2, DeepSpeed) and what a run must tell each of them.
+
+Which engine runs is decided outside, by `accelerate launch` and its configuration file or by the environment that
+another launcher sets; `recipes/configs/accelerate/` holds ready files.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+from collections.abc import Iterator, Sequence
+
+import torch
+from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
+from torch import Tensor, nn
+from torch.distributed.fsdp import MixedPrecisionPolicy
+from torch.distributed.fsdp.wrap import transformer_auto_wrap_policy
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from recipes.common.options import OptionError, Options
+from recipes.common.sharding import whole
+
+
+def make_accelerator(options: Options) -> Accelerator:
+    """Accelerate's engine for the options. Trackers start with the resolved options.
+
+    Raises:
+        OptionError: the launcher asks for what the training cannot do.
+    """
+    sharding = sharding_plugin()
+    accelerator = Accelerator(
+        cpu=options.cpu,
+        mixed_precision=options.mixed_precision,
+        dynamo_backend="inductor" if options.compile else None,
+        log_with=options.report_to or None,
+        project_dir=options.output_dir,
+        fsdp_plugin=sharding,
+        kwargs_handlers=[DistributedDataParallelKwargs()],
+    )
+    if sharding is not None:
+        shard_on_any_device(accelerator, sharding)
+    if options.report_to:
+        accelerator.init_trackers("data2vec", config={"options": json.dumps(dataclasses.asdict(options))})
+    return accelerator
+
+
+def sharding_plugin() -> FullyShardedDataParallelPlugin | None:
+    """Accelerate's FSDP2 settings from the environment of the launcher; None where it asks for no FSDP.
+
+    Raises:
+        OptionError: they ask for what would break the training.
+    """
+    if os.environ.get("ACCELERATE_USE_FSDP", "false").lower() != "true":
+        return None
+    # Weights stay in fp32 and autocast casts them where they are used, as in every other engine.
+    precision = MixedPrecisionPolicy(reduce_dtype=torch.float32, cast_forward_inputs=False)
+    plugin = FullyShardedDataParallelPlugin(mixed_precision_policy=precision)
+    if plugin.fsdp_version != 2:
+        raise OptionError("The launcher asks for FSDP of version 1. Set fsdp_version: 2 in its configuration.")
+    if plugin.cpu_ram_efficient_loading:
+        raise OptionError("fsdp_cpu_ram_efficient_loading is true, which leaves all processes but one without "
+                          "weights. Set it to false: every process makes the same weights from the seed.")  # fmt: skip
+    if plugin.activation_checkpointing:
+        raise OptionError("fsdp_activation_checkpointing is true, which draws other dropout in the backward pass. Set "
+                          "it to false, and the option gradient_checkpointing=true instead.")  # fmt: skip
+    return plugin
+
+
+def shard_on_any_device(accelerator: Accelerator, plugin: FullyShardedDataParallelPlugin) -> None:
+    """Has Accelerate shard on a CPU too: it turns to FSDP on accelerators only, torch shards on every device."""
+    if accelerator.distributed_type == DistributedType.MULTI_CPU:
+        accelerator.state.distributed_type = DistributedType.FSDP
+        accelerator.state.fsdp_plugin = plugin
+
+
+def prepare(
+    accelerator: Accelerator, model: nn.Module, optimizer: torch.optim.Optimizer, modalities: Sequence[str]
+) -> tuple[nn.Module, torch.optim.Optimizer]:
+    """Model and optimizer in the hands of the engine. FSDP2 replaces the parameters of `model`, in place.
+
+    Args:
+        accelerator: the engine.
+        model: a pretraining model.
+        optimizer: over its parameters.
+        modalities: those of the run, of which a step may take a part.
+    """
+    if accelerator.ddp_handler is not None:
+        accelerator.ddp_handler.find_unused_parameters = leaves_out_parameters(model, modalities)
+    if accelerator.is_fsdp2:
+        wrap_blocks(accelerator.state.fsdp_plugin, model)
+    wrapped, optimizer = accelerator.prepare(model, optimizer)
+    keep_buffers_apart(wrapped)
+    return wrapped, optimizer
+
+
+def leaves_out_parameters(model: nn.Module, modalities: Sequence[str]) -> bool:
+    """Whether a backward pass leaves some parameters without a gradient: those of the modalities that it is not of.
+
+    A forward pass takes one modality. DistributedDataParallel looks for the parameters that a pass leaves out only
+    where it is told to, which costs a walk over the graph and one more reduction in every step.
+    """
+    present = model.config.modalities if hasattr(model.config, "modalities") else modalities
+    return len({*present, *modalities}) > 1
+
+
+def wrap_blocks(plugin: FullyShardedDataParallelPlugin, model: nn.Module) -> None:
+    """Shards each transformer block by itself, of the student and of the teacher; the model gathers the rest.
+
+    Whatever the launcher names: hooks of FSDP2 sit on the call of a module, and front ends and teacher are entered
+    through other methods. What they hold belongs to the model as a whole, which is called.
+    """
+    blocks = {type(module).__name__ for module in model.modules() if isinstance(module, GradientCheckpointingLayer)}
+    plugin.auto_wrap_policy = transformer_auto_wrap_policy
+    plugin.transformer_cls_names_to_wrap = sorted(blocks)
+
+
+def keep_buffers_apart(model: nn.Module) -> None:
+    """Has DistributedDataParallel leave the buffers alone in each forward pass; all processes compute the same ones.
+
+    Set afterwards, because torch is about to rename the argument of the constructor and warns of the old name.
+    """
+    model = getattr(model, "_orig_mod", model)  # of torch.compile
+    if isinstance(model, nn.parallel.DistributedDataParallel):
+        model.broadcast_buffers = False
+
+
+@contextlib.contextmanager
+def micro_batch(accelerator: Accelerator, model: nn.Module, last: bool) -> Iterator[None]:
+    """Around the forward and backward pass of a micro-batch: precision, and gradients reduced with the last one only.
+
+    Args:
+        accelerator: the engine.
+        model: as `prepare` gave it.
+        last: whether it is the last one of its step.
+    """
+    with contextlib.nullcontext() if last else accelerator.no_sync(model):
+        yield
+
+
+def clip_gradient(accelerator: Accelerator, parameters: list[nn.Parameter], limit: float) -> Tensor:
+    """Norm of the whole gradient, over the shards of all processes, which is cut to `limit`; 0 = no limit."""
+    return whole(accelerator.clip_grad_norm_(parameters, limit or float("inf")))
