@@ -17,9 +17,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from recipes.common.batches import stable_seed
 from recipes.common.finetuning_data import FinetuningCollator
 from recipes.common.optional import need
+from recipes.common.sample_order import stable_seed
 from recipes.common.transforms import VisionTransform
 
 

@@ -7,23 +7,15 @@ cropped, or how they are masked.
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 from collections.abc import Callable, Iterator, Mapping
-from fractions import Fraction
-from functools import lru_cache
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-
-class SampleKey(NamedTuple):
-    """A sample at one place of the run."""
-
-    epoch: int
-    index: int
+from recipes.common.findings import Findings, collect_findings, usable_item
+from recipes.common.sample_order import Mixture, SampleKey, spread_pattern, stable_seed
 
 
 class MicroBatch(NamedTuple):
@@ -33,24 +25,15 @@ class MicroBatch(NamedTuple):
     inputs: dict[str, torch.Tensor]
     tokens: int
     """Real tokens of the samples, masked or not."""
-
-
-def stable_seed(*parts: int | str) -> int:
-    """Seed in [0, 2**63) from any parts, the same on every machine and in every process."""
-    digest = hashlib.blake2b("/".join(map(str, parts)).encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "little") >> 1
-
-
-@lru_cache(maxsize=8)
-def _permutation(seed: int, modality: str, epoch: int, size: int) -> np.ndarray:
-    return np.random.default_rng(stable_seed(seed, "order", modality, epoch)).permutation(size)
+    found: Findings | None = None
+    """What was met in the data while it was prepared."""
 
 
 class BatchPlan:
     """Modality and samples of every step.
 
     Args:
-        sizes: number of samples by modality.
+        sizes: by modality, the number of samples, or the order of several sources.
         batch_sizes: samples a step by modality, over all processes.
         ratios: relative frequency of the modalities; None = equal. With `mixed` they play no part here.
         seed: seed of the sample order.
@@ -62,16 +45,18 @@ class BatchPlan:
 
     def __init__(
         self,
-        sizes: Mapping[str, int],
+        sizes: Mapping[str, int | Mixture],
         batch_sizes: Mapping[str, int],
         ratios: Mapping[str, float] | None = None,
         seed: int = 0,
         mixed: bool = False,
     ):
-        for modality, size in sizes.items():
-            if size < 1:
-                raise ValueError(f"The {modality} data has no samples. Check its source and split.")
-        self.sizes, self.batch_sizes, self.seed, self.mixed = dict(sizes), dict(batch_sizes), seed, mixed
+        self.orders = {
+            name: size if isinstance(size, Mixture) else Mixture([size], None, seed, name)
+            for name, size in sizes.items()
+        }
+        self.sizes = {name: len(order) for name, order in self.orders.items()}
+        self.batch_sizes, self.mixed = dict(batch_sizes), mixed
         self.pattern = spread_pattern({name: (ratios or {}).get(name, 1.0) for name in sizes})
         # earlier[m][i]: how many of the pattern's first i steps belong to modality m
         self._earlier = {
@@ -92,38 +77,14 @@ class BatchPlan:
     def samples(self, step: int, modality: str) -> list[SampleKey]:
         """The global batch of a modality at a step: epoch and index of each sample, in order.
 
-        An epoch is one pass over the data in its own order; batches run over its end into the next.
+        An epoch is one pass over a source in its own order; batches run over its end into the next.
         """
-        size, batch = self.sizes[modality], self.batch_sizes[modality]
-        first = self.turns_before(step, modality) * batch
-        keys = []
-        for position in range(first, first + batch):
-            epoch, place = divmod(position, size)
-            keys.append(SampleKey(epoch, int(_permutation(self.seed, modality, epoch, size)[place])))
-        return keys
+        batch = self.batch_sizes[modality]
+        return self.orders[modality].keys(self.turns_before(step, modality) * batch, batch)
 
-    def epoch(self, step: int, modality: str) -> float:
-        """Passes over the modality's data that are done before a step."""
-        return self.turns_before(step, modality) * self.batch_sizes[modality] / self.sizes[modality]
-
-
-def spread_pattern(ratios: Mapping[str, float], longest: int = 1000) -> list[str]:
-    """Shortest periodic sequence with the given frequencies, each name spread evenly over it.
-
-    >>> spread_pattern({"audio": 2, "vision": 1})
-    ['audio', 'vision', 'audio']
-    """
-    total = sum(ratios.values())
-    shares = {name: Fraction(ratio / total).limit_denominator(longest) for name, ratio in ratios.items()}
-    unit = 1
-    for share in shares.values():
-        unit = int(np.lcm(unit, share.denominator))
-    if unit > longest:
-        unit = longest
-    counts = {name: max(1, round(share * unit)) for name, share in shares.items()}
-    places = [((turn + 0.5) / count, order, name)
-              for order, (name, count) in enumerate(counts.items()) for turn in range(count)]  # fmt: skip
-    return [name for _, _, name in sorted(places)]
+    def epochs(self, step: int, modality: str) -> list[float]:
+        """Passes over each source of the modality that are done before a step."""
+        return self.orders[modality].epochs(self.turns_before(step, modality) * self.batch_sizes[modality])
 
 
 def part(items: list, index: int, parts: int) -> list:
@@ -178,14 +139,25 @@ class StepDataset(Dataset):
         for modality in self.plan.modalities_at(step):
             own = part(self.plan.samples(step, modality), self.rank, self.world_size)
             for piece in range(self.accumulate):
-                items = [self._item(modality, key) for key in part(own, piece, self.accumulate)]
+                with collect_findings() as found:
+                    items = [self._item(modality, key) for key in part(own, piece, self.accumulate)]
                 inputs = self.collator(items, step)
-                batches.append(MicroBatch(modality, inputs, self.count_tokens(modality, inputs)))
+                batches.append(MicroBatch(modality, inputs, self.count_tokens(modality, inputs), found.packed()))
         return batches
+
+    def epochs(self, step: int) -> dict[str, float]:
+        """Passes over each source that are done before a step, by the names that a log record gives them."""
+        found = {}
+        for modality, dataset in self.datasets.items():
+            epochs = self.plan.epochs(step, modality)
+            names = getattr(dataset, "names", None) or [""]
+            found |= {f"{modality}/epoch_{name}".rstrip("_"): round(epoch, 4)
+                      for name, epoch in zip(names, epochs, strict=True)}  # fmt: skip
+        return found
 
     def _item(self, modality: str, key: SampleKey) -> dict[str, Any]:
         seed = stable_seed(self.seed, "augment", modality, *key)
-        return self.transforms[modality](self.datasets[modality][key.index], seed=seed)
+        return usable_item(self.datasets[modality], key.index, self.transforms[modality], modality, seed)
 
 
 def load_steps(

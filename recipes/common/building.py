@@ -6,7 +6,6 @@ import logging
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +18,9 @@ from modeling_d2v import Data2VecConfig, Data2VecForPreTraining
 from recipes.common.batches import BatchPlan, StepDataset
 from recipes.common.checkpointing import CheckpointFolder
 from recipes.common.collate import Collator
-from recipes.common.datasets import open_dataset
 from recipes.common.options import OptionError, Options
+from recipes.common.sample_order import Mixture
+from recipes.common.source_list import JoinedDataset, TransformBySource, open_entries, parts_of, read_entries
 from recipes.common.tokenizer import build_tokenizer, load_tokenizer
 from recipes.common.transforms import build_transform
 
@@ -51,7 +51,7 @@ def options_explained(what: str) -> Iterator[None]:
 
 
 def open_sources(options: Options, channels: int | None = None) -> dict[str, Any]:
-    """Raw data sets of the run by modality.
+    """Raw data sets of the run by modality: a `RawDataset`, or a `JoinedDataset` of several sources.
 
     Args:
         options: the run's options.
@@ -63,10 +63,8 @@ def open_sources(options: Options, channels: int | None = None) -> dict[str, Any
         extra = dict(section.dataset)
         if name == "vision" and channels is not None:
             extra.setdefault("channels", channels)
-        try:
-            sources[name] = open_dataset(name, getattr(options.data, name), section.split, **extra)
-        except TypeError as error:
-            raise OptionError(f"{name}.dataset holds an argument that open_dataset does not take: {error}.") from error
+        entries = read_entries(f"data.{name}", getattr(options.data, name), section.split, extra)
+        sources[name] = open_entries(name, entries, f"{name}.dataset")
     return sources
 
 
@@ -175,7 +173,9 @@ def _new_tokenizer(options: Options, documents: Any) -> Any:
     size = (options.model.get("text_config") or {}).get("vocab_size", 8192)
     if not isinstance(size, int):
         raise OptionError(f"model.text_config.vocab_size is {size!r}, which is no int.")
-    first = islice((documents[index] for index in range(len(documents))), options.text.tokenizer_documents)
+    sources = parts_of(documents).values()
+    share = -(-options.text.tokenizer_documents // len(sources))
+    first = (part[index] for part in sources for index in range(min(share, len(part))))
     return build_tokenizer((record["text"] for record in first), size)
 
 
@@ -245,13 +245,20 @@ def build_steps(
     Raises:
         ValueError: a transform option is wrong, or a modality has too little data or too small a batch.
     """
-    datasets, transforms = {}, {}
+    datasets, transforms, orders, fingerprint = {}, {}, {}, {}
     for name, source in sources.items():
-        section = getattr(options, name)
-        transforms[name] = build_transform(name, section.transform, config, tokenizer, train=True)
-        datasets[name] = transforms[name].prepare(source)
+        transforms[name], datasets[name] = prepare_source(options, config, name, source, tokenizer)
+        parts = parts_of(datasets[name])
+        sizes = [len(part) for part in parts.values()]
+        ratios = datasets[name].ratios if isinstance(datasets[name], JoinedDataset) else None
+        orders[name] = Mixture(sizes, ratios, options.seed, name)
+        fingerprint[name] = {
+            f"{part} {what}".strip(): value
+            for (part, raw), size in zip(parts_of(source).items(), sizes, strict=True)
+            for what, value in (raw.fingerprint() | {"samples": size}).items()
+        }
     plan = BatchPlan(
-        {name: len(dataset) for name, dataset in datasets.items()},
+        orders,
         {name: getattr(options, name).batch_size for name in datasets},
         {name: getattr(options, name).ratio for name in datasets},
         options.seed,
@@ -267,5 +274,23 @@ def build_steps(
         accumulate=options.accumulate,
         rank=rank,
         world_size=world_size,
-        fingerprint={name: source.fingerprint() | {"samples": plan.sizes[name]} for name, source in sources.items()},
+        fingerprint=fingerprint,
     )
+
+
+def prepare_source(
+    options: Options, config: Data2VecConfig, modality: str, source: Any, tokenizer: Any
+) -> tuple[Any, Any]:
+    """Transform of a modality, and the data set that it draws from, after it took from each source what it needs."""
+
+    def build() -> Any:
+        return build_transform(modality, getattr(options, modality).transform, config, tokenizer, train=True)
+
+    if not isinstance(source, JoinedDataset):
+        transform = build()
+        return transform, transform.prepare(source)
+    # Only that of speech keeps something of the source that it was prepared with.
+    transforms = [build() for _ in source.parts] if modality == "audio" else [build()] * len(source.parts)
+    prepared = [transform.prepare(part) for transform, part in zip(transforms, source.parts, strict=True)]
+    joined = JoinedDataset(prepared, source.names, source.ratios)
+    return TransformBySource(transforms) if modality == "audio" else transforms[0], joined

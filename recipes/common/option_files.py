@@ -16,7 +16,7 @@ from typing import Any
 
 import yaml
 
-from recipes.common.options import OptionError, Options
+from recipes.common.options import MODALITIES, OptionError, Options
 
 
 CONFIG_FOLDER = Path(__file__).resolve().parents[1] / "configs"
@@ -54,9 +54,14 @@ def find_config(name: str | Path) -> Path:
     for path in (Path(name), CONFIG_FOLDER / name, CONFIG_FOLDER / f"{name}.yaml"):
         if path.is_file():
             return path
-    known = sorted(path.stem for path in CONFIG_FOLDER.glob("*.yaml"))
+    known = [path.stem for path in pretraining_configs()]
     raise OptionError(f"There is no configuration {str(name)!r}. Give the path of a YAML file or one of the names "
                       f"{', '.join(known)}.")  # fmt: skip
+
+
+def pretraining_configs() -> list[Path]:
+    """Configurations of pretraining in `recipes/configs`, by name; the others there are of fine-tuning programs."""
+    return [path for path in sorted(CONFIG_FOLDER.glob("*.yaml")) if set(MODALITIES) & set(read_yaml(path))]
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -129,7 +134,8 @@ def _coerce(value: Any, hint: Any, key: str) -> Any:
     variants = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
     if value is None and type(None) in variants:
         return None
-    wanted = next(variant for variant in variants if variant is not type(None))
+    kinds = [variant for variant in variants if variant is not type(None)]
+    wanted = next((kind for kind in kinds if isinstance(value, typing.get_origin(kind) or kind)), kinds[0])
     if dataclasses.is_dataclass(wanted):
         return _build(wanted, {} if value is None else value, key + ".")
     origin = typing.get_origin(wanted) or wanted
@@ -171,8 +177,9 @@ def _check_model(model: dict[str, Any]) -> None:
 # Options that may differ between a run and its continuation: where things go, how fast they are, how often they are
 # reported. Everything else changes what the run computes.
 FREE_ON_RESUME = frozenset(
-    """output_dir max_steps accumulate compile gradient_checkpointing cpu log_every checkpoint_every keep_last resume
-    max_bad_steps min_target_std min_prediction_std std_check_from report_to push_to_hub hub_model_id
+    """output_dir max_steps accumulate compile gradient_checkpointing cpu log_every checkpoint_every checkpoint_minutes
+    keep_last keep_every resume
+    max_bad_steps max_bad_share non_finite collapse patience min_target_std min_prediction_std std_check_from report_to push_to_hub hub_model_id
     data.num_workers data.prefetch optim.schedule_steps""".split()
 )
 
@@ -186,7 +193,7 @@ def check_resumable(saved: Options, options: Options) -> None:
     Raises:
         OptionError: lists the options that differ, with both values.
     """
-    before, now = _flatten(dataclasses.asdict(saved)), _flatten(dataclasses.asdict(options))
+    before, now = flatten(dataclasses.asdict(saved)), flatten(dataclasses.asdict(options))
     changed = [key for key in sorted(before.keys() | now.keys())
                if not _is_free(key) and before.get(key) != now.get(key)]  # fmt: skip
     if changed:
@@ -209,12 +216,12 @@ def _is_free(key: str) -> bool:
     return any(key == name or key.startswith(name + ".") for name in FREE_ON_RESUME)
 
 
-def _flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """Leaves of a nested dictionary by dotted name."""
     flat = {}
     for key, value in tree.items():
         if isinstance(value, dict) and value:
-            flat.update(_flatten(value, f"{prefix}{key}."))
+            flat.update(flatten(value, f"{prefix}{key}."))
         else:
             flat[prefix + key] = value
     return flat

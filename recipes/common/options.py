@@ -18,11 +18,12 @@ class OptionError(ValueError):
 class DataOptions:
     """Where the data of each modality comes from, and how it is loaded."""
 
-    text: str | None = None
-    """Text source: local folder or file, or a Hub data set; null reads the built-in sample."""
-    vision: str | None = None
+    text: str | list[str | dict[str, Any]] | None = None
+    """Text source: local folder or file, or a Hub data set; null reads the built-in sample. A list names several, each
+    a source or a mapping with `source`, `split`, `ratio` and further arguments of `open_dataset`."""
+    vision: str | list[str | dict[str, Any]] | None = None
     """Image source, likewise."""
-    audio: str | None = None
+    audio: str | list[str | dict[str, Any]] | None = None
     """Speech source, likewise."""
     num_workers: int = 0
     """Processes that prepare batches ahead of time; 0 prepares them in the training process. Any number gives the
@@ -69,8 +70,12 @@ class OptimOptions:
     """Learning rate at the end of the cosine."""
     warmup: float = 0.1
     """Linear warm-up: a fraction of the schedule below 1, a number of steps from 1 on."""
+    hold: float = 0.0
+    """How long the peak is held after the warm-up, given likewise."""
+    curve: str = "cosine"
+    """How the learning rate falls from there to `min_lr`: `cosine`, or `exponential`, which needs a `min_lr`."""
     schedule_steps: int | None = None
-    """Step at which the cosine ends; null = `max_steps`. Set it when a run may be extended later."""
+    """Step at which the fall ends; null = `max_steps`. Set it when a run may be extended later."""
     betas: list[float] = field(default_factory=lambda: [0.9, 0.98])
     """Decay rates of AdamW's two moments."""
     eps: float = 1e-6
@@ -97,6 +102,9 @@ class Options:
     """Seed of weights, sample order, augmentation and masks."""
     max_steps: int = 1000
     """Optimizer steps."""
+    batch_scale: float = 1.0
+    """Run with this many times the configured batches, and with learning rate, moving averages and steps by the rule of
+    `scaling.py`."""
     schedule: str = "alternate"
     """How modalities share the run: `alternate` takes one modality per optimizer step, in a periodic pattern;
     `mixed` accumulates a batch of every modality in each step."""
@@ -114,8 +122,12 @@ class Options:
     """Steps between two log lines."""
     checkpoint_every: int = 500
     """Steps between two checkpoints; 0 = only at the end."""
+    checkpoint_minutes: float = 0.0
+    """Minutes after which a checkpoint is written too, by the clock; 0 = by steps only."""
     keep_last: int = 2
     """Checkpoints that are kept; older ones are removed."""
+    keep_every: int = 0
+    """Checkpoints at multiples of so many steps are written and never removed; 0 = none."""
     resume: str = "auto"
     """`auto` goes on from the newest whole checkpoint in `output_dir`; `never` demands a fresh folder."""
     init_from: str | None = None
@@ -123,6 +135,15 @@ class Options:
     folder or a Hub name. The teacher starts from the file, or from the student where the file has none."""
     max_bad_steps: int = 5
     """Stop after so many consecutive steps whose loss or gradient is not finite. Each such step is skipped."""
+    max_bad_share: float = 0.1
+    """Stop when more than this share of all steps (from the hundredth on) was skipped for that reason."""
+    non_finite: str = "skip"
+    """What a step whose loss or gradient is not finite does: `skip` leaves it out, up to these two limits; `stop` ends
+    the run at the first."""
+    collapse: str = "stop"
+    """What a collapsed run does (`health_rules.py`): `stop`, or `warn` to go on and only be told."""
+    patience: int = 5
+    """Log lines in a row that must agree before a run is stopped or warned; a few stop four times as late."""
     min_target_std: float = 0.05
     """Stop when the targets' standard deviation over a batch is below this; 0 = never."""
     min_prediction_std: float = 0.01
@@ -165,6 +186,12 @@ class Options:
         warmup = self.optim.warmup
         return round(warmup * self.schedule_steps) if warmup < 1 else round(warmup)
 
+    @property
+    def hold_steps(self) -> int:
+        """Steps at the peak, likewise."""
+        hold = self.optim.hold
+        return round(hold * self.schedule_steps) if hold < 1 else round(hold)
+
     def __post_init__(self):
         if not self.output_dir:
             raise OptionError("output_dir is empty. Name the folder of the run, for example output_dir=runs/first.")
@@ -173,6 +200,8 @@ class Options:
         _choice("schedule", self.schedule, ("alternate", "mixed"))
         _choice("mixed_precision", self.mixed_precision, ("no", "bf16", "fp16"))
         _choice("resume", self.resume, ("auto", "never"))
+        _choice("non_finite", self.non_finite, ("skip", "stop"))
+        _choice("collapse", self.collapse, ("stop", "warn"))
         self._check_ranges()
         for name in self.modalities:
             section = getattr(self, name)
@@ -184,24 +213,36 @@ class Options:
             raise OptionError(
                 f"optim.betas is {self.optim.betas}. It takes two numbers from 0 to below 1, such as [0.9, 0.98]."
             )
-        if self.warmup_steps > self.schedule_steps:
+        if self.warmup_steps + self.hold_steps > self.schedule_steps:
+            what = f"optim.warmup is {self.warmup_steps} steps" + (
+                f" and optim.hold {self.hold_steps}, together" if self.hold_steps else ","
+            )
             raise OptionError(
-                f"optim.warmup is {self.warmup_steps} steps, longer than the schedule of {self.schedule_steps}. "
-                "Shorten it, or give it as a fraction such as 0.1."
+                f"{what} longer than the schedule of {self.schedule_steps}. Shorten it, or give it as a fraction such "
+                "as 0.1."
+            )
+        _choice("optim.curve", self.optim.curve, ("cosine", "exponential"))
+        if self.optim.curve == "exponential" and self.optim.min_lr == 0:
+            raise OptionError(
+                "optim.curve is exponential, which never reaches optim.min_lr=0. Give the learning rate to end with, "
+                f"for example optim.min_lr={0.01 * self.optim.lr:g}."
             )
 
     def _check_ranges(self) -> None:
         """Checks the numbers that have a least value."""
-        for name in ("max_steps", "accumulate", "log_every", "keep_last", "max_bad_steps"):
+        for name in ("max_steps", "accumulate", "log_every", "keep_last", "max_bad_steps", "patience"):
             _at_least(name, getattr(self, name), 1)
-        for name in ("seed", "checkpoint_every", "min_target_std", "min_prediction_std", "std_check_from"):
+        for name in ("seed", "checkpoint_every", "checkpoint_minutes", "keep_every", "min_target_std",
+                     "min_prediction_std", "std_check_from", "max_bad_share"):  # fmt: skip
             _at_least(name, getattr(self, name), 0)
         if self.seed >= 2**31:
             raise OptionError(f"seed is {self.seed}. It must be below {2**31}.")
         _at_least("data.num_workers", self.data.num_workers, 0)
         _at_least("data.prefetch", self.data.prefetch, 1)
-        for name in ("min_lr", "warmup", "eps", "weight_decay", "max_grad_norm"):
+        for name in ("min_lr", "warmup", "hold", "eps", "weight_decay", "max_grad_norm"):
             _at_least(f"optim.{name}", getattr(self.optim, name), 0)
+        if not 0 < self.batch_scale < math.inf:
+            raise OptionError(f"batch_scale is {self.batch_scale}. It must be a positive number.")
         if not 0 < self.optim.lr < math.inf:
             raise OptionError(f"optim.lr is {self.optim.lr}. It must be a positive number.")
         if self.optim.schedule_steps is not None:

@@ -81,11 +81,11 @@ def run_card(
     log = read_log(run / LOG_FILE) if (run / LOG_FILE).is_file() else []
     start = options.get("init_from")
     inherited = inherited_license(start)
-    sources = {modality: options["data"][modality] for modality in config.modalities}
-    is_published = {modality: source for modality, source in sources.items() if _is_hub_name(source)}
+    sources = [(modality, source) for modality in config.modalities for source in _sources(options["data"][modality])]
+    published = sorted({source.partition(":")[0] for _, source in sources if _is_hub_name(source)})
     sections = {
         "Training data": _markdown_table(
-            ("modality", "data"), [(modality, f"`{_shown(source)}`") for modality, source in sources.items()]
+            ("modality", "data"), [(modality, f"`{_shown(source)}`") for modality, source in sources]
         ),
         "Training": table(_settings(options, log, start)),
         "Loss": _losses(log, config.modalities, pictures),
@@ -98,7 +98,7 @@ def run_card(
         name,
         license=choose_license(license, inherited) if license or inherited else None,
         base_model=start if start and _is_hub_name(start) else None,
-        datasets=sorted({source.partition(":")[0] for source in is_published.values()}) or None,
+        datasets=published or None,
         sections={heading: text for heading, text in sections.items() if text},
     )
     return f"{card}\n{GENERATED}\n"
@@ -191,6 +191,12 @@ def _json_lines(path: Path) -> list[dict[str, Any]]:
     if not complete:
         raise ValueError(f"{path} is no report of recipes/probe.py: each of its lines must be one that it printed.")
     return found
+
+
+def _sources(value: Any) -> list[str | None]:
+    """Sources of a modality, given as one or as a list of names and mappings."""
+    entries = value if isinstance(value, list) else [value]
+    return [entry.get("source") if isinstance(entry, dict) else entry for entry in entries]
 
 
 def _is_hub_name(source: str | None) -> bool:

@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 from torch.utils.data import Sampler
 
-from recipes.common.batches import stable_seed
 from recipes.common.datasets import RawDataset, open_dataset
 from recipes.common.finetuning import check_at_least
 from recipes.common.finetuning_resume import write_json
 from recipes.common.optional import need
+from recipes.common.sample_order import stable_seed
 
 
 logger = logging.getLogger(__name__)

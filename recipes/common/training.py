@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +14,17 @@ from accelerate import Accelerator
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from recipes.common.agreement import first_problem
 from recipes.common.batches import MicroBatch, StepDataset, load_steps
 from recipes.common.checkpointing import CheckpointFolder
 from recipes.common.engine import clip_gradient, micro_batch, prepare
 from recipes.common.flops import step_flops
-from recipes.common.health import HealthGuard, NonFinitePolicy
+from recipes.common.health import NonFinitePolicy
 from recipes.common.optim import build_optimizer, learning_rate, set_learning_rate
 from recipes.common.options import Options
+from recipes.common.preemption import Interruptions
 from recipes.common.reporting import StepMeter
+from recipes.common.run_health import RunHealth
 from recipes.common.run_state import save_run
 from recipes.common.runlog import RunLog, one_line
 from recipes.common.throughput import SpeedMeter
@@ -59,8 +63,10 @@ class Pretraining:
             Path(folder) / "checkpoints",
             options.keep_last,
             accelerator.process_index,
-            accelerator.wait_for_everyone,
+            partial(first_problem, accelerator),
+            options.keep_every,
         )
+        self.outside = Interruptions(accelerator.is_main_process, options.checkpoint_minutes)
         self.speed = SpeedMeter(
             accelerator.device,
             self.sum_over_processes,
@@ -70,7 +76,15 @@ class Pretraining:
         )
         self.meter = StepMeter(accelerator.device, self.sum_over_processes, accelerator.is_main_process, self.speed)
         self.finite = NonFinitePolicy(options.max_bad_steps)
-        self.guard = HealthGuard(options, list(steps.plan.sizes))
+        self.health = RunHealth(
+            options,
+            model.config,
+            steps.plan.sizes,
+            folder,
+            accelerator.is_main_process,
+            self.sum_over_processes,
+            accelerator.device,
+        )
         self.step = 0
         self.seconds = 0.0
 
@@ -165,6 +179,7 @@ class Pretraining:
         """
         options, accelerator = self.options, self.accelerator
         log = RunLog(self.log_path if accelerator.is_main_process else None, self.step)
+        self.health.open(self.step)
         batches = load_steps(
             self.steps,
             self.step,
@@ -226,7 +241,7 @@ class Pretraining:
         log.write(record)
         if self.options.report_to:
             self.accelerator.log({name: value for name, value in record.items() if name != "step"}, step=self.step)
-        self.guard.check(record)
+        self.health.check(record)
         return record
 
     def sum_over_processes(self, values: Tensor) -> Tensor:

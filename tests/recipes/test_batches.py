@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch.utils.data import Dataset
 
-from recipes.common.batches import BatchPlan, StepDataset, load_steps, part, spread_pattern, stable_seed
+from recipes.common.batches import BatchPlan, StepDataset, load_steps, part
+from recipes.common.sample_order import spread_pattern, stable_seed
 
 
 def plan(**changes):
