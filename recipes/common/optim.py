@@ -68,17 +68,35 @@ def build_optimizer(model: nn.Module, options: OptimOptions) -> torch.optim.Adam
     )
 
 
-def learning_rate(step: int, *, peak: float, least: float, warmup_steps: int, total_steps: int) -> float:
-    """Learning rate of a step (counted from 0): linear warm-up, then half a cosine, then `least`.
+def learning_rate(
+    step: int,
+    *,
+    peak: float,
+    least: float,
+    warmup_steps: int,
+    total_steps: int,
+    hold_steps: int = 0,
+    curve: str = "cosine",
+) -> float:
+    """Learning rate of a step (counted from 0): linear warm-up, the peak for `hold_steps`, a fall to `least`.
 
     The first step of a warm-up already learns, at peak / warmup_steps; the last step of the schedule is the last
     one above `least`.
+
+    Args:
+        step: finished steps.
+        peak, least: greatest and last learning rate.
+        warmup_steps, hold_steps, total_steps: of the warm-up, of the peak, and of all three stages together.
+        curve: "cosine" (half a period) or "exponential", which needs a `least` above 0.
     """
     if step < warmup_steps:
         return peak * (step + 1) / warmup_steps
     if step >= total_steps:
         return least
-    progress = (step - warmup_steps) / max(1, total_steps - warmup_steps)
+    start = warmup_steps + hold_steps
+    progress = max(0, step - start) / max(1, total_steps - start)
+    if curve == "exponential":
+        return peak * (least / peak) ** progress
     return least + (peak - least) * 0.5 * (1 + math.cos(math.pi * progress))
 
 
