@@ -13,6 +13,7 @@ import json
 import logging
 import os
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from accelerate import Accelerator
 from accelerate.utils import set_seed
 
 from modeling_d2v.publishing import PublishingError
+from recipes.common.agreement import ProcessLostError, is_lost_process, main_process_decides
 from recipes.common.building import (
     build_config,
     build_model,
@@ -33,17 +35,21 @@ from recipes.common.building import (
     prepare_tokenizer,
 )
 from recipes.common.checkpointing import CheckpointError
+from recipes.common.data_report import collect_data_report
 from recipes.common.engine import make_accelerator
-from recipes.common.environment import record_environment
 from recipes.common.export import export, push
 from recipes.common.health import TrainingStopped
 from recipes.common.option_files import build_options, check_resumable, load_options, read_yaml, save_options
 from recipes.common.optional import MissingDependencyError
 from recipes.common.options import OptionError, Options
+from recipes.common.preemption import RunInterrupted
 from recipes.common.run_card import run_card
-from recipes.common.run_state import resume_run
+from recipes.common.run_lock import FolderInUseError, RunLock
+from recipes.common.run_record import RunRecord, recorded
+from recipes.common.run_state import prepare_checkpoints, resume_run
 from recipes.common.scaling import scale_batch, scaling_table
 from recipes.common.sharding import whole_model
+from recipes.common.storage import WriteError, writing
 from recipes.common.training import Pretraining
 
 
@@ -71,6 +77,10 @@ def pretrain(options: Options) -> dict[str, Any]:
         OptionError: an option turns out to be wrong when the run is set up.
         CheckpointError: the run cannot be resumed.
         TrainingStopped: training cannot usefully go on.
+        RunInterrupted: a signal stopped the run, after a checkpoint.
+        FolderInUseError: another run is writing in the folder.
+        WriteError: the folder cannot be written.
+        ProcessLostError: another process of the run has ended.
         MissingDependencyError: the data needs a library of an extra that is not installed.
     """
     with options_explained("The model"):
@@ -81,11 +91,29 @@ def pretrain(options: Options) -> dict[str, Any]:
     if options is not configured:
         logger.info("%s", scaling_table(configured, options))
     folder = Path(options.output_dir)
+    lock = RunLock(folder)
+    try:
+        with options_explained(f"The folder output_dir={folder}"):
+            main_process_decides(accelerator, lock.hold)
+        return train(options, accelerator, folder)
+    except RunInterrupted:
+        accelerator.end_training()
+        raise
+    except RuntimeError as error:
+        if accelerator.num_processes == 1 or not is_lost_process(error):
+            raise
+        raise ProcessLostError(
+            "Another process of the run has ended, so this one stops too; see the message of the other. The same "
+            f"command goes on from the newest checkpoint in {folder}."
+        ) from error
+    finally:
+        lock.release()
+
+
+def train(options: Options, accelerator: Accelerator, folder: Path) -> dict[str, Any]:
+    """The run in its folder, which no other run is writing in; see `pretrain`."""
     with options_explained(f"The folder output_dir={folder}"), accelerator.main_process_first():
         prepare_folder(options, folder, write=accelerator.is_main_process)
-
-    if accelerator.is_main_process:
-        record_environment(folder, accelerator.device, accelerator.num_processes)
 
     channels = None
     if "vision" in options.modalities:
@@ -102,20 +130,21 @@ def pretrain(options: Options) -> dict[str, Any]:
     with options_explained("The model"):
         config = build_config(options, vocab_size=None if tokenizer is None else len(tokenizer))
         model = build_model(options, config)
-    with options_explained("The data"):
+    with options_explained("The data"), collect_data_report() as report:
         steps = build_steps(options, config, sources, tokenizer, accelerator.process_index, accelerator.num_processes)
     run = Pretraining(options, accelerator, model, steps, folder)
+    run.bad_samples.prepare({name: len(source) for name, source in sources.items()}, report)
     start(run, accelerator)
-    summary = run.run()
+    record = RunRecord(folder, accelerator.is_main_process)
+    with recorded(record, run):
+        summary = run.run()
 
     trained = whole_model(run.inner)
     if accelerator.is_main_process:
         repository = options.hub_model_id or folder.resolve().name
         card = run_card(folder, config, repository, weights="all")
-        final = export(trained, folder / "final", steps.transforms, tokenizer, card)
-        for name, source in sources.items():
-            if getattr(source, "bad", None):
-                logger.warning("%s: %s", name, source.bad.report())
+        with writing("The finished model", folder):
+            final = export(trained, folder / "final", steps.transforms, tokenizer, card)
         print(json.dumps({**summary, "final": str(final)}, indent=1))
         if options.push_to_hub:
             upload(final, repository)
@@ -150,6 +179,8 @@ def prepare_folder(options: Options, folder: Path, write: bool) -> None:
             raise OptionError(f"{folder} already holds checkpoints and resume is never. Choose another output_dir.")
         if saved.exists():
             check_resumable(build_options(read_yaml(saved)), options)
+        else:
+            logger.warning("There is no %s: whether the run goes on with its own options is not checked.", saved)
     if write:
         folder.mkdir(parents=True, exist_ok=True)
         draft = saved.with_suffix(".draft")
@@ -158,12 +189,15 @@ def prepare_folder(options: Options, folder: Path, write: bool) -> None:
 
 
 def start(run: Pretraining, accelerator: Accelerator) -> None:
-    """Resumes from the newest whole checkpoint, or seeds the random states of a fresh run."""
-    for path, reason in run.checkpoints.torn().items():
-        logger.warning("The checkpoint %s is passed over: %s.", path, reason)
+    """Resumes from the newest whole checkpoint, or seeds the random states of a fresh run.
+
+    Raises:
+        CheckpointError: there are checkpoints, and none is whole.
+        WriteError: no checkpoint can be written.
+    """
+    newest = main_process_decides(accelerator, partial(prepare_checkpoints, run))
     # Dropout and decoder noise differ between processes; whatever drew random numbers before this does not matter.
     set_seed(run.options.seed, device_specific=True)
-    newest = run.checkpoints.newest()
     if newest is not None:
         resume_run(run, newest)
         logger.info("Resumed from %s.", newest)
@@ -173,5 +207,16 @@ def start(run: Pretraining, accelerator: Accelerator) -> None:
 if __name__ == "__main__":
     try:
         main(sys.argv[1:])
-    except (OptionError, CheckpointError, TrainingStopped, MissingDependencyError) as error:
+    except RunInterrupted as interruption:
+        logger.info("%s", interruption)
+        raise SystemExit(interruption.code) from None
+    except (
+        OptionError,
+        CheckpointError,
+        WriteError,
+        FolderInUseError,
+        ProcessLostError,
+        TrainingStopped,
+        MissingDependencyError,
+    ) as error:
         raise SystemExit(f"{type(error).__name__}: {error}") from None

@@ -1,4 +1,4 @@
-"""The model card of a pretraining run, made from what the run recorded: options, log, environment, probes.
+"""The model card of a pretraining run, made from what the run recorded: options, log, record, probes.
 
 Paths say something about a machine, not about a model: of a local folder the card gives the last part of its name.
 """
@@ -8,15 +8,16 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import yaml
 
 from modeling_d2v import Data2VecConfig
 from modeling_d2v.model_card import CARD, DEFAULT_LICENSE, choose_license, model_card, read_license, table
-from recipes.common.environment import read_environment
 from recipes.common.option_files import read_yaml
-from recipes.common.runlog import read_log
+from recipes.common.run_record import read_record
+from recipes.common.runlog import duration, read_log
 
 
 OPTIONS_FILE, LOG_FILE = "run.yaml", "log.jsonl"
@@ -25,6 +26,7 @@ GENERATED = (
 )
 LOSS_ROWS = 8
 _COLUMNS = ("loss", "target_std", "prediction_std", "explained_by_prediction", "explained_by_position")
+_OF_THE_START = ("command", "end", "step")
 _HIDDEN = ("output_dir", "push_to_hub", "hub_model_id", "report_to")
 
 
@@ -77,7 +79,7 @@ def run_card(
     Raises:
         ValueError: for a report that is none, or a licence that the source of the weights does not allow.
     """
-    options = read_yaml(run / OPTIONS_FILE)
+    options, record = read_yaml(run / OPTIONS_FILE), read_record(run)
     log = read_log(run / LOG_FILE) if (run / LOG_FILE).is_file() else []
     start = options.get("init_from")
     inherited = inherited_license(start)
@@ -87,10 +89,10 @@ def run_card(
         "Training data": _markdown_table(
             ("modality", "data"), [(modality, f"`{_shown(source)}`") for modality, source in sources]
         ),
-        "Training": table(_settings(options, log, start)),
+        "Training": table(_settings(options, log, start) | _speed(log, record)),
         "Loss": _losses(log, config.modalities, pictures),
         "Results": _results(probes, weights),
-        "Code": _code(run, options),
+        "Code": _code(record, options),
     }
     card = model_card(
         config,
@@ -123,6 +125,22 @@ def _settings(options: dict[str, Any], log: list[dict[str, Any]], start: str | N
         "AdamW": f"betas {optim['betas'][0]:g} and {optim['betas'][1]:g}, weight decay {optim['weight_decay']:g}",
         "precision": "fp32" if options["mixed_precision"] == "no" else options["mixed_precision"],
         "seed": options["seed"],
+    }
+    return {key: value for key, value in shown.items() if value is not None}
+
+
+def _speed(log: list[dict[str, Any]], record: dict[str, Any]) -> dict[str, Any]:
+    """Size of the data, time and speed, as far as the run recorded them."""
+    sizes = {name: found.get("samples") for name, found in record.get("data", {}).items()}
+    shares = [line["utilisation"] for line in log if "utilisation" in line]
+    speed = f"{median(line['samples_per_s'] for line in log):.4g} samples/s" if log else None
+    if shares:
+        speed += f", {median(shares):.0%} of the machine's matrix-product rate"
+    shown = {
+        "samples in the data": ", ".join(f"{size:,} ({name})" for name, size in sizes.items() if size) or None,
+        "time": duration(record["progress"]["seconds"]) if "progress" in record else None,
+        "speed": speed,
+        "peak memory": f"{log[-1]['peak_memory_gib']:.3g} GiB a process" if log else None,
     }
     return {key: value for key, value in shown.items() if value is not None}
 
@@ -165,12 +183,12 @@ def _results(paths: Sequence[Path], weights: str) -> str:
     return f"{text}\n\n{_markdown_table(head, rows)}"
 
 
-def _code(run: Path, options: dict[str, Any]) -> str:
-    entries = read_environment(run)
+def _code(record: dict[str, Any], options: dict[str, Any]) -> str:
+    starts = record["starts"]
     parts = []
-    if entries:
-        last = {key: value for key, value in entries[-1].items() if value is not None}
-        parts.append(table({**last, **({"starts": len(entries)} if len(entries) > 1 else {})}))
+    if starts:
+        last = {key: value for key, value in starts[-1].items() if value is not None and key not in _OF_THE_START}
+        parts.append(table({**last, **({"starts": len(starts)} if len(starts) > 1 else {})}))
     kept = _without_paths({key: value for key, value in options.items() if key not in _HIDDEN})
     text = yaml.safe_dump(kept, sort_keys=False)
     parts.append(f"<details><summary>All options of recipes/pretrain.py</summary>\n\n```yaml\n{text}```\n\n</details>")

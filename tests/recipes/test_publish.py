@@ -20,9 +20,9 @@ from safetensors import safe_open
 from modeling_d2v import Data2VecModel
 from modeling_d2v.model_card import license_in, model_card
 from recipes import pretrain, publish
-from recipes.common.environment import code_commit, read_environment
 from recipes.common.publication import publish_checkpoint
 from recipes.common.run_card import inherited_license, run_card
+from recipes.common.run_record import code_commit, read_record
 
 
 PROBE = {
@@ -96,7 +96,7 @@ def test_pretraining_ends_with_the_encoder_on_the_hub(finished, hub, tmp_path):
     path.write_bytes(files["model.safetensors"])
     with safe_open(path, "pt") as tensors:
         assert {name.split(".")[0] for name in tensors.keys()} == {"encoder", "modality_encoders"}
-    assert not {"log.jsonl", "run.yaml", "environment.json"} & set(files)
+    assert not {"log.jsonl", "run.yaml", "run.json"} & set(files)
 
 
 def test_the_card_tells_how_the_model_was_made(finished, hub):
@@ -105,11 +105,13 @@ def test_the_card_tells_how_the_model_was_made(finished, hub):
     assert "| vision | `built-in data` |" in section(card, "Training data")
     training = section(card, "Training")
     assert "| steps | 3 |" in training and "| seed | 5 |" in training and "random weights" in training
+    assert "| samples in the data | 1,433 (vision) |" in training
+    assert re.search(r"\| time \| \d+ s \|\n\| speed \| .* samples/s, \d+% of", training)
     losses = [json.loads(line)["vision/loss"] for line in (finished / "log.jsonl").read_text().splitlines()]
     rows = section(card, "Loss").splitlines()
     assert [row.split(" | ")[1] for row in rows if row[:3] in ("| 1", "| 2", "| 3")] == [f"{x:.4g}" for x in losses]
     code = section(card, "Code")
-    (entry,) = read_environment(finished)
+    (entry,) = read_record(finished)["starts"]
     for name in ("commit", "torch", "transformers", "python", "device"):
         assert entry[name] is None or f"| {name} | {entry[name]} |" in code
     assert "    patch_size: " in code and "## Results" not in card
@@ -130,8 +132,8 @@ def test_a_run_without_the_hub_is_not_lost(hub, tmp_path, monkeypatch, caplog):
     assert "user/lost" not in hub.repositories
 
 
-def test_the_environment_names_the_commit(finished):
-    (entry,) = read_environment(finished)
+def test_the_record_names_the_commit(finished):
+    (entry,) = read_record(finished)["starts"]
     assert (entry["commit"] is None) == (code_commit() is None)
     assert entry["commit"] is None or re.fullmatch(r"[0-9a-f]{40}(-dirty)?", entry["commit"])
     assert entry["processes"] == 1 and entry["device"].startswith("cpu")

@@ -1,0 +1,194 @@
+"""`run.json`: what a run is made of and ran on. Kept beside its log, with an entry for each start, for its model card.
+
+`run.yaml` holds the options for resuming; this file tells people and programs what became of them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+import modeling_d2v
+from recipes.common.options import Options
+from recipes.common.throughput import DTYPES
+
+
+if TYPE_CHECKING:
+    from recipes.common.training import Pretraining
+
+RECORD_FILE = "run.json"
+# What runs kept before there was a record: the list of their starts alone.
+_FORMER_FILE = "environment.json"
+LIBRARIES = ("torch", "transformers", "accelerate", "datasets", "tokenizers")
+ROOT = Path(__file__).resolve().parents[2]
+
+
+class RunRecord:
+    """The record of a run, written anew at every change.
+
+    Args:
+        folder: of the run.
+        write: whether this process writes; the others keep the content only.
+
+    Attributes:
+        content: what the file holds: "options", "model" and "data" of the last start, "progress", "trackers", and
+            "starts", the newest last.
+    """
+
+    def __init__(self, folder: Path, write: bool = True):
+        self.folder, self.write = Path(folder), write
+        self.content = read_record(folder)
+
+    def start(
+        self,
+        options: Options,
+        model: dict[str, Any],
+        data: dict[str, Any],
+        *,
+        step: int,
+        device: torch.device,
+        processes: int = 1,
+        matmul_rate: float | None = None,
+    ) -> None:
+        """Adds a start.
+
+        Args:
+            options: resolved options, the seed among them.
+            model: resolved configuration.
+            data: fingerprints by modality.
+            step: finished steps, 0 for a fresh run.
+            device: of this process.
+            processes: of the run.
+            matmul_rate: operations a second that all processes together reach in matrix products.
+        """
+        entry = {
+            **environment(device, processes),
+            "step": step,
+            "matmul_gflop_per_s": None if not matmul_rate else round(matmul_rate / 1e9, 1),
+            "command": list(sys.argv),
+        }
+        self.content |= {"options": dataclasses.asdict(options), "model": model, "data": data}
+        self.content["starts"].append(entry)
+        self.save()
+
+    def stop(self, reason: str, *, step: int, samples: int, seconds: float) -> None:
+        """Says how the last start ended; one that was killed has no such entry.
+
+        Args:
+            reason: "finished", or what stopped it.
+            step, samples: of the whole run.
+            seconds: of training in the whole run.
+        """
+        self.content["starts"][-1]["end"] = {"time": _now(), "step": step, "reason": reason}
+        self.content["progress"] = {"step": step, "samples": samples, "seconds": round(seconds, 3)}
+        self.save()
+
+    def save(self) -> None:
+        """Writes the file, whole or not at all."""
+        if not self.write:
+            return
+        draft = self.folder / f"{RECORD_FILE}.draft"
+        with open(draft, "w", encoding="utf-8") as file:
+            json.dump(self.content, file, indent=1, default=str)
+            file.write("\n")
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(draft, self.folder / RECORD_FILE)
+        (self.folder / _FORMER_FILE).unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def recorded(record: RunRecord, run: Pretraining) -> Iterator[None]:
+    """Around the training: adds a start to the record, and at the end what it came to."""
+    rate = run.speed.measure_peak(DTYPES[run.options.mixed_precision])
+    record.start(
+        run.options,
+        run.inner.config.to_dict(),
+        run.steps.fingerprint,
+        step=run.step,
+        device=run.accelerator.device,
+        processes=run.accelerator.num_processes,
+        matmul_rate=rate,
+    )
+
+    def stop(reason: str) -> None:
+        record.stop(reason, step=run.step, samples=run.meter.samples, seconds=run.seconds)
+
+    try:
+        yield
+    except BaseException as error:
+        with contextlib.suppress(OSError):  # a full disk, above all: what stopped the run is to be seen
+            stop(f"{type(error).__name__}: {error}")
+        raise
+    stop("finished")
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """Content of the record in the folder of a run; {"starts": []} where it is missing or broken."""
+    for name in (RECORD_FILE, _FORMER_FILE):
+        try:
+            content = json.loads((Path(folder) / name).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            continue
+        content = {"starts": content} if name == _FORMER_FILE else content
+        if isinstance(content, dict) and isinstance(content.get("starts"), list):
+            return content
+    return {"starts": []}
+
+
+def environment(device: torch.device, processes: int = 1) -> dict[str, Any]:
+    """Commit of the code, versions of the libraries, and the hardware.
+
+    Args:
+        device: that this process computes on.
+        processes: number of processes of the run.
+    """
+    is_gpu = device.type == "cuda"
+    return {
+        "time": _now(),
+        "commit": code_commit(),
+        "modeling_d2v": modeling_d2v.__version__,
+        "python": platform.python_version(),
+        **{name: _version(name) for name in LIBRARIES},
+        "device": torch.cuda.get_device_name(device) if is_gpu else f"{device.type}, {os.cpu_count()} cores",
+        "threads": torch.get_num_threads(),
+        "processes": processes,
+    }
+
+
+def code_commit() -> str | None:
+    """Commit of the code, "-dirty" behind it where files differ from it; `None` outside of a clone."""
+    if shutil.which("git") is None or not (ROOT / ".git").exists():
+        return None
+
+    def git(*words: str) -> str:
+        done = subprocess.run(["git", "-C", str(ROOT), *words], capture_output=True, text=True, timeout=60)
+        return done.stdout.strip()
+
+    commit = git("rev-parse", "HEAD")
+    changed = git("status", "--porcelain", "--untracked-files=no")
+    return f"{commit}-dirty" if commit and changed else commit or None
+
+
+def _now() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None

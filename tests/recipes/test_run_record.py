@@ -1,0 +1,96 @@
+"""The record of a run: what it holds, what survives, what older folders have instead."""
+
+import json
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from recipes.common.building import build_config
+from recipes.common.option_files import load_options, save_options
+from recipes.common.run_card import run_card
+from recipes.common.run_record import RunRecord, environment, read_record, recorded
+from recipes.common.throughput import SpeedMeter
+
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def options(tmp_path):
+    return load_options("tiny_vision", [f"output_dir={tmp_path}", "seed=7"])
+
+
+def fake_run(options, step=0):
+    """What the record reads of a run."""
+    return SimpleNamespace(
+        options=options,
+        speed=SpeedMeter(CPU, lambda values: values),
+        inner=SimpleNamespace(config=SimpleNamespace(to_dict=lambda: {"hidden_size": 96})),
+        steps=SimpleNamespace(fingerprint={"vision": {"records": 9, "names": "ab", "samples": 9}}),
+        step=step,
+        seconds=0.0,
+        meter=SimpleNamespace(samples=0),
+        accelerator=SimpleNamespace(device=CPU, num_processes=1),
+    )
+
+
+def test_a_finished_run_says_what_it_was_made_of_and_came_to(options, tmp_path):
+    run = fake_run(options)
+    with recorded(RunRecord(tmp_path), run):
+        run.step, run.seconds, run.meter.samples = 12, 3.5, 192
+        assert "end" not in read_record(tmp_path)["starts"][0]  # as a kill would leave it
+    content = json.loads((tmp_path / "run.json").read_text())
+    assert content["options"]["seed"] == 7 and content["model"] == {"hidden_size": 96}
+    assert content["data"]["vision"]["samples"] == 9
+    assert content["progress"] == {"step": 12, "samples": 192, "seconds": 3.5}
+    (start,) = content["starts"]
+    assert start["step"] == 0 and start["matmul_gflop_per_s"] == pytest.approx(run.speed.peak / 1e9, abs=0.1)
+    assert start["torch"] == torch.__version__ and start["command"]
+    assert start["end"]["reason"] == "finished" and start["end"]["step"] == 12
+    assert [path.name for path in tmp_path.iterdir()] == ["run.json"]
+
+
+def test_a_run_that_fails_says_why_and_its_continuation_adds_a_start(options, tmp_path):
+    with pytest.raises(ZeroDivisionError), recorded(RunRecord(tmp_path), fake_run(options, 3)):
+        raise ZeroDivisionError("of all things")
+    with recorded(RunRecord(tmp_path), fake_run(options, 3)):
+        pass
+    first, second = read_record(tmp_path)["starts"]
+    assert first["end"]["reason"] == "ZeroDivisionError: of all things"
+    assert second["step"] == 3 and second["end"]["reason"] == "finished"
+
+
+def test_a_full_disk_does_not_hide_what_stopped_the_run(options, tmp_path, monkeypatch):
+    record = RunRecord(tmp_path)
+
+    def refuse():
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(ZeroDivisionError), recorded(record, fake_run(options)):
+        monkeypatch.setattr(record, "save", refuse)
+        raise ZeroDivisionError
+
+
+def test_other_processes_write_nothing(options, tmp_path):
+    with recorded(RunRecord(tmp_path, write=False), fake_run(options)):
+        pass
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1]", '{"starts": 3}'])
+def test_a_broken_record_is_an_empty_one(tmp_path, text):
+    (tmp_path / "run.json").write_text(text)
+    assert read_record(tmp_path) == {"starts": []}
+
+
+def test_a_folder_from_before_gives_a_card_and_moves_to_the_record(options, tmp_path):
+    entry = {**environment(CPU), "commit": "0" * 40}
+    (tmp_path / "environment.json").write_text(json.dumps([entry]))
+    save_options(options, tmp_path / "run.yaml")
+    card = run_card(tmp_path, build_config(options), "user/old")
+    assert f"| commit | {'0' * 40} |" in card and "| time |" in card
+    with recorded(RunRecord(tmp_path), fake_run(options)):
+        pass
+    assert len(read_record(tmp_path)["starts"]) == 2
+    assert not (tmp_path / "environment.json").exists() and (tmp_path / "run.json").exists()
