@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
+from recipes.common.health_rules import Finding, Series, judge, judge_mask, judge_run
 from recipes.common.options import Options
 
 
 logger = logging.getLogger(__name__)
-
-# Share of the targets' variance explained by position above which a run is warned; pictures of digits reach 0.88 in a
-# run that learns well.
-POSITION_ALARM = 0.95
 
 
 class TrainingStopped(RuntimeError):
@@ -61,7 +58,9 @@ class NonFinitePolicy:
 
 
 class HealthGuard:
-    """Reads each log record: stops collapsed runs, warns of those whose good loss is no good sign.
+    """Reads each log record: what stops a run, and what it is warned of, each thing once.
+
+    A function of the records alone, so that a run that was resumed, or a log without its run, is judged alike.
 
     Args:
         options: the run's options, for limits and for when the checks begin.
@@ -69,45 +68,36 @@ class HealthGuard:
     """
 
     def __init__(self, options: Options, modalities: Sequence[str]):
-        self.modalities = list(modalities)
-        self.floors = {"target_std": options.min_target_std, "prediction_std": options.min_prediction_std}
+        self.options = options
+        self.series = {name: Series(options.patience) for name in modalities}
+        self.whole = Series(options.patience)
         # A fresh decoder predicts almost the same everywhere.
         self.first_step = max(options.warmup_steps + 1, options.std_check_from)
-        self.warned: set[str] = set()
+        self.said: set[tuple[str, str | None]] = set()
 
-    def check(self, record: dict[str, Any]) -> None:
-        """Looks at the log record of a step.
+    def look(self, record: dict[str, Any]) -> list[Finding]:
+        """What the log record of a step adds to what is known; the same is not found twice."""
+        found: list[Finding] = []
+        self.whole.add(record)
+        found += judge_run(self.whole, self.options)
+        for name, series in self.series.items():
+            own = {key.removeprefix(f"{name}/"): value for key, value in record.items()
+                   if key.startswith(f"{name}/") or "/" not in key}  # fmt: skip
+            if "loss" not in own:
+                continue  # the interval had no step of this modality
+            if not series.first:
+                found += judge_mask(name, own, self.options)
+            series.begin(own)
+            if record["step"] >= self.first_step:
+                series.add(own)
+                found += judge(name, series, self.options)
+        return self.new(found)
 
-        Raises:
-            TrainingStopped: targets or predictions have collapsed.
-        """
-        if record["step"] < self.first_step:
-            return
-        for name in self.modalities:
-            self._warn_of_empty_targets(name, record)
-            self._check_collapse(name, record)
-
-    def _check_collapse(self, name: str, record: dict[str, Any]) -> None:
-        """Stops a run whose targets or predictions no longer differ from token to token."""
-        for kind, floor in self.floors.items():
-            value = record.get(f"{name}/{kind}")
-            if value is not None and value < floor:
-                raise TrainingStopped(
-                    f"The {kind} of {name} is {value:.4f} at step {record['step']}, below min_{kind}={floor}: tokens "
-                    "no longer differ. Lower optim.lr, lengthen optim.warmup, raise model.ema_decay, or mask more of "
-                    f"the input; min_{kind}=0 switches this check off."
-                )
-
-    def _warn_of_empty_targets(self, name: str, record: dict[str, Any]) -> None:
-        """Says so when a good loss would be no good sign."""
-        share = record.get(f"{name}/explained_by_position", 0.0)
-        if share > POSITION_ALARM and name not in self.warned:
-            self.warned.add(name)
-            logger.warning(
-                "Step %d: %.0f %% of the variance of the %s targets is the same in every sample at the same position, "
-                "so they can be predicted without looking at the input. Vary the position of the content (random "
-                "crops, concatenation), or narrow the position convolutions; trust a probe, not the loss.",
-                record["step"],
-                100 * share,
-                name,
-            )
+    def new(self, findings: Iterable[Finding]) -> list[Finding]:
+        """Those that were not found before."""
+        fresh = []
+        for finding in findings:
+            if (finding.name, finding.modality) not in self.said:
+                self.said.add((finding.name, finding.modality))
+                fresh.append(finding)
+        return fresh

@@ -179,7 +179,8 @@ def _check_model(model: dict[str, Any]) -> None:
 FREE_ON_RESUME = frozenset(
     """output_dir max_steps accumulate compile gradient_checkpointing cpu log_every checkpoint_every checkpoint_minutes
     keep_last keep_every resume
-    max_bad_steps max_bad_share non_finite collapse patience min_target_std min_prediction_std std_check_from report_to push_to_hub hub_model_id
+    max_bad_steps max_bad_fraction max_skipped_share non_finite collapse patience min_target_std
+    min_prediction_std std_check_from report_to push_to_hub hub_model_id
     data.num_workers data.prefetch optim.schedule_steps""".split()
 )
 

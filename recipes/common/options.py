@@ -135,7 +135,7 @@ class Options:
     folder or a Hub name. The teacher starts from the file, or from the student where the file has none."""
     max_bad_steps: int = 5
     """Stop after so many consecutive steps whose loss or gradient is not finite. Each such step is skipped."""
-    max_bad_share: float = 0.1
+    max_skipped_share: float = 0.1
     """Stop when more than this share of all steps (from the hundredth on) was skipped for that reason."""
     non_finite: str = "skip"
     """What a step whose loss or gradient is not finite does: `skip` leaves it out, up to these two limits; `stop` ends
@@ -144,6 +144,9 @@ class Options:
     """What a collapsed run does (`health_rules.py`): `stop`, or `warn` to go on and only be told."""
     patience: int = 5
     """Log lines in a row that must agree before a run is stopped or warned; a few stop four times as late."""
+    max_bad_fraction: float = 0.01
+    """Stop when more than this share of a modality's samples cannot be used, and more than ten of them; 1 = never,
+    0 = at the first one. They are replaced, and listed in `bad_samples.jsonl`."""
     min_target_std: float = 0.05
     """Stop when the targets' standard deviation over a batch is below this; 0 = never."""
     min_prediction_std: float = 0.01
@@ -233,8 +236,10 @@ class Options:
         for name in ("max_steps", "accumulate", "log_every", "keep_last", "max_bad_steps", "patience"):
             _at_least(name, getattr(self, name), 1)
         for name in ("seed", "checkpoint_every", "checkpoint_minutes", "keep_every", "min_target_std",
-                     "min_prediction_std", "std_check_from", "max_bad_share"):  # fmt: skip
+                     "min_prediction_std", "std_check_from", "max_skipped_share"):  # fmt: skip
             _at_least(name, getattr(self, name), 0)
+        if not 0 <= self.max_bad_fraction <= 1:
+            raise OptionError(f"max_bad_fraction is {self.max_bad_fraction}. It must be from 0 to 1.")
         if self.seed >= 2**31:
             raise OptionError(f"seed is {self.seed}. It must be below {2**31}.")
         _at_least("data.num_workers", self.data.num_workers, 0)

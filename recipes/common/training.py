@@ -15,6 +15,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from recipes.common.agreement import first_problem
+from recipes.common.bad_samples import BadSampleLedger, data_explained
 from recipes.common.batches import MicroBatch, StepDataset, load_steps
 from recipes.common.checkpointing import CheckpointFolder
 from recipes.common.engine import clip_gradient, micro_batch, prepare
@@ -76,6 +77,7 @@ class Pretraining:
         )
         self.meter = StepMeter(accelerator.device, self.sum_over_processes, accelerator.is_main_process, self.speed)
         self.finite = NonFinitePolicy(options.max_bad_steps)
+        self.bad_samples = BadSampleLedger(Path(folder) / "bad_samples.jsonl", options.max_bad_fraction, accelerator)
         self.health = RunHealth(
             options,
             model.config,
@@ -143,9 +145,8 @@ class Pretraining:
         Raises:
             TrainingStopped: after `max_bad_steps` such steps in a row.
         """
-        bad = ~(torch.isfinite(loss) & torch.isfinite(grad_norm))
         # The one host synchronisation of a step: the weights must not move before it is known.
-        bad = bool(self.sum_over_processes(bad.int()))
+        bad = self.agree(~(torch.isfinite(loss) & torch.isfinite(grad_norm)))
         scaler = self.accelerator.scaler
         if not bad or scaler is not None:
             self.optimizer.step()  # a gradient scaler leaves out the step by itself and lowers its scale
@@ -155,6 +156,13 @@ class Pretraining:
         # fp16 finds its scale by overflowing; only once that is exhausted does an overflow mean trouble.
         self.finite.bad(self.step + 1, counts=scaler is None or scaler.get_scale() <= 1)
         return False
+
+    def agree(self, bad: Tensor) -> bool:
+        """Whether something is bad in any process; the same sum tells all what one of them was told from outside."""
+        wishes = self.outside.wishes(self.accelerator.device)
+        bad, *wishes = self.sum_over_processes(torch.cat([bad.int().view(1), wishes])).tolist()
+        self.outside.agree(wishes)
+        return bool(bad)
 
     def learning_rate_at(self, step: int) -> float:
         """Learning rate of a step (counted from 0)."""
@@ -176,10 +184,14 @@ class Pretraining:
 
         Returns:
             Summary: steps, seconds, samples, skipped steps and the last log record.
+
+        Raises:
+            RunInterrupted: the run was told to stop; a checkpoint of its present step was written.
         """
         options, accelerator = self.options, self.accelerator
         log = RunLog(self.log_path if accelerator.is_main_process else None, self.step)
         self.health.open(self.step)
+        self.bad_samples.open(self.step)
         batches = load_steps(
             self.steps,
             self.step,
@@ -195,31 +207,46 @@ class Pretraining:
         bar = tqdm(total=options.max_steps, initial=self.step, disable=not shown, unit="step")
         started = time.perf_counter()
         self.speed.open()
-        with bar:
+        with self.outside, bar:
             while self.step < options.max_steps:
                 before = time.perf_counter()
-                micro_batches = next(batches)
+                with data_explained():
+                    micro_batches = next(batches)
                 self.speed.waited += time.perf_counter() - before
                 self.speed.count(micro_batches)
                 self.train_step([self.to_device(batch) for batch in micro_batches])
+                self.bad_samples.add(self.step, [batch.report for batch in micro_batches])
                 bar.update()
                 if self.step % options.log_every == 0 or self.step == options.max_steps:
                     record = self.report(log)
                     line = one_line(record, options.max_steps)
                     bar.set_postfix_str(line.split("  ", 1)[1]) if shown else logger.info("%s", line)
-                due = options.checkpoint_every and self.step % options.checkpoint_every == 0
-                if due or self.step == options.max_steps:
+                if self.checkpoint_is_due():
                     self.seconds += time.perf_counter() - started
                     started = time.perf_counter()
                     with self.speed.paused():
+                        log.flush()
                         save_run(self)
+                    self.outside.saved()
+                if self.outside.stop:
+                    raise self.outside.interruption(self.checkpoints.whole()[-1])
+            # A signal may have come while the last checkpoint was written.
+            self.agree(torch.zeros(1, device=accelerator.device))
+            if self.outside.stop:
+                raise self.outside.interruption(self.checkpoints.whole()[-1])
         return {
             "steps": self.step,
             "seconds": round(self.seconds, 3),
             "samples": self.meter.samples,
             "skipped_steps": self.finite.skipped,
+            **self.bad_samples.summary(),
             "last": record,
         }
+
+    def checkpoint_is_due(self) -> bool:
+        """Whether a checkpoint belongs behind this step."""
+        intervals = (self.options.checkpoint_every, self.options.keep_every, self.options.max_steps)
+        return self.outside.checkpoint or any(every and self.step % every == 0 for every in intervals)
 
     def to_device(self, batch: MicroBatch) -> MicroBatch:
         """The micro-batch on the device of this process."""
@@ -238,9 +265,12 @@ class Pretraining:
         record |= self.meter.record()
         record |= self.steps.epochs(self.step)
         record["skipped_steps"] = self.finite.skipped
+        self.bad_samples.flush()
+        record |= self.bad_samples.record()
         log.write(record)
         if self.options.report_to:
             self.accelerator.log({name: value for name, value in record.items() if name != "step"}, step=self.step)
+        self.bad_samples.check()
         self.health.check(record)
         return record
 
