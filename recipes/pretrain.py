@@ -35,6 +35,7 @@ from recipes.common.building import (
     prepare_tokenizer,
 )
 from recipes.common.checkpointing import CheckpointError
+from recipes.common.command_line import as_overrides
 from recipes.common.data_report import collect_data_report
 from recipes.common.engine import make_accelerator
 from recipes.common.export import export, push
@@ -60,14 +61,14 @@ def main(arguments: list[str]) -> dict[str, Any]:
     """Runs the program.
 
     Args:
-        arguments: configuration, then `key=value` overrides.
+        arguments: configuration, then overrides as `key=value` or `--key value`.
 
     Returns:
         Summary of the run, see `Pretraining.run`.
     """
     if not arguments or arguments[0] in ("-h", "--help"):
         raise SystemExit(__doc__)
-    return pretrain(load_options(arguments[0], arguments[1:]))
+    return pretrain(load_options(arguments[0], as_overrides(arguments[1:])))
 
 
 def pretrain(options: Options) -> dict[str, Any]:
@@ -123,7 +124,8 @@ def train(options: Options, accelerator: Accelerator, folder: Path) -> dict[str,
         sources = open_sources(options, channels)
     tokenizer = None
     if "text" in sources:
-        with options_explained("The tokenizer"), accelerator.main_process_first():
+        # What is bad among the documents is met again, and reported, when they are packed.
+        with options_explained("The tokenizer"), accelerator.main_process_first(), collect_data_report():
             tokenizer = prepare_tokenizer(
                 options, sources["text"], folder / "tokenizer", write=accelerator.is_main_process
             )

@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from recipes.common.findings import Findings, collect_findings, usable_item
+from recipes.common.data_report import DataReport, collect_data_report, usable_item
+from recipes.common.preemption import protect_worker
 from recipes.common.sample_order import Mixture, SampleKey, spread_pattern, stable_seed
 
 
@@ -25,7 +26,7 @@ class MicroBatch(NamedTuple):
     inputs: dict[str, torch.Tensor]
     tokens: int
     """Real tokens of the samples, masked or not."""
-    found: Findings | None = None
+    report: DataReport | None = None
     """What was met in the data while it was prepared."""
 
 
@@ -139,10 +140,10 @@ class StepDataset(Dataset):
         for modality in self.plan.modalities_at(step):
             own = part(self.plan.samples(step, modality), self.rank, self.world_size)
             for piece in range(self.accumulate):
-                with collect_findings() as found:
+                with collect_data_report() as report:
                     items = [self._item(modality, key) for key in part(own, piece, self.accumulate)]
                 inputs = self.collator(items, step)
-                batches.append(MicroBatch(modality, inputs, self.count_tokens(modality, inputs), found.packed()))
+                batches.append(MicroBatch(modality, inputs, self.count_tokens(modality, inputs), report.packed()))
         return batches
 
     def epochs(self, step: int) -> dict[str, float]:
@@ -176,6 +177,7 @@ def load_steps(
             num_workers=num_workers,
             prefetch_factor=prefetch if num_workers else None,
             pin_memory=pin_memory,
+            worker_init_fn=protect_worker,
             generator=torch.Generator().manual_seed(0),
         )
     )

@@ -1,31 +1,38 @@
 """Checkpoints that survive a kill at any moment.
 
-A checkpoint is written into a temporary folder, flushed to the disk and renamed, so `step_*` folders appear whole.
-A manifest of file sizes is written last: a folder without it, or with a file of another size (a copy that broke off, a
-full disk), is torn and passed over in favour of the one before. All tensors are read with safetensors or with
-`weights_only=True`, so a checkpoint cannot run code.
+A checkpoint is written into a temporary folder, flushed to the disk and renamed, so `step_*` folders appear whole;
+what is older is removed only after that. `manifest.py` tells those that were damaged later, which are passed over in
+favour of the one before. All tensors are read with safetensors or with `weights_only=True`, so a checkpoint cannot run
+code.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import os
+import pickle
 import random
 import shutil
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from recipes.common.manifest import PREFIX, step_of, what_is_missing, write_manifest
+from recipes.common.storage import is_write_failure, write_failure
 
-MANIFEST = "manifest.json"
-_PREFIX = "step_"
+
+logger = logging.getLogger(__name__)
 
 
 class CheckpointError(RuntimeError):
-    """A checkpoint cannot be used; the message says why and what to do."""
+    """A checkpoint cannot be written or used; the message says why and what to do."""
 
 
 def random_states() -> dict[str, Any]:
@@ -55,17 +62,29 @@ class CheckpointFolder:
     """The `checkpoints` folder of a run.
 
     With several processes the main one writes everything but the random states, which each process writes
-    itself; `barrier` keeps them together.
+    itself. They proceed together, and give up together.
 
     Args:
         folder: where the `step_*` folders are.
         keep_last: number of checkpoints that are kept.
         rank: this process.
-        barrier: returns when all processes have called it.
+        agree: takes what went wrong in this process, or None, and returns the first thing that went wrong in any of
+            them, when all have called it.
+        keep_every: checkpoints of multiples of so many steps are kept besides; 0 = none.
     """
 
-    def __init__(self, folder: Path, keep_last: int = 2, rank: int = 0, barrier=lambda: None):
-        self.folder, self.keep_last, self.rank, self.barrier = Path(folder), keep_last, rank, barrier
+    def __init__(
+        self,
+        folder: Path,
+        keep_last: int = 2,
+        rank: int = 0,
+        agree: Callable[[str | None], str | None] = lambda problem: problem,
+        keep_every: int = 0,
+    ):
+        self.folder, self.keep_last, self.rank, self.agree = Path(folder), keep_last, rank, agree
+        self.keep_every = keep_every
+        # Those whose content turned out to be damaged when it was read; their sizes do not tell.
+        self.damaged: dict[Path, str] = {}
 
     def save(
         self,
@@ -88,72 +107,130 @@ class CheckpointFolder:
 
         Returns:
             The folder of the checkpoint.
+
+        Raises:
+            CheckpointError: it could not be written, in every process; the checkpoints before it are as they were.
         """
-        final, draft = self.folder / f"{_PREFIX}{step:08d}", self.folder / f".draft_{step:08d}"
-        if self.rank == 0:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            for left_over in self.folder.glob(".draft_*"):
-                shutil.rmtree(left_over)
-            draft.mkdir()
-        self.barrier()
-        own = draft / f"process_{self.rank}.pt"
-        torch.save({"random": random_states(), "state": own_state}, own)
-        _flush(own)
-        if self.rank == 0:
-            tensors = {name: tensor.detach().contiguous().cpu() for name, tensor in model_state.items()}
-            save_file(tensors, draft / "model.safetensors", metadata={"format": "pt"})
-            torch.save(optimizer_state, draft / "optimizer.pt")
-            (draft / "progress.json").write_text(json.dumps({"step": step, **progress}, indent=1))
-            for name, text in (texts or {}).items():
-                (draft / name).write_text(text, encoding="utf-8")
-        self.barrier()
-        if self.rank == 0:
-            sizes = {path.name: path.stat().st_size for path in sorted(draft.iterdir())}
-            (draft / MANIFEST).write_text(json.dumps(sizes, indent=1))
-            for path in (*draft.iterdir(), draft):
-                _flush(path)
-            if final.exists():
-                shutil.rmtree(final)  # a torn one of the same step
-            os.rename(draft, final)
-            _flush(self.folder)
-            for old in self.whole()[: -self.keep_last]:
-                shutil.rmtree(old)
-        self.barrier()
+        final, draft = self.folder / f"{PREFIX}{step:08d}", self.folder / f".draft_{step:08d}"
+        tensors = {name: tensor.detach().contiguous().cpu() for name, tensor in model_state.items()}
+        stages = (
+            partial(self._begin, draft),
+            partial(self._write, draft, tensors, optimizer_state, {"step": step, **progress}, own_state, texts or {}),
+            partial(self._finish, draft, final, step),
+        )
+        for stage in stages:
+            problem = cause = None
+            try:
+                stage()
+            except Exception as error:  # whatever it is: a process that stops alone leaves the others waiting
+                cause = error
+                needed = size_in_bytes(tensors) + size_in_bytes(optimizer_state)
+                problem = write_failure(f"The checkpoint of step {step}", self.folder, error, self._advice(), needed)
+            problem = self.agree(problem)
+            if problem:
+                if self.rank == 0:
+                    shutil.rmtree(draft, ignore_errors=True)
+                if cause is not None and not is_write_failure(cause):
+                    raise cause
+                raise CheckpointError(problem) from cause
         return final
 
+    def _begin(self, draft: Path) -> None:
+        """Makes the draft; what former attempts left behind goes."""
+        if self.rank != 0:
+            return
+        if not self.folder.exists():
+            self.folder.mkdir(parents=True)
+            _flush(self.folder.parent)
+        for left_over in (*self.folder.glob(".draft_*"), *self.folder.glob(".removed_*")):
+            shutil.rmtree(left_over)
+        draft.mkdir()
+
+    def _write(
+        self,
+        draft: Path,
+        tensors: dict[str, torch.Tensor],
+        optimizer_state: dict[str, Any],
+        progress: dict[str, Any],
+        own_state: Any,
+        texts: dict[str, str],
+    ) -> None:
+        """Writes the files of this process."""
+        own = draft / f"process_{self.rank}.pt"
+        _save({"random": random_states(), "state": own_state}, own)
+        _flush(own)
+        if self.rank != 0:
+            return
+        save_file(tensors, draft / "model.safetensors", metadata={"format": "pt"})
+        _save(optimizer_state, draft / "optimizer.pt")
+        (draft / "progress.json").write_text(json.dumps(progress, indent=1))
+        for name, text in texts.items():
+            (draft / name).write_text(text, encoding="utf-8")
+
+    def _finish(self, draft: Path, final: Path, step: int) -> None:
+        """Lists what was written, gives the checkpoint its name, and only then removes older ones."""
+        if self.rank != 0:
+            return
+        write_manifest(draft, step)
+        for path in (*draft.iterdir(), draft):
+            _flush(path)
+        if final.exists():
+            self._remove(final)  # a torn one of the same step
+        os.rename(draft, final)
+        _flush(self.folder)
+        self.damaged.pop(final, None)
+        try:
+            for old in self.superfluous(final):
+                self._remove(old)
+        except OSError as error:
+            logger.warning("An old checkpoint in %s cannot be removed: %s.", self.folder, error)
+
+    def _remove(self, checkpoint: Path) -> None:
+        """Removes a checkpoint; a kill in between leaves no part of one under its name."""
+        hidden = checkpoint.with_name(f".removed_{checkpoint.name}")
+        os.rename(checkpoint, hidden)
+        shutil.rmtree(hidden)
+
+    def superfluous(self, newest: Path) -> list[Path]:
+        """Checkpoints to remove once `newest` is safe: whole ones beyond `keep_last`, and torn ones before it."""
+        kept = set(self.whole()[-self.keep_last :])
+        return [path for path in self._all() if path < newest and path not in kept and not self._is_for_ever(path)]
+
+    def _is_for_ever(self, checkpoint: Path) -> bool:
+        return bool(self.keep_every) and step_of(checkpoint) % self.keep_every == 0
+
+    def _advice(self) -> str:
+        newest = next(reversed(self.whole()), None)
+        before = "There is none before it" if newest is None else f"{newest.name} before it is whole"
+        return f"{before}. Make room or repair the folder, then give the same command again."
+
+    def _all(self) -> Iterator[Path]:
+        return (path for path in sorted(self.folder.glob(f"{PREFIX}*")) if step_of(path) is not None)
+
     def whole(self) -> list[Path]:
-        """Complete checkpoints, oldest first."""
-        return [path for path in sorted(self.folder.glob(f"{_PREFIX}*")) if not what_is_missing(path)]
+        """Complete checkpoints, oldest first, as far as sizes and what has been read tell."""
+        return [path for path in self._all() if path not in self.damaged and not what_is_missing(path)]
 
     def torn(self) -> dict[Path, str]:
-        """Incomplete checkpoints and what each one lacks."""
-        reasons = {path: what_is_missing(path) for path in sorted(self.folder.glob(f"{_PREFIX}*"))}
+        """Checkpoints that cannot be used and why, as far as sizes and what has been read tell."""
+        reasons = {path: self.damaged.get(path) or what_is_missing(path) for path in self._all()}
         return {path: reason for path, reason in reasons.items() if reason}
 
     def newest(self) -> Path | None:
-        """The newest complete checkpoint."""
-        return next(reversed(self.whole()), None)
-
-
-def what_is_missing(checkpoint: Path) -> str | None:
-    """Why a checkpoint cannot be used, or None when it is whole."""
-    try:
-        sizes = json.loads((checkpoint / MANIFEST).read_text())
-    except (OSError, ValueError):
-        return f"it has no readable {MANIFEST}"
-    for name, size in sizes.items():
-        path = checkpoint / name
-        if not path.is_file():
-            return f"{name} is missing"
-        if path.stat().st_size != size:
-            return f"{name} has {path.stat().st_size} bytes instead of {size}"
-    return None
+        """The newest complete checkpoint; its content is read and compared."""
+        for path in reversed(self.whole()):
+            damage = what_is_missing(path, content=True)
+            if not damage:
+                return path
+            self.damaged[path] = damage
+        return None
 
 
 def load_checkpoint(checkpoint: Path, rank: int = 0) -> dict[str, Any]:
     """Content of a checkpoint: `model`, `optimizer`, `progress`, and `own` of this process.
 
-    `own` holds `random` and `state`; it is None for a process that the run did not have when it was written.
+    `own` holds `random` and `state`; it is None for a process that the run did not have when it was written. Sizes are
+    checked here; `CheckpointFolder.newest` has compared the content.
 
     Raises:
         CheckpointError: the checkpoint is torn.
@@ -162,12 +239,32 @@ def load_checkpoint(checkpoint: Path, rank: int = 0) -> dict[str, Any]:
     if missing:
         raise CheckpointError(f"The checkpoint {checkpoint} is not whole: {missing}. Remove it, or use an older one.")
     own = checkpoint / f"process_{rank}.pt"
-    return {
-        "model": load_file(checkpoint / "model.safetensors"),
-        "optimizer": torch.load(checkpoint / "optimizer.pt", weights_only=True, map_location="cpu"),
-        "progress": json.loads((checkpoint / "progress.json").read_text()),
-        "own": torch.load(own, weights_only=True) if own.exists() else None,
-    }
+    try:
+        return {
+            "model": load_file(checkpoint / "model.safetensors"),
+            "optimizer": torch.load(checkpoint / "optimizer.pt", weights_only=True, map_location="cpu"),
+            "progress": json.loads((checkpoint / "progress.json").read_text()),
+            "own": torch.load(own, weights_only=True) if own.exists() else None,
+        }
+    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise CheckpointError(
+            f"The checkpoint {checkpoint} cannot be read: {reason} Remove it to go on from the one before."
+        ) from error
+
+
+def size_in_bytes(state: Any) -> int:
+    """Bytes of the tensors in a nested state."""
+    if isinstance(state, torch.Tensor):
+        return state.numel() * state.element_size()
+    values = state.values() if isinstance(state, dict) else state if isinstance(state, list | tuple) else ()
+    return sum(map(size_in_bytes, values))
+
+
+def _save(state: Any, path: Path) -> None:
+    """`torch.save` through a file of Python, whose errors name the reason, such as a full disk; others do not."""
+    with open(path, "wb") as file:
+        torch.save(state, file)
 
 
 def _flush(path: Path) -> None:

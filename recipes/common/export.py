@@ -68,6 +68,18 @@ def export(
     folder = Path(folder)
     draft = folder.with_name(f".{folder.name}.draft")
     shutil.rmtree(draft, ignore_errors=True)
+    try:
+        write(draft, model, transforms, tokenizer, card)
+    except BaseException:
+        shutil.rmtree(draft, ignore_errors=True)
+        raise
+    shutil.rmtree(folder, ignore_errors=True)
+    draft.rename(folder)
+    return folder
+
+
+def write(draft: Path, model: Any, transforms: dict[str, Any], tokenizer: Any, card: str | None) -> None:
+    """Writes what `export` exports."""
     model.save_pretrained(draft)
     config = model.config
     parts: dict[str, Any] = {}
@@ -82,9 +94,6 @@ def export(
     Data2VecProcessor(**parts).save_pretrained(draft)
     if card is not None:
         (draft / CARD).write_text(card, encoding="utf-8")
-    shutil.rmtree(folder, ignore_errors=True)
-    draft.rename(folder)
-    return folder
 
 
 def push(final: Path, repository: str) -> str:

@@ -6,9 +6,12 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from recipes.common.checkpointing import CheckpointError, load_checkpoint, restore_random_states
+from torch import nn
+
+from recipes.common.checkpointing import CheckpointError, load_checkpoint, restore_random_states, size_in_bytes
 from recipes.common.options import OptionError
 from recipes.common.sharding import load_model_state, load_optimizer_state, model_state, optimizer_state
+from recipes.common.storage import check_writable, warn_of_little_room
 
 
 if TYPE_CHECKING:
@@ -19,6 +22,7 @@ logger = logging.getLogger(__name__)
 
 def save_run(run: Pretraining) -> Path:
     """Writes a checkpoint of the run's present step."""
+    run.bad_samples.flush()  # before there is a checkpoint, after which none of them would be met again
     scaler, main = run.accelerator.scaler, run.accelerator.is_main_process
     states = {
         "optimizer": optimizer_state(run.optimizer, keep=main),
@@ -29,6 +33,7 @@ def save_run(run: Pretraining) -> Path:
         "bad_in_a_row": run.finite.in_a_row,
         "seconds": run.seconds,
         "samples": run.meter.samples,
+        "reads": dict(run.bad_samples.reads),
         "processes": run.accelerator.num_processes,
         "data": run.steps.fingerprint,
     }
@@ -40,6 +45,38 @@ def save_run(run: Pretraining) -> Path:
         own_state=run.meter.window.state(),
         texts={"config.json": run.inner.config.to_json_string()},
     )
+
+
+def prepare_checkpoints(run: Pretraining) -> Path | None:
+    """Looks at the folder of the checkpoints in the main process: can it be written, and what does it hold?
+
+    Returns:
+        The checkpoint to go on from; None where there is none yet.
+
+    Raises:
+        CheckpointError: there are checkpoints, and none is whole.
+        WriteError: nothing can be written there.
+    """
+    folder = run.checkpoints
+    check_writable(folder.folder)
+    newest = folder.newest()
+    torn = folder.torn()
+    for path, reason in torn.items():
+        logger.warning("The checkpoint %s is passed over: %s.", path, reason)
+    if torn and newest is None:
+        raise CheckpointError(
+            f"No checkpoint in {folder.folder} is whole ({'; '.join(torn.values())}), so the run could only start "
+            "over, which would remove its log. Put a whole one back; to start over, remove the folder or choose "
+            "another output_dir."
+        )
+    warn_of_little_room(folder.folder, checkpoint_bytes(run.inner), run.options.keep_last + 1)
+    return newest
+
+
+def checkpoint_bytes(model: nn.Module) -> int:
+    """Bytes of a checkpoint, but for small change: weights, teacher, AdamW's two moments of each trained weight."""
+    trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    return size_in_bytes(list(model.parameters())) + size_in_bytes(list(model.buffers())) + 2 * 4 * trained
 
 
 def resume_run(run: Pretraining, checkpoint: Path) -> None:
@@ -60,6 +97,7 @@ def resume_run(run: Pretraining, checkpoint: Path) -> None:
         run.accelerator.scaler.load_state_dict(content["optimizer"]["scaler"])
     progress = content["progress"]
     run.step, run.seconds, run.meter.samples = progress["step"], progress["seconds"], progress["samples"]
+    run.bad_samples.reads.update(progress.get("reads", {}))
     run.finite.skipped, run.finite.in_a_row = progress["skipped"], progress["bad_in_a_row"]
     if content["own"] is not None:
         run.meter.window.restore(content["own"]["state"])

@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from recipes.common.storage import writing
+
 
 class MetricsWindow:
     """Sums of a log interval, by modality and name, without a host synchronisation until they are read.
@@ -81,6 +83,9 @@ class RunLog:
 
     Attributes:
         last: the newest line; empty where there is none.
+
+    Raises:
+        WriteError: the file cannot be written, here and in `write` and `flush`.
     """
 
     def __init__(self, path: Path | None, step: int = 0):
@@ -89,16 +94,23 @@ class RunLog:
         if path is not None and path.exists():
             kept = [line for line in read_log(path) if line["step"] <= step]
             draft = path.with_suffix(".draft")
-            draft.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
-            os.replace(draft, path)
+            with writing("The log", path.parent):
+                draft.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+                os.replace(draft, path)
             self.last = kept[-1] if kept else {}
 
     def write(self, record: dict[str, Any]) -> None:
-        """Appends a line and hands it to the disk."""
+        """Appends a line and hands it to the operating system."""
         self.last = record
         if self.path is not None:
-            with open(self.path, "a", encoding="utf-8") as file:
+            with writing("The log", self.path.parent), open(self.path, "a", encoding="utf-8") as file:
                 file.write(json.dumps(record) + "\n")
+
+    def flush(self) -> None:
+        """Has the disk hold all lines, before a checkpoint tells a later run that they are there."""
+        if self.path is not None and self.path.exists():
+            with writing("The log", self.path.parent), open(self.path, "rb") as file:
+                os.fsync(file.fileno())
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
