@@ -2,7 +2,8 @@
 
     python recipes/pretrain.py tiny_joint output_dir=runs/tiny_joint
     python recipes/pretrain.py recipes/configs/tiny_vision.yaml data.vision=path/to/images optim.lr=5e-4 max_steps=2000
-    accelerate launch --num_processes 8 recipes/pretrain.py my_run.yaml mixed_precision=bf16
+    python recipes/pretrain.py my_run.yaml --dry_run  # size, memory, time and disk of the run, without starting it
+    accelerate launch --num_processes 8 recipes/pretrain.py my_run.yaml --mixed_precision bf16 --report_to tensorboard
 
 The same command again goes on from the newest whole checkpoint. See `recipes/common/options.py` for every option.
 """
@@ -40,6 +41,7 @@ from recipes.common.data_report import collect_data_report
 from recipes.common.engine import make_accelerator
 from recipes.common.export import export, push
 from recipes.common.health import TrainingStopped
+from recipes.common.online_probe import OnlineProbe
 from recipes.common.option_files import build_options, check_resumable, load_options, read_yaml, save_options
 from recipes.common.optional import MissingDependencyError
 from recipes.common.options import OptionError, Options
@@ -134,11 +136,14 @@ def train(options: Options, accelerator: Accelerator, folder: Path) -> dict[str,
         model = build_model(options, config)
     with options_explained("The data"), collect_data_report() as report:
         steps = build_steps(options, config, sources, tokenizer, accelerator.process_index, accelerator.num_processes)
-    run = Pretraining(options, accelerator, model, steps, folder)
+    with options_explained("The probe"):
+        observers = [OnlineProbe(options, config, accelerator, tokenizer)]
+    run = Pretraining(options, accelerator, model, steps, folder, observers)
     run.bad_samples.prepare({name: len(source) for name, source in sources.items()}, report)
     start(run, accelerator)
     record = RunRecord(folder, accelerator.is_main_process)
-    with recorded(record, run):
+    run.trackers.start(options, record, run.step)
+    with run.trackers, recorded(record, run):
         summary = run.run()
 
     trained = whole_model(run.inner)

@@ -7,8 +7,6 @@ another launcher sets; `recipes/configs/accelerate/` holds ready files.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
-import json
 import os
 from collections.abc import Iterator, Sequence
 
@@ -22,28 +20,28 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from recipes.common.options import OptionError, Options
 from recipes.common.sharding import whole
+from recipes.common.trackers import tracker_names
 
 
 def make_accelerator(options: Options) -> Accelerator:
-    """Accelerate's engine for the options. Trackers start with the resolved options.
+    """Accelerate's engine for the options. Trackers are only named here, see `Trackers.start`.
 
     Raises:
-        OptionError: the launcher asks for what the training cannot do.
+        OptionError: the launcher asks for what the training cannot do, or there is no such tracker.
+        MissingDependencyError: a tracker is not installed.
     """
     sharding = sharding_plugin()
     accelerator = Accelerator(
         cpu=options.cpu,
         mixed_precision=options.mixed_precision,
         dynamo_backend="inductor" if options.compile else None,
-        log_with=options.report_to or None,
+        log_with=tracker_names(options.report_to) or None,
         project_dir=options.output_dir,
         fsdp_plugin=sharding,
         kwargs_handlers=[DistributedDataParallelKwargs()],
     )
     if sharding is not None:
         shard_on_any_device(accelerator, sharding)
-    if options.report_to:
-        accelerator.init_trackers("data2vec", config={"options": json.dumps(dataclasses.asdict(options))})
     return accelerator
 
 

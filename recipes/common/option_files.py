@@ -180,8 +180,9 @@ FREE_ON_RESUME = frozenset(
     """output_dir max_steps accumulate compile gradient_checkpointing cpu log_every checkpoint_every checkpoint_minutes
     keep_last keep_every resume
     max_bad_steps max_bad_fraction max_skipped_share non_finite collapse patience min_target_std
-    min_prediction_std std_check_from report_to push_to_hub hub_model_id
-    data.num_workers data.prefetch optim.schedule_steps""".split()
+    min_prediction_std std_check_from probe pictures_every report_to project run_name dry_run push_to_hub hub_model_id
+    text.micro_batch_size vision.micro_batch_size audio.micro_batch_size text.micro_batch_tokens
+    audio.micro_batch_tokens data.num_workers data.prefetch optim.schedule_steps""".split()
 )
 
 

@@ -36,8 +36,19 @@ class DataOptions:
 class ModalityOptions:
     """A modality of the run: batch size, share, data options and transform."""
 
-    batch_size: int = 16
-    """Samples in one optimizer step, over all processes and micro-batches together."""
+    batch_size: int | None = None
+    """Samples in one optimizer step, over all processes and micro-batches together; null = 16, or what `batch_tokens`
+    holds."""
+    batch_tokens: int | None = None
+    """In the place of `batch_size`: as many samples as so many tokens hold, padding not counted (frames of speech,
+    tokens of text)."""
+    micro_batch_size: int | None = None
+    """Most samples that one forward pass takes on a device: the number of micro-batches follows, in the place of
+    `accumulate`, so that the batch stays the same on any number of devices."""
+    micro_batch_tokens: int | None = None
+    """The same in tokens, padding counted."""
+    bucket_steps: int = 0
+    """The samples of so many steps are sorted by length and dealt out anew, which saves padding; 0 = not."""
     ratio: float = 1.0
     """Share of the steps (`schedule: alternate`) or weight of the loss (`schedule: mixed`), relative to the other
     modalities."""
@@ -47,6 +58,15 @@ class ModalityOptions:
     """Further arguments of `open_dataset` for this source, such as groups to leave out."""
     transform: dict[str, Any] = field(default_factory=dict)
     """Options of `build_transform` for this modality: crops, flips, concatenation, lengths."""
+
+    def __post_init__(self):
+        if self.batch_size is None and self.batch_tokens is None:
+            self.batch_size = 16
+
+    @property
+    def needs_lengths(self) -> bool:
+        """Whether batches depend on the lengths of the samples."""
+        return bool(self.batch_tokens or self.micro_batch_tokens or self.bucket_steps)
 
 
 @dataclass(kw_only=True)
@@ -86,6 +106,46 @@ class OptimOptions:
     """Decay 1-D parameters, biases and ALiBi scales too (the published audio base run does)."""
     max_grad_norm: float = 0.0
     """Clip the norm of the whole gradient to this; 0 = no clipping."""
+
+
+@dataclass(kw_only=True)
+class ProbeDataOptions:
+    """Labelled data that a modality is probed on; the names are those of `recipes/probe.py`."""
+
+    data: str | None = None
+    """Source; null = the first one that the run trains on, with the arguments of its `dataset` section."""
+    train_split: str = "train"
+    """Split that the probe is fitted on."""
+    test_split: str | None = None
+    """Split that it is measured on; null = `test`, or without one a fifth of every class, held out."""
+    test_groups: list[str] = field(default_factory=list)
+    """Measure on these groups only, such as speakers, and fit on none of them."""
+    exclude_groups: list[str] = field(default_factory=list)
+    """Groups left out of both parts."""
+    dataset: dict[str, Any] = field(default_factory=dict)
+    """Further arguments of `open_dataset`, such as `label_column`."""
+
+
+@dataclass(kw_only=True)
+class ProbeOptions:
+    """The online probe: what a simple classifier reads from frozen features, while the run goes on."""
+
+    every: int = 0
+    """Steps between two probes, the first before training; 0 = none."""
+    kind: str = "knn"
+    """`knn`, which takes little time, or `linear`."""
+    weights: str = "student"
+    """Encoder that is probed: `student`, which is exported, or `teacher`."""
+    max_samples: int = 2000
+    """At most so many samples of either part, drawn once for all."""
+    neighbours: int = 20
+    """k of the kNN probe."""
+    text: ProbeDataOptions | None = None
+    """Data of the probe of text; without a section, the training data where it is labelled."""
+    vision: ProbeDataOptions | None = None
+    """The same for images."""
+    audio: ProbeDataOptions | None = None
+    """The same for speech."""
 
 
 @dataclass(kw_only=True)
@@ -155,11 +215,22 @@ class Options:
     """Step from which log lines are checked for these two, though never before the warm-up is over: a fresh decoder
     predicts almost the same everywhere."""
     report_to: list[str] = field(default_factory=list)
-    """Trackers of Accelerate that get the log lines too, such as tensorboard or wandb."""
+    """Trackers of Accelerate that get the log lines too, such as `tensorboard` or `wandb`; `all` for every one that is
+    installed, `none` for none. A list, or names with commas between."""
+    project: str = "data2vec"
+    """Project, or experiment, that the trackers put the run under."""
+    run_name: str | None = None
+    """Name of the run there; null = the name of `output_dir`."""
+    dry_run: bool = False
+    """Print what the run would be (parameters, memory, data, time, disk) after a few real steps, and write nothing."""
     push_to_hub: bool = False
     """Upload the exported model at the end."""
     hub_model_id: str | None = None
     """Repository to upload to; null = the name of `output_dir`."""
+    pictures_every: int = 0
+    """Steps between two sets of pictures of masks and of nearest neighbours in `pictures/`; 0 = none."""
+    probe: ProbeOptions = field(default_factory=ProbeOptions)
+    """Online probe of the features."""
     data: DataOptions = field(default_factory=DataOptions)
     """Data sources and loading."""
     model: dict[str, Any] = field(default_factory=dict)
@@ -196,6 +267,8 @@ class Options:
         return round(hold * self.schedule_steps) if hold < 1 else round(hold)
 
     def __post_init__(self):
+        names = [name.strip() for entry in self.report_to for name in entry.split(",")]
+        self.report_to = [name for name in names if name not in ("", "none", "no")]
         if not self.output_dir:
             raise OptionError("output_dir is empty. Name the folder of the run, for example output_dir=runs/first.")
         if not self.modalities:
@@ -205,10 +278,15 @@ class Options:
         _choice("resume", self.resume, ("auto", "never"))
         _choice("non_finite", self.non_finite, ("skip", "stop"))
         _choice("collapse", self.collapse, ("stop", "warn"))
+        _choice("probe.kind", self.probe.kind, ("knn", "linear"))
+        _choice("probe.weights", self.probe.weights, ("student", "teacher"))
+        for name in MODALITIES:
+            if getattr(self.probe, name) is not None and name not in self.modalities:
+                raise OptionError(f"probe.{name} is given, but the run has no {name}. Leave it out.")
         self._check_ranges()
         for name in self.modalities:
             section = getattr(self, name)
-            _at_least(f"{name}.batch_size", section.batch_size, self.accumulate)
+            self._check_batches(name, section)
             if not 0 < section.ratio < math.inf:
                 raise OptionError(f"{name}.ratio is {section.ratio}. It must be positive; to leave a modality out, "
                                   f"set {name}=null.")  # fmt: skip
@@ -231,6 +309,24 @@ class Options:
                 f"for example optim.min_lr={0.01 * self.optim.lr:g}."
             )
 
+    def _check_batches(self, name: str, section: ModalityOptions) -> None:
+        """Checks what decides the size of the batches of a modality."""
+        _at_least(f"{name}.bucket_steps", section.bucket_steps, 0)
+        for option in ("batch_size", "batch_tokens", "micro_batch_size", "micro_batch_tokens"):
+            if getattr(section, option) is not None:
+                _at_least(f"{name}.{option}", getattr(section, option), 1)
+        for pair in (("batch_size", "batch_tokens"), ("micro_batch_size", "micro_batch_tokens")):
+            if None not in (getattr(section, option) for option in pair):
+                raise OptionError(f"{name}.{pair[0]} and {name}.{pair[1]} are both given. Set one of them to null.")
+        if name == "vision" and section.needs_lengths:
+            raise OptionError(
+                "vision takes neither batch_tokens, micro_batch_tokens nor bucket_steps: images all have the same "
+                "size. Give vision.batch_size and vision.micro_batch_size."
+            )
+        is_limited = section.micro_batch_size or section.micro_batch_tokens
+        if section.batch_size is not None and not is_limited:
+            _at_least(f"{name}.batch_size", section.batch_size, self.accumulate)
+
     def _check_ranges(self) -> None:
         """Checks the numbers that have a least value."""
         for name in ("max_steps", "accumulate", "log_every", "keep_last", "max_bad_steps", "patience"):
@@ -242,6 +338,9 @@ class Options:
             raise OptionError(f"max_bad_fraction is {self.max_bad_fraction}. It must be from 0 to 1.")
         if self.seed >= 2**31:
             raise OptionError(f"seed is {self.seed}. It must be below {2**31}.")
+        _at_least("pictures_every", self.pictures_every, 0)
+        for name, least in (("every", 0), ("max_samples", 1), ("neighbours", 1)):
+            _at_least(f"probe.{name}", getattr(self.probe, name), least)
         _at_least("data.num_workers", self.data.num_workers, 0)
         _at_least("data.prefetch", self.data.prefetch, 1)
         for name in ("min_lr", "warmup", "hold", "eps", "weight_decay", "max_grad_norm"):

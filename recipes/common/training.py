@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import time
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from recipes.common.checkpointing import CheckpointFolder
 from recipes.common.engine import clip_gradient, micro_batch, prepare
 from recipes.common.flops import step_flops
 from recipes.common.health import NonFinitePolicy
+from recipes.common.observers import Observer, Observers
 from recipes.common.optim import build_optimizer, learning_rate, set_learning_rate
 from recipes.common.options import Options
 from recipes.common.preemption import Interruptions
@@ -29,6 +31,7 @@ from recipes.common.run_health import RunHealth
 from recipes.common.run_state import save_run
 from recipes.common.runlog import RunLog, one_line
 from recipes.common.throughput import SpeedMeter
+from recipes.common.trackers import Trackers
 
 
 logger = logging.getLogger(__name__)
@@ -43,6 +46,7 @@ class Pretraining:
         model: a `Data2VecForPreTraining`.
         steps: this process's micro-batches by step.
         folder: folder of the run, for `checkpoints` and `log.jsonl`.
+        observers: look at the model at intervals.
     """
 
     def __init__(
@@ -52,6 +56,7 @@ class Pretraining:
         model: torch.nn.Module,
         steps: StepDataset,
         folder: Path,
+        observers: Sequence[Observer] = (),
     ):
         self.options, self.accelerator, self.steps = options, accelerator, steps
         self.inner = model
@@ -75,6 +80,7 @@ class Pretraining:
             accelerator.num_processes,
             step_flops(model.config),
         )
+        self.trackers = Trackers(accelerator)
         self.meter = StepMeter(accelerator.device, self.sum_over_processes, accelerator.is_main_process, self.speed)
         self.finite = NonFinitePolicy(options.max_bad_steps)
         self.bad_samples = BadSampleLedger(Path(folder) / "bad_samples.jsonl", options.max_bad_fraction, accelerator)
@@ -87,6 +93,7 @@ class Pretraining:
             self.sum_over_processes,
             accelerator.device,
         )
+        self.observers = Observers(observers)
         self.step = 0
         self.seconds = 0.0
 
@@ -207,6 +214,8 @@ class Pretraining:
         bar = tqdm(total=options.max_steps, initial=self.step, disable=not shown, unit="step")
         started = time.perf_counter()
         self.speed.open()
+        if self.step == 0 and not log.last:
+            self.observe(log)
         with self.outside, bar:
             while self.step < options.max_steps:
                 before = time.perf_counter()
@@ -217,8 +226,10 @@ class Pretraining:
                 self.train_step([self.to_device(batch) for batch in micro_batches])
                 self.bad_samples.add(self.step, [batch.report for batch in micro_batches])
                 bar.update()
-                if self.step % options.log_every == 0 or self.step == options.max_steps:
-                    record = self.report(log)
+                logged = self.step % options.log_every == 0 or self.step == options.max_steps
+                seen = self.observe(None if logged else log)
+                if logged:
+                    record = self.report(log, seen)
                     line = one_line(record, options.max_steps)
                     bar.set_postfix_str(line.split("  ", 1)[1]) if shown else logger.info("%s", line)
                 if self.checkpoint_is_due():
@@ -226,6 +237,7 @@ class Pretraining:
                     started = time.perf_counter()
                     with self.speed.paused():
                         log.flush()
+                        self.health.events.flush()
                         save_run(self)
                     self.outside.saved()
                 if self.outside.stop:
@@ -254,8 +266,27 @@ class Pretraining:
         return batch._replace(inputs={name: value.to(device, non_blocking=True)
                                       for name, value in batch.inputs.items()})  # fmt: skip
 
-    def report(self, log: RunLog) -> dict[str, Any]:
+    def observe(self, log: RunLog | None) -> dict[str, Any]:
+        """What the observers see that are due after this step; their time is not the training's.
+
+        Args:
+            log: that gets a line of its own with it; None where a log record follows.
+        """
+        if not self.observers.due(self.step):
+            return {}
+        with self.speed.paused():
+            seen = self.observers.look(self.inner, self.step)
+        if seen and log is not None:
+            log.write({"step": self.step} | seen)
+            self.trackers.log({"step": self.step} | seen)
+        return seen
+
+    def report(self, log: RunLog, seen: dict[str, Any]) -> dict[str, Any]:
         """Writes the log record of the interval that ends here.
+
+        Args:
+            log: of the run.
+            seen: by the observers.
 
         Raises:
             TrainingStopped: the record shows that training cannot usefully go on.
@@ -267,9 +298,9 @@ class Pretraining:
         record["skipped_steps"] = self.finite.skipped
         self.bad_samples.flush()
         record |= self.bad_samples.record()
+        record |= seen
         log.write(record)
-        if self.options.report_to:
-            self.accelerator.log({name: value for name, value in record.items() if name != "step"}, step=self.step)
+        self.trackers.log(record)
         self.bad_samples.check()
         self.health.check(record)
         return record

@@ -81,7 +81,7 @@ def run(config, folder, *overrides):
         ("model.preset=huge", "preset"),
         ("init_from=./no/such/model", "init_from=./no/such/model cannot be read; give the folder"),
         ("init_from={empty}", "init_from=.*empty cannot be read"),
-        ("report_to=nowhere", "Devices and trackers cannot be set up: "),
+        ("report_to=nowhere", "report_to names 'nowhere', which is no tracker. It can be all or some of "),
     ],
 )
 def test_mistake_is_explained(config, tmp_path, override, words):
