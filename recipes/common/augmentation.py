@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from recipes.common.color_jitter import ColorJitter
 from recipes.common.finetuning_data import FinetuningCollator
 from recipes.common.optional import need
 from recipes.common.sample_order import stable_seed
@@ -124,28 +125,6 @@ OPERATIONS: dict[str, Callable[[Any, float, float, Any], Any]] = {
     ),
 }
 """Operation by name: (picture, strength in [0, 1], direction -1 or 1, colour of what comes free) -> picture."""
-
-
-class ColorJitter:
-    """Brightness, contrast and saturation, each by its own factor from 1 - strength to 1 + strength, in random order.
-
-    Args:
-        strength: 0 to 1.
-
-    Raises:
-        ValueError: if it is not.
-    """
-
-    def __init__(self, strength: float) -> None:
-        if not 0 <= strength <= 1:
-            raise ValueError(f"The strength of the colour jitter is {strength}; it must be in [0, 1].")
-        self.strength = strength
-
-    def __call__(self, image: Any, rng: np.random.Generator) -> Any:
-        for kind in rng.permutation(["Brightness", "Contrast", "Color"]):
-            factor = 1 + rng.uniform(-self.strength, self.strength)
-            image = getattr(_library("ImageEnhance"), kind)(image).enhance(factor)
-        return image
 
 
 class RandomErasing:

@@ -1,4 +1,4 @@
-"""A run with larger or smaller batches than its configuration was made for, so that it learns the same from its samples.
+"""A run with larger or smaller batches than configured, made to learn the same from the same samples.
 
 The rule is that of Busbridge et al. 2023 (arXiv 2307.13813) for models with a moving average, with that of Malladi et
 al. 2022 (arXiv 2205.10287) for Adam. With batches `scale` times as large, a step does the work of `scale` former ones:
@@ -18,6 +18,7 @@ import dataclasses
 import math
 from typing import Any
 
+from modeling_d2v import Data2VecConfig
 from recipes.common.building import build_config
 from recipes.common.option_files import flatten
 from recipes.common.options import ModalityOptions, OptimOptions, OptionError, Options
@@ -49,7 +50,7 @@ def scale_batch(options: Options) -> Options:
 def scaling_table(before: Options, after: Options) -> str:
     """What a scale changed, one option a line with the configured and the resulting value."""
     old, new = (flatten(dataclasses.asdict(options)) for options in (before, after))
-    config = build_config(before)
+    config = _config(before)
     old |= {f"model.{name}": getattr(config, name) for name in TEACHER_FIELDS}
     rows = [(name, f"{old.get(name)}", f"{value}") for name, value in new.items()
             if value != old.get(name) and name != "batch_scale"]  # fmt: skip
@@ -62,14 +63,14 @@ def scaling_table(before: Options, after: Options) -> str:
 def _scale_section(name: str, section: ModalityOptions, scale: float) -> ModalityOptions:
     changes = {}
     for field in ("batch_size", "batch_tokens"):
-        value = getattr(section, field, None)
+        value = getattr(section, field)
         if value is None:
             continue
         scaled = value * scale
         if round(scaled) < 1 or (field == "batch_size" and abs(scaled - round(scaled)) > 1e-6 * scaled):
             raise OptionError(
-                f"batch_scale={scale:g} makes {scaled:g} of {name}.{field}={value}, which is no whole number. Choose a "
-                f"scale such as {max(1, round(scaled)) / value:g}."
+                f"batch_scale={scale:g} makes {scaled:g} of {name}.{field}={value}, which is no whole number. Choose "
+                f"a scale such as {max(1, round(scaled)) / value:g}."
             )
         changes[field] = round(scaled)
     return dataclasses.replace(section, **changes)
@@ -100,12 +101,17 @@ def _scale_optimizer(optim: OptimOptions, scale: float) -> OptimOptions:
 
 
 def _scale_teacher(options: Options, scale: float) -> dict[str, Any]:
-    config = build_config(options)
+    config = _config(options)
     return {
         "ema_decay": _rounded(config.ema_decay**scale, 15),
         "ema_end_decay": _rounded(config.ema_end_decay**scale, 15),
         "ema_anneal_end_step": _fewer(config.ema_anneal_end_step, scale),
     }
+
+
+def _config(options: Options) -> Data2VecConfig:
+    """Configuration of the model, for its teacher: which tokenizer comes with it is not known yet."""
+    return build_config(options, vocab_size=(options.model.get("text_config") or {}).get("vocab_size"))
 
 
 def _fewer(steps: float, scale: float) -> int:

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from .color_jitter import ColorJitter
 from .datasets import SAMPLING_RATE, RawDataset
 from .optional import need
 from .packing import PackedTextDataset
@@ -45,6 +46,7 @@ class VisionTransform:
         crop_scale: Least and greatest share of the area of a training crop, or None for no random crop.
         crop_aspect: Least and greatest width-to-height ratio of a training crop.
         flip: Whether training images are flipped at random. Off by default: it changes the meaning of digits.
+        color_jitter: Brightness, contrast and saturation of a training crop vary by up to this share, 0 to 1.
         mean: Subtracted, per channel or one number, of values in [0, 1].
         std: Divided by, likewise.
         train: Whether to augment.
@@ -55,6 +57,7 @@ class VisionTransform:
     crop_scale: tuple[float, float] | None = None
     crop_aspect: tuple[float, float] = (3 / 4, 4 / 3)
     flip: bool = False
+    color_jitter: float = 0.0
     mean: float | Sequence[float] = 0.5
     std: float | Sequence[float] = 0.5
     train: bool = True
@@ -63,6 +66,7 @@ class VisionTransform:
         if self.crop_scale is not None:
             self.crop_scale = _range("crop_scale", self.crop_scale, 0.0, 1.0)
         self.crop_aspect = _range("crop_aspect", self.crop_aspect, 0.0, float("inf"))
+        self._jitter = ColorJitter(self.color_jitter)
         self._mean = self._per_channel("mean", self.mean)
         self._std = self._per_channel("std", self.std)
         if (self._std <= 0).any():
@@ -88,6 +92,8 @@ class VisionTransform:
             image = _centre_square(image, self.image_size, bicubic)
         if self.train and self.flip and rng.random() < 0.5:
             image = image.transpose(pillow.Transpose.FLIP_LEFT_RIGHT)
+        if self.train and self.color_jitter:
+            image = self._jitter(image, rng)
         return image
 
     def normalised(self, image: Any) -> np.ndarray:
@@ -152,14 +158,14 @@ class AudioTransform:
             raise ValueError("Audio option concat_group needs crop_seconds: clips are concatenated up to that length.")
         self._dataset: RawDataset | None = None
         self._members: dict[str, np.ndarray] = {}
-        self._concatenates = self.train and self.concat_group
+        self.concatenates = self.train and self.concat_group
 
     def prepare(self, dataset: RawDataset) -> RawDataset:
         """Index the groups of `dataset`, where clips are to be concatenated.
 
         Without groups, clips are cropped one by one, and a warning says so.
         """
-        self._concatenates = self.train and self.concat_group and dataset.groups is not None
+        self.concatenates = self.train and self.concat_group and dataset.groups is not None
         if self.train and self.concat_group and dataset.groups is None:
             logger.warning(
                 "audio.transform.concat_group joins clips of one speaker, but nothing in the audio data tells the "
@@ -167,7 +173,7 @@ class AudioTransform:
                 "audio.dataset.group_column (for a plain folder, a column of its metadata.csv), or set concat_group "
                 "to false."
             )
-        if self._concatenates:
+        if self.concatenates:
             groups = np.array(dataset.groups)
             order = np.argsort(groups, kind="stable")
             names, starts = np.unique(groups[order], return_index=True)
@@ -187,7 +193,7 @@ class AudioTransform:
         speed = rng.uniform(*self.speed) if self.train and self.speed is not None else 1.0
         if self.train and self.crop_seconds is not None:
             length = max(1, round(self._crop_length(rng) * speed))
-            if self._concatenates:
+            if self.concatenates:
                 samples = self._concatenate(record, length, rng)
             start = int(rng.integers(max(0, len(samples) - length) + 1))
             samples = samples[start : start + length]
@@ -324,6 +330,8 @@ def _check_kind(modality: str, name: str, value: Any) -> None:
         fits, kind = isinstance(value, int) and not isinstance(value, bool) and value > 0, "a whole number above 0"
     elif name == "max_seconds":
         fits, kind = value is None or (isinstance(value, int | float) and value > 0), "a number above 0"
+    elif name == "color_jitter":
+        fits, kind = isinstance(value, int | float) and 0 <= value <= 1, "a number from 0 to 1"
     else:
         return
     if not fits:

@@ -66,6 +66,15 @@ def test_schedule_warms_up_falls_by_a_cosine_and_stays_at_its_minimum():
     assert falling == sorted(falling, reverse=True)
 
 
+def test_schedule_in_three_stages_falls_exponentially_from_where_the_peak_ends():
+    stages = {"peak": 1.0, "least": 0.01, "warmup_steps": 10, "hold_steps": 80, "total_steps": 110, "curve": "exponential"}
+    assert learning_rate(9, **stages) == learning_rate(10, **stages) == learning_rate(90, **stages) == 1.0
+    assert learning_rate(100, **stages) == pytest.approx(0.1)
+    assert 0.01 < learning_rate(109, **stages) < 0.02 and learning_rate(110, **stages) == 0.01
+    held = stages | {"curve": "cosine"}
+    assert learning_rate(90, **held) == 1.0 and learning_rate(100, **held) == pytest.approx(0.505)
+
+
 def test_schedule_without_warmup_or_of_warmup_only():
     assert rate(0, warmup=0) == 1.0
     assert rate(109, warmup=110) == 1.0 and rate(110, warmup=110) == 0.1

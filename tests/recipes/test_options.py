@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 
 from recipes.common.option_files import (
-    CONFIG_FOLDER,
     build_options,
     check_resumable,
     load_options,
+    pretraining_configs,
     read_yaml,
     save_options,
 )
@@ -20,7 +20,7 @@ def options(**changes):
 
 
 # The others are options of the fine-tuning programs, read in the tests of those.
-@pytest.mark.parametrize("path", sorted(CONFIG_FOLDER.glob("tiny_*.yaml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", pretraining_configs(), ids=lambda path: path.stem)
 def test_every_configuration_of_pretraining_is_valid(path):
     loaded = load_options(path.stem)
     assert loaded.modalities and loaded.output_dir == f"runs/{path.stem}"
@@ -86,6 +86,9 @@ def test_unknown_key_names_the_nearest_one(override, nearest):
         (["optim=3"], "It is a section"),
         (["max_steps.deep=3"], "not a section"),
         (["optim.warmup=99999"], "longer than the schedule"),
+        (["optim.warmup=0.3", "optim.hold=0.8"], "together longer than the schedule"),
+        (["optim.curve=exponential"], "for example optim.min_lr=2e-05"),
+        (["optim.curve=linear"], "cosine, exponential"),
         (["optim.betas=[0.9]"], "two numbers"),
         (["optim.betas=[0.9, 1.0]"], "below 1"),
         (["seed=-1"], "seed is -1. It must be at least 0"),

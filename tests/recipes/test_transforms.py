@@ -59,6 +59,19 @@ def test_crops_are_of_the_given_area_and_pure_in_the_seed():
     assert 0.27 < min(areas) < 0.33 and 0.47 < max(areas) < 0.53
 
 
+def test_colours_vary_by_a_seeded_share_in_training_only():
+    record = {"image": Image.new("RGB", (4, 4), (200, 100, 50)), "id": 0}
+    plain = VisionTransform(4)(record)["pixel_values"]
+    jitter = VisionTransform(4, color_jitter=0.4)
+    drawn = [jitter(record, seed)["pixel_values"] for seed in range(20)]
+    assert torch.equal(drawn[3], jitter(record, 3)["pixel_values"])
+    assert sum(not torch.equal(one, plain) for one in drawn) == 20
+    # A plain picture keeps its mean brightness within brightness times contrast, here 0.6 * 0.6 to 1.4 * 1.4.
+    shares = [float((one.mean() + 1) / (plain.mean() + 1)) for one in drawn]
+    assert 0.36 <= min(shares) < 0.9 and 1.1 < max(shares) <= 1.96
+    assert torch.equal(VisionTransform(4, color_jitter=0.4, train=False)(record)["pixel_values"], plain)
+
+
 def test_half_of_the_images_are_flipped():
     transform = VisionTransform(4, flip=True)
     record = picture(4, 4)
@@ -278,6 +291,8 @@ def test_wrong_options_are_explained(config):
         build_transform("vision", {"crop_scale": "big"}, config)
     with pytest.raises(ValueError, match="speed is"):
         build_transform("audio", {"speed": [1.1, 0.9]}, config)
+    with pytest.raises(ValueError, match="color_jitter is 2; it must be a number from 0 to 1"):
+        build_transform("vision", {"color_jitter": 2}, config)
     with pytest.raises(ValueError, match="flip is 'yes'; it must be true or false"):
         build_transform("vision", {"flip": "yes"}, config)
     with pytest.raises(ValueError, match="min_samples is 0; it must be a whole number"):
