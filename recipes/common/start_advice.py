@@ -75,7 +75,7 @@ def share_of_first_weights(config: Data2VecConfig, steps: int) -> float:
 
 def _batch(name: str, options: Options, config: Data2VecConfig) -> Iterator[Finding]:
     batch, masks = getattr(options, name).batch_size, config.modality_config(name).num_masks
-    if batch * masks < 8:
+    if batch is not None and batch * masks < 8:
         yield Finding(
             "small_batch",
             name,
