@@ -90,11 +90,12 @@ class Trackers:
             try:
                 self.accelerator.init_trackers(
                     options.project,
-                    hyperparameters(options),
+                    # mlflow refuses to change what its run was started with.
+                    None if name in known else hyperparameters(options),
                     {name: start_arguments(name, options, known, step)},
                 )
             except Exception as error:  # whatever a tracker may raise
-                message = f"The tracker {name} does not start: {type(error).__name__}: {error}"
+                message = f"The tracker {name} does not start: {type(error).__name__}: {error}".rstrip(".")
                 if not step:
                     raise OptionError(f"{message}. Repair it, or take it out of report_to.") from error
                 logger.warning("%s. The run goes on without it.", message)
@@ -180,7 +181,7 @@ def start_arguments(name: str, options: Options, known: dict[str, str], step: in
     if name == "wandb":
         return {"id": known["id"], "name": run_name, "resume": "allow", "dir": options.output_dir}
     if name == "trackio":
-        return {"name": run_name, "resume": "allow"}
+        return {"name": run_name, "resume": "allow" if step else "never"}
     if name == "mlflow":
         return {"run_id": known["mlflow"]} if "mlflow" in known else {"run_name": run_name}
     return {}
