@@ -38,6 +38,7 @@ from recipes.common.building import (
 from recipes.common.checkpointing import CheckpointError
 from recipes.common.command_line import as_overrides
 from recipes.common.data_report import collect_data_report
+from recipes.common.dry_run import dry_run
 from recipes.common.engine import make_accelerator
 from recipes.common.export import export, push
 from recipes.common.health import TrainingStopped
@@ -94,6 +95,8 @@ def pretrain(options: Options) -> dict[str, Any]:
     if options is not configured:
         logger.info("%s", scaling_table(configured, options))
     folder = Path(options.output_dir)
+    if options.dry_run:
+        return train(options, accelerator, folder)
     lock = RunLock(folder)
     try:
         with options_explained(f"The folder output_dir={folder}"):
@@ -114,9 +117,10 @@ def pretrain(options: Options) -> dict[str, Any]:
 
 
 def train(options: Options, accelerator: Accelerator, folder: Path) -> dict[str, Any]:
-    """The run in its folder, which no other run is writing in; see `pretrain`."""
+    """The run in its folder, which no other run is writing in; see `pretrain`. A dry run only reads there."""
+    write = accelerator.is_main_process and not options.dry_run
     with options_explained(f"The folder output_dir={folder}"), accelerator.main_process_first():
-        prepare_folder(options, folder, write=accelerator.is_main_process)
+        prepare_folder(options, folder, write)
 
     channels = None
     if "vision" in options.modalities:
@@ -128,14 +132,14 @@ def train(options: Options, accelerator: Accelerator, folder: Path) -> dict[str,
     if "text" in sources:
         # What is bad among the documents is met again, and reported, when they are packed.
         with options_explained("The tokenizer"), accelerator.main_process_first(), collect_data_report():
-            tokenizer = prepare_tokenizer(
-                options, sources["text"], folder / "tokenizer", write=accelerator.is_main_process
-            )
+            tokenizer = prepare_tokenizer(options, sources["text"], folder / "tokenizer", write)
     with options_explained("The model"):
         config = build_config(options, vocab_size=None if tokenizer is None else len(tokenizer))
         model = build_model(options, config)
     with options_explained("The data"), collect_data_report() as report:
         steps = build_steps(options, config, sources, tokenizer, accelerator.process_index, accelerator.num_processes)
+    if options.dry_run:
+        return dry_run(options, accelerator, model, steps)
     with options_explained("The probe"):
         observers = [OnlineProbe(options, config, accelerator, tokenizer)]
     run = Pretraining(options, accelerator, model, steps, folder, observers)

@@ -81,6 +81,7 @@ def run_card(
     """
     options, record = read_yaml(run / OPTIONS_FILE), read_record(run)
     log = read_log(run / LOG_FILE) if (run / LOG_FILE).is_file() else []
+    log = [line for line in log if "lr" in line]  # a probe between two log lines writes one of its own
     start = options.get("init_from")
     inherited = inherited_license(start)
     sources = [(modality, source) for modality in config.modalities for source in _sources(options["data"][modality])]
@@ -114,7 +115,8 @@ def is_generated(folder: Path) -> bool:
 
 def _settings(options: dict[str, Any], log: list[dict[str, Any]], start: str | None) -> dict[str, Any]:
     optim, model = options["optim"], options["model"]
-    batches = {name: options[name]["batch_size"] for name in ("text", "vision", "audio") if options.get(name)}
+    sections = {name: options[name] for name in ("text", "vision", "audio") if options.get(name)}
+    batches = {name: each["batch_size"] or f"{each['batch_tokens']:,} tokens" for name, each in sections.items()}
     shown = {
         "started from": f"`{_shown(start)}`" if start else "random weights",
         "preset": model.get("preset"),

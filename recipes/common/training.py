@@ -108,13 +108,13 @@ class Pretraining:
         rate = self.learning_rate_at(self.step)
         set_learning_rate(self.optimizer, rate)
         self.optimizer.zero_grad(set_to_none=True)
-        masked = self.count_masked(micro_batches)
-        weights = self.loss_weights(list(masked))
+        counts = self.count_items(micro_batches)
+        weights = self.loss_weights(list(counts))
         loss = torch.zeros((), device=self.accelerator.device)
         for place, batch in enumerate(micro_batches):
             with micro_batch(self.accelerator, self.model, last=place + 1 == len(micro_batches)):
                 with self.accelerator.autocast():
-                    output = self.model(**batch.inputs, step=self.step, num_items=masked[batch.modality])
+                    output = self.model(**batch.inputs, step=self.step, **counts[batch.modality])
                 # The engines average gradients; each process holds its part of one global sum.
                 scaled = output.loss * (weights[batch.modality] * self.accelerator.num_processes)
                 self.accelerator.backward(scaled)
@@ -130,16 +130,20 @@ class Pretraining:
             self.inner.update_teacher(self.step)
         return moved
 
-    def count_masked(self, micro_batches: list[MicroBatch]) -> dict[str, Tensor]:
-        """Masked tokens by modality over all processes and micro-batches: what the losses are divided by."""
+    def count_items(self, micro_batches: list[MicroBatch]) -> dict[str, dict[str, Tensor]]:
+        """What the losses of each modality are divided by, over all processes and micro-batches.
+
+        Returns:
+            `num_items` (masked tokens) and `num_rows` (samples times masks), by modality.
+        """
         counts: dict[str, Tensor] = {}
         for batch in micro_batches:
-            count = batch.inputs["mask"].sum()
+            mask = batch.inputs["mask"]
+            count = torch.stack([mask.sum(), mask.new_full((), mask.shape[:2].numel(), dtype=torch.int64)])
             counts[batch.modality] = counts[batch.modality] + count if batch.modality in counts else count
-        if self.accelerator.num_processes > 1:
-            total = self.sum_over_processes(torch.stack(list(counts.values())))
-            counts = dict(zip(counts, total.unbind(), strict=True))
-        return counts
+        total = self.sum_over_processes(torch.stack(list(counts.values())))
+        return {name: {"num_items": items, "num_rows": rows}
+                for name, (items, rows) in zip(counts, total, strict=True)}  # fmt: skip
 
     def loss_weights(self, modalities: list[str]) -> dict[str, float]:
         """Weight of each modality's loss in the step: its ratio, normalised over the modalities of the step."""
