@@ -14,9 +14,11 @@ from typing import Any, NamedTuple
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from recipes.common.cutting import pass_bounds
 from recipes.common.data_report import DataReport, collect_data_report, usable_item
 from recipes.common.preemption import protect_worker
-from recipes.common.sample_order import Mixture, SampleKey, spread_pattern, stable_seed
+from recipes.common.sample_order import SampleKey, spread_pattern, stable_seed
+from recipes.common.turns import FixedTurns, SortedTurns
 
 
 class MicroBatch(NamedTuple):
@@ -30,38 +32,38 @@ class MicroBatch(NamedTuple):
     """What was met in the data while it was prepared."""
 
 
+class PassLimit(NamedTuple):
+    """The most that one forward pass takes on a device."""
+
+    samples: int | None
+    tokens: int | None
+    """Padding counted."""
+
+
 class BatchPlan:
     """Modality and samples of every step.
 
     Args:
-        sizes: by modality, the number of samples, or the order of several sources.
-        batch_sizes: samples a step by modality, over all processes.
+        turns: by modality, the samples of each of its turns.
         ratios: relative frequency of the modalities; None = equal. With `mixed` they play no part here.
-        seed: seed of the sample order.
         mixed: every step takes a batch of every modality, instead of one modality a step.
 
-    Raises:
-        ValueError: a modality has no samples.
+    Attributes:
+        sizes: number of samples by modality.
     """
 
     def __init__(
         self,
-        sizes: Mapping[str, int | Mixture],
-        batch_sizes: Mapping[str, int],
+        turns: Mapping[str, FixedTurns | SortedTurns],
         ratios: Mapping[str, float] | None = None,
-        seed: int = 0,
         mixed: bool = False,
     ):
-        self.orders = {
-            name: size if isinstance(size, Mixture) else Mixture([size], None, seed, name)
-            for name, size in sizes.items()
-        }
-        self.sizes = {name: len(order) for name, order in self.orders.items()}
-        self.batch_sizes, self.mixed = dict(batch_sizes), mixed
-        self.pattern = spread_pattern({name: (ratios or {}).get(name, 1.0) for name in sizes})
+        self.turns, self.mixed = dict(turns), mixed
+        self.sizes = {name: len(turns.order) for name, turns in self.turns.items()}
+        self.pattern = spread_pattern({name: (ratios or {}).get(name, 1.0) for name in turns})
         # earlier[m][i]: how many of the pattern's first i steps belong to modality m
         self._earlier = {
-            name: list(itertools.accumulate((entry == name for entry in self.pattern), initial=0)) for name in sizes
+            name: list(itertools.accumulate((entry == name for entry in self.pattern), initial=0)) for name in turns
         }
 
     def modalities_at(self, step: int) -> list[str]:
@@ -80,12 +82,12 @@ class BatchPlan:
 
         An epoch is one pass over a source in its own order; batches run over its end into the next.
         """
-        batch = self.batch_sizes[modality]
-        return self.orders[modality].keys(self.turns_before(step, modality) * batch, batch)
+        return self.turns[modality].keys(self.turns_before(step, modality))
 
     def epochs(self, step: int, modality: str) -> list[float]:
         """Passes over each source of the modality that are done before a step."""
-        return self.orders[modality].epochs(self.turns_before(step, modality) * self.batch_sizes[modality])
+        turns = self.turns[modality]
+        return turns.order.epochs(turns.position(self.turns_before(step, modality)))
 
 
 def part(items: list, index: int, parts: int) -> list:
@@ -103,7 +105,8 @@ class StepDataset(Dataset):
         collator: `collator(items, step) -> inputs` with the masks drawn.
         count_tokens: `count_tokens(modality, inputs) -> int`, real tokens of a batch; None counts padding in.
         seed: seed of the augmentation.
-        accumulate: micro-batches that each modality's part is cut into.
+        accumulate: micro-batches that each modality's part is cut into; or
+        limits: by modality, the most that a micro-batch takes, from which their number follows.
         rank, world_size: this process among all.
         fingerprint: what tells the data of the run from other data, by modality; kept with each checkpoint.
 
@@ -120,15 +123,19 @@ class StepDataset(Dataset):
         count_tokens: Callable[[str, dict[str, torch.Tensor]], int] | None = None,
         seed: int = 0,
         accumulate: int = 1,
+        limits: Mapping[str, PassLimit] | None = None,
         rank: int = 0,
         world_size: int = 1,
         fingerprint: Mapping[str, Mapping[str, int | str]] | None = None,
     ):
-        for name, batch in plan.batch_sizes.items():
-            if batch < world_size * accumulate:
+        self.limits = dict(limits or {})
+        for name, turns in plan.turns.items():
+            passes = 1 if name in self.limits else accumulate
+            if turns.least < world_size * passes:
                 raise ValueError(
-                    f"{name}.batch_size is {batch}, too few for {world_size} processes with {accumulate} "
-                    f"micro-batches each. Raise it to at least {world_size * accumulate}, or lower accumulate."
+                    f"A step of {name} has {turns.least} samples at the least, too few for {world_size} processes "
+                    f"with {passes} micro-batches each. Raise {name}.batch_size or {name}.batch_tokens so that it has "
+                    f"{world_size * passes}, or lower accumulate."
                 )
         self.plan, self.datasets, self.transforms, self.collator = plan, datasets, transforms, collator
         self.count_tokens = count_tokens or _all_tokens
@@ -138,13 +145,25 @@ class StepDataset(Dataset):
     def __getitem__(self, step: int) -> list[MicroBatch]:
         batches = []
         for modality in self.plan.modalities_at(step):
-            own = part(self.plan.samples(step, modality), self.rank, self.world_size)
-            for piece in range(self.accumulate):
+            for keys in self.own_passes(self.plan.samples(step, modality), modality):
                 with collect_data_report() as report:
-                    items = [self._item(modality, key) for key in part(own, piece, self.accumulate)]
+                    items = [self._item(modality, key) for key in keys]
                 inputs = self.collator(items, step)
                 batches.append(MicroBatch(modality, inputs, self.count_tokens(modality, inputs), report.packed()))
         return batches
+
+    def own_passes(self, keys: list[SampleKey], modality: str) -> list[list[SampleKey]]:
+        """Samples of each forward pass of this process, out of those of a step."""
+        lengths = self.plan.turns[modality].lengths
+        if lengths is None and modality not in self.limits:
+            own = part(keys, self.rank, self.world_size)
+            return [part(own, piece, self.accumulate) for piece in range(self.accumulate)]
+        limit = self.limits.get(modality, PassLimit(None, None))
+        if lengths is not None:
+            lengths = lengths[[key.index for key in keys]]
+        bounds = pass_bounds(len(keys), lengths, self.world_size, self.accumulate, *limit)
+        pieces = [keys[first:last] for first, last in itertools.pairwise(bounds)]
+        return part(pieces, self.rank, self.world_size)
 
     def epochs(self, step: int) -> dict[str, float]:
         """Passes over each source that are done before a step, by the names that a log record gives them."""

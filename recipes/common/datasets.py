@@ -8,9 +8,11 @@ from typing import Any
 import numpy as np
 from torch.utils.data import Dataset
 
+from .data_report import BadRecord, NoUsableSample, candidates, collecting
 from .decoding import BadSample, BadSamples, decode_audio, decode_image, decode_text
+from .optional import MissingDependencyError
 from .sources import open_table
-from .tables import Columns, Table
+from .tables import SAMPLING_RATE, Columns, Table
 
 
 __all__ = ["INPUT_KEYS", "RawDataset", "open_dataset"]
@@ -20,7 +22,6 @@ logger = logging.getLogger(__name__)
 INPUT_KEYS = {"vision": "image", "audio": "audio", "text": "text"}
 """Key of the raw input in a record, by modality."""
 
-SAMPLING_RATE = 16_000
 AUTO_CACHE_BYTES = 256 * 2**20
 """Decoded samples that `cache="auto"` keeps, in bytes per process."""
 MAX_WARNINGS = 5
@@ -35,7 +36,8 @@ class RawDataset(Dataset):
     None), "group" (str or None), and "transcript" (str) where a column of them was named.
 
     A bad record is replaced by the next good one, in a fixed order, under its own id: the sample after it, the one
-    after that, and so on, round the end. `bad` counts what was met; `bad.report()` prints it.
+    after that, and so on, round the end (in large data sets, distant ones after the next hundred). `bad` counts what
+    was met; `bad.report()` prints it. Who collects reports (`collect_data_report`) is told of each read too.
 
     Args:
         modality: "text", "vision" or "audio".
@@ -44,12 +46,15 @@ class RawDataset(Dataset):
         channels: For images: 3, 1, or None to keep what an image has.
         cache: "auto" keeps decoded samples up to `AUTO_CACHE_BYTES` per process, True all of them, False none.
         on_bad: "substitute" as described, or "raise" `BadSample`, for evaluation where a sample must not count twice.
+        source: Name of the source, for reports.
+        split: Name of its split, likewise.
 
     Attributes:
         label_names: Names of the classes, or None.
         labels: (N,) int64 or float32, or None, without decoding anything.
         groups: N strings, or None.
         transcripts: N strings, or None.
+        lengths: (N,) int64, samples at 16 kHz of recordings as a column tells them (-1 unknown), or None.
     """
 
     def __init__(
@@ -61,6 +66,8 @@ class RawDataset(Dataset):
         channels: int | None = 3,
         cache: bool | str = "auto",
         on_bad: str = "substitute",
+        source: str = "",
+        split: str = "",
     ):
         if on_bad not in ("substitute", "raise"):
             raise ValueError(f"Option on_bad is {on_bad!r}; it must be 'substitute' or 'raise'.")
@@ -72,12 +79,16 @@ class RawDataset(Dataset):
         self.channels = channels
         self.cache = cache
         self.on_bad = on_bad
+        self.source, self.split = source, split
         self.label_names = table.label_names
         self.labels = None if table.labels is None else table.labels[self.rows]
         self.groups = None if table.groups is None else [table.groups[row] for row in self.rows]
         texts = table.transcripts
         self.transcripts = None if texts is None else [texts[row] for row in self.rows]
+        self.lengths = None if table.lengths is None else table.lengths[self.rows]
         self.bad = BadSamples(len(self.rows), self.name_of)
+        self._quiet = False
+        self._broken: dict[int, BadSample] = {}
         self._cache: dict[int, Any] = {}
         self._cache_room = {"auto": AUTO_CACHE_BYTES, True: float("inf"), False: 0}[cache]
 
@@ -91,15 +102,14 @@ class RawDataset(Dataset):
         index = int(index) % len(self)
         if self.on_bad == "raise":
             return self.load(index)
-        for offset in range(len(self)):
-            candidate = (index + offset) % len(self)
-            if self.bad.is_bad(candidate):
-                continue
+        tried = 0
+        for candidate in candidates(index, len(self)):
             try:
                 return self.load(candidate) | {"id": index}
             except BadSample:
-                pass
-        raise ValueError(f"Not one of the {len(self)} samples can be used. {self.bad.report()}")
+                tried += 1
+        which = f"the {tried}" if tried == len(self) else f"{tried} of the {len(self)}"
+        raise NoUsableSample(f"Not one of {which} samples can be used. {self.bad.report()}")
 
     def load(self, index: int) -> dict[str, Any]:
         """Return record `index` itself, with no substitute.
@@ -107,10 +117,13 @@ class RawDataset(Dataset):
         Raises:
             BadSample: If it is bad; it is then counted in `bad`.
         """
+        report = collecting()
+        if report is not None:
+            report.read(self, index)
         try:
             value = self._cache[index] if index in self._cache else self._decode(index)
         except BadSample as error:
-            self._count(index, error)
+            self.reject(index, error)
             raise
         record = {"id": index, INPUT_KEYS[self.modality]: value}
         if isinstance(value, tuple):
@@ -135,14 +148,21 @@ class RawDataset(Dataset):
             except BadSample:
                 pass
         if not good:
-            raise ValueError(f"Not one of the {len(self)} samples can be used. {self.bad.report()}")
+            raise NoUsableSample(f"Not one of the {len(self)} samples can be used. {self.bad.report()}")
         return self.select(good)
 
     def select(self, indices: Sequence[int]) -> "RawDataset":
         """Return the data set of some samples, in the given order, with ids counted anew."""
         rows = self.rows[np.asarray(indices, dtype=np.int64)]
         return RawDataset(
-            self.modality, self.table, rows, channels=self.channels, cache=self.cache, on_bad=self.on_bad
+            self.modality,
+            self.table,
+            rows,
+            channels=self.channels,
+            cache=self.cache,
+            on_bad=self.on_bad,
+            source=self.source,
+            split=self.split,
         )
 
     def fingerprint(self) -> dict[str, int | str]:
@@ -162,39 +182,78 @@ class RawDataset(Dataset):
         row = int(self.rows[index])
         if self.table.names is not None:
             return self.table.names[row]
-        value = self.table.values[row]
+        try:
+            value = self.table.values[row]
+        except Exception:  # a sample that cannot be read is the one that is asked for
+            value = None
         path = value.get("path") if isinstance(value, dict) else None
         return f"row {row} ({path})" if path else f"row {row}"
 
-    def _count(self, index: int, error: BadSample) -> None:
-        """Mark a bad sample, and log it unless there were many: the report of `bad` has them all."""
-        if self.bad.is_bad(index):
-            return
+    def reject(self, index: int, error: BadSample) -> None:
+        """Count a sample as bad, and log it unless there were many: the report of `bad` has them all."""
+        known, report = self.bad.is_bad(index), collecting()
         self.bad.mark(index, error.reason)
-        known = self.bad.total
-        if known <= MAX_WARNINGS:
-            logger.warning("Bad %s sample, %s: %s", self.modality, self.name_of(index), error)
-        if known == MAX_WARNINGS:
-            logger.warning("Further bad %s samples are counted without a message.", self.modality)
+        if report is not None:
+            # Whoever collects also reports; it is told each time, as another process may have met the sample first.
+            report.reject(BadRecord(*self._place(index), self.name_of(index), error.reason, error.detail))
+        elif not known and not self._quiet:
+            total = self.bad.total
+            self._quiet = total >= MAX_WARNINGS
+            if total <= MAX_WARNINGS:
+                logger.warning("Bad %s sample, %s: %s", self.modality, self.name_of(index), error)
+            if total == MAX_WARNINGS:
+                logger.warning("Further bad %s samples are counted without a message.", self.modality)
+
+    def _place(self, index: int) -> tuple[str, str, str, int]:
+        """What tells a sample from those of all other data sets."""
+        return self.modality, self.source, self.split, int(self.rows[index])
 
     def _decode(self, index: int) -> Any:
-        value = self.table.values[int(self.rows[index])]
-        if self.modality == "vision":
-            value = decode_image(value, self.channels)
-            size = value.width * value.height * len(value.getbands())
-        elif self.modality == "audio":
-            value, notes = decode_audio(value, SAMPLING_RATE)
-            for note in notes:
-                self.bad.mark(index, note)
-            value.flags.writeable = False
-            size = value.nbytes
-        else:
-            value = tuple(map(decode_text, value)) if isinstance(value, tuple) else decode_text(value)
-            size = sum(map(len, value)) if isinstance(value, tuple) else len(value)
+        """The decoded value; one that cannot be decoded is not tried again, but for a file that may come back."""
+        if index in self._broken:
+            raise self._broken[index].with_traceback(None)
+        try:
+            value, notes = self._value(index)
+        except MissingDependencyError:
+            raise
+        except BadSample as error:
+            if error.reason != "missing":
+                self._broken[index] = error
+            raise
+        except Exception as error:  # reading a table fails in the ways of its library
+            broken = BadSample("unreadable", f"{type(error).__name__}: {error}")
+            raise broken from error
+        report = collecting()
+        for note in notes:
+            self.bad.mark(index, note)
+            if report is not None:
+                report.notes.append((*self._place(index), note))
+        size = _bytes_of(value)
         if size <= self._cache_room:
             self._cache_room -= size
             self._cache[index] = value
         return value
+
+    def _value(self, index: int) -> tuple[Any, list[str]]:
+        """Decoded value of a sample, and what had to be done to it."""
+        notes: list[str] = []
+        value = self.table.values[int(self.rows[index])]
+        if self.modality == "vision":
+            return decode_image(value, self.channels, notes), notes
+        if self.modality == "audio":
+            value, notes = decode_audio(value, SAMPLING_RATE)
+            value.flags.writeable = False
+            return value, notes
+        return tuple(map(decode_text, value)) if isinstance(value, tuple) else decode_text(value), notes
+
+
+def _bytes_of(value: Any) -> int:
+    """Memory that a decoded value takes, about."""
+    if isinstance(value, np.ndarray):
+        return value.nbytes
+    if isinstance(value, tuple | str):
+        return sum(map(len, value)) if isinstance(value, tuple) else len(value)
+    return value.width * value.height * len(value.getbands())
 
 
 def open_dataset(
@@ -206,6 +265,7 @@ def open_dataset(
     label_column: str | None = None,
     group_column: str | None = None,
     text_column: str | Sequence[str] | None = None,
+    length_column: str | None = None,
     only_groups: Sequence[str] | None = None,
     exclude_groups: Sequence[str] | None = None,
     max_samples: int | None = None,
@@ -231,6 +291,8 @@ def open_dataset(
         group_column: Column of the speaker or any other origin. None takes the first of the usual names, if any.
         text_column: Column of the transcripts of recordings (or captions of images); of several names, the first that
             exists. None reads none.
+        length_column: Column of the lengths of recordings, samples at 16 kHz (whole numbers) or seconds, which then
+            need not be looked up in their headers. None reads none.
         only_groups: Keep only the samples of these groups.
         exclude_groups: Leave out the samples of these groups, for example a speaker to test on.
         max_samples: Keep that many, drawn at random once for all; their order is kept.
@@ -244,7 +306,8 @@ def open_dataset(
     """
     if modality not in INPUT_KEYS:
         raise ValueError(f"The modality {modality!r} is unknown; it must be one of {', '.join(sorted(INPUT_KEYS))}.")
-    table = open_table(modality, source, split, Columns(column, label_column, group_column, text_column))
+    columns = Columns(column, label_column, group_column, text_column, length_column)
+    table = open_table(modality, source, split, columns)
     where = source or "the built-in data"
     rows = np.arange(len(table.values))
     if only_groups is not None or exclude_groups is not None:
@@ -255,7 +318,16 @@ def open_dataset(
         rows = np.sort(np.random.default_rng(0).choice(rows, size=max_samples, replace=False))
     if len(rows) == 0:
         raise ValueError(f"No {modality} samples are left in {where}, split {split!r}.")
-    return RawDataset(modality, table, rows, channels=channels, cache=cache, on_bad=on_bad)
+    return RawDataset(
+        modality,
+        table,
+        rows,
+        channels=channels,
+        cache=cache,
+        on_bad=on_bad,
+        source=source or "builtin",
+        split=split,
+    )
 
 
 def _filter_groups(

@@ -5,6 +5,7 @@ that would poison a batch. What had to be converted on the way is told by `NOTES
 """
 
 import io
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,10 +20,31 @@ from .optional import need
 
 __all__ = ["FATAL", "NOTES", "BadSample", "BadSamples", "decode_audio", "decode_image", "decode_text"]
 
-FATAL = ("unreadable", "truncated", "missing", "empty", "non-finite", "not UTF-8")
+FATAL = (
+    "unreadable",
+    "truncated",
+    "missing",
+    "empty",
+    "non-finite",
+    "not UTF-8",
+    "too large",
+    "nothing to see",
+    "transform failed",
+)
 """Reasons for which a sample is replaced by another one."""
-NOTES = ("resampled", "mixed down to mono", "silent")
+NOTES = (
+    "resampled",
+    "mixed down to mono",
+    "silent",
+    "CMYK converted",
+    "reduced to 8 bits",
+    "transparency put on white",
+)
 """Things done to (or seen in) a sample that is used all the same."""
+MAX_AUDIO_SAMPLES = 2**28
+"""Longest recording that is decoded, in samples of all channels together: 1 GiB, or 4.6 hours of mono at 16 kHz."""
+MAX_ELONGATION = 100
+"""Greatest ratio of an image's sides; a strip that is resized to fit its shorter side would fill the memory."""
 
 _BIT = {reason: 1 << position for position, reason in enumerate(FATAL + NOTES)}
 _FATAL_BITS = sum(_BIT[reason] for reason in FATAL)
@@ -40,13 +62,16 @@ class BadSample(ValueError):
 
     def __init__(self, reason: str, detail: str = ""):
         super().__init__(f"{reason}: {detail}" if detail else reason)
-        self.reason = reason
+        self.reason, self.detail = reason, detail
+
+    def __reduce__(self) -> tuple[type, tuple[str, str]]:
+        return type(self), (self.reason, self.detail)
 
 
 class BadSamples:
     """Which samples of a dataset were bad or had to be converted, and why.
 
-    Each sample is counted once per reason, however often it is read. The state is one int16 per sample in shared
+    Each sample is counted once per reason, however often it is read. The state is one int32 per sample in shared
     memory, so what the worker processes of a `DataLoader` find is seen by the main process.
 
     Args:
@@ -55,7 +80,7 @@ class BadSamples:
     """
 
     def __init__(self, size: int, name_of: Callable[[int], str] = str):
-        self.flags = torch.zeros(size, dtype=torch.int16).share_memory_()
+        self.flags = torch.zeros(size, dtype=torch.int32).share_memory_()
         self.name_of = name_of
 
     def __bool__(self) -> bool:
@@ -104,18 +129,19 @@ class BadSamples:
         return "\n".join(lines)
 
 
-def decode_image(value: object, channels: int | None = 3) -> Any:
+def decode_image(value: object, channels: int | None = 3, notes: list[str] | None = None) -> Any:
     """Decode an image, upright according to its EXIF orientation.
 
     Args:
         value: PIL image, uint8 array (H, W) or (H, W, C), encoded bytes, path, or dict with "bytes" and "path".
         channels: 3 for RGB, 1 for grey, None to keep what the image has (RGB or grey).
+        notes: Takes the `NOTES` that apply.
 
     Returns:
         `PIL.Image.Image` of mode RGB or L.
 
     Raises:
-        BadSample: If the value is missing, truncated or no image.
+        BadSample: If the value is missing, truncated or no image, has one pixel, or an absurd size or shape.
         MissingDependencyError: If pillow is not installed.
     """
     Image, ImageOps = need("PIL.Image", "vision"), need("PIL.ImageOps", "vision")
@@ -125,19 +151,24 @@ def decode_image(value: object, channels: int | None = 3) -> Any:
         elif isinstance(value, np.ndarray):
             image = Image.fromarray(value)
         else:
-            image = Image.open(io.BytesIO(_read_bytes(value)))
+            image = Image.open(io.BytesIO(read_bytes(value)))
+        _check_shape(*image.size)
         image.load()
         image = ImageOps.exif_transpose(image)
         if image.mode == "F" and not np.isfinite(np.asarray(image)).all():
             raise BadSample("non-finite", "NaN or infinite pixels")
         if channels is None:
             channels = 1 if image.mode in ("1", "L", "LA", "F") or image.mode.startswith("I") else 3
+        if notes is not None:
+            notes.extend(_image_notes(image))
         return as_channels(image, channels)
     except BadSample:
         raise
+    except Image.DecompressionBombError as error:
+        raise BadSample("too large", str(error)) from error
     except Exception as error:  # PIL raises a dozen kinds of exception on damaged files, SyntaxError among them
         reason = "truncated" if "truncated" in str(error) else "unreadable"
-        raise BadSample(reason, f"{type(error).__name__}: {error}") from error
+        raise BadSample(reason, _said(error)) from error
 
 
 def decode_audio(value: object, sampling_rate: int = 16_000) -> tuple[np.ndarray, list[str]]:
@@ -160,11 +191,14 @@ def decode_audio(value: object, sampling_rate: int = 16_000) -> tuple[np.ndarray
         if samples.ndim == 2 and samples.shape[0] < samples.shape[1]:
             samples = samples.T
     else:
-        samples, rate = _read_audio(_read_bytes(value))
+        samples, rate = _read_audio(read_bytes(value))
     if samples.size == 0:
         raise BadSample("empty", "no samples")
-    if not np.isfinite(samples).all():
-        raise BadSample("non-finite", "NaN or infinite samples")
+    with np.errstate(over="ignore"):
+        if not np.isfinite(samples).all():
+            raise BadSample("non-finite", "NaN or infinite samples")
+        if not np.isfinite(np.square(samples).sum()):
+            raise BadSample("non-finite", f"samples up to {np.abs(samples).max():.1e}, whose squares are infinite")
 
     notes = []
     if samples.ndim == 2:
@@ -185,10 +219,13 @@ def decode_text(value: object) -> str:
     """Return `value` (str or UTF-8 bytes) as a string without surrounding white space.
 
     Raises:
-        BadSample: If there is nothing but white space, or the bytes are not UTF-8.
+        BadSample: If there is nothing but white space, or the bytes are not UTF-8; or `value` itself, where a reader
+            of text files put one in the place of what it could not read.
     """
     if value is None:
         raise BadSample("empty", "no text")
+    if isinstance(value, BadSample):
+        raise value
     if isinstance(value, bytes):
         try:
             value = value.decode("utf-8-sig")
@@ -203,7 +240,28 @@ def decode_text(value: object) -> str:
     return value.encode("utf-8", "replace").decode("utf-8")
 
 
-def _read_bytes(value: object) -> bytes:
+def _said(error: Exception) -> str:
+    """Kind and message of an exception, without the address of the buffer that was read, which never repeats."""
+    return f"{type(error).__name__}: {re.sub(r' ?<_io.BytesIO object at [^>]*>', '', str(error))}"
+
+
+def _check_shape(width: int, height: int) -> None:
+    """Refuse an image without content, or of a shape that would be blown up when it is resized."""
+    if width * height == 1:
+        raise BadSample("nothing to see", "an image of one pixel")
+    if max(width, height) > MAX_ELONGATION * min(width, height):
+        raise BadSample("nothing to see", f"a strip of {width} x {height} pixels")
+
+
+def _image_notes(image: Any) -> list[str]:
+    """What is done to an image of this mode to make it RGB or grey."""
+    deep = image.mode.startswith("I") or image.mode == "F"
+    clear = image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or image.info.get("transparency") is not None
+    found = {"CMYK converted": image.mode == "CMYK", "reduced to 8 bits": deep, "transparency put on white": clear}
+    return [note for note, applies in found.items() if applies]
+
+
+def read_bytes(value: object) -> bytes:
     """Return the encoded bytes behind `value`, reading the file it names if need be."""
     path = None
     if isinstance(value, dict):
@@ -234,10 +292,14 @@ def _read_audio(encoded: bytes) -> tuple[np.ndarray, int]:
     try:
         with soundfile.SoundFile(io.BytesIO(encoded)) as file:
             promised = file.frames
+            if promised * file.channels > MAX_AUDIO_SAMPLES:
+                raise BadSample("too large", f"{promised} samples of {file.channels} channels; cut it into pieces")
             samples = file.read(dtype="float32", always_2d=True)
             rate = file.samplerate
+    except BadSample:
+        raise
     except Exception as error:
-        raise BadSample("unreadable", f"{type(error).__name__}: {error}") from error
+        raise BadSample("unreadable", _said(error)) from error
     if 0 < len(samples) < promised < 2**62:
         raise BadSample("truncated", f"{len(samples)} samples where the header promises {promised}")
     return samples, rate

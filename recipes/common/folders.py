@@ -17,6 +17,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from .decoding import BadSample
 from .tables import (
     GROUP_COLUMNS,
     INPUT_COLUMNS,
@@ -27,6 +28,7 @@ from .tables import (
     encode_labels,
     find_text_columns,
     pick_split,
+    read_lengths,
     transcript_column,
     usual_column,
 )
@@ -88,6 +90,7 @@ def open_media_folder(modality: str, root: Path, split: str, columns: Columns) -
     label = usual_column(existing, columns.label, LABEL_COLUMNS, "label", str(root))
     group = usual_column(existing, columns.group, GROUP_COLUMNS, "group", str(root))
     text = transcript_column(existing, columns.text, str(root))
+    length = usual_column(existing, columns.length, (), "length", str(root))
     universe = {row.get(label) for part in splits.values() for row in part}
     labels = label_names = None
     # One folder for everything is a place, not a class.
@@ -96,7 +99,11 @@ def open_media_folder(modality: str, root: Path, split: str, columns: Columns) -
     groups = None if group is None else [str(row.get(group)) for row in rows]
     transcripts = None if text is None else [str(row.get(text) or "") for row in rows]
     values = [row["file"] for row in rows]
-    return Table(values, [_shown(path, root) for path in values], labels, groups, label_names, transcripts)
+    lengths = None
+    if length is not None:
+        lengths = read_lengths([row.get(length) for row in rows], f"column {length!r} of {root}")
+    names = [_shown(path, root) for path in values]
+    return Table(values, names, labels, groups, label_names, transcripts, lengths)
 
 
 def open_text_files(root: Path, split: str, columns: Columns) -> Table | None:
@@ -199,13 +206,13 @@ def _text_rows(path: Path, root: Path, columns: Columns) -> list[dict[str, Any]]
 
 
 def _parse_line(line: bytes) -> Any:
-    """Content of one line of JSON; what cannot be read becomes a value that the data set counts as bad."""
+    """Content of one line of JSON; what cannot be read becomes what the data set raises in its place."""
     try:
         return json.loads(line.decode("utf-8"))
     except UnicodeDecodeError:
         return line
-    except (ValueError, RecursionError):
-        return 0
+    except (ValueError, RecursionError) as error:
+        return BadSample("unreadable", f"the line is no JSON: {error}")
 
 
 def _choose_fields(objects: list[dict[str, Any]], columns: Columns, name: str) -> dict[str, Any]:

@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 def save_run(run: Pretraining) -> Path:
     """Writes a checkpoint of the run's present step."""
-    run.bad_samples.flush()  # before there is a checkpoint, after which none of them would be met again
+    run.bad_samples.flush(to_disk=True)  # before there is a checkpoint, after which none of them would be met again
     scaler, main = run.accelerator.scaler, run.accelerator.is_main_process
     states = {
         "optimizer": optimizer_state(run.optimizer, keep=main),

@@ -1,0 +1,180 @@
+"""What was met in the data while a batch was prepared, and how it reaches the process that trains.
+
+Batches are prepared in worker processes, whose memory is lost with them. So whatever a data set meets goes into the
+`DataReport` that its caller collects, and travels with the batch: a run records exactly what it was trained on, in the
+same order for any number of workers and wherever it was interrupted.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any, NamedTuple
+
+import torch
+from torch.utils.data import Dataset
+
+from .decoding import BadSample
+from .optional import MissingDependencyError
+
+
+__all__ = [
+    "BadRecord",
+    "DataReport",
+    "NoUsableSample",
+    "candidates",
+    "collect_data_report",
+    "collecting",
+    "usable_item",
+]
+
+NEIGHBOURS = 100
+"""Samples after a bad one that are tried before others are, so that one damaged folder does not end a run."""
+MOST_TRIES = 1000
+"""Samples that are tried in the place of a bad one."""
+
+
+class NoUsableSample(ValueError):
+    """Neither a sample nor any of those that could stand in for it can be used; there is no point in going on."""
+
+
+class BadRecord(NamedTuple):
+    """A sample that cannot be used, and why."""
+
+    modality: str
+    source: str
+    split: str
+    row: int
+    """Place in the split of the source, from 0."""
+    name: str
+    """File or row, for people."""
+    reason: str
+    """One of `decoding.FATAL`."""
+    detail: str
+    """What the library that read it said."""
+
+    @property
+    def key(self) -> tuple[str, str, str, int]:
+        """What tells the sample from all others of a run."""
+        return self[:4]
+
+
+@dataclass
+class DataReport:
+    """What was met while something was prepared.
+
+    Attributes:
+        reads: records that were asked for, by modality, bad ones included.
+        bad: bad samples, once each, in the order in which they were met.
+        notes: samples that were used all the same, as (modality, source, split, row, note).
+        last: data set and index of the record that was read last.
+    """
+
+    reads: dict[str, int] = field(default_factory=dict)
+    bad: dict[tuple[str, str, str, int], BadRecord] = field(default_factory=dict)
+    notes: list[tuple[str, str, str, int, str]] = field(default_factory=list)
+    last: tuple[Any, int] | None = None
+
+    def read(self, dataset: Any, index: int) -> None:
+        """Records that a data set reads one of its samples."""
+        self.reads[dataset.modality] = self.reads.get(dataset.modality, 0) + 1
+        self.last = dataset, index
+
+    def reject(self, record: BadRecord) -> None:
+        """Records a bad sample."""
+        self.bad.setdefault(record.key, record)
+
+    def packed(self) -> DataReport:
+        """The same without what only its process understands."""
+        return DataReport(self.reads, self.bad, self.notes)
+
+
+_collected: ContextVar[DataReport | None] = ContextVar("data_report", default=None)
+
+
+def collecting() -> DataReport | None:
+    """The report that is being filled at present; None when nobody collects them."""
+    return _collected.get()
+
+
+@contextmanager
+def collect_data_report() -> Iterator[DataReport]:
+    """Collects what all data sets of this process meet inside the `with` block."""
+    report = DataReport()
+    token = _collected.set(report)
+    try:
+        yield report
+    finally:
+        _collected.reset(token)
+
+
+def candidates(index: int, size: int) -> Iterator[int]:
+    """Sample `index` and those that stand in for it, best first, each once: the ones after it, then distant ones."""
+    if size <= MOST_TRIES:
+        yield from ((index + offset) % size for offset in range(size))
+        return
+    yield from ((index + offset) % size for offset in range(NEIGHBOURS))
+    stride = round(size * 0.618)
+    while math.gcd(stride, size) > 1:
+        stride += 1
+    distant = (turn * stride % size for turn in range(1, size))
+    distant = (offset for offset in distant if offset >= NEIGHBOURS)
+    yield from ((index + offset) % size for offset in islice(distant, MOST_TRIES - NEIGHBOURS))
+
+
+def usable_item(
+    dataset: Dataset, index: int, transform: Callable[..., dict[str, Any]], modality: str, seed: int
+) -> dict[str, Any]:
+    """Item of a sample, or under its id of the first one after it that can be transformed.
+
+    What cannot be decoded is replaced by the data set. This is for what only shows in the transform; as that may
+    depend on the seed, it is not remembered.
+
+    Args:
+        dataset: records of one modality.
+        index: the sample.
+        transform: `transform(record, seed=...) -> item`.
+        modality: for messages.
+        seed: of the transform.
+
+    Raises:
+        NoUsableSample: there is none.
+    """
+    report, identity, error = collecting(), None, None
+    for candidate in candidates(index, len(dataset)):
+        if report is not None:
+            report.last = None
+        record = dataset[candidate]
+        origin = None if report is None else report.last
+        identity = record["id"] if identity is None else identity
+        try:
+            item = transform({**record, "id": identity}, seed=seed)
+            check_item(item)
+            return item
+        except (MissingDependencyError, NoUsableSample):
+            raise
+        except BadSample as problem:
+            error = problem
+        except Exception as problem:  # it is for libraries to say what a sample of some kind makes them raise
+            error = BadSample("transform failed", f"{type(problem).__name__}: {problem}")
+        if origin is not None:
+            origin[0].reject(origin[1], error)
+    raise NoUsableSample(f"Not one of the {modality} samples that were tried can be used; the last one: {error}")
+
+
+def check_item(item: dict[str, Any]) -> None:
+    """Refuses an item that would poison its batch.
+
+    Raises:
+        BadSample: it holds NaN or infinite values, or no tokens besides start and end.
+    """
+    for name, value in item.items():
+        if isinstance(value, torch.Tensor) and value.is_floating_point() and not value.isfinite().all():
+            raise BadSample("non-finite", f"NaN or infinite values in {name} after the transform")
+    tokens = item.get("input_ids")
+    if tokens is not None and len(tokens) <= 2:
+        raise BadSample("empty", "no tokens")

@@ -1,0 +1,356 @@
+"""Broken files in a run: each is named once, whoever met it and however often the run was interrupted."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from accelerate.state import AcceleratorState, GradientState
+from broken_data import write_picture_table, write_pictures, write_recordings, write_texts
+from torch._utils import ExceptionWrapper
+
+from recipes.common.bad_samples import BadSampleLedger, data_explained
+from recipes.common.data_report import (
+    BadRecord,
+    DataReport,
+    NoUsableSample,
+    candidates,
+    collect_data_report,
+    usable_item,
+)
+from recipes.common.datasets import RawDataset, open_dataset
+from recipes.common.decoding import BadSample, decode_audio, decode_image
+from recipes.common.health import TrainingStopped
+from recipes.common.option_files import load_options
+from recipes.common.options import OptionError
+from recipes.common.runlog import read_log
+from recipes.common.tables import Table
+from recipes.common.training import Pretraining
+from recipes.pretrain import main
+
+
+ROOT = Path(__file__).resolve().parents[2]
+PART = {"num_masks": 1, "decoder_layers": 1, "decoder_hidden_size": 16}
+TINY = {
+    "max_steps": 12,
+    "log_every": 3,
+    "checkpoint_every": 3,
+    "cpu": True,
+    "max_bad_fraction": 1,
+    "text": {"batch_size": 2, "transform": {"max_length": 24}},
+    "vision": {"batch_size": 5, "transform": {"crop_scale": [0.5, 1.0]}},
+    "audio": {"batch_size": 4, "transform": {"crop_seconds": 0.1}},
+    "model": {
+        "hidden_size": 16,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 1,
+        "intermediate_size": 16,
+        "text_config": {"vocab_size": 300, "max_position_embeddings": 40, **PART},
+        "vision_config": {"image_size": 8, "patch_size": 2, "prenet_depth": 0, **PART},
+        "audio_config": {"conv_dim": [8] * 7, "conv_pos_depth": 1, "conv_pos_width": 3, "prenet_depth": 0, **PART},
+    },
+}
+
+
+@pytest.fixture(autouse=True)
+def fresh_accelerate():
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+    GradientState._reset_state()
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Configuration of a run over broken data, and what is broken in it and unusual by modality."""
+    folder = tmp_path_factory.mktemp("data")
+    pictures, odd_pictures = write_pictures(folder / "vision")
+    recordings, odd_recordings = write_recordings(folder / "audio")
+    broken = {"text": write_texts(folder / "text"), "vision": pictures, "audio": recordings}
+    sources = {name: str(folder / name) for name in broken}
+    (folder / "run.yaml").write_text(yaml.safe_dump(TINY | {"data": sources}))
+    return folder / "run.yaml", broken, {"vision": odd_pictures, "audio": odd_recordings}
+
+
+def run(config, folder, *overrides):
+    AcceleratorState._reset_state(reset_partial_state=True)
+    return main([str(config), f"output_dir={folder}", *overrides])
+
+
+def lines(folder):
+    return [json.loads(line) for line in (folder / "bad_samples.jsonl").read_text().splitlines()]
+
+
+def named(listed):
+    reasons = {}
+    for line in listed:
+        reasons.setdefault(line["modality"], {})[line["name"]] = line["reason"]
+    return reasons
+
+
+# ---- runs
+
+
+@pytest.fixture(scope="module")
+def whole(data, tmp_path_factory):
+    """Folder and summary of a run that nothing interrupts."""
+    folder = tmp_path_factory.mktemp("whole")
+    return folder, run(data[0], folder)
+
+
+def test_a_run_over_broken_data_completes_and_names_each_broken_sample_once(data, whole):
+    _, broken, unusual = data
+    folder, summary = whole
+    listed = lines(folder)
+    assert named(listed) == broken and len(listed) == sum(map(len, broken.values()))
+    assert [line["step"] for line in listed] == sorted(line["step"] for line in listed)
+    assert {line["step"] for line in listed if line["modality"] == "text"} == {0}, "packed when the data was set up"
+    assert all(line["process"] == 0 and line["detail"] for line in listed)
+    assert {line["source"] for line in listed} == {str(data[0].parent / name) for name in broken}
+    for name, notes in unusual.items():
+        counts = {note: list(notes.values()).count(note) for note in notes.values()}
+        assert summary["unusual_samples"][name] == counts
+    assert sum(summary["bad_samples"]["vision"].values()) == len(broken["vision"])
+    assert summary["steps"] == 12 and summary["skipped_steps"] == 0
+    last = read_log(folder / "log.jsonl")[-1]
+    assert {name: last[f"{name}/bad_samples"] for name in broken} == {name: len(of) for name, of in broken.items()}
+
+
+def test_workers_make_the_same_list(data, whole, tmp_path):
+    run(data[0], tmp_path, "data.num_workers=2")
+    assert lines(tmp_path) == lines(whole[0])
+
+
+def test_an_interrupted_run_makes_the_same_list(data, whole, tmp_path, monkeypatch):
+    take_step = Pretraining.train_step
+    with monkeypatch.context() as patch:
+
+        def stop_at_seven(self, batches):
+            if self.step == 7:
+                raise KeyboardInterrupt
+            return take_step(self, batches)
+
+        patch.setattr(Pretraining, "train_step", stop_at_seven)
+        with pytest.raises(KeyboardInterrupt):
+            run(data[0], tmp_path, "checkpoint_every=4")
+    before = lines(tmp_path)
+    assert before[-1]["step"] > 4, "something was met after the checkpoint, and will be met again"
+    with open(tmp_path / "bad_samples.jsonl", "a") as file:
+        file.write('{"step": 7, "modality": "aud')  # the kill came in the middle of a line
+    run(data[0], tmp_path, "checkpoint_every=4")
+    assert lines(tmp_path) == lines(whole[0])
+    assert read_log(tmp_path / "log.jsonl")[-1]["audio/bad_samples"] == 6
+
+
+def test_a_run_with_too_many_bad_samples_stops_and_says_where(data, tmp_path, monkeypatch):
+    monkeypatch.setattr("recipes.common.bad_samples.TOLERATED", 3)
+    with pytest.raises(TrainingStopped, match=r"of the .* samples .* max_bad_fraction=0.2 .*\d \w.*bad_samples.jsonl"):
+        run(data[0], tmp_path, "max_bad_fraction=0.2", "text=null", "model.text_config=null")
+    assert len(lines(tmp_path)) > 3
+
+
+def test_data_without_a_good_sample_ends_in_a_sentence(data, tmp_path):
+    for number in range(5):
+        (tmp_path / f"{number}.wav").write_bytes(b"")
+    (tmp_path / "run").mkdir()
+    with pytest.raises(TrainingStopped, match=r"^Not one of the 5 samples can be used.*empty: 5 .*Check that"):
+        run(data[0], tmp_path / "run", f"data.audio={tmp_path}", "text=null", "vision=null", "model.text_config=null",
+            "model.vision_config=null")  # fmt: skip
+
+
+@pytest.mark.slow
+def test_two_processes_make_the_same_list(data, whole, tmp_path):
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    program = [str(ROOT / "recipes" / "pretrain.py"), str(data[0]), f"output_dir={tmp_path}"]
+    subprocess.run([*launch, *program], cwd=tmp_path, check=True, timeout=300,
+                   env={**os.environ, "OMP_NUM_THREADS": "1"})  # fmt: skip
+    alone, together = lines(whole[0]), lines(tmp_path)
+    assert {line.pop("process") for line in together} == {0, 1}
+    assert [{name: value for name, value in line.items() if name != "process"} for line in alone] == together
+
+
+# ---- the share of bad samples
+
+
+class OneProcess:
+    process_index, num_processes = 0, 1
+
+
+def ledger(path, max_fraction, size, reads, bad, modality="vision"):
+    found = BadSampleLedger(path, max_fraction, OneProcess())
+    records = [BadRecord(modality, "a", "train", row, f"row {row}", "empty", "") for row in range(bad)]
+    found.prepare({modality: size}, DataReport())
+    found.add(1, [DataReport({modality: reads}, {record.key: record for record in records})])
+    return found
+
+
+@pytest.mark.parametrize(
+    ("max_fraction", "size", "reads", "bad", "stops"),
+    [
+        (0.01, 3, 3, 1, False),
+        (0.01, 1000, 500, 10, False),
+        (0.01, 1000, 500, 11, True),
+        (0.01, 10_000, 2000, 20, False),
+        (0.01, 10_000, 2000, 21, True),
+        (0.01, 1500, 9000, 16, True),  # read often, met once
+        (0.01, None, 9000, 16, False),  # nobody knows how many a stream has
+        (0.0, 1000, 500, 1, True),
+        (0.0, 1000, 500, 0, False),
+        (1.0, 30, 30, 30, False),
+    ],
+)
+def test_share_above_which_a_run_stops(tmp_path, max_fraction, size, reads, bad, stops):
+    found = ledger(tmp_path / "bad_samples.jsonl", max_fraction, size, reads, bad)
+    if stops:
+        with pytest.raises(TrainingStopped, match=f"^{bad} of the .* vision .*{bad} empty"):
+            found.check()
+    else:
+        found.check()
+    assert found.record() == {"vision/bad_samples": bad}
+
+
+def test_only_the_first_bad_samples_are_shown(tmp_path, caplog):
+    ledger(tmp_path / "bad_samples.jsonl", 1, 100, 100, 50)
+    assert len(caplog.records) == 6 and "row 4" in caplog.text and "row 5" not in caplog.text
+    assert len(read_log(tmp_path / "bad_samples.jsonl")) == 50
+
+
+def test_a_share_is_a_share():
+    with pytest.raises(OptionError, match="max_bad_fraction is 2"):
+        load_options("tiny_vision", ["output_dir=x", "max_bad_fraction=2"])
+
+
+# ---- one sample
+
+
+def texts(*values):
+    return RawDataset("text", Table(list(values)), source="here", split="train")
+
+
+def test_each_step_reports_all_that_it_met_also_what_was_met_before():
+    data = texts("a", "", "c")
+    for _ in range(2):
+        with collect_data_report() as report:
+            assert data[1]["text"] == "c"
+        assert list(report.bad.values()) == [BadRecord("text", "here", "train", 1, "row 1", "empty", "no text")]
+        assert report.reads == {"text": 2}
+
+
+def test_what_could_not_be_read_once_is_not_read_again_but_for_missing_files(tmp_path):
+    picture = tmp_path / "late.png"
+    (tmp_path / "broken.png").write_bytes(b"no picture")
+    data = RawDataset("vision", Table([picture, tmp_path / "broken.png", np.zeros((4, 4), np.uint8)]))
+    assert data[0]["image"].size == (4, 4) and data[1]["image"].size == (4, 4)
+    for name in ("late.png", "broken.png"):
+        decode_image(np.zeros((9, 9), np.uint8)).save(tmp_path / name)
+    assert data[0]["image"].size == (9, 9) and data[1]["image"].size == (4, 4)
+
+
+@pytest.mark.parametrize("size", [1, 3, 1000, 1001, 100_000])
+def test_stand_ins_differ_and_reach_beyond_the_neighbours(size):
+    found = list(candidates(size - 1, size))
+    assert len(set(found)) == len(found) == min(size, 1000) and found[0] == size - 1
+    assert set(found) <= set(range(size))
+    if size > 1000:
+        assert found[1] == 0 and max(found[1:]) - min(found) > 0.99 * size - 100
+
+
+def test_samples_without_end_are_not_tried():
+    class Empty:
+        tries = 0
+
+        def __len__(self):
+            return 10**6
+
+        def __getitem__(self, index):
+            self.tries += 1
+            return ""
+
+    empty = Empty()
+    with pytest.raises(NoUsableSample, match="Not one of 1000 of the 1000000 samples"):
+        RawDataset("text", Table(empty))[5]
+    assert 1000 <= empty.tries < 1100
+
+
+def test_what_fails_in_the_transform_is_replaced_under_its_own_id():
+    def transform(record, seed):
+        if record["text"] == "b" and seed == 1:
+            raise KeyError("no such word")
+        value = float("nan") if record["text"] == "c" else 1.0
+        return {"input_values": torch.tensor([value]), "id": record["id"], "text": record["text"]}
+
+    data = texts("a", "b", "c", "d")
+    with collect_data_report() as report:
+        items = [usable_item(data, index, transform, "text", seed=1) for index in range(4)]
+    assert [item["text"] for item in items] == ["a", "d", "d", "d"] and [item["id"] for item in items] == [0, 1, 2, 3]
+    reasons = {record.row: (record.reason, record.detail) for record in report.bad.values()}
+    assert reasons == {
+        1: ("transform failed", "KeyError: 'no such word'"),
+        2: ("non-finite", "NaN or infinite values in input_values after the transform"),
+    }
+    assert usable_item(data, 1, transform, "text", seed=0)["text"] == "b", "another seed may succeed"
+
+
+def test_a_transform_that_always_fails_is_an_error():
+    def transform(record, seed):
+        raise RuntimeError("out of order")
+
+    with pytest.raises(NoUsableSample, match="Not one of the text .* out of order"):
+        usable_item(texts("a", "b"), 0, transform, "text", seed=0)
+
+
+def test_texts_without_tokens_are_left_out():
+    def transform(record, seed):
+        return {"input_ids": torch.arange(2 if record["text"] == "a" else 3), "id": record["id"]}
+
+    with collect_data_report() as report:
+        assert len(usable_item(texts("a", "b"), 0, transform, "text", seed=0)["input_ids"]) == 3
+    assert [record.reason for record in report.bad.values()] == ["empty"]
+
+
+def test_absurdly_long_recordings_are_refused_before_they_are_read(tmp_path, monkeypatch):
+    write_recordings(tmp_path)
+    monkeypatch.setattr("recipes.common.decoding.MAX_AUDIO_SAMPLES", 6399)
+    assert len(decode_audio(tmp_path / "good0.flac")[0]) == 3200
+    with pytest.raises(BadSample, match="too large: 3200 samples of 2 channels"):
+        decode_audio(tmp_path / "stereo.wav")
+
+
+def test_rows_without_a_picture_in_a_table(tmp_path, monkeypatch):
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    reasons = write_picture_table(tmp_path / "pictures.parquet")
+    data = open_dataset("vision", str(tmp_path / "pictures.parquet"))
+    with collect_data_report() as report:
+        assert [data[row]["image"].size for row in range(6)] == [(8, 8)] * 6
+    assert {record.row: record.reason for record in report.bad.values()} == reasons
+
+
+def test_a_table_that_cannot_be_read_is_a_bad_sample():
+    class Torn(list):
+        def __getitem__(self, index):
+            if index == 0:
+                raise OSError("the disk is gone")
+            return super().__getitem__(index)
+
+    data = RawDataset("text", Table(Torn(["a", "b"])))
+    with collect_data_report() as report:
+        assert data[0]["text"] == "b"
+    assert [record.detail for record in report.bad.values()] == ["OSError: the disk is gone"]
+
+
+def test_the_sentence_of_a_worker_comes_without_its_traceback():
+    try:
+        raise NoUsableSample("Not\none.")
+    except NoUsableSample as error:
+        alone = error
+        from_worker = ExceptionWrapper(where="in DataLoader worker process 0")
+    with pytest.raises(TrainingStopped, match="^Not one\\. Check"), data_explained():
+        from_worker.reraise()
+    with pytest.raises(TrainingStopped, match="^Not one\\. Check"), data_explained():
+        raise alone
