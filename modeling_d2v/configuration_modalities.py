@@ -67,7 +67,7 @@ class CheckedConfig(PreTrainedConfig):
     def _refuse(self, key: str) -> None:
         name, known = type(self).__name__, self.own_fields()
         for part, spec in self.sub_configs.items():
-            if key in spec.own_fields() - known:
+            if issubclass(spec, CheckedConfig) and key in spec.own_fields() - known:
                 raise ValueError(f"{name} has no field `{key}`: it belongs into a modality, such as `{part}`.")
         nearest = _nearest(key, known)
         if difflib.SequenceMatcher(None, key, nearest).ratio() >= 0.6:
@@ -92,9 +92,89 @@ class CheckedConfig(PreTrainedConfig):
         """Raises `ValueError` with a sentence about the first setting that cannot work."""
 
 
+class PatchGrid:
+    """Mixin of a configuration with a `patch_size`."""
+
+    def grid_size(self, height: int, width: int) -> tuple[int, int]:
+        """Patches down and across an image of `height` x `width` pixels.
+
+        Raises:
+            ValueError: if a side is not a positive multiple of the patch size.
+        """
+        if height % self.patch_size or width % self.patch_size or not height or not width:
+            raise ValueError(
+                f"An image of {height} x {width} pixels cannot be cut into patches of {self.patch_size} x "
+                f"{self.patch_size}; resize or crop it to multiples of {self.patch_size}."
+            )
+        return height // self.patch_size, width // self.patch_size
+
+
 @strict
-class Data2VecModalityConfig(CheckedConfig):
-    """What every modality has: context encoder, mask, decoder, targets and its share of the teacher.
+class MaskedPredictionConfig(CheckedConfig):
+    """The objective, whatever the encoder: masks, targets, loss, and what the teacher copies.
+
+    Args:
+        mask_sampler: `"random"` tokens, `"span"`s of frames, `"block"`s of patches, or `"inverse_block"`s
+            (blocks of patches that stay visible).
+        mask_prob: share of the tokens that is masked, in (0, 1).
+        mask_length: tokens in a span, or side of a block in patches.
+        mask_prob_adjust: share added when spans or blocks are drawn, to make up for those that overlap.
+        mask_random_prob, mask_keep_prob: share of the masked *text* tokens that are replaced by random ones, or
+            kept (data2vec 1.0: 0.1 and 0.1). Default 0.
+        num_masks: M, masks per sample that share one teacher pass (paper 2023, section 3.3).
+        decoder_projection_layers: linear layers at the end of the prediction. 0 (vision 1.0) predicts with what comes
+            before them as it is.
+        decoder_projection_ratio: width of the hidden layer of a projection of several layers, in units of its input.
+        average_top_k_layers: K, shared blocks averaged into the target; `None` for all of them.
+        layer_target_norm: `"instance"`, `"layer"`, `"batch"` or `None`: norm of each layer's output.
+        mean_target_norm: `"layer"`, `"instance"` or `None`: norm of their mean.
+        end_of_block_targets: target the block's output, not its feed-forward part. Default False.
+        loss_beta: 0 for the squared error, more for the smooth L1 loss with that beta.
+        loss_scale: factor of the loss; `None` for 1 / sqrt(hidden_size).
+        ema_copied: parts of parameter names that the teacher copies from the student instead of averaging them.
+
+    Raises:
+        ValueError: for a setting that cannot work; the message names it and the values that can.
+    """
+
+    mask_sampler: str = "random"
+    mask_prob: float | int = 0.5
+    mask_length: int = 1
+    mask_prob_adjust: float | int = 0.0
+    mask_random_prob: float | int = 0.0
+    mask_keep_prob: float | int = 0.0
+    num_masks: int = 8
+    decoder_projection_layers: int = 1
+    decoder_projection_ratio: float | int = 2.0
+    average_top_k_layers: int | None = None
+    layer_target_norm: str | None = "instance"
+    mean_target_norm: str | None = None
+    end_of_block_targets: bool = False
+    loss_beta: float | int = 0.0
+    loss_scale: float | int | None = None
+    ema_copied: list[str] | None = None
+
+    def check(self) -> None:
+        owner = type(self).__name__
+        one_of(owner, "mask_sampler", self.mask_sampler, MASK_SAMPLERS)
+        one_of(owner, "layer_target_norm", self.layer_target_norm, (None, "instance", "layer", "batch"))
+        one_of(owner, "mean_target_norm", self.mean_target_norm, (None, "layer", "instance"))
+        if not 0 < self.mask_prob < 1:
+            raise ValueError(f"{owner}: `mask_prob` is {self.mask_prob}; a share between 0 and 1 must be masked.")
+        for field in ("mask_random_prob", "mask_keep_prob", "mask_prob_adjust"):
+            in_range(owner, field, getattr(self, field), 0.0, 1.0)
+        in_range(owner, "mask_random_prob + mask_keep_prob", self.mask_random_prob + self.mask_keep_prob, 0.0, 1.0)
+        for field in ("mask_length", "num_masks"):
+            in_range(owner, field, getattr(self, field), 1)
+        in_range(owner, "decoder_projection_layers", self.decoder_projection_layers, 0)
+        in_range(owner, "loss_beta", self.loss_beta, 0.0)
+        if self.decoder_projection_ratio <= 0 or (self.loss_scale is not None and self.loss_scale <= 0):
+            raise ValueError(f"{owner}: `decoder_projection_ratio` and `loss_scale` must be positive.")
+
+
+@strict
+class Data2VecModalityConfig(MaskedPredictionConfig):
+    """What every modality has: context encoder, decoder and its share of the teacher, beside the objective.
 
     Args:
         num_extra_tokens: learned tokens put before the sequence (1 for images). Default 0.
@@ -107,32 +187,17 @@ class Data2VecModalityConfig(CheckedConfig):
         alibi_scale: start value of that scale. Default 1.0.
         alibi_scale_per_head, alibi_scale_per_layer: one learned scale a head, one a layer (prenet layers first).
         alibi_distance: `"manhattan"` or `"euclidean"`, for images.
-        mask_sampler: `"random"` tokens, `"span"`s of frames, `"block"`s of patches, or `"inverse_block"`s
-            (blocks of patches that stay visible).
-        mask_prob: share of the tokens that is masked, in (0, 1).
-        mask_length: tokens in a span, or side of a block in patches.
-        mask_prob_adjust: share added when spans or blocks are drawn, to make up for those that overlap.
-        mask_random_prob, mask_keep_prob: share of the masked *text* tokens that are replaced by random ones, or
-            kept (data2vec 1.0: 0.1 and 0.1). Default 0.
         mask_noise_std: std of the noise at the masked places of the decoder's input. Default 0.01.
-        num_masks: M, masks per sample that share one teacher pass (paper 2023, section 3.3).
         decoder_layers, decoder_kernel_size, decoder_hidden_size, decoder_groups, decoder_residual,
-            decoder_projection_layers, decoder_projection_ratio, decoder_input_dropout: the convolutional decoder of
-            2.0. In 1.0 only the projection is used. `decoder_projection_ratio` is the width of the hidden layer of a
-            projection of several layers, in units of its input; 0 projection layers (vision 1.0) predict with the
-            encoder's output as it is.
-        average_top_k_layers: K, shared blocks averaged into the target; `None` for all of them.
-        layer_target_norm: `"instance"`, `"layer"`, `"batch"` or `None`: norm of each layer's output.
-        mean_target_norm: `"layer"`, `"instance"` or `None`: norm of their mean.
-        end_of_block_targets: target the block's output, not its feed-forward part. Default False.
-        loss_beta: 0 for the squared error, more for the smooth L1 loss with that beta.
-        loss_scale: factor of the loss; `None` for 1 / sqrt(hidden_size).
-        cls_loss_weight: weight of the regression of the mean target by the last extra token, *summed* over the
-            samples and masks of the global batch as the reference does on each device; divide the published 0.01 by
-            the number of devices that you accumulate over. Default 0.
+            decoder_input_dropout: the convolutional decoder of 2.0. In 1.0 only the projection is used.
+        cls_loss_weight: weight of the regression of the mean target by the last extra token, summed over
+            `cls_loss_rows` rows. Default 0.
+        cls_loss_rows: rows (samples times masks) that the sum is brought to, however many there are: the loss is their
+            mean times this number. The reference sums over the rows of one device, 256 (16 images, 16 masks) for the
+            base model and 128 for the larger ones, which is what the published 0.01 is for. Default `None`: a plain
+            sum over all rows of the step, which grows with the batch.
         ema_scope: what the teacher owns: `"blocks"` (shared blocks), `"context"` (also positions, prenet, norm) or
             `"all"` (also the local encoder).
-        ema_copied: parts of parameter names that the teacher copies from the student instead of averaging them.
         local_norm_eps: eps of the layer norm of text embeddings and of the audio features. Default 1e-5.
 
     Raises:
@@ -151,62 +216,40 @@ class Data2VecModalityConfig(CheckedConfig):
     alibi_scale_per_head: bool = False
     alibi_scale_per_layer: bool = False
     alibi_distance: str = "manhattan"
-    mask_sampler: str = "random"
-    mask_prob: float | int = 0.5
-    mask_length: int = 1
-    mask_prob_adjust: float | int = 0.0
-    mask_random_prob: float | int = 0.0
-    mask_keep_prob: float | int = 0.0
     mask_noise_std: float | int = 0.01
-    num_masks: int = 8
     decoder_layers: int = 4
     decoder_kernel_size: int = 7
     decoder_hidden_size: int = 384
     decoder_groups: int = 16
     decoder_residual: bool = True
-    decoder_projection_layers: int = 1
-    decoder_projection_ratio: float | int = 2.0
     decoder_input_dropout: float | int = 0.0
-    average_top_k_layers: int | None = None
-    layer_target_norm: str | None = "instance"
-    mean_target_norm: str | None = None
-    end_of_block_targets: bool = False
-    loss_beta: float | int = 0.0
-    loss_scale: float | int | None = None
     cls_loss_weight: float | int = 0.0
+    cls_loss_rows: int | None = None
     ema_scope: str = "context"
-    ema_copied: list[str] | None = None
     local_norm_eps: float | int = 1e-5
 
     def check(self) -> None:
+        super().check()
         owner = type(self).__name__
         one_of(owner, "alibi", self.alibi, (None, "fixed", "learned"))
         one_of(owner, "alibi_distance", self.alibi_distance, ("manhattan", "euclidean"))
-        one_of(owner, "mask_sampler", self.mask_sampler, MASK_SAMPLERS)
-        one_of(owner, "layer_target_norm", self.layer_target_norm, (None, "instance", "layer", "batch"))
-        one_of(owner, "mean_target_norm", self.mean_target_norm, (None, "layer", "instance"))
         one_of(owner, "ema_scope", self.ema_scope, EMA_SCOPES)
-        if not 0 < self.mask_prob < 1:
-            raise ValueError(f"{owner}: `mask_prob` is {self.mask_prob}; a share between 0 and 1 must be masked.")
         for field in ("prenet_dropout", "prenet_layerdrop", "prenet_drop_path_rate", "decoder_input_dropout"):
             below_one(owner, field, getattr(self, field))
-        for field in ("mask_random_prob", "mask_keep_prob", "mask_prob_adjust", "mask_noise_std"):
-            in_range(owner, field, getattr(self, field), 0.0, 1.0)
-        in_range(owner, "mask_random_prob + mask_keep_prob", self.mask_random_prob + self.mask_keep_prob, 0.0, 1.0)
-        sizes = "mask_length num_masks decoder_kernel_size decoder_hidden_size decoder_groups"
-        for field in sizes.split():
+        in_range(owner, "mask_noise_std", self.mask_noise_std, 0.0, 1.0)
+        for field in ("decoder_kernel_size", "decoder_hidden_size", "decoder_groups"):
             in_range(owner, field, getattr(self, field), 1)
-        for field in "prenet_depth num_extra_tokens decoder_layers decoder_projection_layers".split():
+        for field in ("prenet_depth", "num_extra_tokens", "decoder_layers"):
             in_range(owner, field, getattr(self, field), 0)
-        for field in ("loss_beta", "cls_loss_weight", "local_norm_eps"):
+        for field in ("cls_loss_weight", "local_norm_eps"):
             in_range(owner, field, getattr(self, field), 0.0)
-        if self.decoder_projection_ratio <= 0 or (self.loss_scale is not None and self.loss_scale <= 0):
-            raise ValueError(f"{owner}: `decoder_projection_ratio` and `loss_scale` must be positive.")
         if self.decoder_layers and (self.decoder_hidden_size % self.decoder_groups):
             raise ValueError(
                 f"{owner}: `decoder_hidden_size` ({self.decoder_hidden_size}) must be a multiple of "
                 f"`decoder_groups` ({self.decoder_groups})."
             )
+        if self.cls_loss_rows is not None:
+            in_range(owner, "cls_loss_rows", self.cls_loss_rows, 1)
         if self.cls_loss_weight and not self.num_extra_tokens:
             raise ValueError(f"{owner}: `cls_loss_weight` needs an extra token; set `num_extra_tokens` to 1.")
 
@@ -269,7 +312,7 @@ class Data2VecTextConfig(Data2VecModalityConfig):
 
 
 @strict
-class Data2VecVisionConfig(Data2VecModalityConfig):
+class Data2VecVisionConfig(PatchGrid, Data2VecModalityConfig):
     """Images: patch embedding, fixed 2-D sin-cos positions (2.0) or a shared relative position bias (1.0).
 
     Args:
@@ -350,16 +393,3 @@ class Data2VecVisionConfig(Data2VecModalityConfig):
         in_range("Data2VecVisionConfig", "auxiliary_loss_weight", self.auxiliary_loss_weight, 0)
         in_range("Data2VecVisionConfig", "pool_scales", min(self.pool_scales, default=0), 1)
         self.grid_size(self.image_size, self.image_size)
-
-    def grid_size(self, height: int, width: int) -> tuple[int, int]:
-        """Patches down and across an image of `height` x `width` pixels.
-
-        Raises:
-            ValueError: if a side is not a positive multiple of the patch size.
-        """
-        if height % self.patch_size or width % self.patch_size or not height or not width:
-            raise ValueError(
-                f"An image of {height} x {width} pixels cannot be cut into patches of {self.patch_size} x "
-                f"{self.patch_size}; resize or crop it to multiples of {self.patch_size}."
-            )
-        return height // self.patch_size, width // self.patch_size

@@ -125,6 +125,7 @@ _VISION_2 = _VISION | {
     "loss_beta": 0.0,
     "loss_scale": None,
     "cls_loss_weight": 0.01,
+    "cls_loss_rows": 8 * 16,
 }
 _VISION_1 = (
     _VISION
@@ -231,6 +232,7 @@ PRESETS: dict[str, dict[str, Any]] = {
             "decoder_kernel_size": 3,
             "decoder_hidden_size": 768,
             "average_top_k_layers": 10,
+            "cls_loss_rows": 16 * 16,
         },
     ),
     "vision-large": _row(

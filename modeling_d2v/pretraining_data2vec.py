@@ -9,8 +9,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 from transformers.utils import can_return_tuple
 
+from .backbone_pretraining import BackboneForPreTraining
 from .configuration_data2vec import Data2VecConfig
 from .configuration_modalities import Data2VecModalityConfig
 from .decoders import ConvDecoder, RegressionHead
@@ -75,6 +77,16 @@ class Data2VecForPreTraining(EmaTeacher, Data2VecPreTrainedModel):
             for layer in module.projection:
                 if isinstance(layer, nn.Linear):
                     layer.reset_parameters()
+
+    @staticmethod
+    def from_backbone(model: PreTrainedModel | str, tokenizer: Any = None, **settings: Any) -> BackboneForPreTraining:
+        """The objective of 1.0 over any encoder of transformers; see `BackboneForPreTraining.from_backbone`.
+
+        Example:
+            >>> model = Data2VecForPreTraining.from_backbone("FacebookAI/roberta-base")
+            >>> model.trained_encoder().save_pretrained("continued")  # a RobertaModel again
+        """
+        return BackboneForPreTraining.from_backbone(model, tokenizer, **settings)
 
     @property
     def student(self) -> Data2VecModel:
@@ -177,6 +189,7 @@ class Data2VecForPreTraining(EmaTeacher, Data2VecPreTrainedModel):
         sample_ids: Tensor | None = None,
         step: int | None = None,
         num_items: Tensor | int | None = None,
+        num_rows: Tensor | int | None = None,
         return_loss: bool = True,
         **kwargs: Any,
     ) -> Data2VecForPreTrainingOutput:
@@ -188,6 +201,7 @@ class Data2VecForPreTraining(EmaTeacher, Data2VecPreTrainedModel):
             sample_ids: (B,) identities of the samples, for masks drawn inside; default: a hash of their content.
             step: optimizer step, likewise; default: updates of the teacher so far.
             num_items: masked tokens over all processes and accumulated batches; default: those of this batch.
+            num_rows: samples times masks likewise, for `cls_loss_rows`.
             return_loss: for `Trainer`, which evaluates models that have this argument; there is always a loss.
 
         Returns:
@@ -218,7 +232,10 @@ class Data2VecForPreTraining(EmaTeacher, Data2VecPreTrainedModel):
         total = loss_divisor(mask, num_items)
         losses = {"regression": self._distance(mine, predictions, masked_targets) / total}
         if mine.cls_loss_weight:
-            losses["cls"] = mine.cls_loss_weight * self._cls_distance(mine, hidden, targets, local, mask)
+            weight = mine.cls_loss_weight
+            if mine.cls_loss_rows is not None:
+                weight = weight * mine.cls_loss_rows / (hidden.shape[0] if num_rows is None else num_rows)
+            losses["cls"] = weight * self._cls_distance(mine, hidden, targets, local, mask)
         return pretraining_output(losses, predictions, masked_targets, mask, local.features, local.token_mask)
 
     def _encode_student(

@@ -207,6 +207,26 @@ def test_cls_loss_regresses_the_mean_target():
     torch.testing.assert_close(out.losses["cls"], expected)
 
 
+@torch.no_grad()
+def test_cls_loss_over_given_rows_does_not_depend_on_the_batch():
+    cls = {"cls_loss_weight": 0.5, "num_masks": 3}
+    plain = make("2.0", "vision", vision_config=cls)
+    model = make("2.0", "vision", vision_config=cls | {"cls_loss_rows": 12})
+    model.load_state_dict(plain.state_dict())
+    inputs = inputs_for("vision")
+    ids = torch.tensor([3, 7])
+    # Two samples with three masks are six rows: brought to twelve, their sum doubles.
+    whole = model(**inputs, sample_ids=ids, step=1).losses["cls"]
+    torch.testing.assert_close(whole, 2 * plain(**inputs, sample_ids=ids, step=1).losses["cls"])
+    halves = [
+        model(pixel_values=inputs["pixel_values"][i : i + 1], sample_ids=ids[i : i + 1], step=1, num_rows=6)
+        for i in range(2)
+    ]
+    torch.testing.assert_close(sum(half.losses["cls"] for half in halves), whole)
+    twice = model(pixel_values=inputs["pixel_values"].repeat(2, 1, 1, 1), sample_ids=ids.repeat(2), step=1)
+    torch.testing.assert_close(twice.losses["cls"], whole)
+
+
 def test_decoder_noise_is_normal_and_a_function_of_step_sample_and_mask():
     like, shape = torch.zeros(1, 64), (4, 3, 200)
     key = {"seed": 1, "step": 2, "sample_ids": torch.tensor([5, 6, 7, 8])}
