@@ -18,11 +18,10 @@ from modeling_d2v import Data2VecConfig, Data2VecForPreTraining
 from recipes.common.batches import BatchPlan, StepDataset
 from recipes.common.checkpointing import CheckpointFolder
 from recipes.common.collate import Collator
+from recipes.common.modality_data import prepare_modality
 from recipes.common.options import OptionError, Options
-from recipes.common.sample_order import Mixture
-from recipes.common.source_list import JoinedDataset, TransformBySource, open_entries, parts_of, read_entries
+from recipes.common.source_list import open_entries, parts_of, read_entries
 from recipes.common.tokenizer import build_tokenizer, load_tokenizer
-from recipes.common.transforms import build_transform
 
 
 logger = logging.getLogger(__name__)
@@ -245,52 +244,22 @@ def build_steps(
     Raises:
         ValueError: a transform option is wrong, or a modality has too little data or too small a batch.
     """
-    datasets, transforms, orders, fingerprint = {}, {}, {}, {}
-    for name, source in sources.items():
-        transforms[name], datasets[name] = prepare_source(options, config, name, source, tokenizer)
-        parts = parts_of(datasets[name])
-        sizes = [len(part) for part in parts.values()]
-        ratios = datasets[name].ratios if isinstance(datasets[name], JoinedDataset) else None
-        orders[name] = Mixture(sizes, ratios, options.seed, name)
-        fingerprint[name] = {
-            f"{part} {what}".strip(): value
-            for (part, raw), size in zip(parts_of(source).items(), sizes, strict=True)
-            for what, value in (raw.fingerprint() | {"samples": size}).items()
-        }
+    data = {name: prepare_modality(options, config, name, source, tokenizer) for name, source in sources.items()}
     plan = BatchPlan(
-        orders,
-        {name: getattr(options, name).batch_size for name in datasets},
-        {name: getattr(options, name).ratio for name in datasets},
-        options.seed,
+        {name: each.turns for name, each in data.items()},
+        {name: getattr(options, name).ratio for name in data},
         mixed=options.schedule == "mixed",
     )
     return StepDataset(
         plan,
-        datasets,
-        transforms,
+        {name: each.dataset for name, each in data.items()},
+        {name: each.transform for name, each in data.items()},
         Collator(config, options.seed),
         TokenCounter(config),
         seed=options.seed,
         accumulate=options.accumulate,
+        limits={name: each.limit for name, each in data.items() if each.limit is not None},
         rank=rank,
         world_size=world_size,
-        fingerprint=fingerprint,
+        fingerprint={name: each.fingerprint for name, each in data.items()},
     )
-
-
-def prepare_source(
-    options: Options, config: Data2VecConfig, modality: str, source: Any, tokenizer: Any
-) -> tuple[Any, Any]:
-    """Transform of a modality, and the data set that it draws from, after it took from each source what it needs."""
-
-    def build() -> Any:
-        return build_transform(modality, getattr(options, modality).transform, config, tokenizer, train=True)
-
-    if not isinstance(source, JoinedDataset):
-        transform = build()
-        return transform, transform.prepare(source)
-    # Only that of speech keeps something of the source that it was prepared with.
-    transforms = [build() for _ in source.parts] if modality == "audio" else [build()] * len(source.parts)
-    prepared = [transform.prepare(part) for transform, part in zip(transforms, source.parts, strict=True)]
-    joined = JoinedDataset(prepared, source.names, source.ratios)
-    return TransformBySource(transforms) if modality == "audio" else transforms[0], joined

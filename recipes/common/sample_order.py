@@ -8,6 +8,7 @@ on how samples are read, so a run can go on anywhere, and any number of workers 
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from typing import NamedTuple
@@ -69,12 +70,12 @@ class SourceOrder:
         self._orders: dict[tuple[int, ...], np.ndarray] = {}
 
     def locate(self, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Epoch and index within the source of each position, all int64 of one shape."""
+        """Epoch and index within the source of each of some ascending positions, all int64 (N,)."""
         epochs, places = np.divmod(positions, self.size)
         indices = np.empty_like(places)
-        for epoch in np.unique(epochs).tolist():
-            chosen = epochs == epoch
-            indices[chosen] = self._permutation(self.size, epoch)[places[chosen]]
+        names, starts = np.unique(epochs, return_index=True)
+        for epoch, own in zip(names.tolist(), _slices(starts, len(places)), strict=True):
+            indices[own] = self._permutation(self.size, epoch)[places[own]]
         return epochs, indices
 
     def _permutation(self, size: int, *parts: int) -> np.ndarray:
@@ -84,6 +85,11 @@ class SourceOrder:
             rng = np.random.default_rng(stable_seed(self.seed, "order", self.label, *parts))
             self._orders[parts] = rng.permutation(size)
         return self._orders[parts]
+
+
+def _slices(starts: np.ndarray, size: int) -> list[slice]:
+    """The stretches that begin at `starts`, up to `size`."""
+    return [slice(first, last) for first, last in itertools.pairwise([*starts.tolist(), size])]
 
 
 class Mixture:
@@ -128,7 +134,7 @@ class Mixture:
         return [SampleKey(*pair) for pair in zip(epochs.tolist(), indices.tolist(), strict=True)]
 
     def locate(self, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Epoch and index, over all sources, of each position, all int64 of one shape."""
+        """Epoch and index, over all sources, of each of some ascending positions, all int64 (N,)."""
         rounds, places = np.divmod(positions, len(self._pattern))
         sources = self._pattern[places]
         epochs, indices = np.empty_like(positions), np.empty_like(positions)

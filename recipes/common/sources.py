@@ -21,6 +21,7 @@ from .tables import (
     encode_labels,
     find_text_columns,
     pick_split,
+    read_lengths,
     transcript_column,
     usual_column,
 )
@@ -119,6 +120,7 @@ def table_of(modality: str, splits: Any, split: str, columns: Columns, where: st
     label = usual_column(existing, columns.label, LABEL_COLUMNS, "label", where)
     group = usual_column(existing, columns.group, GROUP_COLUMNS, "group", where)
     text = None if modality == "text" else transcript_column(existing, columns.text, where)
+    length = usual_column(existing, columns.length, (), "length", where)
     for column in inputs:
         feature = dataset.features[column]
         if isinstance(feature, Image | Audio):
@@ -137,7 +139,8 @@ def table_of(modality: str, splits: Any, split: str, columns: Columns, where: st
     if modality == "text" and dataset.data.nbytes < MAX_TEXT_BYTES:
         texts = [dataset[column][:] for column in inputs]
         values = texts[0] if len(texts) == 1 else list(zip(*texts, strict=True))
-    return Table(values, None, labels, groups, label_names, transcripts)
+    lengths = None if length is None else read_lengths(dataset[length][:], f"column {length!r} of {where}")
+    return Table(values, None, labels, groups, label_names, transcripts, lengths)
 
 
 class _Rows(Sequence):

@@ -9,18 +9,24 @@ import numpy as np
 
 
 __all__ = [
+    "SAMPLING_RATE",
     "TRANSCRIPT_COLUMNS",
     "Columns",
+    "Joined",
     "Table",
     "concatenate",
     "encode_labels",
     "find_text_columns",
     "pick_split",
+    "read_lengths",
     "transcript_column",
     "usual_column",
 ]
 
 logger = logging.getLogger(__name__)
+
+SAMPLING_RATE = 16_000
+"""Rate of decoded recordings, in Hz."""
 
 SPLIT_ALIASES = {
     "train": ("train", "training"),
@@ -57,12 +63,15 @@ class Columns:
         group: Column of what samples of one origin share, such as the speaker.
         text: Column of what is said in a recording or seen in an image; of several names, the first that exists. None
             reads none.
+        length: Column of the lengths of recordings: whole numbers are samples at 16 kHz, others seconds. None reads
+            none.
     """
 
     input: str | Sequence[str] | None = None
     label: str | None = None
     group: str | None = None
     text: str | Sequence[str] | None = None
+    length: str | None = None
 
 
 @dataclass
@@ -76,6 +85,7 @@ class Table:
         groups: N strings, or None.
         label_names: Names of the classes, or None.
         transcripts: Text that belongs to each record, "" where there is none, or None.
+        lengths: Samples at 16 kHz of each recording, int64 (N,), -1 where unknown, or None.
     """
 
     values: Sequence[Any]
@@ -84,6 +94,7 @@ class Table:
     groups: list[str] | None = None
     label_names: list[str] | None = None
     transcripts: list[str] | None = None
+    lengths: np.ndarray | None = None
 
 
 def pick_split(wanted: str, existing: Sequence[str], where: str) -> str:
@@ -169,6 +180,29 @@ def encode_labels(
     raise ValueError(f"The labels of {where} are of type {found}; expected whole numbers, scores or names.")
 
 
+def read_lengths(raw: Sequence[Any], where: str) -> np.ndarray:
+    """Samples at 16 kHz, int64 (N,), from a column of samples (whole numbers) or seconds; -1 where there is none.
+
+    Raises:
+        ValueError: If a value is no positive number.
+    """
+    lengths = np.full(len(raw), -1, dtype=np.int64)
+    for row, value in enumerate(raw):
+        if value is None or value == "":
+            continue
+        text = str(value)
+        try:
+            lengths[row] = int(text) if text.isdecimal() else round(float(text) * SAMPLING_RATE)
+        except (ValueError, OverflowError):
+            lengths[row] = 0
+        if lengths[row] <= 0:
+            raise ValueError(
+                f"The length {value!r} in row {row} of {where} is no positive number of samples or seconds. Give "
+                "samples at 16 kHz as whole numbers, or seconds with a decimal point."
+            )
+    return lengths
+
+
 def concatenate(parts: Sequence[Table]) -> Table:
     """Join tables of one source.
 
@@ -186,11 +220,12 @@ def concatenate(parts: Sequence[Table]) -> Table:
     transcripts = None
     if all(part.transcripts is not None for part in parts):
         transcripts = [text for part in parts for text in part.transcripts]
-    values = _Joined([part.values for part in parts])
-    return Table(values, names, labels, groups, first.label_names, transcripts)
+    lengths = None if any(part.lengths is None for part in parts) else np.concatenate([part.lengths for part in parts])
+    values = Joined([part.values for part in parts])
+    return Table(values, names, labels, groups, first.label_names, transcripts, lengths)
 
 
-class _Joined(Sequence):
+class Joined(Sequence):
     """Several sequences, one after another."""
 
     def __init__(self, parts: list[Sequence[Any]]):

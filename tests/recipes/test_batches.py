@@ -7,17 +7,15 @@ import torch
 from torch.utils.data import Dataset
 
 from recipes.common.batches import BatchPlan, StepDataset, load_steps, part
-from recipes.common.sample_order import spread_pattern, stable_seed
+from recipes.common.sample_order import Mixture, spread_pattern, stable_seed
+from recipes.common.turns import FixedTurns
 
 
-def plan(**changes):
-    settings = {
-        "sizes": {"audio": 7, "vision": 10},
-        "batch_sizes": {"audio": 3, "vision": 4},
-        "ratios": {"audio": 1.0, "vision": 2.0},
-        "seed": 5,
-    }
-    return BatchPlan(**{**settings, **changes})
+def plan(sizes=None, batch_sizes=None, ratios=None, seed=5, mixed=False):
+    sizes = sizes or {"audio": 7, "vision": 10}
+    batches = batch_sizes or {"audio": 3, "vision": 4}
+    turns = {name: FixedTurns(Mixture([size], None, seed, name), batches[name]) for name, size in sizes.items()}
+    return BatchPlan(turns, ratios or {"audio": 1.0, "vision": 2.0}, mixed)
 
 
 class Numbers(Dataset):
@@ -164,7 +162,7 @@ def test_loading_leaves_the_training_randomness_alone():
 
 
 def test_too_small_batches_and_empty_data_are_refused():
-    with pytest.raises(ValueError, match="audio.batch_size is 3, too few for 2 processes with 2"):
+    with pytest.raises(ValueError, match="step of audio has 3 samples at the least, too few for 2 processes with 2"):
         steps(world_size=2, accumulate=2)
     with pytest.raises(ValueError, match="vision data has no samples"):
         plan(sizes={"audio": 3, "vision": 0})

@@ -1,0 +1,165 @@
+"""How many tokens every sample of a source makes, without decoding it: what sorting and token budgets go by.
+
+Recordings tell their length in their headers, or in a column. A crop of random length counts with the greatest length
+that it can have, so that a budget is never exceeded.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import logging
+import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm.auto import tqdm
+
+from recipes.common.datasets import SAMPLING_RATE, RawDataset
+from recipes.common.decoding import BadSample, read_bytes
+from recipes.common.optional import need
+from recipes.common.packing import PackedTextDataset
+from recipes.common.tables import Joined
+from recipes.common.transforms import AudioTransform, TextTransform
+
+
+logger = logging.getLogger(__name__)
+
+THREADS = 8
+KEPT_FROM = 1000
+"""Recordings from which lengths are kept between runs."""
+DOCUMENTS_AT_ONCE = 1000
+
+
+def token_lengths(dataset: Any, transform: Any, config: Any) -> np.ndarray:
+    """Tokens of each sample after its transform: (N,) int64, at least 1; of random crops the most.
+
+    Args:
+        dataset: that `transform.prepare` returned.
+        transform: `AudioTransform` or `TextTransform` of the source.
+        config: `Data2VecConfig`.
+
+    Raises:
+        ValueError: the samples all have the same size, as images have.
+    """
+    if isinstance(transform, AudioTransform):
+        samples = _after_transform(sample_counts(dataset), transform)
+        config = config.audio_config
+        frames = (samples - config.frame_width) // config.frame_stride + 1
+        return np.maximum(frames, 1)
+    if isinstance(dataset, PackedTextDataset):
+        return np.full(len(dataset), min(dataset.block_size, len(dataset.tokens) + 2))
+    if isinstance(transform, TextTransform):
+        return _text_lengths(dataset, transform)
+    raise ValueError("Images all have the same size: there is nothing to sort or to budget. Give a batch_size.")
+
+
+def _after_transform(samples: np.ndarray, transform: AudioTransform) -> np.ndarray:
+    """Samples that the model gets at most, from those of the recordings; -1 of unknown ones."""
+    slowest = 1.0 if transform.speed is None else transform.speed[0]
+    longest = np.ceil(samples / slowest)
+    unknown = samples < 0
+    most = None
+    if transform.crop_seconds is not None:
+        most = round(transform.crop_seconds[1] * SAMPLING_RATE)
+    elif transform.max_seconds is not None:
+        most = round(transform.max_seconds * SAMPLING_RATE)
+    if most is not None:
+        longest = np.minimum(longest, most)
+        if transform.concatenates:
+            longest[:] = most
+    longest[unknown] = longest.max() if most is None else most
+    return np.maximum(longest, transform.min_samples).astype(np.int64)
+
+
+def sample_counts(dataset: RawDataset) -> np.ndarray:
+    """Samples at 16 kHz of each recording: (N,) int64, -1 where the header cannot be read.
+
+    A bad recording is replaced by another one, whose length is not known here.
+    """
+    if dataset.lengths is not None:
+        return dataset.lengths
+    path = _kept_file(dataset)
+    if path is not None and path.is_file():
+        return np.load(path)
+    with ThreadPoolExecutor(THREADS) as pool:
+        found = pool.map(lambda row: _samples_of(dataset.table.values[int(row)]), dataset.rows)
+        quiet = len(dataset) < KEPT_FROM or not logger.isEnabledFor(logging.INFO)
+        counts = np.fromiter(
+            tqdm(found, "Lengths of recordings", len(dataset), disable=quiet), dtype=np.int64, count=len(dataset)
+        )
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        draft = path.with_suffix(f".{os.getpid()}.tmp.npy")
+        np.save(draft, counts)
+        draft.replace(path)
+    return counts
+
+
+def _samples_of(value: Any) -> int:
+    """Length of one undecoded recording at 16 kHz, -1 if its header cannot be read."""
+    if isinstance(value, dict) and value.get("array") is not None:
+        count, rate = max(np.shape(value["array"])), int(value["sampling_rate"])
+    else:
+        try:
+            info = need("soundfile", "audio").info(io.BytesIO(read_bytes(value)))
+        except BadSample:
+            return -1
+        except Exception:  # whatever the library says, the decoder will say it again
+            return -1
+        count, rate = info.frames, info.samplerate
+    return -(-count * SAMPLING_RATE // rate) if 0 < count < 2**62 else -1
+
+
+def _kept_file(dataset: RawDataset) -> Path | None:
+    """Where the lengths of a large source are kept between runs; None where nothing would tell that it has changed."""
+    if len(dataset) < KEPT_FROM:
+        return None
+    identity = _identity(dataset.table.values)
+    if identity is None:
+        return None
+    from datasets.config import HF_DATASETS_CACHE
+
+    digest = hashlib.blake2b(identity.encode("utf-8", "surrogateescape"), digest_size=16)
+    digest.update(dataset.rows.astype("<i8").tobytes())
+    return Path(HF_DATASETS_CACHE) / "data2vec_lengths" / f"{digest.hexdigest()}.npy"
+
+
+def _identity(values: Any) -> str | None:
+    """What changes when undecoded values change; None if that cannot be told without reading them."""
+    if isinstance(values, Joined):
+        parts = [_identity(part) for part in values.parts]
+        return None if None in parts else " ".join(parts)
+    if isinstance(values, list) and all(isinstance(value, Path) for value in values):
+        try:
+            return "\n".join(f"{path} {(stat := path.stat()).st_size} {stat.st_mtime_ns}" for path in values)
+        except OSError:
+            return None
+    # The cached table of a `datasets.Dataset`.
+    return getattr(getattr(values, "dataset", None), "_fingerprint", None)
+
+
+def _text_lengths(dataset: RawDataset, transform: TextTransform) -> np.ndarray:
+    """Tokens of each document, cut where the transform cuts; of an unusable one the most."""
+    lengths = np.full(len(dataset), transform.max_length, dtype=np.int64)
+    for start in range(0, len(dataset), DOCUMENTS_AT_ONCE):
+        records = {}
+        for index in range(start, min(start + DOCUMENTS_AT_ONCE, len(dataset))):
+            try:
+                records[index] = dataset.load(index)
+            except BadSample:
+                continue
+        if not records:
+            continue
+        pairs = [record.get("text_pair") for record in records.values()]
+        encoded = transform.tokenizer(
+            [record["text"] for record in records.values()],
+            pairs if None not in pairs else None,
+            truncation=True,
+            max_length=transform.max_length,
+            return_attention_mask=False,
+        )
+        lengths[list(records)] = [len(ids) for ids in encoded["input_ids"]]
+    return np.maximum(lengths, 1)

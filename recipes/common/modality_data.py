@@ -1,0 +1,99 @@
+"""From the source of a modality to what its steps draw from: transform, prepared data, order, lengths, turns."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from modeling_d2v import Data2VecConfig
+from recipes.common.batches import PassLimit
+from recipes.common.lengths import token_lengths
+from recipes.common.options import ModalityOptions, OptionError, Options
+from recipes.common.sample_order import Mixture
+from recipes.common.source_list import JoinedDataset, TransformBySource, parts_of
+from recipes.common.transforms import build_transform
+from recipes.common.turns import FixedTurns, SortedTurns
+
+
+class ModalityData(NamedTuple):
+    """What the steps of a modality draw from."""
+
+    dataset: Any
+    transform: Any
+    turns: FixedTurns | SortedTurns
+    limit: PassLimit | None
+    fingerprint: dict[str, int | str]
+
+
+def prepare_modality(
+    options: Options, config: Data2VecConfig, modality: str, source: Any, tokenizer: Any = None
+) -> ModalityData:
+    """Prepares a modality of a run.
+
+    Args:
+        options: the run's options.
+        config: configuration of the model.
+        modality: its name.
+        source: raw data set, `RawDataset` or `JoinedDataset`.
+        tokenizer: for text.
+
+    Raises:
+        ValueError: a transform option is wrong, or there is too little data.
+        OptionError: a sample has more tokens than the options allow.
+    """
+    section = getattr(options, modality)
+    transforms, prepared = _prepare(section, config, modality, source, tokenizer)
+    dataset, transform, ratios = prepared[0], transforms[0], None
+    if isinstance(source, JoinedDataset):
+        ratios = source.ratios
+        dataset = JoinedDataset(prepared, source.names, ratios)
+        if modality == "audio":
+            transform = TransformBySource(transforms)
+    order = Mixture([len(part) for part in prepared], ratios, options.seed, modality)
+    if section.needs_lengths:
+        pairs = zip(prepared, transforms, strict=True)
+        lengths = np.concatenate([token_lengths(part, each, config) for part, each in pairs])
+        turns = _sorted_turns(section, order, lengths, options.seed, modality)
+    else:
+        turns = FixedTurns(order, section.batch_size)
+    fingerprint = {
+        f"{name} {what}".strip(): value
+        for (name, raw), part in zip(parts_of(source).items(), prepared, strict=True)
+        for what, value in (raw.fingerprint() | {"samples": len(part)}).items()
+    }
+    is_limited = section.micro_batch_size or section.micro_batch_tokens
+    limit = PassLimit(section.micro_batch_size, section.micro_batch_tokens) if is_limited else None
+    return ModalityData(dataset, transform, turns, limit, fingerprint)
+
+
+def _prepare(
+    section: ModalityOptions, config: Data2VecConfig, modality: str, source: Any, tokenizer: Any
+) -> tuple[list[Any], list[Any]]:
+    """Transform and prepared data set of each source; only that of speech keeps something of the source."""
+    raw = list(parts_of(source).values())
+    count = len(raw) if modality == "audio" else 1
+    transforms = [build_transform(modality, section.transform, config, tokenizer, train=True) for _ in range(count)]
+    transforms *= len(raw) // count
+    return transforms, [transform.prepare(part) for transform, part in zip(transforms, raw, strict=True)]
+
+
+def _sorted_turns(
+    section: ModalityOptions, order: Mixture, lengths: np.ndarray, seed: int, modality: str
+) -> SortedTurns:
+    for option in ("batch_tokens", "micro_batch_tokens"):
+        most = getattr(section, option)
+        if most is not None and lengths.max() > most:
+            raise OptionError(
+                f"{modality}.{option} is {most}, and a sample has up to {lengths.max()} tokens. Raise it, or shorten "
+                f"the samples with {modality}.transform.{'crop_seconds' if modality == 'audio' else 'max_length'}."
+            )
+    return SortedTurns(
+        order,
+        lengths,
+        section.batch_size,
+        section.batch_tokens,
+        stretch=max(1, section.bucket_steps),
+        seed=seed,
+        label=modality,
+    )

@@ -1,0 +1,133 @@
+"""Lengths of samples without decoding them: headers, columns, tokenizers; never less than what the model gets."""
+
+import io
+
+import numpy as np
+import pytest
+import soundfile
+
+from modeling_d2v import Data2VecConfig
+from recipes.common import lengths as module
+from recipes.common.datasets import open_dataset
+from recipes.common.lengths import sample_counts, token_lengths
+from recipes.common.option_files import build_options
+from recipes.common.options import OptionError
+from recipes.common.tokenizer import build_tokenizer
+from recipes.common.transforms import build_transform
+
+
+CONFIG = Data2VecConfig(
+    hidden_size=32,
+    num_hidden_layers=1,
+    num_attention_heads=2,
+    intermediate_size=32,
+    modalities=["audio", "text", "vision"],
+    text_config={"max_position_embeddings": 40, "vocab_size": 300, "mask_token_id": 299},
+)
+
+
+@pytest.fixture
+def recordings(tmp_path):
+    """Clips of several rates and kinds, and one whose header is no header."""
+    rng = np.random.default_rng(0)
+    for number, (count, rate, suffix) in enumerate(
+        [(9000, 16000, "wav"), (4000, 8000, "flac"), (44100, 44100, "wav")]
+    ):
+        soundfile.write(tmp_path / f"{number}.{suffix}", rng.normal(0, 0.1, count), rate)
+    (tmp_path / "3.wav").write_bytes(b"no header")
+    return tmp_path
+
+
+def test_headers_tell_the_length_of_the_decoded_recordings(recordings):
+    dataset = open_dataset("audio", str(recordings))
+    counts = sample_counts(dataset)
+    assert counts.tolist() == [len(dataset.load(index)["audio"]) for index in range(3)] + [-1]
+    assert counts.tolist() == [9000, 8000, 16000, -1]
+    assert sample_counts(open_dataset("audio", None, max_samples=5)).min() > 4000
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"max_seconds": 0.7},
+        {"crop_seconds": [0.2, 0.6]},
+        {"crop_seconds": [0.2, 0.6], "speed": [0.8, 1.2]},
+        {"crop_seconds": [0.2, 1.5], "concat_group": True},
+    ],
+)
+def test_lengths_of_recordings_are_those_after_the_transform_or_more(options):
+    dataset = open_dataset("audio", None, max_samples=12)
+    transform = build_transform("audio", options, CONFIG)
+    prepared = transform.prepare(dataset)
+    lengths = token_lengths(prepared, transform, CONFIG)
+    found = np.array(
+        [
+            max(
+                CONFIG.audio_config.num_frames(len(transform(prepared[index], seed=seed)["input_values"]))
+                for seed in range(40)
+            )
+            for index in range(12)
+        ]
+    )
+    assert (found <= lengths).all() and (found >= 0.85 * lengths).all()
+
+
+def test_an_unreadable_recording_counts_as_the_longest(recordings):
+    dataset = open_dataset("audio", str(recordings))
+    frames = token_lengths(dataset, build_transform("audio", {}, CONFIG), CONFIG)
+    assert frames[3] == frames[2] == frames.max()
+
+
+def test_a_column_tells_samples_or_seconds(recordings):
+    (recordings / "metadata.csv").write_text("file_name,duration,bad\n0.wav,0.5625,x\n1.flac,8000,2\n2.wav,,-1\n")
+    dataset = open_dataset("audio", str(recordings), length_column="duration")
+    assert sample_counts(dataset).tolist() == [9000, 8000, -1]
+    with pytest.raises(ValueError, match="The length 'x' in row 0 of column 'bad' of .* is no positive number"):
+        open_dataset("audio", str(recordings), length_column="bad")
+    with pytest.raises(ValueError, match="no length column 'length'"):
+        open_dataset("audio", str(recordings), length_column="length")
+
+
+def test_lengths_of_many_recordings_are_looked_up_once_until_a_file_changes(recordings, monkeypatch):
+    monkeypatch.setattr(module, "KEPT_FROM", 1)
+    dataset = open_dataset("audio", str(recordings))
+    first = sample_counts(dataset)
+    with monkeypatch.context() as patched:
+        patched.setattr(module, "_samples_of", lambda value: pytest.fail("looked up again"))
+        assert (sample_counts(open_dataset("audio", str(recordings))) == first).all()
+    soundfile.write(recordings / "0.wav", np.zeros(5000), 16000)
+    assert sample_counts(open_dataset("audio", str(recordings)))[0] == 5000
+
+
+def test_lengths_of_texts_are_their_tokens(tmp_path):
+    texts = ["one two three four five", "a", "word " * 100, "six seven"]
+    (tmp_path / "texts.jsonl").write_text("\n".join(f'"{text}"' for text in texts) + "\n5\n")
+    dataset = open_dataset("text", str(tmp_path))
+    tokenizer = build_tokenizer(texts, 300)
+    transform = build_transform("text", {"pack": False}, CONFIG, tokenizer)
+    lengths = token_lengths(transform.prepare(dataset), transform, CONFIG)
+    assert lengths.tolist() == [len(transform(dataset.load(index))["input_ids"]) for index in range(4)] + [40]
+    packing = build_transform("text", {"max_length": 16}, CONFIG, tokenizer)
+    assert set(token_lengths(packing.prepare(dataset), packing, CONFIG).tolist()) == {16}
+
+
+def test_images_have_no_lengths_and_options_that_contradict_are_sentences():
+    transform = build_transform("vision", {}, CONFIG)
+    with pytest.raises(ValueError, match="Images all have the same size"):
+        token_lengths(open_dataset("vision"), transform, CONFIG)
+    for section, message in [
+        ({"vision": {"batch_tokens": 100}}, "vision takes neither batch_tokens"),
+        ({"audio": {"batch_tokens": 100, "batch_size": 3}}, "audio.batch_size and audio.batch_tokens are both given"),
+        ({"audio": {"micro_batch_size": 0}}, "audio.micro_batch_size is 0. It must be at least 1"),
+        ({"text": {"bucket_steps": -1}}, "text.bucket_steps is -1"),
+    ]:
+        with pytest.raises(OptionError, match=message):
+            build_options({"output_dir": "run", **section})
+    assert build_options({"output_dir": "run", "audio": {"batch_tokens": 100}}).audio.batch_size is None
+
+
+def test_encoded_bytes_are_enough():
+    buffer = io.BytesIO()
+    soundfile.write(buffer, np.zeros(4000), 8000, format="FLAC")
+    assert module._samples_of({"bytes": buffer.getvalue(), "path": "x.flac"}) == 8000
