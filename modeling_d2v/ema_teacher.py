@@ -57,6 +57,14 @@ class EmaTeacher:
         student, teacher = self._weights(self.student), self._weights(self.teacher)
         return list(teacher), list(teacher.values()), [student[name] for name in teacher]
 
+    @staticmethod
+    def _own_slices(weights: list[Tensor]) -> list[Tensor]:
+        """What this process holds of each weight: all of it, or its slice where an engine cuts the weights apart.
+
+        Student and teacher are cut alike, so that an average needs no other process.
+        """
+        return [weight.to_local() if hasattr(weight, "to_local") else weight for weight in weights]
+
     @torch.no_grad()
     def reset_teacher(self) -> None:
         """Makes the teacher a frozen copy of the student and sets its update count to 0."""
@@ -98,6 +106,7 @@ class EmaTeacher:
             )
         averaged = [i for i, name in enumerate(names) if student[i].requires_grad and not self._is_copied(name)]
         copied = sorted(set(range(len(names))) - set(averaged))
+        teacher, student = self._own_slices(teacher), self._own_slices(student)
         if averaged and decay < 1:
             sources = [student[i].to(teacher[i].dtype) for i in averaged]
             torch._foreach_lerp_([teacher[i] for i in averaged], sources, 1 - decay)
