@@ -11,6 +11,8 @@ what it learns.
 from __future__ import annotations
 
 import argparse
+import contextlib
+import io
 import logging
 import math
 import sys
@@ -23,7 +25,9 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
+from tqdm.auto import tqdm
 from transformers import AutoModel
+from transformers.utils import logging as transformers_logging
 
 from modeling_d2v import Data2VecForPreTraining
 from recipes.common.building import build_config
@@ -58,7 +62,8 @@ def smoke(config: str, steps: int, folder: Path) -> dict[str, Any]:
     overrides = reduced_overrides(options, steps, str(folder))
     wanted = scale_batch(load_options(config, overrides)).max_steps
     started = time.perf_counter()
-    summary = pretrain([config, *overrides])
+    with contextlib.redirect_stdout(io.StringIO()):
+        summary = pretrain([config, *overrides])
     seconds = time.perf_counter() - started
     losses = {name: [record[f"{name}/loss"] for record in read_log(folder / "log.jsonl") if f"{name}/loss" in record]
               for name in options.modalities}  # fmt: skip
@@ -100,11 +105,11 @@ def main(arguments: list[str] | None = None) -> list[dict[str, Any]]:
     parser.add_argument("configs", nargs="*", help="names or files (default: every one of pretraining)")
     parser.add_argument("--steps", type=int, default=8, help="optimizer steps of each (default: %(default)s)")
     args = parser.parse_args(arguments)
-    logging.disable(logging.INFO)
-    rows = []
+    logging.disable(logging.WARNING)  # the advice to such short runs is known
+    transformers_logging.disable_progress_bar()
+    configs = args.configs or [path.stem for path in pretraining_configs()]
     with tempfile.TemporaryDirectory() as folder:
-        for config in args.configs or [path.stem for path in pretraining_configs()]:
-            rows.append(smoke(config, args.steps, Path(folder) / Path(config).stem))
+        rows = [smoke(config, args.steps, Path(folder) / Path(config).stem) for config in tqdm(configs, unit="run")]
     print(table(rows))
     return rows
 
