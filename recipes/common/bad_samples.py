@@ -69,7 +69,13 @@ class BadSampleLedger:
         self._take(0, report)
 
     def open(self, step: int) -> None:
-        """Goes on with the file of a run that stands at a step; what was met after it will be met again."""
+        """Goes on with the file of a run that stands at a step; what was met after it will be met again.
+
+        Every process must call it.
+
+        Raises:
+            TrainingStopped: there already are too many bad samples.
+        """
         kept = [line for line in read_log(self.path) if line["step"] <= step] if self.path.exists() else []
         for line in kept:
             self._count(BadRecord(**{name: line[name] for name in BadRecord._fields}))
@@ -78,6 +84,8 @@ class BadSampleLedger:
             with writing("The list of bad samples", self.path.parent):
                 draft.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
                 os.replace(draft, self.path)
+        self.flush()
+        self.check()
 
     def add(self, step: int, reports: Iterable[DataReport | None]) -> None:
         """Takes what the batches of a step (counted from 1) brought along."""

@@ -12,7 +12,7 @@ from .data_report import BadRecord, NoUsableSample, candidates, collecting
 from .decoding import BadSample, BadSamples, decode_audio, decode_image, decode_text
 from .optional import MissingDependencyError
 from .sources import open_table
-from .tables import SAMPLING_RATE, Columns, Table
+from .tables import SAMPLING_RATE, Columns, Table, keep_rows
 
 
 __all__ = ["INPUT_KEYS", "RawDataset", "open_dataset"]
@@ -195,7 +195,9 @@ class RawDataset(Dataset):
         self.bad.mark(index, error.reason)
         if report is not None:
             # Whoever collects also reports; it is told each time, as another process may have met the sample first.
-            report.reject(BadRecord(*self._place(index), self.name_of(index), error.reason, error.detail))
+            # File names are bytes, which need not be text.
+            name = self.name_of(index).encode("utf-8", "backslashreplace").decode("utf-8")
+            report.reject(BadRecord(*self._place(index), name, error.reason, error.detail))
         elif not known and not self._quiet:
             total = self.bad.total
             self._quiet = total >= MAX_WARNINGS
@@ -272,6 +274,7 @@ def open_dataset(
     channels: int | None = 3,
     cache: bool | str = "auto",
     on_bad: str = "substitute",
+    stream_block: int | None = None,
 ) -> RawDataset:
     """Open one split of a source of images, speech or text.
 
@@ -299,6 +302,9 @@ def open_dataset(
         channels: For images: 3 (RGB), 1 (grey), None (as they are).
         cache: "auto" keeps up to 256 MiB of decoded samples per process, True everything, False nothing.
         on_bad: "substitute" replaces a bad sample by the next good one; "raise" raises `BadSample` (a `ValueError`).
+        stream_block: A number reads parquet and text files when their rows are needed, and keeps the rows of a block of
+            so many samples in memory; labels and transcripts are not read. None has parquet converted to a memory-mapped
+            table first, and text read into memory.
 
     Raises:
         ValueError: If the modality, split, a column or a group does not exist, or nothing is left.
@@ -307,7 +313,7 @@ def open_dataset(
     if modality not in INPUT_KEYS:
         raise ValueError(f"The modality {modality!r} is unknown; it must be one of {', '.join(sorted(INPUT_KEYS))}.")
     columns = Columns(column, label_column, group_column, text_column, length_column)
-    table = open_table(modality, source, split, columns)
+    table = open_table(modality, source, split, columns, streaming=stream_block is not None)
     where = source or "the built-in data"
     rows = np.arange(len(table.values))
     if only_groups is not None or exclude_groups is not None:
@@ -318,6 +324,10 @@ def open_dataset(
         rows = np.sort(np.random.default_rng(0).choice(rows, size=max_samples, replace=False))
     if len(rows) == 0:
         raise ValueError(f"No {modality} samples are left in {where}, split {split!r}.")
+    if stream_block is not None:
+        last = np.minimum(np.arange(0, len(rows), stream_block) + stream_block, len(rows)) - 1
+        keep_rows(table.values, int((rows[last] - rows[::stream_block]).max()) + 1)
+        cache = False if cache == "auto" else cache
     return RawDataset(
         modality,
         table,

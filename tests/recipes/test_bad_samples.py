@@ -162,6 +162,40 @@ def test_data_without_a_good_sample_ends_in_a_sentence(data, tmp_path):
             "model.vision_config=null")  # fmt: skip
 
 
+def test_files_that_go_away_are_counted_until_they_are_too_many(tmp_path, monkeypatch):
+    write_squares(tmp_path / "pictures", 30)
+    take_step = Pretraining.train_step
+
+    def unmount(self, batches):
+        if self.step == 3:
+            for number in range(0, 30, 2):
+                (tmp_path / "pictures" / f"{number:02}.png").unlink()
+        return take_step(self, batches)
+
+    monkeypatch.setattr(Pretraining, "train_step", unmount)
+    settings = {**TINY, "text": None, "audio": None, "data": {"vision": str(tmp_path / "pictures")}, "max_steps": 12,
+                "max_bad_fraction": 0.4, "model": {**TINY["model"], "text_config": None, "audio_config": None},
+                "vision": {"batch_size": 10, "dataset": {"cache": False}}}  # fmt: skip
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(settings))
+    with pytest.raises(TrainingStopped, match=r"^1[3-5] of the 30 vision samples .*: 1[3-5] missing\. "):
+        run(tmp_path / "run.yaml", tmp_path / "run")
+    listed = lines(tmp_path / "run")
+    assert {line["reason"] for line in listed} == {"missing"} and {line["step"] for line in listed} <= set(
+        range(7, 31)
+    )
+    # Mounted again, and the list removed as the message says, the run goes on from its checkpoint.
+    monkeypatch.undo()
+    write_squares(tmp_path / "pictures", 30)
+    (tmp_path / "run" / "bad_samples.jsonl").unlink()
+    assert run(tmp_path / "run.yaml", tmp_path / "run")["bad_samples"] == {}
+
+
+def write_squares(folder, count):
+    folder.mkdir(exist_ok=True)
+    for number in range(count):
+        decode_image(np.full((8, 8), 8 * number, np.uint8)).save(folder / f"{number:02}.png")
+
+
 @pytest.mark.slow
 def test_two_processes_make_the_same_list(data, whole, tmp_path):
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
@@ -329,6 +363,14 @@ def test_rows_without_a_picture_in_a_table(tmp_path, monkeypatch):
     with collect_data_report() as report:
         assert [data[row]["image"].size for row in range(6)] == [(8, 8)] * 6
     assert {record.row: record.reason for record in report.bad.values()} == reasons
+
+
+def test_names_that_are_no_text_can_be_written(tmp_path):
+    name = os.fsdecode(b"caf\xe9.png")
+    data = RawDataset("vision", Table([b"", np.zeros((4, 4), np.uint8)], [name, "good"]))
+    with collect_data_report() as report:
+        data[0]
+    assert [record.name.encode() for record in report.bad.values()] == [b"caf\\udce9.png"]
 
 
 def test_a_table_that_cannot_be_read_is_a_bad_sample():
