@@ -22,6 +22,9 @@ from transformers import (
 from transformers.models.auto.modeling_auto import MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING_NAMES
 from transformers.utils import is_vision_available
 
+from .backbone_configuration import BackbonePreTrainingConfig
+from .backbone_parts import BackboneError
+from .backbone_pretraining import BackboneForPreTraining
 from .configuration_data2vec import (
     Data2VecAudioConfig,
     Data2VecConfig,
@@ -50,6 +53,9 @@ from .processing_data2vec import Data2VecProcessor
 
 __version__ = "0.1.0"
 __all__ = [
+    "BackboneError",
+    "BackboneForPreTraining",
+    "BackbonePreTrainingConfig",
     "Data2VecAudioConfig",
     "Data2VecBackbone",
     "Data2VecConfig",
@@ -84,6 +90,8 @@ if is_vision_available():
     )
 AutoModel.register(Data2VecConfig, Data2VecModel)
 AutoModelForPreTraining.register(Data2VecConfig, Data2VecForPreTraining)
+AutoConfig.register(BackbonePreTrainingConfig.model_type, BackbonePreTrainingConfig)
+AutoModelForPreTraining.register(BackbonePreTrainingConfig, BackboneForPreTraining)
 AutoModelForMaskedLM.register(Data2VecConfig, Data2VecForMaskedLM)
 AutoModelForMultipleChoice.register(Data2VecConfig, Data2VecForMultipleChoice)
 AutoModelForQuestionAnswering.register(Data2VecConfig, Data2VecForQuestionAnswering)

@@ -17,8 +17,34 @@ CONV_LAYERS = ("conv_dim", "conv_kernel", "conv_stride")
 TDNN_LAYERS = ("tdnn_dim", "tdnn_kernel", "tdnn_dilation")
 
 
+class ConvFrames:
+    """Mixin of a configuration with the lists `conv_kernel` and `conv_stride` of convolutions over a waveform."""
+
+    @property
+    def frame_stride(self) -> int:
+        """Samples from one frame to the next (320 with the published extractor)."""
+        stride = 1
+        for layer_stride in self.conv_stride:
+            stride *= layer_stride
+        return stride
+
+    @property
+    def frame_width(self) -> int:
+        """Samples that one frame sees (400 with the published extractor)."""
+        width, stride = 1, 1
+        for kernel, layer_stride in zip(self.conv_kernel, self.conv_stride, strict=True):
+            width += (kernel - 1) * stride
+            stride *= layer_stride
+        return width
+
+    def num_frames(self, samples: Any) -> Any:
+        """Frames of a waveform of `samples` samples (int or integer tensor); 0 where it is shorter than one frame."""
+        frames = (samples - self.frame_width) // self.frame_stride + 1
+        return frames.clamp(min=0) if hasattr(frames, "clamp") else max(frames, 0)
+
+
 @strict
-class Data2VecAudioConfig(Data2VecModalityConfig):
+class Data2VecAudioConfig(ConvFrames, Data2VecModalityConfig):
     """Speech: convolutions over the raw waveform, convolutional relative positions, ALiBi.
 
     Args:
@@ -139,25 +165,3 @@ class Data2VecAudioConfig(Data2VecModalityConfig):
                 f"{OWNER}: `pad_token_id` (the blank of CTC) is {self.pad_token_id}, outside a vocabulary of "
                 f"{self.vocab_size} tokens; set both to those of the tokenizer."
             )
-
-    @property
-    def frame_stride(self) -> int:
-        """Samples from one frame to the next (320 with the published extractor)."""
-        stride = 1
-        for layer_stride in self.conv_stride:
-            stride *= layer_stride
-        return stride
-
-    @property
-    def frame_width(self) -> int:
-        """Samples that one frame sees (400 with the published extractor)."""
-        width, stride = 1, 1
-        for kernel, layer_stride in zip(self.conv_kernel, self.conv_stride, strict=True):
-            width += (kernel - 1) * stride
-            stride *= layer_stride
-        return width
-
-    def num_frames(self, samples: Any) -> Any:
-        """Frames of a waveform of `samples` samples (int or integer tensor); 0 where it is shorter than one frame."""
-        frames = (samples - self.frame_width) // self.frame_stride + 1
-        return frames.clamp(min=0) if hasattr(frames, "clamp") else max(frames, 0)

@@ -92,23 +92,6 @@ class CheckedConfig(PreTrainedConfig):
         """Raises `ValueError` with a sentence about the first setting that cannot work."""
 
 
-class PatchGrid:
-    """Mixin of a configuration with a `patch_size`."""
-
-    def grid_size(self, height: int, width: int) -> tuple[int, int]:
-        """Patches down and across an image of `height` x `width` pixels.
-
-        Raises:
-            ValueError: if a side is not a positive multiple of the patch size.
-        """
-        if height % self.patch_size or width % self.patch_size or not height or not width:
-            raise ValueError(
-                f"An image of {height} x {width} pixels cannot be cut into patches of {self.patch_size} x "
-                f"{self.patch_size}; resize or crop it to multiples of {self.patch_size}."
-            )
-        return height // self.patch_size, width // self.patch_size
-
-
 @strict
 class MaskedPredictionConfig(CheckedConfig):
     """The objective, whatever the encoder: masks, targets, loss, and what the teacher copies.
@@ -312,7 +295,7 @@ class Data2VecTextConfig(Data2VecModalityConfig):
 
 
 @strict
-class Data2VecVisionConfig(PatchGrid, Data2VecModalityConfig):
+class Data2VecVisionConfig(Data2VecModalityConfig):
     """Images: patch embedding, fixed 2-D sin-cos positions (2.0) or a shared relative position bias (1.0).
 
     Args:
@@ -393,3 +376,16 @@ class Data2VecVisionConfig(PatchGrid, Data2VecModalityConfig):
         in_range("Data2VecVisionConfig", "auxiliary_loss_weight", self.auxiliary_loss_weight, 0)
         in_range("Data2VecVisionConfig", "pool_scales", min(self.pool_scales, default=0), 1)
         self.grid_size(self.image_size, self.image_size)
+
+    def grid_size(self, height: int, width: int) -> tuple[int, int]:
+        """Patches down and across an image of `height` x `width` pixels.
+
+        Raises:
+            ValueError: if a side is not a positive multiple of the patch size.
+        """
+        if height % self.patch_size or width % self.patch_size or not height or not width:
+            raise ValueError(
+                f"An image of {height} x {width} pixels cannot be cut into patches of {self.patch_size} x "
+                f"{self.patch_size}; resize or crop it to multiples of {self.patch_size}."
+            )
+        return height // self.patch_size, width // self.patch_size

@@ -1,0 +1,311 @@
+"""Configuration of the objective of data2vec 1.0 over an encoder of transformers.
+
+What it says of the encoder (where its layers are, what it takes) is found once, when it is made from a model, and
+kept: a checkpoint does not depend on the search giving the same answer again.
+"""
+
+import copy
+import inspect
+import sys
+from typing import Any
+
+import transformers
+from huggingface_hub.dataclasses import strict
+from torch import nn
+from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
+from transformers.configuration_utils import SubConfigSpec
+
+from .backbone_parts import (
+    BackboneError,
+    check_encoder,
+    find_feed_forward,
+    find_layers,
+    find_mask_point,
+    find_mask_vector,
+)
+from .configuration_audio import ConvFrames
+from .configuration_modalities import MODALITIES, MaskedPredictionConfig, in_range, one_of
+from .presets import get_preset
+
+
+INPUTS = {"input_ids": "text", "pixel_values": "vision", "input_values": "audio"}
+
+# BERT's masks, which the paper of 1.0 describes and most text encoders have learned with; spans see `presets.py`.
+_BERT_MASKS = dict(mask_sampler="random", mask_prob=0.15, mask_length=1, mask_random_prob=0.1, mask_keep_prob=0.1)
+# What the teacher takes over from the student: in 1.0 text and audio average the transformer alone.
+_COPIED = {
+    "text": ["embeddings"],
+    "vision": None,
+    "audio": ["feature_extractor", "feature_projection", "pos_conv_embed"],
+}
+# Arguments of a model's class, beside its configuration, that decide which parts it has.
+_STRUCTURE = {"add_pooling_layer": "pooler", "use_mask_token": "embeddings.mask_token"}
+
+
+@strict
+class BackbonePreTrainingConfig(ConvFrames, MaskedPredictionConfig):
+    """An encoder, how it is masked, and what it predicts. Make it with `of`, which looks at a model.
+
+    Masks, targets, loss and `ema_*` default to the published settings of data2vec 1.0 for the modality; text is masked
+    as in BERT (15 % of the tokens, of which 80 % become the mask token, 10 % a random one, 10 % stay).
+
+    Args:
+        encoder_config: configuration of the encoder, as it will be given back.
+        encoder_class: name of its class.
+        encoder_options: arguments of that class beside the configuration.
+        modality: "text", "vision" or "audio".
+        layers: name of its list of transformer layers.
+        num_layers: how many of them run in a pass.
+        ffn_output: name, inside a layer, of what ends the feed-forward part; `None` with `end_of_block_targets`.
+        mask_point: name of the module where features are masked, see `find_mask_point`; `None` for text.
+        mask_vector: name of the encoder's own parameter for masked features; `None`: the pretraining model has one.
+        vocab_size: text: random tokens are drawn below it.
+        pad_token_id, mask_token_id, special_token_ids: text: of its tokenizer; special ones are no random tokens.
+        max_position_embeddings: text: longest sequence in tokens; `None` for no limit.
+        ema_decay, ema_end_decay, ema_anneal_end_step: decay of the teacher, rising linearly over that many updates.
+        mask_seed: seed of masks that are drawn inside the model.
+
+    Raises:
+        ValueError: for a setting that cannot work.
+    """
+
+    model_type = "data2vec-backbone-pretraining"
+    sub_configs_defaults = {"encoder_config": SubConfigSpec(AutoConfig, model_type="roberta", optional=True)}
+    num_extra_tokens = 0  # prefix tokens of images are cut off before anything is averaged
+
+    encoder_config: dict | PreTrainedConfig | None = None
+    encoder_class: str | None = None
+    encoder_options: dict | None = None
+    modality: str = "text"
+    layers: str | None = None
+    num_layers: int = 1
+    ffn_output: str | None = None
+    mask_point: str | None = None
+    mask_vector: str | None = None
+    vocab_size: int | None = None
+    pad_token_id: int | None = None
+    mask_token_id: int | None = None
+    special_token_ids: list[int] | None = None
+    max_position_embeddings: int | None = None
+    ema_decay: float | int = 0.999
+    ema_end_decay: float | int = 0.9999
+    ema_anneal_end_step: int = 30_000
+    mask_seed: int = 0
+    num_masks: int = 1
+
+    @classmethod
+    def of(cls, model: PreTrainedModel, tokenizer: Any = None, **settings: Any) -> "BackbonePreTrainingConfig":
+        """Looks at an encoder.
+
+        Args:
+            model: the encoder; weights are not read.
+            tokenizer: for text: gives the ids of mask, padding and special tokens, and the longest text.
+            settings: fields of this class that are not to be found or to have their defaults.
+
+        Raises:
+            BackboneError: the encoder lacks something; the message says what to name by hand.
+        """
+        modality = settings.pop("modality", None) or INPUTS.get(model.main_input_name)
+        if modality not in MODALITIES or (modality == "audio" and not getattr(model.config, "conv_stride", None)):
+            raise BackboneError(
+                f"{type(model).__name__} takes `{model.main_input_name}`. Encoders of token ids (`input_ids`), images "
+                "(`pixel_values`) and waveforms (`input_values`, with convolutions) can be trained; those of "
+                "spectrograms cannot."
+            )
+        unknown = sorted(settings.keys() - cls.own_fields())
+        if unknown:
+            raise BackboneError(
+                f"There is no setting `{unknown[0]}`; there are {', '.join(sorted(cls.own_fields()))}."
+            )
+        layers = find_layers(model, settings.get("layers"))
+        check_encoder(model, layers)
+        fields = {
+            "encoder_config": copy.deepcopy(model.config),
+            "encoder_class": type(model).__name__,
+            "encoder_options": _structure(model),
+            "modality": modality,
+            **_published(modality, model.config),
+            **(_of_tokenizer(model, tokenizer) if modality == "text" else {}),
+            **settings,
+            "layers": layers,
+            "mask_point": find_mask_point(model, modality, layers, settings.get("mask_point")),
+            "mask_vector": find_mask_vector(model),
+        }
+        if modality == "text" and fields["mask_token_id"] is None:
+            raise BackboneError(
+                f"Nothing tells the mask token of {type(model).__name__}. Pass its `tokenizer`, or `mask_token_id`; a "
+                "tokenizer without one can be given an unused token as `mask_token`."
+            )
+        fields.setdefault("num_layers", getattr(model.config, "num_hidden_layers", len(model.get_submodule(layers))))
+        if "average_top_k_layers" not in settings:
+            fields["average_top_k_layers"] = min(fields["average_top_k_layers"], fields["num_layers"])
+        if not fields.get("end_of_block_targets"):
+            fields["ffn_output"] = find_feed_forward(model, layers, settings.get("ffn_output"))
+            if fields["ffn_output"] is None:
+                raise BackboneError(
+                    f"The layers `{layers}` of {type(model).__name__} have no linear layer that could end a "
+                    "feed-forward part. Name it as `ffn_output`, or set `end_of_block_targets=True` to predict the "
+                    "layers' outputs instead."
+                )
+        return cls(**fields)
+
+    @property
+    def modalities(self) -> list[str]:
+        """The one modality, as a list like that of `Data2VecConfig`."""
+        return [self.modality]
+
+    def modality_config(self, modality: str) -> "BackbonePreTrainingConfig":
+        """Settings of the one modality: these."""
+        if modality != self.modality:
+            raise ValueError(f"This model has no {modality!r} front end; it takes {self.modality}.")
+        return self
+
+    @property
+    def hidden_size(self) -> int:
+        """Width of the encoder."""
+        return self.encoder_config.hidden_size
+
+    @property
+    def image_size(self) -> int:
+        """Pixels a side of the images that the encoder takes."""
+        return _side(self.encoder_config.image_size)
+
+    @property
+    def patch_size(self) -> int:
+        """Pixels a side of a patch."""
+        return _side(self.encoder_config.patch_size)
+
+    def grid_size(self, height: int, width: int) -> tuple[int, int]:
+        """Patches down and across an image; what is left over at its edge is not seen, as the convolution has it."""
+        return height // self.patch_size, width // self.patch_size
+
+    @property
+    def num_channels(self) -> int:
+        """Channels of the images."""
+        return self.encoder_config.num_channels
+
+    @property
+    def conv_kernel(self) -> list[int]:
+        """Widths of the convolutions over the waveform."""
+        return list(self.encoder_config.conv_kernel)
+
+    @property
+    def conv_stride(self) -> list[int]:
+        """Their strides."""
+        return list(self.encoder_config.conv_stride)
+
+    def make_encoder(self, train: bool = False) -> PreTrainedModel:
+        """An encoder of this class and structure with new weights.
+
+        Args:
+            train: without what the encoder's class would hide or leave out by itself in training (SpecAugment, layer
+                drop): the masks of the objective are the only ones, and every layer gives a target.
+        """
+        config = copy.deepcopy(self.encoder_config)
+        if train and self.modality == "audio":
+            # Also where the configuration does not have it: encoders then hide features all the same.
+            config.apply_spec_augment = False
+        if train and hasattr(config, "layerdrop"):
+            config.layerdrop = 0.0
+        return _class_named(self.encoder_class, config)._from_config(config, **(self.encoder_options or {}))
+
+    def check(self) -> None:
+        super().check()
+        owner = type(self).__name__
+        one_of(owner, "modality", self.modality, MODALITIES)
+        for field in ("ema_decay", "ema_end_decay"):
+            in_range(owner, field, getattr(self, field), 0.0, 1.0)
+        in_range(owner, "ema_anneal_end_step", self.ema_anneal_end_step, 0)
+        in_range(owner, "num_layers", self.num_layers, 1)
+        in_range(owner, "average_top_k_layers", self.average_top_k_layers or self.num_layers, 1, self.num_layers)
+        if self.modality == "vision":
+            self.grid_size(self.image_size, self.image_size)
+        elif "block" in self.mask_sampler:
+            raise ValueError(f"{owner}: `mask_sampler` {self.mask_sampler!r} masks patches of images; use 'span'.")
+
+
+def _published(modality: str, encoder: PreTrainedConfig) -> dict[str, Any]:
+    """Settings of data2vec 1.0, base size."""
+    preset = get_preset(f"{modality}-base-v1")
+    known = MaskedPredictionConfig.own_fields()
+    fields = {name: value for name, value in preset[f"{modality}_config"].items() if name in known}
+    fields |= {name: preset[name] for name in ("ema_decay", "ema_end_decay", "ema_anneal_end_step")}
+    fields["ema_copied"] = _COPIED[modality]
+    if modality == "text":
+        fields |= _BERT_MASKS
+    elif modality == "vision":
+        fields["loss_scale"] = 1 / encoder.hidden_size  # a mean over channels, at any width
+    return fields
+
+
+def _of_tokenizer(model: PreTrainedModel, tokenizer: Any) -> dict[str, Any]:
+    """Ids of special tokens and sizes, from the tokenizer or else from what the encoder's configuration says."""
+    config = model.config
+    rows = model.get_input_embeddings().num_embeddings
+    pad, mask = getattr(config, "pad_token_id", None), getattr(config, "mask_token_id", None)
+    special = [getattr(config, f"{name}_token_id", None) for name in ("pad", "bos", "eos", "cls", "sep")]
+    longest = [_positions(model)]
+    if tokenizer is not None:
+        pad, mask = tokenizer.pad_token_id, tokenizer.mask_token_id
+        special = list(tokenizer.all_special_ids)
+        rows = min(rows, len(tokenizer))
+        longest.append(tokenizer.model_max_length if tokenizer.model_max_length < 10**9 else None)
+    return {
+        "vocab_size": rows,
+        "pad_token_id": pad,
+        "mask_token_id": mask,
+        "special_token_ids": sorted({i for i in special if isinstance(i, int)}),
+        "max_position_embeddings": min((length for length in longest if length is not None), default=None),
+    }
+
+
+def _positions(model: PreTrainedModel) -> int | None:
+    """Longest text that the position table of an encoder holds."""
+    rows = getattr(model.config, "max_position_embeddings", None)
+    for module in model.modules():
+        # Tables of RoBERTa's kind count from the padding on: their first rows are no positions.
+        if isinstance(module, nn.Embedding) and module.num_embeddings == rows and module.padding_idx is not None:
+            if module is not model.get_input_embeddings():
+                return rows - module.padding_idx - 1
+    return rows
+
+
+def _structure(model: PreTrainedModel) -> dict[str, bool]:
+    """The arguments of `_STRUCTURE` that the model's class takes, as the model was made with."""
+    taken = inspect.signature(type(model).__init__).parameters
+    found = {}
+    for argument, part in _STRUCTURE.items():
+        if argument in taken:
+            owner, _, name = part.rpartition(".")
+            found[argument] = getattr(model.get_submodule(owner), name, None) is not None
+    return found
+
+
+def _side(value: int | list[int] | tuple[int, ...]) -> int:
+    sides = set(value) if isinstance(value, list | tuple) else {value}
+    if len(sides) > 1:
+        raise BackboneError(f"The encoder takes images or patches of {value} pixels; both sides must be equal.")
+    return sides.pop()
+
+
+def plain_encoder(model: PreTrainedModel) -> PreTrainedModel:
+    """The encoder itself, or the one inside a model with a head."""
+    return model if type(model) in _auto_classes(model.config) else model.base_model
+
+
+def _auto_classes(config: PreTrainedConfig) -> list[type[PreTrainedModel]]:
+    """What `AutoModel` makes of a configuration."""
+    found = AutoModel._model_mapping.get(type(config), None)
+    return list(found) if isinstance(found, tuple | list) else [found] * (found is not None)
+
+
+def _class_named(name: str, config: PreTrainedConfig) -> type[PreTrainedModel]:
+    """The class of an encoder: that of `AutoModel` for its configuration, or another one beside it."""
+    for candidate in _auto_classes(config):
+        if candidate.__name__ == name:
+            return candidate
+    module = sys.modules.get(type(config).__module__.replace("configuration_", "modeling_"))
+    found = getattr(transformers, name, None) or getattr(module, name, None)
+    if found is None:
+        raise BackboneError(f"There is no class `{name}` of encoders for a {type(config).__name__}.")
+    return found

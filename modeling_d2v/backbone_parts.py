@@ -1,0 +1,221 @@
+"""Where an encoder of transformers can be masked and read: its layers, their feed-forward parts, its local features.
+
+Nothing here knows a model by its name. Parts are found by structure, and every search can be replaced by the name of
+the part; an error says which names there are.
+
+Shapes: B samples, T tokens, D hidden size, h x w grid of patches.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+
+MASK_VECTORS = ("mask_token", "masked_spec_embed")
+
+
+class BackboneError(ValueError):
+    """An encoder lacks a part that the objective needs, or the part is not where it was looked for."""
+
+
+def find_layers(model: PreTrainedModel, name: str | None = None) -> str:
+    """Name of the list of transformer layers: the longest of equal modules with a linear layer of the model's width.
+
+    Args:
+        model: the encoder.
+        name: to be used instead of the search.
+
+    Raises:
+        BackboneError: there is no such list.
+    """
+    lists = {key: module for key, module in model.named_modules() if isinstance(module, nn.ModuleList)}
+    size = getattr(model.config, "hidden_size", None)
+    if size is None:
+        raise BackboneError(
+            f"{type(model).__name__} has no width of its own (`hidden_size`): it is no transformer encoder."
+        )
+    if name is None:
+        fitting = {
+            key: len(layers)
+            for key, layers in lists.items()
+            if len({type(layer) for layer in layers}) == 1 and all(_linears(layer, size) for layer in layers)
+        }
+        if fitting:
+            return max(fitting, key=fitting.get)  # the first one, which contains the others, of several of one length
+    elif name in lists:
+        return name
+    found = f"no list `{name}`" if name is not None else f"no list of equal layers with a width of {size}"
+    raise BackboneError(
+        f"{type(model).__name__} has {found}. Name the list of its transformer layers as `layers`; its lists are "
+        f"{_listed(lists)}."
+    )
+
+
+def find_feed_forward(model: PreTrainedModel, layers: str, name: str | None = None) -> str | None:
+    """Name, inside a layer, of the linear layer that ends its feed-forward part, before dropout and residual.
+
+    It is the last one that leads to the model's width from another one; where none does, as with a feed-forward part
+    of the model's own width, the last one that belongs to no attention.
+
+    Args:
+        model: the encoder.
+        layers: name of its list of layers.
+        name: to be used instead of the search.
+
+    Returns:
+        None where nothing fits.
+
+    Raises:
+        BackboneError: `name` is given and is no part of the layers.
+    """
+    layer = model.get_submodule(layers)[0]
+    if name is not None:
+        parts = [key for key, module in layer.named_modules() if key and not list(module.children())]
+        if name not in dict(layer.named_modules()):
+            raise BackboneError(
+                f"The layers `{layers}` of {type(model).__name__} have no part `{name}`; name the one that ends the "
+                f"feed-forward part as `ffn_output`, of {_listed(parts)}."
+            )
+        return name
+    size = model.config.hidden_size
+    ending = _linears(layer, size)
+    widening = [key for key, module in ending if module.in_features != size]
+    outside = [key for key, _ in ending if not any("att" in part.lower() for part in key.split("."))]
+    return next((names[-1] for names in (widening, outside) if names), None)
+
+
+def find_mask_point(model: PreTrainedModel, modality: str, layers: str, name: str | None = None) -> str | None:
+    """Name of the module where local features are masked.
+
+    Images: the convolution that makes patches, at its output. Speech: the part that adds positions and holds the
+    layers, at its input. Text is masked by its ids.
+
+    Raises:
+        BackboneError: there is no such module.
+    """
+    if modality == "text":
+        return None
+    modules = dict(model.named_modules())
+    convolutions = {
+        key: module
+        for key, module in modules.items()
+        if isinstance(module, nn.Conv2d) and module.kernel_size == module.stride and module.in_channels <= 4
+    }
+    if name is None and modality == "vision" and len(convolutions) == 1:
+        return next(iter(convolutions))
+    if name is None and modality == "audio" and "." in layers:
+        return layers.split(".", maxsplit=1)[0]
+    if name is not None and name in modules:
+        return name
+    wanted = "the convolution that makes patches" if modality == "vision" else "the part after the projected features"
+    raise BackboneError(
+        f"{type(model).__name__}: {wanted} was not found{'' if name is None else f' as `{name}`'}. Name it as "
+        f"`mask_point`; {_listed(convolutions or [key for key, _ in model.named_children()])} might be it."
+    )
+
+
+def find_mask_vector(model: PreTrainedModel) -> str | None:
+    """Name of the parameter by which the encoder itself hides features, None where it has none."""
+    names = [name for name, _ in model.named_parameters() if name.rsplit(".", 1)[-1] in MASK_VECTORS]
+    return names[0] if names else None
+
+
+def check_encoder(model: PreTrainedModel, layers: str) -> None:
+    """Refuses what cannot predict masked tokens from both sides.
+
+    Raises:
+        BackboneError: for decoders.
+    """
+    decoder = getattr(model.config, "is_decoder", False) or getattr(model.config, "is_encoder_decoder", False)
+    causal = any(getattr(module, "is_causal", False) for module in model.get_submodule(layers).modules())
+    if decoder or causal:
+        raise BackboneError(
+            f"{type(model).__name__} is or has a decoder, which sees what comes before a token alone. Masked "
+            "prediction needs an encoder; pass the encoder part of a model that has one."
+        )
+
+
+@contextmanager
+def watched_layers(
+    model: PreTrainedModel, layers: str, ffn_output: str | None, on_layer: Callable[[Tensor, Tensor | None], None]
+) -> Iterator[None]:
+    """Calls `on_layer(output, feed-forward output or None)` after each layer that runs inside the block.
+
+    A layer that is shared runs, and counts, several times.
+    """
+    feed_forward: list[Tensor] = []
+    handles = []
+
+    def after_layer(module: nn.Module, inputs: Any, output: Any) -> None:
+        on_layer(output[0] if isinstance(output, tuple) else output, feed_forward.pop() if feed_forward else None)
+        feed_forward.clear()
+
+    try:
+        for layer in model.get_submodule(layers):
+            handles.append(layer.register_forward_hook(after_layer))
+            if ffn_output is not None:
+                part = layer.get_submodule(ffn_output)
+                handles.append(part.register_forward_hook(lambda module, inputs, output: feed_forward.append(output)))
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
+def replaced_features(
+    model: PreTrainedModel, modality: str, point: str, replace: Callable[[Tensor], Tensor]
+) -> Iterator[None]:
+    """Inside the block, the local features (B, T, D) at the mask point become what `replace` makes of them."""
+    module = model.get_submodule(point)
+    if modality == "vision":
+
+        def after(module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
+            return replace(output.flatten(2).transpose(1, 2)).transpose(1, 2).reshape(output.shape)
+
+        handle = module.register_forward_hook(after)
+    else:
+
+        def before(module: nn.Module, inputs: tuple, named: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
+            if inputs:
+                return (replace(inputs[0]), *inputs[1:]), named
+            return inputs, {**named, "hidden_states": replace(named["hidden_states"])}
+
+        handle = module.register_forward_pre_hook(before, with_kwargs=True)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def _linears(layer: nn.Module, size: int) -> list[tuple[str, nn.Linear]]:
+    """Linear layers inside a layer that lead to the model's width, in the order in which they are registered."""
+    return [
+        (name, module)
+        for name, module in layer.named_modules()
+        if isinstance(module, nn.Linear) and module.out_features == size
+    ]
+
+
+def _listed(names: Any) -> str:
+    return ", ".join(f"`{name}`" for name in names) or "none"
+
+
+@torch.no_grad()
+def load_plain(model: PreTrainedModel, state: dict[str, Tensor]) -> PreTrainedModel:
+    """Puts a whole state into a model of the same structure.
+
+    Raises:
+        BackboneError: names or shapes differ.
+    """
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        raise BackboneError(
+            f"{type(model).__name__} cannot be rebuilt from its configuration alone: {' '.join(str(error).split())}"
+        ) from error
+    return model

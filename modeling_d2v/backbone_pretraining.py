@@ -1,0 +1,313 @@
+"""The objective of data2vec 1.0 over any encoder of transformers: continued pretraining of what the Hub holds.
+
+The student sees the input with masked positions replaced, the teacher, a copy of the encoder with averaged weights,
+sees all of it; the student predicts the mean of the normalised outputs of the teacher's top layers. The encoder that
+comes out is of the class that went in.
+
+Shapes: B samples, M masks per sample, T tokens (frames, patches), P prefix tokens of images, D hidden size, N masked
+tokens over all samples and masks. Masks are True = masked, token masks True = real.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoModel, AutoTokenizer, PreTrainedModel
+from transformers.utils import can_return_tuple
+
+from .backbone_configuration import INPUTS, BackbonePreTrainingConfig, plain_encoder
+from .backbone_parts import BackboneError, load_plain, replaced_features, watched_layers
+from .decoders import RegressionHead
+from .ema_teacher import EmaTeacher
+from .masking import corrupt_tokens
+from .objective import (
+    Data2VecForPreTrainingOutput,
+    content_ids,
+    distance,
+    loss_divisor,
+    pretraining_output,
+    resolve_mask,
+)
+from .targets import TargetMean
+
+
+class BackboneForPreTraining(EmaTeacher, PreTrainedModel):
+    """Student (`backbone`), teacher and prediction head over an encoder of transformers; see `from_backbone`.
+
+    Args:
+        config: of the encoder and the objective.
+    """
+
+    config: BackbonePreTrainingConfig
+    config_class = BackbonePreTrainingConfig
+    base_model_prefix = "backbone"
+    main_input_name = "input_values"
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+
+    def __init__(self, config: BackbonePreTrainingConfig) -> None:
+        super().__init__(config)
+        self.backbone = config.make_encoder(train=True)
+        self.teacher = config.make_encoder(train=True).eval()
+        self.head = RegressionHead(config, config)
+        has_own = config.modality != "text" and config.mask_vector is None
+        self.mask_token = nn.Parameter(torch.zeros(config.hidden_size)) if has_own else None
+        self.register_buffer("ema_step", torch.zeros((), dtype=torch.int64))
+        self._no_split_modules = self.backbone._no_split_modules
+        self.post_init()
+        self.reset_teacher()
+
+    @classmethod
+    def from_backbone(
+        cls, model: PreTrainedModel | str, tokenizer: Any = None, **settings: Any
+    ) -> "BackboneForPreTraining":
+        """Puts the objective around an encoder.
+
+        Args:
+            model: the encoder, or the folder or name on the Hub of one. It is copied, and stays as it is.
+            tokenizer: for text; default: the one beside the encoder where that is given by name.
+            settings: fields of `BackbonePreTrainingConfig`. What they do not say is found or as published.
+
+        Raises:
+            BackboneError: the encoder lacks something; the message says what to name by hand.
+        """
+        if isinstance(model, str):
+            name, model = model, AutoModel.from_pretrained(model, dtype=torch.float32)
+            if tokenizer is None and INPUTS.get(model.main_input_name) == "text":
+                tokenizer = AutoTokenizer.from_pretrained(name)
+        model = plain_encoder(model)
+        pretraining = cls(BackbonePreTrainingConfig.of(model, tokenizer, **settings))
+        load_plain(pretraining.backbone, model.state_dict())
+        pretraining.reset_teacher()
+        pretraining.try_out()
+        return pretraining
+
+    @property
+    def student(self) -> PreTrainedModel:
+        return self.backbone
+
+    @staticmethod
+    def _weights(module: nn.Module) -> dict[str, Tensor]:
+        """Running statistics too, which have no gradient: the teacher copies them."""
+        buffers = {name: buffer for name, buffer in module.named_buffers() if buffer.is_floating_point()}
+        return dict(module.named_parameters()) | buffers
+
+    def _is_copied(self, name: str) -> bool:
+        return any(part in name for part in self.config.ema_copied or ())
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if module is self and self.mask_token is not None:
+            if not getattr(self.mask_token, "_is_hf_initialized", False):
+                self.mask_token.normal_(std=0.02)
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.backbone.get_input_embeddings()
+
+    @torch.no_grad()
+    def trained_encoder(self, weights: str = "student") -> PreTrainedModel:
+        """The plain encoder, a copy: of the class and with the configuration that `from_backbone` was given.
+
+        Args:
+            weights: "student", or "teacher" for the averaged ones.
+        """
+        if weights not in ("student", "teacher"):
+            raise ValueError(f'`weights` is {weights!r}; it must be "student" or "teacher".')
+        source = self.backbone if weights == "student" else self.teacher
+        encoder = load_plain(self.config.make_encoder(), source.state_dict())
+        return encoder.to(source.dtype).to(source.device).eval()
+
+    def push_to_hub(self, repo_id: str, *, weights: str = "student", **options: Any) -> Any:
+        """Uploads the plain encoder with the weights of the "student" or "teacher", or with "all" the whole model."""
+        if weights == "all":
+            return super().push_to_hub(repo_id, **options)
+        return self.trained_encoder(weights).push_to_hub(repo_id, **options)
+
+    @torch.no_grad()
+    def try_out(self) -> None:
+        """Runs the teacher on a small input: what does not fit is said now, not after the data has been prepared.
+
+        Raises:
+            BackboneError: the layers do not have one place for each token.
+        """
+        config, device = self.config, self.device
+        if config.modality == "text":
+            inputs = torch.full((1, 8), config.mask_token_id, device=device)
+        elif config.modality == "vision":
+            inputs = torch.zeros(1, config.num_channels, config.image_size, config.image_size, device=device)
+        else:
+            inputs = torch.zeros(1, config.frame_width + 8 * config.frame_stride, device=device)
+        self.teacher_targets(inputs, None, *self._tokens_of(inputs, None))
+
+    # Objective
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        pixel_values: Tensor | None = None,
+        input_values: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        mask: Tensor | None = None,
+        sample_ids: Tensor | None = None,
+        step: int | None = None,
+        num_items: Tensor | int | None = None,
+        num_rows: Tensor | int | None = None,
+        return_loss: bool = True,
+        **kwargs: Any,
+    ) -> Data2VecForPreTrainingOutput:
+        """Loss of a batch; arguments and output are those of `Data2VecForPreTraining.forward`.
+
+        Raises:
+            ValueError: for another input than the encoder takes, or wrong shapes.
+        """
+        inputs = self._select_input(input_ids=input_ids, pixel_values=pixel_values, input_values=input_values)
+        config = self.config
+        length, token_mask, grid = self._tokens_of(inputs, attention_mask)
+        attention_mask = token_mask if config.modality == "text" else attention_mask
+        key = {
+            "seed": config.mask_seed,
+            "step": self.ema_step if step is None else step,
+            "sample_ids": content_ids(inputs, attention_mask) if sample_ids is None else sample_ids,
+        }
+        places = torch.empty(inputs.shape[0], length, 0, device=inputs.device)
+        mask = resolve_mask(mask, config, places, token_mask, grid, key)
+
+        targets, features = self.teacher_targets(inputs, attention_mask, length, token_mask, grid)
+        hidden = self._encode_student(inputs, attention_mask, mask, key, **kwargs)
+        predictions = self.head.projection(hidden[:, hidden.shape[1] - length :][mask.flatten(0, 1)])
+        masked_targets = targets[:, None].expand(-1, mask.shape[1], -1, -1)[mask]
+        loss = distance(config, config.hidden_size, predictions, masked_targets) / loss_divisor(mask, num_items)
+        return pretraining_output({"regression": loss}, predictions, masked_targets, mask, features, token_mask)
+
+    def _select_input(self, **inputs: Tensor | None) -> Tensor:
+        given = [name for name, tensor in inputs.items() if tensor is not None]
+        wanted = next(name for name, modality in INPUTS.items() if modality == self.config.modality)
+        if given != [wanted]:
+            found = " and ".join(f"`{name}`" for name in given) or "none"
+            raise ValueError(f"{self.config.encoder_class} takes `{wanted}`; {found} was given.")
+        if inputs[wanted].shape[0] == 0:
+            raise ValueError(f"`{wanted}` is an empty batch: its first dimension is 0.")
+        return inputs[wanted]
+
+    def _tokens_of(
+        self, inputs: Tensor, attention_mask: Tensor | None
+    ) -> tuple[int, Tensor | None, tuple[int, int] | None]:
+        """Tokens T, which of them are real (B, T), None for all, and the grid of images."""
+        config = self.config
+        if attention_mask is not None and (config.modality == "vision" or attention_mask.shape != inputs.shape):
+            raise ValueError(
+                f"`attention_mask` has shape {tuple(attention_mask.shape)}, the input {tuple(inputs.shape)}; they "
+                "must be the same, with 1 for real and 0 for padding. Images have none."
+            )
+        if config.modality == "vision":
+            grid = config.grid_size(*inputs.shape[2:])
+            return grid[0] * grid[1], None, grid
+        if config.modality == "text":
+            if attention_mask is None and config.pad_token_id is not None:
+                attention_mask = inputs.ne(config.pad_token_id)
+            length, real = inputs.shape[1], None if attention_mask is None else attention_mask.bool()
+        else:
+            length, real = config.num_frames(inputs.shape[1]), None
+            if length < 1:
+                raise ValueError(f"`input_values` has {inputs.shape[1]} samples; a frame needs {config.frame_width}.")
+            if attention_mask is not None:
+                frames = config.num_frames(attention_mask.long().sum(dim=1))
+                real = torch.arange(length, device=inputs.device) < frames[:, None]
+        if real is not None and not torch.compiler.is_compiling() and real.all():
+            real = None
+        return length, real, None
+
+    @torch.no_grad()
+    def teacher_targets(
+        self,
+        inputs: Tensor,
+        attention_mask: Tensor | None,
+        length: int,
+        token_mask: Tensor | None = None,
+        grid: tuple[int, int] | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Targets (B, T, D) of the whole input, in fp32, and the features (B, T, C) that the teacher starts from.
+
+        Args:
+            inputs, attention_mask: as given to `forward`.
+            length: T.
+            token_mask: (B, T), None = all real.
+            grid: of images, whose layers may have prefix tokens.
+
+        Raises:
+            BackboneError: the layers do not have one place for each token, or not as many of them run as should.
+        """
+        config = self.config
+        targets = TargetMean(config, config.num_layers, token_mask)
+        features: list[Tensor] = []
+        ran = 0
+
+        def on_layer(output: Tensor, feed_forward: Tensor | None) -> None:
+            nonlocal ran
+            wanted = output if config.end_of_block_targets else feed_forward
+            prefix = wanted.shape[1] - length if wanted is not None and wanted.dim() == 3 else -1
+            if wanted is None or prefix < 0 or wanted.shape[2] != config.hidden_size or (prefix and grid is None):
+                shape = "nothing" if wanted is None else f"the shape {tuple(wanted.shape)}"
+                raise BackboneError(
+                    f"Layer {ran} of `{config.layers}` in {config.encoder_class} gave {shape} for {length} tokens of "
+                    f"width {config.hidden_size}. Encoders whose layers shorten or pack the sequence do not fit; if "
+                    "another part was found than meant, name `layers` and `ffn_output`."
+                )
+            targets(ran, output[:, -length:], None if feed_forward is None else feed_forward[:, -length:])
+            ran += 1
+
+        def keep(x: Tensor) -> Tensor:
+            features.append(x)
+            return x
+
+        with watched_layers(self.teacher, config.layers, config.ffn_output, on_layer):
+            if config.mask_point is None:
+                self._run(self.teacher, inputs, attention_mask)
+                features.append(self.teacher.get_input_embeddings()(inputs))
+            else:
+                with replaced_features(self.teacher, config.modality, config.mask_point, keep):
+                    self._run(self.teacher, inputs, attention_mask)
+        if ran != config.num_layers:
+            raise BackboneError(
+                f"{ran} layers of `{config.layers}` in {config.encoder_class} ran, {config.num_layers} were expected; "
+                "set `num_layers`."
+            )
+        return targets.result(), features[0]
+
+    def _encode_student(
+        self, inputs: Tensor, attention_mask: Tensor | None, mask: Tensor, key: dict[str, Any], **kwargs: Any
+    ) -> Tensor:
+        """Last hidden states (B * M, P + T, D) of the input with masked tokens replaced."""
+        config, repeats = self.config, mask.shape[1]
+        if attention_mask is not None:
+            attention_mask = attention_mask.repeat_interleave(repeats, dim=0)
+        if config.modality == "text":
+            corrupted = corrupt_tokens(
+                inputs,
+                mask,
+                mask_token_id=config.mask_token_id,
+                vocab_size=config.vocab_size,
+                random_prob=config.mask_random_prob,
+                keep_prob=config.mask_keep_prob,
+                special_ids=config.special_token_ids or (),
+                **key,
+            ).flatten(0, 1)
+            return self._run(self.backbone, corrupted, attention_mask, **kwargs)
+        own = self.mask_token if config.mask_vector is None else self.backbone.get_parameter(config.mask_vector)
+
+        def replace(features: Tensor) -> Tensor:
+            return torch.where(mask.flatten(0, 1)[..., None], own.flatten().to(features.dtype), features)
+
+        with replaced_features(self.backbone, config.modality, config.mask_point, replace):
+            return self._run(self.backbone, inputs.repeat_interleave(repeats, dim=0), attention_mask, **kwargs)
+
+    @staticmethod
+    def _run(encoder: PreTrainedModel, inputs: Tensor, attention_mask: Tensor | None, **kwargs: Any) -> Tensor:
+        if attention_mask is not None:
+            kwargs["attention_mask"] = attention_mask.long()
+        return encoder(**{encoder.main_input_name: inputs}, **kwargs).last_hidden_state

@@ -1,0 +1,141 @@
+"""Where an encoder of transformers is masked and read: found by structure, named by hand, refused with a sentence."""
+
+import pytest
+import torch
+import transformers
+from backbone_factory import KINDS, SIZES, TEXT, VISION, encoder, pretraining
+from torch import nn
+
+from modeling_d2v import BackboneError, BackbonePreTrainingConfig
+from modeling_d2v.backbone_parts import find_feed_forward, find_layers
+
+
+FOUND = {
+    "roberta": ("encoder.layer", "output.dense", None, None),
+    "modernbert": ("layers", "mlp.Wo", None, None),
+    "albert": ("encoder.albert_layer_groups", "albert_layers.0.ffn_output", None, None),
+    "vit": ("layers", "mlp.fc2", "embeddings.patch_embeddings.projection", None),
+    "dinov2_with_registers": (
+        "encoder.layer",
+        "mlp.fc2",
+        "embeddings.patch_embeddings.projection",
+        "embeddings.mask_token",
+    ),
+    "dinov3_vit": ("model.layer", "mlp.down_proj", "embeddings.patch_embeddings", "embeddings.mask_token"),
+    "wav2vec2": ("encoder.layers", "feed_forward.output_dense", "encoder", "masked_spec_embed"),
+    "wav2vec2-conformer": ("encoder.layers", "ffn2.output_dense", "encoder", "masked_spec_embed"),
+}
+
+
+def config_of(model, **settings):
+    return BackbonePreTrainingConfig.of(model, **{"mask_token_id": 49, "end_of_block_targets": False, **settings})
+
+
+def made(kind, **settings):
+    return transformers.AutoModel.from_config(transformers.CONFIG_MAPPING[kind](**settings))
+
+
+@pytest.mark.parametrize("kind", FOUND)
+def test_parts_are_found(kind):
+    config = config_of(encoder(kind))
+    assert (config.layers, config.ffn_output, config.mask_point, config.mask_vector) == FOUND[kind]
+    assert config.modality == KINDS[kind] and config.num_layers == 3 and config.num_masks == 1
+
+
+def test_a_feed_forward_part_of_the_models_own_width_is_told_from_attention():
+    model = encoder("roberta", intermediate_size=32)
+    assert find_feed_forward(model, "encoder.layer") == "output.dense"
+    assert find_layers(model) == "encoder.layer"
+
+
+def test_parts_can_be_named():
+    model = encoder("roberta")
+    config = config_of(model, layers="encoder.layer", ffn_output="attention.output.dense")
+    assert config.ffn_output == "attention.output.dense"
+    with pytest.raises(
+        BackboneError, match=r"no list `blocks`. Name the list .* `layers`; its lists are `encoder.layer`"
+    ):
+        config_of(model, layers="blocks")
+    with pytest.raises(
+        BackboneError, match=r"no part `fc2`; name the one .* as `ffn_output`, of `attention.self.query`"
+    ):
+        config_of(model, ffn_output="fc2")
+    with pytest.raises(BackboneError, match=r"not found as `patches`. Name it as `mask_point`; `embeddings.patch_emb"):
+        config_of(encoder("vit"), mask_point="patches")
+    with pytest.raises(BackboneError, match="no setting `mask_probability`; there are .*mask_prob"):
+        config_of(model, mask_probability=0.5)
+
+
+def test_layers_without_a_feed_forward_part_can_give_their_outputs():
+    model = encoder("roberta")
+    for layer in model.encoder.layer:
+        layer.output.dense = nn.Identity()
+        layer.attention.output.dense = nn.Identity()
+    for layer in model.encoder.layer:
+        layer.attention.self.query = layer.attention.self.key = layer.attention.self.value = nn.Linear(32, 16)
+    with pytest.raises(BackboneError, match="no list of equal layers with a width of 32"):
+        config_of(model)
+    with pytest.raises(BackboneError, match="set `end_of_block_targets=True` to predict the layers' outputs"):
+        config_of(model, layers="encoder.layer")
+    assert config_of(model, layers="encoder.layer", end_of_block_targets=True).ffn_output is None
+
+
+@pytest.mark.parametrize(
+    "make, message",
+    [
+        (lambda: made("llama", **SIZES, **TEXT), "has a decoder"),
+        (lambda: made("t5", vocab_size=50, d_model=32, d_ff=64, num_layers=2, num_heads=4), "has a decoder"),
+        (lambda: made("wav2vec2-bert", **SIZES), "takes `input_features`.*spectrograms cannot"),
+        (lambda: made("audio-spectrogram-transformer", **SIZES), "takes `input_values`.*spectrograms cannot"),
+        (lambda: made("convnext", depths=[1, 1], hidden_sizes=[8, 16], num_stages=2), "no width of its own"),
+    ],
+    ids=["decoder", "both", "features", "spectrogram", "no-transformer"],
+)
+def test_what_is_no_such_encoder_is_refused(make, message):
+    with pytest.raises(BackboneError, match=message):
+        config_of(make())
+
+
+def test_encoders_that_shorten_the_sequence_are_refused():
+    sizes = dict(conv_dim=[8] * 7, conv_kernel=[10, 3, 3, 3, 3, 2, 2], conv_stride=[5, 2, 2, 2, 2, 2, 2])
+    squeezing = made("sew", **SIZES, **sizes, num_conv_pos_embeddings=8, num_conv_pos_embedding_groups=4)
+    with pytest.raises(BackboneError, match=r"gave the shape \(1, 4, 32\) for 9 tokens of width 32"):
+        pretraining(squeezing)
+    with pytest.raises(BackboneError, match=r"3 layers of `encoder.layer` in BertModel ran, 5 were expected"):
+        pretraining("bert", num_layers=5)
+
+
+def test_text_needs_a_mask_token():
+    with pytest.raises(BackboneError, match="Nothing tells the mask token of RobertaModel. Pass its `tokenizer`"):
+        BackbonePreTrainingConfig.of(encoder("roberta"))
+
+
+def test_sizes_of_texts_images_and_recordings():
+    text = config_of(encoder("roberta"))
+    assert (text.vocab_size, text.pad_token_id, text.max_position_embeddings) == (50, 1, 40)
+    assert text.special_token_ids == [0, 1, 2] and text.modality_config("text") is text
+    assert config_of(encoder("bert")).max_position_embeddings == 42
+    image = config_of(encoder("vit", image_size=[32, 32]))
+    assert image.image_size == 32 and image.grid_size(32, 32) == (4, 4) and image.num_channels == 3
+    with pytest.raises(BackboneError, match="both sides must be equal"):
+        config_of(made("vit", **SIZES, **VISION | {"image_size": [32, 64]}))
+    # As the convolution has it: what is left over at the edge is not seen.
+    assert pretraining(encoder("clip_vision_model", image_size=36)).config.grid_size(36, 36) == (4, 4)
+    model = encoder("wav2vec2")
+    recording = config_of(model)
+    lengths = torch.arange(300, 5000, 37)
+    assert torch.equal(recording.num_frames(lengths), model._get_feat_extract_output_lengths(lengths).clamp(min=0))
+
+
+@pytest.mark.parametrize(
+    "settings, message",
+    [
+        (dict(average_top_k_layers=4), "average_top_k_layers"),
+        (dict(mask_prob=1.5), "mask_prob"),
+        (dict(mask_sampler="block"), "masks patches of images"),
+        (dict(ema_decay=2.0), "ema_decay"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        config_of(encoder("roberta"), **settings)
