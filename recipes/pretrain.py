@@ -150,7 +150,7 @@ def train(options: Options, accelerator: Accelerator, folder: Path) -> dict[str,
     with run.trackers, recorded(record, run):
         summary = run.run()
 
-    trained = whole_model(run.inner)
+    trained = whole_model(run.inner, keep=accelerator.is_main_process)
     if accelerator.is_main_process:
         repository = options.hub_model_id or folder.resolve().name
         card = run_card(folder, config, repository, weights="all")

@@ -1,0 +1,217 @@
+"""What a run would be, without starting it: parameters, memory, data, time and disk.
+
+A few steps are read and taken with the real data, model and engine, in a scratch folder; the folder of the run is
+neither made nor written to.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+from recipes.common.batches import MicroBatch, StepDataset, load_steps
+from recipes.common.dry_run_table import dry_run_table
+from recipes.common.memory import FULL, Activations, current_memory, state_bytes
+from recipes.common.options import Options
+from recipes.common.run_state import checkpoint_bytes
+from recipes.common.throughput import DTYPES, peak_memory_gib
+from recipes.common.training import Pretraining
+
+
+STEPS = 3
+"""Steps of each kind (each modality, or the mixture) that are taken; the first one is not timed."""
+_OWNERS = {
+    "data2vec.encoder": "shared blocks",
+    "data2vec.modality_encoders": "front end",
+    "decoders": "decoder",
+    "teacher": "teacher",
+}
+
+
+def dry_run(options: Options, accelerator: Accelerator, model: nn.Module, steps: StepDataset) -> dict[str, Any]:
+    """Takes a few steps and prints what they tell.
+
+    Returns:
+        The facts behind the table: "model", "memory", "data", "run".
+    """
+    parameters = count_parameters(model)
+    with tempfile.TemporaryDirectory(prefix="dry_run_") as scratch:
+        rehearsal = Rehearsal(Pretraining(options, accelerator, model, steps, Path(scratch)))
+        rehearsal.take()
+    facts = {"model": parameters, **rehearsal.facts()}
+    if accelerator.is_main_process:
+        print(dry_run_table(options, facts), flush=True)
+    accelerator.end_training()
+    return facts
+
+
+def count_parameters(model: nn.Module) -> dict[str, int]:
+    """Parameters by part: front ends and decoders of each modality, shared blocks, teacher."""
+    counts: Counter[str] = Counter()
+    for name, parameter in model.named_parameters():
+        prefix = next((prefix for prefix in _OWNERS if name.startswith(prefix)), None)
+        part = _OWNERS.get(prefix, name.split(".")[0])
+        if part in ("front end", "decoder"):
+            part = f"{part} {name.removeprefix(prefix).split('.')[1]}"
+        counts[part] += parameter.numel()
+    order = ["front end", "shared blocks", "decoder", "teacher"]
+    place = {name: next((i for i, part in enumerate(order) if name.startswith(part)), 0) for name in counts}
+    return {name: counts[name] for name in sorted(counts, key=place.get)}
+
+
+class Rehearsal:
+    """A few steps of a run, and what was measured in them.
+
+    Args:
+        run: not yet started.
+    """
+
+    def __init__(self, run: Pretraining):
+        self.run, self.options, self.plan = run, run.options, run.steps.plan
+        self.device = run.accelerator.device
+        self.kinds = Counter(tuple(self.plan.modalities_at(step)) for step in range(len(self.plan.pattern)))
+        self.seconds: dict[tuple[str, ...], list[float]] = {kind: [] for kind in self.kinds}
+        self.loading: list[float] = []
+        self.batches: list[MicroBatch] = []
+        self.read: Counter[str] = Counter()
+        self.before: int | None = None
+        self.measured: float | None = None
+        self.failure: str | None = None
+
+    def take(self) -> None:
+        """Takes `STEPS` steps of each kind, or as many as the memory allows."""
+        self.run.speed.measure_peak(DTYPES[self.options.mixed_precision])
+        self.before = current_memory(self.device)
+        self.run.model.train()
+        for kind, step in self._chosen():
+            started = time.perf_counter()
+            (batches,) = load_steps(self.run.steps, step, step + 1)
+            self.loading.append(time.perf_counter() - started)
+            self.batches += batches
+            self.read.update(kind)
+            if self.failure is None:
+                self._step(kind, step, batches)
+        self.measured = None if self.failure else peak_memory_gib(self.device) * 2**30
+
+    def _chosen(self) -> list[tuple[tuple[str, ...], int]]:
+        """The first steps of each kind."""
+        steps = ((tuple(self.plan.modalities_at(step)), step) for step in range(STEPS * len(self.plan.pattern)))
+        found: dict[tuple[str, ...], list[int]] = {kind: [] for kind in self.kinds}
+        for kind, step in steps:
+            if len(found[kind]) < STEPS:
+                found[kind].append(step)
+        return [(kind, step) for kind, taken in found.items() for step in taken]
+
+    def _step(self, kind: tuple[str, ...], step: int, batches: list[MicroBatch]) -> None:
+        """Takes a step and its time; one that does not fit into the memory ends the attempts."""
+        started = time.perf_counter()
+        try:
+            self.run.step = step
+            self.run.train_step([self.run.to_device(batch) for batch in batches])
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            self.failure = str(error).splitlines()[0]
+            return
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        self.seconds[kind].append(time.perf_counter() - started)
+
+    def facts(self) -> dict[str, Any]:
+        """What the steps told, for the run as a whole; every process must call it."""
+        return {"memory": self._memory(), "data": self._data(), "run": self._run()}
+
+    def _memory(self) -> dict[str, Any]:
+        """Bytes by part, estimated, with their sum; what the process held before; the measured peak."""
+        accelerator, mixed = self.run.accelerator, self.options.mixed_precision != "no"
+        shards = accelerator.num_processes if accelerator.is_fsdp2 else 1
+        parts, largest = state_bytes(self.run.inner, mixed, shards), None
+        held = parts["weights"] + parts["teacher"]
+        flops = self.run.speed.flops
+        if flops is not None:
+            count = Activations(flops.config, mixed, self.device.type == "cpu", self.options.gradient_checkpointing)
+            sizes = [count(batch.modality, flops.shape(batch.modality, batch.inputs)) for batch in self.batches]
+            parts["activations"], batch = max(zip(sizes, self.batches, strict=True), key=lambda entry: entry[0])
+            largest = f"{len(batch.inputs['mask'])} samples of {batch.modality}"
+        return {
+            "parts": parts,
+            "largest": largest,
+            "before": 0 if self.before is None else max(self.before - held, 0),
+            "estimate": sum(parts.values()),
+            "measured": self.measured,
+            "failure": self.failure,
+        }
+
+    def _data(self) -> dict[str, dict[str, Any]]:
+        """By modality: samples, tokens and padding of a step, samples of the data, passes over its sources."""
+        passes = self.run.steps.epochs(self.options.max_steps)
+        found = {}
+        for name, size in self.plan.sizes.items():
+            own = [batch for batch in self.batches if batch.modality == name]
+            sums = [
+                sum(len(batch.inputs["mask"]) for batch in own),
+                sum(batch.tokens for batch in own),
+                sum(batch.inputs["mask"][:, 0].numel() for batch in own),
+            ]
+            sums = self.run.sum_over_processes(torch.tensor(sums, dtype=torch.float32, device=self.device)).tolist()
+            samples, tokens, places = (value / self.read[name] for value in sums)
+            found[name] = {
+                "samples a step": round(samples, 1),
+                "tokens a step": round(tokens, 1),
+                "padding": 1 - tokens / places,
+                "samples in the data": size,
+                "passes": {key: value for key, value in passes.items() if key.startswith(f"{name}/")},
+            }
+        return found
+
+    def _run(self) -> dict[str, Any]:
+        """Time of a step and of the run, and room for its files."""
+        speed, total = self.run.speed, sum(self.kinds.values())
+        shares = {kind: count / total for kind, count in self.kinds.items()}
+        found: dict[str, Any] = {"steps": self.options.max_steps, "loading a step": fmean(self.loading)}
+        operations = self._operations(shares)
+        if operations:
+            found |= {"operations a step": operations, "matmul rate": speed.peak}
+        if self.failure is None:
+            step = sum(shares[kind] * fmean(taken[1:]) for kind, taken in self.seconds.items())
+            if operations:
+                found["utilisation"] = operations / step / speed.peak
+            found["seconds a step"] = self._with_loading(step, found["loading a step"])
+        elif operations:
+            found["seconds a step"] = operations / speed.peak
+        if "seconds a step" in found:
+            found["seconds"] = found["seconds a step"] * self.options.max_steps
+        one = checkpoint_bytes(self.run.inner)
+        kept = self.options.keep_last + 1  # one more while it is written
+        kept += self.options.max_steps // self.options.keep_every if self.options.keep_every else 0
+        model = FULL * sum(parameter.numel() for parameter in self.run.inner.parameters())
+        return found | {"checkpoint": one, "checkpoints": kept, "disk": one * kept + model}
+
+    def _operations(self, shares: dict[tuple[str, ...], float]) -> float:
+        """Operations of a step of all processes, over the kinds of steps."""
+        flops = self.run.speed.flops
+        if flops is None:
+            return 0.0
+        by_name = Counter[str]()
+        for batch in self.batches:
+            by_name[batch.modality] += flops(batch.modality, batch.inputs)
+        own = sum(share * sum(by_name[name] / self.read[name] for name in kind) for kind, share in shares.items())
+        return self.run.sum_over_processes(torch.tensor(own, dtype=torch.float32, device=self.device)).item()
+
+    def _with_loading(self, step: float, loading: float) -> float:
+        """Seconds a step, with the data prepared between steps or by workers meanwhile."""
+        workers = self.options.data.num_workers
+        return max(step, loading / workers) if workers else step + loading
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory is what an error was about; CPUs have no exception of their own for it."""
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in str(error)
