@@ -180,9 +180,7 @@ def test_files_that_go_away_are_counted_until_they_are_too_many(tmp_path, monkey
     with pytest.raises(TrainingStopped, match=r"^1[3-5] of the 30 vision samples .*: 1[3-5] missing\. "):
         run(tmp_path / "run.yaml", tmp_path / "run")
     listed = lines(tmp_path / "run")
-    assert {line["reason"] for line in listed} == {"missing"} and {line["step"] for line in listed} <= set(
-        range(7, 31)
-    )
+    assert {line["reason"] for line in listed} == {"missing"} and all(line["step"] > 3 for line in listed)
     # Mounted again, and the list removed as the message says, the run goes on from its checkpoint.
     monkeypatch.undo()
     write_squares(tmp_path / "pictures", 30)
