@@ -55,12 +55,10 @@ def sharding_plugin() -> FullyShardedDataParallelPlugin | None:
         return None
     # Weights stay in fp32 and autocast casts them where they are used, as in every other engine.
     precision = MixedPrecisionPolicy(reduce_dtype=torch.float32, cast_forward_inputs=False)
-    plugin = FullyShardedDataParallelPlugin(mixed_precision_policy=precision)
+    # Every process makes the same weights from the seed: none waits for those of the first.
+    plugin = FullyShardedDataParallelPlugin(mixed_precision_policy=precision, cpu_ram_efficient_loading=False)
     if plugin.fsdp_version != 2:
         raise OptionError("The launcher asks for FSDP of version 1. Set fsdp_version: 2 in its configuration.")
-    if plugin.cpu_ram_efficient_loading:
-        raise OptionError("fsdp_cpu_ram_efficient_loading is true, which leaves all processes but one without "
-                          "weights. Set it to false: every process makes the same weights from the seed.")  # fmt: skip
     if plugin.activation_checkpointing:
         raise OptionError("fsdp_activation_checkpointing is true, which draws other dropout in the backward pass. Set "
                           "it to false, and the option gradient_checkpointing=true instead.")  # fmt: skip
@@ -139,5 +137,14 @@ def micro_batch(accelerator: Accelerator, model: nn.Module, last: bool) -> Itera
 
 
 def clip_gradient(accelerator: Accelerator, parameters: list[nn.Parameter], limit: float) -> Tensor:
-    """Norm of the whole gradient, over the shards of all processes, which is cut to `limit`; 0 = no limit."""
-    return whole(accelerator.clip_grad_norm_(parameters, limit or float("inf")))
+    """Norm of the whole gradient, over the shards of all processes, which is cut to `limit`; 0 = no limit.
+
+    A gradient that is not finite is left as it is where it is not sharded, so that it can be told where that began.
+    """
+    if accelerator.is_fsdp2 or accelerator.distributed_type == DistributedType.DEEPSPEED:
+        return whole(accelerator.clip_grad_norm_(parameters, limit or float("inf")))
+    accelerator.unscale_gradients()
+    norm = nn.utils.get_total_norm([parameter.grad for parameter in parameters if parameter.grad is not None])
+    if limit:
+        nn.utils.clip_grads_with_norm_(parameters, limit, torch.where(norm.isfinite(), norm, torch.zeros_like(norm)))
+    return norm

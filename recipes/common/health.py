@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -10,51 +9,8 @@ from recipes.common.health_rules import Finding, Series, judge, judge_mask, judg
 from recipes.common.options import Options
 
 
-logger = logging.getLogger(__name__)
-
-
 class TrainingStopped(RuntimeError):
     """Training cannot usefully go on; the message says why and what to change."""
-
-
-class NonFinitePolicy:
-    """Steps whose loss or gradient is not finite are skipped, up to a limit in a row.
-
-    Args:
-        limit: consecutive steps after which the run stops.
-
-    Attributes:
-        skipped: steps that were skipped so far.
-        in_a_row: the last ones of them, without a good step between.
-    """
-
-    def __init__(self, limit: int):
-        self.limit, self.skipped, self.in_a_row = limit, 0, 0
-
-    def good(self) -> None:
-        """Counts a step that moved the weights."""
-        self.in_a_row = 0
-
-    def bad(self, step: int, counts: bool = True) -> None:
-        """Counts a skipped step.
-
-        Args:
-            step: its number, counted from 1.
-            counts: whether it means trouble; an overflow by which fp16 finds its scale does not.
-
-        Raises:
-            TrainingStopped: it was the last one that the limit allows.
-        """
-        self.skipped += 1
-        self.in_a_row += counts
-        logger.warning("Step %d was skipped: its loss or gradient is not finite.", step)
-        if self.in_a_row >= self.limit:
-            raise TrainingStopped(
-                f"The loss or gradient was not finite in {self.in_a_row} steps in a row, the last one step {step}; "
-                "the weights were left as they were before. Lower optim.lr, lengthen optim.warmup, set "
-                "optim.max_grad_norm, use mixed_precision=bf16 instead of fp16, or check the data for values that are "
-                "not finite. The last checkpoint is from before these steps."
-            )
 
 
 class HealthGuard:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from recipes.common.checkpointing import CheckpointError, load_checkpoint, restore_random_states, size_in_bytes
+from recipes.common.non_finite import restore_counts
 from recipes.common.options import OptionError
 from recipes.common.sharding import load_model_state, load_optimizer_state, model_state, optimizer_state
 from recipes.common.storage import check_writable, warn_of_little_room
@@ -31,6 +32,7 @@ def save_run(run: Pretraining) -> Path:
     progress = {
         "skipped": run.finite.skipped,
         "bad_in_a_row": run.finite.in_a_row,
+        "bad_steps": run.finite.counted,
         "seconds": run.seconds,
         "samples": run.meter.samples,
         "reads": dict(run.bad_samples.reads),
@@ -98,7 +100,7 @@ def resume_run(run: Pretraining, checkpoint: Path) -> None:
     progress = content["progress"]
     run.step, run.seconds, run.meter.samples = progress["step"], progress["seconds"], progress["samples"]
     run.bad_samples.reads.update(progress.get("reads", {}))
-    run.finite.skipped, run.finite.in_a_row = progress["skipped"], progress["bad_in_a_row"]
+    restore_counts(run.finite, progress)
     if content["own"] is not None:
         run.meter.window.restore(content["own"]["state"])
         restore_random_states(content["own"]["random"])

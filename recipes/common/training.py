@@ -21,7 +21,7 @@ from recipes.common.batches import MicroBatch, StepDataset, load_steps
 from recipes.common.checkpointing import CheckpointFolder
 from recipes.common.engine import clip_gradient, micro_batch, prepare
 from recipes.common.flops import step_flops
-from recipes.common.health import NonFinitePolicy
+from recipes.common.non_finite import NonFinitePolicy, where_not_finite
 from recipes.common.observers import Observer, Observers
 from recipes.common.optim import build_optimizer, learning_rate, set_learning_rate
 from recipes.common.options import Options
@@ -82,7 +82,6 @@ class Pretraining:
         )
         self.trackers = Trackers(accelerator)
         self.meter = StepMeter(accelerator.device, self.sum_over_processes, accelerator.is_main_process, self.speed)
-        self.finite = NonFinitePolicy(options.max_bad_steps)
         self.bad_samples = BadSampleLedger(Path(folder) / "bad_samples.jsonl", options.max_bad_fraction, accelerator)
         self.health = RunHealth(
             options,
@@ -93,6 +92,7 @@ class Pretraining:
             self.sum_over_processes,
             accelerator.device,
         )
+        self.finite = NonFinitePolicy(options, self.health.note)
         self.observers = Observers(observers)
         self.step = 0
         self.seconds = 0.0
@@ -110,7 +110,7 @@ class Pretraining:
         self.optimizer.zero_grad(set_to_none=True)
         counts = self.count_items(micro_batches)
         weights = self.loss_weights(list(counts))
-        loss = torch.zeros((), device=self.accelerator.device)
+        losses = {name: torch.zeros((), device=self.accelerator.device) for name in counts}
         for place, batch in enumerate(micro_batches):
             with micro_batch(self.accelerator, self.model, last=place + 1 == len(micro_batches)):
                 with self.accelerator.autocast():
@@ -118,11 +118,11 @@ class Pretraining:
                 # The engines average gradients; each process holds its part of one global sum.
                 scaled = output.loss * (weights[batch.modality] * self.accelerator.num_processes)
                 self.accelerator.backward(scaled)
-            loss += output.loss.detach().float()
+            losses[batch.modality] += output.loss.detach().float()
             first = place == 0 or micro_batches[place - 1].modality != batch.modality
             self.meter.collect(batch, output, first)
         grad_norm = clip_gradient(self.accelerator, self.trainable, self.options.optim.max_grad_norm)
-        moved = self.step_if_finite(loss, grad_norm)
+        moved = self.step_if_finite(losses, grad_norm)
         self.meter.add_grad_norm(grad_norm, moved)
         self.meter.finish_step()
         self.step += 1
@@ -150,14 +150,15 @@ class Pretraining:
         ratios = {name: getattr(self.options, name).ratio for name in modalities}
         return {name: ratio / sum(ratios.values()) for name, ratio in ratios.items()}
 
-    def step_if_finite(self, loss: Tensor, grad_norm: Tensor) -> bool:
+    def step_if_finite(self, losses: dict[str, Tensor], grad_norm: Tensor) -> bool:
         """Optimizer step, unless the loss or the gradient of any process is not finite.
 
         Raises:
-            TrainingStopped: after `max_bad_steps` such steps in a row.
+            TrainingStopped: after too many such steps, see `NonFinitePolicy`.
         """
         # The one host synchronisation of a step: the weights must not move before it is known.
-        bad = self.agree(~(torch.isfinite(loss) & torch.isfinite(grad_norm)))
+        finite = torch.stack([*losses.values(), grad_norm.float()]).isfinite()
+        bad = self.agree(~finite.all())
         scaler = self.accelerator.scaler
         if not bad or scaler is not None:
             self.optimizer.step()  # a gradient scaler leaves out the step by itself and lowers its scale
@@ -165,7 +166,9 @@ class Pretraining:
             self.finite.good()
             return True
         # fp16 finds its scale by overflowing; only once that is exhausted does an overflow mean trouble.
-        self.finite.bad(self.step + 1, counts=scaler is None or scaler.get_scale() <= 1)
+        trained = (entry for entry in self.inner.named_parameters() if entry[1].requires_grad)
+        where = where_not_finite(losses, trained, self.sum_over_processes)
+        self.finite.bad(self.step + 1, where, counts=scaler is None or scaler.get_scale() <= 1)
         return False
 
     def agree(self, bad: Tensor) -> bool:
