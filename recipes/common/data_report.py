@@ -7,12 +7,14 @@ same order for any number of workers and wherever it was interrupted.
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from itertools import islice
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -29,6 +31,8 @@ __all__ = [
     "candidates",
     "collect_data_report",
     "collecting",
+    "keep_report",
+    "repeat_report",
     "usable_item",
 ]
 
@@ -110,6 +114,25 @@ def collect_data_report() -> Iterator[DataReport]:
         yield report
     finally:
         _collected.reset(token)
+
+
+def keep_report(report: DataReport, path: Path) -> None:
+    """Keeps what was met while a data set was read as a whole, for those who will read what was made of it."""
+    bad = [record[3:] for record in report.bad.values()]
+    draft = path.with_suffix(".draft")
+    draft.write_text(json.dumps({"reads": sum(report.reads.values()), "bad": bad}), encoding="utf-8")
+    draft.replace(path)
+
+
+def repeat_report(path: Path, dataset: Any) -> None:
+    """Reports again what `keep_report` kept of a data set."""
+    report = collecting()
+    if report is None or not path.is_file():
+        return
+    kept = json.loads(path.read_text(encoding="utf-8"))
+    report.reads[dataset.modality] = report.reads.get(dataset.modality, 0) + kept["reads"]
+    for fields in kept["bad"]:
+        report.reject(BadRecord(dataset.modality, dataset.source, dataset.split, *fields))
 
 
 def candidates(index: int, size: int) -> Iterator[int]:

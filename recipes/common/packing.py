@@ -2,16 +2,19 @@
 
 import hashlib
 import logging
-import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from huggingface_hub.utils import WeakFileLock
 from torch.utils.data import Dataset
 
+from .data_report import collect_data_report, keep_report, repeat_report
 from .datasets import RawDataset
 from .decoding import BadSample
+from .tables import identity_of, is_stream
 
 
 __all__ = ["PackedTextDataset"]
@@ -33,7 +36,8 @@ class PackedTextDataset(Dataset):
         tokenizer: With `bos_token_id` and `eos_token_id`.
         block_size: Tokens per block, the two special ones included.
         cache_dir: Folder for the token file of this combination of documents and tokenizer, read by later runs
-            without being loaded into memory; None keeps the tokens in memory.
+            without being loaded into memory; None keeps the tokens in memory, or those of a stream in the cache of the
+            `datasets` library.
 
     Attributes:
         tokens: (total,) int32, all documents, each followed by </s>.
@@ -53,10 +57,7 @@ class PackedTextDataset(Dataset):
         self.block_size = block_size
         self.bad = dataset.bad
         self.bos, self.eos = tokenizer.bos_token_id, tokenizer.eos_token_id
-        documents = list(_good_texts(dataset))
-        if not documents:
-            raise ValueError(f"Not one of the {len(dataset)} documents can be used. {dataset.bad.report()}")
-        self.tokens = _tokenise_cached(documents, tokenizer, cache_dir)
+        self.tokens = _tokens_of(dataset, tokenizer, cache_dir)
         self._body = block_size - 2
 
     def __len__(self) -> int:
@@ -81,27 +82,64 @@ def _good_texts(dataset: RawDataset) -> Iterator[str]:
         yield record["text"] if "text_pair" not in record else f"{record['text']}\n{record['text_pair']}"
 
 
-def _tokenise_cached(documents: list[str], tokenizer: Any, cache_dir: str | Path | None) -> np.ndarray:
-    if cache_dir is None:
-        return _tokenise(documents, tokenizer)
-    digest = hashlib.blake2b(tokenizer.backend_tokenizer.to_str().encode(), digest_size=16)
-    for document in documents:
-        digest.update(hashlib.blake2b(document.encode(), digest_size=16).digest())
-    path = Path(cache_dir) / f"tokens-{digest.hexdigest()}.npy"
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # Renamed when whole, so that a run that is killed here, or a second process, never leaves half a file behind.
-        partial = path.with_suffix(f".{os.getpid()}.tmp.npy")
-        np.save(partial, _tokenise(documents, tokenizer))
-        partial.replace(path)
-    return np.load(path, mmap_mode="r")
+def _tokens_of(dataset: RawDataset, tokenizer: Any, cache_dir: str | Path | None) -> np.ndarray:
+    """Return all token ids, each document followed by </s>."""
+    rules = tokenizer.backend_tokenizer.to_str().encode()
+    if is_stream(dataset.table.values):
+        # Too large for memory, and for being read twice: what tells the files apart tells the documents apart.
+        digest = hashlib.blake2b(rules + dataset.rows.astype("<i8").tobytes(), digest_size=16)
+        digest.update(identity_of(dataset.table.values).encode("utf-8", "surrogateescape"))
+        documents: Iterable[str] = _good_texts(dataset)
+        folder = _default_folder() if cache_dir is None else Path(cache_dir)
+    else:
+        documents = list(_good_texts(dataset))
+        if cache_dir is None:
+            return _concatenated(documents, tokenizer, dataset)
+        digest = hashlib.blake2b(rules, digest_size=16)
+        for document in documents:
+            digest.update(hashlib.blake2b(document.encode(), digest_size=16).digest())
+        folder = Path(cache_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"tokens-{digest.hexdigest()}.int32"
+    # One process of a machine tokenises, the others wait for its file.
+    with WeakFileLock(path.with_suffix(".lock")):
+        if not path.is_file():
+            # Renamed when whole, so that a run that is killed here leaves no half file behind.
+            draft = path.with_suffix(".tmp")
+            with collect_data_report() as report, open(draft, "wb") as file:
+                for ids in _tokenise(documents, tokenizer):
+                    ids.tofile(file)
+            if not draft.stat().st_size:
+                draft.unlink()
+                _raise_unusable(dataset)
+            # What was met is of interest to every run that takes the tokens from here.
+            keep_report(report, path.with_suffix(".json"))
+            draft.replace(path)
+    repeat_report(path.with_suffix(".json"), dataset)
+    return np.memmap(path, dtype=np.int32, mode="r")
 
 
-def _tokenise(documents: list[str], tokenizer: Any) -> np.ndarray:
-    """Return all token ids, each document followed by </s>, int32."""
-    parts = []
-    for start in range(0, len(documents), DOCUMENTS_AT_ONCE):
-        batch = documents[start : start + DOCUMENTS_AT_ONCE]
-        encoded = tokenizer(batch, add_special_tokens=False, return_attention_mask=False, verbose=False)["input_ids"]
-        parts.extend(np.array([*ids, tokenizer.eos_token_id], dtype=np.int32) for ids in encoded)
+def _concatenated(documents: list[str], tokenizer: Any, dataset: RawDataset) -> np.ndarray:
+    parts = list(_tokenise(documents, tokenizer))
+    if not parts:
+        _raise_unusable(dataset)
     return np.concatenate(parts)
+
+
+def _raise_unusable(dataset: RawDataset) -> None:
+    raise ValueError(f"Not one of the {len(dataset)} documents can be used. {dataset.bad.report()}")
+
+
+def _default_folder() -> Path:
+    from datasets.config import HF_DATASETS_CACHE
+
+    return Path(HF_DATASETS_CACHE) / "data2vec_tokens"
+
+
+def _tokenise(documents: Iterable[str], tokenizer: Any) -> Iterator[np.ndarray]:
+    """Yield the token ids of each document followed by </s>, int32."""
+    rest = iter(documents)
+    while batch := list(islice(rest, DOCUMENTS_AT_ONCE)):
+        encoded = tokenizer(batch, add_special_tokens=False, return_attention_mask=False, verbose=False)["input_ids"]
+        for ids in encoded:
+            yield np.array([*ids, tokenizer.eos_token_id], dtype=np.int32)

@@ -28,8 +28,10 @@ from recipes.common.decoding import BadSample, decode_audio, decode_image
 from recipes.common.health import TrainingStopped
 from recipes.common.option_files import load_options
 from recipes.common.options import OptionError
+from recipes.common.packing import PackedTextDataset
 from recipes.common.runlog import read_log
 from recipes.common.tables import Table
+from recipes.common.tokenizer import build_tokenizer
 from recipes.common.training import Pretraining
 from recipes.pretrain import main
 
@@ -382,6 +384,19 @@ def test_a_table_that_cannot_be_read_is_a_bad_sample():
     with collect_data_report() as report:
         assert data[0]["text"] == "b"
     assert [record.detail for record in report.bad.values()] == ["OSError: the disk is gone"]
+
+
+def test_tokens_that_another_run_kept_come_with_what_it_met(tmp_path):
+    reasons = write_texts(tmp_path / "text")
+    tokenizer = build_tokenizer(["a few words"], 300)
+    reports = []
+    for _ in range(2):
+        documents = open_dataset("text", str(tmp_path / "text"), stream_block=8)
+        with collect_data_report() as report:
+            PackedTextDataset(documents, tokenizer, 8, cache_dir=tmp_path / "tokens")
+        reports.append(report)
+    assert {record.name: record.reason for record in reports[0].bad.values()} == reasons
+    assert reports[0].bad == reports[1].bad and reports[0].reads == reports[1].reads == {"text": 43}
 
 
 def test_the_sentence_of_a_worker_comes_without_its_traceback():
