@@ -10,6 +10,7 @@ import ctypes
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -106,13 +107,23 @@ def protect_worker(_: int = 0) -> None:
     """Prepares a process that loads data: signals are the training's, and it never outlives the training.
 
     A scheduler signals every process of a job. A worker that died of it would take the batch of the step that is to be
-    finished with it. The second SIGTERM is obeyed: it comes from a training that ends and waits for its workers.
+    finished with it. Only the training itself may end a worker, as it does when it is done.
     """
     for number in (signal.SIGUSR1, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda *_: signal.signal(signal.SIGTERM, signal.SIG_DFL))
     if sys.platform == "linux":
+        training = os.getppid()
+        # Blocked in every thread, so that only the one that waits for it gets it, with the number of the sender.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_end_when_told, args=(training,), daemon=True).start()
         # PR_SET_PDEATHSIG; without it a worker notices some seconds later that its training was killed.
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)
-        if os.getppid() == 1:
+        if os.getppid() != training:
             os._exit(1)
+
+
+def _end_when_told(training: int) -> None:
+    """Ends this process at the first SIGTERM from one process and at no other."""
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != training:
+        pass
+    os._exit(0)

@@ -1,6 +1,7 @@
 """Checkpoints: whole or passed over, exact, safe to read."""
 
 import json
+import os
 import random
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from recipes.common import checkpointing
 from recipes.common.checkpointing import (
     CheckpointError,
     CheckpointFolder,
@@ -76,23 +78,94 @@ def test_only_the_newest_are_kept(tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {"step_00000003", "step_00000010"}
 
 
-@pytest.mark.parametrize("damage", ["shorten", "remove", "no manifest", "half a manifest"])
-def test_torn_checkpoint_is_passed_over(tmp_path, damage):
+def shorten(path):
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def zero(path):
+    content = path.read_bytes()
+    path.write_bytes(content[:-20] + bytes(20))
+
+
+def flip(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 4
+    path.write_bytes(content)
+
+
+def empty_list(path):
+    path.write_text(json.dumps({"step": 2, "files": {}}))
+
+
+def of_another_step(path):
+    path.write_text(path.read_text().replace('"step": 2', '"step": 1'))
+
+
+@pytest.mark.parametrize(
+    "name, damage, reason",
+    [
+        ("model.safetensors", shorten, "model.safetensors has 191 bytes instead of 192"),
+        ("optimizer.pt", lambda path: path.unlink(), "optimizer.pt is missing"),
+        ("model.safetensors", zero, "model.safetensors has other content than was written"),
+        ("progress.json", flip, "progress.json has other content than was written"),
+        (MANIFEST, lambda path: path.unlink(), "it has no readable manifest.json"),
+        (MANIFEST, shorten, "it has no readable manifest.json"),
+        (MANIFEST, lambda path: path.write_text("[]"), "it has no readable manifest.json"),
+        (MANIFEST, empty_list, "manifest.json does not list model.safetensors"),
+        (MANIFEST, of_another_step, "manifest.json is of step 1"),
+    ],
+)
+def test_torn_checkpoint_is_passed_over(tmp_path, name, damage, reason):
     good, torn = save(tmp_path, 1), save(tmp_path, 2)
-    model = torn / "model.safetensors"
-    if damage == "shorten":
-        model.write_bytes(model.read_bytes()[:-1])
-    elif damage == "remove":
-        (torn / "optimizer.pt").unlink()
-    elif damage == "no manifest":
-        (torn / MANIFEST).unlink()
-    else:
-        (torn / MANIFEST).write_text((torn / MANIFEST).read_text()[:-5])
-    folder = CheckpointFolder(tmp_path)
+    damage(torn / name)
+    folder = CheckpointFolder(tmp_path, keep_last=2)
     assert folder.newest() == good
-    assert list(folder.torn()) == [torn]
-    with pytest.raises(CheckpointError, match="not whole"):
-        load_checkpoint(torn)
+    assert folder.torn() == {torn: reason}
+    if "content" not in reason:
+        with pytest.raises(CheckpointError, match=f"not whole: {reason}"):
+            load_checkpoint(torn)
+    # It does not count as one that is kept.
+    folder.save(3, {}, {}, {})
+    assert good in folder.whole() and torn not in folder.whole()
+    folder.save(4, {}, {}, {})
+    assert [path.name for path in sorted(tmp_path.iterdir())] == ["step_00000003", "step_00000004"]
+
+
+def test_manifest_of_an_earlier_version_is_read(tmp_path):
+    path = save(tmp_path, 1)
+    files = json.loads((path / MANIFEST).read_text())["files"]
+    (path / MANIFEST).write_text(json.dumps({name: entry["bytes"] for name, entry in files.items()}))
+    assert CheckpointFolder(tmp_path).newest() == path
+    zero(path / "optimizer.pt")
+    with pytest.raises(CheckpointError, match="cannot be read: .* Remove it to go on from the one before"):
+        load_checkpoint(path)
+    shorten(path / "optimizer.pt")
+    assert CheckpointFolder(tmp_path).newest() is None
+
+
+def test_old_ones_are_removed_only_after_the_new_one_is_there(tmp_path, monkeypatch):
+    for step in (1, 2):
+        save(tmp_path, step, keep_last=1)
+    flushed = []
+    flush, rename = checkpointing._flush, os.rename
+
+    def note(source, target):
+        if str(target).endswith("removed_step_00000002"):
+            assert tmp_path in flushed and what_is_missing(tmp_path / "step_00000003", content=True) is None
+        rename(source, target)
+
+    monkeypatch.setattr(checkpointing, "_flush", lambda path: (flush(path), flushed.append(path)))
+    monkeypatch.setattr(checkpointing.os, "rename", note)
+    path = save(tmp_path, 3, keep_last=1)
+    assert list(tmp_path.iterdir()) == [path]
+    assert {entry.name for entry in flushed} >= {"model.safetensors", "optimizer.pt", MANIFEST, ".draft_00000003"}
+
+
+def test_some_are_kept_for_ever(tmp_path):
+    for step in range(2, 14, 2):
+        save(tmp_path, step, keep_last=1, keep_every=4)
+    names = ["step_00000004", "step_00000008", "step_00000012"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == names
 
 
 def test_torn_checkpoint_is_replaced_by_a_later_save_of_its_step(tmp_path):
