@@ -3,8 +3,8 @@
     python benchmarks/step_time.py
     python benchmarks/step_time.py --presets vision-base --batch 16 --precision bf16 --device cuda --compile
 
-A step is student, teacher, backward pass, AdamW and the teacher's update. The share is the step's matrix products
-(counted by PyTorch's FLOP counter, convolutions included) over what a plain matrix product does in the same time.
+A step is student, teacher, backward pass, AdamW and the teacher's update. The share is the step's matrix products and
+convolutions (`recipes/common/flops.py`) over what a plain matrix product does in the same time.
 One JSON line a preset.
 """
 
@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import platform
-import resource
 import statistics
 import sys
 import time
@@ -24,9 +23,10 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from modeling_d2v import Data2VecConfig, Data2VecForPreTraining
+from recipes.common.flops import StepFlops
+from recipes.common.throughput import matmul_peak, peak_memory_gib
 
 
 PRESETS = {"audio-base": 1, "vision-base": 2, "text-base": 1}
@@ -44,13 +44,6 @@ def timed(run: Callable[[], object], device: torch.device, repeats: int) -> list
         if i:
             seconds.append(time.perf_counter() - start)
     return seconds
-
-
-def matmul_rate(device: torch.device, dtype: torch.dtype) -> float:
-    """FLOP/s of a square matrix product on random data."""
-    size = 8192 if device.type == "cuda" else 2048
-    a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
-    return 2 * size**3 / min(timed(lambda: a @ b, device, 5))
 
 
 def make_batch(config: Data2VecConfig, batch: int, device: torch.device) -> dict[str, torch.Tensor]:
@@ -76,25 +69,21 @@ def measure(preset: str, args: argparse.Namespace) -> dict[str, object]:
     forward = torch.compile(model) if args.compile else model
     done = 0
 
-    def step() -> None:
+    def step() -> torch.Tensor:
         nonlocal done
         done += 1
         with torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32):
-            loss = forward(**batch, step=done).loss
-        loss.backward()
+            output = forward(**batch, step=done)
+        output.loss.backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         model.update_teacher(done)
+        return output.mask
 
-    with FlopCounterMode(display=False) as counter:
-        step()
-    rate = matmul_rate(device, dtype)
+    flops = StepFlops(config)(config.modalities[0], {**batch, "mask": step()})
+    rate = matmul_peak(device, dtype, seconds=1.0)
     seconds = timed(step, device, args.repeats)
     median = statistics.median(seconds)
-    if device.type == "cuda":
-        peak = torch.cuda.max_memory_allocated() / 2**30
-    else:
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     return {
         "preset": preset,
         "batch": len(next(iter(batch.values()))),
@@ -102,10 +91,10 @@ def measure(preset: str, args: argparse.Namespace) -> dict[str, object]:
         "precision": args.precision,
         "seconds": round(median, 3),
         "spread": [round(min(seconds), 3), round(max(seconds), 3)],
-        "gflop": round(counter.get_total_flops() / 1e9, 1),
+        "gflop": round(flops / 1e9, 1),
         "matmul_gflop_per_s": round(rate / 1e9, 1),
-        "share_of_matmul_rate": round(counter.get_total_flops() / median / rate, 3),
-        "peak_gib": round(peak, 2),
+        "share_of_matmul_rate": round(flops / median / rate, 3),
+        "peak_gib": round(peak_memory_gib(device), 2),
         "device": torch.cuda.get_device_name() if device.type == "cuda" else platform.processor() or "cpu",
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,

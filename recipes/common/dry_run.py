@@ -28,6 +28,8 @@ from recipes.common.training import Pretraining
 
 STEPS = 3
 """Steps of each kind (each modality, or the mixture) that are taken; the first one is not timed."""
+PATIENCE = 20.0
+"""Seconds of a first step from which on it is the only one, and timed."""
 _OWNERS = {
     "data2vec.encoder": "shared blocks",
     "data2vec.modality_encoders": "front end",
@@ -87,11 +89,13 @@ class Rehearsal:
         self.failure: str | None = None
 
     def take(self) -> None:
-        """Takes `STEPS` steps of each kind, or as many as the memory allows."""
+        """Takes `STEPS` steps of each kind, or as many as memory and patience allow."""
         self.run.speed.measure_peak(DTYPES[self.options.mixed_precision])
         self.before = current_memory(self.device)
         self.run.model.train()
         for kind, step in self._chosen():
+            if sum(self.seconds[kind]) > PATIENCE:
+                continue
             started = time.perf_counter()
             (batches,) = load_steps(self.run.steps, step, step + 1)
             self.loading.append(time.perf_counter() - started)
@@ -181,7 +185,7 @@ class Rehearsal:
         if operations:
             found |= {"operations a step": operations, "matmul rate": speed.peak}
         if self.failure is None:
-            step = sum(shares[kind] * fmean(taken[1:]) for kind, taken in self.seconds.items())
+            step = sum(shares[kind] * fmean(taken[1:] or taken) for kind, taken in self.seconds.items())
             if operations:
                 found["utilisation"] = operations / step / speed.peak
             found["seconds a step"] = self._with_loading(step, found["loading a step"])
