@@ -15,6 +15,7 @@ from torch import Tensor
 from transformers import AutoConfig, set_seed
 
 from modeling_d2v import Data2VecConfig, Data2VecForPreTraining
+from recipes.common.backbones import build_backbone_config, build_backbone_model
 from recipes.common.batches import BatchPlan, StepDataset
 from recipes.common.checkpointing import CheckpointFolder
 from recipes.common.collate import Collator
@@ -63,17 +64,20 @@ def open_sources(options: Options, channels: int | None = None) -> dict[str, Any
         if name == "vision" and channels is not None:
             extra.setdefault("channels", channels)
         entries = read_entries(f"data.{name}", getattr(options.data, name), section.split, extra)
-        sources[name] = open_entries(name, entries, f"{name}.dataset")
+        block = options.data.shuffle_buffer if options.data.streaming else None
+        sources[name] = open_entries(name, entries, f"{name}.dataset", block)
     return sources
 
 
 def build_config(options: Options, vocab_size: int | None = None) -> Data2VecConfig:
-    """Configuration of the model: preset or `init_from`, then the fields of the `model` section.
+    """Configuration of the model: preset, `init_from` or `backbone`, then the fields of the `model` section.
 
     Args:
         options: the run's options.
         vocab_size: entries of the tokenizer, which decide the size of the text embedding.
     """
+    if options.backbone is not None:
+        return build_backbone_config(options)
     fields = {key: dict(value) if isinstance(value, dict) else value for key, value in options.model.items()}
     preset = fields.pop("preset", None)
     if options.init_from is not None and preset is not None:
@@ -179,13 +183,15 @@ def _new_tokenizer(options: Options, documents: Any) -> Any:
 
 
 def build_model(options: Options, config: Data2VecConfig) -> Data2VecForPreTraining:
-    """Model with the weights of `init_from`, or new ones that follow from the seed alone.
+    """Model with the weights of `init_from` or `backbone`, or new ones that follow from the seed alone.
 
     Raises:
         OptionError: the weights of `init_from` do not fit the `model` section.
     """
     set_seed(options.seed)
-    if options.init_from is not None:
+    if options.backbone is not None:
+        model = build_backbone_model(options, config)
+    elif options.init_from is not None:
         try:
             model = Data2VecForPreTraining.from_pretrained(options.init_from, config=config)
         except RuntimeError as error:

@@ -302,9 +302,9 @@ def open_dataset(
         channels: For images: 3 (RGB), 1 (grey), None (as they are).
         cache: "auto" keeps up to 256 MiB of decoded samples per process, True everything, False nothing.
         on_bad: "substitute" replaces a bad sample by the next good one; "raise" raises `BadSample` (a `ValueError`).
-        stream_block: A number reads parquet and text files when their rows are needed, and keeps the rows of a block of
-            so many samples in memory; labels and transcripts are not read. None has parquet converted to a memory-mapped
-            table first, and text read into memory.
+        stream_block: A number reads parquet and text files when their rows are needed, and keeps the rows of a block
+            of so many samples in memory; labels and transcripts are not read. None has parquet converted to a
+            memory-mapped table first, and text read into memory.
 
     Raises:
         ValueError: If the modality, split, a column or a group does not exist, or nothing is left.

@@ -34,7 +34,16 @@ from .tables import (
 )
 
 
-__all__ = ["SUFFIXES", "open_media_folder", "open_text_files"]
+__all__ = [
+    "SUFFIXES",
+    "choose_fields",
+    "open_media_folder",
+    "open_text_files",
+    "parse_line",
+    "pick_fields",
+    "shown_in",
+    "text_files_by_split",
+]
 
 SUFFIXES = {
     "vision": (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"),
@@ -102,7 +111,7 @@ def open_media_folder(modality: str, root: Path, split: str, columns: Columns) -
     lengths = None
     if length is not None:
         lengths = read_lengths([row.get(length) for row in rows], f"column {length!r} of {root}")
-    names = [_shown(path, root) for path in values]
+    names = [shown_in(path, root) for path in values]
     return Table(values, names, labels, groups, label_names, transcripts, lengths)
 
 
@@ -117,13 +126,7 @@ def open_text_files(root: Path, split: str, columns: Columns) -> Table | None:
     Raises:
         ValueError: If there is no such split or field.
     """
-    splits: dict[str, list[Path]] = {}
-    for path in [root] if root.is_file() else _visible_files(root):
-        if path.suffix.lower() in SUFFIXES["text"] and not path.name.startswith("README"):
-            # Inside the source only: a parent that happens to be called `test` says nothing.
-            steps = () if path == root else path.relative_to(root).parts
-            words = (re.split(r"[^a-z]", step.lower())[0] for step in steps)
-            splits.setdefault(next((word for word in words if word in SPLIT_NAMES), "train"), []).append(path)
+    splits = text_files_by_split(root)
     if not splits:
         return None
     parsed = {
@@ -140,13 +143,28 @@ def open_text_files(root: Path, split: str, columns: Columns) -> Table | None:
     return Table([row["value"] for row in rows], [row["name"] for row in rows], labels, groups, label_names)
 
 
+def text_files_by_split(root: Path) -> dict[str, list[Path]]:
+    """Text files of a folder, or the only one, by split; empty if there are none."""
+    splits: dict[str, list[Path]] = {}
+    for path in [root] if root.is_file() else _visible_files(root):
+        if path.suffix.lower() in SUFFIXES["text"] and not path.name.startswith("README"):
+            # Inside the source only: a parent that happens to be called `test` says nothing.
+            steps = () if path == root else path.relative_to(root).parts
+            words = (re.split(r"[^a-z]", step.lower())[0] for step in steps)
+            splits.setdefault(next((word for word in words if word in SPLIT_NAMES), "train"), []).append(path)
+    return splits
+
+
 def _visible_files(root: Path) -> list[Path]:
     """Files below `root` in sorted order, hidden ones and those in hidden folders left out."""
     found = (path for path in root.rglob("*") if path.is_file())
     return sorted(path for path in found if not any(step.startswith(".") for step in path.relative_to(root).parts))
 
 
-def _shown(path: Path, root: Path) -> str:
+def shown_in(path: Path, root: Path) -> str:
+    """What a file of a source is called in reports."""
+    if path == root:
+        return path.name
     return path.relative_to(root).as_posix() if path.is_relative_to(root) else str(path)
 
 
@@ -188,7 +206,7 @@ def _librispeech_rows(path: Path) -> list[dict[str, Any]]:
 
 def _text_rows(path: Path, root: Path, columns: Columns) -> list[dict[str, Any]]:
     encoded = path.read_bytes().replace(b"\r\n", b"\n").removeprefix(b"\xef\xbb\xbf")
-    shown = path.name if path == root else _shown(path, root)
+    shown = shown_in(path, root)
     if path.suffix.lower() == ".txt":
         documents = re.split(rb"\n[ \t]*(?:\n[ \t]*)+", encoded.strip())
         return [
@@ -196,16 +214,16 @@ def _text_rows(path: Path, root: Path, columns: Columns) -> list[dict[str, Any]]
             for number, document in enumerate(documents, start=1)
         ]
     lines = {number: line for number, line in enumerate(encoded.split(b"\n"), start=1) if line.strip()}
-    parsed = {number: _parse_line(line) for number, line in lines.items()}
-    choice = _choose_fields([value for value in parsed.values() if isinstance(value, dict)], columns, shown)
+    parsed = {number: parse_line(line) for number, line in lines.items()}
+    choice = choose_fields([value for value in parsed.values() if isinstance(value, dict)], columns, shown)
     rows = []
     for number, value in parsed.items():
         row = {"value": value, "name": f"{shown}, line {number}", "label": None, "group": shown}
-        rows.append(row | _pick_fields(value, choice) if isinstance(value, dict) else row)
+        rows.append(row | pick_fields(value, choice) if isinstance(value, dict) else row)
     return rows
 
 
-def _parse_line(line: bytes) -> Any:
+def parse_line(line: bytes) -> Any:
     """Content of one line of JSON; what cannot be read becomes what the data set raises in its place."""
     try:
         return json.loads(line.decode("utf-8"))
@@ -215,7 +233,7 @@ def _parse_line(line: bytes) -> Any:
         return BadSample("unreadable", f"the line is no JSON: {error}")
 
 
-def _choose_fields(objects: list[dict[str, Any]], columns: Columns, name: str) -> dict[str, Any]:
+def choose_fields(objects: list[dict[str, Any]], columns: Columns, name: str) -> dict[str, Any]:
     """Fields of a file that hold the text (one or two), the label and the group.
 
     Told from all objects together, so that one without text, or with null in its place, is only a bad record.
@@ -238,7 +256,7 @@ def _choose_fields(objects: list[dict[str, Any]], columns: Columns, name: str) -
     return {"text": wanted or ["text"], "label": label, "group": group}
 
 
-def _pick_fields(fields: dict[str, Any], choice: dict[str, Any]) -> dict[str, Any]:
+def pick_fields(fields: dict[str, Any], choice: dict[str, Any]) -> dict[str, Any]:
     """Value, label and group of one object, as far as they are there."""
     found = tuple(fields.get(key) for key in choice["text"])
     picked: dict[str, Any] = {"value": found[0] if len(found) == 1 else found}

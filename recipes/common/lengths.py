@@ -9,19 +9,19 @@ from __future__ import annotations
 import hashlib
 import io
 import logging
-import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from huggingface_hub.utils import WeakFileLock
 from tqdm.auto import tqdm
 
 from recipes.common.datasets import SAMPLING_RATE, RawDataset
 from recipes.common.decoding import BadSample, read_bytes
 from recipes.common.optional import need
 from recipes.common.packing import PackedTextDataset
-from recipes.common.tables import Joined
+from recipes.common.tables import identity_of, is_remote
 from recipes.common.transforms import AudioTransform, TextTransform
 
 
@@ -81,21 +81,31 @@ def sample_counts(dataset: RawDataset) -> np.ndarray:
     """
     if dataset.lengths is not None:
         return dataset.lengths
+    if is_remote(dataset.table.values):
+        raise ValueError(
+            f"The lengths of the recordings of {dataset.source} could only be found by downloading all of them. Name "
+            "a column that tells them with the option length_column, or do without batch_tokens, micro_batch_tokens "
+            "and bucket_steps."
+        )
     path = _kept_file(dataset)
-    if path is not None and path.is_file():
-        return np.load(path)
+    if path is None:
+        return _read_headers(dataset)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # One process of a machine looks them up, the others wait for what it found.
+    with WeakFileLock(path.with_suffix(".lock")):
+        if not path.is_file():
+            draft = path.with_suffix(".tmp.npy")
+            np.save(draft, _read_headers(dataset))
+            draft.replace(path)
+    return np.load(path)
+
+
+def _read_headers(dataset: RawDataset) -> np.ndarray:
     with ThreadPoolExecutor(THREADS) as pool:
         found = pool.map(lambda row: _samples_of(dataset.table.values[int(row)]), dataset.rows)
         quiet = len(dataset) < KEPT_FROM or not logger.isEnabledFor(logging.INFO)
-        counts = np.fromiter(
-            tqdm(found, "Lengths of recordings", len(dataset), disable=quiet), dtype=np.int64, count=len(dataset)
-        )
-    if path is not None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        draft = path.with_suffix(f".{os.getpid()}.tmp.npy")
-        np.save(draft, counts)
-        draft.replace(path)
-    return counts
+        bar = tqdm(found, "Lengths of recordings", len(dataset), disable=quiet)
+        return np.fromiter(bar, dtype=np.int64, count=len(dataset))
 
 
 def _samples_of(value: Any) -> int:
@@ -117,7 +127,7 @@ def _kept_file(dataset: RawDataset) -> Path | None:
     """Where the lengths of a large source are kept between runs; None where nothing would tell that it has changed."""
     if len(dataset) < KEPT_FROM:
         return None
-    identity = _identity(dataset.table.values)
+    identity = identity_of(dataset.table.values)
     if identity is None:
         return None
     from datasets.config import HF_DATASETS_CACHE
@@ -125,20 +135,6 @@ def _kept_file(dataset: RawDataset) -> Path | None:
     digest = hashlib.blake2b(identity.encode("utf-8", "surrogateescape"), digest_size=16)
     digest.update(dataset.rows.astype("<i8").tobytes())
     return Path(HF_DATASETS_CACHE) / "data2vec_lengths" / f"{digest.hexdigest()}.npy"
-
-
-def _identity(values: Any) -> str | None:
-    """What changes when undecoded values change; None if that cannot be told without reading them."""
-    if isinstance(values, Joined):
-        parts = [_identity(part) for part in values.parts]
-        return None if None in parts else " ".join(parts)
-    if isinstance(values, list) and all(isinstance(value, Path) for value in values):
-        try:
-            return "\n".join(f"{path} {(stat := path.stat()).st_size} {stat.st_mtime_ns}" for path in values)
-        except OSError:
-            return None
-    # The cached table of a `datasets.Dataset`.
-    return getattr(getattr(values, "dataset", None), "_fingerprint", None)
 
 
 def _text_lengths(dataset: RawDataset, transform: TextTransform) -> np.ndarray:

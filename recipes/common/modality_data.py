@@ -43,14 +43,15 @@ def prepare_modality(
         OptionError: a sample has more tokens than the options allow.
     """
     section = getattr(options, modality)
-    transforms, prepared = _prepare(section, config, modality, source, tokenizer)
+    block = options.data.shuffle_buffer
+    transforms, prepared = _prepare(section, config, modality, source, tokenizer, block)
     dataset, transform, ratios = prepared[0], transforms[0], None
     if isinstance(source, JoinedDataset):
         ratios = source.ratios
         dataset = JoinedDataset(prepared, source.names, ratios)
         if modality == "audio":
             transform = TransformBySource(transforms)
-    order = Mixture([len(part) for part in prepared], ratios, options.seed, modality)
+    order = Mixture([len(part) for part in prepared], ratios, options.seed, modality, block)
     if section.needs_lengths:
         pairs = zip(prepared, transforms, strict=True)
         lengths = np.concatenate([token_lengths(part, each, config) for part, each in pairs])
@@ -68,14 +69,15 @@ def prepare_modality(
 
 
 def _prepare(
-    section: ModalityOptions, config: Data2VecConfig, modality: str, source: Any, tokenizer: Any
+    section: ModalityOptions, config: Data2VecConfig, modality: str, source: Any, tokenizer: Any, block: int | None
 ) -> tuple[list[Any], list[Any]]:
     """Transform and prepared data set of each source; only that of speech keeps something of the source."""
     raw = list(parts_of(source).values())
     count = len(raw) if modality == "audio" else 1
     transforms = [build_transform(modality, section.transform, config, tokenizer, train=True) for _ in range(count)]
     transforms *= len(raw) // count
-    return transforms, [transform.prepare(part) for transform, part in zip(transforms, raw, strict=True)]
+    within = {"block": block} if modality == "audio" else {}
+    return transforms, [transform.prepare(part, **within) for transform, part in zip(transforms, raw, strict=True)]
 
 
 def _sorted_turns(

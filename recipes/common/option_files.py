@@ -86,7 +86,10 @@ def read_yaml(path: Path) -> dict[str, Any]:
 def build_options(tree: dict[str, Any]) -> Options:
     """Options from a nested dictionary, every key and type checked."""
     options = _build(Options, tree, "")
-    _check_model(options.model)
+    if options.backbone is None:
+        _check_model(options.model)
+    else:
+        _check_backbone(options.model)
     return options
 
 
@@ -174,6 +177,16 @@ def _check_model(model: dict[str, Any]) -> None:
                     raise _unknown(str(name), inside, f"model.{key}.")
 
 
+def _check_backbone(model: dict[str, Any]) -> None:
+    """The same for the objective over an encoder of transformers."""
+    from modeling_d2v.backbone_configuration import BackbonePreTrainingConfig
+
+    valid = sorted(BackbonePreTrainingConfig.own_fields())
+    for key in model:
+        if key not in valid:
+            raise _unknown(str(key), valid, "model.")
+
+
 # Options that may differ between a run and its continuation: where things go, how fast they are, how often they are
 # reported. Everything else changes what the run computes.
 FREE_ON_RESUME = frozenset(
@@ -182,7 +195,7 @@ FREE_ON_RESUME = frozenset(
     max_bad_steps max_bad_fraction max_skipped_share non_finite collapse patience min_target_std
     min_prediction_std std_check_from probe pictures_every report_to project run_name dry_run push_to_hub hub_model_id
     text.micro_batch_size vision.micro_batch_size audio.micro_batch_size text.micro_batch_tokens
-    audio.micro_batch_tokens data.num_workers data.prefetch optim.schedule_steps""".split()
+    audio.micro_batch_tokens data.streaming data.num_workers data.prefetch optim.schedule_steps""".split()
 )
 
 

@@ -25,11 +25,21 @@ class DataOptions:
     """Image source, likewise."""
     audio: str | list[str | dict[str, Any]] | None = None
     """Speech source, likewise."""
+    streaming: bool = False
+    """Read parquet, local or on the Hub, and text files when their rows are needed, without converting, downloading or
+    loading them as a whole."""
+    shuffle_buffer: int | None = None
+    """Shuffle the order of blocks of so many consecutive samples, and the samples within each; null shuffles all
+    samples together, or with `streaming` blocks of 10,000. With the same number, streaming gives the same batches."""
     num_workers: int = 0
     """Processes that prepare batches ahead of time; 0 prepares them in the training process. Any number gives the
     same batches."""
     prefetch: int = 2
     """Steps that each worker prepares ahead."""
+
+    def __post_init__(self):
+        if self.streaming and self.shuffle_buffer is None:
+            self.shuffle_buffer = 10_000
 
 
 @dataclass(kw_only=True)
@@ -193,6 +203,9 @@ class Options:
     init_from: str | None = None
     """Checkpoint that gives the first weights (continued pretraining): a pretraining or an encoder checkpoint, a local
     folder or a Hub name. The teacher starts from the file, or from the student where the file has none."""
+    backbone: str | None = None
+    """Encoder of transformers that is trained further with the objective of data2vec 1.0: a local folder or a Hub name
+    (`backbones.py`). The `model` section then holds fields of `BackbonePreTrainingConfig`."""
     max_bad_steps: int = 5
     """Stop after so many consecutive steps whose loss or gradient is not finite. Each such step is skipped."""
     max_skipped_share: float = 0.1
@@ -273,6 +286,7 @@ class Options:
             raise OptionError("output_dir is empty. Name the folder of the run, for example output_dir=runs/first.")
         if not self.modalities:
             raise OptionError("The run has no modality. Give it a section text, vision or audio, with a batch_size.")
+        self._check_backbone()
         _choice("schedule", self.schedule, ("alternate", "mixed"))
         _choice("mixed_precision", self.mixed_precision, ("no", "bf16", "fp16"))
         _choice("resume", self.resume, ("auto", "never"))
@@ -309,6 +323,20 @@ class Options:
                 f"for example optim.min_lr={0.01 * self.optim.lr:g}."
             )
 
+    def _check_backbone(self) -> None:
+        """Checks what an encoder of transformers excludes."""
+        if self.backbone is None:
+            return
+        if self.init_from is not None or self.model.get("preset") is not None:
+            other = "init_from" if self.init_from is not None else "model.preset"
+            raise OptionError(f"backbone={self.backbone} already decides the model, and {other} contradicts it. Drop "
+                              "one.")  # fmt: skip
+        if len(self.modalities) > 1:
+            raise OptionError(
+                f"backbone={self.backbone} has one modality, and the run has {', '.join(self.modalities)}. Set the "
+                f"others to null, such as {self.modalities[1]}=null."
+            )
+
     def _check_batches(self, name: str, section: ModalityOptions) -> None:
         """Checks what decides the size of the batches of a modality."""
         _at_least(f"{name}.bucket_steps", section.bucket_steps, 0)
@@ -343,6 +371,8 @@ class Options:
             _at_least(f"probe.{name}", getattr(self.probe, name), least)
         _at_least("data.num_workers", self.data.num_workers, 0)
         _at_least("data.prefetch", self.data.prefetch, 1)
+        if self.data.shuffle_buffer is not None:
+            _at_least("data.shuffle_buffer", self.data.shuffle_buffer, 1)
         for name in ("min_lr", "warmup", "hold", "eps", "weight_decay", "max_grad_norm"):
             _at_least(f"optim.{name}", getattr(self.optim, name), 0)
         if not 0 < self.batch_scale < math.inf:

@@ -59,15 +59,21 @@ def spread_pattern(ratios: Mapping[str, float], longest: int = 1000) -> list[str
 class SourceOrder:
     """Order of the samples of one source.
 
+    Without a block every epoch is one permutation of all samples. With one, the source is cut into blocks of so many
+    consecutive samples; in every epoch the blocks come in an order of their own, and the samples of each in another,
+    so that it is enough to have one block at hand.
+
     Args:
         size: number of samples.
         seed: of the run.
         label: tells the sources of a run apart.
+        block: samples of a block; None, or as many as there are, permutes all.
     """
 
-    def __init__(self, size: int, seed: int, label: str):
+    def __init__(self, size: int, seed: int, label: str, block: int | None = None):
         self.size, self.seed, self.label = size, seed, label
-        self._orders: dict[tuple[int, ...], np.ndarray] = {}
+        self.block = None if block is None or block >= size else block
+        self._orders: dict[tuple[str | int, ...], np.ndarray] = {}
 
     def locate(self, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Epoch and index within the source of each of some ascending positions, all int64 (N,)."""
@@ -75,16 +81,35 @@ class SourceOrder:
         indices = np.empty_like(places)
         names, starts = np.unique(epochs, return_index=True)
         for epoch, own in zip(names.tolist(), _slices(starts, len(places)), strict=True):
-            indices[own] = self._permutation(self.size, epoch)[places[own]]
+            if self.block is None:
+                indices[own] = self._permutation(self.size, "order", epoch)[places[own]]
+            else:
+                indices[own] = self._in_blocks(epoch, places[own])
         return epochs, indices
 
-    def _permutation(self, size: int, *parts: int) -> np.ndarray:
-        if parts not in self._orders:
+    def _in_blocks(self, epoch: int, places: np.ndarray) -> np.ndarray:
+        """Indices at ascending places of an epoch."""
+        count = -(-self.size // self.block)
+        blocks = self._permutation(count, "blocks", epoch)
+        sizes = np.where(blocks == count - 1, self.size - (count - 1) * self.block, self.block)
+        ends = np.cumsum(sizes)
+        turns = np.searchsorted(ends, places, side="right")
+        indices = np.empty_like(places)
+        names, starts = np.unique(turns, return_index=True)
+        for turn, own in zip(names.tolist(), _slices(starts, len(places)), strict=True):
+            block, size = int(blocks[turn]), int(sizes[turn])
+            inside = places[own] - (ends[turn] - size)
+            indices[own] = block * self.block + self._permutation(size, "order", epoch, block)[inside]
+        return indices
+
+    def _permutation(self, size: int, kind: str, *parts: int) -> np.ndarray:
+        name = (kind, *parts)
+        if name not in self._orders:
             while len(self._orders) >= KEPT_ORDERS:
                 self._orders.pop(next(iter(self._orders)))
-            rng = np.random.default_rng(stable_seed(self.seed, "order", self.label, *parts))
-            self._orders[parts] = rng.permutation(size)
-        return self._orders[parts]
+            rng = np.random.default_rng(stable_seed(self.seed, kind, self.label, *parts))
+            self._orders[name] = rng.permutation(size)
+        return self._orders[name]
 
 
 def _slices(starts: np.ndarray, size: int) -> list[slice]:
@@ -101,12 +126,20 @@ class Mixture:
             proportion to their sizes. Where only some have a ratio, the others have 1.
         seed: of the run.
         label: name of the modality.
+        block: see `SourceOrder`.
 
     Raises:
         ValueError: a source has no samples.
     """
 
-    def __init__(self, sizes: Sequence[int], ratios: Sequence[float | None] | None, seed: int, label: str):
+    def __init__(
+        self,
+        sizes: Sequence[int],
+        ratios: Sequence[float | None] | None,
+        seed: int,
+        label: str,
+        block: int | None = None,
+    ):
         self.sizes = list(sizes)
         for number, size in enumerate(self.sizes, start=1):
             if size < 1:
@@ -115,7 +148,7 @@ class Mixture:
         self.offsets = np.concatenate([[0], np.cumsum(self.sizes)])
         # The first source keeps the order that it has alone.
         labels = [label if number == 0 else f"{label} {number}" for number in range(len(self.sizes))]
-        self.orders = [SourceOrder(size, seed, name) for size, name in zip(self.sizes, labels, strict=True)]
+        self.orders = [SourceOrder(size, seed, name, block) for size, name in zip(self.sizes, labels, strict=True)]
         given = [ratio for ratio in ratios or () if ratio is not None]
         weights = [1.0 if ratio is None else ratio for ratio in ratios] if given else self.sizes
         pattern = spread_pattern(dict(enumerate(weights)), longest=1000 if given else LONGEST_PATTERN)

@@ -42,11 +42,11 @@ class JoinedDataset(Dataset):
         return sum(len(part) for part in self.parts)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """A record, with "source" (int), the number of its source from 0."""
+        """A record, with "source" (int), the number of its source from 0, and "place" (int), its place in it."""
         place = int(index)
         for number, part in enumerate(self.parts):
             if 0 <= place < len(part):
-                return part[place] | {"id": int(index), "source": number}
+                return part[place] | {"id": int(index), "source": number, "place": place}
             place -= len(part)
         raise IndexError(f"There is no sample {index} in {len(self)} samples of {len(self.parts)} sources.")
 
@@ -89,6 +89,7 @@ def read_entries(option: str, value: Any, split: str, defaults: Mapping[str, Any
         OptionError: an entry is something else, has an unknown key, or a ratio that is not positive.
     """
     valid = ["source", "split", "ratio", *_arguments_of(open_dataset)]
+    valid.remove("stream_block")
     entries = []
     for number, entry in enumerate(value if isinstance(value, list) else [value], start=1):
         where = f"Entry {number} of {option}" if isinstance(value, list) else option
@@ -110,8 +111,14 @@ def read_entries(option: str, value: Any, split: str, defaults: Mapping[str, Any
     return entries
 
 
-def open_entries(modality: str, entries: Sequence[SourceEntry], option: str) -> Any:
+def open_entries(modality: str, entries: Sequence[SourceEntry], option: str, stream_block: int | None = None) -> Any:
     """Data set of a modality: of its only source, or a `JoinedDataset`.
+
+    Args:
+        modality: its name.
+        entries: the sources.
+        option: that names their arguments, for messages.
+        stream_block: see `open_dataset`.
 
     Raises:
         OptionError: an entry has an argument of a wrong kind.
@@ -121,7 +128,9 @@ def open_entries(modality: str, entries: Sequence[SourceEntry], option: str) -> 
     parts = []
     for entry in entries:
         try:
-            parts.append(open_dataset(modality, entry.source, entry.split, **entry.arguments))
+            parts.append(
+                open_dataset(modality, entry.source, entry.split, stream_block=stream_block, **entry.arguments)
+            )
         except TypeError as error:
             raise OptionError(f"{option} holds an argument that open_dataset does not take: {error}.") from error
     if len(parts) == 1:

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from . import builtin
-from .folders import SUFFIXES, open_media_folder, open_text_files
+from .folders import SUFFIXES, open_media_folder, open_text_files, shown_in, text_files_by_split
+from .parquet_stream import ParquetRows
 from .tables import (
     GROUP_COLUMNS,
     INPUT_COLUMNS,
@@ -25,6 +26,7 @@ from .tables import (
     transcript_column,
     usual_column,
 )
+from .text_stream import TextRows
 
 
 __all__ = ["open_table", "table_of"]
@@ -33,35 +35,46 @@ MAX_TEXT_BYTES = 2**29
 """Text up to this size is read into memory at once, which is ten times as fast as row by row."""
 
 
-def open_table(modality: str, source: str | None, split: str, columns: Columns) -> Table:
+def open_table(modality: str, source: str | None, split: str, columns: Columns, streaming: bool = False) -> Table:
     """Open one split of a source, or several joined by "+"; see `open_dataset` for the kinds of source.
+
+    Args:
+        modality: "text", "vision" or "audio".
+        source: The source.
+        split: The split or splits.
+        columns: What to read.
+        streaming: Whether parquet and text files are read when their rows are needed, instead of being converted to a
+            memory-mapped table, or read into memory.
 
     Raises:
         ValueError: If the source has no such split or column, or nothing of this modality.
         FileNotFoundError: If the source looks like a path and is none.
     """
-    parts = [_open_split(modality, source, part.strip(), columns) for part in split.split("+")]
+    parts = [_open_split(modality, source, part.strip(), columns, streaming) for part in split.split("+")]
     return parts[0] if len(parts) == 1 else concatenate(parts)
 
 
-def _open_split(modality: str, source: str | None, split: str, columns: Columns) -> Table:
+def _open_split(modality: str, source: str | None, split: str, columns: Columns, streaming: bool) -> Table:
     if source is None or source == "builtin":
         return _open_builtin(modality, pick_split(split, ["train", "test"], "the built-in data"))
     path = Path(source).expanduser()
     if path.exists():
-        return _open_local(modality, path, split, columns)
+        return _open_local(modality, path, split, columns, streaming)
     base, _, name = source.rpartition(":")
     if base and Path(base).expanduser().is_dir():
-        return _open_split(modality, str(Path(base) / name), split, columns)
+        return _open_split(modality, str(Path(base) / name), split, columns, streaming)
     is_path = source.startswith((".", "/", "~")) or source.count("/") > 1
     if is_path or path.suffix in (".parquet", *SUFFIXES[modality]):
         raise FileNotFoundError(
             f"The {modality} source {source!r} does not exist. Give an existing folder or file, or a Hub name such as "
             f"'user/name' or 'user/name:config'."
         )
-    from datasets import load_dataset
+    from datasets import load_dataset, load_dataset_builder
 
     name, _, config = source.partition(":")
+    if streaming:
+        files = load_dataset_builder(name, config or None).config.data_files
+        return _stream_parquet(modality, files, split, columns, source)
     return table_of(modality, load_dataset(name, config or None), split, columns, source)
 
 
@@ -80,10 +93,20 @@ def _open_builtin(modality: str, split: str) -> Table:
     return Table(paragraphs, names, labels, documents, builtin.text_label_names())
 
 
-def _open_local(modality: str, path: Path, split: str, columns: Columns) -> Table:
+def _open_local(modality: str, path: Path, split: str, columns: Columns, streaming: bool) -> Table:
     if path.suffix == ".parquet" if path.is_file() else any(path.rglob("*.parquet")):
-        return table_of(modality, _load_parquet(path), split, columns, str(path))
-    if modality == "text":
+        from datasets import load_dataset, load_dataset_builder
+
+        where = _parquet_arguments(path)
+        if streaming:
+            files = load_dataset_builder("parquet", **where).config.data_files
+            return _stream_parquet(modality, files, split, columns, str(path))
+        return table_of(modality, load_dataset("parquet", **where), split, columns, str(path))
+    if modality == "text" and streaming:
+        table = _stream_text(path, split, columns)
+        if table is not None:
+            return table
+    elif modality == "text":
         table = open_text_files(path, split, columns)
         if table is not None:
             return table
@@ -95,19 +118,52 @@ def _open_local(modality: str, path: Path, split: str, columns: Columns) -> Tabl
     return open_media_folder(modality, path, split, columns)
 
 
-def _load_parquet(path: Path) -> Any:
-    """Return the `DatasetDict` of a parquet file or folder; the library tells splits by the names of the files."""
-    from datasets import load_dataset
-
+def _parquet_arguments(path: Path) -> dict[str, Any]:
+    """Arguments of `load_dataset` for a parquet file or folder; the library tells splits by the names of the files."""
     if path.is_file():
-        return load_dataset("parquet", data_files={"train": str(path)})
+        return {"data_files": {"train": str(path)}}
     nested = sorted({file.parent.name for file in path.glob("*/*.parquet")})
     if nested and not any(path.glob("*.parquet")) and not {*nested} <= {"data", *SPLIT_NAMES}:
         raise ValueError(
             f"The folder {str(path)!r} holds several data sets: {', '.join(nested)}. Name one of them, such as "
             f"{str(path / nested[0])!r}."
         )
-    return load_dataset("parquet", data_dir=str(path))
+    return {"data_dir": str(path)}
+
+
+def _stream_parquet(modality: str, files: Any, split: str, columns: Columns, where: str) -> Table:
+    """Make a table of one split whose rows are read when they are needed. Labels and transcripts are not read.
+
+    Args:
+        modality: "text", "vision" or "audio".
+        files: Files by split; None or files of another kind are refused.
+        split: The split.
+        columns: What to read.
+        where: Name of the source.
+    """
+    if not files or not all(str(file).endswith(".parquet") for part in files.values() for file in part):
+        raise ValueError(
+            f"{where} is not stored as parquet, the only kind of data on the Hub that is streamed. Set "
+            "data.streaming=false to download it, or convert it to parquet."
+        )
+    rows = ParquetRows(files[pick_split(split, list(files), where)])
+    rows.columns = _input_columns(modality, rows.features, columns.input, where)
+    existing = list(rows.features)
+    group = usual_column(existing, columns.group, GROUP_COLUMNS, "group", where)
+    groups = None if group is None else [str(name) for name in rows.column(group)]
+    length = usual_column(existing, columns.length, (), "length", where)
+    lengths = None if length is None else read_lengths(rows.column(length), f"column {length!r} of {where}")
+    return Table(rows, None, groups=groups, lengths=lengths)
+
+
+def _stream_text(path: Path, split: str, columns: Columns) -> Table | None:
+    """Make a table of one split of text files that are read when needed; None if there are no such files."""
+    splits = text_files_by_split(path)
+    if not splits:
+        return None
+    files = splits[pick_split(split, list(splits), str(path))]
+    rows = TextRows([(file, shown_in(file, path)) for file in files], columns)
+    return Table(rows, rows.names, groups=rows.groups)
 
 
 def table_of(modality: str, splits: Any, split: str, columns: Columns, where: str) -> Table:

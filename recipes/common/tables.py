@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,10 @@ __all__ = [
     "concatenate",
     "encode_labels",
     "find_text_columns",
+    "identity_of",
+    "is_remote",
+    "is_stream",
+    "keep_rows",
     "pick_split",
     "read_lengths",
     "transcript_column",
@@ -91,7 +96,7 @@ class Table:
     values: Sequence[Any]
     names: Sequence[str] | None = None
     labels: np.ndarray | None = None
-    groups: list[str] | None = None
+    groups: Sequence[str] | None = None
     label_names: list[str] | None = None
     transcripts: list[str] | None = None
     lengths: np.ndarray | None = None
@@ -240,3 +245,40 @@ class Joined(Sequence):
             raise IndexError(index)
         part = int(np.searchsorted(self.ends, index, side="right"))
         return self.parts[part][index - (int(self.ends[part - 1]) if part else 0)]
+
+
+def keep_rows(values: Sequence[Any], rows: int) -> None:
+    """Have streamed values keep so many rows in memory; others are in memory or on a local disk anyway."""
+    for part in _parts(values):
+        if hasattr(part, "keep"):
+            part.keep(rows)
+
+
+def is_stream(values: Sequence[Any]) -> bool:
+    """Whether values are read from their files when they are asked for."""
+    return any(hasattr(part, "keep") for part in _parts(values))
+
+
+def is_remote(values: Sequence[Any]) -> bool:
+    """Whether values are read over the network."""
+    return any(getattr(part, "is_remote", False) for part in _parts(values))
+
+
+def _parts(values: Sequence[Any]) -> list[Sequence[Any]]:
+    return values.parts if isinstance(values, Joined) else [values]
+
+
+def identity_of(values: Sequence[Any]) -> str | None:
+    """Return what changes when undecoded values change; None if that cannot be told without reading them."""
+    if isinstance(values, Joined):
+        parts = [identity_of(part) for part in values.parts]
+        return None if None in parts else " ".join(parts)
+    if hasattr(values, "identity"):
+        return values.identity
+    if isinstance(values, list) and all(isinstance(value, Path) for value in values):
+        try:
+            return "\n".join(f"{path} {(stat := path.stat()).st_size} {stat.st_mtime_ns}" for path in values)
+        except OSError:
+            return None
+    # The cached table of a `datasets.Dataset`.
+    return getattr(getattr(values, "dataset", None), "_fingerprint", None)

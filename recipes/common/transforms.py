@@ -139,6 +139,7 @@ class AudioTransform:
         speed: Slowest and fastest speed of a training clip or crop, or None for its own: tempo and pitch change
             together, as if more people spoke.
         max_seconds: Longest clip in evaluation and without crops, in seconds; None = no limit.
+        standardised: Whether each clip gets mean 0 and variance 1; without it, samples keep their range of -1 to 1.
         train: Whether to augment.
     """
 
@@ -147,6 +148,7 @@ class AudioTransform:
     concat_group: bool = False
     speed: tuple[float, float] | None = None
     max_seconds: float | None = None
+    standardised: bool = True
     train: bool = True
 
     def __post_init__(self):
@@ -158,13 +160,19 @@ class AudioTransform:
             raise ValueError("Audio option concat_group needs crop_seconds: clips are concatenated up to that length.")
         self._dataset: RawDataset | None = None
         self._members: dict[str, np.ndarray] = {}
+        self._block: int | None = None
         self.concatenates = self.train and self.concat_group
 
-    def prepare(self, dataset: RawDataset) -> RawDataset:
+    def prepare(self, dataset: RawDataset, block: int | None = None) -> RawDataset:
         """Index the groups of `dataset`, where clips are to be concatenated.
 
         Without groups, clips are cropped one by one, and a warning says so.
+
+        Args:
+            dataset: Recordings.
+            block: Join a clip only with others of its block of so many consecutive ones: a stream has no more at hand.
         """
+        self._block = block
         self.concatenates = self.train and self.concat_group and dataset.groups is not None
         if self.train and self.concat_group and dataset.groups is None:
             logger.warning(
@@ -201,7 +209,7 @@ class AudioTransform:
             samples = samples[: round(self.max_seconds * SAMPLING_RATE * speed)]
         if speed != 1.0:
             samples = _change_speed(samples, speed)
-        samples = standardise(samples)
+        samples = standardise(samples) if self.standardised else samples.astype(np.float32)
         if len(samples) < self.min_samples:
             samples = np.pad(samples, (0, self.min_samples - len(samples)))
         return {"input_values": torch.from_numpy(samples), "id": record["id"]}
@@ -224,6 +232,10 @@ class AudioTransform:
         if self._dataset is None:
             raise ValueError("Call transform.prepare(dataset) first: clips of the same speaker are taken from there.")
         members = self._members[record["group"]]
+        if self._block is not None:
+            first = record.get("place", record["id"]) // self._block * self._block
+            near = members[slice(*np.searchsorted(members, [first, first + self._block]))]
+            members = near if len(near) else members  # the substitute of a bad clip may be of a neighbouring block
         clips = [record["audio"]]
         total, wanted = len(clips[0]), length + len(clips[0])
         while total < wanted:
@@ -324,7 +336,7 @@ def build_transform(
 
 def _check_kind(modality: str, name: str, value: Any) -> None:
     """Refuse a value that is no switch or no number where the option is one; ranges are checked elsewhere."""
-    if name in ("flip", "concat_group", "pack"):
+    if name in ("flip", "concat_group", "pack", "standardised"):
         fits, kind = isinstance(value, bool), "true or false"
     elif name in ("image_size", "num_channels", "min_samples", "max_length"):
         fits, kind = isinstance(value, int) and not isinstance(value, bool) and value > 0, "a whole number above 0"
