@@ -41,7 +41,7 @@ class RunRecord:
 
     Args:
         folder: of the run.
-        write: whether this process writes; the others keep the content only.
+        write: whether this process keeps the record; in the others nothing happens.
 
     Attributes:
         content: what the file holds: "options", "model" and "data" of the last start, "progress", "trackers", and
@@ -74,6 +74,8 @@ class RunRecord:
             processes: of the run.
             matmul_rate: operations a second that all processes together reach in matrix products.
         """
+        if not self.write:
+            return
         entry = {
             **environment(device, processes),
             "step": step,
@@ -92,14 +94,14 @@ class RunRecord:
             step, samples: of the whole run.
             seconds: of training in the whole run.
         """
+        if not self.write:
+            return
         self.content["starts"][-1]["end"] = {"time": _now(), "step": step, "reason": reason}
         self.content["progress"] = {"step": step, "samples": samples, "seconds": round(seconds, 3)}
         self.save()
 
     def save(self) -> None:
         """Writes the file, whole or not at all."""
-        if not self.write:
-            return
         draft = self.folder / f"{RECORD_FILE}.draft"
         with open(draft, "w", encoding="utf-8") as file:
             json.dump(self.content, file, indent=1, default=str)
