@@ -47,6 +47,7 @@ from recipes.common.class_labels import (
     ClassTarget,
     class_names,
     class_target,
+    fraction_of_each_class,
     labelled,
     warn_of_untaught,
     write_predictions,
@@ -104,11 +105,17 @@ class ClassDataArguments(SpeechDataArguments):
     train_val_split: float = field(
         default=0.15, metadata={"help": "Share of each class that is held out where there is no validation split."}
     )
+    train_fraction: float = field(
+        default=1.0,
+        metadata={"help": "Share of each class to train on, at least one recording, drawn by --seed: few labels."},
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.max_length_seconds <= 0 or not 0 < self.train_val_split < 1:
             raise ValueError("--max_length_seconds must be above 0, and --train_val_split between 0 and 1.")
+        if not 0 < self.train_fraction <= 1:
+            raise ValueError(f"--train_fraction is {self.train_fraction}; it must be above 0 and at most 1.")
 
     def open_parts(self, train: bool, evaluation: bool) -> tuple[RawDataset | None, RawDataset | None]:
         """Recordings to train on and to evaluate on, as far as they are wanted.
@@ -171,6 +178,8 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     if train is not None:
         selections.append(with_class(train, "training"))
         train = train.select(selections[-1].indices)
+        if data_args.train_fraction < 1:
+            train = train.select(fraction_of_each_class(train.labels, data_args.train_fraction, args.seed))
         warn_of_untaught(train, names)
         seconds = np.minimum(header_seconds(train), data_args.max_length_seconds)
     if evaluation is not None:

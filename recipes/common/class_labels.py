@@ -138,3 +138,13 @@ def class_names(raw: RawDataset) -> list[str]:
     if raw.label_names is not None:
         return list(raw.label_names)
     return [str(number) for number in np.unique(raw.labels[raw.labels >= 0])]
+
+
+def fraction_of_each_class(labels: np.ndarray, fraction: float, seed: int) -> np.ndarray:
+    """Indices, in order, of a random share of each class, rounded, at least one sample of it."""
+    rng = np.random.default_rng(seed)
+    chosen = []
+    for label in np.unique(labels):
+        members = rng.permutation(np.flatnonzero(labels == label))
+        chosen.append(members[: max(1, round(fraction * len(members)))])
+    return np.sort(np.concatenate(chosen))

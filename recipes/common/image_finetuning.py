@@ -16,7 +16,7 @@ from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from modeling_d2v import Data2VecConfig
 from recipes.common.augmentation import AugmentedTransform, ColorJitter, Mixing, RandAugment, RandomErasing
-from recipes.common.class_labels import NO_LABEL, labelled
+from recipes.common.class_labels import NO_LABEL, fraction_of_each_class, labelled
 from recipes.common.datasets import RawDataset, open_dataset
 from recipes.common.export import image_processor
 from recipes.common.finetuning import ModelArguments, check_at_least
@@ -197,16 +197,6 @@ class ProcessorTransform:
         """Return {"pixel_values": float32 (C, H, W), "id"}."""
         pixels = self.processor(record["image"], return_tensors="pt")["pixel_values"][0]
         return {"pixel_values": pixels.to(torch.float32), "id": record["id"]}
-
-
-def fraction_of_each_class(labels: np.ndarray, fraction: float, seed: int) -> np.ndarray:
-    """Indices, in order, of a random share of each class, rounded, at least one sample of it."""
-    rng = np.random.default_rng(seed)
-    chosen = []
-    for label in np.unique(labels):
-        members = rng.permutation(np.flatnonzero(labels == label))
-        chosen.append(members[: max(1, round(fraction * len(members)))])
-    return np.sort(np.concatenate(chosen))
 
 
 def at_most(raw: RawDataset | None, count: int | None, seed: int = 0) -> RawDataset | None:

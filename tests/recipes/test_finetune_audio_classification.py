@@ -123,6 +123,13 @@ def test_a_class_that_training_lacks_is_named(checkpoint, tmp_path, caplog):
     assert "No training sample is of 1 of the 3 classes: rising." in caplog.text
 
 
+def test_few_labels_are_a_share_of_each_class(checkpoint, clips, tmp_path):
+    few = {"train_fraction": 0.01, "num_train_epochs": 1, "max_steps": -1, "per_device_train_batch_size": 1}
+    main(run_options(checkpoint, tmp_path / "run", clips, **few))
+    # One step a recording.
+    assert json.loads((tmp_path / "run" / "trainer_state.json").read_text())["global_step"] == len(WORDS)
+
+
 def test_speakers_are_kept_apart(checkpoint, tmp_path, capsys):
     data = tmp_path / "data"
     rows = ["file_name,label,speaker"]
@@ -234,6 +241,7 @@ def test_a_run_that_was_cut_off_ends_like_one_that_was_not(checkpoint, clips, tm
         (["--max_length_seconds", "0"], "must be above 0"),
         (["--train_val_split", "1"], "between 0 and 1"),
         (["--max_eval_samples", "0"], "max_eval_samples is 0"),
+        (["--train_fraction", "0"], "train_fraction is 0.0; it must be above 0 and at most 1"),
         (["--audio_column_name", "sond"], "no column 'sond'"),
         (["--eval_split_name", "test", "--only_groups", "ann"], "no group column"),
     ],

@@ -19,8 +19,10 @@ from safetensors.torch import load_file
 from transformers import AutoImageProcessor, AutoProcessor, pipeline
 
 from modeling_d2v import Data2VecForPreTraining, Data2VecProcessor
+from recipes.common.class_labels import fraction_of_each_class
+from recipes.common.decoding import FATAL, NOTES
 from recipes.common.export import image_processor
-from recipes.common.image_finetuning import accuracies, fraction_of_each_class
+from recipes.common.image_finetuning import accuracies
 from recipes.common.transforms import VisionTransform
 from recipes.finetune_image_classification import main
 
@@ -184,8 +186,10 @@ def test_broken_files_are_counted_and_named(checkpoint, pictures, tmp_path, caps
     assert results["eval_accuracy"] * 17 == pytest.approx(round(results["eval_accuracy"] * 17))
     bad = json.loads((tmp_path / "out" / "bad_samples.json").read_text())
     for split, part in (("train", "training"), ("validation", "validation")):
-        named = {Path(name).name for names in bad[part].values() for name in names}
+        named = {Path(name).name for reason in FATAL for name in bad[part].get(reason, ())}
         assert named == {"empty.png", "torn.png", "text.jpg"}
+        converted = {Path(name).name for note in NOTES for name in bad[part].get(note, ())}
+        assert converted == {"cmyk.jpg", "rgba.png", "sixteen.png"}
         assert bad[part]["empty"] == [f"{split}/red/empty.png"]
     assert "3 are unusable" in capsys.readouterr().out
     with pytest.raises(ValueError, match="3 of 20 samples of the validation data are unusable"):
