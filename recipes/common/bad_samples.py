@@ -76,7 +76,8 @@ class BadSampleLedger:
         Raises:
             TrainingStopped: there already are too many bad samples.
         """
-        kept = [line for line in read_log(self.path) if line["step"] <= step] if self.path.exists() else []
+        listed = read_log(self.path) if self.path.exists() else []
+        kept = [line for line in listed if line["step"] <= step and line.keys() >= set(BadRecord._fields)]
         for line in kept:
             self._count(BadRecord(**{name: line[name] for name in BadRecord._fields}))
         if self.rank == 0 and self.path.exists():
