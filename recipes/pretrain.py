@@ -27,6 +27,13 @@ from accelerate.utils import set_seed
 
 from modeling_d2v.publishing import PublishingError
 from recipes.common.agreement import ProcessLostError, is_lost_process, main_process_decides
+from recipes.common.backbones import (
+    backbone_card,
+    complete_options,
+    export_backbone,
+    load_processor,
+    push_backbone,
+)
 from recipes.common.building import (
     build_config,
     build_model,
@@ -39,13 +46,14 @@ from recipes.common.checkpointing import CheckpointError
 from recipes.common.command_line import as_overrides
 from recipes.common.data_report import collect_data_report
 from recipes.common.dry_run import dry_run
-from recipes.common.engine import make_accelerator
+from recipes.common.engine import check_shared_folder, make_accelerator
 from recipes.common.export import export, push
 from recipes.common.health import TrainingStopped
 from recipes.common.online_probe import OnlineProbe
 from recipes.common.option_files import build_options, check_resumable, load_options, read_yaml, save_options
 from recipes.common.optional import MissingDependencyError
 from recipes.common.options import OptionError, Options
+from recipes.common.pictures import Pictures
 from recipes.common.preemption import RunInterrupted
 from recipes.common.run_card import run_card
 from recipes.common.run_lock import FolderInUseError, RunLock
@@ -88,7 +96,8 @@ def pretrain(options: Options) -> dict[str, Any]:
         MissingDependencyError: the data needs a library of an extra that is not installed.
     """
     with options_explained("The model"):
-        configured, options = options, scale_batch(options)
+        configured = complete_options(options)
+        options = scale_batch(configured)
     with options_explained("Devices and trackers"):
         accelerator = make_accelerator(options)
     logging.basicConfig(level=logging.INFO if accelerator.is_main_process else logging.ERROR, format="%(message)s")
@@ -121,6 +130,8 @@ def train(options: Options, accelerator: Accelerator, folder: Path) -> dict[str,
     write = accelerator.is_main_process and not options.dry_run
     with options_explained(f"The folder output_dir={folder}"), accelerator.main_process_first():
         prepare_folder(options, folder, write)
+    if not options.dry_run:
+        check_shared_folder(accelerator, folder)
 
     channels = None
     if "vision" in options.modalities:
@@ -141,8 +152,10 @@ def train(options: Options, accelerator: Accelerator, folder: Path) -> dict[str,
     if options.dry_run:
         return dry_run(options, accelerator, model, steps)
     with options_explained("The probe"):
-        observers = [OnlineProbe(options, config, accelerator, tokenizer)]
-    run = Pretraining(options, accelerator, model, steps, folder, observers)
+        probe = OnlineProbe(options, config, accelerator, tokenizer)
+    pictures = Pictures(options.pictures_every, folder, steps, config, tokenizer, accelerator.is_main_process)
+    run = Pretraining(options, accelerator, model, steps, folder, [probe, pictures])
+    pictures.share = run.trackers.log_images
     run.bad_samples.prepare({name: len(source) for name, source in sources.items()}, report)
     start(run, accelerator)
     record = RunRecord(folder, accelerator.is_main_process)
@@ -153,29 +166,31 @@ def train(options: Options, accelerator: Accelerator, folder: Path) -> dict[str,
     trained = whole_model(run.inner, keep=accelerator.is_main_process)
     if accelerator.is_main_process:
         repository = options.hub_model_id or folder.resolve().name
-        card = run_card(folder, config, repository, weights="all")
         with writing("The finished model", folder):
-            final = export(trained, folder / "final", steps.transforms, tokenizer, card)
+            if options.backbone is None:
+                card = run_card(folder, config, repository, weights="all")
+                final = export(trained, folder / "final", steps.transforms, tokenizer, card)
+            else:
+                card = backbone_card(folder, config, options.backbone, repository)
+                final = export_backbone(trained, folder, load_processor(options), card)
         print(json.dumps({**summary, "final": str(final)}, indent=1))
         if options.push_to_hub:
-            upload(final, repository)
+            upload(final, repository, options.backbone)
     accelerator.wait_for_everyone()
     accelerator.end_training()
     return summary
 
 
-def upload(final: Path, repository: str) -> None:
+def upload(final: Path, repository: str, backbone: str | None = None) -> None:
     """Publishes the finished model. What prevents it is no reason to lose a run that is finished."""
     try:
-        logger.info("Uploaded: %s", push(final, repository))
+        address = push(final, repository) if backbone is None else push_backbone(final, repository, backbone)
+        logger.info("Uploaded: %s", address)
     except (PublishingError, ValueError) as error:
-        logger.error(
-            "The model is in %s, but it was not uploaded: %s\nTry again with: python recipes/publish.py %s %s",
-            final,
-            error,
-            final,
-            repository,
-        )
+        again = f"python recipes/publish.py {final} {repository}"
+        if backbone is not None:
+            again = f"hf upload {repository} {final}"
+        logger.error("The model is in %s, but it was not uploaded: %s\nTry again with: %s", final, error, again)
 
 
 def prepare_folder(options: Options, folder: Path, write: bool) -> None:
@@ -188,10 +203,13 @@ def prepare_folder(options: Options, folder: Path, write: bool) -> None:
     if any((folder / "checkpoints").glob("step_*")):
         if options.resume == "never":
             raise OptionError(f"{folder} already holds checkpoints and resume is never. Choose another output_dir.")
-        if saved.exists():
-            check_resumable(build_options(read_yaml(saved)), options)
+        try:
+            before = build_options(read_yaml(saved))
+        except OptionError as error:
+            # Weights, optimizer and data say for themselves whether they fit; this is no reason to lose a run.
+            logger.warning("%s So whether the run goes on with its own options is not checked.", error)
         else:
-            logger.warning("There is no %s: whether the run goes on with its own options is not checked.", saved)
+            check_resumable(before, options)
     if write:
         folder.mkdir(parents=True, exist_ok=True)
         draft = saved.with_suffix(".draft")

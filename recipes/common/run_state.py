@@ -35,6 +35,7 @@ def save_run(run: Pretraining) -> Path:
         "bad_steps": run.finite.counted,
         "seconds": run.seconds,
         "samples": run.meter.samples,
+        "logged": run.logged,
         "reads": dict(run.bad_samples.reads),
         "processes": run.accelerator.num_processes,
         "data": run.steps.fingerprint,
@@ -99,6 +100,7 @@ def resume_run(run: Pretraining, checkpoint: Path) -> None:
         run.accelerator.scaler.load_state_dict(content["optimizer"]["scaler"])
     progress = content["progress"]
     run.step, run.seconds, run.meter.samples = progress["step"], progress["seconds"], progress["samples"]
+    run.logged = progress.get("logged", 0)
     run.bad_samples.reads.update(progress.get("reads", {}))
     restore_counts(run.finite, progress)
     if content["own"] is not None:

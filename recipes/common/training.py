@@ -94,7 +94,7 @@ class Pretraining:
         )
         self.finite = NonFinitePolicy(options, self.health.note)
         self.observers = Observers(observers)
-        self.step = 0
+        self.step = self.logged = 0
         self.seconds = 0.0
 
     # -- one step
@@ -204,6 +204,9 @@ class Pretraining:
         """
         options, accelerator = self.options, self.accelerator
         log = RunLog(self.log_path if accelerator.is_main_process else None, self.step)
+        if accelerator.is_main_process and self.logged > log.last.get("step", 0):
+            logger.warning("%s ends at step %s, the checkpoint knew of step %d: lines are lost.",
+                           self.log_path, log.last.get("step", 0), self.logged)  # fmt: skip
         self.health.open(self.step)
         self.bad_samples.open(self.step)
         batches = load_steps(
@@ -307,6 +310,7 @@ class Pretraining:
         record |= self.bad_samples.record()
         record |= seen
         log.write(record)
+        self.logged = self.step
         self.trackers.log(record)
         self.bad_samples.check()
         self.health.check(record)
