@@ -9,6 +9,7 @@ import inspect
 import sys
 from typing import Any
 
+import torch
 import transformers
 from huggingface_hub.dataclasses import strict
 from torch import nn
@@ -59,6 +60,8 @@ class BackbonePreTrainingConfig(ConvFrames, MaskedPredictionConfig):
         ffn_output: name, inside a layer, of what ends the feed-forward part; `None` with `end_of_block_targets`.
         mask_point: name of the module where features are masked, see `find_mask_point`; `None` for text.
         mask_vector: name of the encoder's own parameter for masked features; `None`: the pretraining model has one.
+        untrained: names of weights of the encoder that stay as they are: the loss does not reach them (poolers), or
+            they were frozen when the encoder was given.
         vocab_size: text: random tokens are drawn below it.
         pad_token_id, mask_token_id, special_token_ids: text: of its tokenizer; special ones are no random tokens.
         max_position_embeddings: text: longest sequence in tokens; `None` for no limit.
@@ -82,6 +85,7 @@ class BackbonePreTrainingConfig(ConvFrames, MaskedPredictionConfig):
     ffn_output: str | None = None
     mask_point: str | None = None
     mask_vector: str | None = None
+    untrained: list[str] | None = None
     vocab_size: int | None = None
     pad_token_id: int | None = None
     mask_token_id: int | None = None
@@ -160,6 +164,24 @@ class BackbonePreTrainingConfig(ConvFrames, MaskedPredictionConfig):
             raise ValueError(f"This model has no {modality!r} front end; it takes {self.modality}.")
         return self
 
+    def _only(self, modality: str) -> "BackbonePreTrainingConfig | None":
+        return self if self.modality == modality else None
+
+    @property
+    def text_config(self) -> "BackbonePreTrainingConfig | None":
+        """These settings where they are of text: what reads a `Data2VecConfig` finds them here."""
+        return self._only("text")
+
+    @property
+    def vision_config(self) -> "BackbonePreTrainingConfig | None":
+        """The same for images."""
+        return self._only("vision")
+
+    @property
+    def audio_config(self) -> "BackbonePreTrainingConfig | None":
+        """The same for speech."""
+        return self._only("audio")
+
     @property
     def hidden_size(self) -> int:
         """Width of the encoder."""
@@ -207,7 +229,8 @@ class BackbonePreTrainingConfig(ConvFrames, MaskedPredictionConfig):
             config.apply_spec_augment = False
         if train and hasattr(config, "layerdrop"):
             config.layerdrop = 0.0
-        return _class_named(self.encoder_class, config)._from_config(config, **(self.encoder_options or {}))
+        options = {"dtype": torch.float32, **(self.encoder_options or {})}
+        return _class_named(self.encoder_class, config)._from_config(config, **options)
 
     def check(self) -> None:
         super().check()

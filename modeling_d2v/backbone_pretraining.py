@@ -59,16 +59,23 @@ class BackboneForPreTraining(EmaTeacher, PreTrainedModel):
         self._no_split_modules = self.backbone._no_split_modules
         self.post_init()
         self.reset_teacher()
+        self._freeze(config.untrained)
 
     @classmethod
     def from_backbone(
-        cls, model: PreTrainedModel | str, tokenizer: Any = None, **settings: Any
+        cls,
+        model: PreTrainedModel | str,
+        tokenizer: Any = None,
+        *,
+        config: BackbonePreTrainingConfig | None = None,
+        **settings: Any,
     ) -> "BackboneForPreTraining":
         """Puts the objective around an encoder.
 
         Args:
             model: the encoder, or the folder or name on the Hub of one. It is copied, and stays as it is.
             tokenizer: for text; default: the one beside the encoder where that is given by name.
+            config: of an encoder of the same structure; nothing is looked for then.
             settings: fields of `BackbonePreTrainingConfig`. What they do not say is found or as published.
 
         Raises:
@@ -76,14 +83,21 @@ class BackboneForPreTraining(EmaTeacher, PreTrainedModel):
         """
         if isinstance(model, str):
             name, model = model, AutoModel.from_pretrained(model, dtype=torch.float32)
-            if tokenizer is None and INPUTS.get(model.main_input_name) == "text":
+            if tokenizer is None and config is None and INPUTS.get(model.main_input_name) == "text":
                 tokenizer = AutoTokenizer.from_pretrained(name)
         model = plain_encoder(model)
-        pretraining = cls(BackbonePreTrainingConfig.of(model, tokenizer, **settings))
+        pretraining = cls(BackbonePreTrainingConfig.of(model, tokenizer, **settings) if config is None else config)
         load_plain(pretraining.backbone, model.state_dict())
         pretraining.reset_teacher()
-        pretraining.try_out()
+        frozen = [name for name, parameter in model.named_parameters() if not parameter.requires_grad]
+        pretraining.config.untrained = sorted({*frozen, *pretraining.eval().try_out()})
+        pretraining._freeze(pretraining.config.untrained)
         return pretraining
+
+    def _freeze(self, names: list[str] | None) -> None:
+        # Distributed engines need a gradient of whatever is trained.
+        for name in names or ():
+            self.backbone.get_parameter(name).requires_grad_(False)
 
     @property
     def student(self) -> PreTrainedModel:
@@ -127,9 +141,11 @@ class BackboneForPreTraining(EmaTeacher, PreTrainedModel):
             return super().push_to_hub(repo_id, **options)
         return self.trained_encoder(weights).push_to_hub(repo_id, **options)
 
-    @torch.no_grad()
-    def try_out(self) -> None:
-        """Runs the teacher on a small input: what does not fit is said now, not after the data has been prepared.
+    def try_out(self) -> list[str]:
+        """Takes the loss of a small input: what does not fit is said now, not after the data has been prepared.
+
+        Returns:
+            the weights of the encoder that the loss does not reach.
 
         Raises:
             BackboneError: the layers do not have one place for each token.
@@ -141,7 +157,12 @@ class BackboneForPreTraining(EmaTeacher, PreTrainedModel):
             inputs = torch.zeros(1, config.num_channels, config.image_size, config.image_size, device=device)
         else:
             inputs = torch.zeros(1, config.frame_width + 8 * config.frame_stride, device=device)
-        self.teacher_targets(inputs, None, *self._tokens_of(inputs, None))
+        length, _, _ = self._tokens_of(inputs, None)
+        mask = torch.arange(length, device=device)[None] % 2 == 0
+        wanted = {name: weight for name, weight in self.backbone.named_parameters() if weight.requires_grad}
+        loss = self(**{self.backbone.main_input_name: inputs}, mask=mask).loss
+        found = torch.autograd.grad(loss, list(wanted.values()), allow_unused=True)
+        return [name for name, gradient in zip(wanted, found, strict=True) if gradient is None]
 
     # Objective
 

@@ -52,7 +52,8 @@ def inherited_license(source: str | None) -> str | None:
     run = find_run(Path(source)) if stated is None and Path(source).is_dir() else None
     if run is None:
         return stated
-    return inherited_license(read_yaml(run / OPTIONS_FILE).get("init_from"))
+    options = read_yaml(run / OPTIONS_FILE)
+    return inherited_license(options.get("init_from") or options.get("backbone"))
 
 
 def run_card(
@@ -79,32 +80,45 @@ def run_card(
     Raises:
         ValueError: for a report that is none, or a licence that the source of the weights does not allow.
     """
-    options, record = read_yaml(run / OPTIONS_FILE), read_record(run)
-    log = read_log(run / LOG_FILE) if (run / LOG_FILE).is_file() else []
-    log = [line for line in log if "lr" in line]  # a probe between two log lines writes one of its own
-    start = options.get("init_from")
+    start = read_yaml(run / OPTIONS_FILE).get("init_from")
     inherited = inherited_license(start)
-    sources = [(modality, source) for modality in config.modalities for source in _sources(options["data"][modality])]
-    published = sorted({source.partition(":")[0] for _, source in sources if _is_hub_name(source)})
-    sections = {
-        "Training data": _markdown_table(
-            ("modality", "data"), [(modality, f"`{_shown(source)}`") for modality, source in sources]
-        ),
-        "Training": table(_settings(options, log, start) | _speed(log, record)),
-        "Loss": _losses(log, config.modalities, pictures),
-        "Results": _results(probes, weights),
-        "Code": _code(record, options),
-    }
+    sections, published = training_sections(run, config.modalities, weights, probes, pictures)
     card = model_card(
         config,
         "Data2VecForPreTraining" if weights == "all" else "Data2VecModel",
         name,
         license=choose_license(license, inherited) if license or inherited else None,
-        base_model=start if start and _is_hub_name(start) else None,
+        base_model=start if start and is_hub_name(start) else None,
         datasets=published or None,
-        sections={heading: text for heading, text in sections.items() if text},
+        sections=sections,
     )
     return f"{card}\n{GENERATED}\n"
+
+
+def training_sections(
+    run: Path,
+    modalities: Sequence[str],
+    weights: str = "student",
+    probes: Sequence[Path] = (),
+    pictures: Sequence[Path] = (),
+) -> tuple[dict[str, str], list[str]]:
+    """What a card says about the run, by heading, and the data sets on the Hub that it names; see `run_card`."""
+    options, record = read_yaml(run / OPTIONS_FILE), read_record(run)
+    log = read_log(run / LOG_FILE) if (run / LOG_FILE).is_file() else []
+    log = [line for line in log if "lr" in line]  # a probe between two log lines writes one of its own
+    start = options.get("init_from") or options.get("backbone")
+    sources = [(modality, source) for modality in modalities for source in _sources(options["data"][modality])]
+    sections = {
+        "Training data": _markdown_table(
+            ("modality", "data"), [(modality, f"`{_shown(source)}`") for modality, source in sources]
+        ),
+        "Training": table(_settings(options, log, start) | _speed(log, record)),
+        "Loss": _losses(log, modalities, pictures),
+        "Results": _results(probes, weights),
+        "Code": _code(record, options),
+    }
+    published = sorted({source.partition(":")[0] for _, source in sources if is_hub_name(source)})
+    return {heading: text for heading, text in sections.items() if text}, published
 
 
 def is_generated(folder: Path) -> bool:
@@ -219,7 +233,8 @@ def _sources(value: Any) -> list[str | None]:
     return [entry.get("source") if isinstance(entry, dict) else entry for entry in entries]
 
 
-def _is_hub_name(source: str | None) -> bool:
+def is_hub_name(source: str | None) -> bool:
+    """Whether a source is a name on the Hub, and not of something on this machine."""
     return source is not None and source.count("/") == 1 and source[0] not in "./~" and not Path(source).exists()
 
 
@@ -227,7 +242,7 @@ def _shown(source: str | None) -> str:
     """A source as readers may see it."""
     if source is None or source == "builtin":
         return "built-in data"
-    return source if _is_hub_name(source) else Path(source).name
+    return source if is_hub_name(source) else Path(source).name
 
 
 def _without_paths(value: Any) -> Any:
@@ -235,7 +250,7 @@ def _without_paths(value: Any) -> Any:
         return {key: _without_paths(each) for key, each in value.items()}
     if isinstance(value, list):
         return [_without_paths(each) for each in value]
-    is_path = isinstance(value, str) and "/" in value and not _is_hub_name(value)
+    is_path = isinstance(value, str) and "/" in value and not is_hub_name(value)
     return Path(value).name if is_path else value
 
 

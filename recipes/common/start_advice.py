@@ -21,7 +21,7 @@ def advice_at_start(options: Options, config: Data2VecConfig) -> Iterator[Findin
     yield from _teacher(options, config)
     for name in options.modalities:
         yield from _batch(name, options, config)
-    if "audio" in options.modalities:
+    if "audio" in options.modalities and isinstance(config, Data2VecConfig):
         yield from _position_convolutions(options, config)
 
 
@@ -48,7 +48,7 @@ def _teacher(options: Options, config: Data2VecConfig) -> Iterator[Finding]:
         )
     left = share_of_first_weights(config, options.max_steps)
     # Continued pretraining starts with a teacher that has learned.
-    if left > 0.5 and options.init_from is None:
+    if left > 0.5 and options.init_from is None and options.backbone is None:
         decay = config.ema_end_decay if config.ema_anneal_end_step < options.max_steps else config.ema_decay
         wanted = 1 - math.log(2) * 5 / options.max_steps
         yield Finding(

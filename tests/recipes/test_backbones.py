@@ -1,0 +1,177 @@
+"""Encoders of transformers through the pretraining program: options, inputs as they prepare them, resuming, export."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+import torch
+import transformers
+import yaml
+from accelerate.state import AcceleratorState, GradientState
+from backbone_factory import encoder
+from processing_factory import feature_extractor, text_tokenizer
+from safetensors.torch import load_file
+
+from recipes.common.backbones import build_backbone_config, complete_options
+from recipes.common.building import build_model
+from recipes.common.option_files import build_options, load_options
+from recipes.common.options import OptionError
+from recipes.common.runlog import read_log
+from recipes.common.training import Pretraining
+from recipes.pretrain import main
+
+
+COMMON = {"max_steps": 4, "log_every": 1, "checkpoint_every": 2, "cpu": True, "optim": {"lr": 1e-3}}
+RUNS = {
+    "text": {"text": {"batch_size": 3, "transform": {"max_length": 24}}},
+    "vision": {"vision": {"batch_size": 4}, "model": {"mask_prob": 0.5}},
+    "audio": {
+        "audio": {"batch_size": 3, "transform": {"crop_seconds": [0.2, 0.4]}, "dataset": {"max_samples": 20}},
+        "model": {"average_top_k_layers": 2},
+    },
+}
+
+
+@pytest.fixture(autouse=True)
+def fresh_accelerate():
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+    GradientState._reset_state()
+
+
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory):
+    """Folders of encoders with what prepares their inputs, by modality."""
+    folders = {name: tmp_path_factory.mktemp(name) for name in RUNS}
+    tokenizer = text_tokenizer()
+    tokenizer.save_pretrained(folders["text"])
+    encoder("roberta", vocab_size=len(tokenizer)).save_pretrained(folders["text"])
+    transformers.ViTImageProcessor(size={"height": 8, "width": 8}, image_mean=[0.4], image_std=[0.3]).save_pretrained(
+        folders["vision"]
+    )
+    encoder("vit", image_size=8, patch_size=2, num_channels=1).save_pretrained(folders["vision"])
+    feature_extractor(do_normalize=False).save_pretrained(folders["audio"])
+    encoder("hubert").save_pretrained(folders["audio"])
+    return folders
+
+
+@pytest.fixture
+def options(sources, tmp_path):
+    """Writes the options of a run, and gives their path."""
+
+    def write(name, **changes):
+        tree = {**COMMON, **RUNS[name], "backbone": str(sources[name]), **changes}
+        if name == "text":
+            (tmp_path / "text.txt").write_text("\n\n".join(f"the cat number {i} sat on the mat" for i in range(99)))
+            tree["data"] = {"text": str(tmp_path / "text.txt")}
+        path = tmp_path / f"{name}.yaml"
+        path.write_text(yaml.safe_dump(tree))
+        return path
+
+    return write
+
+
+def run(path, folder, *overrides):
+    AcceleratorState._reset_state(reset_partial_state=True)
+    return main([str(path), f"output_dir={folder}", *overrides])
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_run_goes_on_bit_for_bit_and_gives_the_plain_encoder_back(name, options, sources, tmp_path, monkeypatch):
+    path = options(name)
+    run(path, tmp_path / "whole")
+    take_step = Pretraining.train_step
+
+    def stop_at_three(self, batches):
+        if self.step == 3:
+            raise KeyboardInterrupt
+        return take_step(self, batches)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Pretraining, "train_step", stop_at_three)
+        with pytest.raises(KeyboardInterrupt):
+            run(path, tmp_path / "cut")
+    torch.rand(7)  # a new process has other random states
+    run(path, tmp_path / "cut")
+
+    for folder in ("final", "final_backbone"):
+        one, other = (load_file(tmp_path / kind / folder / "model.safetensors") for kind in ("whole", "cut"))
+        assert all(torch.equal(one[key], other[key]) for key in one)
+    records = read_log(tmp_path / "whole" / "log.jsonl")
+    assert len(records) == 4 and all(np.isfinite(record[f"{name}/loss"]) for record in records)
+    assert 0.05 < records[-1][f"{name}/masked_fraction"] < 0.7 and records[-1]["tokens_per_s"] > 0
+
+    plain = transformers.AutoModel.from_pretrained(tmp_path / "whole" / "final_backbone")
+    whole = transformers.AutoModelForPreTraining.from_pretrained(tmp_path / "whole" / "final")
+    before = transformers.AutoModel.from_pretrained(sources[name])
+    assert type(plain) is type(before) and int(whole.ema_step) == 4
+    state = whole.backbone.state_dict()
+    assert all(torch.equal(value, state[key]) for key, value in plain.state_dict().items())
+    assert plain.config.to_diff_dict() == {**before.config.to_diff_dict(), "dtype": "float32"}
+    changed = {key for key, value in before.state_dict().items() if not torch.equal(value, state[key])}
+    assert any("layer" in key for key in changed) and not any("pooler" in key for key in changed)
+    card = (tmp_path / "whole" / "final_backbone" / "README.md").read_text()
+    assert type(plain).__name__ in card and "AutoModel.from_pretrained" in card and str(tmp_path) not in card
+    loader = {"text": "AutoTokenizer", "vision": "AutoImageProcessor", "audio": "AutoFeatureExtractor"}[name]
+    assert getattr(transformers, loader).from_pretrained(tmp_path / "whole" / "final_backbone") is not None
+
+
+def completed(path):
+    return complete_options(load_options(path, ["output_dir=unused"]))
+
+
+def test_inputs_are_prepared_as_the_encoder_says(options):
+    vision = completed(options("vision"))
+    assert vision.vision.transform == {"mean": [0.4], "std": [0.3]}
+    audio = completed(options("audio"))
+    assert audio.audio.transform == {"standardised": False, "crop_seconds": [0.2, 0.4]}
+    text = completed(options("text"))
+    assert text.text.tokenizer == text.backbone
+    config = build_backbone_config(text)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(text.backbone)
+    assert (config.mask_token_id, config.vocab_size) == (tokenizer.mask_token_id, len(tokenizer))
+    assert config.max_position_embeddings == 40 and config.special_token_ids == sorted(tokenizer.all_special_ids)
+    own = completed(options("vision", vision={"batch_size": 4, "transform": {"mean": 0.5}}))
+    assert own.vision.transform == {"mean": 0.5, "std": [0.3]}
+
+
+def test_model_section_sets_the_objective(options):
+    chosen = completed(options("audio"))
+    config = build_backbone_config(dataclasses.replace(chosen, model={"mask_prob": 0.3, "ema_decay": 0.5}))
+    model = build_model(chosen, config)
+    assert model.config.mask_prob == 0.3 and model.teacher_decay(0) == 0.5 and model.config.mask_length == 10
+    assert torch.equal(model.teacher.get_parameter("masked_spec_embed"), model.backbone.masked_spec_embed)
+
+
+@pytest.mark.parametrize(
+    "name, changes, message",
+    [
+        ("vision", {"init_from": "x"}, "init_from contradicts it"),
+        ("vision", {"model": {"preset": "vision-base"}}, "model.preset contradicts it"),
+        ("vision", {"audio": {}}, "audio=null"),
+        ("vision", {"model": {"mask_probability": 0.5}}, "nearest valid key is 'model.mask_prob'"),
+        ("vision", {"vision": None, "audio": {}}, "encoder of vision, and the run has a section for audio"),
+        ("vision", {"backbone": "missing/folder/name"}, "cannot be read; give the folder"),
+        ("text", {"model": {"layers": "blocks"}}, "its lists are `encoder.layer`"),
+        ("audio", {"model": {"average_top_k_layers": 9}}, "average_top_k_layers"),
+    ],
+)
+def test_wrong_options_are_named(name, changes, message, options, tmp_path):
+    with pytest.raises(OptionError, match=message):
+        run(options(name, **changes), tmp_path / "run")
+
+
+def test_encoders_of_spectrograms_are_refused(tmp_path):
+    transformers.WhisperConfig().save_pretrained(tmp_path)
+    tree = {**COMMON, "audio": {"batch_size": 1}, "backbone": str(tmp_path), "output_dir": "unused"}
+    with pytest.raises(OptionError, match="takes `input_features`"):
+        complete_options(build_options(tree))
+
+
+def test_resolved_options_are_kept(options, tmp_path):
+    run(options("vision", max_steps=1), tmp_path / "run")
+    kept = yaml.safe_load((tmp_path / "run" / "run.yaml").read_text())
+    assert kept["vision"]["transform"] == {"mean": [0.4], "std": [0.3]}
+    saved = json.loads((tmp_path / "run" / "final" / "config.json").read_text())
+    assert saved["model_type"] == "data2vec-backbone-pretraining" and saved["encoder_config"]["model_type"] == "vit"
