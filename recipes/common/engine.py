@@ -8,18 +8,23 @@ from __future__ import annotations
 
 import contextlib
 import os
+import platform
+import uuid
+import warnings
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import torch
-from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate import Accelerator, DistributedDataParallelKwargs, PartialState
 from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
 from torch import Tensor, nn
 from torch.distributed.fsdp import MixedPrecisionPolicy
 from torch.distributed.fsdp.wrap import transformer_auto_wrap_policy
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from recipes.common.agreement import first_problem, main_process_decides
 from recipes.common.options import OptionError, Options
-from recipes.common.sharding import whole
+from recipes.common.sharding import everywhere, whole
 from recipes.common.trackers import tracker_names
 
 
@@ -30,6 +35,10 @@ def make_accelerator(options: Options) -> Accelerator:
         OptionError: the launcher asks for what the training cannot do, or there is no such tracker.
         MissingDependencyError: a tracker is not installed.
     """
+    if os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() == "true":
+        raise OptionError("The launcher asks for DeepSpeed, whose optimizer steps before a loss that is not finite can "
+                          "be skipped and whose checkpoints no other engine reads. FSDP2 cuts the same things apart: "
+                          "see recipes/configs/accelerate/fsdp2.yaml.")  # fmt: skip
     sharding = sharding_plugin()
     accelerator = Accelerator(
         cpu=options.cpu,
@@ -42,7 +51,19 @@ def make_accelerator(options: Options) -> Accelerator:
     )
     if sharding is not None:
         shard_on_any_device(accelerator, sharding)
+    check_precision(accelerator)
     return accelerator
+
+
+def check_precision(accelerator: Accelerator) -> None:
+    """Refuses half precision that would not be what it says.
+
+    Raises:
+        OptionError: fp16 on a CPU, which Accelerate passes over, or on shards, where it has not been tried.
+    """
+    if accelerator.mixed_precision == "fp16" and (accelerator.device.type == "cpu" or accelerator.is_fsdp2):
+        where = "on a CPU" if accelerator.device.type == "cpu" else "with FSDP2"
+        raise OptionError(f"mixed_precision=fp16 does not work {where}. Set mixed_precision=bf16, or no.")
 
 
 def sharding_plugin() -> FullyShardedDataParallelPlugin | None:
@@ -53,12 +74,12 @@ def sharding_plugin() -> FullyShardedDataParallelPlugin | None:
     """
     if os.environ.get("ACCELERATE_USE_FSDP", "false").lower() != "true":
         return None
+    if os.environ.get("FSDP_VERSION") != "2":
+        raise OptionError("The launcher asks for FSDP of version 1. Set fsdp_version: 2 in its configuration.")
     # Weights stay in fp32 and autocast casts them where they are used, as in every other engine.
     precision = MixedPrecisionPolicy(reduce_dtype=torch.float32, cast_forward_inputs=False)
     # Every process makes the same weights from the seed: none waits for those of the first.
     plugin = FullyShardedDataParallelPlugin(mixed_precision_policy=precision, cpu_ram_efficient_loading=False)
-    if plugin.fsdp_version != 2:
-        raise OptionError("The launcher asks for FSDP of version 1. Set fsdp_version: 2 in its configuration.")
     if plugin.activation_checkpointing:
         raise OptionError("fsdp_activation_checkpointing is true, which draws other dropout in the backward pass. Set "
                           "it to false, and the option gradient_checkpointing=true instead.")  # fmt: skip
@@ -68,8 +89,36 @@ def sharding_plugin() -> FullyShardedDataParallelPlugin | None:
 def shard_on_any_device(accelerator: Accelerator, plugin: FullyShardedDataParallelPlugin) -> None:
     """Has Accelerate shard on a CPU too: it turns to FSDP on accelerators only, torch shards on every device."""
     if accelerator.distributed_type == DistributedType.MULTI_CPU:
-        accelerator.state.distributed_type = DistributedType.FSDP
+        # The second is what the first is filled from again and again.
+        accelerator.state.distributed_type = PartialState().distributed_type = DistributedType.FSDP
         accelerator.state.fsdp_plugin = plugin
+
+
+def check_shared_folder(accelerator: Accelerator, folder: Path) -> None:
+    """Refuses a folder that is another one on another machine: all processes write and read the same checkpoints.
+
+    Raises:
+        OptionError: in every process, where one does not see what the main process has written.
+    """
+    if accelerator.num_processes == 1:
+        return
+    probe = main_process_decides(accelerator, lambda: write_probe(folder))
+    problem = None
+    if not (folder / probe).exists():
+        problem = (f"Process {accelerator.process_index} on {platform.node()} does not see what the main process "
+                   f"writes into output_dir={folder}. Name a folder that all machines share.")  # fmt: skip
+    problem = first_problem(accelerator, problem)
+    if accelerator.is_main_process:
+        (folder / probe).unlink()
+    if problem is not None:
+        raise OptionError(problem)
+
+
+def write_probe(folder: Path) -> str:
+    """Name of a new empty file in a folder."""
+    name = f".seen_{uuid.uuid4().hex}"
+    (folder / name).touch()
+    return name
 
 
 def prepare(
@@ -111,6 +160,8 @@ def wrap_blocks(plugin: FullyShardedDataParallelPlugin, model: nn.Module) -> Non
     blocks = {type(module).__name__ for module in model.modules() if isinstance(module, GradientCheckpointingLayer)}
     plugin.auto_wrap_policy = transformer_auto_wrap_policy
     plugin.transformer_cls_names_to_wrap = sorted(blocks)
+    # torch warns of writing into the output of a block, which nothing here does.
+    warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
 
 
 def keep_buffers_apart(model: nn.Module) -> None:
@@ -139,12 +190,12 @@ def micro_batch(accelerator: Accelerator, model: nn.Module, last: bool) -> Itera
 def clip_gradient(accelerator: Accelerator, parameters: list[nn.Parameter], limit: float) -> Tensor:
     """Norm of the whole gradient, over the shards of all processes, which is cut to `limit`; 0 = no limit.
 
-    A gradient that is not finite is left as it is where it is not sharded, so that it can be told where that began.
+    A gradient that is not finite is left as it is, so that it can be told where that began.
     """
-    if accelerator.is_fsdp2 or accelerator.distributed_type == DistributedType.DEEPSPEED:
-        return whole(accelerator.clip_grad_norm_(parameters, limit or float("inf")))
     accelerator.unscale_gradients()
-    norm = nn.utils.get_total_norm([parameter.grad for parameter in parameters if parameter.grad is not None])
+    norm = everywhere(
+        nn.utils.get_total_norm([parameter.grad for parameter in parameters if parameter.grad is not None])
+    )
     if limit:
         nn.utils.clip_grads_with_norm_(parameters, limit, torch.where(norm.isfinite(), norm, torch.zeros_like(norm)))
-    return norm
+    return whole(norm)

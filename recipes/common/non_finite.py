@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from recipes.common.health import TrainingStopped
 from recipes.common.options import Options
+from recipes.common.sharding import own_slice
 
 
 logger = logging.getLogger(__name__)
@@ -93,8 +94,9 @@ def where_not_finite(
     if bad:
         return f"the loss of {' and '.join(bad)} is not finite"
     named = [(name, parameter.grad) for name, parameter in parameters if parameter.grad is not None]
-    flags = torch.stack([gradient.isfinite().all() for _, gradient in named]).tolist() if named else []
-    bad = [name for (name, _), finite in zip(named, flags, strict=True) if not finite]
+    flags = [(~own_slice(gradient).isfinite().all()).int() for _, gradient in named]
+    flags = reduce(torch.stack(flags)).tolist() if named else []
+    bad = [name for (name, _), flag in zip(named, flags, strict=True) if flag]
     if not bad:
         return "the norm of the gradient is not finite, though every part of it is"
     more = f" and {len(bad) - NAMES_SHOWN} more" if len(bad) > NAMES_SHOWN else ""

@@ -43,7 +43,7 @@ class Observers:
         """Values of those that are due after a step, by name. Every process must call it."""
         values: dict[str, Any] = {}
         with untouched():
-            model = whole_model(model)
+            model = whole_model(model, next(model.parameters()).device)
             for observer in self.observers:
                 if step % observer.every == 0:
                     values |= observer.look(model, step)

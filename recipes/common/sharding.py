@@ -12,12 +12,24 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.distributed.tensor import DTensor, Replicate, distribute_tensor
 
 
 def whole(value: Any) -> Any:
     """A tensor with the slices of all processes; anything else as it is."""
     return value.full_tensor() if isinstance(value, DTensor) else value
+
+
+def own_slice(value: Any) -> Any:
+    """What this process holds of a sharded tensor; anything else as it is."""
+    return value.to_local() if isinstance(value, DTensor) else value
+
+
+def everywhere(value: Any) -> Any:
+    """A sharded value as one that every process holds, still to be used with sharded ones; else as it is."""
+    return (
+        value.redistribute(placements=[Replicate()] * value.device_mesh.ndim) if isinstance(value, DTensor) else value
+    )
 
 
 def like(value: Any, target: Any) -> Any:
@@ -75,11 +87,19 @@ def load_optimizer_state(optimizer: torch.optim.Optimizer, state: dict[str, Any]
     optimizer.load_state_dict({**state, "state": moments})
 
 
-def whole_model(model: nn.Module) -> nn.Module:
-    """The model itself, or where it is sharded an unsharded copy of it on the CPU."""
+def whole_model(model: nn.Module, device: torch.device | str = "cpu", keep: bool = True) -> nn.Module | None:
+    """The model itself, or where it is sharded an unsharded copy of it.
+
+    Args:
+        model: a pretraining model.
+        device: where a copy is put.
+        keep: whether this process needs what it helps to gather; the others get None.
+    """
     if not any(isinstance(parameter, DTensor) for parameter in model.parameters()):
         return model
-    state = model_state(model)
-    plain = type(model)(copy.deepcopy(model.config))
-    plain.load_state_dict(state)
-    return plain.to(next(iter(state.values())).device)
+    state = model_state(model, keep)
+    if not keep:
+        return None
+    copied = type(model)(copy.deepcopy(model.config))
+    copied.load_state_dict(state)
+    return copied.to(device).train(model.training)

@@ -1,0 +1,40 @@
+"""Runs of the pretraining program one after the other in the processes of one launch, which saves their start.
+
+    python -m torch.distributed.run --nproc_per_node 2 tests/engine_runs.py runs.json
+
+`runs.json` is a list of entries with `arguments` of the program, in which `{rank}` is the number of the process, and
+`sharded`: whether FSDP2 is asked for.
+"""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from accelerate.state import AcceleratorState, GradientState, PartialState  # noqa: E402
+
+from recipes.pretrain import main  # noqa: E402
+
+
+SHARDING = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}
+
+
+def run_all(entries: list[dict]) -> None:
+    """Runs them in order, each with an engine of its own."""
+    # A group of processes that was destroyed is not built again.
+    PartialState.destroy_process_group = lambda self, group=None: None
+    for entry in entries:
+        AcceleratorState._reset_state(reset_partial_state=True)
+        GradientState._reset_state()
+        for name, value in SHARDING.items():
+            os.environ.pop(name, None)
+            if entry["sharded"]:
+                os.environ[name] = value
+        main([argument.replace("{rank}", os.environ["RANK"]) for argument in entry["arguments"]])
+
+
+if __name__ == "__main__":
+    run_all(json.loads(Path(sys.argv[1]).read_text()))
