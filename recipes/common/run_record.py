@@ -23,6 +23,7 @@ import torch
 
 import modeling_d2v
 from recipes.common.options import Options
+from recipes.common.storage import WriteError, writing
 from recipes.common.throughput import DTYPES
 
 
@@ -101,15 +102,20 @@ class RunRecord:
         self.save()
 
     def save(self) -> None:
-        """Writes the file, whole or not at all."""
+        """Writes the file, whole or not at all.
+
+        Raises:
+            WriteError: it cannot be written.
+        """
         draft = self.folder / f"{RECORD_FILE}.draft"
-        with open(draft, "w", encoding="utf-8") as file:
-            json.dump(self.content, file, indent=1, default=str)
-            file.write("\n")
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(draft, self.folder / RECORD_FILE)
-        (self.folder / _FORMER_FILE).unlink(missing_ok=True)
+        with writing("The record of the run", self.folder):
+            with open(draft, "w", encoding="utf-8") as file:
+                json.dump(self.content, file, indent=1, default=str)
+                file.write("\n")
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(draft, self.folder / RECORD_FILE)
+            (self.folder / _FORMER_FILE).unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
@@ -132,7 +138,7 @@ def recorded(record: RunRecord, run: Pretraining) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        with contextlib.suppress(OSError):  # a full disk, above all: what stopped the run is to be seen
+        with contextlib.suppress(WriteError):  # a full disk, above all: what stopped the run is to be seen
             stop(f"{type(error).__name__}: {error}")
         raise
     stop("finished")

@@ -6,10 +6,12 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from recipes.common import run_record
 from recipes.common.building import build_config
 from recipes.common.option_files import load_options, save_options
 from recipes.common.run_card import run_card
 from recipes.common.run_record import RunRecord, environment, read_record, recorded
+from recipes.common.storage import WriteError
 from recipes.common.throughput import SpeedMeter
 
 
@@ -61,15 +63,16 @@ def test_a_run_that_fails_says_why_and_its_continuation_adds_a_start(options, tm
     assert second["step"] == 3 and second["end"]["reason"] == "finished"
 
 
-def test_a_full_disk_does_not_hide_what_stopped_the_run(options, tmp_path, monkeypatch):
-    record = RunRecord(tmp_path)
-
-    def refuse():
+def test_a_full_disk_is_a_sentence_and_does_not_hide_what_stopped_the_run(options, tmp_path, monkeypatch):
+    def refuse(*_):
         raise OSError(28, "No space left on device")
 
-    with pytest.raises(ZeroDivisionError), recorded(record, fake_run(options)):
-        monkeypatch.setattr(record, "save", refuse)
+    with pytest.raises(ZeroDivisionError), recorded(RunRecord(tmp_path), fake_run(options)):
+        monkeypatch.setattr(run_record.os, "fsync", refuse)
         raise ZeroDivisionError
+    with pytest.raises(WriteError, match="The record of the run cannot be written to .*No space left"):
+        RunRecord(tmp_path).save()
+    assert "end" not in read_record(tmp_path)["starts"][0]  # what was there is whole
 
 
 def test_other_processes_write_nothing(options, tmp_path):
