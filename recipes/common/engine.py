@@ -36,9 +36,11 @@ def make_accelerator(options: Options) -> Accelerator:
         MissingDependencyError: a tracker is not installed.
     """
     if os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() == "true":
-        raise OptionError("The launcher asks for DeepSpeed, whose optimizer steps before a loss that is not finite can "
-                          "be skipped and whose checkpoints no other engine reads. FSDP2 cuts the same things apart: "
-                          "see recipes/configs/accelerate/fsdp2.yaml.")  # fmt: skip
+        raise OptionError(
+            "The launcher asks for DeepSpeed, whose optimizer steps before a gradient that is not finite can be "
+            "skipped, and whose checkpoints no other engine reads. FSDP2 cuts the same things apart: see "
+            "recipes/configs/accelerate/fsdp2.yaml."
+        )
     sharding = sharding_plugin()
     accelerator = Accelerator(
         cpu=options.cpu,

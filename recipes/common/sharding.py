@@ -27,9 +27,9 @@ def own_slice(value: Any) -> Any:
 
 def everywhere(value: Any) -> Any:
     """A sharded value as one that every process holds, still to be used with sharded ones; else as it is."""
-    return (
-        value.redistribute(placements=[Replicate()] * value.device_mesh.ndim) if isinstance(value, DTensor) else value
-    )
+    if not isinstance(value, DTensor):
+        return value
+    return value.redistribute(placements=[Replicate()] * value.device_mesh.ndim)
 
 
 def like(value: Any, target: Any) -> Any:
