@@ -12,6 +12,7 @@ from recipes.common.building import build_config
 from recipes.common.flops import BatchShape, StepFlops
 from recipes.common.option_files import find_config, load_options, pretraining_configs
 from recipes.common.scaling import scale_batch
+from recipes.common.start_advice import advice_at_start
 from recipes.smoke import main as smoke
 from recipes.smoke import parameters
 
@@ -154,6 +155,12 @@ def work_of_a_step(options):
 
 
 @pytest.mark.parametrize("name", [*PUBLISHED, *SHORTENED])
+def test_the_advice_at_the_start_has_nothing_against_it(name):
+    options = scale_batch(load_options(name))
+    assert list(advice_at_start(options, build_config(options))) == []
+
+
+@pytest.mark.parametrize("name", [*PUBLISHED, *SHORTENED])
 def test_the_guide_lists_it(name):
     guide = (Path(__file__).resolve().parents[2] / "docs" / "pretraining.md").read_text()
     (line,) = [line for line in guide.splitlines() if line.startswith(f"| `{name}`")]
@@ -164,6 +171,13 @@ def test_the_guide_lists_it(name):
     assert cells[1] == options.model["preset"] and cells[3] == f"{options.max_steps:,}"
     assert cells[2].split()[0] == f"{section.batch_tokens or section.batch_size:,}"
     assert cells[4] == re.search(r"^# Work: ([\d.]+) EFLOP", find_config(name).read_text(), re.M)[1]
+
+
+def test_a_configuration_starts_at_reduced_size(capsys):
+    """With scaled batches of a token budget, in parts."""
+    (row,) = smoke(["audio_base_1gpu", "--steps", "4"])
+    assert row["steps"] == 4 and row["parameters"] == "93.8 M" and 0 < float(row["last loss"])
+    assert capsys.readouterr().out.splitlines()[-1].split()[:3] == ["audio_base_1gpu", "audio-base", "93.8"]
 
 
 @pytest.mark.slow
