@@ -37,7 +37,8 @@ def _memory(found: dict[str, Any]) -> list[str]:
     rows = [_row(names.get(name, name), readable_bytes(size)) for name, size in found["parts"].items()]
     if found["before"]:
         rows.append(_row("libraries and data", readable_bytes(found["before"])))
-    rows.append(_row("estimate", readable_bytes(found["estimate"] + found["before"])))
+    estimate = "estimate" if found["largest"] else "estimate without activations"
+    rows.append(_row(estimate, readable_bytes(found["estimate"] + found["before"])))
     if found["measured"] is not None:
         rows.append(_row("measured", readable_bytes(found["measured"])))
     if found["failure"] is not None:
