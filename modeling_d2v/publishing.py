@@ -101,7 +101,8 @@ def find_checkpoint(path: str | PathLike) -> Path:
             if settings.get("model_type") != Data2VecConfig.model_type:
                 raise ValueError(
                     f"{folder} holds a {settings.get('model_type')!r} model, not one of this package. "
-                    "recipes/convert.py converts data2vec models of transformers and of the reference implementation."
+                    "recipes/convert.py converts data2vec models of transformers and of the reference implementation; "
+                    "encoders of transformers that were pretrained further (`final_backbone`) go up with `hf upload`."
                 )
             return folder
     if (root / "adapter_config.json").is_file():

@@ -9,6 +9,7 @@ import subprocess
 import sys
 
 import pytest
+import yaml
 from accelerate.state import AcceleratorState, GradientState
 from finetuning_example import make_trainer
 from finetuning_example import run as finetune
@@ -168,17 +169,21 @@ def test_a_report_that_is_none_is_named(run, tmp_path):
         publish_checkpoint(run, "user/x", probes=[tmp_path / "report.json"], dry_run=True)
 
 
+def change_options(run, data, start):
+    options = yaml.safe_load((run / "run.yaml").read_text())
+    options["data"]["vision"], options["init_from"] = data, start
+    (run / "run.yaml").write_text(yaml.safe_dump(options))
+
+
 def test_paths_of_the_machine_stay_out_of_the_card(run):
-    options = (run / "run.yaml").read_text().replace("vision: null", "vision: /data/mine/digits", 1)
-    (run / "run.yaml").write_text(options.replace("init_from: null", "init_from: /models/old/final"))
+    change_options(run, "/data/mine/digits", "/models/old/final")
     card = run_card(run, tiny_config("vision"), "me/x")
     assert "/data" not in card and "/models" not in card and str(run.parent) not in card
     assert "| vision | `digits` |" in card and "| started from | `final` |" in card
 
 
 def test_data_and_start_on_the_hub_are_linked(run):
-    options = (run / "run.yaml").read_text().replace("vision: null", "vision: user/pictures:small", 1)
-    (run / "run.yaml").write_text(options.replace("init_from: null", "init_from: user/start"))
+    change_options(run, "user/pictures:small", "user/start")
     card = ModelCard(run_card(run, tiny_config("vision"), "me/x", license="mit"))
     assert card.data.datasets == ["user/pictures"] and card.data.base_model == "user/start"
 
