@@ -29,7 +29,7 @@ from recipes.common.storage import writing
 logger = logging.getLogger(__name__)
 
 TOLERATED = 10
-"""Bad samples of a modality that never stop a run: of a few that were met, a share says nothing yet."""
+"""Bad samples of a modality that never stop a run, and draws of them: of so few, a share says nothing yet."""
 MAX_WARNINGS = 5
 """Bad samples of a modality that are named on the screen."""
 MAX_DETAIL = 300
@@ -47,20 +47,23 @@ class BadSampleLedger:
         accelerator: of the run.
 
     Attributes:
-        reads: records read by modality, over all processes and all parts of the run.
+        draws: samples drawn by modality, over all processes and all parts of the run.
+        bad_draws: those of them that were bad, as often as they were drawn.
         counts: bad samples by modality and reason.
     """
 
     def __init__(self, path: Path, max_fraction: float, accelerator: Accelerator):
         self.path, self.max_fraction = Path(path), max_fraction
         self.rank, self.processes = accelerator.process_index, accelerator.num_processes
-        self.reads: Counter[str] = Counter()
+        self.draws: Counter[str] = Counter()
+        self.bad_draws: Counter[str] = Counter()
         self.counts: dict[str, Counter[str]] = {}
         self._sizes: dict[str, int | None] = {}
         self._known: set[tuple[str, str, str, int]] = set()
         self._seen: dict[tuple[str, str, str, str], np.ndarray] = {}
         self._new: list[tuple[int, int, BadRecord]] = []
-        self._new_reads: Counter[str] = Counter()
+        self._new_draws: Counter[str] = Counter()
+        self._new_bad_draws: Counter[str] = Counter()
         self._on_disk = True
 
     def prepare(self, sizes: Mapping[str, int | None], report: DataReport) -> None:
@@ -102,15 +105,16 @@ class BadSampleLedger:
         Args:
             to_disk: return when the disk holds it, as a checkpoint needs that the machine may lose power after.
         """
-        own = (self._new, self._new_reads)
+        own = (self._new, self._new_draws, self._new_bad_draws)
         parts = gather_object([own]) if self.processes > 1 else [own]
-        self._new, self._new_reads = [], Counter()
+        self._new, self._new_draws, self._new_bad_draws = [], Counter(), Counter()
         fresh = []
-        for _, reads in parts:
-            self.reads.update(reads)
+        for _, draws, bad_draws in parts:
+            self.draws.update(draws)
+            self.bad_draws.update(bad_draws)
         # In an order that does not depend on the processes, the first one that met a sample before the others.
         met = sorted(
-            (entry for new, _ in parts for entry in new), key=lambda entry: (entry[0], entry[2].key, entry[1])
+            (entry for new, *_ in parts for entry in new), key=lambda entry: (entry[0], entry[2].key, entry[1])
         )
         for step, rank, record in met:
             if record.key not in self._known:
@@ -133,20 +137,36 @@ class BadSampleLedger:
             TrainingStopped: it is above `max_fraction` in a modality.
         """
         for modality, reasons in self.counts.items():
-            bad, met = reasons.total(), self.met(modality)
-            tolerated = max(TOLERATED, self.max_fraction * met) if self.max_fraction else 0
-            if self.max_fraction < 1 and bad > tolerated:
+            share = self._share_above_limit(modality, reasons.total())
+            if share:
                 raise TrainingStopped(
-                    f"{bad:,} of the {met:,} {modality} samples met so far cannot be used, more than "
-                    f"max_bad_fraction={self.max_fraction:g} allows: {_listed(reasons)}. {self.path} names each one "
-                    "and the reason. Repair the files, remove that list and give the same command again; or allow "
-                    "more with max_bad_fraction (1 = any number)."
+                    f"{share} cannot be used, more than max_bad_fraction={self.max_fraction:g} allows. Met so far: "
+                    f"{_listed(reasons)}. {self.path} names each one and the reason. Repair the files, remove that "
+                    "list and give the same command again; or allow more with max_bad_fraction (1 = any number)."
                 )
 
-    def met(self, modality: str) -> int:
-        """Different samples of a modality that were met; at most, where some of them are drawn at random."""
-        size = self._sizes.get(modality)
-        return self.reads[modality] if size is None else min(self.reads[modality], size)
+    def _share_above_limit(self, modality: str, bad: int) -> str | None:
+        """What shows that too many of the samples are bad; None when nothing does."""
+        size, draws, hits = self._sizes.get(modality), self.draws[modality], self.bad_draws[modality]
+        limit, tolerated = self.max_fraction, TOLERATED if self.max_fraction else 0
+        if limit == 1 or bad <= tolerated:
+            return None
+        if size is not None and bad > limit * size:
+            return f"{bad:,} of the {size:,} {modality} samples"
+        # Each epoch draws every sample once, so the share of draws is that of samples, long before all were met.
+        if hits > max(tolerated, limit * draws):
+            return f"{hits:,} of the {draws:,} {modality} samples that were drawn"
+        return None
+
+    def state(self) -> dict[str, list[int]]:
+        """What `restore` takes, for a checkpoint: JSON values."""
+        return {name: [count, self.bad_draws[name]] for name, count in self.draws.items()}
+
+    def restore(self, state: Mapping[str, list[int]]) -> None:
+        """Goes on with the counts of a checkpoint."""
+        for name, (draws, bad_draws) in state.items():
+            self.draws[name] += draws
+            self.bad_draws[name] += bad_draws
 
     def record(self) -> dict[str, int]:
         """Number of bad samples by modality, for a log record."""
@@ -165,9 +185,8 @@ class BadSampleLedger:
         if self.rank == 0:
             for name, reasons in self.counts.items():
                 logger.warning(
-                    "%s of the %s %s samples that were met cannot be used and were replaced or left out: %s. See %s.",
+                    "%s %s samples cannot be used and were replaced or left out: %s. See %s.",
                     f"{reasons.total():,}",
-                    f"{self.met(name):,}",
                     name,
                     _listed(reasons),
                     self.path,
@@ -180,7 +199,8 @@ class BadSampleLedger:
         }
 
     def _take(self, step: int, report: DataReport) -> None:
-        self._new_reads.update(report.reads)
+        self._new_draws.update(report.draws)
+        self._new_bad_draws.update(report.bad_draws)
         for record in report.bad.values():
             detail = " ".join(record.detail.split())[:MAX_DETAIL]
             self._new.append((step, self.rank, record._replace(detail=detail)))

@@ -72,29 +72,39 @@ class DataReport:
     """What was met while something was prepared.
 
     Attributes:
-        reads: records that were asked for, by modality, bad ones included.
+        draws: samples that were asked for, by modality; those that only stood in for a bad one do not count, as bad
+            samples often lie side by side.
+        bad_draws: those of them that were bad.
         bad: bad samples, once each, in the order in which they were met.
         notes: samples that were used all the same, as (modality, source, split, row, note).
-        last: data set and index of the record that was read last.
+        last: data set and index of the record that was read last, and whether it was asked for.
+        retrying: whether everything at present stands in for a bad sample.
     """
 
-    reads: dict[str, int] = field(default_factory=dict)
+    draws: dict[str, int] = field(default_factory=dict)
+    bad_draws: dict[str, int] = field(default_factory=dict)
     bad: dict[tuple[str, str, str, int], BadRecord] = field(default_factory=dict)
     notes: list[tuple[str, str, str, int, str]] = field(default_factory=list)
-    last: tuple[Any, int] | None = None
+    last: tuple[Any, int, bool] | None = None
+    retrying: bool = False
 
-    def read(self, dataset: Any, index: int) -> None:
-        """Records that a data set reads one of its samples."""
-        self.reads[dataset.modality] = self.reads.get(dataset.modality, 0) + 1
-        self.last = dataset, index
+    def read(self, dataset: Any, index: int, drawn: bool = True) -> None:
+        """Records that a data set reads one of its samples, which was asked for or not."""
+        self._count(self.draws, dataset.modality, drawn)
+        self.last = dataset, index, drawn
 
-    def reject(self, record: BadRecord) -> None:
-        """Records a bad sample."""
+    def reject(self, record: BadRecord, drawn: bool = True) -> None:
+        """Records a bad sample, which was asked for or not."""
+        self._count(self.bad_draws, record.modality, drawn)
         self.bad.setdefault(record.key, record)
+
+    def _count(self, counts: dict[str, int], modality: str, drawn: bool) -> None:
+        if drawn and not self.retrying:
+            counts[modality] = counts.get(modality, 0) + 1
 
     def packed(self) -> DataReport:
         """The same without what only its process understands."""
-        return DataReport(self.reads, self.bad, self.notes)
+        return DataReport(self.draws, self.bad_draws, self.bad, self.notes)
 
 
 _collected: ContextVar[DataReport | None] = ContextVar("data_report", default=None)
@@ -120,7 +130,7 @@ def keep_report(report: DataReport, path: Path) -> None:
     """Keeps what was met while a data set was read as a whole, for those who will read what was made of it."""
     bad = [record[3:] for record in report.bad.values()]
     draft = path.with_suffix(".draft")
-    draft.write_text(json.dumps({"reads": sum(report.reads.values()), "bad": bad}), encoding="utf-8")
+    draft.write_text(json.dumps({"draws": sum(report.draws.values()), "bad": bad}), encoding="utf-8")
     draft.replace(path)
 
 
@@ -130,7 +140,7 @@ def repeat_report(path: Path, dataset: Any) -> None:
     if report is None or not path.is_file():
         return
     kept = json.loads(path.read_text(encoding="utf-8"))
-    report.reads[dataset.modality] = report.reads.get(dataset.modality, 0) + kept["reads"]
+    report.draws[dataset.modality] = report.draws.get(dataset.modality, 0) + kept["draws"]
     for fields in kept["bad"]:
         report.reject(BadRecord(dataset.modality, dataset.source, dataset.split, *fields))
 
@@ -167,16 +177,16 @@ def usable_item(
     Raises:
         NoUsableSample: there is none.
     """
-    report, identity, error = collecting(), None, None
+    report, identity, error = collecting() or DataReport(), None, None
     for candidate in candidates(index, len(dataset)):
-        if report is not None:
-            report.last = None
+        report.last, report.retrying = None, error is not None
         record = dataset[candidate]
-        origin = None if report is None else report.last
+        origin = report.last
         identity = record["id"] if identity is None else identity
         try:
             item = transform({**record, "id": identity}, seed=seed)
             check_item(item)
+            report.retrying = False
             return item
         except (MissingDependencyError, NoUsableSample):
             raise
@@ -185,7 +195,8 @@ def usable_item(
         except Exception as problem:  # it is for libraries to say what a sample of some kind makes them raise
             error = BadSample("transform failed", f"{type(problem).__name__}: {problem}")
         if origin is not None:
-            origin[0].reject(origin[1], error)
+            data, place, drawn = origin
+            data.reject(place, error, drawn)
     raise NoUsableSample(f"Not one of the {modality} samples that were tried can be used; the last one: {error}")
 
 

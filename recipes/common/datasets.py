@@ -105,7 +105,7 @@ class RawDataset(Dataset):
         tried = 0
         for candidate in candidates(index, len(self)):
             try:
-                return self.load(candidate) | {"id": index}
+                return self._load(candidate, drawn=not tried) | {"id": index}
             except BadSample:
                 tried += 1
         which = f"the {tried}" if tried == len(self) else f"{tried} of the {len(self)}"
@@ -117,13 +117,17 @@ class RawDataset(Dataset):
         Raises:
             BadSample: If it is bad; it is then counted in `bad`.
         """
+        return self._load(index, drawn=True)
+
+    def _load(self, index: int, drawn: bool) -> dict[str, Any]:
+        """Record `index`, which was asked for (`drawn`) or stands in for another one."""
         report = collecting()
         if report is not None:
-            report.read(self, index)
+            report.read(self, index, drawn)
         try:
             value = self._cache[index] if index in self._cache else self._decode(index)
         except BadSample as error:
-            self.reject(index, error)
+            self.reject(index, error, drawn)
             raise
         record = {"id": index, INPUT_KEYS[self.modality]: value}
         if isinstance(value, tuple):
@@ -189,15 +193,21 @@ class RawDataset(Dataset):
         path = value.get("path") if isinstance(value, dict) else None
         return f"row {row} ({path})" if path else f"row {row}"
 
-    def reject(self, index: int, error: BadSample) -> None:
-        """Count a sample as bad, and log it unless there were many: the report of `bad` has them all."""
+    def reject(self, index: int, error: BadSample, drawn: bool = True) -> None:
+        """Count a sample as bad, and log it unless there were many: the report of `bad` has them all.
+
+        Args:
+            index: The sample.
+            error: Why it is bad.
+            drawn: Whether it was asked for, or stands in for another one.
+        """
         known, report = self.bad.is_bad(index), collecting()
         self.bad.mark(index, error.reason)
         if report is not None:
             # Whoever collects also reports; it is told each time, as another process may have met the sample first.
             # File names are bytes, which need not be text.
             name = self.name_of(index).encode("utf-8", "backslashreplace").decode("utf-8")
-            report.reject(BadRecord(*self._place(index), name, error.reason, error.detail))
+            report.reject(BadRecord(*self._place(index), name, error.reason, error.detail), drawn)
         elif not known and not self._quiet:
             total = self.bad.total
             self._quiet = total >= MAX_WARNINGS

@@ -218,8 +218,8 @@ class Options:
     patience: int = 5
     """Log lines in a row that must agree before a run is stopped or warned; a few stop four times as late."""
     max_bad_fraction: float = 0.01
-    """Stop when more than this share of a modality's samples cannot be used, and more than ten of them; 1 = never,
-    0 = at the first one. They are replaced, and listed in `bad_samples.jsonl`."""
+    """Stop when more than this share of a modality's samples, or of those drawn so far, cannot be used, and more than
+    ten of them; 1 = never, 0 = at the first one. They are replaced, and listed in `bad_samples.jsonl`."""
     min_target_std: float = 0.05
     """Stop when the targets' standard deviation over a batch is below this; 0 = never."""
     min_prediction_std: float = 0.01

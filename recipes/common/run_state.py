@@ -36,7 +36,7 @@ def save_run(run: Pretraining) -> Path:
         "seconds": run.seconds,
         "samples": run.meter.samples,
         "logged": run.logged,
-        "reads": dict(run.bad_samples.reads),
+        "draws": run.bad_samples.state(),
         "processes": run.accelerator.num_processes,
         "data": run.steps.fingerprint,
     }
@@ -101,7 +101,7 @@ def resume_run(run: Pretraining, checkpoint: Path) -> None:
     progress = content["progress"]
     run.step, run.seconds, run.meter.samples = progress["step"], progress["seconds"], progress["samples"]
     run.logged = progress.get("logged", 0)
-    run.bad_samples.reads.update(progress.get("reads", {}))
+    run.bad_samples.restore(progress.get("draws", {}))
     restore_counts(run.finite, progress)
     if content["own"] is not None:
         run.meter.window.restore(content["own"]["state"])

@@ -214,33 +214,34 @@ class OneProcess:
     process_index, num_processes = 0, 1
 
 
-def ledger(path, max_fraction, size, reads, bad, modality="vision"):
+def ledger(path, max_fraction, size, draws, bad, hits, modality="vision"):
     found = BadSampleLedger(path, max_fraction, OneProcess())
     records = [BadRecord(modality, "a", "train", row, f"row {row}", "empty", "") for row in range(bad)]
     found.prepare({modality: size}, DataReport())
-    found.add(1, [DataReport({modality: reads}, {record.key: record for record in records})])
+    found.add(1, [DataReport({modality: draws}, {modality: hits}, {record.key: record for record in records})])
     return found
 
 
 @pytest.mark.parametrize(
-    ("max_fraction", "size", "reads", "bad", "stops"),
+    ("max_fraction", "size", "draws", "bad", "hits", "stops"),
     [
-        (0.01, 3, 3, 1, False),
-        (0.01, 1000, 500, 10, False),
-        (0.01, 1000, 500, 11, True),
-        (0.01, 10_000, 2000, 20, False),
-        (0.01, 10_000, 2000, 21, True),
-        (0.01, 1500, 9000, 16, True),  # read often, met once
-        (0.01, None, 9000, 16, False),  # nobody knows how many a stream has
-        (0.0, 1000, 500, 1, True),
-        (0.0, 1000, 500, 0, False),
-        (1.0, 30, 30, 30, False),
+        (0.01, 3, 300, 1, 100, False),
+        (0.01, 1000, 500, 10, 10, False),
+        (0.01, 1000, 500, 11, 5, True),  # whatever is still to come, it is more than a hundredth
+        (0.01, 10**6, 2000, 20, 20, False),
+        (0.01, 10**6, 2000, 21, 21, True),  # of those drawn so far
+        (0.01, 10**6, 20, 100, 1, False),  # one that was drawn, and its neighbours that might have stood in
+        (0.01, None, 9000, 95, 90, False),  # nobody knows how many a stream has
+        (0.01, None, 9000, 95, 91, True),
+        (0.0, 1000, 500, 1, 1, True),
+        (0.0, 1000, 500, 0, 0, False),
+        (1.0, 30, 30, 30, 30, False),
     ],
 )
-def test_share_above_which_a_run_stops(tmp_path, max_fraction, size, reads, bad, stops):
-    found = ledger(tmp_path / "bad_samples.jsonl", max_fraction, size, reads, bad)
+def test_share_above_which_a_run_stops(tmp_path, max_fraction, size, draws, bad, hits, stops):
+    found = ledger(tmp_path / "bad_samples.jsonl", max_fraction, size, draws, bad, hits)
     if stops:
-        with pytest.raises(TrainingStopped, match=f"^{bad} of the .* vision .*{bad} empty"):
+        with pytest.raises(TrainingStopped, match=rf"^{bad} of the .* vision .*{bad} empty|^{hits} of the .* drawn"):
             found.check()
     else:
         found.check()
@@ -248,7 +249,7 @@ def test_share_above_which_a_run_stops(tmp_path, max_fraction, size, reads, bad,
 
 
 def test_only_the_first_bad_samples_are_shown(tmp_path, caplog):
-    ledger(tmp_path / "bad_samples.jsonl", 1, 100, 100, 50)
+    ledger(tmp_path / "bad_samples.jsonl", 1, 100, 100, 50, 50)
     assert len(caplog.records) == 6 and "row 4" in caplog.text and "row 5" not in caplog.text
     assert len(read_log(tmp_path / "bad_samples.jsonl")) == 50
 
@@ -271,7 +272,14 @@ def test_each_step_reports_all_that_it_met_also_what_was_met_before():
         with collect_data_report() as report:
             assert data[1]["text"] == "c"
         assert list(report.bad.values()) == [BadRecord("text", "here", "train", 1, "row 1", "empty", "no text")]
-        assert report.reads == {"text": 2}
+        assert report.draws == report.bad_draws == {"text": 1}, "the one that stood in was not asked for"
+
+
+def test_a_damaged_folder_counts_as_one_when_it_is_drawn_once():
+    data = texts(*["good"] * 1000, *[""] * 80, *["good"] * 1000)
+    with collect_data_report() as report:
+        data[1000]
+    assert len(report.bad) == 80 and report.draws == report.bad_draws == {"text": 1}
 
 
 def test_what_could_not_be_read_once_is_not_read_again_but_for_missing_files(tmp_path):
@@ -396,7 +404,8 @@ def test_tokens_that_another_run_kept_come_with_what_it_met(tmp_path):
             PackedTextDataset(documents, tokenizer, 8, cache_dir=tmp_path / "tokens")
         reports.append(report)
     assert {record.name: record.reason for record in reports[0].bad.values()} == reasons
-    assert reports[0].bad == reports[1].bad and reports[0].reads == reports[1].reads == {"text": 43}
+    assert reports[0].bad == reports[1].bad and reports[0].draws == reports[1].draws == {"text": 43}
+    assert reports[0].bad_draws == reports[1].bad_draws == {"text": 6}
 
 
 def test_the_sentence_of_a_worker_comes_without_its_traceback():
