@@ -2,6 +2,7 @@
 
 import json
 
+import fsspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -9,17 +10,23 @@ import pytest
 import soundfile
 import torch
 import yaml
+from accelerate.state import AcceleratorState, GradientState
 from datasets import Audio, Dataset, Image
 from PIL import Image as Pictures
+from safetensors.torch import load_file
 
+from recipes.common import datasets as module
 from recipes.common.batches import load_steps
 from recipes.common.building import build_config, build_steps, open_sources
-from recipes.common.datasets import open_dataset
+from recipes.common.datasets import RawDataset, open_dataset
+from recipes.common.lengths import sample_counts
 from recipes.common.option_files import load_options
 from recipes.common.parquet_stream import ParquetRows
 from recipes.common.sample_order import Mixture
+from recipes.common.tables import Table, identity_of
 from recipes.common.text_stream import TextRows
 from recipes.common.tokenizer import build_tokenizer
+from recipes.pretrain import main
 
 
 MODEL = {
@@ -182,6 +189,58 @@ def test_a_stream_reads_every_row_group_once_a_block_and_starts_anywhere(data, m
         steps[step]
     assert len(set(read)) == 9 and len(read) <= 2 * 9, "groups at the border of two blocks are read for each"
     assert rows.column("speaker") == [f"speaker {number % 3}" for number in range(29)]
+
+
+def test_samples_are_decoded_in_the_worker_processes(data, monkeypatch):
+    decoded, original = [], module.decode_audio
+    monkeypatch.setattr(module, "decode_audio", lambda *value: decoded.append(1) or original(*value))
+    for streaming in (False, True):
+        steps = steps_of(data, "audio", data / "clips", streaming)
+        assert len(list(load_steps(steps, 0, 2, num_workers=1))) == 2 and not decoded
+    assert steps[0] and len(decoded) == 4
+
+
+def test_remote_files_are_read_where_they_are(data):
+    memory = fsspec.filesystem("memory")
+    for path in (data / "clips").iterdir():
+        memory.pipe_file(f"/hub/{path.name}", path.read_bytes())
+    rows = ParquetRows([f"memory://hub/train-{number:05}-of-00003.parquet" for number in range(3)])
+    rows.columns = ["audio"]
+    whole = open_dataset("audio", str(data / "clips"))
+    assert rows[17] == whole.table.values[17] and identity_of(rows) != identity_of(whole.table.values)
+    with pytest.raises(ValueError, match="could only be found by downloading all of them"):
+        sample_counts(RawDataset("audio", Table(rows)))
+
+
+def test_data_of_the_hub_that_is_not_parquet_is_refused(monkeypatch):
+    class Builder:
+        class config:
+            data_files = {"train": ["hf://datasets/a/b/train.csv"]}
+
+    monkeypatch.setattr("datasets.load_dataset_builder", lambda *_: Builder)
+    with pytest.raises(ValueError, match="a/b is not stored as parquet"):
+        open_dataset("text", "a/b", stream_block=10)
+
+
+def test_a_run_goes_on_from_a_checkpoint_streaming_or_not(data, tmp_path):
+    config = tmp_path / "config.yaml"
+    tree = {"cpu": True, "max_steps": 6, "checkpoint_every": 3, "log_every": 1, "optim": {"schedule_steps": 6}}
+    model = {key: value for key, value in MODEL.items() if key not in ("vision_config", "text_config")}
+    model["audio_config"] = {"conv_dim": [16] * 7, "num_masks": 2, "decoder_layers": 1, "decoder_hidden_size": 32}
+    section = {"batch_tokens": 60, "bucket_steps": 2, "transform": {"crop_seconds": [0.1, 0.3]}}
+    source = {"audio": str(data / "clips"), "shuffle_buffer": 10}
+    config.write_text(yaml.safe_dump({**tree, "model": model, "audio": section, "data": source}))
+
+    def run(folder, *overrides):
+        AcceleratorState._reset_state(reset_partial_state=True)
+        GradientState._reset_state()
+        main([str(config), f"output_dir={tmp_path / folder}", *overrides])
+        return load_file(tmp_path / folder / "final" / "model.safetensors")
+
+    expected = run("whole", "data.streaming=true")
+    run("broken", "max_steps=3", "data.streaming=true")
+    resumed = run("broken")
+    assert all(torch.equal(expected[name], resumed[name]) for name in expected)
 
 
 def test_rows_of_parquet_files_are_those_of_the_data_set(data):
