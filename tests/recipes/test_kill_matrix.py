@@ -1,6 +1,7 @@
 """Kill matrix: a run that is killed again and again ends with the weights that it would have had without.
 
-Also a program, for more kills than a test should take: `python tests/recipes/test_kill_matrix.py 20`.
+Also a program, for more kills than a test should take, with the number of kills and perhaps of processes and data
+workers: `python tests/recipes/test_kill_matrix.py 20 2 0`.
 """
 
 import json
@@ -233,8 +234,9 @@ def test_killed_run_ends_with_the_weights_it_would_have_had(server, tmp_path, ra
 if __name__ == "__main__":
     import tempfile
 
+    number, *chosen = map(int, sys.argv[1:])
     with RunServer() as program:
-        for setting in ((1, 0), (1, 2), (2, 0)):
+        for setting in [chosen] if chosen else ((1, 0), (1, 2), (2, 0)):
             place = Path(tempfile.mkdtemp(prefix="kill_matrix_"))
-            play(program, place / "runs", *setting, int(sys.argv[1]))
+            play(program, place / "runs", *setting, number)
             shutil.rmtree(place)
