@@ -1,11 +1,11 @@
-"""Plot the log of one or several pretraining runs: loss and standard deviations by modality.
+"""Plot the log of one or several pretraining runs: loss, standard deviations and online probe by modality.
 
     python recipes/plot.py runs/demo --output docs/demo.png
     python recipes/plot.py runs/a runs/b runs/c --output docs/seeds.png
 
-One row of panels a modality, its loss on the left, the standard deviation of targets and predictions on the right. A
-standard deviation that goes to zero is a collapse; a healthy one together with a falling loss is still no proof that
-anything was learned, for which there is recipes/probe.py.
+One row of panels a modality, its loss on the left, then the standard deviation of targets and predictions, and the
+accuracy of the online probe where a run has one. A standard deviation that goes to zero is a collapse; a healthy one
+together with a falling loss is still no proof that anything was learned, for which there are probes.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from recipes.common.runlog import read_log
 
 
 MODALITIES = ("vision", "audio", "text")
+PROBES = ("knn", "linear")
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")
 """Okabe and Ito's colours, which colour-blind readers tell apart; one a run."""
 
@@ -65,7 +66,12 @@ def plot_runs(runs: Sequence[str | Path], output: str | Path) -> Path:
     shown = [m for m in MODALITIES if any(f"{m}/loss" in record for log in logs for record in log)]
     if not shown:
         raise ValueError(f"No loss was found in {', '.join(map(str, paths))}; the run may have stopped too early.")
-    figure, axes = plt.subplots(len(shown), 2, figsize=(9, 2.4 * len(shown) + 0.6), squeeze=False, sharex=True)
+    probes = [f"{modality}/probe_{kind}" for modality in shown for kind in PROBES]
+    probed = any(key in record for log in logs for record in log for key in probes)
+    columns = 3 if probed else 2
+    figure, axes = plt.subplots(
+        len(shown), columns, figsize=(4.5 * columns, 2.4 * len(shown) + 0.6), squeeze=False, sharex=True
+    )
     for row, modality in zip(axes, shown, strict=True):
         for log, name, colour in zip(logs, names, COLOURS * len(logs), strict=False):
             # A line through one point shows nothing.
@@ -73,6 +79,8 @@ def plot_runs(runs: Sequence[str | Path], output: str | Path) -> Path:
             row[0].plot(*_series(log, f"{modality}/loss"), label=name, **style)
             row[1].plot(*_series(log, f"{modality}/target_std"), **style)
             row[1].plot(*_series(log, f"{modality}/prediction_std"), linestyle="--", **style)
+            if probed:
+                _plot_probe(row[2], log, modality, style)
         row[0].set_ylabel(modality, fontsize=12)
         for panel in row:
             panel.grid(alpha=0.3)
@@ -80,6 +88,8 @@ def plot_runs(runs: Sequence[str | Path], output: str | Path) -> Path:
             panel.spines[["top", "right"]].set_visible(False)
     axes[0, 0].set_title("loss")
     axes[0, 1].set_title("standard deviation: targets (solid), predictions (dashed)", fontsize=10)
+    if probed:
+        axes[0, 2].set_title("accuracy of the probe in %, chance dotted", fontsize=10)
     for panel in axes[-1]:
         panel.set_xlabel("step")
     if len(logs) > 1:
@@ -90,6 +100,16 @@ def plot_runs(runs: Sequence[str | Path], output: str | Path) -> Path:
     figure.savefig(output, dpi=110)
     plt.close(figure)
     return output
+
+
+def _plot_probe(panel, log: list[dict], modality: str, style: dict) -> None:
+    """Draw the accuracies of the online probe, and what is to be reached without learning anything."""
+    for kind, marker in zip(PROBES, "os", strict=True):
+        steps, values = _series(log, f"{modality}/probe_{kind}")
+        panel.plot(steps, values, **{**style, "marker": marker, "markersize": 3})
+        for compared in (f"{modality}/probe_{kind}_random", f"{modality}/probe_chance"):
+            for value in _series(log, compared)[1][:1] if steps else []:
+                panel.axhline(value, color=style["color"], linewidth=1, linestyle=":")
 
 
 def _series(log: list[dict], key: str) -> tuple[list[int], list[float]]:

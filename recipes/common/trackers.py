@@ -12,12 +12,13 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from accelerate import Accelerator
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
 from accelerate.utils import LoggerType
 
 from recipes.common.option_files import flatten
-from recipes.common.optional import MissingDependencyError
+from recipes.common.optional import MissingDependencyError, need
 from recipes.common.options import OptionError, Options
 from recipes.common.run_record import RunRecord
 from recipes.common.throughput import SPEED_FACTS
@@ -113,6 +114,21 @@ class Trackers:
                 self.in_a_row[tracker.name] = 0
             except Exception as error:
                 self._failed(tracker, f"{type(error).__name__}: {error}", record["step"])
+
+    def log_images(self, pictures: dict[str, Path], step: int) -> None:
+        """Gives pictures to the trackers that take some, as arrays of one picture each (1, H, W, 3)."""
+        takers = [tracker for tracker in self.active if hasattr(tracker, "log_images")]
+        if not takers:
+            return
+        image = need("PIL.Image", "vision")
+        values = {name: np.asarray(image.open(path).convert("RGB"))[None] for name, path in pictures.items()}
+        for tracker in takers:
+            try:
+                tracker.log_images(
+                    values, step=step, **{"dataformats": "NHWC"} if tracker.name == "tensorboard" else {}
+                )
+            except Exception as error:
+                self._failed(tracker, f"{type(error).__name__}: {error}", step)
 
     def _failed(self, tracker: Any, what: str, step: int) -> None:
         """Says so once; leaves a tracker alone that keeps failing."""
