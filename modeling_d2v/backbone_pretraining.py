@@ -59,7 +59,6 @@ class BackboneForPreTraining(EmaTeacher, PreTrainedModel):
         self._no_split_modules = self.backbone._no_split_modules
         self.post_init()
         self.reset_teacher()
-        self._freeze(config.untrained)
 
     @classmethod
     def from_backbone(
@@ -91,12 +90,13 @@ class BackboneForPreTraining(EmaTeacher, PreTrainedModel):
         pretraining.reset_teacher()
         frozen = [name for name, parameter in model.named_parameters() if not parameter.requires_grad]
         pretraining.config.untrained = sorted({*frozen, *pretraining.eval().try_out()})
-        pretraining._freeze(pretraining.config.untrained)
+        pretraining._seed_teacher(set())
         return pretraining
 
-    def _freeze(self, names: list[str] | None) -> None:
-        # Distributed engines need a gradient of whatever is trained.
-        for name in names or ():
+    def _seed_teacher(self, missing: set[str]) -> None:
+        super()._seed_teacher(missing)
+        # Here, as loading makes new parameters. Distributed engines need a gradient of whatever is trained.
+        for name in self.config.untrained or ():
             self.backbone.get_parameter(name).requires_grad_(False)
 
     @property

@@ -98,6 +98,22 @@ def test_the_encoders_own_masks_are_off_while_it_trains(kind):
     assert getattr(plain, "apply_spec_augment", True) and plain.layerdrop == 0.9 and source.config.layerdrop == 0.9
 
 
+def test_what_is_not_trained_stays_as_it_is(tmp_path):
+    source = encoder("wav2vec2-conformer")
+    source.feature_extractor.requires_grad_(False)
+    pretraining(source).save_pretrained(tmp_path)
+    model = BackboneForPreTraining.from_pretrained(tmp_path).train()
+    model(**inputs_of("wav2vec2-conformer")).loss.backward()
+    still = {name for name, parameter in model.backbone.named_parameters() if not parameter.requires_grad}
+    # Rotary positions, the default, leave the convolutional ones unused.
+    assert {name.split(".")[0] for name in still} == {"feature_extractor", "encoder"} and still == {
+        *model.config.untrained
+    }
+    assert all("pos_conv_embed" in name for name in still if name.startswith("encoder"))
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    assert trained and all(parameter.grad is not None for parameter in trained)
+
+
 def hand_targets(kind, teacher, inputs):
     """The same by other means: the layers called one after another, or their outputs as transformers gives them."""
     if kind == "vit":

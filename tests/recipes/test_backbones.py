@@ -10,16 +10,17 @@ import transformers
 import yaml
 from accelerate.state import AcceleratorState, GradientState
 from backbone_factory import encoder
+from hub_server import HubServer
 from processing_factory import feature_extractor, text_tokenizer
 from safetensors.torch import load_file
 
+from recipes import pretrain
 from recipes.common.backbones import build_backbone_config, complete_options
 from recipes.common.building import build_model
 from recipes.common.option_files import build_options, load_options
 from recipes.common.options import OptionError
 from recipes.common.runlog import read_log
 from recipes.common.training import Pretraining
-from recipes.pretrain import main
 
 
 COMMON = {"max_steps": 4, "log_every": 1, "checkpoint_every": 2, "cpu": True, "optim": {"lr": 1e-3}}
@@ -74,7 +75,7 @@ def options(sources, tmp_path):
 
 def run(path, folder, *overrides):
     AcceleratorState._reset_state(reset_partial_state=True)
-    return main([str(path), f"output_dir={folder}", *overrides])
+    return pretrain.main([str(path), f"output_dir={folder}", *overrides])
 
 
 @pytest.mark.parametrize("name", RUNS)
@@ -169,8 +170,19 @@ def test_encoders_of_spectrograms_are_refused(tmp_path):
         complete_options(build_options(tree))
 
 
-def test_resolved_options_are_kept(options, tmp_path):
-    run(options("vision", max_steps=1), tmp_path / "run")
+def test_resolved_options_are_kept_and_the_plain_encoder_goes_up(options, sources, tmp_path, monkeypatch, caplog):
+    (sources["vision"] / "README.md").write_text("---\nlicense: mit\n---\n")
+    with HubServer() as server:
+        server.connect(monkeypatch)
+        run(options("vision", max_steps=1), tmp_path / "run", "push_to_hub=true", "hub_model_id=user/continued")
+        files = server.files("user/continued")
+    assert {"config.json", "model.safetensors", "preprocessor_config.json", "README.md"} <= set(files)
+    assert not {name for name in files if name.endswith(".py")}
+    card = files["README.md"].decode()
+    assert "license: mit" in card and 'AutoModel.from_pretrained("user/continued")' in card
+    (sources["vision"] / "README.md").unlink()
+    pretrain.upload(tmp_path / "run" / "final_backbone", "user/other", str(sources["vision"]))
+    assert "Nothing says under which licence" in caplog.text and "hf upload user/other" in caplog.text
     kept = yaml.safe_load((tmp_path / "run" / "run.yaml").read_text())
     assert kept["vision"]["transform"] == {"mean": [0.4], "std": [0.3]}
     saved = json.loads((tmp_path / "run" / "final" / "config.json").read_text())
