@@ -1,6 +1,5 @@
 """Trackers: their names, what they get, resumption, failures; and options in the style of command lines."""
 
-
 import pytest
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState
