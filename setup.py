@@ -20,6 +20,8 @@ REQUIRED = [
     "accelerate>=1.15,<2",
     "datasets>=5.2,<6",
     "evaluate>=0.4.6,<0.5",
+    "fsspec>=2024.6",
+    "pyarrow>=18.0",
     "pyyaml>=6.0",
     "scikit-learn>=1.5",
     "scipy>=1.13",
@@ -33,7 +35,7 @@ EXTRAS = {
     "lora": ["peft>=0.21"],
     "onnx": ["onnx>=1.23", "onnxruntime>=1.32", "onnxscript>=0.7"],
     "plots": ["matplotlib>=3.9"],
-    "dev": ["matplotlib>=3.9", "pyarrow>=18.0", "pytest>=8.3", "pytest-xdist>=3.6", "ruff>=0.9", "tensorboard>=2.18"],
+    "dev": ["matplotlib>=3.9", "pytest>=8.3", "pytest-xdist>=3.6", "ruff>=0.9", "tensorboard>=2.18"],
 }
 
 setup(
