@@ -144,13 +144,14 @@ def prepare(
 
 
 def leaves_out_parameters(model: nn.Module, modalities: Sequence[str]) -> bool:
-    """Whether a backward pass leaves some parameters without a gradient: those of the modalities that it is not of.
+    """Whether a backward pass may leave some parameters without a gradient.
 
-    A forward pass takes one modality. DistributedDataParallel looks for the parameters that a pass leaves out only
-    where it is told to, which costs a walk over the graph and one more reduction in every step.
+    A forward pass takes one modality and leaves out what belongs to the others; of an encoder of transformers nobody
+    knows. DistributedDataParallel looks for the parameters that a pass leaves out only where it is told to, which
+    costs a walk over the graph and one more reduction in every step.
     """
-    present = model.config.modalities if hasattr(model.config, "modalities") else modalities
-    return len({*present, *modalities}) > 1
+    present = getattr(model.config, "modalities", None)
+    return present is None or len({*present, *modalities}) > 1
 
 
 def wrap_blocks(plugin: FullyShardedDataParallelPlugin, model: nn.Module) -> None:
