@@ -119,8 +119,9 @@ class BackboneForPreTraining(EmaTeacher, PreTrainedModel):
             if not getattr(self.mask_token, "_is_hf_initialized", False):
                 self.mask_token.normal_(std=0.02)
 
-    def get_input_embeddings(self) -> nn.Module:
-        return self.backbone.get_input_embeddings()
+    def get_input_embeddings(self) -> nn.Module | None:
+        """The table of text; images and speech have none."""
+        return self.backbone.get_input_embeddings() if self.config.modality == "text" else None
 
     @torch.no_grad()
     def trained_encoder(self, weights: str = "student") -> PreTrainedModel:
