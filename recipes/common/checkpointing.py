@@ -179,11 +179,7 @@ class CheckpointFolder:
         os.rename(draft, final)
         _flush(self.folder)
         self.damaged.pop(final, None)
-        try:
-            for old in self.superfluous(final):
-                self._remove(old)
-        except OSError as error:
-            logger.warning("An old checkpoint in %s cannot be removed: %s.", self.folder, error)
+        self.make_room(final)
 
     def _remove(self, checkpoint: Path) -> None:
         """Removes a checkpoint; a kill in between leaves no part of one under its name."""
@@ -191,10 +187,15 @@ class CheckpointFolder:
         os.rename(checkpoint, hidden)
         shutil.rmtree(hidden)
 
-    def superfluous(self, newest: Path) -> list[Path]:
-        """Checkpoints to remove once `newest` is safe: whole ones beyond `keep_last`, and torn ones before it."""
+    def make_room(self, newest: Path) -> None:
+        """Removes what is not needed once `newest` is safe: whole ones beyond `keep_last`, and torn ones before it."""
         kept = set(self.whole()[-self.keep_last :])
-        return [path for path in self._all() if path < newest and path not in kept and not self._is_for_ever(path)]
+        try:
+            for path in self._all():
+                if path < newest and path not in kept and not self._is_for_ever(path):
+                    self._remove(path)
+        except OSError as error:
+            logger.warning("An old checkpoint in %s cannot be removed: %s.", self.folder, error)
 
     def _is_for_ever(self, checkpoint: Path) -> bool:
         return bool(self.keep_every) and step_of(checkpoint) % self.keep_every == 0

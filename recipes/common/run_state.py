@@ -72,6 +72,8 @@ def prepare_checkpoints(run: Pretraining) -> Path | None:
             "over, which would remove its log. Put a whole one back; to start over, remove the folder or choose "
             "another output_dir."
         )
+    if newest is not None:
+        folder.make_room(newest)  # of a smaller keep_last, as the advice after a full disk may be
     warn_of_little_room(folder.folder, checkpoint_bytes(run.inner), run.options.keep_last + 1)
     return newest
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from recipes.common.checkpointing import CheckpointError, CheckpointFolder
 from recipes.common.preemption import INTERRUPTED, RESUMABLE, Interruptions, RunInterrupted
 from recipes.common.run_lock import LOCK, FolderInUseError, RunLock
 from recipes.common.runlog import read_log
+from recipes.common.storage import WriteError
 from recipes.common.training import Pretraining
 from recipes.pretrain import main
 
@@ -165,6 +167,8 @@ def test_signal_in_the_last_checkpoint_is_not_lost(config, tmp_path, monkeypatch
 def test_checkpoints_by_the_clock_and_for_ever(config, tmp_path):
     run(config, tmp_path / "clock", "checkpoint_minutes=1e-9", "keep_last=9")
     assert len(CheckpointFolder(tmp_path / "clock" / "checkpoints").whole()) == 6
+    run(config, tmp_path / "clock", "keep_last=1")
+    assert len(CheckpointFolder(tmp_path / "clock" / "checkpoints").whole()) == 1
     run(config, tmp_path / "kept", "keep_every=2", "keep_last=1", "checkpoint_every=3")
     names = [path.name for path in CheckpointFolder(tmp_path / "kept" / "checkpoints").whole()]
     assert names == ["step_00000002", "step_00000004", "step_00000006"]
@@ -206,6 +210,21 @@ def test_lost_log_lines_are_said(config, tmp_path, caplog):
     path.write_text("".join(line + "\n" for line in path.read_text().splitlines()[:3]))
     run(config, tmp_path / "run", "log_every=1")
     assert "log.jsonl ends at step 3, the checkpoint knew of step 6" in caplog.text
+
+
+def test_finished_model_that_does_not_fit_leaves_the_one_before(config, tmp_path):
+    run(config, tmp_path / "run", "max_steps=2")
+    final = tmp_path / "run" / "final"
+    before = (final / "model.safetensors").read_bytes()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) - 1, hard))
+    try:
+        with pytest.raises(WriteError, match="The finished model cannot be written to .*: File too large"):
+            run(config, tmp_path / "run", "max_steps=2")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert (final / "model.safetensors").read_bytes() == before
+    assert not list((tmp_path / "run").glob(".final*"))
 
 
 # -- the folder
