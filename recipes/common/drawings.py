@@ -19,12 +19,13 @@ COLUMNS = 100
 LINES = 7
 """Lines of a text that are shown."""
 FONT_SIZE = 7.5
+DPI = 110
 HIDDEN = "#d55e00"
 """Colour of what is hidden."""
 
 
 def _figure(width: float, height: float) -> Any:
-    return need("matplotlib.figure", "plots").Figure(figsize=(width, height), dpi=110)
+    return need("matplotlib.figure", "plots").Figure(figsize=(width, height), dpi=DPI)
 
 
 def _save(figure: Any, path: Path) -> Path:
@@ -128,9 +129,7 @@ def draw_text_masks(path: Path, texts: Sequence[Sequence[str]], masks: Sequence[
         texts: tokens of each text, as people read them.
         masks: (T,) bool each.
     """
-    # A character of this font is 0.602 of its size wide: a column of the axis is a column of the text.
-    axis = _page((COLUMNS + 2) * 0.602 * FONT_SIZE / 72, len(texts) * (LINES + 2))
-    axis.set_xlim(0, COLUMNS + 2)
+    axis = _page(COLUMNS + 2, len(texts) * (LINES + 2))
     font = {"fontsize": FONT_SIZE, "va": "center", "family": "DejaVu Sans Mono", "parse_math": False}
     for place, (tokens, mask) in enumerate(zip(texts, masks, strict=True)):
         top = place * (LINES + 2) + 0.7
@@ -152,11 +151,13 @@ def draw_text_masks(path: Path, texts: Sequence[Sequence[str]], masks: Sequence[
     return _save(axis.figure, path)
 
 
-def _page(width: float, lines: int) -> Any:
-    """An axis for so many lines of text that fills a figure."""
-    figure = _figure(width, 0.2 * lines + 0.1)
+def _page(columns: int, lines: int) -> Any:
+    """An axis that fills a figure, for so many lines of so many characters."""
+    # A character of this font is 0.602 of its size wide, in whole pixels.
+    figure = _figure(columns * round(0.602 * FONT_SIZE * DPI / 72) / DPI, 0.2 * lines + 0.1)
     axis = figure.add_axes((0, 0, 1, 1))
     axis.set_axis_off()
+    axis.set_xlim(0, columns)
     axis.set_ylim(lines, 0)
     return axis
 
@@ -196,8 +197,7 @@ def draw_neighbours(
 
 def _draw_texts(path: Path, texts: Sequence[str], order: np.ndarray, similarity: np.ndarray) -> Path:
     rows, columns = order.shape
-    axis = _page((COLUMNS + 10) * 0.602 * FONT_SIZE / 72, rows * (columns + 1))
-    axis.set_xlim(0, COLUMNS + 10)
+    axis = _page(COLUMNS + 10, rows * (columns + 1))
     for row, (indices, likeness) in enumerate(zip(order, similarity, strict=True)):
         for place, (index, value) in enumerate(zip(indices, likeness, strict=True)):
             font = {"fontsize": FONT_SIZE, "va": "center", "family": "DejaVu Sans Mono", "parse_math": False}

@@ -24,7 +24,8 @@ targets told nothing 0.98 and a loss of 1 % of its first."""
 NEIGHBOUR_ALARM = 0.95
 """The same for the token beside; speech that learns reaches 0.7."""
 RANK_ALARM = 1.5
-"""Effective rank of the predictions; runs with a tenfold learning rate end at 1.0 to 1.3, good ones above 2.5."""
+"""Effective rank of the predictions; images at a 15- to 50-fold learning rate end at 1.0 to 1.3, good ones
+above 2.5."""
 LOCAL_ALARM, LOCAL_FLOOR = 0.2, 0.02
 """Standard deviation of the local encoder as a share of its first: good runs kept 0.3, useless ones 0.1, those with an
 absurd learning rate 0.01, from which nothing comes back."""

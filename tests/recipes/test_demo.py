@@ -90,6 +90,18 @@ def test_several_runs_are_drawn_together_with_a_row_for_each_modality(tmp_path):
     assert {(0x00, 0x72, 0xB2), (0xD5, 0x5E, 0x00)} <= colours
 
 
+def test_probe_gets_a_panel_of_its_own(tmp_path):
+    write_log(tmp_path / "plain", ["vision"])
+    write_log(tmp_path / "probed", ["vision"])
+    with open(tmp_path / "probed" / "log.jsonl", "a") as file:
+        for step, values in ((0, {"vision/probe_chance": 10.0}), (6, {})):
+            file.write(json.dumps({"step": step, "vision/probe_knn": 30.0 + step, **values}) + "\n")
+    plain, probed = (
+        Image.open(plot_runs([tmp_path / name], tmp_path / f"{name}.png")) for name in ("plain", "probed")
+    )
+    assert probed.width == pytest.approx(1.5 * plain.width, rel=0.02) and probed.height == plain.height
+
+
 def test_missing_and_empty_logs_are_explained(tmp_path):
     with pytest.raises(FileNotFoundError, match="neither a log nor the folder"):
         find_log(tmp_path)
