@@ -62,8 +62,9 @@ class Interruptions:
         self.saved()
 
     def __enter__(self) -> Interruptions:
-        for number in STOP_SIGNALS:
-            self.replaced[number] = signal.signal(number, self._note)
+        # Python hands signals to the main thread only; a run in another one ends like any program.
+        if threading.current_thread() is threading.main_thread():
+            self.replaced = {number: signal.signal(number, self._note) for number in STOP_SIGNALS}
         return self
 
     def __exit__(self, *_: Any) -> None:

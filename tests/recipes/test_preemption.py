@@ -6,6 +6,7 @@ import resource
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -110,6 +111,19 @@ def test_first_signal_is_noted_and_the_others_change_nothing(numbers, code, capf
     assert signal.getsignal(signal.SIGTERM) is before
     told = capfd.readouterr().err
     assert told.count("finishing the step and writing a checkpoint") == 1 and signal.Signals(numbers[0]).name in told
+
+
+def test_training_in_another_thread_leaves_the_signals_alone():
+    before, seen = signal.getsignal(signal.SIGTERM), []
+
+    def train():
+        with Interruptions():
+            seen.append(signal.getsignal(signal.SIGTERM))
+
+    thread = threading.Thread(target=train)
+    thread.start()
+    thread.join()
+    assert seen == [before]
 
 
 def test_second_interruption_by_hand_is_obeyed_at_once():
