@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import io
 import logging
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ logger = logging.getLogger(__name__)
 
 THREADS = 8
 KEPT_FROM = 1000
-"""Recordings from which lengths are kept between runs."""
+"""Samples from which lengths are kept between runs."""
 DOCUMENTS_AT_ONCE = 1000
 
 
@@ -52,7 +53,8 @@ def token_lengths(dataset: Any, transform: Any, config: Any) -> np.ndarray:
     if isinstance(dataset, PackedTextDataset):
         return np.full(len(dataset), min(dataset.block_size, len(dataset.tokens) + 2))
     if isinstance(transform, TextTransform):
-        return _text_lengths(dataset, transform)
+        rules = transform.tokenizer.backend_tokenizer.to_str()
+        return _kept(dataset, f"{transform.max_length} {rules}", lambda texts: _text_lengths(texts, transform))
     raise ValueError("Images all have the same size: there is nothing to sort or to budget. Give a batch_size.")
 
 
@@ -87,15 +89,20 @@ def sample_counts(dataset: RawDataset) -> np.ndarray:
             "a column that tells them with the option length_column, or do without batch_tokens, micro_batch_tokens "
             "and bucket_steps."
         )
-    path = _kept_file(dataset)
+    return _kept(dataset, "samples", _read_headers)
+
+
+def _kept(dataset: RawDataset, kind: str, find: Callable[[RawDataset], np.ndarray]) -> np.ndarray:
+    """Lengths of a large source that an earlier run found, or finds and keeps them."""
+    path = _kept_file(dataset, kind)
     if path is None:
-        return _read_headers(dataset)
+        return find(dataset)
     path.parent.mkdir(parents=True, exist_ok=True)
     # One process of a machine looks them up, the others wait for what it found.
     with WeakFileLock(path.with_suffix(".lock")):
         if not path.is_file():
             draft = path.with_suffix(".tmp.npy")
-            np.save(draft, _read_headers(dataset))
+            np.save(draft, find(dataset))
             draft.replace(path)
     return np.load(path)
 
@@ -123,7 +130,7 @@ def _samples_of(value: Any) -> int:
     return -(-count * SAMPLING_RATE // rate) if 0 < count < 2**62 else -1
 
 
-def _kept_file(dataset: RawDataset) -> Path | None:
+def _kept_file(dataset: RawDataset, kind: str) -> Path | None:
     """Where the lengths of a large source are kept between runs; None where nothing would tell that it has changed."""
     if len(dataset) < KEPT_FROM:
         return None
@@ -132,7 +139,7 @@ def _kept_file(dataset: RawDataset) -> Path | None:
         return None
     from datasets.config import HF_DATASETS_CACHE
 
-    digest = hashlib.blake2b(identity.encode("utf-8", "surrogateescape"), digest_size=16)
+    digest = hashlib.blake2b(f"{kind}\n{identity}".encode("utf-8", "surrogateescape"), digest_size=16)
     digest.update(dataset.rows.astype("<i8").tobytes())
     return Path(HF_DATASETS_CACHE) / "data2vec_lengths" / f"{digest.hexdigest()}.npy"
 

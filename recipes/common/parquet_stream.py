@@ -86,8 +86,8 @@ class ParquetRows(Sequence):
 
     @property
     def identity(self) -> str:
-        """What changes when the files change, as far as their footers tell."""
-        parts = []
+        """What changes when the columns or the files change, as far as footers tell."""
+        parts = [str(self.columns)]
         for file, footer in zip(self.files, self._footers, strict=True):
             changed = "" if "://" in file else os.stat(file).st_mtime_ns
             sizes = [footer.row_group(group).total_byte_size for group in range(footer.num_row_groups)]

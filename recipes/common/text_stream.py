@@ -71,9 +71,9 @@ class TextRows(Sequence):
 
     @property
     def identity(self) -> str:
-        """What changes when the files change."""
+        """What changes when the fields or the files change."""
         stats = [(path, path.stat()) for path, _ in self.files]
-        return "\n".join(f"{path} {stat.st_size} {stat.st_mtime_ns}" for path, stat in stats)
+        return "\n".join([str(self._choices), *(f"{path} {stat.st_size} {stat.st_mtime_ns}" for path, stat in stats)])
 
     def _name(self, row: int) -> str:
         path, shown = self.files[self._file[row]]

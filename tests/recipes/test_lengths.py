@@ -8,7 +8,7 @@ import soundfile
 
 from modeling_d2v import Data2VecConfig
 from recipes.common import lengths as module
-from recipes.common.datasets import open_dataset
+from recipes.common.datasets import RawDataset, open_dataset
 from recipes.common.lengths import sample_counts, token_lengths
 from recipes.common.option_files import build_options
 from recipes.common.options import OptionError
@@ -100,7 +100,7 @@ def test_lengths_of_many_recordings_are_looked_up_once_until_a_file_changes(reco
     assert sample_counts(open_dataset("audio", str(recordings)))[0] == 5000
 
 
-def test_lengths_of_texts_are_their_tokens(tmp_path):
+def test_lengths_of_texts_are_their_tokens(tmp_path, monkeypatch):
     texts = ["one two three four five", "a", "word " * 100, "six seven"]
     (tmp_path / "texts.jsonl").write_text("\n".join(f'"{text}"' for text in texts) + "\n5\n")
     dataset = open_dataset("text", str(tmp_path))
@@ -108,6 +108,12 @@ def test_lengths_of_texts_are_their_tokens(tmp_path):
     transform = build_transform("text", {"pack": False}, CONFIG, tokenizer)
     lengths = token_lengths(transform.prepare(dataset), transform, CONFIG)
     assert lengths.tolist() == [len(transform(dataset.load(index))["input_ids"]) for index in range(4)] + [40]
+    monkeypatch.setattr(module, "KEPT_FROM", 1)
+    stream = open_dataset("text", str(tmp_path), stream_block=2)
+    assert (token_lengths(stream, transform, CONFIG) == lengths).all()
+    monkeypatch.setattr(RawDataset, "load", lambda *_: pytest.fail("tokenised again"))
+    assert (token_lengths(stream, transform, CONFIG) == lengths).all()
+    monkeypatch.undo()
     packing = build_transform("text", {"max_length": 16}, CONFIG, tokenizer)
     assert set(token_lengths(packing.prepare(dataset), packing, CONFIG).tolist()) == {16}
 

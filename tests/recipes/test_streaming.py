@@ -271,6 +271,11 @@ def test_packed_tokens_of_a_stream_are_made_once_and_anew_when_a_file_changes(da
         patched.setattr("recipes.common.packing._tokenise", lambda *_: pytest.fail("made again"))
         again = steps_of(data, "text", tmp_path / "texts.txt", True)
         assert (again.datasets["text"].tokens == tokens).all()
+    pq.write_table(pa.table({"a": ["one"] * 9, "b": ["many words of it"] * 9}), tmp_path / "train.parquet")
+    by_column = [
+        steps_of(data, "text", tmp_path / "train.parquet", True, f"text.dataset.column={column}") for column in "ab"
+    ]
+    assert len({len(steps.datasets["text"].tokens) for steps in by_column}) == 2
     (tmp_path / "texts.txt").write_text("something else\n\nand more of it, in many words\n" * 5)
     assert len(steps_of(data, "text", tmp_path / "texts.txt", True).datasets["text"].tokens) != len(tokens)
 
