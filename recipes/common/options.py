@@ -173,8 +173,8 @@ class Options:
     max_steps: int = 1000
     """Optimizer steps."""
     batch_scale: float = 1.0
-    """Run with this many times the configured batches, and with learning rate, moving averages and steps by the rule of
-    `scaling.py`."""
+    """Run with this many times the configured batches, and with learning rate, moving averages and steps by the rule
+    of `scaling.py`."""
     schedule: str = "alternate"
     """How modalities share the run: `alternate` takes one modality per optimizer step, in a periodic pattern;
     `mixed` accumulates a batch of every modality in each step."""
