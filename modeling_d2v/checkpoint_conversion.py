@@ -166,6 +166,7 @@ def _convert(source: Source, encoder_only: bool, weights: str) -> Converted:
         notes=notes,
     )
     if source.task == PRETRAINING:
+        _set_cls_loss_rows(config, source.device_batch, notes)
         return _pretrained(source, config, encoder_only, weights, notes)
     if encoder_only:
         raise ValueError(
@@ -177,6 +178,19 @@ def _convert(source: Source, encoder_only: bool, weights: str) -> Converted:
     converted = Converted(source, HEADS[source.task], config, conversion.tensors, conversion.unused, notes)
     _fill_with_zeros(converted)
     return converted
+
+
+def _set_cls_loss_rows(config: Data2VecConfig, device_batch: Any, notes: list[str]) -> None:
+    """The reference sums this loss over the rows of a device, for which its weight was chosen."""
+    if "vision" not in config.modalities or not config.vision_config.cls_loss_weight:
+        return
+    if not isinstance(device_batch, int):
+        notes.append(
+            "cls_loss_rows is None, as the checkpoint does not tell the images of a device (dataset.batch_size): set "
+            "it to them times the masks before you pretrain further."
+        )
+    else:
+        config.vision_config.cls_loss_rows = device_batch * config.vision_config.num_masks
 
 
 def _pretrained(

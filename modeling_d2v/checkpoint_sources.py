@@ -30,6 +30,7 @@ class Source(NamedTuple):
         data: settings of the program's task, which tell of sampling rate, normalisation and masks of text.
         step: optimizer updates done.
         symbols: the dictionary, where the checkpoint holds it.
+        device_batch: samples that one device took a step, where the settings tell.
     """
 
     kind: str
@@ -41,6 +42,7 @@ class Source(NamedTuple):
     data: dict[str, Any]
     step: int = 0
     symbols: list[str] | None = None
+    device_batch: int | None = None
 
 
 class Wrapper(NamedTuple):
@@ -142,6 +144,7 @@ def take_apart(content: Mapping[str, Any], where: str, ignore_settings: Iterable
         data,
         _updates(content),
         _symbols(content),
+        _dictionary(whole, "dataset", where).get("batch_size"),
     )
 
 

@@ -9,7 +9,7 @@ import math
 from typing import Any
 
 import torch
-from released_settings import BEIT, BEIT_SIZES, VERSION_1, settings_of
+from released_settings import BEIT, BEIT_SIZES, DEVICE_BATCH, VERSION_1, settings_of
 
 from modeling_d2v.checkpoint_settings import conv_layers
 
@@ -251,7 +251,8 @@ def released(preset: str, task: str = "pretraining", numbers: Numbers | None = N
         name = {"fairseq-v2": "data2vec_multi"}.get(
             kind_of(preset), kind_of(preset).replace("fairseq-v1-", "data2vec_")
         )
-        return step | {"cfg": {"model": settings | {"_name": name}, "task": data}, "model": state}
+        cfg = {"model": settings | {"_name": name}, "task": data, "dataset": {"batch_size": DEVICE_BATCH.get(preset)}}
+        return step | {"cfg": cfg, "model": state}
     encoder = {name: shape for name, shape in student.items() if not _is_prediction(name)}
     return step | _fine_tuned(task, version_1, settings, encoder, numbers)
 

@@ -135,6 +135,7 @@ BEIT: dict[str, dict[str, Any]] = {
 }
 BEIT_SIZES = {"vision-base-v1": (768, 12, 12), "vision-large-v1": (1024, 24, 16)}  # width, blocks, heads
 PRESETS = [*VERSION_2, *VERSION_1, *BEIT]
+DEVICE_BATCH = {"vision-base": 16, "vision-large": 8, "vision-huge": 8}  # images, `dataset.batch_size`
 
 
 def settings_of(preset: str) -> dict[str, Any]:

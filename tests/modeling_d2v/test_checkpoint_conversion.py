@@ -71,6 +71,24 @@ def without_noise(converted):
     return {part: {"mask_noise_std": 0.0}}
 
 
+def test_cls_loss_is_summed_over_as_many_rows_as_a_device_of_the_checkpoint_took(tmp_path):
+    reference = load_reference("d2v2_image_base")
+    content, batch = content_of("d2v2_image_base"), reference.batch()
+    untold = convert(content, tmp_path)
+    assert untold.config.vision_config.cls_loss_rows is None and "dataset.batch_size" in untold.notes[-1]
+    content["cfg"]["dataset"] = {"batch_size": len(batch["pixel_values"])}
+    converted = convert(content, tmp_path)
+    rows = batch["mask"].shape[:2].numel()
+    assert converted.config.vision_config.cls_loss_rows == rows and "cls_loss_rows" not in " ".join(converted.notes)
+    converted.save(tmp_path / "model")
+    model = Data2VecForPreTraining.from_pretrained(tmp_path / "model", **without_noise(converted))
+    with torch.no_grad():
+        alone, one_of_two = model(**batch), model(**batch, num_rows=2 * rows)
+    recorded = reference.tensors["out.cls.loss_sum"].item() / reference.num_items
+    assert alone.losses["cls"].item() == pytest.approx(recorded, rel=1e-5)
+    assert one_of_two.losses["cls"].item() == pytest.approx(recorded / 2, rel=1e-5)
+
+
 @pytest.mark.parametrize("name", ["d2v2_audio_base", "d2v1_audio_base"])
 def test_speech_recognition(name, tmp_path):
     content, head = recogniser(name)
