@@ -38,29 +38,47 @@ def layer_scale(name: str, config: Any, decay: float) -> float:
     return decay ** (top - level)
 
 
-def decay_groups(model: nn.Module, weight_decay: float, decay_all: bool = False) -> list[dict]:
-    """Parameter groups with and without weight decay.
+def parameter_groups(
+    model: nn.Module, weight_decay: float, decay_all: bool = False, local_encoder_lr: float = 1.0
+) -> list[dict]:
+    """Parameter groups with and without weight decay, and with a learning rate of their own for local encoders.
 
     What decays is `has_weight_decay`, as in the reference's composite optimizer; extra tokens and tables decay. Frozen
     parameters (the teacher) are in no group.
 
     Args:
         model: model with trainable parameters.
-        weight_decay: decay of the first group.
-        decay_all: put every parameter into the first group.
+        weight_decay: decay of those that decay.
+        decay_all: let every parameter decay.
+        local_encoder_lr: factor of the learning rate of the local encoders, kept in a group as `lr_factor`.
+
+    Raises:
+        ValueError: the factor is meant for a model that has no local encoder of this package.
     """
-    decayed, free = [], []
+    if local_encoder_lr != 1 and not any(".local_encoder." in name for name, _ in model.named_parameters()):
+        raise ValueError(
+            f"optim.local_encoder_lr is {local_encoder_lr}, but this model has no local encoder: an encoder of "
+            "transformers learns as a whole. Leave the option out."
+        )
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    # The order of the groups numbers the parameters in checkpoints.
+    for factor in dict.fromkeys((1.0, local_encoder_lr)):
+        groups |= {(decay, factor): [] for decay in dict.fromkeys((weight_decay, 0.0))}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            (decayed if decay_all or has_weight_decay(name, parameter) else free).append(parameter)
-    groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": free, "weight_decay": 0.0}]
-    return [group for group in groups if group["params"]]
+            decay = weight_decay if decay_all or has_weight_decay(name, parameter) else 0.0
+            groups[decay, local_encoder_lr if ".local_encoder." in name else 1.0].append(parameter)
+    return [
+        {"params": parameters, "weight_decay": decay, "lr_factor": factor}
+        for (decay, factor), parameters in groups.items()
+        if parameters
+    ]
 
 
 def build_optimizer(model: nn.Module, options: OptimOptions) -> torch.optim.AdamW:
     """AdamW over the trainable parameters, in its fused form."""
     return torch.optim.AdamW(
-        decay_groups(model, options.weight_decay, options.decay_all),
+        parameter_groups(model, options.weight_decay, options.decay_all, options.local_encoder_lr),
         lr=options.lr,
         betas=tuple(options.betas),
         eps=options.eps,
@@ -101,6 +119,6 @@ def learning_rate(
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, value: float) -> None:
-    """Gives all parameter groups one learning rate."""
+    """Gives all parameter groups one learning rate, times the factor of each."""
     for group in optimizer.param_groups:
-        group["lr"] = value
+        group["lr"] = value * group.get("lr_factor", 1.0)  # checkpoints of before have none

@@ -98,6 +98,9 @@ class OptimOptions:
     """Peak learning rate."""
     min_lr: float = 0.0
     """Learning rate at the end of the cosine."""
+    local_encoder_lr: float = 1.0
+    """Factor of the learning rate in the local encoders: convolutions of speech, patch and token embeddings. Small runs
+    on speech want 0.1: at the full rate the convolutions fall silent before the blocks can use them."""
     warmup: float = 0.1
     """Linear warm-up: a fraction of the schedule below 1, a number of steps from 1 on."""
     hold: float = 0.0
@@ -377,6 +380,7 @@ class Options:
             _at_least(f"optim.{name}", getattr(self.optim, name), 0)
         if not 0 < self.batch_scale < math.inf:
             raise OptionError(f"batch_scale is {self.batch_scale}. It must be a positive number.")
+        _at_least("optim.local_encoder_lr", self.optim.local_encoder_lr, 0)
         if not 0 < self.optim.lr < math.inf:
             raise OptionError(f"optim.lr is {self.optim.lr}. It must be a positive number.")
         if self.optim.schedule_steps is not None:

@@ -4,9 +4,11 @@ import math
 
 import pytest
 import torch
+from model_factory import tiny_config
 from torch import nn
 
-from recipes.common.optim import build_optimizer, decay_groups, learning_rate, set_learning_rate
+from modeling_d2v import Data2VecForPreTraining
+from recipes.common.optim import build_optimizer, learning_rate, parameter_groups, set_learning_rate
 from recipes.common.options import OptimOptions
 
 
@@ -28,7 +30,7 @@ def names_by_decay(model, **settings):
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     return {
         group["weight_decay"]: {names[id(parameter)] for parameter in group["params"]}
-        for group in decay_groups(model, 0.1, **settings)
+        for group in parameter_groups(model, 0.1, **settings)
     }
 
 
@@ -52,6 +54,19 @@ def test_optimizer_takes_the_options():
     assert {group["lr"] for group in optimizer.param_groups} == {0.25}
 
 
+def test_local_encoders_have_a_learning_rate_of_their_own():
+    model = Data2VecForPreTraining(tiny_config("audio"))
+    optimizer = build_optimizer(model, OptimOptions(local_encoder_lr=0.1))
+    set_learning_rate(optimizer, 0.5)
+    rates = {id(parameter): group["lr"] for group in optimizer.param_groups for parameter in group["params"]}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            assert rates[id(parameter)] == pytest.approx(0.05 if "local_encoder" in name else 0.5), name
+    assert len(rates) == sum(parameter.requires_grad for parameter in model.parameters())
+    with pytest.raises(ValueError, match="no local encoder"):
+        build_optimizer(Model(), OptimOptions(local_encoder_lr=0.1))
+
+
 def rate(step, warmup=10, total=110, least=0.1):
     return learning_rate(step, peak=1.0, least=least, warmup_steps=warmup, total_steps=total)
 
@@ -67,7 +82,14 @@ def test_schedule_warms_up_falls_by_a_cosine_and_stays_at_its_minimum():
 
 
 def test_schedule_in_three_stages_falls_exponentially_from_where_the_peak_ends():
-    stages = {"peak": 1.0, "least": 0.01, "warmup_steps": 10, "hold_steps": 80, "total_steps": 110, "curve": "exponential"}
+    stages = {
+        "peak": 1.0,
+        "least": 0.01,
+        "warmup_steps": 10,
+        "hold_steps": 80,
+        "total_steps": 110,
+        "curve": "exponential",
+    }
     assert learning_rate(9, **stages) == learning_rate(10, **stages) == learning_rate(90, **stages) == 1.0
     assert learning_rate(100, **stages) == pytest.approx(0.1)
     assert 0.01 < learning_rate(109, **stages) < 0.02 and learning_rate(110, **stages) == 0.01
