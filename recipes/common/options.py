@@ -99,8 +99,8 @@ class OptimOptions:
     min_lr: float = 0.0
     """Learning rate at the end of the cosine."""
     local_encoder_lr: float = 1.0
-    """Factor of the learning rate in the local encoders: convolutions of speech, patch and token embeddings. Small runs
-    on speech want 0.1: at the full rate the convolutions fall silent before the blocks can use them."""
+    """Factor of the learning rate in the local encoders: convolutions of speech, patch and token embeddings. Small
+    runs on speech want 0.1: at the full rate the convolutions fall silent before the blocks can use them."""
     warmup: float = 0.1
     """Linear warm-up: a fraction of the schedule below 1, a number of steps from 1 on."""
     hold: float = 0.0
