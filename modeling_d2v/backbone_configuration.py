@@ -12,7 +12,7 @@ from typing import Any
 import torch
 import transformers
 from huggingface_hub.dataclasses import strict
-from torch import nn
+from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 from transformers.configuration_utils import SubConfigSpec
 
@@ -121,8 +121,8 @@ class BackbonePreTrainingConfig(ConvFrames, MaskedPredictionConfig):
             raise BackboneError(
                 f"There is no setting `{unknown[0]}`; there are {', '.join(sorted(cls.own_fields()))}."
             )
+        check_encoder(model)
         layers = find_layers(model, settings.get("layers"))
-        check_encoder(model, layers)
         fields = {
             "encoder_config": copy.deepcopy(model.config),
             "encoder_class": type(model).__name__,
@@ -141,7 +141,7 @@ class BackbonePreTrainingConfig(ConvFrames, MaskedPredictionConfig):
                 "tokenizer without one can be given an unused token as `mask_token`."
             )
         fields.setdefault("num_layers", getattr(model.config, "num_hidden_layers", len(model.get_submodule(layers))))
-        if "average_top_k_layers" not in settings:
+        if "average_top_k_layers" not in settings and isinstance(fields["num_layers"], int):
             fields["average_top_k_layers"] = min(fields["average_top_k_layers"], fields["num_layers"])
         if not fields.get("end_of_block_targets"):
             fields["ffn_output"] = find_feed_forward(model, layers, settings.get("ffn_output"))
@@ -216,6 +216,37 @@ class BackbonePreTrainingConfig(ConvFrames, MaskedPredictionConfig):
         """Their strides."""
         return list(self.encoder_config.conv_stride)
 
+    def tokens_of(
+        self, inputs: Tensor, attention_mask: Tensor | None
+    ) -> tuple[int, Tensor | None, tuple[int, int] | None]:
+        """Tokens T of an input, which of them are real (B, T), None for all, and the grid of images.
+
+        Raises:
+            ValueError: for an attention mask of another shape than the input, or a recording without a frame.
+        """
+        if attention_mask is not None and (self.modality == "vision" or attention_mask.shape != inputs.shape):
+            raise ValueError(
+                f"`attention_mask` has shape {tuple(attention_mask.shape)}, the input {tuple(inputs.shape)}; they "
+                "must be the same, with 1 for real and 0 for padding. Images have none."
+            )
+        if self.modality == "vision":
+            grid = self.grid_size(*inputs.shape[2:])
+            return grid[0] * grid[1], None, grid
+        if self.modality == "text":
+            if attention_mask is None and self.pad_token_id is not None:
+                attention_mask = inputs.ne(self.pad_token_id)
+            length, real = inputs.shape[1], None if attention_mask is None else attention_mask.bool()
+        else:
+            length, real = self.num_frames(inputs.shape[1]), None
+            if length < 1:
+                raise ValueError(f"`input_values` has {inputs.shape[1]} samples; a frame needs {self.frame_width}.")
+            if attention_mask is not None:
+                frames = self.num_frames(attention_mask.long().sum(dim=1))
+                real = torch.arange(length, device=inputs.device) < frames[:, None]
+        if real is not None and not torch.compiler.is_compiling() and real.all():
+            real = None
+        return length, real, None
+
     def make_encoder(self, train: bool = False) -> PreTrainedModel:
         """An encoder of this class and structure with new weights.
 
@@ -272,6 +303,11 @@ def _of_tokenizer(model: PreTrainedModel, tokenizer: Any) -> dict[str, Any]:
         pad, mask = tokenizer.pad_token_id, tokenizer.mask_token_id
         special = list(tokenizer.all_special_ids)
         rows = min(rows, len(tokenizer))
+        if rows <= len(special):
+            raise BackboneError(
+                f"The tokenizer for {type(model).__name__} knows special tokens alone: there are no files of one in "
+                "that place. Name the encoder's as `tokenizer`."
+            )
         longest.append(tokenizer.model_max_length if tokenizer.model_max_length < 10**9 else None)
     return {
         "vocab_size": rows,
@@ -313,10 +349,10 @@ def _side(value: int | list[int] | tuple[int, ...]) -> int:
 
 def plain_encoder(model: PreTrainedModel) -> PreTrainedModel:
     """The encoder itself, or the one inside a model with a head."""
-    return model if type(model) in _auto_classes(model.config) else model.base_model
+    return model if type(model) in auto_classes(model.config) else model.base_model
 
 
-def _auto_classes(config: PreTrainedConfig) -> list[type[PreTrainedModel]]:
+def auto_classes(config: PreTrainedConfig) -> list[type[PreTrainedModel]]:
     """What `AutoModel` makes of a configuration."""
     found = AutoModel._model_mapping.get(type(config), None)
     return list(found) if isinstance(found, tuple | list) else [found] * (found is not None)
@@ -324,7 +360,7 @@ def _auto_classes(config: PreTrainedConfig) -> list[type[PreTrainedModel]]:
 
 def _class_named(name: str, config: PreTrainedConfig) -> type[PreTrainedModel]:
     """The class of an encoder: that of `AutoModel` for its configuration, or another one beside it."""
-    for candidate in _auto_classes(config):
+    for candidate in auto_classes(config):
         if candidate.__name__ == name:
             return candidate
     module = sys.modules.get(type(config).__module__.replace("configuration_", "modeling_"))

@@ -124,14 +124,14 @@ def find_mask_vector(model: PreTrainedModel) -> str | None:
     return names[0] if names else None
 
 
-def check_encoder(model: PreTrainedModel, layers: str) -> None:
+def check_encoder(model: PreTrainedModel) -> None:
     """Refuses what cannot predict masked tokens from both sides.
 
     Raises:
         BackboneError: for decoders.
     """
     decoder = getattr(model.config, "is_decoder", False) or getattr(model.config, "is_encoder_decoder", False)
-    causal = any(getattr(module, "is_causal", False) for module in model.get_submodule(layers).modules())
+    causal = any(getattr(module, "is_causal", False) for module in model.modules())
     if decoder or causal:
         raise BackboneError(
             f"{type(model).__name__} is or has a decoder, which sees what comes before a token alone. Masked "

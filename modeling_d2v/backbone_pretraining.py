@@ -8,6 +8,7 @@ Shapes: B samples, M masks per sample, T tokens (frames, patches), P prefix toke
 tokens over all samples and masks. Masks are True = masked, token masks True = real.
 """
 
+from os import PathLike
 from typing import Any
 
 import torch
@@ -63,7 +64,7 @@ class BackboneForPreTraining(EmaTeacher, PreTrainedModel):
     @classmethod
     def from_backbone(
         cls,
-        model: PreTrainedModel | str,
+        model: PreTrainedModel | str | PathLike,
         tokenizer: Any = None,
         *,
         config: BackbonePreTrainingConfig | None = None,
@@ -79,11 +80,16 @@ class BackboneForPreTraining(EmaTeacher, PreTrainedModel):
 
         Raises:
             BackboneError: the encoder lacks something; the message says what to name by hand.
+            TypeError: `model` is none.
         """
-        if isinstance(model, str):
+        if isinstance(model, str | PathLike):
             name, model = model, AutoModel.from_pretrained(model, dtype=torch.float32)
             if tokenizer is None and config is None and INPUTS.get(model.main_input_name) == "text":
                 tokenizer = AutoTokenizer.from_pretrained(name)
+        if not isinstance(model, PreTrainedModel):
+            raise TypeError(
+                f"`model` is a {type(model).__name__}; give a model of transformers, its folder or its name."
+            )
         model = plain_encoder(model)
         pretraining = cls(BackbonePreTrainingConfig.of(model, tokenizer, **settings) if config is None else config)
         load_plain(pretraining.backbone, model.state_dict())
@@ -136,12 +142,6 @@ class BackboneForPreTraining(EmaTeacher, PreTrainedModel):
         encoder = load_plain(self.config.make_encoder(), source.state_dict())
         return encoder.to(source.dtype).to(source.device).eval()
 
-    def push_to_hub(self, repo_id: str, *, weights: str = "student", **options: Any) -> Any:
-        """Uploads the plain encoder with the weights of the "student" or "teacher", or with "all" the whole model."""
-        if weights == "all":
-            return super().push_to_hub(repo_id, **options)
-        return self.trained_encoder(weights).push_to_hub(repo_id, **options)
-
     def try_out(self) -> list[str]:
         """Takes the loss of a small input: what does not fit is said now, not after the data has been prepared.
 
@@ -158,7 +158,7 @@ class BackboneForPreTraining(EmaTeacher, PreTrainedModel):
             inputs = torch.zeros(1, config.num_channels, config.image_size, config.image_size, device=device)
         else:
             inputs = torch.zeros(1, config.frame_width + 8 * config.frame_stride, device=device)
-        length, _, _ = self._tokens_of(inputs, None)
+        length, _, _ = config.tokens_of(inputs, None)
         mask = torch.arange(length, device=device)[None] % 2 == 0
         wanted = {name: weight for name, weight in self.backbone.named_parameters() if weight.requires_grad}
         loss = self(**{self.backbone.main_input_name: inputs}, mask=mask).loss
@@ -189,7 +189,7 @@ class BackboneForPreTraining(EmaTeacher, PreTrainedModel):
         """
         inputs = self._select_input(input_ids=input_ids, pixel_values=pixel_values, input_values=input_values)
         config = self.config
-        length, token_mask, grid = self._tokens_of(inputs, attention_mask)
+        length, token_mask, grid = config.tokens_of(inputs, attention_mask)
         attention_mask = token_mask if config.modality == "text" else attention_mask
         key = {
             "seed": config.mask_seed,
@@ -215,34 +215,6 @@ class BackboneForPreTraining(EmaTeacher, PreTrainedModel):
         if inputs[wanted].shape[0] == 0:
             raise ValueError(f"`{wanted}` is an empty batch: its first dimension is 0.")
         return inputs[wanted]
-
-    def _tokens_of(
-        self, inputs: Tensor, attention_mask: Tensor | None
-    ) -> tuple[int, Tensor | None, tuple[int, int] | None]:
-        """Tokens T, which of them are real (B, T), None for all, and the grid of images."""
-        config = self.config
-        if attention_mask is not None and (config.modality == "vision" or attention_mask.shape != inputs.shape):
-            raise ValueError(
-                f"`attention_mask` has shape {tuple(attention_mask.shape)}, the input {tuple(inputs.shape)}; they "
-                "must be the same, with 1 for real and 0 for padding. Images have none."
-            )
-        if config.modality == "vision":
-            grid = config.grid_size(*inputs.shape[2:])
-            return grid[0] * grid[1], None, grid
-        if config.modality == "text":
-            if attention_mask is None and config.pad_token_id is not None:
-                attention_mask = inputs.ne(config.pad_token_id)
-            length, real = inputs.shape[1], None if attention_mask is None else attention_mask.bool()
-        else:
-            length, real = config.num_frames(inputs.shape[1]), None
-            if length < 1:
-                raise ValueError(f"`input_values` has {inputs.shape[1]} samples; a frame needs {config.frame_width}.")
-            if attention_mask is not None:
-                frames = config.num_frames(attention_mask.long().sum(dim=1))
-                real = torch.arange(length, device=inputs.device) < frames[:, None]
-        if real is not None and not torch.compiler.is_compiling() and real.all():
-            real = None
-        return length, real, None
 
     @torch.no_grad()
     def teacher_targets(

@@ -47,6 +47,18 @@ class EmaTeacher:
         model._seed_teacher({name.removeprefix("teacher.") for name in info["missing_keys"]})
         return (model, info) if output_loading_info else model
 
+    def push_to_hub(self, repo_id: str, *, weights: str = "student", **options: Any) -> Any:
+        """As for every model, the encoder alone: decoders and a teacher serve further pretraining only.
+
+        Args:
+            repo_id: "user/name", or a name alone for one's own.
+            weights: "student" or "teacher" for the encoder with these weights, "all" for the whole model.
+            options: as for every model.
+        """
+        if weights == "all":
+            return super().push_to_hub(repo_id, **options)
+        return self.trained_encoder(weights).push_to_hub(repo_id, **options)
+
     def train(self, mode: bool = True) -> Any:
         """The teacher is never in training mode: its dropout would make the targets noisy."""
         super().train(mode)

@@ -5,6 +5,7 @@ N masked tokens over all samples and masks. Masks are True = masked, token masks
 """
 
 import copy
+from os import PathLike
 from typing import Any
 
 import torch
@@ -79,7 +80,9 @@ class Data2VecForPreTraining(EmaTeacher, Data2VecPreTrainedModel):
                     layer.reset_parameters()
 
     @staticmethod
-    def from_backbone(model: PreTrainedModel | str, tokenizer: Any = None, **settings: Any) -> BackboneForPreTraining:
+    def from_backbone(
+        model: PreTrainedModel | str | PathLike, tokenizer: Any = None, **settings: Any
+    ) -> BackboneForPreTraining:
         """The objective of 1.0 over any encoder of transformers; see `BackboneForPreTraining.from_backbone`.
 
         Example:
@@ -108,18 +111,6 @@ class Data2VecForPreTraining(EmaTeacher, Data2VecPreTrainedModel):
         for name, parameter in self.teacher.named_parameters():
             encoder.get_parameter(name).copy_(parameter)
         return encoder
-
-    def push_to_hub(self, repo_id: str, *, weights: str = "student", **options: Any) -> Any:
-        """As for every model, the encoder alone: decoders and a teacher serve further pretraining only.
-
-        Args:
-            repo_id: "user/name", or a name alone for one's own.
-            weights: "student" or "teacher" for the encoder with these weights, "all" for the whole model.
-            options: as for every model.
-        """
-        if weights == "all":
-            return super().push_to_hub(repo_id, **options)
-        return self.trained_encoder(weights).push_to_hub(repo_id, **options)
 
     def get_input_embeddings(self) -> nn.Module:
         return self.data2vec.get_input_embeddings()

@@ -4,6 +4,7 @@ import pytest
 import torch
 import transformers
 from backbone_factory import KINDS, SIZES, TEXT, VISION, encoder, pretraining
+from huggingface_hub.errors import StrictDataclassError
 from torch import nn
 
 from modeling_d2v import BackboneError, BackbonePreTrainingConfig
@@ -84,12 +85,13 @@ def test_layers_without_a_feed_forward_part_can_give_their_outputs():
     "make, message",
     [
         (lambda: made("llama", **SIZES, **TEXT), "has a decoder"),
+        (lambda: made("gpt2", n_embd=32, n_layer=1, n_head=2, vocab_size=50), "has a decoder"),
         (lambda: made("t5", vocab_size=50, d_model=32, d_ff=64, num_layers=2, num_heads=4), "has a decoder"),
         (lambda: made("wav2vec2-bert", **SIZES), "takes `input_features`.*spectrograms cannot"),
         (lambda: made("audio-spectrogram-transformer", **SIZES), "takes `input_values`.*spectrograms cannot"),
         (lambda: made("convnext", depths=[1, 1], hidden_sizes=[8, 16], num_stages=2), "no width of its own"),
     ],
-    ids=["decoder", "both", "features", "spectrogram", "no-transformer"],
+    ids=["decoder", "decoder-of-convolutions", "both", "features", "spectrogram", "no-transformer"],
 )
 def test_what_is_no_such_encoder_is_refused(make, message):
     with pytest.raises(BackboneError, match=message):
@@ -108,6 +110,10 @@ def test_encoders_that_shorten_the_sequence_are_refused():
 def test_text_needs_a_mask_token():
     with pytest.raises(BackboneError, match="Nothing tells the mask token of RobertaModel. Pass its `tokenizer`"):
         BackbonePreTrainingConfig.of(encoder("roberta"))
+    # transformers makes one of special tokens where there are no files.
+    empty = transformers.RobertaTokenizer()
+    with pytest.raises(BackboneError, match="knows special tokens alone"):
+        BackbonePreTrainingConfig.of(encoder("roberta"), empty)
 
 
 def test_sizes_of_texts_images_and_recordings():
@@ -134,8 +140,9 @@ def test_sizes_of_texts_images_and_recordings():
         (dict(mask_prob=1.5), "mask_prob"),
         (dict(mask_sampler="block"), "masks patches of images"),
         (dict(ema_decay=2.0), "ema_decay"),
+        (dict(num_layers="3"), "num_layers"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(settings, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((ValueError, StrictDataclassError), match=message):
         config_of(encoder("roberta"), **settings)
