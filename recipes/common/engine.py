@@ -1,4 +1,4 @@
-"""Accelerate's engines (one process, DistributedDataParallel, FSDP2, DeepSpeed) and what a run must tell each of them.
+"""Accelerate's engines (one process, DistributedDataParallel, FSDP2) and what a run must tell each of them.
 
 Which engine runs is decided outside, by `accelerate launch` and its configuration file or by the environment that
 another launcher sets; `recipes/configs/accelerate/` holds ready files.
@@ -144,14 +144,12 @@ def prepare(
 
 
 def leaves_out_parameters(model: nn.Module, modalities: Sequence[str]) -> bool:
-    """Whether a backward pass may leave some parameters without a gradient.
+    """Whether a backward pass leaves some parameters without a gradient: those of the modalities that it is not of.
 
-    A forward pass takes one modality and leaves out what belongs to the others; of an encoder of transformers nobody
-    knows. DistributedDataParallel looks for the parameters that a pass leaves out only where it is told to, which
-    costs a walk over the graph and one more reduction in every step.
+    A forward pass takes one modality. DistributedDataParallel looks for the parameters that a pass leaves out only
+    where it is told to, which costs a walk over the graph and one more reduction in every step.
     """
-    present = getattr(model.config, "modalities", None)
-    return present is None or len({*present, *modalities}) > 1
+    return len({*model.config.modalities, *modalities}) > 1
 
 
 def wrap_blocks(plugin: FullyShardedDataParallelPlugin, model: nn.Module) -> None:
