@@ -113,12 +113,12 @@ def auto_class(architecture: str) -> str:
     return next((auto for auto, place in AUTO_MAP.items() if place.endswith(f".{architecture}")), "AutoModel")
 
 
-def license_text(license: str | None) -> str:
-    """The sentence of a card about the licence of the weights."""
+def license_text(license: str | None, has_code: bool = True) -> str:
+    """The sentence of a card about the licence of the weights, and of the code beside them where there is some."""
     if license is None:
         return "The licence of the weights that this model was made from is not known."
     limit = ", which excludes commercial use" if license.startswith(NON_COMMERCIAL) else ""
-    return f"The weights are under {license}{limit}; the code beside them is under Apache-2.0."
+    return f"The weights are under {license}{limit}{'; the code beside them is under Apache-2.0' * has_code}."
 
 
 def read_license(source: str | PathLike | None, **hub: Any) -> str | None:

@@ -22,9 +22,12 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.utils import validate_repo_id
 from safetensors import SafetensorError
-from transformers import PreTrainedConfig
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
+from .backbone_configuration import BackbonePreTrainingConfig
+from .backbone_pretraining import BackboneForPreTraining
 from .configuration_data2vec import Data2VecConfig
+from .ema_teacher import EmaTeacher
 from .model_card import (
     CARD,
     choose_license,
@@ -98,11 +101,11 @@ def find_checkpoint(path: str | PathLike) -> Path:
     for folder in (root, root / "final"):
         if (folder / "config.json").is_file():
             settings, _ = PreTrainedConfig.get_config_dict(folder)
-            if settings.get("model_type") != Data2VecConfig.model_type:
+            if settings.get("model_type") not in (Data2VecConfig.model_type, BackbonePreTrainingConfig.model_type):
                 raise ValueError(
                     f"{folder} holds a {settings.get('model_type')!r} model, not one of this package. "
                     "recipes/convert.py converts data2vec models of transformers and of the reference implementation; "
-                    "encoders of transformers that were pretrained further (`final_backbone`) go up with `hf upload`."
+                    "an encoder of transformers that was pretrained further is published by the folder of its run."
                 )
             return folder
     if (root / "adapter_config.json").is_file():
@@ -153,9 +156,14 @@ def stage(
         card = (source / CARD).read_text(encoding="utf-8")
     license = choose_license(license, read_license(source) or (card and license_in(card)))
     model = load_checkpoint(source)
-    is_pretraining = isinstance(model, Data2VecForPreTraining)
+    is_pretraining = isinstance(model, EmaTeacher)
     if weights == "teacher" and not is_pretraining:
         raise ValueError(f"{source} holds a {type(model).__name__}, which has no teacher: leave `weights` out.")
+    if isinstance(model, BackboneForPreTraining) and (weights == "all" or card is None):
+        raise ValueError(
+            f"{source} is published as its plain encoder, by the folder of the run or with a `card`: the pretraining "
+            "model around it needs this package, and carries no code."
+        )
     if is_pretraining and weights != "all":
         model = model.trained_encoder(weights)
         card = card and for_encoder(card)
@@ -257,16 +265,17 @@ def explain(error: BaseException, repo_id: str) -> str:
     return str(error)
 
 
-def load_checkpoint(folder: Path) -> Data2VecPreTrainedModel:
+def load_checkpoint(folder: Path) -> PreTrainedModel:
     """The model of a folder, in the class and the precision that it was saved in.
 
     Raises:
         ValueError: its weights are missing, damaged, or those of another class.
     """
-    config = Data2VecConfig.from_pretrained(folder)
+    config = AutoConfig.from_pretrained(folder)
+    classes = {each.__name__: each for each in (*_classes(Data2VecPreTrainedModel), BackboneForPreTraining)}
     # Checkpoints inside a pretraining run name no class.
-    architecture = (config.architectures or ["Data2VecForPreTraining"])[0]
-    classes = {each.__name__: each for each in _classes(Data2VecPreTrainedModel)}
+    default = BackboneForPreTraining if isinstance(config, BackbonePreTrainingConfig) else Data2VecForPreTraining
+    architecture = (config.architectures or [default.__name__])[0]
     if architecture not in classes:
         raise ValueError(f"{folder} names the class {architecture}, which this release does not have.")
     try:

@@ -32,7 +32,6 @@ from recipes.common.backbones import (
     complete_options,
     export_backbone,
     load_processor,
-    push_backbone,
 )
 from recipes.common.building import (
     build_config,
@@ -171,25 +170,22 @@ def train(options: Options, accelerator: Accelerator, folder: Path) -> dict[str,
                 card = run_card(folder, config, repository, weights="all")
                 final = export(trained, folder / "final", steps.transforms, tokenizer, card)
             else:
-                card = backbone_card(folder, config, options.backbone, repository)
+                card = backbone_card(folder, config, repository)
                 final = export_backbone(trained, folder, load_processor(options), card)
         print(json.dumps({**summary, "final": str(final)}, indent=1))
         if options.push_to_hub:
-            upload(final, repository, options.backbone)
+            upload(folder / "final", repository)
     accelerator.wait_for_everyone()
     accelerator.end_training()
     return summary
 
 
-def upload(final: Path, repository: str, backbone: str | None = None) -> None:
+def upload(final: Path, repository: str) -> None:
     """Publishes the finished model. What prevents it is no reason to lose a run that is finished."""
     try:
-        address = push(final, repository) if backbone is None else push_backbone(final, repository, backbone)
-        logger.info("Uploaded: %s", address)
+        logger.info("Uploaded: %s", push(final, repository))
     except (PublishingError, ValueError) as error:
         again = f"python recipes/publish.py {final} {repository}"
-        if backbone is not None:
-            again = f"hf upload {repository} {final}"
         logger.error("The model is in %s, but it was not uploaded: %s\nTry again with: %s", final, error, again)
 
 

@@ -7,7 +7,8 @@
     python recipes/publish.py converted/vision me/vision --private
 
 CHECKPOINT is the folder of a finished run, or any folder with a model. Of a pretraining run the encoder goes up, with
-the code that loads it, what prepares its inputs, and a card made from the run's record; reports of recipes/probe.py in
+the code that loads it (one of transformers needs none), what prepares its inputs, and a card made from the run's
+record; reports of recipes/probe.py in
 the run's folder (`probe*.json`) and pictures (`*.png`, see recipes/plot.py) become part of it. All files arrive in one
 commit. After an interruption, the same command sends what is missing.
 """

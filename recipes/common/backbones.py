@@ -9,23 +9,25 @@ from __future__ import annotations
 import copy
 import dataclasses
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from huggingface_hub import ModelCardData
-from huggingface_hub.errors import HTTPError
+from torch import Tensor, nn
 from transformers import AutoConfig, AutoFeatureExtractor, AutoImageProcessor, AutoModel, AutoTokenizer
+from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from modeling_d2v import BackboneForPreTraining, BackbonePreTrainingConfig
-from modeling_d2v.backbone_configuration import INPUTS
+from modeling_d2v import BackboneForPreTraining, BackbonePreTrainingConfig, Data2VecConfig, Data2VecModel
+from modeling_d2v.backbone_configuration import INPUTS, auto_classes
 from modeling_d2v.drafts import draft_of
 from modeling_d2v.model_card import CARD, PAPERS, choose_license, license_text
-from modeling_d2v.publishing import PublishingError, explain
-from modeling_d2v.pushing import upload
+from modeling_d2v.modeling_data2vec import masked_mean
 from recipes.common.datasets import SAMPLING_RATE
+from recipes.common.option_files import read_yaml
 from recipes.common.options import OptionError, Options
-from recipes.common.run_card import GENERATED, inherited_license, is_hub_name, training_sections
+from recipes.common.run_card import GENERATED, OPTIONS_FILE, inherited_license, is_hub_name, training_sections
 from recipes.common.tokenizer import load_tokenizer
 
 
@@ -49,14 +51,11 @@ def complete_options(options: Options) -> Options:
     if options.backbone is None:
         return options
     (name,) = options.modalities
-    modality = INPUTS.get(_input_of(options.backbone))
+    modality = _modality_of(options.backbone)
     if modality != name:
         raise OptionError(
-            f"backbone={options.backbone} is an encoder of {modality or 'inputs that cannot be masked here'}, and the "
-            f"run has a section for {name}. Give the section {modality} instead."
-            if modality
-            else f"backbone={options.backbone} takes `{_input_of(options.backbone)}`. Text (`input_ids`), images "
-            "(`pixel_values`) and waveforms (`input_values`) can be masked."
+            f"backbone={options.backbone} is an encoder of {modality}, and the run has a section for {name}. Give the "
+            f"section {modality} instead."
         )
     section = getattr(options, name)
     if name == "text":
@@ -66,12 +65,28 @@ def complete_options(options: Options) -> Options:
     return dataclasses.replace(options, **{name: dataclasses.replace(section, **changed)})
 
 
-def _input_of(backbone: str) -> str:
-    """Name of the input of an encoder."""
+def _modality_of(backbone: str) -> str:
+    """Modality of an encoder.
+
+    Raises:
+        OptionError: it is one of this package, or what it takes cannot be masked.
+    """
     config = encoder_config(backbone)
-    found = AutoModel._model_mapping.get(type(config), None)
-    found = found[0] if isinstance(found, tuple | list) else found
-    return "nothing" if found is None else found.main_input_name
+    if isinstance(config, BackbonePreTrainingConfig):
+        raise OptionError(
+            f"backbone={backbone} holds a whole pretraining model. Name its plain encoder, in the folder "
+            f"{PLAIN_FOLDER} beside it."
+        )
+    if isinstance(config, Data2VecConfig):
+        raise OptionError(f"backbone={backbone} is a model of this package: start from it with init_from instead.")
+    found = auto_classes(config)
+    taken = found[0].main_input_name if found else "nothing"
+    if taken not in INPUTS:
+        raise OptionError(
+            f"backbone={backbone} takes `{taken}`. Text (`input_ids`), images (`pixel_values`) and waveforms "
+            "(`input_values`) can be masked."
+        )
+    return INPUTS[taken]
 
 
 def encoder_config(backbone: str) -> Any:
@@ -136,6 +151,45 @@ def build_backbone_model(options: Options, config: BackbonePreTrainingConfig) ->
     return BackboneForPreTraining.from_backbone(options.backbone, config=config)
 
 
+class PooledEncoder(nn.Module):
+    """A plain encoder that answers as those of this package do: its pooled output is the mean over real tokens.
+
+    Its own pooler does not serve: the objective does not reach it.
+
+    Args:
+        config: of the pretraining model.
+        encoder: the plain one.
+    """
+
+    def __init__(self, config: BackbonePreTrainingConfig, encoder: nn.Module):
+        super().__init__()
+        self.config, self.encoder = config, encoder
+
+    def forward(self, attention_mask: Tensor | None = None, **inputs: Tensor) -> BaseModelOutputWithPooling:
+        """Last hidden states (B, T, D) without prefix tokens, and their mean (B, D), of one input."""
+        (values,) = inputs.values()
+        length, real, _ = self.config.tokens_of(values, attention_mask)
+        if attention_mask is not None:
+            inputs["attention_mask"] = attention_mask
+        hidden = self.encoder(**inputs).last_hidden_state[:, -length:]
+        if real is None:
+            real = hidden.new_ones(hidden.shape[:2])
+        return BaseModelOutputWithPooling(last_hidden_state=hidden, pooler_output=masked_mean(hidden, real))
+
+
+def observed_encoder(model: nn.Module, weights: str = "student") -> nn.Module:
+    """The encoder of a pretraining model of either kind, with a pooled output that means the same in both."""
+    encoder = model.trained_encoder(weights)
+    return PooledEncoder(model.config, encoder) if isinstance(model, BackboneForPreTraining) else encoder
+
+
+def random_encoder(config: Data2VecConfig | BackbonePreTrainingConfig) -> nn.Module:
+    """The same with random weights."""
+    if isinstance(config, BackbonePreTrainingConfig):
+        return PooledEncoder(config, config.make_encoder())
+    return Data2VecModel(config)
+
+
 def export_backbone(model: BackboneForPreTraining, folder: Path, processor: Any, card: str | None = None) -> Path:
     """Writes the whole model to `final`, for further pretraining, and the plain encoder beside it.
 
@@ -158,17 +212,21 @@ def export_backbone(model: BackboneForPreTraining, folder: Path, processor: Any,
     return folder / PLAIN_FOLDER
 
 
-def backbone_card(run: Path, config: BackbonePreTrainingConfig, backbone: str, name: str) -> str:
-    """Text of the card of the plain encoder.
-
-    Args:
-        run: folder of the run.
-        config: of its model.
-        backbone: the encoder that the run started from.
-        name: of the repository, for the example.
-    """
-    license = inherited_license(backbone)
-    sections, published = training_sections(run, config.modalities)
+def backbone_card(
+    run: Path,
+    config: BackbonePreTrainingConfig,
+    name: str,
+    *,
+    weights: str = "student",
+    license: str | None = None,
+    probes: Sequence[Path] = (),
+    pictures: Sequence[Path] = (),
+) -> str:
+    """Text of the card of the plain encoder; arguments and errors are those of `run_card`."""
+    backbone = read_yaml(run / OPTIONS_FILE)["backbone"]
+    inherited = inherited_license(backbone)
+    license = choose_license(license, inherited) if license or inherited else None
+    sections, published = training_sections(run, config.modalities, weights, probes, pictures)
     metadata = ModelCardData(
         license=license,
         library_name="transformers",
@@ -178,7 +236,8 @@ def backbone_card(run: Path, config: BackbonePreTrainingConfig, backbone: str, n
         datasets=published or None,
     )
     shown = f"`{backbone}`" if is_hub_name(backbone) else f"`{Path(backbone).name}`"
-    parts = {"Use": _USE.format(name=name), **sections, "Licence": license_text(license)}
+    licence = license_text(license, has_code=False)
+    parts = {"Use": _USE.format(name=name), **sections, "Licence": licence}
     body = "\n\n".join(f"## {heading}\n\n{text}" for heading, text in parts.items())
     summary = (
         f"{shown} ({config.encoder_class}), pretrained further with the objective of data2vec 1.0: an encoder without "
@@ -186,20 +245,3 @@ def backbone_card(run: Path, config: BackbonePreTrainingConfig, backbone: str, n
     )
     title = name.rsplit("/", 1)[-1]
     return f"---\n{metadata.to_yaml()}\n---\n\n# {title}\n\n{summary}\n\n{body}\n\n{GENERATED}\n"
-
-
-def push_backbone(folder: Path, repository: str, backbone: str) -> str:
-    """Uploads the plain encoder.
-
-    Returns:
-        The address of the commit.
-
-    Raises:
-        PublishingError: the upload failed.
-        ValueError: the licence of the encoder that the run started from is not known.
-    """
-    choose_license(None, inherited_license(backbone))
-    try:
-        return upload(folder, repository, commit_message="Upload encoder pretrained further with data2vec").commit_url
-    except (HTTPError, OSError, RuntimeError) as error:
-        raise PublishingError(explain(error, repository)) from error

@@ -69,7 +69,7 @@ def extract(
     pass runs under bfloat16 autocast, on a CPU in the precision of the weights.
 
     Args:
-        model: Data2VecModel.
+        model: Data2VecModel, or what `observed_encoder` makes of another one.
         dataset: records with "label", "group" and the raw input of one modality.
         transform: evaluation transform, `transform(record, seed)` -> {"pixel_values" | "input_values" | "input_ids"}.
         batch_size: samples a forward pass.

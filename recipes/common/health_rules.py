@@ -194,8 +194,8 @@ def _easy_targets(name: str, series: Series, options: Options) -> Iterable[tuple
             "targets_constant",
             f"{share:.0f} % of the variance of the {name} targets is the same in the next token: they hardly change "
             "along the sample and can be copied from what is visible. Hide longer spans "
-            f"(model.{name}_config.mask_length), raise model.ema_decay, or average fewer blocks "
-            f"(model.{name}_config.average_top_k_layers).",
+            f"({modality_key(options, name)}.mask_length), raise model.ema_decay, or average fewer blocks "
+            f"({modality_key(options, name)}.average_top_k_layers).",
             False,
         )
 
@@ -269,8 +269,13 @@ def judge_mask(name: str, record: dict[str, Any], options: Options) -> Iterator[
             "mask",
             name,
             f"{100 * share:.0f} % of the tokens of {name} are masked: {amount}. Published runs mask 50 to 80 %; see "
-            f"mask_prob and its neighbours in model.{name}_config.",
+            f"mask_prob and its neighbours in {modality_key(options, name)}.",
         )
+
+
+def modality_key(options: Options, name: str) -> str:
+    """Where a run sets the masks and targets of a modality: with `backbone` there is one, without a section."""
+    return "model" if options.backbone is not None else f"model.{name}_config"
 
 
 def _lower_rate(options: Options) -> str:
@@ -283,10 +288,11 @@ def _position_advice(name: str, options: Options) -> str:
     if name == "audio":
         mine = options.model.get("audio_config") or {}
         now = ", ".join(f"{key}={mine[key]}" for key in ("conv_pos_width", "conv_pos_depth") if key in mine)
+        width = f"model.audio_config.conv_pos_width{', now ' + now if now else ''}"
+        narrow = f"narrow the position convolutions ({width}), " if options.backbone is None else ""
         return (
             "Cut windows of random length (audio.transform.crop_seconds=[1.0, 2.0]) out of a stream of recordings "
-            "(audio.transform.concat_group=true), narrow the position convolutions (model.audio_config.conv_pos_width"
-            f"{', now ' + now if now else ''}), or raise model.ema_decay."
+            f"(audio.transform.concat_group=true), {narrow}or raise model.ema_decay."
         )
     if name == "vision":
         return (

@@ -17,12 +17,12 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import nn
 
-from modeling_d2v import Data2VecConfig, Data2VecModel
+from recipes.common.backbones import observed_encoder, random_encoder
 from recipes.common.batches import part
 from recipes.common.datasets import RawDataset
 from recipes.common.diagnostics import effective_rank
 from recipes.common.features import FeatureSet, MissingLabelsError, extract
-from recipes.common.options import OptionError, Options, ProbeDataOptions
+from recipes.common.options import Options, ProbeDataOptions
 from recipes.common.parts import open_parts
 from recipes.common.probes import chance_accuracy, knn_accuracy, linear_accuracy
 from recipes.common.transforms import build_transform
@@ -31,7 +31,7 @@ from recipes.common.transforms import build_transform
 logger = logging.getLogger(__name__)
 
 BATCH_SIZES = {"vision": 64, "audio": 16, "text": 32}
-EVALUATION_OPTIONS = {"vision": ("mean", "std"), "audio": ("max_seconds",), "text": ("max_length",)}
+EVALUATION_OPTIONS = {"vision": ("mean", "std"), "audio": ("max_seconds", "standardised"), "text": ("max_length",)}
 """Options of a training transform that evaluation shares."""
 
 
@@ -53,15 +53,13 @@ class OnlineProbe:
         ValueError: it has no such split or group.
     """
 
-    def __init__(self, options: Options, config: Data2VecConfig, accelerator: Accelerator, tokenizer: Any = None):
+    def __init__(self, options: Options, config: Any, accelerator: Accelerator, tokenizer: Any = None):
         self.options, self.config, self.accelerator = options, config, accelerator
         self.every, self.kind, self.weights = options.probe.every, options.probe.kind, options.probe.weights
         self.parts: dict[str, tuple[RawDataset, RawDataset]] = {}
         self.transforms: dict[str, Any] = {}
         if not self.every:
             return
-        if not isinstance(config, Data2VecConfig):
-            raise OptionError("The online probe reads encoders of this package only. Set probe.every=0.")
         for name in options.modalities:
             parts = self._open(name)
             if parts is not None:
@@ -107,12 +105,12 @@ class OnlineProbe:
         """
         started = time.perf_counter()
         found: dict[str, float] = {}
-        encoder = model.trained_encoder(self.weights)
+        encoder = observed_encoder(model, self.weights)
         for name in self.parts:
             found |= self._measure(name, encoder, first=step == 0)
-        if step == 0 and self.options.init_from is not None and self.parts:
+        if step == 0 and (self.options.init_from or self.options.backbone) is not None and self.parts:
             torch.manual_seed(self.options.seed)
-            random = Data2VecModel(self.config).to(next(encoder.parameters()).device)
+            random = random_encoder(self.config).to(next(encoder.parameters()).device)
             for name in self.parts:
                 key = f"{name}/probe_{self.kind}"
                 compared = self._measure(name, random)

@@ -180,9 +180,15 @@ def _check_model(model: dict[str, Any]) -> None:
 def _check_backbone(model: dict[str, Any]) -> None:
     """The same for the objective over an encoder of transformers."""
     from modeling_d2v.backbone_configuration import BackbonePreTrainingConfig
+    from modeling_d2v.configuration_data2vec import Data2VecConfig
 
     valid = sorted(BackbonePreTrainingConfig.own_fields())
     for key in model:
+        if key not in valid and key in Data2VecConfig.own_fields():
+            raise OptionError(
+                f"model.{key} belongs to models of this package; with `backbone` the encoder decides its own parts. "
+                "Leave it out, or drop the whole section of a configuration file with model=null."
+            )
         if key not in valid:
             raise _unknown(str(key), valid, "model.")
 
@@ -215,7 +221,7 @@ def check_resumable(saved: Options, options: Options) -> None:
         listed = "; ".join(f"{key}: {before.get(key)!r} -> {now.get(key)!r}" for key in changed)
         raise OptionError(
             f"The run in {saved.output_dir} was started with other options ({listed}). Put them back to resume, or "
-            "choose a new output_dir (with init_from to start from these weights)."
+            f"choose a new output_dir (with {_start_again(options)} to start from these weights)."
         )
     same = (saved.schedule_steps, saved.warmup_steps) == (options.schedule_steps, options.warmup_steps)
     if not same:
@@ -223,8 +229,12 @@ def check_resumable(saved: Options, options: Options) -> None:
             f"The learning rate of the run in {saved.output_dir} falls over {saved.schedule_steps} steps, of the new "
             f"options over {options.schedule_steps}. Add optim.schedule_steps={saved.schedule_steps} to train to step "
             f"{options.max_steps} with the learning rate held at min_lr after the cosine, or start a new output_dir "
-            "with init_from for a new schedule."
+            f"with {_start_again(options)} for a new schedule."
         )
+
+
+def _start_again(options: Options) -> str:
+    return "init_from" if options.backbone is None else f"backbone={options.output_dir}/final_backbone"
 
 
 def _is_free(key: str) -> bool:

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from recipes.common.backbones import observed_encoder
 from recipes.common.batches import StepDataset
 from recipes.common.collate import MODALITY_OF_INPUT
 from recipes.common.drawings import (
@@ -139,15 +140,14 @@ class Pictures:
     @torch.no_grad()
     def _features(self, samples: list[dict[str, Any]], model: nn.Module) -> np.ndarray:
         """Features (N, D) of length 1, without what all samples have in common; the model keeps its mode."""
-        encoder = model.trained_encoder()
+        encoder = observed_encoder(model)
         training, device = encoder.training, next(encoder.parameters()).device
         encoder.eval()
         try:
             rows = []
             for sample in samples:
                 output = encoder(**{sample["name"]: sample["input"][None].to(device)})
-                pooled = getattr(output, "pooler_output", None)
-                rows.append((output.last_hidden_state.mean(dim=1) if pooled is None else pooled)[0].float().cpu())
+                rows.append(output.pooler_output[0].float().cpu())
         finally:
             encoder.train(training)
         features = torch.stack(rows)

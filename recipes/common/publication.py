@@ -6,8 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from modeling_d2v import Data2VecConfig
+from transformers import AutoConfig
+
+from modeling_d2v import BackbonePreTrainingConfig
 from modeling_d2v.publishing import Publication, find_checkpoint, publish
+from recipes.common.backbones import backbone_card
 from recipes.common.run_card import find_run, is_generated, run_card
 
 
@@ -40,9 +43,11 @@ def publish_checkpoint(
     pictures: list[Path] = []
     if card is None and run is not None and is_generated(folder):
         pictures = sorted(run.glob("*.png"))
-        card = run_card(
+        config = AutoConfig.from_pretrained(folder)
+        make_card = backbone_card if isinstance(config, BackbonePreTrainingConfig) else run_card
+        card = make_card(
             run,
-            Data2VecConfig.from_pretrained(folder),
+            config,
             repo_id,
             weights=weights,
             license=license,

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator
 
 from modeling_d2v import Data2VecConfig
-from recipes.common.health_rules import Finding
+from recipes.common.health_rules import Finding, modality_key
 from recipes.common.options import Options
 
 
@@ -81,7 +81,7 @@ def _batch(name: str, options: Options, config: Data2VecConfig) -> Iterator[Find
             name,
             f"A step of {name} sees {batch} samples under {masks} masks each. Gradients of so little are mostly "
             f"noise: raise {name}.batch_size (with accumulate={options.accumulate} or more to fit into memory), or "
-            f"model.{name}_config.num_masks, which costs less.",
+            f"{modality_key(options, name)}.num_masks, which costs less.",
         )
 
 

@@ -9,17 +9,21 @@ import torch
 import transformers
 import yaml
 from accelerate.state import AcceleratorState, GradientState
-from backbone_factory import encoder
+from backbone_factory import KINDS, encoder, inputs_of, pretraining
 from hub_server import HubServer
+from model_factory import padded_inputs
 from processing_factory import feature_extractor, text_tokenizer
 from safetensors.torch import load_file
 
-from recipes import pretrain
-from recipes.common.backbones import build_backbone_config, complete_options
+from modeling_d2v import BackbonePreTrainingConfig, Data2VecConfig
+from recipes import pretrain, publish
+from recipes.common.backbones import build_backbone_config, complete_options, observed_encoder
 from recipes.common.building import build_model
+from recipes.common.health_rules import _position_advice
 from recipes.common.option_files import build_options, load_options
 from recipes.common.options import OptionError
 from recipes.common.runlog import read_log
+from recipes.common.start_advice import advice_at_start
 from recipes.common.training import Pretraining
 
 
@@ -156,6 +160,7 @@ def test_model_section_sets_the_objective(options):
         ("vision", {"backbone": "missing/folder/name"}, "cannot be read; give the folder"),
         ("text", {"model": {"layers": "blocks"}}, "its lists are `encoder.layer`"),
         ("audio", {"model": {"average_top_k_layers": 9}}, "average_top_k_layers"),
+        ("vision", {"model": {"hidden_size": 64}}, "the encoder decides its own parts. .* model=null"),
     ],
 )
 def test_wrong_options_are_named(name, changes, message, options, tmp_path):
@@ -163,11 +168,61 @@ def test_wrong_options_are_named(name, changes, message, options, tmp_path):
         run(options(name, **changes), tmp_path / "run")
 
 
-def test_encoders_of_spectrograms_are_refused(tmp_path):
-    transformers.WhisperConfig().save_pretrained(tmp_path)
+@pytest.mark.parametrize(
+    "config, message",
+    [
+        (transformers.WhisperConfig(), "takes `input_features`"),
+        (Data2VecConfig(), "start from it with init_from"),
+        (
+            BackbonePreTrainingConfig(encoder_config=transformers.ViTConfig()),
+            "whole pretraining model.*final_backbone",
+        ),
+    ],
+    ids=["spectrograms", "own", "whole"],
+)
+def test_what_is_no_encoder_to_train_is_refused(config, message, tmp_path):
+    config.save_pretrained(tmp_path)
     tree = {**COMMON, "audio": {"batch_size": 1}, "backbone": str(tmp_path), "output_dir": "unused"}
-    with pytest.raises(OptionError, match="takes `input_features`"):
+    with pytest.raises(OptionError, match=message):
         complete_options(build_options(tree))
+
+
+def test_folders_without_a_tokenizer_are_named(options, sources, tmp_path):
+    transformers.AutoModel.from_pretrained(sources["text"]).save_pretrained(tmp_path / "bare")
+    with pytest.raises(OptionError, match="knows special tokens alone"):
+        run(options("text", backbone=str(tmp_path / "bare")), tmp_path / "run")
+
+
+def test_probe_reads_the_encoder(options, tmp_path):
+    run(options("vision", max_steps=1), tmp_path / "run", "probe.every=1", "probe.max_samples=100")
+    first, last = read_log(tmp_path / "run" / "log.jsonl")
+    assert {"vision/probe_knn", "vision/probe_knn_random", "vision/probe_chance"} <= first.keys()
+    # Random weights tell some digits apart, unless nothing is read.
+    assert last["vision/probe_knn"] > first["vision/probe_chance"] + 5 and last["vision/probe_rank"] > 1.5
+
+
+@pytest.mark.parametrize("kind", ["roberta", "wav2vec2", "dinov2_with_registers"])
+def test_features_are_the_mean_of_real_tokens(kind):
+    model = pretraining(kind).eval()
+    observed, plain = observed_encoder(model), model.trained_encoder()
+    if KINDS[kind] == "vision":
+        inputs = inputs_of(kind)
+        wanted = plain(**inputs).last_hidden_state[:, 5:].mean(dim=1)  # after the class token and four registers
+        torch.testing.assert_close(observed(**inputs).pooler_output, wanted)
+        return
+    batch, alone = padded_inputs(KINDS[kind])
+    pooled = observed(**batch).pooler_output
+    for row, sample in zip(pooled, alone, strict=True):
+        wanted = plain(**sample).last_hidden_state.mean(dim=1)[0]
+        torch.testing.assert_close(row, wanted, atol=2e-5, rtol=1e-4)
+
+
+def test_advice_names_keys_that_a_run_has(options):
+    chosen = completed(options("vision", vision={"batch_size": 1}))
+    config = build_backbone_config(chosen)
+    (found,) = advice_at_start(chosen, config)
+    assert "model.num_masks" in found.message and "vision_config" not in found.message
+    assert "model.audio_config" not in _position_advice("audio", chosen)
 
 
 def test_resolved_options_are_kept_and_the_plain_encoder_goes_up(options, sources, tmp_path, monkeypatch, caplog):
@@ -181,8 +236,15 @@ def test_resolved_options_are_kept_and_the_plain_encoder_goes_up(options, source
     card = files["README.md"].decode()
     assert "license: mit" in card and 'AutoModel.from_pretrained("user/continued")' in card
     (sources["vision"] / "README.md").unlink()
-    pretrain.upload(tmp_path / "run" / "final_backbone", "user/other", str(sources["vision"]))
-    assert "Nothing says under which licence" in caplog.text and "hf upload user/other" in caplog.text
+    pretrain.upload(tmp_path / "run" / "final", "user/other")
+    assert "Nothing says under which licence" in caplog.text
+    assert f"publish.py {tmp_path / 'run' / 'final'} user/other" in caplog.text
+    made = publish.main([str(tmp_path / "run"), "user/x", "--weights", "teacher", "--license", "mit", "--dry_run"])
+    assert made.files.keys() == set(files) - {".gitattributes"} and "code beside them" not in made.card
+    with pytest.raises(ValueError, match="needs this package, and carries no code"):
+        publish.main([str(tmp_path / "run"), "user/x", "--weights", "all", "--license", "mit", "--dry_run"])
+    with pytest.raises(ValueError, match="published by the folder of its run"):
+        publish.main([str(tmp_path / "run" / "final_backbone"), "user/x", "--dry_run"])
     kept = yaml.safe_load((tmp_path / "run" / "run.yaml").read_text())
     assert kept["vision"]["transform"] == {"mean": [0.4], "std": [0.3]}
     saved = json.loads((tmp_path / "run" / "final" / "config.json").read_text())
