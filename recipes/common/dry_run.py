@@ -17,11 +17,13 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
+from recipes.common.agreement import first_problem
 from recipes.common.batches import MicroBatch, StepDataset, load_steps
-from recipes.common.dry_run_table import dry_run_table
-from recipes.common.memory import FULL, Activations, current_memory, state_bytes
-from recipes.common.options import Options
+from recipes.common.dry_run_table import ADVICE, dry_run_table
+from recipes.common.memory import FULL, Activations, current_memory, free_memory, state_bytes
+from recipes.common.options import OptionError, Options
 from recipes.common.run_state import checkpoint_bytes
+from recipes.common.storage import readable_bytes
 from recipes.common.throughput import DTYPES, peak_memory_gib
 from recipes.common.training import Pretraining
 
@@ -30,6 +32,8 @@ STEPS = 3
 """Steps of each kind (each modality, or the mixture) that are taken; the first one is not timed."""
 PATIENCE = 20.0
 """Seconds of a first step from which on it is the only one, and timed."""
+COUNTED = 2000
+"""Steps whose samples are counted at most; with token budgets, to count is to deal out all samples before."""
 _OWNERS = {
     "data2vec.encoder": "shared blocks",
     "data2vec.modality_encoders": "front end",
@@ -102,6 +106,8 @@ class Rehearsal:
             self.batches += batches
             self.read.update(kind)
             if self.failure is None:
+                self.failure = first_problem(self.run.accelerator, self._shortage(batches))
+            if self.failure is None:
                 self._step(kind, step, batches)
         self.measured = None if self.failure else peak_memory_gib(self.device) * 2**30
 
@@ -114,9 +120,25 @@ class Rehearsal:
                 found[kind].append(step)
         return [(kind, step) for kind, taken in found.items() for step in taken]
 
+    def _shortage(self, batches: list[MicroBatch]) -> str | None:
+        """What a step would lack of memory, as far as that can be told before."""
+        free, activations = free_memory(self.device), self._activations(batches)
+        if free is None or not activations:
+            return None
+        parts = self._state()
+        later = 0 if any(self.seconds.values()) else parts["gradients"] + parts["optimizer"]
+        needed = later + max(activations)
+        if needed < free:
+            return None
+        return f"it takes about {readable_bytes(needed)} more, and the machine has {readable_bytes(free)} left."
+
     def _step(self, kind: tuple[str, ...], step: int, batches: list[MicroBatch]) -> None:
-        """Takes a step and its time; one that does not fit into the memory ends the attempts."""
-        started = time.perf_counter()
+        """Takes a step and its time; one that does not fit into the memory ends the attempts.
+
+        Raises:
+            OptionError: it does not, and there are other processes.
+        """
+        started, processes = time.perf_counter(), self.run.accelerator.num_processes
         try:
             self.run.step = step
             self.run.train_step([self.run.to_device(batch) for batch in batches])
@@ -124,10 +146,18 @@ class Rehearsal:
             if not is_out_of_memory(error):
                 raise
             self.failure = str(error).splitlines()[0]
+            if processes > 1:
+                # The others are in the middle of the step and wait for this one.
+                raise OptionError(
+                    f"A step does not fit into the memory of process {self.run.accelerator.process_index}: "
+                    f"{self.failure}. {ADVICE} A dry run of a single process tells the estimate all the same."
+                ) from error
             return
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
-        self.seconds[kind].append(time.perf_counter() - started)
+        # The same number in all processes, which decide by it whether to take another step.
+        taken = torch.tensor(time.perf_counter() - started, device=self.device)
+        self.seconds[kind].append(self.run.sum_over_processes(taken).item() / processes)
 
     def facts(self) -> dict[str, Any]:
         """What the steps told, for the run as a whole; every process must call it."""
@@ -135,14 +165,10 @@ class Rehearsal:
 
     def _memory(self) -> dict[str, Any]:
         """Bytes by part, estimated, with their sum; what the process held before; the measured peak."""
-        accelerator, mixed = self.run.accelerator, self.options.mixed_precision != "no"
-        shards = accelerator.num_processes if accelerator.is_fsdp2 else 1
-        parts, largest = state_bytes(self.run.inner, mixed, shards), None
+        parts, largest = self._state(), None
         held = parts["weights"] + parts["teacher"]
-        flops = self.run.speed.flops
-        if flops is not None:
-            count = Activations(flops.config, mixed, self.device.type == "cpu", self.options.gradient_checkpointing)
-            sizes = [count(batch.modality, flops.shape(batch.modality, batch.inputs)) for batch in self.batches]
+        sizes = self._activations(self.batches)
+        if sizes:
             parts["activations"], batch = max(zip(sizes, self.batches, strict=True), key=lambda entry: entry[0])
             largest = f"{len(batch.inputs['mask'])} samples of {batch.modality}"
         return {
@@ -154,9 +180,25 @@ class Rehearsal:
             "failure": self.failure,
         }
 
+    def _state(self) -> dict[str, int]:
+        """Bytes of what stays from step to step, of a process."""
+        accelerator = self.run.accelerator
+        shards = accelerator.num_processes if accelerator.is_fsdp2 else 1
+        return state_bytes(self.run.inner, self.options.mixed_precision != "no", shards)
+
+    def _activations(self, batches: list[MicroBatch]) -> list[int]:
+        """Bytes that the backward pass of each micro-batch needs; none for models that nothing is known of."""
+        flops, mixed = self.run.speed.flops, self.options.mixed_precision != "no"
+        if flops is None:
+            return []
+        count = Activations(flops.config, mixed, self.device.type == "cpu", self.options.gradient_checkpointing)
+        return [count(batch.modality, flops.shape(batch.modality, batch.inputs)) for batch in batches]
+
     def _data(self) -> dict[str, dict[str, Any]]:
         """By modality: samples, tokens and padding of a step, samples of the data, passes over its sources."""
-        passes = self.run.steps.epochs(self.options.max_steps)
+        counted = min(self.options.max_steps, COUNTED)
+        times = self.options.max_steps / counted
+        passes = {name: times * epoch for name, epoch in self.run.steps.epochs(counted).items()}
         found = {}
         for name, size in self.plan.sizes.items():
             own = [batch for batch in self.batches if batch.modality == name]

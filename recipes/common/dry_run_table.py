@@ -10,6 +10,9 @@ from recipes.common.runlog import duration
 from recipes.common.storage import free_text, readable_bytes
 
 
+ADVICE = "Lower micro_batch_size or micro_batch_tokens, or set gradient_checkpointing=true or mixed_precision=bf16."
+
+
 def dry_run_table(options: Options, facts: dict[str, Any]) -> str:
     """Text of the table.
 
@@ -43,7 +46,7 @@ def _memory(found: dict[str, Any]) -> list[str]:
         rows.append(_row("measured", readable_bytes(found["measured"])))
     if found["failure"] is not None:
         rows.append(f"  A step does not fit into the memory: {found['failure']}")
-        rows.append("  Raise accumulate, or set gradient_checkpointing=true or mixed_precision=bf16.")
+        rows.append(f"  {ADVICE}")
     return rows
 
 

@@ -166,3 +166,17 @@ def current_memory(device: torch.device) -> int | None:
             return next(1024 * int(line.split()[1]) for line in file if line.startswith("VmRSS:"))
     except (OSError, StopIteration):
         return None
+
+
+def free_memory(device: torch.device) -> int | None:
+    """Bytes of the machine that a process on a CPU can still get; None elsewhere, or where nothing tells.
+
+    Accelerators refuse what does not fit. On a CPU the system ends the process instead, without a word.
+    """
+    if device.type != "cpu":
+        return None
+    try:
+        with open("/proc/meminfo", encoding="ascii") as file:
+            return next(1024 * int(line.split()[1]) for line in file if line.startswith("MemAvailable:"))
+    except (OSError, StopIteration):
+        return None

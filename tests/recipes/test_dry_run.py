@@ -1,5 +1,7 @@
 """Dry runs: what they tell is what the run does, and they leave no trace."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from accelerate.state import AcceleratorState, GradientState
@@ -9,6 +11,7 @@ from modeling_d2v import Data2VecForPreTraining
 from recipes.common import dry_run as module
 from recipes.common.dry_run import count_parameters
 from recipes.common.option_files import load_options
+from recipes.common.options import OptionError
 from recipes.common.runlog import read_log
 from recipes.pretrain import main, pretrain
 
@@ -70,6 +73,43 @@ def test_a_step_that_does_not_fit_is_reported_with_advice(tmp_path, capsys, monk
     text = capsys.readouterr().out
     assert "does not fit into the memory: DefaultCPUAllocator" in text and "gradient_checkpointing=true" in text
     assert "expected time, at the very best" in text
+
+
+def test_a_step_that_a_cpu_would_be_killed_for_is_not_taken(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(module, "free_memory", lambda device: 2**20)
+    monkeypatch.setattr(module.Pretraining, "train_step", lambda *_: pytest.fail("a step was taken"))
+    facts = pretrain(load_options("tiny_vision", [f"output_dir={tmp_path}", "cpu=true", "dry_run=true"]))
+    assert facts["memory"]["measured"] is None and facts["data"]["vision"]["samples a step"] == 8
+    text = capsys.readouterr().out
+    assert "more, and the machine has 1.0 MiB left." in text and "Lower micro_batch_size" in text
+
+
+def rehearsal(train_step, reduce):
+    """Of a process of two, without data or engine."""
+    plan = SimpleNamespace(pattern=[0], modalities_at=lambda step: ["vision"])
+    run = SimpleNamespace(
+        options=None,
+        steps=SimpleNamespace(plan=plan),
+        accelerator=SimpleNamespace(device=torch.device("cpu"), num_processes=2, process_index=1),
+        to_device=None,
+        train_step=train_step,
+        sum_over_processes=reduce,
+    )
+    return module.Rehearsal(run)
+
+
+def test_a_process_that_runs_out_of_memory_ends_them_all():
+    def refuse(batches):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB.\nmore")
+
+    with pytest.raises(OptionError, match="memory of process 1: CUDA out of memory.* Lower micro_batch_size"):
+        rehearsal(refuse, reduce=None)._step(("vision",), 0, [])
+
+
+def test_processes_judge_by_the_same_time_whether_a_step_is_slow():
+    taken = rehearsal(lambda batches: None, reduce=lambda seconds: 0 * seconds + 50)
+    taken._step(("vision",), 0, [])
+    assert taken.seconds == {("vision",): [25.0]}
 
 
 def test_other_errors_of_a_step_are_errors(tmp_path, monkeypatch):

@@ -6,7 +6,7 @@ from model_factory import MODALITIES, inputs_for, version_config
 
 from modeling_d2v import Data2VecForPreTraining
 from recipes.common.flops import StepFlops
-from recipes.common.memory import Activations, current_memory, state_bytes
+from recipes.common.memory import Activations, current_memory, free_memory, state_bytes
 
 
 WIDE = dict(hidden_size=64, intermediate_size=256, num_hidden_layers=4)
@@ -67,3 +67,7 @@ def test_state_is_what_training_holds():
     }  # fmt: skip
     assert state_bytes(model, mixed=True, shards=2)["weights in half precision"] == trained
     assert current_memory(torch.device("cpu")) > 2**26
+
+
+def test_free_memory_is_told_of_a_cpu_alone():
+    assert 2**20 < free_memory(torch.device("cpu")) and free_memory(torch.device("cuda")) is None
