@@ -48,6 +48,8 @@ _LAST = 1 << 62
 _KEY_MAX = (1 << 63) - 1
 
 
+# Inductor takes products with an index for addresses, in integers that do not wrap, and fails on these.
+@torch.compiler.disable
 def counter_bits(
     seed: int | Tensor, step: int | Tensor, sample_ids: Tensor, *, count: int, repeats: int = 1, stream: int = 16
 ) -> LongTensor:

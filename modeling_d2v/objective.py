@@ -17,6 +17,7 @@ from .modeling_data2vec import check_mask
 from .targets import batch_std
 
 
+@torch.compiler.disable  # as `counter_bits`
 @torch.no_grad()
 def content_ids(inputs: Tensor, attention_mask: Tensor | None) -> Tensor:
     """Identities (B,) of samples nobody numbered: equal content in any batch, process or step has equal masks."""
