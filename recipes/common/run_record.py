@@ -15,6 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -177,6 +178,7 @@ def environment(device: torch.device, processes: int = 1) -> dict[str, Any]:
     }
 
 
+@cache
 def code_commit() -> str | None:
     """Commit of the code, "-dirty" behind it where files differ from it; `None` outside of a clone."""
     if shutil.which("git") is None or not (ROOT / ".git").exists():

@@ -24,20 +24,22 @@ SPEED_FACTS = ("samples_per_s", "tokens_per_s", "step_seconds", "utilisation", "
 DTYPES = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-def matmul_peak(device: torch.device, dtype: torch.dtype, seconds: float = 0.1) -> float:
+def matmul_peak(device: torch.device, dtype: torch.dtype, seconds: float = 0.05) -> float:
     """Operations a second of square matrix products on random data, the best of those that fit into the time.
 
     Args:
         device: that the run computes on; on a CPU with the threads of this process.
         dtype: that its matrix products have.
-        seconds: for the repetitions; there is at least one, and one before to warm up.
+        seconds: for the repetitions; there are at least eight, of which the first only warms up.
     """
-    size = 8192 if device.type == "cuda" else 1024
+    # On a busy CPU other programs get their turn in the middle of a product, and their time counts. Of several short
+    # ones some are spared.
+    size = 8192 if device.type == "cuda" else 512
     generator = torch.Generator(device).manual_seed(0)  # the random states of the run are not this file's to move
     a, b = (torch.randn(size, size, device=device, generator=generator).to(dtype) for _ in range(2))
     times: list[float] = []
     opened = time.perf_counter()
-    while len(times) < 2 or (time.perf_counter() - opened < seconds):
+    while len(times) < 8 or time.perf_counter() - opened < seconds:
         before = time.perf_counter()
         a @ b
         if device.type == "cuda":
