@@ -236,6 +236,9 @@ class Pretraining:
                 self.train_step([self.to_device(batch) for batch in micro_batches])
                 self.bad_samples.add(self.step, [batch.report for batch in micro_batches])
                 bar.update()
+                now = time.perf_counter()
+                # With each step: whatever ends the run, its record tells how long it trained.
+                self.seconds, started = self.seconds + now - started, now
                 logged = self.step % options.log_every == 0 or self.step == options.max_steps
                 seen = self.observe(None if logged else log)
                 if logged:
@@ -243,8 +246,6 @@ class Pretraining:
                     line = one_line(record, options.max_steps)
                     bar.set_postfix_str(line.split("  ", 1)[1]) if shown else logger.info("%s", line)
                 if self.checkpoint_is_due():
-                    self.seconds += time.perf_counter() - started
-                    started = time.perf_counter()
                     with self.speed.paused():
                         log.flush()
                         self.health.events.flush()
