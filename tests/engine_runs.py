@@ -2,8 +2,8 @@
 
     python -m torch.distributed.run --nproc_per_node 2 tests/engine_runs.py runs.json
 
-`runs.json` is a list of entries with `arguments` of the program, in which `{rank}` is the number of the process, and
-`sharded`: whether FSDP2 is asked for.
+`runs.json` is a list of entries with `arguments` of the program, in which `{rank}` is the number of the process,
+`sharded`: whether FSDP2 is asked for, and `refused`: whether the program must refuse to run, and only says why.
 """
 
 import json
@@ -16,6 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from accelerate.state import AcceleratorState, GradientState, PartialState  # noqa: E402
 
+from recipes.common.options import OptionError  # noqa: E402
 from recipes.pretrain import main  # noqa: E402
 
 
@@ -33,7 +34,15 @@ def run_all(entries: list[dict]) -> None:
             os.environ.pop(name, None)
             if entry["sharded"]:
                 os.environ[name] = value
-        main([argument.replace("{rank}", os.environ["RANK"]) for argument in entry["arguments"]])
+        arguments = [argument.replace("{rank}", os.environ["RANK"]) for argument in entry["arguments"]]
+        if entry["refused"]:
+            try:
+                main(arguments)
+            except OptionError as error:
+                print(error, file=sys.stderr)
+                continue
+            raise AssertionError(f"not refused: {arguments}")
+        main(arguments)
 
 
 if __name__ == "__main__":
