@@ -117,6 +117,8 @@ def test_divergence_is_flagged_first_and_stops_the_run_when_it_lasts():
         ("audio__explained_by_position", [0.97, 0.3, 0.99, 0.98], {}, {"targets_of_position": 3}),
         ("audio__explained_by_neighbour", [0.97] * 4, {}, {"targets_constant": 3}),
         ("audio__explained_by_prediction", [0.005] * 12, {}, {"nothing_predicted": 12}),
+        ("audio__explained_by_prediction", [0.98] * 5 + [0.3] * 4, {}, {}),  # caught for a while, then free
+        ("audio__explained_by_prediction", [0.98] * 6, {}, {"targets_too_easy": 6}),
         ("audio__prediction_std", [0.04] * 3, {"audio__target_std": 0.9}, {"weak_predictions": 3}),
         ("grad_norm", [1, 1, 1, 20, 20, 20], {}, {"growing_gradients": 6}),
         ("audio__loss", [4, 1, 1, 1, 6, 6, 6], {"ema_decay": 0.9}, {"unsteady_targets": 7}),
@@ -127,6 +129,14 @@ def test_divergence_is_flagged_first_and_stops_the_run_when_it_lasts():
 )
 def test_warnings(name, values, others, expected):
     assert feed(guard(), name, values, **others) == expected
+
+
+def test_line_of_a_probe_is_no_log_line():
+    """A resumed run reads such lines too, and must find what the run found that wrote them."""
+    judge = guard()
+    waits = [record(step, audio__loss=1.0, data_wait=0.5) for step in (1, 2, 4)]
+    lines = [*waits[:2], record(3, audio__probe_knn=50.0), waits[2]]
+    assert [found.name for line in lines for found in judge.look(line)] == ["waits_for_data"]
 
 
 def test_limit_that_cuts_every_gradient():
