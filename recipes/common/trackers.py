@@ -84,6 +84,8 @@ class Trackers:
         """
         if not self.accelerator.is_main_process:
             return
+        if not step:  # a former start in this folder that left no checkpoint was another run
+            record.content.pop("trackers", None)
         known = record.content.setdefault("trackers", {"id": uuid.uuid4().hex})
         started = []
         for name in map(str, self.accelerator.log_with):
@@ -192,8 +194,8 @@ def start_arguments(name: str, options: Options, known: dict[str, str], step: in
     """
     run_name = options.run_name or Path(options.output_dir).resolve().name
     if name == "tensorboard":
-        # Points of steps that a killed run took and the resumed one takes again are dropped.
-        return {"purge_step": step + 1} if step else {}
+        # Points of steps that are taken again are dropped; a fresh run may look at its model at step 0.
+        return {"purge_step": step + 1 if step else 0}
     if name == "wandb":
         return {"id": known["id"], "name": run_name, "resume": "allow", "dir": options.output_dir}
     if name == "trackio":

@@ -98,8 +98,9 @@ def test_what_trackers_get_is_flat_and_grouped(options):
 
 def test_a_resumed_run_goes_on_where_the_tracker_knows_it(options):
     known = {"id": "a" * 32}
-    for name in ("wandb", "trackio", "mlflow", "tensorboard", "dvclive"):
+    for name in ("wandb", "trackio", "mlflow", "dvclive"):
         assert "purge_step" not in start_arguments(name, options, known, step=0)
+    assert start_arguments("tensorboard", options, known, 0) == {"purge_step": 0}
     assert start_arguments("wandb", options, known, 4)["id"] == known["id"]
     assert start_arguments("tensorboard", options, known, 4) == {"purge_step": 5}
     assert start_arguments("mlflow", options, {**known, "mlflow": "7"}, 4) == {"run_id": "7"}
@@ -111,6 +112,17 @@ def started(options, folder, step=0):
     record = RunRecord(folder)
     made.start(options, record, step)
     return made, record
+
+
+def test_a_start_over_is_another_run_for_the_trackers(options, tmp_path, notebook):
+    """As after a run that was stopped before its first checkpoint."""
+    ids = []
+    for step in (0, 0, 4):
+        AcceleratorState._reset_state(reset_partial_state=True)
+        made, record = started(options, tmp_path, step)
+        record.save()
+        ids.append(record.content["trackers"]["id"])
+    assert ids[0] != ids[1] == ids[2]
 
 
 def test_a_tracker_that_fails_is_reported_once_and_left_alone_in_the_end(options, tmp_path, notebook, caplog):
