@@ -20,6 +20,7 @@ from recipes.common.data_report import (
     DataReport,
     NoUsableSample,
     candidates,
+    check_item,
     collect_data_report,
     usable_item,
 )
@@ -335,6 +336,13 @@ def test_what_fails_in_the_transform_is_replaced_under_its_own_id():
         2: ("non-finite", "NaN or infinite values in input_values after the transform"),
     }
     assert usable_item(data, 1, transform, "text", seed=0)["text"] == "b", "another seed may succeed"
+
+
+@pytest.mark.parametrize("values", [[np.inf, -np.inf], [1.0, np.nan], [np.inf, 1.0]])
+def test_items_are_finite_though_their_sum_may_not_be(values):
+    check_item({"input_values": torch.tensor([3e38, 3e38])})
+    with pytest.raises(BadSample, match="NaN or infinite values in pixel_values"):
+        check_item({"input_ids": torch.arange(5), "pixel_values": torch.tensor(values)})
 
 
 def test_a_transform_that_always_fails_is_an_error():
