@@ -89,6 +89,18 @@ def test_each_epoch_holds_every_sample_once_and_has_its_own_order():
     assert [key.epoch for key in keys] == sorted(key.epoch for key in keys)
 
 
+def test_the_order_of_the_samples_is_that_of_earlier_versions():
+    """Runs of earlier versions go on, and recorded results can be made again."""
+    small = plan(sizes={"vision": 10}, batch_sizes={"vision": 4}, ratios={"vision": 1}, seed=0)
+    keys = [key for step in range(3) for key in small.samples(step, "vision")]
+    assert [key.index for key in keys] == [8, 3, 9, 1, 0, 4, 2, 5, 6, 7, 9, 6]
+    assert [key.epoch for key in keys] == [0] * 10 + [1] * 2
+    assert small.samples(5001, "vision") == [(2000, 9), (2000, 4), (2000, 7), (2000, 1)]
+    large = plan(sizes={"vision": 50_000}, batch_sizes={"vision": 64}, ratios={"vision": 1}, seed=3)
+    assert [key.index for key in large.samples(777, "vision")[:4]] == [36340, 2908, 29903, 24773]
+    assert large.samples(5001, "vision")[:3] == [(6, 18569), (6, 31435), (6, 6649)]
+
+
 def test_batches_run_over_the_end_of_an_epoch():
     keys = plan(sizes={"audio": 7, "vision": 2}).samples(0, "vision")
     assert [key.epoch for key in keys] == [0, 0, 1, 1]
