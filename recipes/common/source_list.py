@@ -105,6 +105,8 @@ def read_entries(option: str, value: Any, split: str, defaults: Mapping[str, Any
         source, its_split = fields.pop("source", None), fields.pop("split", split)
         if not isinstance(source, str | None) or not isinstance(its_split, str):
             raise OptionError(f"{where} has the source {source!r} and the split {its_split!r}. Both must be text.")
+        if source is not None and not source.strip():  # as a path it would mean the folder that one happens to be in
+            raise OptionError(f"{where} is empty. Name a source, or set it to null for the built-in data.")
         entries.append(SourceEntry(source, its_split, ratio, {**defaults, **fields}))
     if not entries:
         raise OptionError(f"{option} is an empty list. Name a source, or set it to null for the built-in data.")

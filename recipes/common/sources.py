@@ -48,7 +48,8 @@ def open_table(modality: str, source: str | None, split: str, columns: Columns, 
 
     Raises:
         ValueError: If the source has no such split or column, or nothing of this modality.
-        FileNotFoundError: If the source looks like a path and is none.
+        FileNotFoundError: If the source looks like a path and is none, or does not exist on the Hub either.
+        ConnectionError: If it is no path, and the Hub cannot be reached.
     """
     parts = [_open_split(modality, source, part.strip(), columns, streaming) for part in split.split("+")]
     return parts[0] if len(parts) == 1 else concatenate(parts)
@@ -70,12 +71,21 @@ def _open_split(modality: str, source: str | None, split: str, columns: Columns,
             f"'user/name' or 'user/name:config'."
         )
     from datasets import load_dataset, load_dataset_builder
+    from datasets.exceptions import DatasetNotFoundError
 
     name, _, config = source.partition(":")
+    load = load_dataset_builder if streaming else load_dataset
+    try:
+        loaded = load(name, config or None)
+    except (ConnectionError, DatasetNotFoundError) as error:
+        # Whoever mistyped a folder would otherwise read of the Hub only.
+        raise type(error)(
+            f"The {modality} source {source!r} is no file or folder here, nor could it be read from the Hub: "
+            f"{str(error).removesuffix(chr(46))}."
+        ) from error
     if streaming:
-        files = load_dataset_builder(name, config or None).config.data_files
-        return _stream_parquet(modality, files, split, columns, source)
-    return table_of(modality, load_dataset(name, config or None), split, columns, source)
+        return _stream_parquet(modality, loaded.config.data_files, split, columns, source)
+    return table_of(modality, loaded, split, columns, source)
 
 
 def _open_builtin(modality: str, split: str) -> Table:
@@ -141,7 +151,12 @@ def _stream_parquet(modality: str, files: Any, split: str, columns: Columns, whe
         columns: What to read.
         where: Name of the source.
     """
-    if not files or not all(str(file).endswith(".parquet") for part in files.values() for file in part):
+    if not files:  # what the library keeps of a data set in its cache names no files
+        raise ValueError(
+            f"The files of {where} are not known, as when the Hub is not reached: streaming reads them there. Set "
+            "data.streaming=false to use what was downloaded."
+        )
+    if not all(str(file).endswith(".parquet") for part in files.values() for file in part):
         raise ValueError(
             f"{where} is not stored as parquet, the only kind of data on the Hub that is streamed. Set "
             "data.streaming=false to download it, or convert it to parquet."

@@ -176,10 +176,11 @@ class AudioTransform:
         self.concatenates = self.train and self.concat_group and dataset.groups is not None
         if self.train and self.concat_group and dataset.groups is None:
             logger.warning(
-                "audio.transform.concat_group joins clips of one speaker, but nothing in the audio data tells the "
-                "speaker: each clip is cropped by itself. Name the column of the speaker with "
+                "audio.transform.concat_group joins clips of one speaker, but nothing in the data %s tells the "
+                "speaker: each of its clips is cropped by itself. Name the column of the speaker with "
                 "audio.dataset.group_column (for a plain folder, a column of its metadata.csv), or set concat_group "
-                "to false."
+                "to false.",
+                dataset.source,
             )
         if self.concatenates:
             groups = np.array(dataset.groups)

@@ -66,6 +66,8 @@ def test_entries_are_names_or_mappings_and_take_the_section_s_arguments():
         ([{"source": "b", "ratio": "much"}], "has the ratio 'much'"),
         ([{"source": ["b"]}], r"has the source \['b'\]"),
         ([], "data.audio is an empty list"),
+        ("", "data.audio is empty. Name a source, or set it to null"),
+        (["a", " "], "Entry 2 of data.audio is empty"),
     ],
 )
 def test_wrong_entries_are_sentences(value, message):

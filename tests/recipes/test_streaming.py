@@ -220,6 +220,19 @@ def test_data_of_the_hub_that_is_not_parquet_is_refused(monkeypatch):
     monkeypatch.setattr("datasets.load_dataset_builder", lambda *_: Builder)
     with pytest.raises(ValueError, match="a/b is not stored as parquet"):
         open_dataset("text", "a/b", stream_block=10)
+    Builder.config.data_files = None
+    with pytest.raises(ValueError, match="The files of a/b are not known, as when the Hub is not reached"):
+        open_dataset("text", "a/b", stream_block=10)
+
+
+@pytest.mark.parametrize("block, function", [(None, "load_dataset"), (10, "load_dataset_builder")])
+def test_a_name_that_is_neither_here_nor_on_the_hub_is_said_to_be_neither(monkeypatch, block, function):
+    def unreachable(*_):
+        raise ConnectionError("no network")
+
+    monkeypatch.setattr(f"datasets.{function}", unreachable)
+    with pytest.raises(ConnectionError, match="'data/clips' is no file or folder here, nor .* the Hub: no network"):
+        open_dataset("text", "data/clips", stream_block=block)
 
 
 def test_a_run_goes_on_from_a_checkpoint_streaming_or_not(data, tmp_path):
