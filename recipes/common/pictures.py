@@ -63,7 +63,7 @@ class Pictures:
             need("matplotlib", "plots")
 
     def look(self, model: nn.Module, step: int) -> dict[str, float]:
-        """Draws what the run sees at a step; nothing for the log.
+        """Draws what the run sees at a step; nothing for the log. What fails is reported and ends no run.
 
         Args:
             model: the pretraining model; it is left as it was.
@@ -72,11 +72,16 @@ class Pictures:
         if not self.is_main:
             return {}
         drawn: dict[str, Path] = {}
-        for name, samples in self._samples(max(step - 1, 0)).items():
-            drawn[f"{name}/masks"] = self._draw_masks(name, samples, self.folder / f"step_{step:08d}_{name}_masks.png")
-            path = self.folder / f"step_{step:08d}_{name}_neighbours.png"
-            if len(samples) > NEIGHBOURS:
-                drawn[f"{name}/neighbours"] = self._draw_neighbours(name, samples, model, path)
+        try:
+            for name, samples in self._samples(max(step - 1, 0)).items():
+                start = self.folder / f"step_{step:08d}_{name}"
+                drawn[f"{name}/masks"] = self._draw_masks(name, samples, Path(f"{start}_masks.png"))
+                if len(samples) > NEIGHBOURS:
+                    path = Path(f"{start}_neighbours.png")
+                    drawn[f"{name}/neighbours"] = self._draw_neighbours(name, samples, model, path)
+        except Exception as error:  # a full disk, above all; the other processes are waiting
+            logger.warning("Step %d: no pictures: %s: %s", step, type(error).__name__, error)
+            return {}
         logger.info("Step %d: pictures in %s", step, self.folder)
         self.share(drawn, step)
         return {}

@@ -53,6 +53,19 @@ def test_every_modality_is_drawn_and_the_model_does_not_notice(tmp_path, monkeyp
     assert share_of(shared["vision/masks"][0], tolerance=40) > 0.2  # seven tenths of three of four pictures
 
 
+def test_picture_that_cannot_be_drawn_ends_no_run(tmp_path, monkeypatch, caplog):
+    observer = Pictures(1, tmp_path, None, None)
+    shared = []
+    observer.share = lambda drawn, step: shared.append(drawn)
+
+    def refuse(first):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(observer, "_samples", refuse)
+    assert observer.look(torch.nn.Linear(1, 1), 7) == {} and shared == []
+    assert "Step 7: no pictures: OSError: [Errno 28] No space left on device" in caplog.text
+
+
 def test_hidden_patches_are_covered_and_no_others(tmp_path):
     masks = np.zeros((2, 1, 2, 2), dtype=bool)
     masks[1] = True
