@@ -137,12 +137,19 @@ def _settings(options: dict[str, Any], log: list[dict[str, Any]], start: str | N
         "steps": log[-1]["step"] if log else options["max_steps"],
         "samples": f"{log[-1]['samples']:,}" if log else None,
         "batch size": ", ".join(f"{size} ({name})" for name, size in batches.items()),
-        "learning rate": f"{optim['lr']:g}, warm-up {optim['warmup']:g}, then cosine to {optim['min_lr']:g}",
+        "learning rate": _rate(optim),
         "AdamW": f"betas {optim['betas'][0]:g} and {optim['betas'][1]:g}, weight decay {optim['weight_decay']:g}",
         "precision": "fp32" if options["mixed_precision"] == "no" else options["mixed_precision"],
         "seed": options["seed"],
     }
     return {key: value for key, value in shown.items() if value is not None}
+
+
+def _rate(optim: dict[str, Any]) -> str:
+    """Course of the learning rate; runs from before there was another one say nothing of its kind."""
+    held = f", held {optim['hold']:g}" if optim.get("hold") else ""
+    curve = optim.get("curve", "cosine")
+    return f"{optim['lr']:g}, warm-up {optim['warmup']:g}{held}, then {curve} to {optim['min_lr']:g}"
 
 
 def _speed(log: list[dict[str, Any]], record: dict[str, Any]) -> dict[str, Any]:

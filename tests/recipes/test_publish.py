@@ -175,6 +175,15 @@ def change_options(run, data, start):
     (run / "run.yaml").write_text(yaml.safe_dump(options))
 
 
+def test_the_card_tells_the_course_of_the_learning_rate(run):
+    path = run / "run.yaml"
+    options = yaml.safe_load(path.read_text())
+    assert "then cosine to 0" in run_card(run, tiny_config("vision"), "me/x")
+    options["optim"] |= {"hold": 0.4, "curve": "exponential", "min_lr": 1e-5}
+    path.write_text(yaml.safe_dump(options))
+    assert ", held 0.4, then exponential to 1e-05" in run_card(run, tiny_config("vision"), "me/x")
+
+
 def test_paths_of_the_machine_stay_out_of_the_card(run):
     change_options(run, "/data/mine/digits", "/models/old/final")
     card = run_card(run, tiny_config("vision"), "me/x")
