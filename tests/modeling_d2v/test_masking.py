@@ -244,6 +244,24 @@ def test_data_loader_workers_draw_the_same_masks():
 # Generator
 
 
+def test_generator_stays_out_of_compiled_code():
+    """Inductor takes its products with an index for addresses, and overflows."""
+    graphs = []
+
+    def keep(graph, inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    def draw(ids):
+        return counter_uniform(1, 2, ids + 1, count=3) * 2
+
+    ids = torch.arange(4)
+    assert torch.equal(torch.compile(draw, backend=keep)(ids), draw(ids))
+    constants = [value for graph in graphs for node in graph.graph.nodes for value in node.args
+                 if isinstance(value, int)]  # fmt: skip
+    assert graphs and max(map(abs, constants)) < 2**32
+
+
 def test_counter_bits_equal_splitmix64_in_python_integers():
     modulus, golden = 1 << 64, 0x9E3779B97F4A7C15
 
