@@ -6,6 +6,7 @@ import logging
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from contextvars import copy_context
 from pathlib import Path
 from typing import Any
 
@@ -178,7 +179,9 @@ def _new_tokenizer(options: Options, documents: Any) -> Any:
         raise OptionError(f"model.text_config.vocab_size is {size!r}, which is no int.")
     sources = parts_of(documents).values()
     share = -(-options.text.tokenizer_documents // len(sources))
-    first = (part[index] for part in sources for index in range(min(share, len(part))))
+    # The trainer reads in a thread of its own, which would not know who collects the bad documents.
+    context = copy_context()
+    first = (context.run(part.__getitem__, index) for part in sources for index in range(min(share, len(part))))
     return build_tokenizer((record["text"] for record in first), size)
 
 

@@ -15,6 +15,7 @@ from broken_data import write_picture_table, write_pictures, write_recordings, w
 from torch._utils import ExceptionWrapper
 
 from recipes.common.bad_samples import BadSampleLedger, data_explained
+from recipes.common.building import prepare_tokenizer
 from recipes.common.data_report import (
     BadRecord,
     DataReport,
@@ -414,6 +415,14 @@ def test_tokens_that_another_run_kept_come_with_what_it_met(tmp_path):
     assert {record.name: record.reason for record in reports[0].bad.values()} == reasons
     assert reports[0].bad == reports[1].bad and reports[0].draws == reports[1].draws == {"text": 43}
     assert reports[0].bad_draws == reports[1].bad_draws == {"text": 6}
+
+
+def test_what_is_bad_for_a_new_tokenizer_is_collected_and_not_said_beside(tmp_path, caplog):
+    options = load_options("tiny_text", [])
+    documents = RawDataset("text", Table(["some words", b"\xe9", "more words"] * 4))
+    with collect_data_report() as report:
+        prepare_tokenizer(options, documents, tmp_path / "tokenizer")
+    assert len(report.bad) == 4 and "Bad text" not in caplog.text
 
 
 def test_the_sentence_of_a_worker_comes_without_its_traceback():

@@ -19,6 +19,7 @@ from recipes.common import datasets as module
 from recipes.common.batches import load_steps
 from recipes.common.building import build_config, build_steps, open_sources
 from recipes.common.datasets import RawDataset, open_dataset
+from recipes.common.decoding import BadSample
 from recipes.common.lengths import sample_counts
 from recipes.common.option_files import load_options
 from recipes.common.parquet_stream import ParquetRows
@@ -274,6 +275,13 @@ def test_documents_of_text_files_and_their_names_are_those_of_the_data_set(data)
         assert [stream[index] | {"label": 0} for index in range(len(stream))] == [
             whole[index] | {"label": 0} for index in range(len(whole))
         ]
+
+
+def test_a_broken_line_is_described_as_in_map_style_data(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"text": "whole"}\n{"text": "cut sho\n{"text": "whole"}\n')
+    for block in (None, 10):
+        with pytest.raises(BadSample, match="Unterminated string"):
+            open_dataset("text", str(tmp_path), stream_block=block).load(1)
 
 
 def test_packed_tokens_of_a_stream_are_made_once_and_anew_when_a_file_changes(data, tmp_path, monkeypatch):
