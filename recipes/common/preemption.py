@@ -24,7 +24,7 @@ from torch import Tensor
 # "Temporary failure": give the same command again. Shells use 128 + 2 for an interruption by hand.
 RESUMABLE, INTERRUPTED = 75, 130
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
-_NOTICE = "\n{}: finishing the step and writing a checkpoint. {}\n"
+_NOTICE = "\n{}: finishing the step and writing a checkpoint.{}\n"
 
 
 class RunInterrupted(Exception):
@@ -77,7 +77,7 @@ class Interruptions:
             raise KeyboardInterrupt
         self.received = number if self.received is None else self.received
         if self.is_main and not again:
-            more = "Again stops at once." if number == signal.SIGINT else ""
+            more = " Again stops at once." if number == signal.SIGINT else ""
             # A signal may come in the middle of another line, where the buffers of Python must not be touched.
             os.write(sys.__stderr__.fileno(), _NOTICE.format(signal.Signals(number).name, more).encode())
 

@@ -340,7 +340,7 @@ def test_run_whose_other_process_was_killed_ends(server, config, tmp_path):
     running = start(server, config, tmp_path / "run", ranks=2)
     assert running.wait_for(tmp_path / "run" / "log.jsonl")
     running.send(signal.SIGKILL, 1)
-    assert running.wait(20) == [1, -signal.SIGKILL]
+    assert running.wait() == [1, -signal.SIGKILL]
     assert "ProcessLostError: Another process of the run has ended" in running.text()
 
 
