@@ -108,8 +108,13 @@ def main(arguments: list[str] | None = None) -> list[dict[str, Any]]:
     logging.disable(logging.WARNING)  # the advice to such short runs is known
     transformers_logging.disable_progress_bar()
     configs = args.configs or [path.stem for path in pretraining_configs()]
-    with tempfile.TemporaryDirectory() as folder:
-        rows = [smoke(config, args.steps, Path(folder) / Path(config).stem) for config in tqdm(configs, unit="run")]
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            rows = [
+                smoke(config, args.steps, Path(folder) / Path(config).stem) for config in tqdm(configs, unit="run")
+            ]
+    finally:
+        logging.disable(logging.NOTSET)
     print(table(rows))
     return rows
 

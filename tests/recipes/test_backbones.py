@@ -8,7 +8,7 @@ import pytest
 import torch
 import transformers
 import yaml
-from accelerate.state import AcceleratorState, GradientState
+from accelerate.state import AcceleratorState
 from backbone_factory import KINDS, encoder, inputs_of, pretraining
 from hub_server import HubServer
 from model_factory import padded_inputs
@@ -36,13 +36,6 @@ RUNS = {
         "model": {"average_top_k_layers": 2},
     },
 }
-
-
-@pytest.fixture(autouse=True)
-def fresh_accelerate():
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
-    GradientState._reset_state()
 
 
 @pytest.fixture(scope="module")

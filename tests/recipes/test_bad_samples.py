@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from accelerate.state import AcceleratorState, GradientState
+from accelerate.state import AcceleratorState
 from broken_data import write_picture_table, write_pictures, write_recordings, write_texts
 from torch._utils import ExceptionWrapper
 
@@ -59,13 +59,6 @@ TINY = {
         "audio_config": {"conv_dim": [8] * 7, "conv_pos_depth": 1, "conv_pos_width": 3, "prenet_depth": 0, **PART},
     },
 }
-
-
-@pytest.fixture(autouse=True)
-def fresh_accelerate():
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
-    GradientState._reset_state()
 
 
 @pytest.fixture(scope="module")

@@ -258,8 +258,9 @@ def test_a_folder_that_cannot_take_the_place_leaves_the_old_one(tmp_path, monkey
 def test_an_end_in_the_middle_leaves_nothing(happens, said, tmp_path):
     write(content_of("d2v2_text_base"), tmp_path / "source.pt")
     program = f"""
-import os, runpy, sys
+import os, runpy, signal, sys
 from safetensors import SafetensorError
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in the background
 from modeling_d2v.checkpoint_conversion import Converted
 save = Converted.save
 def interrupted(*args, **options):

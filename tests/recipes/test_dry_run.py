@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from accelerate.state import AcceleratorState, GradientState
+from accelerate.state import AcceleratorState
 from model_factory import tiny_config
 
 from modeling_d2v import Data2VecForPreTraining
@@ -18,14 +18,6 @@ from recipes.pretrain import main, pretrain
 
 SMALL = ["cpu=true", "max_steps=30", "log_every=1", "text=null", "vision.batch_size=2", "audio.batch_size=2",
          "model.text_config=null", "model.num_hidden_layers=1", "vision.ratio=2", "audio.ratio=1"]  # fmt: skip
-
-
-@pytest.fixture(autouse=True)
-def fresh_accelerate():
-    AcceleratorState._reset_state(reset_partial_state=True)
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
-    GradientState._reset_state()
 
 
 def files(folder):

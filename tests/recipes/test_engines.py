@@ -64,14 +64,6 @@ SCENARIOS = {
 }  # fmt: skip
 
 
-@pytest.fixture(autouse=True)
-def fresh_accelerate():
-    """Accelerate keeps its engine in the process; each run starts with a new one."""
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
-    GradientState._reset_state()
-
-
 def write_config(folder):
     path = folder / "tiny.yaml"
     path.write_text(yaml.safe_dump(TINY))

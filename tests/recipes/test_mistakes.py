@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import soundfile
 import yaml
-from accelerate.state import AcceleratorState, GradientState
+from accelerate.state import AcceleratorState
 
 from recipes.common.building import build_config, build_model, prepare_tokenizer
 from recipes.common.checkpointing import CheckpointFolder
@@ -35,14 +35,6 @@ SMALL = {
                          "decoder_layers": 1, "decoder_hidden_size": 32},
     },
 }  # fmt: skip
-
-
-@pytest.fixture(autouse=True)
-def fresh_accelerate():
-    """Accelerate keeps its engine in the process; each run starts with a new one."""
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
-    GradientState._reset_state()
 
 
 @pytest.fixture

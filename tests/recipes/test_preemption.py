@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from accelerate.state import AcceleratorState, GradientState
+from accelerate.state import AcceleratorState
 from run_server import ROOT, RunServer
 from safetensors.torch import load_file
 
@@ -43,14 +43,6 @@ TINY = {
                           "decoder_layers": 1, "decoder_hidden_size": 32},
     },
 }  # fmt: skip
-
-
-@pytest.fixture(autouse=True)
-def fresh_accelerate():
-    """Accelerate keeps its engine in the process; each run starts with a new one."""
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
-    GradientState._reset_state()
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from accelerate.state import AcceleratorState, GradientState
+from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 from transformers import (
     AutoConfig,
@@ -78,14 +78,6 @@ TINY = {
 }
 # Draws from the process's random generator in every step. Decoder noise does not: it is a function of the sample.
 NOISY = ["model.hidden_dropout=0.1"]
-
-
-@pytest.fixture(autouse=True)
-def fresh_accelerate():
-    """Accelerate keeps its engine in the process; each run starts with a new one."""
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
-    GradientState._reset_state()
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@
 
 import pytest
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState, GradientState
+from accelerate.state import AcceleratorState
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, GeneralTracker, register_tracker_class
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -47,13 +47,6 @@ class Notebook(GeneralTracker):
 
     def finish(self):
         self._write("finish", None)
-
-
-@pytest.fixture(autouse=True)
-def fresh_accelerate():
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
-    GradientState._reset_state()
 
 
 @pytest.fixture
