@@ -10,7 +10,10 @@ from recipes.common.runlog import duration
 from recipes.common.storage import free_text, readable_bytes
 
 
-ADVICE = "Lower micro_batch_size or micro_batch_tokens, or set gradient_checkpointing=true or mixed_precision=bf16."
+ADVICE = (
+    "Lower micro_batch_size or micro_batch_tokens (without them, raise accumulate), or set "
+    "gradient_checkpointing=true or mixed_precision=bf16."
+)
 
 
 def dry_run_table(options: Options, facts: dict[str, Any]) -> str:

@@ -63,8 +63,7 @@ def prepare_modality(
         for (name, raw), part in zip(parts_of(source).items(), prepared, strict=True)
         for what, value in (raw.fingerprint() | {"samples": len(part)}).items()
     }
-    is_limited = section.micro_batch_size or section.micro_batch_tokens
-    limit = PassLimit(section.micro_batch_size, section.micro_batch_tokens) if is_limited else None
+    limit = PassLimit(section.micro_batch_size, section.micro_batch_tokens) if section.is_limited else None
     return ModalityData(dataset, transform, turns, limit, fingerprint)
 
 

@@ -103,6 +103,9 @@ def _apply(tree: dict[str, Any], override: str) -> None:
     key, separator, text = override.partition("=")
     if not separator or not key.strip():
         raise OptionError(f"The argument {override!r} is not an option. Write key=value, for example optim.lr=1e-3.")
+    if not text.strip():
+        # YAML would read null: a variable of the shell that is not set would choose another run without a word.
+        raise OptionError(f"{override} has no value. Write it behind the sign, or {key.strip()}=null to have none.")
     *sections, name = key.strip().split(".")
     for section in sections:
         if tree.get(section) is None:

@@ -74,6 +74,11 @@ class ModalityOptions:
             self.batch_size = 16
 
     @property
+    def is_limited(self) -> bool:
+        """Whether the number of micro-batches follows from what one of them takes."""
+        return bool(self.micro_batch_size or self.micro_batch_tokens)
+
+    @property
     def needs_lengths(self) -> bool:
         """Whether batches depend on the lengths of the samples."""
         return bool(self.batch_tokens or self.micro_batch_tokens or self.bucket_steps)
@@ -182,7 +187,8 @@ class Options:
     """How modalities share the run: `alternate` takes one modality per optimizer step, in a periodic pattern;
     `mixed` accumulates a batch of every modality in each step."""
     accumulate: int = 1
-    """Micro-batches that the batch of a modality is cut into, to save memory."""
+    """Micro-batches that the batch of a modality is cut into, to save memory; those with `micro_batch_size` or
+    `micro_batch_tokens` follow that instead."""
     mixed_precision: str = "no"
     """`no`, `bf16` or `fp16`; weights, teacher and optimizer stay in fp32."""
     compile: bool = False
@@ -307,6 +313,7 @@ class Options:
             if not 0 < section.ratio < math.inf:
                 raise OptionError(f"{name}.ratio is {section.ratio}. It must be positive; to leave a modality out, "
                                   f"set {name}=null.")  # fmt: skip
+        self._check_accumulate()
         if len(self.optim.betas) != 2 or not all(0 <= beta < 1 for beta in self.optim.betas):
             raise OptionError(
                 f"optim.betas is {self.optim.betas}. It takes two numbers from 0 to below 1, such as [0.9, 0.98]."
@@ -328,6 +335,9 @@ class Options:
 
     def _check_backbone(self) -> None:
         """Checks what an encoder of transformers excludes."""
+        for name in ("backbone", "init_from"):
+            if getattr(self, name) == "":
+                raise OptionError(f"{name} is empty. Give a folder or a name on the Hub, or {name}=null for none.")
         if self.backbone is None:
             return
         if self.init_from is not None or self.model.get("preset") is not None:
@@ -354,9 +364,20 @@ class Options:
                 "vision takes neither batch_tokens, micro_batch_tokens nor bucket_steps: images all have the same "
                 "size. Give vision.batch_size and vision.micro_batch_size."
             )
-        is_limited = section.micro_batch_size or section.micro_batch_tokens
-        if section.batch_size is not None and not is_limited:
+        if section.batch_size is not None and not section.is_limited:
             _at_least(f"{name}.batch_size", section.batch_size, self.accumulate)
+
+    def _check_accumulate(self) -> None:
+        """Checks that there is something to accumulate: where passes have a limit, their number follows from it."""
+        if self.accumulate == 1 or not all(getattr(self, name).is_limited for name in self.modalities):
+            return
+        names = ("micro_batch_size", "micro_batch_tokens")
+        given = [f"{name}.{option}" for name in self.modalities for option in names
+                 if getattr(getattr(self, name), option)]  # fmt: skip
+        raise OptionError(
+            f"accumulate is {self.accumulate}, but how many parts a batch is cut into follows from "
+            f"{' and '.join(given)} already. Set accumulate=1 and change that instead, or set {given[0]}=null."
+        )
 
     def _check_ranges(self) -> None:
         """Checks the numbers that have a least value."""

@@ -103,11 +103,24 @@ def test_unknown_key_names_the_nearest_one(override, nearest):
         (["std_check_from=-5"], "std_check_from"),
         (["optim.schedule_steps=0"], "optim.schedule_steps"),
         (["data.vision=[a"], "cannot be read as YAML"),
+        (["backbone="], "backbone= has no value. Write it behind the sign, or backbone=null to have none."),
+        (["optim.lr= "], "or optim.lr=null"),
+        (["backbone=''"], "backbone is empty. Give a folder or a name on the Hub, or backbone=null"),
+        (["init_from=''"], "init_from is empty"),
+        (["accumulate=2", "vision.micro_batch_size=4"], "vision.micro_batch_size already. Set accumulate=1"),
     ],
 )
 def test_wrong_values_are_explained(overrides, words):
     with pytest.raises(OptionError, match=words.replace(".", r"\.")):
         load_options("tiny_vision", overrides)
+
+
+def test_accumulation_is_for_the_modalities_without_a_limit_of_their_own():
+    limited = {"batch_size": 4, "micro_batch_size": 2}
+    with pytest.raises(OptionError, match="vision.micro_batch_size and audio.micro_batch_tokens already"):
+        options(accumulate=2, vision=limited, audio={"batch_size": 4, "micro_batch_tokens": 100})
+    assert options(accumulate=2, vision=limited, audio={"batch_size": 4}).accumulate == 2
+    assert options(vision=limited).vision.is_limited
 
 
 def test_unknown_configuration_lists_those_that_exist():
