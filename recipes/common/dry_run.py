@@ -20,9 +20,11 @@ from torch import nn
 from recipes.common.agreement import first_problem
 from recipes.common.batches import MicroBatch, StepDataset, load_steps
 from recipes.common.dry_run_table import ADVICE, dry_run_table
+from recipes.common.flops import StepFlops
 from recipes.common.memory import FULL, Activations, current_memory, free_memory, state_bytes
 from recipes.common.options import OptionError, Options
 from recipes.common.run_state import checkpoint_bytes
+from recipes.common.start_advice import advice_at_start
 from recipes.common.storage import readable_bytes
 from recipes.common.throughput import DTYPES, peak_memory_gib
 from recipes.common.training import Pretraining
@@ -46,13 +48,14 @@ def dry_run(options: Options, accelerator: Accelerator, model: nn.Module, steps:
     """Takes a few steps and prints what they tell.
 
     Returns:
-        The facts behind the table: "model", "memory", "data", "run".
+        The facts behind the table: "model", "memory", "data", "run", "advice".
     """
     parameters = count_parameters(model)
+    advice = [finding.message for finding in advice_at_start(options, model.config)]
     with tempfile.TemporaryDirectory(prefix="dry_run_") as scratch:
         rehearsal = Rehearsal(Pretraining(options, accelerator, model, steps, Path(scratch)))
         rehearsal.take()
-    facts = {"model": parameters, **rehearsal.facts()}
+    facts = {"model": parameters, **rehearsal.facts(), "advice": advice}
     if accelerator.is_main_process:
         print(dry_run_table(options, facts), flush=True)
     accelerator.end_training()
@@ -187,9 +190,9 @@ class Rehearsal:
         return state_bytes(self.run.inner, self.options.mixed_precision != "no", shards)
 
     def _activations(self, batches: list[MicroBatch]) -> list[int]:
-        """Bytes that the backward pass of each micro-batch needs; none for models that nothing is known of."""
+        """Bytes that the backward pass of each micro-batch needs; none for encoders of transformers."""
         flops, mixed = self.run.speed.flops, self.options.mixed_precision != "no"
-        if flops is None:
+        if not isinstance(flops, StepFlops):
             return []
         count = Activations(flops.config, mixed, self.device.type == "cpu", self.options.gradient_checkpointing)
         return [count(batch.modality, flops.shape(batch.modality, batch.inputs)) for batch in batches]

@@ -28,7 +28,10 @@ def dry_run_table(options: Options, facts: dict[str, Any]) -> str:
     lines += ["", "Memory of a process", *_memory(facts["memory"])]
     for name, found in facts["data"].items():
         lines += ["", f"Data: {name}", *_data(found)]
-    return "\n".join([*lines, "", "Run", *_run(options, facts["run"])])
+    lines += ["", "Run", *_run(options, facts["run"])]
+    if facts["advice"]:
+        lines += ["", "Before you start", *(f"  {message}" for message in facts["advice"])]
+    return "\n".join(lines)
 
 
 def _model(counts: dict[str, int]) -> list[str]:

@@ -11,6 +11,7 @@ size, N masked tokens over all samples and masks.
 
 from __future__ import annotations
 
+import itertools
 from typing import Any, NamedTuple
 
 from torch import Tensor
@@ -133,18 +134,20 @@ class StepFlops:
                 )
                 total += shape.samples * shape.masks * one
                 width = mine.decoder_hidden_size
-        hidden = int(width * mine.decoder_projection_ratio)
-        for layer in range(mine.decoder_projection_layers):
-            last = layer + 1 == mine.decoder_projection_layers
-            after = self.config.hidden_size if last else hidden
-            total += 2 * shape.masked * width * after
-            width = after
-        return total
+        return total + shape.masked * projection(mine, width, self.config.hidden_size)
 
 
-def step_flops(config: Any) -> StepFlops | None:
-    """Counter for a model; None for models whose blocks are not those of this package."""
-    return StepFlops(config) if isinstance(config, Data2VecConfig) else None
+def projection(mine: Any, width: int, after: int) -> int:
+    """The layers that lead from the width of a decoder to that of the targets, of one token.
+
+    Args:
+        mine: configuration of the modality.
+        width: that they start from.
+        after: that they end with.
+    """
+    layers, hidden = mine.decoder_projection_layers, int(width * mine.decoder_projection_ratio)
+    widths = [width, *[hidden] * (layers - 1), after] if layers else []
+    return sum(2 * one * other for one, other in itertools.pairwise(widths))
 
 
 def _convolution(places: tuple[int, ...], kernel: int, inputs: int, outputs: int, groups: int) -> int:

@@ -15,8 +15,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
+from recipes.common.backbone_flops import FlopCounter
 from recipes.common.batches import MicroBatch
-from recipes.common.flops import StepFlops
 
 
 SPEED_FACTS = ("samples_per_s", "tokens_per_s", "step_seconds", "utilisation", "data_wait", "peak_memory_gib")
@@ -76,7 +76,7 @@ class SpeedMeter:
         reduce: Callable[[Tensor], Tensor],
         rank: int = 0,
         processes: int = 1,
-        flops: StepFlops | None = None,
+        flops: FlopCounter | None = None,
     ):
         self.device, self.reduce, self.rank, self.processes, self.flops = device, reduce, rank, processes, flops
         self.dtype = torch.float32 if device.type == "mps" else torch.float64

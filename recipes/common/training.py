@@ -16,11 +16,11 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from recipes.common.agreement import first_problem
+from recipes.common.backbone_flops import step_flops
 from recipes.common.bad_samples import BadSampleLedger, data_explained
 from recipes.common.batches import MicroBatch, StepDataset, load_steps
 from recipes.common.checkpointing import CheckpointFolder
 from recipes.common.engine import clip_gradient, micro_batch, prepare
-from recipes.common.flops import step_flops
 from recipes.common.non_finite import NonFinitePolicy, where_not_finite
 from recipes.common.observers import Observer, Observers
 from recipes.common.optim import build_optimizer, learning_rate, set_learning_rate

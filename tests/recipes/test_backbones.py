@@ -99,6 +99,7 @@ def test_run_goes_on_bit_for_bit_and_gives_the_plain_encoder_back(name, options,
     records = read_log(tmp_path / "whole" / "log.jsonl")
     assert len(records) == 4 and all(np.isfinite(record[f"{name}/loss"]) for record in records)
     assert 0.05 < records[-1][f"{name}/masked_fraction"] < 0.7 and records[-1]["tokens_per_s"] > 0
+    assert records[-1]["utilisation"] > 0
 
     plain = transformers.AutoModel.from_pretrained(tmp_path / "whole" / "final_backbone")
     whole = transformers.AutoModelForPreTraining.from_pretrained(tmp_path / "whole" / "final")

@@ -70,10 +70,17 @@ def test_a_step_that_does_not_fit_is_reported_with_advice(tmp_path, capsys, monk
 def test_a_step_that_a_cpu_would_be_killed_for_is_not_taken(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(module, "free_memory", lambda device: 2**20)
     monkeypatch.setattr(module.Pretraining, "train_step", lambda *_: pytest.fail("a step was taken"))
-    facts = pretrain(load_options("tiny_vision", [f"output_dir={tmp_path}", "cpu=true", "dry_run=true"]))
+    settings = [f"output_dir={tmp_path}", "cpu=true", "dry_run=true"]
+    facts = pretrain(load_options("tiny_vision", settings))
     assert facts["memory"]["measured"] is None and facts["data"]["vision"]["samples a step"] == 8
     text = capsys.readouterr().out
     assert "more, and the machine has 1.0 MiB left." in text and "Lower micro_batch_size" in text
+    assert "Before you start" not in text
+
+    AcceleratorState._reset_state(reset_partial_state=True)
+    facts = pretrain(load_options("tiny_vision", [*settings, "optim.lr=0.1"]))
+    text = capsys.readouterr().out
+    assert text.index("Before you start") < text.index(facts["advice"][0]) and "optim.lr is 0.1, and" in text
 
 
 def rehearsal(train_step, reduce):
