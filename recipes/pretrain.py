@@ -171,7 +171,9 @@ def train(options: Options, accelerator: Accelerator, folder: Path) -> dict[str,
                 final = export(trained, folder / "final", steps.transforms, tokenizer, card)
             else:
                 card = backbone_card(folder, config, repository)
-                final = export_backbone(trained, folder, load_processor(options), card)
+                beside = options.backbone if tokenizer is None else options.text.tokenizer
+                processor = load_processor(beside, config.modality)
+                final = export_backbone(trained, folder, processor, card)
         print(json.dumps({**summary, "final": str(final)}, indent=1))
         if options.push_to_hub:
             upload(folder / "final", repository)

@@ -4,6 +4,10 @@
     python recipes/probe.py runs/fsdd/final --modality audio --data data/fsdd --test_groups george
     python recipes/probe.py runs/images/final --modality vision --data path/to/labelled/images
     python recipes/probe.py runs/text/final --modality text --data data/glue/sst2 --layer 6 --batch_size 64
+    python recipes/probe.py FacebookAI/roberta-base --modality text --data data/glue/sst2
+    python recipes/probe.py runs/roberta/final_backbone --modality text --data data/glue/sst2
+
+The last two are an encoder of transformers before and after its pretraining was continued.
 
 One line of JSON goes to standard output, everything else to standard error. It holds accuracies in percent of the
 encoder, of the same encoder with random weights, and of simple features (pixels, MFCC or TF-IDF): an encoder that does
@@ -23,13 +27,21 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from transformers import AutoConfig, AutoImageProcessor, AutoModel
+from transformers import AutoConfig
 
 
 # A script's own folder is on the path, the project root is not, unless the project was installed.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import modeling_d2v  # noqa: F401 - registers the architecture with the Auto classes
+from modeling_d2v import BackbonePreTrainingConfig, Data2VecConfig
+from recipes.common.backbones import (
+    encoder_modality,
+    input_settings,
+    load_encoder,
+    load_processor,
+    random_encoder,
+    wrapped_config,
+)
 from recipes.common.datasets import RawDataset
 from recipes.common.features import FeatureSet, extract
 from recipes.common.parts import open_parts
@@ -77,7 +89,8 @@ def run_probe(
     """Probe an encoder, its randomly initialised twin and simple features on one labelled dataset.
 
     Args:
-        model_path: folder or Hub name of a Data2Vec checkpoint (encoder, pretraining model or head).
+        model_path: folder or Hub name of a Data2Vec checkpoint (encoder, pretraining model or head), or of an encoder
+            of transformers, with what prepares its inputs.
         modality: "vision", "audio" or "text".
         data: source as `open_dataset` takes it; None or "builtin" for the built-in data.
         train_split, test_split: splits that the probes are fitted on and measured on. None for "test", or without
@@ -103,7 +116,7 @@ def run_probe(
 
     Raises:
         MissingLabelsError: the data has no class labels.
-        ValueError: the checkpoint is no Data2Vec model or lacks the modality, the parts overlap, a number is out of
+        ValueError: the checkpoint is no such model or lacks the modality, the parts overlap, a number is out of
             range, or there is no such device.
     """
     started = time.perf_counter()
@@ -137,9 +150,9 @@ def run_probe(
     for name in ("random", "pretrained"):
         if name == "random":
             torch.manual_seed(random_seed)
-            model = AutoModel.from_config(config)
+            model = random_encoder(config)
         else:
-            model = AutoModel.from_pretrained(model_path, config=config)
+            model = load_encoder(model_path, config)
         parts = [
             extract(
                 model,
@@ -202,8 +215,11 @@ def find_device(name: str | None) -> torch.device:
         ) from error
 
 
-def load_config(model_path: str, modality: str):
-    """Read the configuration of a checkpoint and check that it is ours and knows the modality.
+def load_config(model_path: str, modality: str) -> Data2VecConfig | BackbonePreTrainingConfig:
+    """Read the configuration of a checkpoint and check that it knows the modality.
+
+    Returns:
+        That of a model of ours; for a plain encoder of transformers, what pretraining would put around it.
 
     Raises:
         FileNotFoundError: the folder does not exist, and the name cannot be one of the Hub either.
@@ -216,15 +232,15 @@ def load_config(model_path: str, modality: str):
             "a finished run, or the name of a model on the Hub (user/name)."
         )
     config = AutoConfig.from_pretrained(model_path)
-    if config.model_type != "data2vec":
-        raise ValueError(
-            f"{model_path} is a {config.model_type!r} model; this probe reads data2vec checkpoints of this project. "
-            "Checkpoints of the reference implementation (fairseq) can be converted with the functions of "
-            "modeling_d2v/checkpoints.py; other kinds cannot be probed."
-        )
-    if modality not in config.modalities:
-        raise ValueError(f"{model_path} has no {modality} encoder; it has {', '.join(config.modalities)}.")
-    return config
+    own = isinstance(config, Data2VecConfig)
+    modalities = config.modalities if own else [encoder_modality(config, model_path)]
+    if modality not in modalities:
+        raise ValueError(f"{model_path} has no {modality} encoder; it has {', '.join(modalities)}.")
+    if own:
+        return config
+    # Nothing is hidden or predicted here: an encoder without what the objective needs for that can be probed too.
+    unused = {"end_of_block_targets": True} | ({"mask_token_id": 0} if modality == "text" else {})
+    return wrapped_config(config, load_probe_tokenizer(model_path, modality), **unused)
 
 
 class _Readable:
@@ -244,10 +260,10 @@ def _groups_are_disjoint(train: FeatureSet, test: FeatureSet) -> bool:
 
 def load_transform(model_path: str, modality: str, config, options: dict | None = None):
     """The evaluation transform of training (size and shape of the model's input), with what was saved beside a model:
-    mean and std of its image processor, or its tokenizer. `options` come on top."""
-    options = saved_normalisation(model_path, modality) | (options or {})
+    what its image processor or feature extractor says, or its tokenizer. `options` come on top."""
     tokenizer = load_probe_tokenizer(model_path, modality)
-    return build_transform(modality, options, config, tokenizer=tokenizer, train=False)
+    saved = {} if modality == "text" else input_settings(modality, load_processor(model_path, modality))
+    return build_transform(modality, saved | (options or {}), config, tokenizer=tokenizer, train=False)
 
 
 def load_probe_tokenizer(model_path: str, modality: str):
@@ -267,21 +283,6 @@ def load_probe_tokenizer(model_path: str, modality: str):
         ) from error
 
 
-def saved_normalisation(model_path: str, modality: str) -> dict:
-    """Read mean and std of the image processor that was saved with a model; {} where there is none, or for speech,
-    which is always standardised per recording."""
-    if modality != "vision":
-        return {}
-    try:
-        processor = AutoImageProcessor.from_pretrained(model_path)
-    except (OSError, ValueError, ImportError) as error:
-        logger.info("No image processor beside the model, so images are normalised with the defaults (%s).", error)
-        return {}
-    if not getattr(processor, "do_normalize", False):
-        return {"mean": 0.0, "std": 1.0}
-    return {"mean": processor.image_mean, "std": processor.image_std}
-
-
 def parse_layer(text: str) -> int | None:
     """Turn the value of --layer into an index, None for "last"."""
     if text == "last":
@@ -296,7 +297,7 @@ def build_parser() -> argparse.ArgumentParser:
     """Arguments of the command; their names and meaning are those of `run_probe`."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("model", help="folder or Hub name of a data2vec checkpoint")
+    add("model", help="folder or Hub name of a data2vec checkpoint, or of an encoder of transformers")
     add("--modality", required=True, choices=("vision", "audio", "text"))
     add("--data", default=None, help="folder, file, Hub name or `builtin` (default: builtin)")
     add("--train_split", default="train", help="split that the probes are fitted on (default: %(default)s)")

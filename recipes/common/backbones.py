@@ -17,13 +17,12 @@ import torch
 from huggingface_hub import ModelCardData
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoFeatureExtractor, AutoImageProcessor, AutoModel, AutoTokenizer
-from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from modeling_d2v import BackboneForPreTraining, BackbonePreTrainingConfig, Data2VecConfig, Data2VecModel
 from modeling_d2v.backbone_configuration import INPUTS, auto_classes
 from modeling_d2v.drafts import draft_of
 from modeling_d2v.model_card import CARD, PAPERS, choose_license, license_text
-from modeling_d2v.modeling_data2vec import masked_mean
+from modeling_d2v.modeling_data2vec import Data2VecModelOutput, masked_mean
 from recipes.common.datasets import SAMPLING_RATE
 from recipes.common.option_files import read_yaml
 from recipes.common.options import OptionError, Options
@@ -51,7 +50,7 @@ def complete_options(options: Options) -> Options:
     if options.backbone is None:
         return options
     (name,) = options.modalities
-    modality = _modality_of(options.backbone)
+    modality = encoder_modality(encoder_config(options.backbone), f"backbone={options.backbone}")
     if modality != name:
         raise OptionError(
             f"backbone={options.backbone} is an encoder of {modality}, and the run has a section for {name}. Give the "
@@ -61,30 +60,32 @@ def complete_options(options: Options) -> Options:
     if name == "text":
         changed = {"tokenizer": section.tokenizer or options.backbone}
     else:
-        changed = {"transform": _input_settings(name, load_processor(options)) | section.transform}
+        changed = {"transform": input_settings(name, load_processor(options.backbone, name)) | section.transform}
     return dataclasses.replace(options, **{name: dataclasses.replace(section, **changed)})
 
 
-def _modality_of(backbone: str) -> str:
-    """Modality of an encoder.
+def encoder_modality(config: Any, where: str) -> str:
+    """Modality of an encoder of transformers.
+
+    Args:
+        config: of the encoder.
+        where: it is from, for messages.
 
     Raises:
         OptionError: it is one of this package, or what it takes cannot be masked.
     """
-    config = encoder_config(backbone)
     if isinstance(config, BackbonePreTrainingConfig):
         raise OptionError(
-            f"backbone={backbone} holds a whole pretraining model. Name its plain encoder, in the folder "
-            f"{PLAIN_FOLDER} beside it."
+            f"{where} holds a whole pretraining model. Name its plain encoder, in the folder {PLAIN_FOLDER} beside it."
         )
     if isinstance(config, Data2VecConfig):
-        raise OptionError(f"backbone={backbone} is a model of this package: start from it with init_from instead.")
+        raise OptionError(f"{where} is a model of this package: start from it with init_from instead.")
     found = auto_classes(config)
     taken = found[0].main_input_name if found else "nothing"
     if taken not in INPUTS:
         raise OptionError(
-            f"backbone={backbone} takes `{taken}`. Text (`input_ids`), images (`pixel_values`) and waveforms "
-            "(`input_values`) can be masked."
+            f"{where} takes `{taken}`. Text (`input_ids`), images (`pixel_values`) and waveforms (`input_values`) can "
+            "be masked."
         )
     return INPUTS[taken]
 
@@ -104,20 +105,24 @@ def encoder_config(backbone: str) -> Any:
         ) from error
 
 
-def load_processor(options: Options) -> Any:
-    """Tokenizer, image processor or feature extractor beside the encoder, as it is; None where there is none."""
-    (name,) = options.modalities
-    if name == "text":
-        return AutoTokenizer.from_pretrained(options.text.tokenizer)
+def load_processor(source: str, modality: str) -> Any:
+    """Tokenizer, image processor or feature extractor beside a model, as it is; None where there is none.
+
+    Args:
+        source: folder or name on the Hub, of a tokenizer for text.
+        modality: of what is to be prepared.
+    """
+    if modality == "text":
+        return AutoTokenizer.from_pretrained(source)
     try:
-        return {"vision": AutoImageProcessor, "audio": AutoFeatureExtractor}[name].from_pretrained(options.backbone)
-    except (OSError, ValueError):
-        logger.warning("There is nothing beside %s that prepares its inputs: defaults are used.", options.backbone)
+        return {"vision": AutoImageProcessor, "audio": AutoFeatureExtractor}[modality].from_pretrained(source)
+    except (OSError, ValueError, ImportError):
+        logger.warning("There is nothing beside %s that prepares its inputs: defaults are used.", source)
         return None
 
 
-def _input_settings(modality: str, processor: Any) -> dict[str, Any]:
-    """Options of the transform that do what a processor does."""
+def input_settings(modality: str, processor: Any) -> dict[str, Any]:
+    """Options of the transform of images or speech that do what a processor does."""
     if processor is None:
         return {}
     if modality == "vision":
@@ -140,10 +145,15 @@ def build_backbone_config(options: Options, tokenizer: Any = None) -> BackbonePr
     """
     if tokenizer is None and "text" in options.modalities:
         tokenizer = load_tokenizer(options.text.tokenizer or options.backbone)
-    config = encoder_config(options.backbone)
+    settings = {"mask_seed": options.seed, **options.model}
+    return wrapped_config(encoder_config(options.backbone), tokenizer, **settings)
+
+
+def wrapped_config(config: Any, tokenizer: Any = None, **settings: Any) -> BackbonePreTrainingConfig:
+    """What is found out about an encoder from its configuration; arguments and errors are those of `of`."""
     with torch.device("meta"):
         encoder = AutoModel.from_config(copy.deepcopy(config))
-    return BackbonePreTrainingConfig.of(encoder, tokenizer, **{"mask_seed": options.seed, **options.model})
+    return BackbonePreTrainingConfig.of(encoder, tokenizer, **settings)
 
 
 def build_backbone_model(options: Options, config: BackbonePreTrainingConfig) -> BackboneForPreTraining:
@@ -165,22 +175,38 @@ class PooledEncoder(nn.Module):
         super().__init__()
         self.config, self.encoder = config, encoder
 
-    def forward(self, attention_mask: Tensor | None = None, **inputs: Tensor) -> BaseModelOutputWithPooling:
-        """Last hidden states (B, T, D) without prefix tokens, and their mean (B, D), of one input."""
+    def forward(
+        self, attention_mask: Tensor | None = None, output_hidden_states: bool = False, **inputs: Tensor
+    ) -> Data2VecModelOutput:
+        """Hidden states (B, T, D) without prefix tokens, and the mean (B, D) of the last ones, of one input."""
         (values,) = inputs.values()
         length, real, _ = self.config.tokens_of(values, attention_mask)
         if attention_mask is not None:
             inputs["attention_mask"] = attention_mask
-        hidden = self.encoder(**inputs).last_hidden_state[:, -length:]
+        output = self.encoder(**inputs, output_hidden_states=output_hidden_states)
+        hidden = output.last_hidden_state[:, -length:]
         if real is None:
-            real = hidden.new_ones(hidden.shape[:2])
-        return BaseModelOutputWithPooling(last_hidden_state=hidden, pooler_output=masked_mean(hidden, real))
+            real = hidden.new_ones(hidden.shape[:2], dtype=torch.bool)
+        layers = [states[:, -length:] for states in output.hidden_states] if output_hidden_states else None
+        return Data2VecModelOutput(hidden, masked_mean(hidden, real), layers, attention_mask=real)
 
 
 def observed_encoder(model: nn.Module, weights: str = "student") -> nn.Module:
     """The encoder of a pretraining model of either kind, with a pooled output that means the same in both."""
     encoder = model.trained_encoder(weights)
     return PooledEncoder(model.config, encoder) if isinstance(model, BackboneForPreTraining) else encoder
+
+
+def load_encoder(source: str, config: Data2VecConfig | BackbonePreTrainingConfig) -> nn.Module:
+    """The same from a folder or the Hub: a model of this package, or a plain encoder of transformers.
+
+    Args:
+        source: of its weights.
+        config: its own, or of what is around the plain encoder.
+    """
+    if isinstance(config, BackbonePreTrainingConfig):
+        return PooledEncoder(config, AutoModel.from_pretrained(source, dtype=torch.float32))
+    return Data2VecModel.from_pretrained(source, config=config)
 
 
 def random_encoder(config: Data2VecConfig | BackbonePreTrainingConfig) -> nn.Module:

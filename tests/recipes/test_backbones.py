@@ -25,6 +25,7 @@ from recipes.common.options import OptionError
 from recipes.common.runlog import read_log
 from recipes.common.start_advice import advice_at_start
 from recipes.common.training import Pretraining
+from recipes.probe import run_probe
 
 
 COMMON = {"max_steps": 4, "log_every": 1, "checkpoint_every": 2, "cpu": True, "optim": {"lr": 1e-3}}
@@ -187,12 +188,17 @@ def test_folders_without_a_tokenizer_are_named(options, sources, tmp_path):
         run(options("text", backbone=str(tmp_path / "bare")), tmp_path / "run")
 
 
-def test_probe_reads_the_encoder(options, tmp_path):
+def test_probe_reads_the_encoder(options, sources, tmp_path):
     run(options("vision", max_steps=1), tmp_path / "run", "probe.every=1", "probe.max_samples=100")
     first, last = read_log(tmp_path / "run" / "log.jsonl")
     assert {"vision/probe_knn", "vision/probe_knn_random", "vision/probe_chance"} <= first.keys()
     # Random weights tell some digits apart, unless nothing is read.
     assert last["vision/probe_knn"] > first["vision/probe_chance"] + 5 and last["vision/probe_rank"] > 1.5
+    # The same measure by hand, before and after.
+    for folder, seen in ((sources["vision"], first), (tmp_path / "run" / "final_backbone", last)):
+        result = run_probe(str(folder), "vision", max_samples=100, neighbours=20, simple=False)
+        assert result["pretrained"]["knn"] == seen["vision/probe_knn"]
+        assert result["random"]["knn"] == first["vision/probe_knn_random"]
 
 
 @pytest.mark.parametrize("kind", ["roberta", "wav2vec2", "dinov2_with_registers"])

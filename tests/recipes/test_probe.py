@@ -8,14 +8,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import transformers
+from backbone_factory import encoder
 from PIL import Image
+from processing_factory import feature_extractor, text_tokenizer
 
-from modeling_d2v import Data2VecConfig, Data2VecForPreTraining
+from modeling_d2v import BackbonePreTrainingConfig, Data2VecConfig, Data2VecForPreTraining
+from recipes.common.backbones import load_encoder
 from recipes.common.builtin import load_digit_words, load_python_prose
-from recipes.common.features import MissingLabelsError
+from recipes.common.features import MissingLabelsError, extract
 from recipes.common.tokenizer import build_tokenizer
 from recipes.common.transforms import VisionTransform
-from recipes.probe import load_transform, main, open_parts, run_probe, saved_normalisation
+from recipes.probe import load_config, load_transform, main, open_parts, run_probe
 
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -201,11 +205,15 @@ def test_regression_labels_are_refused_and_alternatives_named(saved_model, tmp_p
 
 
 def test_other_models_and_missing_modalities_are_refused(tmp_path, capsys):
-    (tmp_path / "bert").mkdir()
-    (tmp_path / "bert" / "config.json").write_text(json.dumps({"model_type": "bert"}))
-    with pytest.raises(ValueError, match="'bert' model.*modeling_d2v/checkpoints.py"):
-        run_probe(str(tmp_path / "bert"), "text")
-    assert (ROOT / "modeling_d2v" / "checkpoints.py").is_file()
+    transformers.WhisperConfig().save_pretrained(tmp_path / "whisper")
+    with pytest.raises(ValueError, match="whisper takes `input_features`. Text .* can be masked"):
+        run_probe(str(tmp_path / "whisper"), "audio")
+    BackbonePreTrainingConfig(encoder_config=transformers.ViTConfig()).save_pretrained(tmp_path / "whole")
+    with pytest.raises(ValueError, match="whole pretraining model.*final_backbone beside it"):
+        run_probe(str(tmp_path / "whole"), "vision")
+    transformers.ViTConfig().save_pretrained(tmp_path / "vit")
+    with pytest.raises(ValueError, match="no text encoder; it has vision"):
+        run_probe(str(tmp_path / "vit"), "text")
     Data2VecConfig(modalities=["vision"]).save_pretrained(tmp_path / "vision")
     with pytest.raises(ValueError, match="no audio encoder; it has vision"):
         run_probe(str(tmp_path / "vision"), "audio")
@@ -225,11 +233,46 @@ def test_text_model_without_tokenizer_is_refused(tmp_path):
 
 
 def test_normalisation_saved_with_the_model_is_used(saved_model, tmp_path):
-    assert saved_normalisation(str(saved_model), "vision") == {}
+    config = Data2VecConfig.from_pretrained(saved_model)
     processor = {"image_processor_type": "ViTImageProcessor", "image_mean": [0.1], "image_std": [0.2]}
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(processor))
-    assert saved_normalisation(str(tmp_path), "vision") == {"mean": (0.1,), "std": (0.2,)}
-    assert saved_normalisation(str(tmp_path), "audio") == {}
+    found = load_transform(str(tmp_path), "vision", config)
+    assert (found.mean, found.std) == ([0.1], [0.2])
+    default = VisionTransform(image_size=8, num_channels=1, train=False)
+    assert load_transform(str(saved_model), "vision", config) == default
+    assert load_transform(str(tmp_path), "audio", config).standardised
+    feature_extractor(do_normalize=False).save_pretrained(tmp_path / "speech")
+    assert not load_transform(str(tmp_path / "speech"), "audio", config).standardised
+
+
+def test_plain_encoders_of_transformers_are_probed_by_the_mean_of_real_tokens(tmp_path):
+    tokenizer = text_tokenizer()
+    tokenizer.mask_token = None
+    tokenizer.save_pretrained(tmp_path)
+    model = encoder("bert", vocab_size=len(tokenizer))
+    model.save_pretrained(tmp_path)
+    folder, texts = str(tmp_path), ["the cat", "the cat sat on the mat"]
+    config = load_config(folder, "text")
+    records = [{"text": text, "id": number, "label": 0} for number, text in enumerate(texts)]
+    transform, probed = load_transform(folder, "text", config), load_encoder(folder, config)
+    last, first = (extract(probed, records, transform, layer=layer).features for layer in (None, 1))
+    for row, one, text in zip(last, first, texts, strict=True):
+        inputs = torch.tensor([tokenizer(text)["input_ids"]])
+        with torch.no_grad():
+            wanted = model(inputs, output_hidden_states=True).hidden_states
+        np.testing.assert_allclose(row, wanted[-1][0].mean(dim=0), atol=1e-5)
+        np.testing.assert_allclose(one, wanted[1][0].mean(dim=0), atol=1e-5)
+
+
+def test_the_encoder_itself_its_random_twin_and_simple_features_are_measured(tmp_path):
+    model = encoder("dinov2_with_registers", image_size=8, patch_size=2, num_channels=1)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.zero_()
+    model.save_pretrained(tmp_path)
+    result = run_probe(str(tmp_path), "vision", layer=2, **QUICK)
+    assert result["pretrained"]["linear"] == result["chance"] and result["layer"] == 2
+    assert result["random"]["linear"] > result["chance"] + 10 and "pixels" in result["simple"]
 
 
 def test_pictures_are_cut_as_in_training_and_normalised_as_saved(saved_model, tmp_path):
