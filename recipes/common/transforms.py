@@ -19,6 +19,7 @@ import torch
 
 from .color_jitter import ColorJitter
 from .datasets import SAMPLING_RATE, RawDataset
+from .equaliser import Equaliser
 from .optional import need
 from .packing import PackedTextDataset
 
@@ -138,6 +139,8 @@ class AudioTransform:
             is cropped without it, with a warning: voices that change within a window would be a giveaway.
         speed: Slowest and fastest speed of a training clip or crop, or None for its own: tempo and pitch change
             together, as if more people spoke.
+        equaliser: Standard deviation in decibels of the random gains that a training clip or crop gets at eight
+            frequencies, as if each came from another microphone; 0 = as recorded.
         max_seconds: Longest clip in evaluation and without crops, in seconds; None = no limit.
         standardised: Whether each clip gets mean 0 and variance 1; without it, samples keep their range of -1 to 1.
         train: Whether to augment.
@@ -147,6 +150,7 @@ class AudioTransform:
     crop_seconds: tuple[float, float] | None = None
     concat_group: bool = False
     speed: tuple[float, float] | None = None
+    equaliser: float = 0.0
     max_seconds: float | None = None
     standardised: bool = True
     train: bool = True
@@ -154,6 +158,7 @@ class AudioTransform:
     def __post_init__(self):
         if self.speed is not None:
             self.speed = _range("speed", self.speed, 0.0, float("inf"))
+        self._equalise = Equaliser(self.equaliser)
         if self.crop_seconds is not None:
             self.crop_seconds = _range("crop_seconds", self.crop_seconds, 0.0, float("inf"))
         elif self.concat_group:
@@ -210,6 +215,8 @@ class AudioTransform:
             samples = samples[: round(self.max_seconds * SAMPLING_RATE * speed)]
         if speed != 1.0:
             samples = _change_speed(samples, speed)
+        if self.train and self.equaliser:
+            samples = self._equalise(samples, rng)
         samples = standardise(samples) if self.standardised else samples.astype(np.float32)
         if len(samples) < self.min_samples:
             samples = np.pad(samples, (0, self.min_samples - len(samples)))
@@ -343,6 +350,9 @@ def _check_kind(modality: str, name: str, value: Any) -> None:
         fits, kind = isinstance(value, int) and not isinstance(value, bool) and value > 0, "a whole number above 0"
     elif name == "max_seconds":
         fits, kind = value is None or (isinstance(value, int | float) and value > 0), "a number above 0"
+    elif name == "equaliser":
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        fits, kind = number and 0 <= value < float("inf"), "a number of decibels, 0 or more"
     elif name == "color_jitter":
         fits, kind = isinstance(value, int | float) and 0 <= value <= 1, "a number from 0 to 1"
     else:
