@@ -3,24 +3,24 @@
     python -m torch.distributed.run --nproc_per_node 2 tests/engine_runs.py runs.json
 
 `runs.json` is a list of entries with `arguments` of the program, in which `{rank}` is the number of the process,
-`sharded`: whether FSDP2 is asked for, and `refused`: whether the program must refuse to run, and only says why.
+`environment`: variables that ask for an engine, `poisoned`: whether a gradient is not finite in one step, and
+`refused`: whether the program must refuse to run, and only says why.
 """
 
+import contextlib
 import json
 import os
 import sys
 from pathlib import Path
 
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path[:0] = [str(Path(__file__).resolve().parents[1]), str(Path(__file__).resolve().parent)]
 
 from accelerate.state import AcceleratorState, GradientState, PartialState  # noqa: E402
+from engine_scenarios import ENGINES, poison  # noqa: E402
 
 from recipes.common.options import OptionError  # noqa: E402
 from recipes.pretrain import main  # noqa: E402
-
-
-SHARDING = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}
 
 
 def run_all(entries: list[dict]) -> None:
@@ -30,10 +30,9 @@ def run_all(entries: list[dict]) -> None:
     for entry in entries:
         AcceleratorState._reset_state(reset_partial_state=True)
         GradientState._reset_state()
-        for name, value in SHARDING.items():
+        for name in {name for environment in ENGINES.values() for name in environment}:
             os.environ.pop(name, None)
-            if entry["sharded"]:
-                os.environ[name] = value
+        os.environ.update(entry["environment"])
         arguments = [argument.replace("{rank}", os.environ["RANK"]) for argument in entry["arguments"]]
         if entry["refused"]:
             try:
@@ -42,7 +41,8 @@ def run_all(entries: list[dict]) -> None:
                 print(error, file=sys.stderr)
                 continue
             raise AssertionError(f"not refused: {arguments}")
-        main(arguments)
+        with poison() if entry["poisoned"] else contextlib.nullcontext():
+            main(arguments)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """How much memory a training step takes, from the configuration and the shape of a micro-batch.
 
 Weights, teacher, gradients and AdamW's two moments are exact: 4 bytes an element each, divided among the processes
-where an engine shards them. Activations are what autograd keeps until the backward pass, counted tensor by tensor.
+where an engine divides them. Activations are what autograd keeps until the backward pass, counted tensor by tensor.
 What lives shorter (the teacher's pass, buffers, workspaces of libraries, fragments) is not in the sum, nor is what the
 process held before, above all libraries and data. `docs/pretraining.md` compares it with measured peaks.
 
@@ -23,13 +23,14 @@ FULL = 4
 """Bytes of an element in fp32, in which weights, norms and losses are kept in every precision."""
 
 
-def state_bytes(model: nn.Module, mixed: bool = False, shards: int = 1) -> dict[str, int]:
+def state_bytes(model: nn.Module, mixed: bool = False, shards: int = 1, zero: int | None = None) -> dict[str, int]:
     """Bytes of what stays from step to step, by part.
 
     Args:
         model: a pretraining model.
         mixed: whether autocast keeps copies of the weights in half precision during a step.
         shards: processes that an engine divides everything among; 1 where each holds all of it.
+        zero: stage of DeepSpeed's ZeRO, which divides a part of it only; None without it.
     """
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     fixed = sum(parameter.numel() for parameter in model.parameters()) - trained
@@ -41,7 +42,11 @@ def state_bytes(model: nn.Module, mixed: bool = False, shards: int = 1) -> dict[
     }
     if mixed:
         parts["weights in half precision"] = 2 * trained
-    return {name: count // shards for name, count in parts.items()}
+    divided = set(parts)
+    if zero is not None:
+        parts["own part of the weights"] = FULL * trained  # which ZeRO steps, beside the whole ones
+        divided = {"optimizer", "own part of the weights"} | ({"gradients"} if zero == 2 else set())
+    return {name: count // shards if name in divided else count for name, count in parts.items()}
 
 
 @dataclass(frozen=True)

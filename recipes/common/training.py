@@ -20,7 +20,7 @@ from recipes.common.backbone_flops import step_flops
 from recipes.common.bad_samples import BadSampleLedger, data_explained
 from recipes.common.batches import MicroBatch, StepDataset, load_steps
 from recipes.common.checkpointing import CheckpointFolder
-from recipes.common.engine import clip_gradient, micro_batch, prepare
+from recipes.common.engine import backward, clip_gradient, gradient_holders, micro_batch, prepare
 from recipes.common.non_finite import NonFinitePolicy, where_not_finite
 from recipes.common.observers import Observer, Observers
 from recipes.common.optim import build_optimizer, learning_rate, set_learning_rate
@@ -61,9 +61,8 @@ class Pretraining:
         self.options, self.accelerator, self.steps = options, accelerator, steps
         self.inner = model
         optimizer = build_optimizer(model, options.optim)
-        self.model, self.optimizer = prepare(accelerator, model, optimizer, options.modalities)
-        # In the fixed order of one list: the teacher has no gradient.
-        self.trainable = [parameter for parameter in self.inner.parameters() if parameter.requires_grad]
+        self.model, self.optimizer = prepare(accelerator, model, optimizer, options)
+        self.trainable = gradient_holders(model, self.optimizer)
         self.log_path = Path(folder) / "log.jsonl"
         self.checkpoints = CheckpointFolder(
             Path(folder) / "checkpoints",
@@ -112,16 +111,18 @@ class Pretraining:
         weights = self.loss_weights(list(counts))
         losses = {name: torch.zeros((), device=self.accelerator.device) for name in counts}
         for place, batch in enumerate(micro_batches):
-            with micro_batch(self.accelerator, self.model, last=place + 1 == len(micro_batches)):
+            last = place + 1 == len(micro_batches)
+            with micro_batch(self.accelerator, self.model, last):
                 with self.accelerator.autocast():
                     output = self.model(**batch.inputs, step=self.step, **counts[batch.modality])
                 # The engines average gradients; each process holds its part of one global sum.
                 scaled = output.loss * (weights[batch.modality] * self.accelerator.num_processes)
-                self.accelerator.backward(scaled)
+                backward(self.accelerator, self.model, self.optimizer, scaled, last)
             losses[batch.modality] += output.loss.detach().float()
             first = place == 0 or micro_batches[place - 1].modality != batch.modality
             self.meter.collect(batch, output, first)
-        grad_norm = clip_gradient(self.accelerator, self.trainable, self.options.optim.max_grad_norm)
+        holders = list(self.trainable.values())
+        grad_norm = clip_gradient(self.accelerator, holders, self.options.optim.max_grad_norm)
         moved = self.step_if_finite(losses, grad_norm)
         self.meter.add_grad_norm(grad_norm, moved)
         self.meter.finish_step()
@@ -166,8 +167,7 @@ class Pretraining:
             self.finite.good()
             return True
         # fp16 finds its scale by overflowing; only once that is exhausted does an overflow mean trouble.
-        trained = (entry for entry in self.inner.named_parameters() if entry[1].requires_grad)
-        where = where_not_finite(losses, trained, self.sum_over_processes)
+        where = where_not_finite(losses, self.trainable.items(), self.sum_over_processes)
         self.finite.bad(self.step + 1, where, counts=scaler is None or scaler.get_scale() <= 1)
         return False
 

@@ -1,118 +1,41 @@
 """Engines: one process, DistributedDataParallel and FSDP2 train alike, and a run goes on under another of them."""
 
-import json
-import os
-import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
-import yaml
 from accelerate.commands.config.config_args import load_config_from_file
-from accelerate.state import AcceleratorState, GradientState
-from engine_runs import SHARDING
+from engine_scenarios import (
+    BF16,
+    DROPOUT,
+    EIGHT,
+    ENGINES,
+    HALF,
+    ROOT,
+    SCENARIOS,
+    TWENTY,
+    VISION,
+    assert_same_weights,
+    launch,
+    losses,
+    run,
+    weights,
+    write_config,
+)
 from model_factory import inputs_for, tiny_config, version_config
-from safetensors.torch import load_file
 from transformers import AutoModel
 
 from modeling_d2v import Data2VecForPreTraining
 from recipes.common.checkpointing import CheckpointFolder
 from recipes.common.engine import leaves_out_parameters, sharding_plugin
+from recipes.common.optional import MissingDependencyError, need
 from recipes.common.options import OptionError
-from recipes.common.runlog import read_log
-from recipes.pretrain import main
 
 
-ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = ROOT / "recipes" / "configs" / "accelerate"
 ONE_PROCESS = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "localhost", "MASTER_PORT": "29477"}
 
-TINY = {
-    "log_every": 1,
-    "cpu": True,
-    "vision": {"batch_size": 6, "transform": {"crop_scale": [0.5, 1.0]}},
-    "audio": {"batch_size": 4, "transform": {"crop_seconds": [0.2, 0.4]}, "dataset": {"max_samples": 20}},
-    "model": {
-        "hidden_size": 32,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 2,
-        "intermediate_size": 32,
-        "hidden_dropout": 0.0,
-        "mlp_dropout": 0.0,
-        "attention_dropout": 0.0,
-        "ema_decay": 0.9,
-        "ema_end_decay": 0.99,
-        "ema_anneal_end_step": 4,
-        "vision_config": {"image_size": 8, "patch_size": 2, "num_channels": 1, "prenet_depth": 0, "num_masks": 2,
-                          "decoder_layers": 1, "decoder_hidden_size": 32, "cls_loss_weight": 0.0},
-        "audio_config": {"conv_dim": [16] * 7, "prenet_dropout": 0.0, "conv_pos_depth": 1, "conv_pos_width": 3,
-                         "num_masks": 2, "decoder_layers": 1, "decoder_hidden_size": 32, "decoder_input_dropout": 0.0},
-    },
-}  # fmt: skip
-VISION = ["audio=null", "model.audio_config=null"]
-SCENARIOS = {
-    "alternate": [],
-    "mixed": ["schedule=mixed"],
-    "version 1": ["schedule=mixed", "model.masked_tokens=replaced", "model.vision_config.num_masks=1",
-                  "model.audio_config.num_masks=1"],
-    "cls": [*VISION, "model.vision_config.num_extra_tokens=1", "model.vision_config.cls_loss_weight=0.1",
-            "model.vision_config.cls_loss_rows=8"],
-    "clipped": ["schedule=mixed", "optim.max_grad_norm=0.1", "gradient_checkpointing=true",
-                "model.audio_config.ema_copied=[position_encoder]", "model.audio_config.alibi=learned",
-                "model.vision_config.prenet_depth=1"],
-}  # fmt: skip
-
-
-def write_config(folder):
-    path = folder / "tiny.yaml"
-    path.write_text(yaml.safe_dump(TINY))
-    return path
-
-
-def run(config, folder, *overrides):
-    AcceleratorState._reset_state(reset_partial_state=True)
-    GradientState._reset_state()
-    return main([str(config), f"output_dir={folder}", *overrides])
-
-
-def launch(folder, entries):
-    """Runs entries (sharded, folder of the run, overrides) in the two processes of one launch; what they said."""
-    config = write_config(folder)
-    runs = [{"sharded": sharded, "refused": "{rank}" in str(where),
-             "arguments": [str(config), f"output_dir={where}", *overrides]}
-            for sharded, where, overrides in entries]  # fmt: skip
-    (folder / "runs.json").write_text(json.dumps(runs))
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run([*command, str(ROOT / "tests" / "engine_runs.py"), str(folder / "runs.json")],
-                          cwd=folder, env=environment, capture_output=True, timeout=3000)  # fmt: skip
-    assert done.returncode == 0, done.stderr.decode()[-4000:]
-    return done.stderr.decode()
-
-
-def losses(folder):
-    return {(record["step"], name): value for record in read_log(folder / "log.jsonl")
-            for name, value in record.items() if "/loss" in name or name == "grad_norm"}  # fmt: skip
-
-
-def weights(folder):
-    return load_file(folder / "final" / "model.safetensors")
-
-
-def assert_same_weights(one, other):
-    first, second = weights(one), weights(other)
-    assert first.keys() == second.keys()
-    assert [name for name in first if not torch.equal(first[name], second[name])] == []
-
-
 # -- two processes: slow, all in one launch
-
-TWENTY = ["max_steps=20", "checkpoint_every=0"]
-EIGHT = ["max_steps=8", "checkpoint_every=4", "schedule=mixed", "optim.schedule_steps=8"]
-HALF = [*EIGHT, "max_steps=4"]
-DROPOUT = "model.hidden_dropout=0.1"
-BF16 = ["max_steps=4", "checkpoint_every=0", "mixed_precision=bf16"]
 
 
 @pytest.fixture(scope="module")
@@ -122,19 +45,19 @@ def launched(tmp_path_factory):
     # As if each process had a disk of its own.
     (folder / "1").mkdir()
     said = launch(folder, [
-        *((sharded, folder / f"{name} {sharded}", [*TWENTY, *overrides])
-          for name, overrides in SCENARIOS.items() for sharded in (False, True)),
-        (True, folder / "whole", [*EIGHT, DROPOUT]),
-        (True, folder / "resumed", [*HALF, DROPOUT]),
-        (True, folder / "resumed", [*EIGHT, DROPOUT]),
-        (False, folder / "from replicas", HALF),
-        (True, folder / "from replicas", EIGHT),
-        (True, folder / "from shards", HALF),
-        (False, folder / "from shards", EIGHT),
-        (True, folder / "to one process", HALF),
-        (False, folder / "bf16 False", BF16),
-        (True, folder / "bf16 True", BF16),
-        (False, folder / "{rank}", ["max_steps=1"]),
+        *((engine, folder / f"{name} {engine}", [*TWENTY, *overrides])
+          for name, overrides in SCENARIOS.items() for engine in ("replicas", "shards")),
+        ("shards", folder / "whole", [*EIGHT, DROPOUT]),
+        ("shards", folder / "resumed", [*HALF, DROPOUT]),
+        ("shards", folder / "resumed", [*EIGHT, DROPOUT]),
+        ("replicas", folder / "from replicas", HALF),
+        ("shards", folder / "from replicas", EIGHT),
+        ("shards", folder / "from shards", HALF),
+        ("replicas", folder / "from shards", EIGHT),
+        ("shards", folder / "to one process", HALF),
+        ("replicas", folder / "bf16 replicas", BF16),
+        ("shards", folder / "bf16 shards", BF16),
+        ("replicas", folder / "{rank}", ["max_steps=1"]),
     ])  # fmt: skip
     return folder, said
 
@@ -146,9 +69,9 @@ def test_one_process_two_processes_and_two_sharded_ones_train_alike(launched, na
     run(write_config(folder), folder / f"{name} one", *TWENTY, "accumulate=2", *SCENARIOS[name])
     expected = losses(folder / f"{name} one")
     assert len(expected) >= 40
-    for sharded in (False, True):
-        assert losses(folder / f"{name} {sharded}") == pytest.approx(expected, rel=1e-5)
-        exported = weights(folder / f"{name} {sharded}")
+    for engine in ("replicas", "shards"):
+        assert losses(folder / f"{name} {engine}") == pytest.approx(expected, rel=1e-5)
+        exported = weights(folder / f"{name} {engine}")
         for key, value in weights(folder / f"{name} one").items():
             torch.testing.assert_close(exported[key], value, rtol=0, atol=1e-4, msg=key)
 
@@ -176,7 +99,7 @@ def test_sharded_run_resumes_bit_for_bit_and_others_take_it_over(launched):
 def test_half_precision_is_the_same_under_every_engine_and_keeps_weights_whole(launched):
     folder, _ = launched
     run(write_config(folder), folder / "bf16 one", *BF16)
-    for name in ("bf16 False", "bf16 True"):
+    for name in ("bf16 replicas", "bf16 shards"):
         # Sums of half-precision products differ with the shape of a batch.
         assert losses(folder / name) == pytest.approx(losses(folder / "bf16 one"), rel=2e-2)
         assert {value.dtype for value in weights(folder / name).values()} == {torch.float32, torch.int64}
@@ -184,7 +107,7 @@ def test_half_precision_is_the_same_under_every_engine_and_keeps_weights_whole(l
         assert {value.dtype for entry in state["optimizer"]["state"].values() for value in entry.values()} == {
             torch.float32
         }
-    assert losses(folder / "bf16 False") == pytest.approx(losses(folder / "bf16 True"), rel=1e-3)
+    assert losses(folder / "bf16 replicas") == pytest.approx(losses(folder / "bf16 shards"), rel=1e-3)
 
 
 @pytest.mark.slow
@@ -201,7 +124,7 @@ def test_sharded_process_trains_saves_and_exports_like_a_plain_one(tmp_path, mon
     settings = [*VISION, "optim.max_grad_norm=0.5", "optim.schedule_steps=4", "checkpoint_every=0"]
     run(config, tmp_path / "plain", *settings, "max_steps=4")
     with monkeypatch.context() as patch:
-        for name, value in {**SHARDING, **ONE_PROCESS}.items():
+        for name, value in {**ENGINES["shards"], **ONE_PROCESS}.items():
             patch.setenv(name, value)
         run(config, tmp_path / "sharded", *settings, "max_steps=2")
     model = AutoModel.from_pretrained(tmp_path / "sharded" / "final")
@@ -222,15 +145,17 @@ def test_sharded_process_trains_saves_and_exports_like_a_plain_one(tmp_path, mon
     ],
 )
 def test_sharding_that_would_break_the_training_is_refused(monkeypatch, variable, value, message):
-    for name, usual in {**SHARDING, variable: value}.items():
+    for name, usual in {**ENGINES["shards"], variable: value}.items():
         monkeypatch.setenv(name, usual)
     with pytest.raises(OptionError, match=message):
         sharding_plugin()
 
 
-def test_deepspeed_is_refused_with_what_to_use_instead(tmp_path, monkeypatch):
+def test_deepspeed_that_is_not_installed_is_named_with_its_extra(tmp_path, monkeypatch):
     monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
-    with pytest.raises(OptionError, match="FSDP2 cuts the same things apart"):
+    monkeypatch.setitem(sys.modules, "deepspeed", None)
+    need.cache_clear()
+    with pytest.raises(MissingDependencyError, match=r'pip install -e "\.\[deepspeed\]"'):
         run(write_config(tmp_path), tmp_path / "run")
 
 
