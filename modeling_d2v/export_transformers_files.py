@@ -19,7 +19,7 @@ from .checkpoints import STUDENT, TEACHER
 from .drafts import check_place, draft_of
 from .export_transformers import Exported, to_transformers
 from .heads_audio import Data2VecForCTC
-from .model_card import CARD, NON_COMMERCIAL, choose_license, read_license
+from .model_card import CARD, choose_license, license_text, read_license
 from .modeling_data2vec import Data2VecPreTrainedModel
 from .pretraining_data2vec import Data2VecForPreTraining
 from .processing_data2vec import Data2VecProcessor
@@ -183,15 +183,8 @@ def _card(model: Data2VecPreTrainedModel, exported: Exported, name: str, license
         ours=type(model).__name__,
         theirs=type(exported.model).__name__,
         notes="\n".join(f"- {note}" for note in notes) or "Nothing.",
-        license=_license(license),
+        license=license_text(license, has_code=False),
     )
-
-
-def _license(license: str | None) -> str:
-    if license is None:
-        return "The licence of the weights is not known: the card of the checkpoint names none."
-    limit = ", which excludes commercial use" if license.startswith(NON_COMMERCIAL) else ""
-    return f"The weights are under {license}{limit}. Export does not change that."
 
 
 def _grouped(unused: list[Unused]) -> list[tuple[str, str]]:

@@ -57,8 +57,6 @@ from recipes.common.export import feature_extractor
 from recipes.common.finetuning import (
     FinetuningArguments,
     launch,
-    load_config,
-    load_model,
     parse_arguments,
     prepare,
     record,
@@ -80,10 +78,10 @@ logger = logging.getLogger("finetune_audio_classification")
 class ClassifierArguments(SpeechModelArguments):
     """Which model to start from, and how it is regularised."""
 
+    head = ("use_weighted_layer_sum", "classifier_proj_size")
+
     hidden_dropout: float | None = 0.1
     attention_dropout: float | None = 0.2
-    activation_dropout: float | None = 0.1
-    layerdrop: float | None = 0.1
     mask_time_prob: float | None = 0.6
     mask_time_length: int | None = 5
     mask_feature_prob: float | None = 0.0
@@ -192,9 +190,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     if args.do_predict:
         test = data_args.open("test", label_column=data_args.label_column_name)
 
-    model = load_model(AutoModelForAudioClassification, model_args, config)
-    if model_args.freeze_feature_encoder:
-        model.freeze_feature_encoder()
+    model = model_args.load(AutoModelForAudioClassification, config)
     crop = {"crop_seconds": data_args.max_length_seconds}
     whole = build_transform("audio", None, config, train=False)
     trainer = SpeechTrainer(
@@ -214,7 +210,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
             if raw is not None
         },
         card={
-            "finetuned_from": None if model_args.from_scratch else model_args.model_name_or_path,
+            "finetuned_from": model_args.finetuned_from,
             "tasks": "audio-classification",
             "dataset": data_args.described,
             "dataset_args": data_args.dataset_config_name,
@@ -240,22 +236,11 @@ def read_config(model_args: ClassifierArguments, names: list[str] | None) -> Dat
     Args:
         model_args: options.
         names: of the classes; `None` for those of the checkpoint.
-
-    Raises:
-        ValueError: if it has no speech.
     """
-    fields = ("use_weighted_layer_sum", "classifier_proj_size")
     classes = {}
     if names is not None:
         classes = {"id2label": dict(enumerate(names)), "label2id": {name: number for number, name in enumerate(names)}}
-    config = load_config(
-        model_args,
-        problem_type="single_label_classification",
-        **classes,
-        **model_args.overrides(**{name: getattr(model_args, name) for name in fields}),
-    )
-    config.modality_config("audio")
-    return config
+    return model_args.configure(problem_type="single_label_classification", **classes)
 
 
 def with_class(raw: RawDataset, name: str) -> Selection:

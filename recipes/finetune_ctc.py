@@ -48,8 +48,6 @@ from recipes.common.export import feature_extractor
 from recipes.common.finetuning import (
     FinetuningArguments,
     launch,
-    load_config,
-    load_model,
     parse_arguments,
     prepare,
     record,
@@ -68,10 +66,10 @@ from recipes.common.transforms import build_transform
 class CTCModelArguments(SpeechModelArguments):
     """Which model to start from, and how it is regularised."""
 
+    head = ("final_dropout", "ctc_loss_reduction", "ctc_zero_infinity")
+
     hidden_dropout: float | None = 0.0
     attention_dropout: float | None = 0.0
-    activation_dropout: float | None = 0.1
-    layerdrop: float | None = 0.1
     mask_time_prob: float | None = 0.65
     mask_feature_prob: float | None = 0.5
     final_dropout: float | None = field(default=None, metadata={"help": "Dropout before the output layer."})
@@ -127,7 +125,8 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     test = data_args.open_spoken("test") if args.do_predict else None
 
     transcription = prepare_transcription(model_args, data_args, train)
-    config = read_config(model_args, transcription)
+    tokenizer = transcription.tokenizer
+    config = model_args.configure({"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id})
     selections, seconds, usable, good = [], None, {}, {}
     if train is not None:
         seconds = header_seconds(train)
@@ -141,24 +140,20 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
             good[name] = usable[name].without_bad()
     report_selections(selections, args)
 
-    model = load_model(AutoModelForCTC, model_args, config)
-    if model_args.freeze_feature_encoder:
-        model.freeze_feature_encoder()
-    metrics = CTCMetrics(transcription.tokenizer)
+    model = model_args.load(AutoModelForCTC, config)
+    metrics = CTCMetrics(tokenizer)
     trainer = CTCTrainer(
         model=model,
         args=args,
         train_dataset=None if train is None else samples(train, config, transcription, args.seed, training=True),
         eval_dataset=samples(good["evaluation"], config, transcription) if "evaluation" in good else None,
         data_collator=FinetuningCollator(model.config),
-        processor=Data2VecProcessor(
-            tokenizer=transcription.tokenizer, feature_extractor=feature_extractor(model.config)
-        ),
+        processor=Data2VecProcessor(tokenizer=tokenizer, feature_extractor=feature_extractor(model.config)),
         compute_metrics=metrics,
         train_seconds=seconds,
         raw_datasets=usable,
         card={
-            "finetuned_from": None if model_args.from_scratch else model_args.model_name_or_path,
+            "finetuned_from": model_args.finetuned_from,
             "tasks": "automatic-speech-recognition",
             "dataset": data_args.described,
             "dataset_args": data_args.dataset_config_name,
@@ -171,31 +166,12 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
         if "test" not in good:
             return {}
         output = trainer.predict(samples(good["test"], config, transcription), metric_key_prefix="test")
-        heard = decode_frames(output.predictions, transcription.tokenizer)
-        said = None if output.label_ids is None else decode_labels(output.label_ids, transcription.tokenizer)
+        heard = decode_frames(output.predictions, tokenizer)
+        said = None if output.label_ids is None else decode_labels(output.label_ids, tokenizer)
         save_texts(trainer, "test", good["test"], heard, said)
         return record(trainer, "test", output.metrics)
 
     return run(trainer, predict=predict)
-
-
-def read_config(model_args: CTCModelArguments, transcription: Transcription) -> Data2VecConfig:
-    """The model's configuration with the vocabulary and the regularisation of this run.
-
-    Raises:
-        ValueError: if it has no speech.
-    """
-    fields = ("final_dropout", "ctc_loss_reduction", "ctc_zero_infinity")
-    config = load_config(
-        model_args,
-        **model_args.overrides(
-            vocab_size=len(transcription.tokenizer),
-            pad_token_id=transcription.tokenizer.pad_token_id,
-            **{name: getattr(model_args, name) for name in fields},
-        ),
-    )
-    config.modality_config("audio")
-    return config
 
 
 def samples(

@@ -221,7 +221,7 @@ def finetune(model_args: ModelArguments, data_args: TextDataArguments, args: Glu
         raw_datasets=raw,
         card={
             "tasks": "text-classification",
-            "finetuned_from": None if model_args.from_scratch else model_args.model_name_or_path,
+            "finetuned_from": model_args.finetuned_from,
             "dataset": data_args.name,
             "dataset_args": args.task_name or data_args.dataset_config_name,
         },

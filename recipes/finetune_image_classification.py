@@ -177,7 +177,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         raw_datasets={name: dataset for name, dataset in raw.items() if dataset is not None},
         card={
             "tasks": "image-classification",
-            "finetuned_from": None if model_args.from_scratch else model_args.model_name_or_path,
+            "finetuned_from": model_args.finetuned_from,
             "dataset": data_args.dataset_name or data_args.train_dir or data_args.validation_dir,
             "dataset_args": data_args.dataset_config_name,
         },

@@ -83,6 +83,11 @@ class ModelArguments:
             "trust_remote_code": self.trust_remote_code,
         }
 
+    @property
+    def finetuned_from(self) -> str | None:
+        """Checkpoint that gives the weights; None for random ones."""
+        return None if self.from_scratch else self.model_name_or_path
+
 
 @dataclass
 class FinetuningArguments(TrainingArguments):
