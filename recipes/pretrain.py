@@ -46,7 +46,7 @@ from recipes.common.command_line import as_overrides
 from recipes.common.data_report import collect_data_report
 from recipes.common.dry_run import dry_run
 from recipes.common.engine import check_shared_folder, make_accelerator
-from recipes.common.export import export, push
+from recipes.common.export import export, input_files, push
 from recipes.common.health import TrainingStopped
 from recipes.common.online_probe import OnlineProbe
 from recipes.common.option_files import build_options, check_resumable, load_options, read_yaml, save_options
@@ -153,7 +153,8 @@ def train(options: Options, accelerator: Accelerator, folder: Path) -> dict[str,
     with options_explained("The probe"):
         probe = OnlineProbe(options, config, accelerator, tokenizer)
     pictures = Pictures(options.pictures_every, folder, steps, config, tokenizer, accelerator.is_main_process)
-    run = Pretraining(options, accelerator, model, steps, folder, [probe, pictures])
+    files = input_files(config, steps.transforms, tokenizer) if options.backbone is None else {}
+    run = Pretraining(options, accelerator, model, steps, folder, [probe, pictures], files)
     pictures.share = run.trackers.log_images
     run.bad_samples.prepare({name: len(source) for name, source in sources.items()}, report)
     start(run, accelerator)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -81,7 +82,13 @@ def export(
 def write(draft: Path, model: Any, transforms: dict[str, Any], tokenizer: Any, card: str | None) -> None:
     """Writes what `export` exports."""
     model.save_pretrained(draft)
-    config = model.config
+    input_processor(model.config, transforms, tokenizer).save_pretrained(draft)
+    if card is not None:
+        (draft / CARD).write_text(card, encoding="utf-8")
+
+
+def input_processor(config: Data2VecConfig, transforms: dict[str, Any], tokenizer: Any = None) -> Data2VecProcessor:
+    """What prepares the inputs of a model, for each modality of its run; arguments as of `export`."""
     parts: dict[str, Any] = {}
     if "vision" in transforms:
         parts["image_processor"] = image_processor(config, transforms["vision"])
@@ -91,9 +98,15 @@ def write(draft: Path, model: Any, transforms: dict[str, Any], tokenizer: Any, c
         # What the model takes at most, so that users may truncate without naming a length.
         tokenizer.model_max_length = config.text_config.max_position_embeddings
         parts["tokenizer"] = tokenizer
-    Data2VecProcessor(**parts).save_pretrained(draft)
-    if card is not None:
-        (draft / CARD).write_text(card, encoding="utf-8")
+    return Data2VecProcessor(**parts)
+
+
+def input_files(config: Data2VecConfig, transforms: dict[str, Any], tokenizer: Any = None) -> dict[str, str]:
+    """The settings of `input_processor` as texts by file name, for checkpoints, which can then be used as they are."""
+    with TemporaryDirectory() as folder:
+        input_processor(config, transforms, tokenizer).save_pretrained(folder)
+        files = sorted(path for path in Path(folder).iterdir() if path.suffix != ".py")
+        return {path.name: path.read_text(encoding="utf-8") for path in files}
 
 
 def push(final: Path, repository: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -47,6 +47,7 @@ class Pretraining:
         steps: this process's micro-batches by step.
         folder: folder of the run, for `checkpoints` and `log.jsonl`.
         observers: look at the model at intervals.
+        input_files: settings of what prepares the model's inputs, texts by file name; kept in every checkpoint.
     """
 
     def __init__(
@@ -57,8 +58,10 @@ class Pretraining:
         steps: StepDataset,
         folder: Path,
         observers: Sequence[Observer] = (),
+        input_files: Mapping[str, str] | None = None,
     ):
         self.options, self.accelerator, self.steps = options, accelerator, steps
+        self.input_files = dict(input_files or {})
         self.inner = model
         optimizer = build_optimizer(model, options.optim)
         self.model, self.optimizer = prepare(accelerator, model, optimizer, options)

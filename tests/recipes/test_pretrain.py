@@ -140,7 +140,12 @@ def test_joint_run_leaves_log_checkpoints_and_a_model_that_loads(config, tmp_pat
     assert AutoModel.from_pretrained(final)(pixel_values=torch.rand(1, 1, 8, 8)).last_hidden_state.shape == (1, 17, 32)
     assert AutoImageProcessor.from_pretrained(final).crop_size["height"] == 8
     assert AutoFeatureExtractor.from_pretrained(final).do_normalize
-    resumable = Data2VecForPreTraining.from_pretrained(folder / "checkpoints" / "step_00000006")
+    checkpoint = folder / "checkpoints" / "step_00000006"
+    assert (
+        AutoImageProcessor.from_pretrained(checkpoint).to_dict() == AutoImageProcessor.from_pretrained(final).to_dict()
+    )
+    assert AutoFeatureExtractor.from_pretrained(checkpoint).do_normalize
+    resumable = Data2VecForPreTraining.from_pretrained(checkpoint)
     assert torch.equal(
         resumable.teacher.encoder.blocks[0].mlp.fc1.weight, model.teacher.encoder.blocks[0].mlp.fc1.weight
     )
@@ -166,10 +171,9 @@ def test_text_run_keeps_its_tokenizer(tmp_path):
     assert len(tokenizer) == config.text_config.vocab_size <= 300
     assert tokenizer.model_max_length == config.text_config.max_position_embeddings == 40
     assert tokenizer.mask_token_id == config.text_config.mask_token_id == len(tokenizer) - 1
-    assert (
-        tokenizer("a document")["input_ids"]
-        == AutoTokenizer.from_pretrained(tmp_path / "run" / "tokenizer")("a document")["input_ids"]
-    )
+    for place in ("tokenizer", "checkpoints/step_00000002"):
+        kept = AutoTokenizer.from_pretrained(tmp_path / "run" / place)
+        assert tokenizer("a document")["input_ids"] == kept("a document")["input_ids"]
 
 
 def test_stopped_run_goes_on_bit_for_bit(config, tmp_path, monkeypatch):
