@@ -247,6 +247,14 @@ class BackbonePreTrainingConfig(ConvFrames, MaskedPredictionConfig):
             real = None
         return length, real, None
 
+    def example(self, tokens: int, device: torch.device | str) -> Tensor:
+        """An input without content, of one sample: of so many tokens, or the encoder's size of images."""
+        if self.modality == "text":
+            return torch.full((1, tokens), self.mask_token_id, device=device)
+        if self.modality == "vision":
+            return torch.zeros(1, self.num_channels, self.image_size, self.image_size, device=device)
+        return torch.zeros(1, self.frame_width + (tokens - 1) * self.frame_stride, device=device)
+
     def make_encoder(self, train: bool = False) -> PreTrainedModel:
         """An encoder of this class and structure with new weights.
 

@@ -21,6 +21,7 @@ from .backbone_parts import BackboneError, load_plain, replaced_features, watche
 from .decoders import RegressionHead
 from .ema_teacher import EmaTeacher
 from .masking import corrupt_tokens
+from .modality_encoders import check_token_ids
 from .objective import (
     Data2VecForPreTrainingOutput,
     content_ids,
@@ -151,15 +152,9 @@ class BackboneForPreTraining(EmaTeacher, PreTrainedModel):
         Raises:
             BackboneError: the layers do not have one place for each token.
         """
-        config, device = self.config, self.device
-        if config.modality == "text":
-            inputs = torch.full((1, 8), config.mask_token_id, device=device)
-        elif config.modality == "vision":
-            inputs = torch.zeros(1, config.num_channels, config.image_size, config.image_size, device=device)
-        else:
-            inputs = torch.zeros(1, config.frame_width + 8 * config.frame_stride, device=device)
-        length, _, _ = config.tokens_of(inputs, None)
-        mask = torch.arange(length, device=device)[None] % 2 == 0
+        inputs = self.config.example(9, self.device)
+        length, _, _ = self.config.tokens_of(inputs, None)
+        mask = torch.arange(length, device=self.device)[None] % 2 == 0
         wanted = {name: weight for name, weight in self.backbone.named_parameters() if weight.requires_grad}
         loss = self(**{self.backbone.main_input_name: inputs}, mask=mask).loss
         found = torch.autograd.grad(loss, list(wanted.values()), allow_unused=True)
@@ -185,10 +180,12 @@ class BackboneForPreTraining(EmaTeacher, PreTrainedModel):
         """Loss of a batch; arguments and output are those of `Data2VecForPreTraining.forward`.
 
         Raises:
-            ValueError: for another input than the encoder takes, or wrong shapes.
+            ValueError: for another input than the encoder takes, wrong shapes, or ids outside the vocabulary.
         """
         inputs = self._select_input(input_ids=input_ids, pixel_values=pixel_values, input_values=input_values)
         config = self.config
+        if config.modality == "text":
+            check_token_ids(inputs, self.get_input_embeddings())
         length, token_mask, grid = config.tokens_of(inputs, attention_mask)
         attention_mask = token_mask if config.modality == "text" else attention_mask
         key = {

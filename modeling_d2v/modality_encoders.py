@@ -44,6 +44,27 @@ class Tokens:
     keep: Tensor | None = None  # (B * M, V) False = filling
 
 
+def check_token_ids(input_ids: Tensor, table: nn.Module) -> None:
+    """Checks that an embedding table has a row for every id.
+
+    Ids on a GPU are not read: that would make the host wait for it in every step. There PyTorch itself stops, with a
+    device-side assertion.
+
+    Raises:
+        ValueError: naming the first wrong id and the size of the vocabulary.
+    """
+    if input_ids.device.type != "cpu" or torch.compiler.is_compiling():
+        return
+    rows = table.weight.shape[0]
+    wrong = input_ids[(input_ids < 0) | (input_ids >= rows)]
+    if wrong.numel():
+        raise ValueError(
+            f"`input_ids` holds {wrong[0].item()}; the vocabulary of this model goes from 0 to {rows - 1}. Check that "
+            "the tokenizer is the one that the model was trained with. Where it has got new tokens, give them rows: "
+            "`model.resize_token_embeddings(len(tokenizer))`."
+        )
+
+
 class TextLocalEncoder(nn.Module):
     """Token + learned position embedding, layer norm, dropout."""
 
@@ -67,6 +88,7 @@ class TextLocalEncoder(nn.Module):
                 f"`input_ids` has {input_ids.shape[1]} tokens; this model takes 1 to {self.max_tokens} "
                 "(`text_config.max_position_embeddings`). Skip empty texts; truncate or split long ones."
             )
+        check_token_ids(input_ids, self.token_embeddings)
         token_mask = input_ids.ne(self.pad_token_id) if attention_mask is None else attention_mask.bool()
         if not torch.compiler.is_compiling() and token_mask.all():
             token_mask = None

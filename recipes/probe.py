@@ -43,7 +43,7 @@ from recipes.common.backbones import (
     wrapped_config,
 )
 from recipes.common.datasets import RawDataset
-from recipes.common.features import FeatureSet, extract
+from recipes.common.features import BATCH_SIZES, FeatureSet, extract, groups_are_disjoint
 from recipes.common.parts import open_parts
 from recipes.common.probes import (
     DEFAULT_FEW,
@@ -55,13 +55,11 @@ from recipes.common.probes import (
     linear_accuracy,
 )
 from recipes.common.simple_features import simple_features
-from recipes.common.tokenizer import load_tokenizer
+from recipes.common.tokenizer import check_vocabulary, load_tokenizer
 from recipes.common.transforms import build_transform
 
 
 logger = logging.getLogger("probe")
-
-BATCH_SIZES = {"vision": 64, "audio": 16, "text": 32}
 
 
 def run_probe(
@@ -137,7 +135,7 @@ def run_probe(
 
     def measure(train_features, test_features, train_part: FeatureSet, test_part: FeatureSet) -> dict[str, float]:
         data = (train_features, train_part.labels, test_features, test_part.labels)
-        groups = train_part.groups if _groups_are_disjoint(train_part, test_part) else None
+        groups = train_part.groups if groups_are_disjoint(train_part, test_part) else None
         fewer = few_label_accuracy(*data, per_class=few, seeds=seeds)
         return {
             "linear": round(linear_accuracy(*data, groups=groups, seed=random_seed), 2),
@@ -253,15 +251,12 @@ class _Readable:
         return (self.dataset[int(index)] for index in self.indices)
 
 
-def _groups_are_disjoint(train: FeatureSet, test: FeatureSet) -> bool:
-    """Whether the test groups (speakers) are new ones; then regularisation is chosen for new groups too."""
-    return None not in train.groups and not set(train.groups) & set(test.groups)
-
-
 def load_transform(model_path: str, modality: str, config, options: dict | None = None):
     """The evaluation transform of training (size and shape of the model's input), with what was saved beside a model:
     what its image processor or feature extractor says, or its tokenizer. `options` come on top."""
     tokenizer = load_probe_tokenizer(model_path, modality)
+    if modality == "text":
+        check_vocabulary(tokenizer, config.text_config.vocab_size, "(in its folder, with tokenizer.save_pretrained)")
     saved = {} if modality == "text" else input_settings(modality, load_processor(model_path, modality))
     return build_transform(modality, saved | (options or {}), config, tokenizer=tokenizer, train=False)
 

@@ -53,7 +53,7 @@ class BackboneFlops:
             self.lengths = [math.prod(config.grid_size(config.image_size, config.image_size))]
         else:
             self.lengths = list(LENGTHS)
-        self.counts = [_forward_flops(encoder, self._input(length)) for length in self.lengths]
+        self.counts = [_forward_flops(encoder, config.example(length, "meta")) for length in self.lengths]
 
     def __call__(self, modality: str, inputs: dict[str, Tensor]) -> int:
         """Operations of all parts together, for a collated batch on the CPU."""
@@ -87,15 +87,6 @@ class BackboneFlops:
                 weight *= 1.0 if other == place else (tokens - other) / (place - other)
             total += weight * count
         return round(total)
-
-    def _input(self, tokens: int) -> Tensor:
-        """One sample of so many tokens, without memory."""
-        config = self.config
-        if config.modality == "text":
-            return torch.empty(1, tokens, dtype=torch.int64, device="meta")
-        if config.modality == "vision":
-            return torch.empty(1, config.num_channels, config.image_size, config.image_size, device="meta")
-        return torch.empty(1, config.frame_width + (tokens - 1) * config.frame_stride, device="meta")
 
 
 def step_flops(config: Any) -> FlopCounter | None:

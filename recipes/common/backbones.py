@@ -27,7 +27,7 @@ from recipes.common.datasets import SAMPLING_RATE
 from recipes.common.option_files import read_yaml
 from recipes.common.options import OptionError, Options
 from recipes.common.run_card import GENERATED, OPTIONS_FILE, inherited_license, is_hub_name, training_sections
-from recipes.common.tokenizer import load_tokenizer
+from recipes.common.tokenizer import check_vocabulary, load_tokenizer
 
 
 logger = logging.getLogger(__name__)
@@ -150,9 +150,16 @@ def build_backbone_config(options: Options, tokenizer: Any = None) -> BackbonePr
 
 
 def wrapped_config(config: Any, tokenizer: Any = None, **settings: Any) -> BackbonePreTrainingConfig:
-    """What is found out about an encoder from its configuration; arguments and errors are those of `of`."""
+    """What is found out about an encoder from its configuration; arguments and errors are those of `of`.
+
+    Raises:
+        ValueError: the tokenizer has more tokens than the encoder, too.
+    """
     with torch.device("meta"):
         encoder = AutoModel.from_config(copy.deepcopy(config))
+    if tokenizer is not None:
+        rows = encoder.get_input_embeddings().num_embeddings
+        check_vocabulary(tokenizer, rows, "(text.tokenizer), or give it rows for more (resize_token_embeddings)")
     return BackbonePreTrainingConfig.of(encoder, tokenizer, **settings)
 
 

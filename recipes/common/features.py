@@ -25,6 +25,8 @@ logger = logging.getLogger(__name__)
 
 WINDOW_BATCHES = 16
 """Batches read ahead and sorted by length together."""
+BATCH_SIZES = {"vision": 64, "audio": 16, "text": 32}
+"""Samples of a forward pass, for probes that are not told."""
 BAD_NAMES_SHOWN = 5
 
 
@@ -119,6 +121,11 @@ def extract(
         indices=np.asarray(order, dtype=np.int64),
         bad=bad,
     )
+
+
+def groups_are_disjoint(train: FeatureSet, test: FeatureSet) -> bool:
+    """Whether the test groups (speakers) are new ones; then regularisation is chosen for new groups too."""
+    return None not in train.groups and not set(train.groups) & set(test.groups)
 
 
 def _windows(dataset, transform, size: int, bad: list[str], require_labels: bool) -> Iterator[list[dict]]:

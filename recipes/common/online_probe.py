@@ -21,7 +21,7 @@ from recipes.common.backbones import observed_encoder, random_encoder
 from recipes.common.batches import part
 from recipes.common.datasets import RawDataset
 from recipes.common.diagnostics import effective_rank
-from recipes.common.features import FeatureSet, MissingLabelsError, extract
+from recipes.common.features import BATCH_SIZES, FeatureSet, MissingLabelsError, extract, groups_are_disjoint
 from recipes.common.options import Options, ProbeDataOptions
 from recipes.common.parts import open_parts
 from recipes.common.probes import chance_accuracy, knn_accuracy, linear_accuracy
@@ -30,7 +30,6 @@ from recipes.common.transforms import build_transform
 
 logger = logging.getLogger(__name__)
 
-BATCH_SIZES = {"vision": 64, "audio": 16, "text": 32}
 EVALUATION_OPTIONS = {"vision": ("mean", "std"), "audio": ("max_seconds", "standardised"), "text": ("max_length",)}
 """Options of a training transform that evaluation shares."""
 
@@ -131,8 +130,8 @@ class OnlineProbe:
             if self.kind == "knn":
                 accuracy = knn_accuracy(*data, k=self.options.probe.neighbours)
             else:
-                disjoint = None not in train.groups and not set(train.groups) & set(test.groups)
-                accuracy = linear_accuracy(*data, groups=train.groups if disjoint else None)
+                groups = train.groups if groups_are_disjoint(train, test) else None
+                accuracy = linear_accuracy(*data, groups=groups)
         except ValueError as error:
             logger.warning("%s could not be probed: %s", name, error)
             return {}

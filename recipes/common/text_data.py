@@ -18,7 +18,7 @@ from recipes.common.datasets import RawDataset
 from recipes.common.finetuning import check_at_least
 from recipes.common.sources import table_of
 from recipes.common.tables import Columns
-from recipes.common.tokenizer import load_tokenizer
+from recipes.common.tokenizer import check_vocabulary, load_tokenizer
 
 
 __all__ = ["OpenTexts", "TextDataArguments", "open_tokenizer", "score_target"]
@@ -211,9 +211,5 @@ def open_tokenizer(model_args: Any, config: Any) -> Any:
         raise ValueError(
             f"{name} has no tokenizer that can be loaded: {reason} Name one with --tokenizer_name."
         ) from error
-    if len(tokenizer) > config.modality_config("text").vocab_size:
-        raise ValueError(
-            f"The tokenizer {name} has {len(tokenizer)} tokens, the model {config.text_config.vocab_size}. Name the "
-            "one that the model was trained with by --tokenizer_name."
-        )
+    check_vocabulary(tokenizer, config.modality_config("text").vocab_size, "by --tokenizer_name")
     return tokenizer

@@ -10,7 +10,7 @@ from typing import Any
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
 
-__all__ = ["build_tokenizer", "finish_tokenizer", "load_tokenizer"]
+__all__ = ["build_tokenizer", "check_vocabulary", "finish_tokenizer", "load_tokenizer"]
 
 SPECIAL_TOKENS = ["<s>", "<pad>", "</s>", "<unk>"]
 MASK_TOKEN = "<mask>"
@@ -94,3 +94,21 @@ def load_tokenizer(name: str, **options: Any) -> Any:
             f"The tokenizer {name!r} has no {', '.join(missing)}. Use one that has, or train one: `build_tokenizer`."
         )
     return tokenizer
+
+
+def check_vocabulary(tokenizer: Any, rows: int, how: str) -> None:
+    """Check once what a model on a GPU does not check: that it has a row for every token.
+
+    Args:
+        tokenizer: That makes the model's inputs.
+        rows: Size of the model's vocabulary.
+        how: To name the right tokenizer, for the message.
+
+    Raises:
+        ValueError: If there are more tokens.
+    """
+    if len(tokenizer) > rows:
+        raise ValueError(
+            f"The tokenizer {tokenizer.name_or_path} has {len(tokenizer)} tokens, the model {rows}. Name the one that "
+            f"the model was trained with {how}."
+        )

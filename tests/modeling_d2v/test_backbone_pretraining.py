@@ -254,6 +254,8 @@ def test_wrong_inputs_are_named():
         model(torch.zeros(0, 4, dtype=torch.long))
     with pytest.raises(ValueError, match="`attention_mask` has shape"):
         model(torch.full((2, 4), 5), attention_mask=torch.ones(2, 3))
+    with pytest.raises(ValueError, match="`input_ids` holds 50; the vocabulary of this model goes from 0 to 49"):
+        model(torch.full((2, 4), 50))
     with pytest.raises(ValueError, match='must be "student" or "teacher"'):
         model.trained_encoder("all")
     with pytest.raises(TypeError, match="`model` is a int; give a model"):

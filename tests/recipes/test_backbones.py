@@ -188,6 +188,15 @@ def test_folders_without_a_tokenizer_are_named(options, sources, tmp_path):
         run(options("text", backbone=str(tmp_path / "bare")), tmp_path / "run")
 
 
+def test_a_tokenizer_of_more_tokens_than_the_encoder_has_is_refused(options, sources, tmp_path):
+    tokenizer = transformers.AutoTokenizer.from_pretrained(sources["text"])
+    size = len(tokenizer)
+    tokenizer.add_tokens(["another"])
+    tokenizer.save_pretrained(tmp_path / "tokenizer")
+    with pytest.raises(OptionError, match=rf"tokenizer has {size + 1} tokens, the model {size}. .*text.tokenizer"):
+        run(options("text"), tmp_path / "run", f"text.tokenizer={tmp_path / 'tokenizer'}")
+
+
 def test_probe_reads_the_encoder(options, sources, tmp_path):
     run(options("vision", max_steps=1), tmp_path / "run", "probe.every=1", "probe.max_samples=100")
     first, last = read_log(tmp_path / "run" / "log.jsonl")

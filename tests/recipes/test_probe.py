@@ -1,6 +1,7 @@
 """The probe program: its output, its parts and its refusals."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -230,6 +231,14 @@ def test_text_model_without_tokenizer_is_refused(tmp_path):
     Data2VecConfig(modalities=["text"]).save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="tokenizer"):
         run_probe(str(tmp_path), "text")
+
+
+def test_a_tokenizer_of_more_tokens_than_the_model_is_refused(saved_model, tmp_path):
+    shutil.copytree(saved_model, tmp_path / "model")
+    tokenizer = build_tokenizer(load_python_prose()["train"][0][:200], 400)
+    tokenizer.save_pretrained(tmp_path / "model")
+    with pytest.raises(ValueError, match="model has 400 tokens, the model 300"):
+        run_probe(str(tmp_path / "model"), "text", **QUICK)
 
 
 def test_normalisation_saved_with_the_model_is_used(saved_model, tmp_path):
