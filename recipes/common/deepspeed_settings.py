@@ -73,7 +73,7 @@ def deepspeed_plugin(options: Options) -> DeepSpeedPlugin | None:
         raise OptionError("ACCELERATE_USE_DEEPSPEED is set, but no launcher has started this process. Start the "
                           "program with accelerate launch, or with python -m torch.distributed.run.")  # fmt: skip
     plugin = DeepSpeedPlugin()  # refuses a launcher's file that contradicts the JSON file
-    settings = resolved_settings(asked_settings(), options, int(os.environ["WORLD_SIZE"]))
+    settings = resolved_settings(asked_settings(), options, int(os.environ.get("WORLD_SIZE", 1)))
     plugin.hf_ds_config = HfDeepSpeedConfig(settings)
     plugin.deepspeed_config = plugin.hf_ds_config.config
     plugin.zero_stage = settings["zero_optimization"]["stage"]
@@ -114,16 +114,17 @@ def resolved_settings(settings: dict[str, Any], options: Options, processes: int
     _check_batches(left, options, processes)
     _check_same("gradient_clipping", left.pop("gradient_clipping", "auto"), "optim.max_grad_norm",
                 options.optim.max_grad_norm)  # fmt: skip
-    _check_optimizer(left.pop("optimizer", {}), options)
-    if "scheduler" in left:
-        raise OptionError(f"DeepSpeed is given a scheduler ({left['scheduler'].get('type')}), but the learning rate "
+    _check_optimizer(left.pop("optimizer", None) or {}, options)
+    scheduler = left.pop("scheduler", None)
+    if scheduler:
+        raise OptionError(f"DeepSpeed is given a scheduler ({scheduler.get('type')}), but the learning rate "
                           "is the run's: optim.warmup, optim.hold, optim.curve. Remove that section.")  # fmt: skip
     for half in ("bf16", "fp16"):
-        section = left.pop(half, {})
+        section = left.pop(half, None) or {}
         if section.get("enabled", False) not in (False, "auto") and options.mixed_precision != half:
             _check_same(f"{half}.enabled", True, "mixed_precision", options.mixed_precision)
     for name, instead in _SECTIONS.items():
-        if left.pop(name, {}).get("enabled", False):
+        if (left.pop(name, None) or {}).get("enabled", False):
             raise OptionError(f"DeepSpeed is given {name}.enabled=true. {instead} Remove that section.")
     for name, value in _FIXED.items():
         _check_fixed(name, left.pop(name, value), value)

@@ -39,7 +39,11 @@ def resolve(settings, **options):
     return resolved_settings({"zero_optimization": {"stage": 2}, **settings}, build_options({**OPTIONS, **options}), 2)
 
 
-@pytest.mark.parametrize("settings", [{}, AUTO, THE_SAME], ids=["nothing", "auto", "the same"])
+@pytest.mark.parametrize(
+    "settings",
+    [{}, dict.fromkeys(("optimizer", "scheduler", "bf16", "wandb")), AUTO, THE_SAME],
+    ids=["nothing", "null", "auto", "the same"],
+)
 def test_what_agrees_with_the_options_becomes_what_the_loop_needs(settings):
     assert resolve(settings, accumulate=2, mixed_precision="bf16") == {
         "zero_optimization": {"stage": 2, "reduce_bucket_size": BUCKET},
@@ -111,6 +115,14 @@ def test_launcher_names_a_file_or_gives_the_fields_itself(tmp_path, monkeypatch)
     for source in (str(tmp_path / "deepspeed.json"), packed):
         monkeypatch.setenv("ACCELERATE_DEEPSPEED_CONFIG_FILE", source)
         assert asked_settings() == AUTO
+
+
+def test_process_that_no_launcher_started_is_told_so(monkeypatch):
+    monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    monkeypatch.setattr("recipes.common.deepspeed_settings.need", lambda module, extra: None)
+    with pytest.raises(OptionError, match="Start the program with accelerate launch"):
+        deepspeed_plugin(build_options(OPTIONS))
 
 
 def test_without_a_wish_for_deepspeed_there_is_none():

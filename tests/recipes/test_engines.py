@@ -1,9 +1,11 @@
 """Engines: one process, DistributedDataParallel and FSDP2 train alike, and a run goes on under another of them."""
 
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
+from accelerate import DistributedType
 from accelerate.commands.config.config_args import load_config_from_file
 from engine_scenarios import (
     BF16,
@@ -27,7 +29,8 @@ from transformers import AutoModel
 
 from modeling_d2v import Data2VecForPreTraining
 from recipes.common.checkpointing import CheckpointFolder
-from recipes.common.engine import leaves_out_parameters, sharding_plugin
+from recipes.common.engine import check_precision, leaves_out_parameters, sharding_plugin
+from recipes.common.option_files import build_options
 from recipes.common.optional import MissingDependencyError, need
 from recipes.common.options import OptionError
 
@@ -162,6 +165,21 @@ def test_deepspeed_that_is_not_installed_is_named_with_its_extra(tmp_path, monke
 def test_half_precision_that_a_cpu_lacks_is_refused(tmp_path):
     with pytest.raises(OptionError, match="fp16 does not work on a CPU. Set mixed_precision=bf16"):
         run(write_config(tmp_path), tmp_path / "run", "mixed_precision=fp16")
+
+
+@pytest.mark.parametrize(
+    "overrides, message",
+    [
+        ({"mixed_precision": "fp16"}, "fp16 does not work with DeepSpeed"),
+        ({"compile": True}, "not been tried with DeepS"),
+    ],
+)
+def test_what_was_not_tried_with_deepspeed_is_refused(overrides, message):
+    accelerator = SimpleNamespace(
+        is_fsdp2=False, distributed_type=DistributedType.DEEPSPEED, device=torch.device("cuda")
+    )
+    with pytest.raises(OptionError, match=message):
+        check_precision(accelerator, build_options({"output_dir": "run", "vision": {}, **overrides}))
 
 
 @pytest.mark.parametrize("version", ["1.0", "2.0"])
