@@ -45,6 +45,7 @@ MODALITY_CONFIGS = {"text": Data2VecTextConfig, "vision": Data2VecVisionConfig, 
 
 # The files that a checkpoint needs beside its weights to be loaded where this package is not installed.
 TRAVELLING_FILES = (
+    "arguments.py",
     "configuration_data2vec.py",
     "configuration_audio.py",
     "configuration_modalities.py",

@@ -14,6 +14,7 @@ from transformers import initialization as init
 from transformers.modeling_outputs import CausalLMOutput, SequenceClassifierOutput, TokenClassifierOutput
 from transformers.utils import can_return_tuple
 
+from .arguments import known_arguments
 from .configuration_data2vec import Data2VecConfig
 from .ctc import ctc_loss
 from .heads import IGNORED, Data2VecHead, check_class_ids, check_numbers, cross_entropy, sequence_loss
@@ -119,6 +120,7 @@ class Data2VecForCTC(Data2VecAudioHead):
         return logits.masked_fill(~real[..., None] & others, torch.finfo(logits.dtype).min)
 
     @can_return_tuple
+    @known_arguments
     def forward(
         self,
         input_values: Tensor | None = None,
@@ -166,6 +168,7 @@ class Data2VecForAudioClassification(Data2VecAudioHead):
         self.post_init()
 
     @can_return_tuple
+    @known_arguments
     def forward(
         self,
         input_values: Tensor | None = None,
@@ -204,6 +207,7 @@ class Data2VecForAudioFrameClassification(Data2VecAudioHead):
         self.post_init()
 
     @can_return_tuple
+    @known_arguments
     def forward(
         self,
         input_values: Tensor | None = None,

@@ -20,6 +20,7 @@ from transformers.modeling_outputs import (
 )
 from transformers.utils import can_return_tuple
 
+from .arguments import known_arguments
 from .configuration_data2vec import Data2VecConfig
 from .heads import IGNORED, Data2VecHead, check_class_ids, cross_entropy, sequence_loss
 from .modeling_data2vec import Data2VecModelOutput
@@ -92,6 +93,7 @@ class Data2VecForMaskedLM(Data2VecTextHead):
         self.lm_head.decoder = new_embeddings
 
     @can_return_tuple
+    @known_arguments
     def forward(
         self,
         input_ids: Tensor | None = None,
@@ -145,6 +147,7 @@ class Data2VecForSequenceClassification(Data2VecTextHead):
         self.post_init()
 
     @can_return_tuple
+    @known_arguments
     def forward(
         self,
         input_ids: Tensor | None = None,
@@ -182,6 +185,7 @@ class Data2VecForTokenClassification(Data2VecTextHead):
         self.post_init()
 
     @can_return_tuple
+    @known_arguments
     def forward(
         self,
         input_ids: Tensor | None = None,
@@ -225,6 +229,7 @@ class Data2VecForQuestionAnswering(Data2VecTextHead):
         self.post_init()
 
     @can_return_tuple
+    @known_arguments
     def forward(
         self,
         input_ids: Tensor | None = None,
@@ -294,6 +299,7 @@ class Data2VecForMultipleChoice(Data2VecTextHead):
         self.post_init()
 
     @can_return_tuple
+    @known_arguments
     def forward(
         self,
         input_ids: Tensor | None = None,

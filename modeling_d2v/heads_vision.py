@@ -14,6 +14,7 @@ from transformers.backbone_utils import BackboneMixin, filter_output_hidden_stat
 from transformers.modeling_outputs import BackboneOutput, ImageClassifierOutput, SemanticSegmenterOutput
 from transformers.utils import can_return_tuple
 
+from .arguments import known_arguments
 from .configuration_data2vec import Data2VecConfig
 from .heads import IGNORED, Data2VecHead, check_class_ids, cross_entropy, sequence_loss
 from .modeling_data2vec import Data2VecModelOutput
@@ -88,6 +89,7 @@ class Data2VecForImageClassification(Data2VecVisionHead):
         return not config.vision_config.use_mean_pooling
 
     @can_return_tuple
+    @known_arguments
     def forward(
         self,
         pixel_values: Tensor | None = None,
@@ -149,6 +151,7 @@ class Data2VecForSemanticSegmentation(Data2VecVisionHead):
         return [i % len(config.stage_names) for i in config.out_indices]
 
     @can_return_tuple
+    @known_arguments
     def forward(
         self,
         pixel_values: Tensor | None = None,
@@ -221,6 +224,7 @@ class Data2VecBackbone(BackboneMixin, Data2VecVisionHead):
 
     @can_return_tuple
     @filter_output_hidden_states
+    @known_arguments
     def forward(self, pixel_values: Tensor, **kwargs: Any) -> BackboneOutput:
         """`feature_maps`, one (B, D, h, w) for each of `out_features`, as they leave the blocks.
 

@@ -12,6 +12,7 @@ from transformers import initialization as init
 from transformers.modeling_outputs import XVectorOutput
 from transformers.utils import can_return_tuple
 
+from .arguments import known_arguments
 from .configuration_data2vec import Data2VecConfig
 from .heads import IGNORED, check_class_ids, cross_entropy
 from .heads_audio import Data2VecAudioHead
@@ -101,6 +102,7 @@ class Data2VecForXVector(Data2VecAudioHead):
         return torch.cat([mean, variance.clamp(min=1e-12).sqrt()], dim=1).to(hidden.dtype)
 
     @can_return_tuple
+    @known_arguments
     def forward(
         self,
         input_values: Tensor | None = None,

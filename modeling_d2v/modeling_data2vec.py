@@ -20,6 +20,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.utils import ModelOutput
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
+from .arguments import known_arguments
 from .configuration_data2vec import Data2VecConfig
 from .modality_encoders import AudioLocalEncoder, LocalFeatures, ModalityEncoder, Tokens, VisionLocalEncoder
 from .positions import AlibiBias, RelativePositionBias, SinCosPositions
@@ -274,8 +275,7 @@ class Data2VecPreTrainedModel(PushToHub, PreTrainedModel):
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        """The reference's initialisation: N(0, 0.02) for linear layers and embeddings, PyTorch's own for convolutions
-        and for the layers named here."""
+        """The reference's: N(0, 0.02) for linear layers and tables, PyTorch's own for convolutions and those named."""
         std = self.config.initializer_range
         if isinstance(module, nn.Linear):
             init.normal_(module.weight, std=std)
@@ -440,6 +440,7 @@ class Data2VecModel(Data2VecPreTrainedModel):
         return [of_layer(i) for i in range(layers)] if bias_module.per_layer else [of_layer(0)] * layers
 
     @capture_outputs(tie_last_hidden_states=False)
+    @known_arguments
     def forward(
         self,
         input_ids: Tensor | None = None,
@@ -462,7 +463,7 @@ class Data2VecModel(Data2VecPreTrainedModel):
             `Data2VecModelOutput`.
 
         Raises:
-            ValueError: for no input or several, a modality that the model lacks, or a wrong shape.
+            ValueError: for no input or several, a modality that the model lacks, a wrong shape or wrong ids.
         """
         modality, inputs = self.select_input(input_ids=input_ids, pixel_values=pixel_values, input_values=input_values)
         encoder = self.modality_encoders[modality]

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.utils import can_return_tuple
 
+from .arguments import known_arguments
 from .backbone_pretraining import BackboneForPreTraining
 from .configuration_data2vec import Data2VecConfig
 from .configuration_modalities import Data2VecModalityConfig
@@ -170,6 +171,7 @@ class Data2VecForPreTraining(EmaTeacher, Data2VecPreTrainedModel):
     # Objective
 
     @can_return_tuple
+    @known_arguments
     def forward(
         self,
         input_ids: Tensor | None = None,

@@ -2,6 +2,7 @@
 `test_heads_from_checkpoints.py`."""
 
 import copy
+import inspect
 
 import pytest
 import torch
@@ -350,3 +351,13 @@ def test_another_modality_is_refused_in_a_sentence(name):
         head_class(name)(tiny_config(other))
     with pytest.raises((ValueError, TypeError)):
         make_head(name)()
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_a_misspelt_argument_is_named_and_what_any_model_is_given_passes(name):
+    model, batch = make_head(name), head_inputs(name)
+    with pytest.raises(TypeError, match=f"^{name} takes no argument `label`; the nearest one that it takes is `") as e:
+        model(**batch, label=torch.zeros(3))
+    assert "`labels`." in str(e.value) or "labels" not in inspect.signature(model.forward).parameters
+    given = dict(inputs_embeds=None, head_mask=None, output_attentions=False, use_cache=False, num_items_in_batch=3)
+    assert_same(results(model(**batch, **given)), results(model(**batch)))

@@ -15,7 +15,7 @@ from model_factory import (
     version_config,
 )
 
-from modeling_d2v import Data2VecConfig, Data2VecModel
+from modeling_d2v import Data2VecConfig, Data2VecForPreTraining, Data2VecModel
 from modeling_d2v.modeling_data2vec import DropPath, run_blocks
 
 
@@ -198,6 +198,8 @@ def test_masked_tokens_are_hidden_in_place():
         ({"input_ids": torch.zeros(2, 0, dtype=torch.long)}, "0 tokens.*Skip empty texts"),
         ({"input_ids": torch.zeros(0, 5, dtype=torch.long)}, "empty batch"),
         ({"input_ids": torch.zeros(2, 5)}, "must be integers"),
+        ({"input_ids": torch.full((2, 5), 51)}, "holds 51; .* from 0 to 49. .*resize_token"),
+        ({"input_ids": torch.full((2, 5), -100)}, "`input_ids` holds -100"),
         ({"pixel_values": torch.zeros(2, 3, 32, 33)}, "32 x 33 pixels cannot be cut into patches of 8 x 8"),
         ({"pixel_values": torch.zeros(2, 1, 32, 32)}, r"\(batch, 3, height, width\)"),
         ({"pixel_values": torch.zeros(3, 32, 32)}, r"\(batch, 3, height, width\)"),
@@ -214,6 +216,13 @@ def test_masked_tokens_are_hidden_in_place():
 def test_bad_input_is_a_sentence(inputs, message):
     with pytest.raises(ValueError, match=message):
         Data2VecModel(tiny_config())(**inputs)
+
+
+@pytest.mark.parametrize("kind", [Data2VecModel, Data2VecForPreTraining])
+def test_a_misspelt_argument_is_named(kind):
+    inputs = inputs_for("text")
+    with pytest.raises(TypeError, match=f"{kind.__name__} takes no argument `atention`; .* is `attention_mask`"):
+        kind(tiny_config("text"))(**inputs, atention=torch.ones_like(inputs["input_ids"]))
 
 
 def test_a_modality_that_the_model_lacks_is_named():
