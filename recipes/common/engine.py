@@ -78,6 +78,15 @@ def uses_zero(accelerator: Accelerator) -> bool:
     return accelerator.distributed_type == DistributedType.DEEPSPEED
 
 
+def engine_name(accelerator: Accelerator) -> str:
+    """The engine as people call it, which may be another than the launcher asked for."""
+    if uses_zero(accelerator):
+        return f"DeepSpeed, ZeRO {accelerator.deepspeed_plugin.zero_stage}"
+    if accelerator.is_fsdp2:
+        return "FSDP2"
+    return "one process" if accelerator.num_processes == 1 else "DistributedDataParallel"
+
+
 def sharding_plugin() -> FullyShardedDataParallelPlugin | None:
     """Accelerate's FSDP2 settings from the environment of the launcher; None where it asks for no FSDP.
 

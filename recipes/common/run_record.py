@@ -63,6 +63,7 @@ class RunRecord:
         step: int,
         device: torch.device,
         processes: int = 1,
+        engine: str = "one process",
         matmul_rate: float | None = None,
     ) -> None:
         """Adds a start.
@@ -74,12 +75,13 @@ class RunRecord:
             step: finished steps, 0 for a fresh run.
             device: of this process.
             processes: of the run.
+            engine: that holds them together, as `engine_name` calls it.
             matmul_rate: operations a second that all processes together reach in matrix products.
         """
         if not self.write:
             return
         entry = {
-            **environment(device, processes),
+            **environment(device, processes, engine),
             "step": step,
             "matmul_gflop_per_s": None if not matmul_rate else round(matmul_rate / 1e9, 1),
             "command": list(sys.argv),
@@ -130,6 +132,7 @@ def recorded(record: RunRecord, run: Pretraining) -> Iterator[None]:
         step=run.step,
         device=run.accelerator.device,
         processes=run.accelerator.num_processes,
+        engine=run.engine,
         matmul_rate=rate,
     )
 
@@ -158,23 +161,26 @@ def read_record(folder: Path) -> dict[str, Any]:
     return {"starts": []}
 
 
-def environment(device: torch.device, processes: int = 1) -> dict[str, Any]:
+def environment(device: torch.device, processes: int = 1, engine: str = "one process") -> dict[str, Any]:
     """Commit of the code, versions of the libraries, and the hardware.
 
     Args:
         device: that this process computes on.
         processes: number of processes of the run.
+        engine: that holds them together.
     """
+    libraries = (*LIBRARIES, "deepspeed") if engine.startswith("DeepSpeed") else LIBRARIES
     is_gpu = device.type == "cuda"
     return {
         "time": _now(),
         "commit": code_commit(),
         "modeling_d2v": modeling_d2v.__version__,
         "python": platform.python_version(),
-        **{name: _version(name) for name in LIBRARIES},
+        **{name: _version(name) for name in libraries},
         "device": torch.cuda.get_device_name(device) if is_gpu else f"{device.type}, {os.cpu_count()} cores",
         "threads": torch.get_num_threads(),
         "processes": processes,
+        "engine": engine,
     }
 
 

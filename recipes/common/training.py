@@ -20,7 +20,7 @@ from recipes.common.backbone_flops import step_flops
 from recipes.common.bad_samples import BadSampleLedger, data_explained
 from recipes.common.batches import MicroBatch, StepDataset, load_steps
 from recipes.common.checkpointing import CheckpointFolder
-from recipes.common.engine import backward, clip_gradient, gradient_holders, micro_batch, prepare
+from recipes.common.engine import backward, clip_gradient, engine_name, gradient_holders, micro_batch, prepare
 from recipes.common.non_finite import NonFinitePolicy, where_not_finite
 from recipes.common.observers import Observer, Observers
 from recipes.common.optim import build_optimizer, learning_rate, set_learning_rate
@@ -65,6 +65,7 @@ class Pretraining:
         self.inner = model
         optimizer = build_optimizer(model, options.optim)
         self.model, self.optimizer = prepare(accelerator, model, optimizer, options)
+        self.engine = engine_name(accelerator)
         self.trainable = gradient_holders(model, self.optimizer)
         self.log_path = Path(folder) / "log.jsonl"
         self.checkpoints = CheckpointFolder(

@@ -1,6 +1,7 @@
 """DeepSpeed: ZeRO 1 and 2 train like one process, and a run goes on under them and after them."""
 
 import json
+from importlib.metadata import version
 
 import pytest
 import torch
@@ -22,6 +23,7 @@ from engine_scenarios import (
 )
 
 from recipes.common.checkpointing import CheckpointFolder
+from recipes.common.run_record import read_record
 
 
 pytestmark = pytest.mark.deepspeed
@@ -111,6 +113,13 @@ def optimizer_of(folder):
     """Tensors of the last checkpoint's optimizer; the steps that each parameter has taken are among them."""
     content = torch.load(CheckpointFolder(folder / "checkpoints").newest() / "optimizer.pt")["optimizer"]
     return {(number, name): value for number, entry in content["state"].items() for name, value in entry.items()}
+
+
+def test_record_of_a_run_names_stage_and_version(launched):
+    folder, _ = launched
+    first, second = read_record(folder / "zero 1 to zero 2")["starts"]
+    assert (first["engine"], second["engine"]) == ("DeepSpeed, ZeRO 1", "DeepSpeed, ZeRO 2")
+    assert second["deepspeed"] == version("deepspeed")
 
 
 def test_gradient_that_is_not_finite_in_one_process_is_skipped_and_counted(launched):

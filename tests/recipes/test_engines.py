@@ -29,10 +29,11 @@ from transformers import AutoModel
 
 from modeling_d2v import Data2VecForPreTraining
 from recipes.common.checkpointing import CheckpointFolder
-from recipes.common.engine import check_precision, leaves_out_parameters, sharding_plugin
+from recipes.common.engine import check_precision, engine_name, leaves_out_parameters, sharding_plugin
 from recipes.common.option_files import build_options
 from recipes.common.optional import MissingDependencyError, need
 from recipes.common.options import OptionError
+from recipes.common.run_record import read_record
 
 
 CONFIGS = ROOT / "recipes" / "configs" / "accelerate"
@@ -111,6 +112,29 @@ def test_half_precision_is_the_same_under_every_engine_and_keeps_weights_whole(l
             torch.float32
         }
     assert losses(folder / "bf16 replicas") == pytest.approx(losses(folder / "bf16 shards"), rel=1e-3)
+
+
+@pytest.mark.slow
+def test_record_of_a_run_names_the_engine_of_each_start(launched):
+    folder, _ = launched
+    names = [start["engine"] for start in read_record(folder / "from replicas")["starts"]]
+    assert names == ["DistributedDataParallel", "FSDP2"]
+
+
+@pytest.mark.parametrize(
+    "kind, processes, is_fsdp2, name",
+    [
+        (DistributedType.NO, 1, False, "one process"),
+        (DistributedType.MULTI_GPU, 8, False, "DistributedDataParallel"),
+        (DistributedType.FSDP, 8, True, "FSDP2"),
+        (DistributedType.DEEPSPEED, 8, False, "DeepSpeed, ZeRO 1"),
+        (DistributedType.DEEPSPEED, 1, False, "DeepSpeed, ZeRO 1"),
+    ],
+)
+def test_engine_has_the_name_of_what_trains(kind, processes, is_fsdp2, name):
+    engine = SimpleNamespace(distributed_type=kind, num_processes=processes, is_fsdp2=is_fsdp2)
+    engine.deepspeed_plugin = SimpleNamespace(zero_stage=1)
+    assert engine_name(engine) == name
 
 
 @pytest.mark.slow
