@@ -72,8 +72,11 @@ def deepspeed_plugin(options: Options) -> DeepSpeedPlugin | None:
     if "LOCAL_RANK" not in os.environ:
         raise OptionError("ACCELERATE_USE_DEEPSPEED is set, but no launcher has started this process. Start the "
                           "program with accelerate launch, or with python -m torch.distributed.run.")  # fmt: skip
-    plugin = DeepSpeedPlugin()  # refuses a launcher's file that contradicts the JSON file
     settings = resolved_settings(asked_settings(), options, int(os.environ.get("WORLD_SIZE", 1)))
+    try:
+        plugin = DeepSpeedPlugin()
+    except ValueError as error:  # a launcher's file that contradicts the JSON file
+        raise OptionError(f"The launcher's settings of DeepSpeed cannot be: {' '.join(str(error).split())}") from error
     plugin.hf_ds_config = HfDeepSpeedConfig(settings)
     plugin.deepspeed_config = plugin.hf_ds_config.config
     plugin.zero_stage = settings["zero_optimization"]["stage"]
@@ -81,21 +84,42 @@ def deepspeed_plugin(options: Options) -> DeepSpeedPlugin | None:
 
 
 def asked_settings() -> dict[str, Any]:
-    """What the launcher asks for, in the form of DeepSpeed's JSON files."""
+    """What the launcher asks for, in the form of DeepSpeed's JSON files.
+
+    Raises:
+        OptionError: a file or number of the launcher cannot be read.
+    """
     source = os.environ.get("ACCELERATE_DEEPSPEED_CONFIG_FILE", "none")
     if source != "none":
-        return HfDeepSpeedConfig(source).config
+        try:
+            return HfDeepSpeedConfig(source).config
+        except (OSError, ValueError, TypeError, AttributeError) as error:
+            raise OptionError(f"The launcher's deepspeed_config_file {source} cannot be read as JSON of DeepSpeed, "
+                              f'{{"zero_optimization": {{"stage": 2}}, ...}}: {error}') from error  # fmt: skip
     offload = {part: {"device": os.environ.get(f"ACCELERATE_DEEPSPEED_{part.upper()}_DEVICE", "none")}
                for part in ("offload_optimizer", "offload_param")}  # fmt: skip
     return {
-        "zero_optimization": {"stage": int(os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE", 2)), **offload},
-        "gradient_accumulation_steps": _number(os.environ.get("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "auto")),
-        "gradient_clipping": _number(os.environ.get("ACCELERATE_GRADIENT_CLIPPING", "auto")),
+        "zero_optimization": {"stage": _number("ACCELERATE_DEEPSPEED_ZERO_STAGE", "2"), **offload},
+        "gradient_accumulation_steps": _number("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "auto"),
+        "gradient_clipping": _number("ACCELERATE_GRADIENT_CLIPPING", "auto"),
     }
 
 
-def _number(text: str) -> float | str:
-    return text if text == "auto" else float(text)
+def _number(variable: str, default: str) -> float | str:
+    text = os.environ.get(variable, default)
+    try:
+        return text if text == "auto" else int(text) if text.isdigit() else float(text)
+    except ValueError as error:
+        raise OptionError(f"The launcher sets {variable}={text}, which is no number. Give one, or auto.") from error
+
+
+def _section(settings: dict[str, Any], name: str, where: str = "") -> dict[str, Any]:
+    """Takes a section out of settings; an empty one where it is missing or null."""
+    section = settings.pop(name, None)
+    if section is not None and not isinstance(section, dict):
+        raise OptionError(f"DeepSpeed is given {where}{name}={section!r}, which must be a section: "
+                          f'"{name}": {{...}}.')  # fmt: skip
+    return dict(section or {})
 
 
 def resolved_settings(settings: dict[str, Any], options: Options, processes: int) -> dict[str, Any]:
@@ -110,21 +134,20 @@ def resolved_settings(settings: dict[str, Any], options: Options, processes: int
         OptionError: names the setting that cannot be, and what to set instead.
     """
     left = dict(settings)
-    zero = _zero_settings(left.pop("zero_optimization", {}))
+    zero = _zero_settings(_section(left, "zero_optimization"))
     _check_batches(left, options, processes)
     _check_same("gradient_clipping", left.pop("gradient_clipping", "auto"), "optim.max_grad_norm",
                 options.optim.max_grad_norm)  # fmt: skip
-    _check_optimizer(left.pop("optimizer", None) or {}, options)
-    scheduler = left.pop("scheduler", None)
+    _check_optimizer(_section(left, "optimizer"), options)
+    scheduler = _section(left, "scheduler")
     if scheduler:
         raise OptionError(f"DeepSpeed is given a scheduler ({scheduler.get('type')}), but the learning rate "
                           "is the run's: optim.warmup, optim.hold, optim.curve. Remove that section.")  # fmt: skip
     for half in ("bf16", "fp16"):
-        section = left.pop(half, None) or {}
-        if section.get("enabled", False) not in (False, "auto") and options.mixed_precision != half:
+        if _section(left, half).get("enabled", False) not in (False, "auto") and options.mixed_precision != half:
             _check_same(f"{half}.enabled", True, "mixed_precision", options.mixed_precision)
     for name, instead in _SECTIONS.items():
-        if (left.pop(name, None) or {}).get("enabled", False):
+        if _section(left, name).get("enabled", False):
             raise OptionError(f"DeepSpeed is given {name}.enabled=true. {instead} Remove that section.")
     for name, value in _FIXED.items():
         _check_fixed(name, left.pop(name, value), value)
@@ -145,21 +168,21 @@ def resolved_settings(settings: dict[str, Any], options: Options, processes: int
 def _zero_settings(asked: dict[str, Any]) -> dict[str, Any]:
     left = dict(asked)
     stage = left.pop("stage", 0)
-    if stage not in (1, 2):
+    if type(stage) is not int or stage not in (1, 2):
         raise OptionError(
-            f"DeepSpeed is asked for ZeRO stage {stage}; stages 1 and 2 are supported. Stage 0 would do what "
+            f"DeepSpeed is asked for ZeRO stage {stage!r}; stages 1 and 2 are supported. Stage 0 would do what "
             "DistributedDataParallel does. Stage 3 gathers weights when a module is called, but the teacher and the "
             "front ends are entered through other methods: FSDP2 divides weights too, see "
             "recipes/configs/accelerate/fsdp2.yaml."
         )
     for part in ("offload_optimizer", "offload_param"):
-        device = (left.pop(part, None) or {}).get("device", "none")
+        device = _section(left, part, "zero_optimization.").get("device", "none")
         if device not in ("none", "auto"):
             raise OptionError(f"DeepSpeed is asked to keep {part.removeprefix('offload_')} states on {device}, which "
                               "its own optimizers step. They would step before a gradient that is not finite can be "
                               f"skipped. Set {part}.device to none.")  # fmt: skip
-    handed_on = {name: left.pop(name) for name in _HANDED_ON if name in left}
-    if stage == 1 and handed_on.get("overlap_comm") not in (None, False, "auto"):
+    handed_on = _handed_on(left)
+    if stage == 1 and handed_on.get("overlap_comm", False):
         raise OptionError("DeepSpeed is asked for overlap_comm with ZeRO stage 1, which then leaves the gradients of "
                           "parameters that the last micro-batch does not reach as they are in each process. Set it to "
                           "false, or take stage 2.")  # fmt: skip
@@ -172,8 +195,23 @@ def _zero_settings(asked: dict[str, Any]) -> dict[str, Any]:
     return {
         "stage": stage,
         "reduce_bucket_size": BUCKET,
-        **{name: value for name, value in handed_on.items() if value != "auto"},
+        **handed_on,
     }
+
+
+def _handed_on(left: dict[str, Any]) -> dict[str, Any]:
+    """Takes out of ZeRO's settings what DeepSpeed is given as it is, of the right kind: its own message of a wrong one
+    does not come before the model is made."""
+    given = {name: left.pop(name, None) for name in _HANDED_ON}
+    given = {name: value for name, value in given.items() if value not in ("auto", None)}
+    for name, value in given.items():
+        if name.endswith("_bucket_size"):
+            fits, kind = type(value) in (int, float) and value >= 1, "a number of elements"
+        else:
+            fits, kind = isinstance(value, bool), "true or false"
+        if not fits:
+            raise OptionError(f"DeepSpeed is given zero_optimization.{name}={value!r}; it takes {kind}.")
+    return given
 
 
 def _check_batches(left: dict[str, Any], options: Options, processes: int) -> None:
@@ -200,7 +238,7 @@ def _check_optimizer(section: dict[str, Any], options: Options) -> None:
     """The optimizer is the run's AdamW; a section that describes the same one is no contradiction."""
     if not section:
         return
-    params = dict(section.get("params", {}))
+    params = _section(section, "params", "optimizer.")
     if section.get("type") not in ("AdamW", "Adam") or params.pop("adam_w_mode", True) is not True:
         raise OptionError(f"DeepSpeed is given the optimizer {section.get('type')}, but the run's is AdamW with its "
                           "own groups of parameters. Remove that section.")  # fmt: skip
@@ -216,9 +254,9 @@ def _check_optimizer(section: dict[str, Any], options: Options) -> None:
 
 
 def _check_same(setting: str, asked: Any, option: str, value: Any) -> None:
-    if asked == "auto" or asked == value:
+    if asked in ("auto", None, value):
         return
-    raise OptionError(f"DeepSpeed is given {setting}={asked}, but the run has {option}={value}. Set {setting} to "
+    raise OptionError(f"DeepSpeed is given {setting}={asked!r}, but the run has {option}={value}. Set {setting} to "
                       '"auto" or remove it, and give the run what you mean.')  # fmt: skip
 
 

@@ -41,7 +41,7 @@ def resolve(settings, **options):
 
 @pytest.mark.parametrize(
     "settings",
-    [{}, dict.fromkeys(("optimizer", "scheduler", "bf16", "wandb")), AUTO, THE_SAME],
+    [{}, dict.fromkeys(("optimizer", "scheduler", "bf16", "wandb", "gradient_clipping")), AUTO, THE_SAME],
     ids=["nothing", "null", "auto", "the same"],
 )
 def test_what_agrees_with_the_options_becomes_what_the_loop_needs(settings):
@@ -63,6 +63,16 @@ def test_how_gradients_are_sent_is_deepspeeds_business():
     "settings, message",
     [
         ({"train_batch_size": 32}, r"train_batch_size=32, but the run has vision.batch_size=64. Set .* to \"auto\""),
+        ({"train_batch_size": "64"}, "train_batch_size='64', but the run has vision.batch_size=64"),
+        ({"bf16": True}, 'bf16=True, which must be a section: "bf16": {...}'),
+        ({"optimizer": "AdamW"}, "optimizer='AdamW', which must be a section"),
+        ({"scheduler": "WarmupLR"}, "scheduler='WarmupLR', which must be a section"),
+        ({"zero_optimization": 2}, "zero_optimization=2, which must be a section"),
+        ({"zero_optimization": {"stage": "2"}}, "ZeRO stage '2'; stages 1 and 2 are supported"),
+        ({"zero_optimization": {"stage": 2, "offload_param": "cpu"}}, "zero_optimization.offload_param='cpu', which"),
+        ({"zero_optimization": {"stage": 2, "reduce_bucket_size": 0}}, "reduce_bucket_size=0; it takes a number"),
+        ({"zero_optimization": {"stage": 2, "reduce_bucket_size": "big"}}, "reduce_bucket_size='big'; it takes"),
+        ({"zero_optimization": {"stage": 2, "overlap_comm": "yes"}}, "overlap_comm='yes'; it takes true or false"),
         ({"train_micro_batch_size_per_gpu": 8}, "train_micro_batch_size_per_gpu=8, but the run has .*=32.0"),
         ({"gradient_accumulation_steps": 4}, "gradient_accumulation_steps=4, but the run has accumulate=1"),
         ({"gradient_clipping": 1.0}, "gradient_clipping=1.0, but the run has optim.max_grad_norm=0.5"),
@@ -115,6 +125,23 @@ def test_launcher_names_a_file_or_gives_the_fields_itself(tmp_path, monkeypatch)
     for source in (str(tmp_path / "deepspeed.json"), packed):
         monkeypatch.setenv("ACCELERATE_DEEPSPEED_CONFIG_FILE", source)
         assert asked_settings() == AUTO
+
+
+@pytest.mark.parametrize("text", ["stage: 2", "", "[]", '{"zero_optimization": 2}', None])
+def test_file_that_is_none_of_deepspeed_is_told_with_its_name(tmp_path, monkeypatch, text):
+    path = tmp_path / "deepspeed.json"
+    if text is not None:
+        path.write_text(text)
+    monkeypatch.setenv("ACCELERATE_DEEPSPEED_CONFIG_FILE", str(path))
+    with pytest.raises(OptionError, match=f"deepspeed_config_file {path} cannot be read as JSON of DeepSpeed"):
+        asked_settings()
+
+
+@pytest.mark.parametrize("variable", ["DEEPSPEED_ZERO_STAGE", "GRADIENT_CLIPPING", "GRADIENT_ACCUMULATION_STEPS"])
+def test_number_of_the_launcher_that_is_none_is_told(monkeypatch, variable):
+    monkeypatch.setenv(f"ACCELERATE_{variable}", "none")
+    with pytest.raises(OptionError, match=f"ACCELERATE_{variable}=none, which is no number"):
+        asked_settings()
 
 
 def test_process_that_no_launcher_started_is_told_so(monkeypatch):
