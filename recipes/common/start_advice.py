@@ -77,12 +77,14 @@ def _batch(name: str, options: Options, config: Data2VecConfig) -> Iterator[Find
     section, masks = getattr(options, name), config.modality_config(name).num_masks
     batch = section.batch_size
     if batch is not None and batch * masks < 8:
-        parts = f"accumulate={options.accumulate} or more" if not section.is_limited else "its micro_batch_ option"
+        parts = f"with accumulate={options.accumulate} or more to fit into memory"
+        if section.is_limited:
+            parts = "its micro-batches stay as large as they are"
         yield Finding(
             "small_batch",
             name,
             f"A step of {name} sees {batch} samples under {masks} masks each. Gradients of so little are mostly "
-            f"noise: raise {name}.batch_size (with {parts} to fit into memory), or "
+            f"noise: raise {name}.batch_size ({parts}), or "
             f"{modality_key(options, name)}.num_masks, which costs less.",
         )
 

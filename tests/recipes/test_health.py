@@ -176,6 +176,14 @@ def test_settings_that_cannot_learn_well_are_named(overrides, expected):
     assert advice("tiny_audio", *overrides) == {expected}
 
 
+def test_advice_for_a_small_batch_fits_how_it_is_cut():
+    said = []
+    for limits in ([], ["audio.micro_batch_size=1"]):
+        chosen = options("tiny_audio", "audio.batch_size=1", *limits)
+        said += [found.message for found in advice_at_start(chosen, build_config(chosen))]
+    assert "accumulate=1 or more" in said[0] and "accumulate" not in said[1] and "micro-batches stay" in said[1]
+
+
 def test_share_of_the_first_weights_is_the_product_of_all_decays():
     config = Data2VecConfig(modalities=["audio"], ema_decay=0.9, ema_end_decay=0.99, ema_anneal_end_step=50)
     product = 1.0
