@@ -250,7 +250,9 @@ def data_explained() -> Iterator[None]:
     except NoUsableSample as error:
         # A worker's exception comes with its traceback in front of the message.
         sentence = " ".join(str(error).rpartition(f"{NoUsableSample.__name__}: ")[2].split())
-        raise TrainingStopped(f"{sentence} Check that the data is still where it was and can be read.") from None
+        raise TrainingStopped(
+            f"{sentence.rstrip('.')}. Check that the data is still where it was and can be read."
+        ) from None
 
 
 def _listed(counts: Counter[str]) -> str:

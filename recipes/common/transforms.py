@@ -140,7 +140,8 @@ class AudioTransform:
         speed: Slowest and fastest speed of a training clip or crop, or None for its own: tempo and pitch change
             together, as if more people spoke.
         equaliser: Standard deviation in decibels of the random gains that a training clip or crop gets at eight
-            frequencies, as if each came from another microphone; 0 = as recorded.
+            frequencies, as if each came from another microphone; 0 = as recorded. Loudness is not kept, which only
+            tells where clips are not standardised.
         max_seconds: Longest clip in evaluation and without crops, in seconds; None = no limit.
         standardised: Whether each clip gets mean 0 and variance 1; without it, samples keep their range of -1 to 1.
         train: Whether to augment.
@@ -352,7 +353,8 @@ def _check_kind(modality: str, name: str, value: Any) -> None:
         fits, kind = value is None or (isinstance(value, int | float) and value > 0), "a number above 0"
     elif name == "equaliser":
         number = isinstance(value, int | float) and not isinstance(value, bool)
-        fits, kind = number and 0 <= value < float("inf"), "a number of decibels, 0 or more"
+        # Far more than any microphone: what overflowed would be counted as a damaged recording.
+        fits, kind = number and 0 <= value <= 60, "a number of decibels from 0 to 60"
     elif name == "color_jitter":
         fits, kind = isinstance(value, int | float) and 0 <= value <= 1, "a number from 0 to 1"
     else:

@@ -428,3 +428,5 @@ def test_the_sentence_of_a_worker_comes_without_its_traceback():
         from_worker.reraise()
     with pytest.raises(TrainingStopped, match="^Not one\\. Check"), data_explained():
         raise alone
+    with pytest.raises(TrainingStopped, match="the last one: NaN\\. Check"), data_explained():
+        raise NoUsableSample("Not one; the last one: NaN")

@@ -56,7 +56,13 @@ def test_silence_and_shortest_recordings_stay_finite(samples):
     assert values.isfinite().all() and len(values) == max(400, len(samples))
 
 
-@pytest.mark.parametrize("wrong", [-1, "loud", True, float("nan"), float("inf"), None])
+def test_loudest_curve_stays_finite():
+    transform = build_transform("audio", {"equaliser": 60}, Data2VecConfig(modalities=["audio"]))
+
+    assert all(transform({"audio": NOISE, "id": 0}, seed=seed)["input_values"].isfinite().all() for seed in range(20))
+
+
+@pytest.mark.parametrize("wrong", [-1, "loud", True, float("nan"), float("inf"), 61, None])
 def test_wrong_decibels_are_told(wrong):
-    with pytest.raises(ValueError, match="equaliser is .* a number of decibels, 0 or more"):
+    with pytest.raises(ValueError, match="equaliser is .* a number of decibels from 0 to 60"):
         build_transform("audio", {"equaliser": wrong}, Data2VecConfig(modalities=["audio"]))
