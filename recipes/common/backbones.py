@@ -76,7 +76,8 @@ def encoder_modality(config: Any, where: str) -> str:
     """
     if isinstance(config, BackbonePreTrainingConfig):
         raise OptionError(
-            f"{where} holds a whole pretraining model. Name its plain encoder, in the folder {PLAIN_FOLDER} beside it."
+            f"{where} holds a whole pretraining model. Name its plain encoder: the folder {PLAIN_FOLDER} of its run, "
+            "which is there when the run is finished."
         )
     if isinstance(config, Data2VecConfig):
         raise OptionError(f"{where} is a model of this package: start from it with init_from instead.")

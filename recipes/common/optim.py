@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from recipes.common.options import OptimOptions
+from recipes.common.options import OptimOptions, OptionError
 
 
 def has_weight_decay(name: str, parameter: nn.Parameter) -> bool:
@@ -53,10 +53,10 @@ def parameter_groups(
         local_encoder_lr: factor of the learning rate of the local encoders, kept in a group as `lr_factor`.
 
     Raises:
-        ValueError: the factor is meant for a model that has no local encoder of this package.
+        OptionError: the factor is meant for a model that has no local encoder of this package.
     """
     if local_encoder_lr != 1 and not any(".local_encoder." in name for name, _ in model.named_parameters()):
-        raise ValueError(
+        raise OptionError(
             f"optim.local_encoder_lr is {local_encoder_lr}, but this model has no local encoder: an encoder of "
             "transformers learns as a whole. Leave the option out."
         )

@@ -206,10 +206,10 @@ def open_tokenizer(model_args: Any, config: Any) -> Any:
     name = model_args.tokenizer_name or model_args.model_name_or_path or model_args.config_name
     try:
         tokenizer = load_tokenizer(name, **model_args.hub_options)
-    except (OSError, KeyError) as error:
-        reason = str(error).splitlines()[0]
+    except (OSError, KeyError, ValueError) as error:
+        reason = " ".join(str(error).split())
         raise ValueError(
-            f"{name} has no tokenizer that can be loaded: {reason} Name one with --tokenizer_name."
+            f"{name} has no tokenizer that can be used. Name one with --tokenizer_name. ({reason})"
         ) from error
     check_vocabulary(tokenizer, config.modality_config("text").vocab_size, "by --tokenizer_name")
     return tokenizer

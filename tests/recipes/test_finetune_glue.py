@@ -5,6 +5,7 @@ import json
 import math
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -302,6 +303,13 @@ def test_a_tokenizer_with_too_many_tokens_is_refused(glue, pretrained, tmp_path)
     tokenizer.save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="tokens, the model 320"):
         main(arguments(pretrained, tmp_path / "run", *of_task(glue, "rte"), "--tokenizer_name", tmp_path))
+
+
+def test_a_checkpoint_without_a_tokenizer_says_how_to_name_one(glue, pretrained, tmp_path):
+    for name in ("config.json", "model.safetensors"):
+        shutil.copy(pretrained / name, tmp_path)
+    with pytest.raises(ValueError, match="has no tokenizer that can be used. Name one with --tokenizer_name"):
+        main(arguments(tmp_path, tmp_path / "run", *of_task(glue, "rte")))
 
 
 def test_classes_of_a_model_in_another_order_keep_it():

@@ -9,7 +9,7 @@ from torch import nn
 
 from modeling_d2v import Data2VecForPreTraining
 from recipes.common.optim import build_optimizer, learning_rate, parameter_groups, set_learning_rate
-from recipes.common.options import OptimOptions
+from recipes.common.options import OptimOptions, OptionError
 
 
 class Model(nn.Module):
@@ -63,7 +63,7 @@ def test_local_encoders_have_a_learning_rate_of_their_own():
         if parameter.requires_grad:
             assert rates[id(parameter)] == pytest.approx(0.05 if "local_encoder" in name else 0.5), name
     assert len(rates) == sum(parameter.requires_grad for parameter in model.parameters())
-    with pytest.raises(ValueError, match="no local encoder"):
+    with pytest.raises(OptionError, match="no local encoder"):
         build_optimizer(Model(), OptimOptions(local_encoder_lr=0.1))
 
 

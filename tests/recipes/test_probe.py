@@ -210,7 +210,7 @@ def test_other_models_and_missing_modalities_are_refused(tmp_path, capsys):
     with pytest.raises(ValueError, match="whisper takes `input_features`. Text .* can be masked"):
         run_probe(str(tmp_path / "whisper"), "audio")
     BackbonePreTrainingConfig(encoder_config=transformers.ViTConfig()).save_pretrained(tmp_path / "whole")
-    with pytest.raises(ValueError, match="whole pretraining model.*final_backbone beside it"):
+    with pytest.raises(ValueError, match="whole pretraining model.*final_backbone of its run"):
         run_probe(str(tmp_path / "whole"), "vision")
     transformers.ViTConfig().save_pretrained(tmp_path / "vit")
     with pytest.raises(ValueError, match="no text encoder; it has vision"):
