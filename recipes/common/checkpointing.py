@@ -93,7 +93,7 @@ class CheckpointFolder:
         optimizer_state: dict[str, Any],
         progress: dict[str, Any],
         own_state: Any = None,
-        texts: dict[str, str] | None = None,
+        files: dict[str, bytes] | None = None,
     ) -> Path:
         """Writes a checkpoint and removes those that are too old.
 
@@ -103,7 +103,7 @@ class CheckpointFolder:
             optimizer_state: state dict of the optimizer (and of a gradient scaler).
             progress: JSON values of the loop, the same in every process.
             own_state: what this process alone keeps, in plain types and tensors.
-            texts: further files by name, such as the model's configuration.
+            files: contents of further files by name, such as the model's configuration.
 
         Returns:
             The folder of the checkpoint.
@@ -115,7 +115,7 @@ class CheckpointFolder:
         tensors = {name: tensor.detach().contiguous().cpu() for name, tensor in model_state.items()}
         stages = (
             partial(self._begin, draft),
-            partial(self._write, draft, tensors, optimizer_state, {"step": step, **progress}, own_state, texts or {}),
+            partial(self._write, draft, tensors, optimizer_state, {"step": step, **progress}, own_state, files or {}),
             partial(self._finish, draft, final, step),
         )
         for stage in stages:
@@ -153,7 +153,7 @@ class CheckpointFolder:
         optimizer_state: dict[str, Any],
         progress: dict[str, Any],
         own_state: Any,
-        texts: dict[str, str],
+        files: dict[str, bytes],
     ) -> None:
         """Writes the files of this process."""
         own = draft / f"process_{self.rank}.pt"
@@ -164,8 +164,8 @@ class CheckpointFolder:
         save_file(tensors, draft / "model.safetensors", metadata={"format": "pt"})
         _save(optimizer_state, draft / "optimizer.pt")
         (draft / "progress.json").write_text(json.dumps(progress, indent=1))
-        for name, text in texts.items():
-            (draft / name).write_text(text, encoding="utf-8")
+        for name, content in files.items():
+            (draft / name).write_bytes(content)
 
     def _finish(self, draft: Path, final: Path, step: int) -> None:
         """Lists what was written, gives the checkpoint its name, and only then removes older ones."""

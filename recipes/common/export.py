@@ -101,12 +101,13 @@ def input_processor(config: Data2VecConfig, transforms: dict[str, Any], tokenize
     return Data2VecProcessor(**parts)
 
 
-def input_files(config: Data2VecConfig, transforms: dict[str, Any], tokenizer: Any = None) -> dict[str, str]:
-    """The settings of `input_processor` as texts by file name, for checkpoints, which can then be used as they are."""
+def input_files(config: Data2VecConfig, transforms: dict[str, Any], tokenizer: Any = None) -> dict[str, bytes]:
+    """The settings of `input_processor` by file name, for checkpoints, which can then be used as they are."""
     with TemporaryDirectory() as folder:
         input_processor(config, transforms, tokenizer).save_pretrained(folder)
-        files = sorted(path for path in Path(folder).iterdir() if path.suffix != ".py")
-        return {path.name: path.read_text(encoding="utf-8") for path in files}
+        files = sorted(path for path in Path(folder).iterdir() if path.is_file() and path.suffix != ".py")
+        # Not every tokenizer is a text: vocabularies of sentencepiece are not.
+        return {path.name: path.read_bytes() for path in files}
 
 
 def push(final: Path, repository: str) -> str:

@@ -46,7 +46,7 @@ def save_run(run: Pretraining) -> Path:
         states,
         progress,
         own_state=run.meter.window.state(),
-        texts={"config.json": run.inner.config.to_json_string(), **run.input_files},
+        files={"config.json": run.inner.config.to_json_string().encode(), **run.input_files},
     )
 
 

@@ -47,7 +47,7 @@ class Pretraining:
         steps: this process's micro-batches by step.
         folder: folder of the run, for `checkpoints` and `log.jsonl`.
         observers: look at the model at intervals.
-        input_files: settings of what prepares the model's inputs, texts by file name; kept in every checkpoint.
+        input_files: settings of what prepares the model's inputs, by file name; kept in every checkpoint.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class Pretraining:
         steps: StepDataset,
         folder: Path,
         observers: Sequence[Observer] = (),
-        input_files: Mapping[str, str] | None = None,
+        input_files: Mapping[str, bytes] | None = None,
     ):
         self.options, self.accelerator, self.steps = options, accelerator, steps
         self.input_files = dict(input_files or {})

@@ -54,7 +54,7 @@ def save(folder, step, **settings):
     model(torch.ones(1, 100)).sum().backward()
     optimizer.step()
     states = {"optimizer": optimizer.state_dict()}
-    return CheckpointFolder(folder, **settings).save(step, model.state_dict(), states, {}, texts={"a.txt": "text"})
+    return CheckpointFolder(folder, **settings).save(step, model.state_dict(), states, {}, files={"a.txt": b"text"})
 
 
 @pytest.mark.parametrize("count", [0, 1, 100, 2_000, 10_000, 20_000, 30_000, 40_000])
