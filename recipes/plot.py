@@ -70,7 +70,7 @@ def plot_runs(runs: Sequence[str | Path], output: str | Path) -> Path:
     probed = any(key in record for log in logs for record in log for key in probes)
     columns = 3 if probed else 2
     figure, axes = plt.subplots(
-        len(shown), columns, figsize=(4.5 * columns, 2.4 * len(shown) + 0.6), squeeze=False, sharex=True
+        len(shown), columns, figsize=(4.5 * columns, 2.4 * len(shown) + 0.6), squeeze=False, sharex="row"
     )
     for row, modality in zip(axes, shown, strict=True):
         for log, name, colour in zip(logs, names, COLOURS * len(logs), strict=False):
