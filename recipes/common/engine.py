@@ -39,6 +39,9 @@ def make_accelerator(options: Options) -> Accelerator:
     """
     zero = deepspeed_plugin(options)
     sharding = sharding_plugin()
+    if zero is not None and sharding is not None:
+        raise OptionError("The launcher asks for two engines: ACCELERATE_USE_DEEPSPEED and ACCELERATE_USE_FSDP are "
+                          "true. Set one of them to false.")  # fmt: skip
     accelerator = Accelerator(
         cpu=options.cpu,
         # DeepSpeed would turn the weights themselves into half precision; `prepare` casts where they are used.

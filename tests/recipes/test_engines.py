@@ -29,7 +29,13 @@ from transformers import AutoModel
 
 from modeling_d2v import Data2VecForPreTraining
 from recipes.common.checkpointing import CheckpointFolder
-from recipes.common.engine import check_precision, engine_name, leaves_out_parameters, sharding_plugin
+from recipes.common.engine import (
+    check_precision,
+    engine_name,
+    leaves_out_parameters,
+    make_accelerator,
+    sharding_plugin,
+)
 from recipes.common.option_files import build_options
 from recipes.common.optional import MissingDependencyError, need
 from recipes.common.options import OptionError
@@ -135,6 +141,15 @@ def test_engine_has_the_name_of_what_trains(kind, processes, is_fsdp2, name):
     engine = SimpleNamespace(distributed_type=kind, num_processes=processes, is_fsdp2=is_fsdp2)
     engine.deepspeed_plugin = SimpleNamespace(zero_stage=1)
     assert engine_name(engine) == name
+
+
+def test_two_engines_at_once_are_refused(monkeypatch):
+    """Accelerate would take the second, in fp32 whatever the run's precision."""
+    for name, value in ENGINES["shards"].items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("recipes.common.engine.deepspeed_plugin", lambda options: object())
+    with pytest.raises(OptionError, match="asks for two engines: .* Set one of them to false"):
+        make_accelerator(build_options({"output_dir": "run", "vision": {"batch_size": 2}, "cpu": True}))
 
 
 @pytest.mark.slow
