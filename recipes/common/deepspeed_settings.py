@@ -73,6 +73,9 @@ def deepspeed_plugin(options: Options) -> DeepSpeedPlugin | None:
         raise OptionError("ACCELERATE_USE_DEEPSPEED is set, but no launcher has started this process. Start the "
                           "program with accelerate launch, or with python -m torch.distributed.run.")  # fmt: skip
     settings = resolved_settings(asked_settings(), options, int(os.environ.get("WORLD_SIZE", 1)))
+    # Accelerate refuses any of its own fields beside a JSON file, also the precision, which is the run's in any case.
+    given = os.environ.get("ACCELERATE_CONFIG_DS_FIELDS", "").split(",")
+    os.environ["ACCELERATE_CONFIG_DS_FIELDS"] = ",".join(name for name in given if name != "mixed_precision")
     try:
         plugin = DeepSpeedPlugin()
     except ValueError as error:  # a launcher's file that contradicts the JSON file

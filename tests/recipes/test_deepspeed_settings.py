@@ -152,5 +152,19 @@ def test_process_that_no_launcher_started_is_told_so(monkeypatch):
         deepspeed_plugin(build_options(OPTIONS))
 
 
+def test_launchers_file_names_a_file_beside_the_precision_and_no_other_field(tmp_path, monkeypatch):
+    """The ready file with `deepspeed_config_file` in the place of its other fields."""
+    (tmp_path / "deepspeed.json").write_text(json.dumps({"zero_optimization": {"stage": 1}}))
+    monkeypatch.setattr("recipes.common.deepspeed_settings.need", lambda module, extra: None)
+    monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    monkeypatch.setenv("ACCELERATE_DEEPSPEED_CONFIG_FILE", str(tmp_path / "deepspeed.json"))
+    monkeypatch.setenv("ACCELERATE_CONFIG_DS_FIELDS", "deepspeed_config_file,mixed_precision")
+    assert deepspeed_plugin(build_options(OPTIONS)).zero_stage == 1
+    monkeypatch.setenv("ACCELERATE_CONFIG_DS_FIELDS", "deepspeed_config_file,zero_stage")
+    with pytest.raises(OptionError, match="settings of DeepSpeed cannot be: When using `deepspeed_config_file`"):
+        deepspeed_plugin(build_options(OPTIONS))
+
+
 def test_without_a_wish_for_deepspeed_there_is_none():
     assert deepspeed_plugin(build_options(OPTIONS)) is None
