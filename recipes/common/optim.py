@@ -58,7 +58,7 @@ def parameter_groups(
     if local_encoder_lr != 1 and not any(".local_encoder." in name for name, _ in model.named_parameters()):
         raise OptionError(
             f"optim.local_encoder_lr is {local_encoder_lr}, but this model has no local encoder: an encoder of "
-            "transformers learns as a whole. Leave the option out."
+            "transformers learns as a whole. Set it to 1."
         )
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     # The order of the groups numbers the parameters in checkpoints.
