@@ -10,6 +10,7 @@ The same command again goes on from the newest whole checkpoint. See `recipes/co
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import os
@@ -232,12 +233,18 @@ def start(run: Pretraining, accelerator: Accelerator) -> None:
     accelerator.wait_for_everyone()
 
 
-if __name__ == "__main__":
+def run_program(arguments: list[str]) -> int | str:
+    """Runs the program as a process.
+
+    Returns:
+        What the process ends with: 0, the code of an interruption, or what was wrong, in a sentence.
+    """
+    status: int | str = 0
     try:
-        main(sys.argv[1:])
+        main(arguments)
     except RunInterrupted as interruption:
         logger.info("%s", interruption)
-        raise SystemExit(interruption.code) from None
+        status = interruption.code
     except (
         OptionError,
         CheckpointError,
@@ -247,4 +254,11 @@ if __name__ == "__main__":
         TrainingStopped,
         MissingDependencyError,
     ) as error:
-        raise SystemExit(f"{type(error).__name__}: {error}") from None
+        status = f"{type(error).__name__}: {error}"
+    # Engine and model go while the interpreter is whole: threads of gloo that let go of tensors later could abort it.
+    gc.collect()
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(run_program(sys.argv[1:]))

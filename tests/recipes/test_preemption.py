@@ -390,3 +390,30 @@ def test_torchrun(config, tmp_path, number, rank):
     assert launcher.returncode != 0 and all(map(is_gone, processes))
     newest = CheckpointFolder(tmp_path / "run" / "checkpoints").newest()
     assert (newest is not None) == (number == signal.SIGTERM)
+
+
+THREADS = """
+import os, sys
+from pathlib import Path
+
+sys.path.insert(0, sys.argv[1])
+from recipes.pretrain import run_program
+
+status = run_program(sys.argv[2:])
+names = [task.joinpath("comm").read_text() for task in Path("/proc/self/task").iterdir()]
+Path("ended_" + os.environ["RANK"]).write_text(f"{status}\\n" + "".join(name for name in names if "gloo" in name))
+"""
+
+
+@pytest.mark.slow
+def test_no_thread_of_gloo_outlives_a_run(config, tmp_path):
+    """One that lets go of tensors while the interpreter ends can abort a process whose run was good."""
+    (tmp_path / "threads.py").write_text(THREADS)
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "threads.py"]
+    done = subprocess.run(
+        [*launch, str(ROOT), str(config), f"output_dir={tmp_path / 'run'}", "max_steps=2"],
+        cwd=tmp_path, capture_output=True, text=True, timeout=240, env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert [(tmp_path / f"ended_{rank}").read_text() for rank in range(2)] == ["0\n", "0\n"]
