@@ -58,7 +58,20 @@ def make_accelerator(options: Options) -> Accelerator:
     if zero is not None:
         divide_on_any_device(accelerator, zero)
     check_precision(accelerator, options)
+    check_launched(accelerator)
     return accelerator
+
+
+def check_launched(accelerator: Accelerator) -> None:
+    """Refuses processes that would not know of one another and each train by itself.
+
+    Raises:
+        OptionError: a launcher started several, and Accelerate found no device for them.
+    """
+    launched = int(os.environ.get("WORLD_SIZE", "1"))
+    if launched > 1 and accelerator.num_processes == 1:
+        raise OptionError(f"The launcher has started {launched} processes, but there is no accelerator for them here. "
+                          "Set cpu=true to train on CPUs.")  # fmt: skip
 
 
 def check_precision(accelerator: Accelerator, options: Options) -> None:

@@ -30,6 +30,7 @@ from transformers import AutoModel
 from modeling_d2v import Data2VecForPreTraining
 from recipes.common.checkpointing import CheckpointFolder
 from recipes.common.engine import (
+    check_launched,
     check_precision,
     engine_name,
     leaves_out_parameters,
@@ -191,6 +192,17 @@ def test_sharding_that_would_break_the_training_is_refused(monkeypatch, variable
         monkeypatch.setenv(name, usual)
     with pytest.raises(OptionError, match=message):
         sharding_plugin()
+
+
+def test_processes_that_would_not_know_of_one_another_are_refused(monkeypatch):
+    """Without a device for them, each would train by itself; the second found the folder in use."""
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    alone = SimpleNamespace(num_processes=1)
+    with pytest.raises(OptionError, match="has started 2 processes, .* Set cpu=true"):
+        check_launched(alone)
+    check_launched(SimpleNamespace(num_processes=2))
+    monkeypatch.delenv("WORLD_SIZE")
+    check_launched(alone)
 
 
 def test_deepspeed_that_is_not_installed_is_named_with_its_extra(tmp_path, monkeypatch):
