@@ -2,8 +2,7 @@
 
 FSDP2 keeps each parameter as a `DTensor` of which a process holds one slice. Everything here leaves other tensors as
 they are, so that one process and DistributedDataParallel take the same way. DeepSpeed's ZeRO leaves the weights whole
-and divides the optimizer's states (`zero.py`). What gathers must be called by all
-processes in the same order.
+and divides the optimizer's states (`zero.py`). What gathers must be called by all processes in the same order.
 """
 
 from __future__ import annotations
