@@ -8,27 +8,22 @@ WORKERS ?= 2
 # smaller torch without CUDA.
 PIP_OPTIONS ?=
 
-# DeepSpeed has an environment of its own, which looks into the other: other libraries act differently where it is there.
-DEEPSPEED_VENV ?= .venv_deepspeed
-
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-DEEPSPEED_STAMP := $(DEEPSPEED_VENV)/.installed
 SOURCES := modeling_d2v recipes tests benchmarks setup.py
 PYTEST := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-all test-gpu test-deepspeed quality style clean
+.PHONY: help install demo test test-all test-gpu quality style clean
 
 help:
-	@echo "make demo           train on the built-in data on a CPU and show what was learned"
-	@echo "make test           run the tests that need neither time, network, accelerator nor shared data"
-	@echo "make test-all       run these, the slow tests and those that need the shared data folder"
-	@echo "make test-gpu       run the tests that need an accelerator"
-	@echo "make test-deepspeed run the tests that need DeepSpeed, in an environment of their own"
-	@echo "make quality        check format and lint"
-	@echo "make style          repair format and lint"
-	@echo "make clean          remove the virtual environment, caches and builds"
+	@echo "make demo      train on the built-in data on a CPU and show what was learned"
+	@echo "make test      run the tests that need neither time, network, accelerator nor shared data"
+	@echo "make test-all  run these, the slow tests and those that need the shared data folder"
+	@echo "make test-gpu  run the tests that need an accelerator"
+	@echo "make quality   check format and lint"
+	@echo "make style     repair format and lint"
+	@echo "make clean     remove the virtual environment, caches and builds"
 
 install: $(STAMP)
 
@@ -43,26 +38,13 @@ demo: $(STAMP)
 	HF_HUB_OFFLINE=1 $(BIN)/python recipes/demo.py
 
 test: $(STAMP)
-	$(PYTEST) -n $(WORKERS) -m "not slow and not gpu and not shared and not deepspeed"
+	$(PYTEST) -n $(WORKERS) -m "not slow and not gpu and not shared"
 
 test-all: $(STAMP)
-	$(PYTEST) -n $(WORKERS) -m "not gpu and not deepspeed"
+	$(PYTEST) -n $(WORKERS) -m "not gpu"
 
 test-gpu: $(STAMP)
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m gpu
-
-# DeepSpeed is built where it is installed, with the torch that it finds.
-$(DEEPSPEED_STAMP): $(STAMP)
-	$(PYTHON) -m venv $(DEEPSPEED_VENV)
-	$(DEEPSPEED_VENV)/bin/python -c "import pathlib, sys, sysconfig; \
-		pathlib.Path(sysconfig.get_path('purelib'), 'base.pth').write_text(f'import site; site.addsitedir({sys.argv[1]!r})')" \
-		"$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"
-	$(DEEPSPEED_VENV)/bin/python -m pip install --quiet $(PIP_OPTIONS) --no-build-isolation \
-		"$$(grep '^deepspeed==' constraints.txt)" --constraint constraints.txt
-	touch $@
-
-test-deepspeed: $(DEEPSPEED_STAMP)
-	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(DEEPSPEED_VENV)/bin/python -m pytest -m deepspeed
 
 quality: $(STAMP)
 	$(BIN)/ruff check $(SOURCES)
@@ -73,5 +55,5 @@ style: $(STAMP)
 	$(BIN)/ruff format $(SOURCES)
 
 clean:
-	rm -rf $(VENV) $(DEEPSPEED_VENV) build dist *.egg-info .pytest_cache .ruff_cache
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache
 	find $(SOURCES) -name __pycache__ -type d -prune -exec rm -rf {} +

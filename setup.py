@@ -34,7 +34,6 @@ EXTRAS = {
     "lm": ["kenlm>=0.3"],
     "lora": ["peft>=0.21"],
     "onnx": ["onnx>=1.23", "onnxruntime>=1.32", "onnxscript>=0.7"],
-    "deepspeed": ["deepspeed>=0.19.8,<0.20"],
     "plots": ["matplotlib>=3.9"],
     "dev": ["matplotlib>=3.9", "pytest>=8.3", "pytest-xdist>=3.6", "ruff>=0.9", "tensorboard>=2.18"],
 }

@@ -62,6 +62,7 @@ from recipes.common.run_state import prepare_checkpoints, resume_run
 from recipes.common.scaling import scale_batch, scaling_table
 from recipes.common.sharding import whole_model
 from recipes.common.storage import WriteError, writing
+from recipes.common.trackers import tracker_names
 from recipes.common.training import Pretraining
 
 
@@ -99,7 +100,7 @@ def pretrain(options: Options) -> dict[str, Any]:
         configured = complete_options(options)
         options = scale_batch(configured)
     with options_explained("Devices and trackers"):
-        accelerator = make_accelerator(options)
+        accelerator = make_accelerator(options, tracker_names(options.report_to))
     logging.basicConfig(level=logging.INFO if accelerator.is_main_process else logging.ERROR, format="%(message)s")
     if options is not configured:
         logger.info("%s", scaling_table(configured, options))

@@ -22,8 +22,6 @@ ROOT = Path(__file__).resolve().parents[1]
 ENGINES = {
     "replicas": {},
     "shards": {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"},
-    "zero 1": {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": "1"},
-    "zero 2": {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": "2"},
 }
 
 TINY = {

@@ -20,7 +20,6 @@ from torch import nn
 from recipes.common.agreement import first_problem
 from recipes.common.batches import MicroBatch, StepDataset, load_steps
 from recipes.common.dry_run_table import ADVICE, dry_run_table
-from recipes.common.engine import uses_zero
 from recipes.common.flops import StepFlops
 from recipes.common.memory import FULL, Activations, current_memory, free_memory, state_bytes
 from recipes.common.options import OptionError, Options
@@ -187,9 +186,8 @@ class Rehearsal:
     def _state(self) -> dict[str, int]:
         """Bytes of what stays from step to step, of a process."""
         accelerator = self.run.accelerator
-        zero = accelerator.deepspeed_plugin.zero_stage if uses_zero(accelerator) else None
-        shards = accelerator.num_processes if accelerator.is_fsdp2 or zero is not None else 1
-        return state_bytes(self.run.inner, self.options.mixed_precision != "no", shards, zero)
+        shards = accelerator.num_processes if accelerator.is_fsdp2 else 1
+        return state_bytes(self.run.inner, self.options.mixed_precision != "no", shards)
 
     def _activations(self, batches: list[MicroBatch]) -> list[int]:
         """Bytes that the backward pass of each micro-batch needs; none for encoders of transformers."""

@@ -23,14 +23,13 @@ FULL = 4
 """Bytes of an element in fp32, in which weights, norms and losses are kept in every precision."""
 
 
-def state_bytes(model: nn.Module, mixed: bool = False, shards: int = 1, zero: int | None = None) -> dict[str, int]:
+def state_bytes(model: nn.Module, mixed: bool = False, shards: int = 1) -> dict[str, int]:
     """Bytes of what stays from step to step, by part.
 
     Args:
         model: a pretraining model.
         mixed: whether autocast keeps copies of the weights in half precision during a step.
         shards: processes that an engine divides everything among; 1 where each holds all of it.
-        zero: stage of DeepSpeed's ZeRO, which divides a part of it only; None without it.
     """
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     fixed = sum(parameter.numel() for parameter in model.parameters()) - trained
@@ -42,11 +41,7 @@ def state_bytes(model: nn.Module, mixed: bool = False, shards: int = 1, zero: in
     }
     if mixed:
         parts["weights in half precision"] = 2 * trained
-    divided = set(parts)
-    if zero is not None:
-        parts["own part of the weights"] = FULL * trained  # which ZeRO steps, beside the whole ones
-        divided = {"optimizer", "own part of the weights"} | ({"gradients"} if zero == 2 else set())
-    return {name: count // shards if name in divided else count for name, count in parts.items()}
+    return {name: count // shards for name, count in parts.items()}
 
 
 @dataclass(frozen=True)

@@ -169,14 +169,13 @@ def environment(device: torch.device, processes: int = 1, engine: str = "one pro
         processes: number of processes of the run.
         engine: that holds them together.
     """
-    libraries = (*LIBRARIES, "deepspeed") if engine.startswith("DeepSpeed") else LIBRARIES
     is_gpu = device.type == "cuda"
     return {
         "time": _now(),
         "commit": code_commit(),
         "modeling_d2v": modeling_d2v.__version__,
         "python": platform.python_version(),
-        **{name: _version(name) for name in libraries},
+        **{name: _version(name) for name in LIBRARIES},
         "device": torch.cuda.get_device_name(device) if is_gpu else f"{device.type}, {os.cpu_count()} cores",
         "threads": torch.get_num_threads(),
         "processes": processes,

@@ -1,8 +1,8 @@
 """Sharded weights and optimizer states as whole ones, and back: a checkpoint is the same under every engine.
 
 FSDP2 keeps each parameter as a `DTensor` of which a process holds one slice. Everything here leaves other tensors as
-they are, so that one process and DistributedDataParallel take the same way. DeepSpeed's ZeRO leaves the weights whole
-and divides the optimizer's states (`zero.py`). What gathers must be called by all processes in the same order.
+they are, so that one process and DistributedDataParallel take the same way. What gathers must be called by all
+processes in the same order.
 """
 
 from __future__ import annotations
@@ -13,8 +13,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, Replicate, distribute_tensor
-
-from recipes.common.zero import ZeroOptimizer
 
 
 def whole(value: Any) -> Any:
@@ -63,10 +61,13 @@ def load_model_state(model: nn.Module, state: dict[str, Tensor]) -> None:
     model.load_state_dict({name: like(value, present.get(name)) for name, value in state.items()})
 
 
-def optimizer_state(optimizer: torch.optim.Optimizer | ZeroOptimizer, keep: bool = True) -> dict[str, Any]:
-    """State dict of an optimizer, likewise; parameters are numbered in the order of its groups."""
-    if isinstance(optimizer, ZeroOptimizer):
-        return optimizer.whole_state(keep)
+def optimizer_state(optimizer: torch.optim.Optimizer, keep: bool = True) -> dict[str, Any]:
+    """Return the state dict of a torch optimizer with whole tensors, on the CPU those that were sharded.
+
+    Args:
+        optimizer: its parameters are numbered in the order of its groups.
+        keep: as in `model_state`.
+    """
     state = optimizer.state_dict()
     moments = {number: _gather(entry, keep) for number, entry in sorted(state["state"].items())}
     return {**state, "state": moments}
@@ -83,11 +84,8 @@ def _gather(tensors: dict[str, Any], keep: bool) -> dict[str, Any]:
     return gathered
 
 
-def load_optimizer_state(optimizer: torch.optim.Optimizer | ZeroOptimizer, state: dict[str, Any]) -> None:
-    """Loads what `optimizer_state` gave, under any engine and in any number of processes, after the weights."""
-    if isinstance(optimizer, ZeroOptimizer):
-        optimizer.load_whole_state(state)
-        return
+def load_optimizer_state(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Load what `optimizer_state` gave, under any engine and in any number of processes."""
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     moments = {number: {name: like(value, parameters[number]) for name, value in entry.items()}
                for number, entry in state["state"].items()}  # fmt: skip

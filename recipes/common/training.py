@@ -6,6 +6,7 @@ import logging
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from recipes.common.backbone_flops import step_flops
 from recipes.common.bad_samples import BadSampleLedger, data_explained
 from recipes.common.batches import MicroBatch, StepDataset, load_steps
 from recipes.common.checkpointing import CheckpointFolder
-from recipes.common.engine import backward, clip_gradient, engine_name, gradient_holders, micro_batch, prepare
+from recipes.common.engine import clip_gradient, engine_name, prepare
 from recipes.common.non_finite import NonFinitePolicy, where_not_finite
 from recipes.common.observers import Observer, Observers
 from recipes.common.optim import build_optimizer, learning_rate, set_learning_rate
@@ -64,9 +65,10 @@ class Pretraining:
         self.input_files = dict(input_files or {})
         self.inner = model
         optimizer = build_optimizer(model, options.optim)
-        self.model, self.optimizer = prepare(accelerator, model, optimizer, options)
+        self.model, self.optimizer = prepare(accelerator, model, optimizer, options.modalities)
         self.engine = engine_name(accelerator)
-        self.trainable = gradient_holders(model, self.optimizer)
+        # In an order that all processes share; the teacher has no gradient.
+        self.trainable = {name: value for name, value in model.named_parameters() if value.requires_grad}
         self.log_path = Path(folder) / "log.jsonl"
         self.checkpoints = CheckpointFolder(
             Path(folder) / "checkpoints",
@@ -116,17 +118,18 @@ class Pretraining:
         losses = {name: torch.zeros((), device=self.accelerator.device) for name in counts}
         for place, batch in enumerate(micro_batches):
             last = place + 1 == len(micro_batches)
-            with micro_batch(self.accelerator, self.model, last):
+            # Gradients are reduced with the last micro-batch only.
+            with nullcontext() if last else self.accelerator.no_sync(self.model):
                 with self.accelerator.autocast():
                     output = self.model(**batch.inputs, step=self.step, **counts[batch.modality])
                 # The engines average gradients; each process holds its part of one global sum.
                 scaled = output.loss * (weights[batch.modality] * self.accelerator.num_processes)
-                backward(self.accelerator, self.model, self.optimizer, scaled, last)
+                self.accelerator.backward(scaled)
             losses[batch.modality] += output.loss.detach().float()
             first = place == 0 or micro_batches[place - 1].modality != batch.modality
             self.meter.collect(batch, output, first)
-        holders = list(self.trainable.values())
-        grad_norm = clip_gradient(self.accelerator, holders, self.options.optim.max_grad_norm)
+        parameters = list(self.trainable.values())
+        grad_norm = clip_gradient(self.accelerator, parameters, self.options.optim.max_grad_norm)
         moved = self.step_if_finite(losses, grad_norm)
         self.meter.add_grad_norm(grad_norm, moved)
         self.meter.finish_step()

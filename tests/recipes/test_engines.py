@@ -1,11 +1,9 @@
 """Engines: one process, DistributedDataParallel and FSDP2 train alike, and a run goes on under another of them."""
 
-import sys
 from types import SimpleNamespace
 
 import pytest
 import torch
-from accelerate import DistributedType
 from accelerate.commands.config.config_args import load_config_from_file
 from engine_scenarios import (
     BF16,
@@ -20,6 +18,7 @@ from engine_scenarios import (
     assert_same_weights,
     launch,
     losses,
+    poison,
     run,
     weights,
     write_config,
@@ -34,17 +33,16 @@ from recipes.common.engine import (
     check_precision,
     engine_name,
     leaves_out_parameters,
-    make_accelerator,
     sharding_plugin,
 )
-from recipes.common.option_files import build_options
-from recipes.common.optional import MissingDependencyError, need
 from recipes.common.options import OptionError
 from recipes.common.run_record import read_record
+from recipes.common.runlog import read_log
 
 
 CONFIGS = ROOT / "recipes" / "configs" / "accelerate"
 ONE_PROCESS = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "localhost", "MASTER_PORT": "29477"}
+POISONED = [*VISION, "max_steps=6", "checkpoint_every=0"]
 
 # -- two processes: slow, all in one launch
 
@@ -68,6 +66,7 @@ def launched(tmp_path_factory):
         ("shards", folder / "to one process", HALF),
         ("replicas", folder / "bf16 replicas", BF16),
         ("shards", folder / "bf16 shards", BF16),
+        *((engine, folder / f"poison {engine}", POISONED) for engine in ("replicas", "shards")),
         ("replicas", folder / "{rank}", ["max_steps=1"]),
     ])  # fmt: skip
     return folder, said
@@ -122,6 +121,18 @@ def test_half_precision_is_the_same_under_every_engine_and_keeps_weights_whole(l
 
 
 @pytest.mark.slow
+def test_gradient_that_is_not_finite_in_one_process_is_skipped_and_counted(launched):
+    folder, said = launched
+    with poison(rank=0):
+        run(write_config(folder), folder / "one poisoned", *POISONED)
+    for engine in ("replicas", "shards"):
+        found, expected = losses(folder / f"poison {engine}"), losses(folder / "one poisoned")
+        assert found == pytest.approx(expected, rel=1e-5, nan_ok=True)
+        assert read_log(folder / f"poison {engine}" / "log.jsonl")[-1]["skipped_steps"] == 1
+    assert said.count("Step 3 was skipped: the gradient of ") == 2
+
+
+@pytest.mark.slow
 def test_record_of_a_run_names_the_engine_of_each_start(launched):
     folder, _ = launched
     names = [start["engine"] for start in read_record(folder / "from replicas")["starts"]]
@@ -129,28 +140,11 @@ def test_record_of_a_run_names_the_engine_of_each_start(launched):
 
 
 @pytest.mark.parametrize(
-    "kind, processes, is_fsdp2, name",
-    [
-        (DistributedType.NO, 1, False, "one process"),
-        (DistributedType.MULTI_GPU, 8, False, "DistributedDataParallel"),
-        (DistributedType.FSDP, 8, True, "FSDP2"),
-        (DistributedType.DEEPSPEED, 8, False, "DeepSpeed, ZeRO 1"),
-        (DistributedType.DEEPSPEED, 1, False, "DeepSpeed, ZeRO 1"),
-    ],
+    "processes, is_fsdp2, name",
+    [(1, False, "one process"), (8, False, "DistributedDataParallel"), (8, True, "FSDP2"), (1, True, "FSDP2")],
 )
-def test_engine_has_the_name_of_what_trains(kind, processes, is_fsdp2, name):
-    engine = SimpleNamespace(distributed_type=kind, num_processes=processes, is_fsdp2=is_fsdp2)
-    engine.deepspeed_plugin = SimpleNamespace(zero_stage=1)
-    assert engine_name(engine) == name
-
-
-def test_two_engines_at_once_are_refused(monkeypatch):
-    """Accelerate would take the second, in fp32 whatever the run's precision."""
-    for name, value in ENGINES["shards"].items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setattr("recipes.common.engine.deepspeed_plugin", lambda options: object())
-    with pytest.raises(OptionError, match="asks for two engines: .* Set one of them to false"):
-        make_accelerator(build_options({"output_dir": "run", "vision": {"batch_size": 2}, "cpu": True}))
+def test_engine_has_the_name_of_what_trains(processes, is_fsdp2, name):
+    assert engine_name(SimpleNamespace(num_processes=processes, is_fsdp2=is_fsdp2)) == name
 
 
 @pytest.mark.slow
@@ -205,12 +199,13 @@ def test_processes_that_would_not_know_of_one_another_are_refused(monkeypatch):
     check_launched(alone)
 
 
-def test_deepspeed_that_is_not_installed_is_named_with_its_extra(tmp_path, monkeypatch):
-    monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
-    monkeypatch.setitem(sys.modules, "deepspeed", None)
-    need.cache_clear()
-    with pytest.raises(MissingDependencyError, match=r'pip install -e "\.\[deepspeed\]"'):
+@pytest.mark.parametrize("more", [{}, ENGINES["shards"]], ids=["alone", "beside FSDP2"])
+def test_a_launcher_that_asks_for_deepspeed_is_refused(tmp_path, monkeypatch, more):
+    for name, value in {"ACCELERATE_USE_DEEPSPEED": "true", **more}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(OptionError, match="DeepSpeed .* not support: use FSDP2 instead .fsdp_version: 2,"):
         run(write_config(tmp_path), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_half_precision_that_a_cpu_lacks_is_refused(tmp_path):
@@ -218,19 +213,10 @@ def test_half_precision_that_a_cpu_lacks_is_refused(tmp_path):
         run(write_config(tmp_path), tmp_path / "run", "mixed_precision=fp16")
 
 
-@pytest.mark.parametrize(
-    "overrides, message",
-    [
-        ({"mixed_precision": "fp16"}, "fp16 does not work with DeepSpeed"),
-        ({"compile": True}, "not been tried with DeepS"),
-    ],
-)
-def test_what_was_not_tried_with_deepspeed_is_refused(overrides, message):
-    accelerator = SimpleNamespace(
-        is_fsdp2=False, distributed_type=DistributedType.DEEPSPEED, device=torch.device("cuda")
-    )
-    with pytest.raises(OptionError, match=message):
-        check_precision(accelerator, build_options({"output_dir": "run", "vision": {}, **overrides}))
+def test_half_precision_that_was_not_tried_on_shards_is_refused():
+    accelerator = SimpleNamespace(is_fsdp2=True, mixed_precision="fp16", device=torch.device("cuda"))
+    with pytest.raises(OptionError, match="fp16 does not work with FSDP2. Set mixed_precision=bf16"):
+        check_precision(accelerator)
 
 
 @pytest.mark.parametrize("version", ["1.0", "2.0"])

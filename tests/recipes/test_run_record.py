@@ -50,7 +50,7 @@ def test_a_finished_run_says_what_it_was_made_of_and_came_to(options, tmp_path):
     (start,) = content["starts"]
     assert start["step"] == 0 and start["matmul_gflop_per_s"] == pytest.approx(run.speed.peak / 1e9, abs=0.1)
     assert start["torch"] == torch.__version__ and start["command"]
-    assert start["engine"] == "one process" and "deepspeed" not in start
+    assert start["engine"] == "one process"
     assert start["end"]["reason"] == "finished" and start["end"]["step"] == 12
     assert [path.name for path in tmp_path.iterdir()] == ["run.json"]
 
@@ -63,12 +63,6 @@ def test_a_run_that_fails_says_why_and_its_continuation_adds_a_start(options, tm
     first, second = read_record(tmp_path)["starts"]
     assert first["end"]["reason"] == "ZeroDivisionError: of all things"
     assert second["step"] == 3 and second["end"]["reason"] == "finished"
-
-
-def test_the_version_of_deepspeed_stands_in_the_record_where_it_trained(monkeypatch):
-    monkeypatch.setattr(run_record, "version", lambda name: f"1.2 of {name}")
-    assert environment(CPU, 2, "DeepSpeed, ZeRO 1")["deepspeed"] == "1.2 of deepspeed"
-    assert "deepspeed" not in environment(CPU, 2, "FSDP2")
 
 
 def test_a_full_disk_is_a_sentence_and_does_not_hide_what_stopped_the_run(options, tmp_path, monkeypatch):
