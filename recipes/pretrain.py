@@ -58,10 +58,11 @@ from recipes.common.preemption import RunInterrupted
 from recipes.common.run_card import run_card
 from recipes.common.run_lock import FolderInUseError, RunLock
 from recipes.common.run_record import RunRecord, recorded
-from recipes.common.run_state import prepare_checkpoints, resume_run
+from recipes.common.run_state import checkpoint_bytes, prepare_checkpoints
 from recipes.common.scaling import scale_batch, scaling_table
 from recipes.common.sharding import whole_model
 from recipes.common.storage import WriteError, writing
+from recipes.common.throughput import DTYPES
 from recipes.common.trackers import tracker_names
 from recipes.common.training import Pretraining
 
@@ -162,8 +163,19 @@ def train(options: Options, accelerator: Accelerator, folder: Path) -> dict[str,
     start(run, accelerator)
     record = RunRecord(folder, accelerator.is_main_process)
     run.trackers.start(options, record, run.step)
-    with run.trackers, recorded(record, run):
-        summary = run.run()
+    with run.trackers:
+        record.start(
+            options,
+            model.config.to_dict(),
+            steps.fingerprint,
+            step=run.step,
+            device=accelerator.device,
+            processes=accelerator.num_processes,
+            engine=run.engine,
+            matmul_rate=run.speed.measure_peak(DTYPES[options.mixed_precision]),
+        )
+        with recorded(record, run):
+            summary = run.run()
 
     trained = whole_model(run.inner, keep=accelerator.is_main_process)
     if accelerator.is_main_process:
@@ -225,11 +237,13 @@ def start(run: Pretraining, accelerator: Accelerator) -> None:
         CheckpointError: there are checkpoints, and none is whole.
         WriteError: no checkpoint can be written.
     """
-    newest = main_process_decides(accelerator, partial(prepare_checkpoints, run))
+    newest = main_process_decides(
+        accelerator, partial(prepare_checkpoints, run.checkpoints, checkpoint_bytes(run.inner))
+    )
     # Dropout and decoder noise differ between processes; whatever drew random numbers before this does not matter.
     set_seed(run.options.seed, device_specific=True)
     if newest is not None:
-        resume_run(run, newest)
+        run.resume(newest)
         logger.info("Resumed from %s.", newest)
     accelerator.wait_for_everyone()
 

@@ -18,18 +18,14 @@ from collections.abc import Iterator
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 
 import modeling_d2v
 from recipes.common.options import Options
 from recipes.common.storage import WriteError, writing
-from recipes.common.throughput import DTYPES
 
-
-if TYPE_CHECKING:
-    from recipes.common.training import Pretraining
 
 RECORD_FILE = "run.json"
 # What runs kept before there was a record: the list of their starts alone.
@@ -121,23 +117,22 @@ class RunRecord:
             (self.folder / _FORMER_FILE).unlink(missing_ok=True)
 
 
+class Progress(Protocol):
+    """How far a run is: finished steps, samples and seconds of training, over all of its starts."""
+
+    step: int
+    seconds: float
+
+    @property
+    def samples(self) -> int: ...
+
+
 @contextlib.contextmanager
-def recorded(record: RunRecord, run: Pretraining) -> Iterator[None]:
-    """Around the training: adds a start to the record, and at the end what it came to."""
-    rate = run.speed.measure_peak(DTYPES[run.options.mixed_precision])
-    record.start(
-        run.options,
-        run.inner.config.to_dict(),
-        run.steps.fingerprint,
-        step=run.step,
-        device=run.accelerator.device,
-        processes=run.accelerator.num_processes,
-        engine=run.engine,
-        matmul_rate=rate,
-    )
+def recorded(record: RunRecord, run: Progress) -> Iterator[None]:
+    """Add to the record, after the training inside, how the last start ended and what the run came to."""
 
     def stop(reason: str) -> None:
-        record.stop(reason, step=run.step, samples=run.meter.samples, seconds=run.seconds)
+        record.stop(reason, step=run.step, samples=run.samples, seconds=run.seconds)
 
     try:
         yield

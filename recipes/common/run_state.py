@@ -3,55 +3,120 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import torch
+from accelerate import Accelerator
 from torch import nn
 
-from recipes.common.checkpointing import CheckpointError, load_checkpoint, restore_random_states, size_in_bytes
-from recipes.common.non_finite import restore_counts
+from recipes.common.checkpointing import (
+    CheckpointError,
+    CheckpointFolder,
+    load_checkpoint,
+    restore_random_states,
+    size_in_bytes,
+)
 from recipes.common.options import OptionError
 from recipes.common.sharding import load_model_state, load_optimizer_state, model_state, optimizer_state
 from recipes.common.storage import check_writable, warn_of_little_room
 
 
-if TYPE_CHECKING:
-    from recipes.common.training import Pretraining
-
 logger = logging.getLogger(__name__)
 
 
-def save_run(run: Pretraining) -> Path:
-    """Writes a checkpoint of the run's present step."""
-    run.bad_samples.flush(to_disk=True)  # before there is a checkpoint, after which none of them would be met again
-    scaler, main = run.accelerator.scaler, run.accelerator.is_main_process
-    states = {
-        "optimizer": optimizer_state(run.optimizer, keep=main),
-        "scaler": scaler.state_dict() if scaler is not None else None,
-    }
-    progress = {
-        "skipped": run.finite.skipped,
-        "bad_in_a_row": run.finite.in_a_row,
-        "bad_steps": run.finite.counted,
-        "seconds": run.seconds,
-        "samples": run.meter.samples,
-        "logged": run.logged,
-        "draws": run.bad_samples.state(),
-        "processes": run.accelerator.num_processes,
-        "data": run.steps.fingerprint,
-    }
-    return run.checkpoints.save(
-        run.step,
-        model_state(run.inner, keep=main),
-        states,
-        progress,
-        own_state=run.meter.window.state(),
-        files={"config.json": run.inner.config.to_json_string().encode(), **run.input_files},
-    )
+class RunState:
+    """Weights, optimizer and random states of a run, which its checkpoints keep beside its progress.
+
+    Every process must call the methods.
+
+    Args:
+        folder: of the checkpoints.
+        model: the model itself, not what the engine made of it.
+        optimizer: as the engine gave it.
+        accelerator: the engine.
+        files: further files of every checkpoint, content by name.
+    """
+
+    def __init__(
+        self,
+        folder: CheckpointFolder,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        accelerator: Accelerator,
+        files: Mapping[str, bytes],
+    ):
+        self.folder, self.model, self.optimizer, self.accelerator = folder, model, optimizer, accelerator
+        self.files = dict(files)
+
+    def save(self, step: int, progress: dict[str, Any], own_state: Any) -> Path:
+        """Write a checkpoint.
+
+        Args:
+            step: finished steps.
+            progress: JSON values, the same in every process.
+            own_state: what this process alone keeps, JSON values.
+
+        Returns:
+            The folder of the checkpoint.
+        """
+        scaler, main = self.accelerator.scaler, self.accelerator.is_main_process
+        states = {
+            "optimizer": optimizer_state(self.optimizer, keep=main),
+            "scaler": scaler.state_dict() if scaler is not None else None,
+        }
+        return self.folder.save(
+            step,
+            model_state(self.model, keep=main),
+            states,
+            {**progress, "processes": self.accelerator.num_processes},
+            own_state=own_state,
+            files={"config.json": self.model.config.to_json_string().encode(), **self.files},
+        )
+
+    def load(self, checkpoint: Path, data: dict[str, Any]) -> tuple[dict[str, Any], Any]:
+        """Put weights, optimizer and random states back to what they were when the checkpoint was written.
+
+        Args:
+            checkpoint: its folder.
+            data: `StepDataset.fingerprint` of the run now.
+
+        Returns:
+            Progress and own state as `save` took them; None instead of an own state where the run had fewer processes.
+
+        Raises:
+            CheckpointError: the checkpoint is torn, or of another model.
+            OptionError: the data is not that of the checkpoint.
+        """
+        content = load_checkpoint(checkpoint, self.accelerator.process_index)
+        progress, own = content["progress"], content["own"]
+        check_same_data(progress.get("data"), data, checkpoint)
+        try:
+            load_model_state(self.model, content["model"])
+        except RuntimeError as error:
+            raise CheckpointError(f"The weights in {checkpoint} are of another model: {error}") from error
+        load_optimizer_state(self.optimizer, content["optimizer"]["optimizer"])
+        if self.accelerator.scaler is not None and content["optimizer"]["scaler"] is not None:
+            self.accelerator.scaler.load_state_dict(content["optimizer"]["scaler"])
+        if own is not None:
+            restore_random_states(own["random"])
+        if progress["processes"] != self.accelerator.num_processes:
+            logger.warning(
+                "The checkpoint was written by %d processes, this run has %d: samples and masks go on as planned, "
+                "dropout and noise do not.",
+                progress["processes"],
+                self.accelerator.num_processes,
+            )
+        return progress, None if own is None else own["state"]
 
 
-def prepare_checkpoints(run: Pretraining) -> Path | None:
-    """Looks at the folder of the checkpoints in the main process: can it be written, and what does it hold?
+def prepare_checkpoints(folder: CheckpointFolder, needed: int) -> Path | None:
+    """Look at the folder of the checkpoints in the main process: can it be written, and what does it hold?
+
+    Args:
+        folder: of the checkpoints.
+        needed: bytes of a checkpoint, see `checkpoint_bytes`.
 
     Returns:
         The checkpoint to go on from; None where there is none yet.
@@ -60,7 +125,6 @@ def prepare_checkpoints(run: Pretraining) -> Path | None:
         CheckpointError: there are checkpoints, and none is whole.
         WriteError: nothing can be written there.
     """
-    folder = run.checkpoints
     check_writable(folder.folder)
     newest = folder.newest()
     torn = folder.torn()
@@ -74,7 +138,7 @@ def prepare_checkpoints(run: Pretraining) -> Path | None:
         )
     if newest is not None:
         folder.make_room(newest)  # of a smaller keep_last, as the advice after a full disk may be
-    warn_of_little_room(folder.folder, checkpoint_bytes(run.inner), run.options.keep_last + 1)
+    warn_of_little_room(folder.folder, needed, folder.keep_last + 1)
     return newest
 
 
@@ -82,39 +146,6 @@ def checkpoint_bytes(model: nn.Module) -> int:
     """Bytes of a checkpoint, but for small change: weights, teacher, AdamW's two moments of each trained weight."""
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     return size_in_bytes(list(model.parameters())) + size_in_bytes(list(model.buffers())) + 2 * 4 * trained
-
-
-def resume_run(run: Pretraining, checkpoint: Path) -> None:
-    """Puts everything back to what it was when the checkpoint was written.
-
-    Raises:
-        CheckpointError: the checkpoint is torn, or of another model.
-        OptionError: the data is not that of the checkpoint.
-    """
-    content = load_checkpoint(checkpoint, run.accelerator.process_index)
-    check_same_data(content["progress"].get("data"), run.steps.fingerprint, checkpoint)
-    try:
-        load_model_state(run.inner, content["model"])
-    except RuntimeError as error:
-        raise CheckpointError(f"The weights in {checkpoint} are of another model: {error}") from error
-    load_optimizer_state(run.optimizer, content["optimizer"]["optimizer"])
-    if run.accelerator.scaler is not None and content["optimizer"]["scaler"] is not None:
-        run.accelerator.scaler.load_state_dict(content["optimizer"]["scaler"])
-    progress = content["progress"]
-    run.step, run.seconds, run.meter.samples = progress["step"], progress["seconds"], progress["samples"]
-    run.logged = progress.get("logged", 0)
-    run.bad_samples.restore(progress.get("draws", {}))
-    restore_counts(run.finite, progress)
-    if content["own"] is not None:
-        run.meter.window.restore(content["own"]["state"])
-        restore_random_states(content["own"]["random"])
-    if progress["processes"] != run.accelerator.num_processes:
-        logger.warning(
-            "The checkpoint was written by %d processes, this run has %d: samples and masks go on as planned, dropout "
-            "and noise do not.",
-            progress["processes"],
-            run.accelerator.num_processes,
-        )
 
 
 def check_same_data(saved: dict[str, Any] | None, present: dict[str, Any] | None, checkpoint: Path) -> None:

@@ -22,14 +22,14 @@ from recipes.common.bad_samples import BadSampleLedger, data_explained
 from recipes.common.batches import MicroBatch, StepDataset, load_steps
 from recipes.common.checkpointing import CheckpointFolder
 from recipes.common.engine import clip_gradient, engine_name, prepare
-from recipes.common.non_finite import NonFinitePolicy, where_not_finite
+from recipes.common.non_finite import NonFinitePolicy, restore_counts, where_not_finite
 from recipes.common.observers import Observer, Observers
 from recipes.common.optim import build_optimizer, learning_rate, set_learning_rate
 from recipes.common.options import Options
 from recipes.common.preemption import Interruptions
 from recipes.common.reporting import StepMeter
 from recipes.common.run_health import RunHealth
-from recipes.common.run_state import save_run
+from recipes.common.run_state import RunState
 from recipes.common.runlog import RunLog, one_line
 from recipes.common.throughput import SpeedMeter
 from recipes.common.trackers import Trackers
@@ -62,7 +62,6 @@ class Pretraining:
         input_files: Mapping[str, bytes] | None = None,
     ):
         self.options, self.accelerator, self.steps = options, accelerator, steps
-        self.input_files = dict(input_files or {})
         self.inner = model
         optimizer = build_optimizer(model, options.optim)
         self.model, self.optimizer = prepare(accelerator, model, optimizer, options.modalities)
@@ -77,6 +76,7 @@ class Pretraining:
             partial(first_problem, accelerator),
             options.keep_every,
         )
+        self.state = RunState(self.checkpoints, model, self.optimizer, accelerator, input_files or {})
         self.outside = Interruptions(accelerator.is_main_process, options.checkpoint_minutes)
         self.speed = SpeedMeter(
             accelerator.device,
@@ -101,6 +101,11 @@ class Pretraining:
         self.observers = Observers(observers)
         self.step = self.logged = 0
         self.seconds = 0.0
+
+    @property
+    def samples(self) -> int:
+        """Samples of all log intervals since the run began."""
+        return self.meter.samples
 
     # -- one step
 
@@ -256,7 +261,7 @@ class Pretraining:
                     with self.speed.paused():
                         log.flush()
                         self.health.events.flush()
-                        save_run(self)
+                        self.save()
                     self.outside.saved()
                 if self.outside.stop:
                     raise self.outside.interruption(self.checkpoints.whole()[-1])
@@ -267,11 +272,42 @@ class Pretraining:
         return {
             "steps": self.step,
             "seconds": round(self.seconds, 3),
-            "samples": self.meter.samples,
+            "samples": self.samples,
             "skipped_steps": self.finite.skipped,
             **self.bad_samples.summary(),
             "last": record,
         }
+
+    def save(self) -> Path:
+        """Write a checkpoint of the present step and return its folder."""
+        # Before there is a checkpoint, after which none of them would be met again.
+        self.bad_samples.flush(to_disk=True)
+        progress = {
+            "skipped": self.finite.skipped,
+            "bad_in_a_row": self.finite.in_a_row,
+            "bad_steps": self.finite.counted,
+            "seconds": self.seconds,
+            "samples": self.samples,
+            "logged": self.logged,
+            "draws": self.bad_samples.state(),
+            "data": self.steps.fingerprint,
+        }
+        return self.state.save(self.step, progress, self.meter.window.state())
+
+    def resume(self, checkpoint: Path) -> None:
+        """Put everything back to what it was when the checkpoint was written.
+
+        Raises:
+            CheckpointError: the checkpoint is torn, or of another model.
+            OptionError: the data is not that of the checkpoint.
+        """
+        progress, window = self.state.load(checkpoint, self.steps.fingerprint)
+        self.step, self.seconds, self.meter.samples = progress["step"], progress["seconds"], progress["samples"]
+        self.logged = progress.get("logged", 0)
+        self.bad_samples.restore(progress.get("draws", {}))
+        restore_counts(self.finite, progress)
+        if window is not None:
+            self.meter.window.restore(window)
 
     def checkpoint_is_due(self) -> bool:
         """Whether a checkpoint belongs behind this step."""

@@ -17,7 +17,6 @@ from accelerate.state import AcceleratorState
 from run_server import ROOT, RunServer
 from safetensors.torch import load_file
 
-from recipes.common import training
 from recipes.common.checkpointing import CheckpointError, CheckpointFolder
 from recipes.common.preemption import INTERRUPTED, RESUMABLE, Interruptions, RunInterrupted
 from recipes.common.run_lock import LOCK, FolderInUseError, RunLock
@@ -148,10 +147,10 @@ def test_clock_of_the_main_process_asks_for_checkpoints():
 def test_signalled_run_goes_on_bit_for_bit(config, tmp_path, monkeypatch, number):
     """The signal comes within a step between two log lines, another one while the checkpoint is written."""
     run(config, tmp_path / "whole")
-    save = training.save_run
+    save = Pretraining.save
     with monkeypatch.context() as patch:
         at_step(patch, 2, lambda: send(number))
-        patch.setattr(training, "save_run", lambda state: (send(number), save(state), send(number)))
+        patch.setattr(Pretraining, "save", lambda run: (send(number), save(run), send(number)))
         with pytest.raises(RunInterrupted, match="same command goes on from .*step_00000003 .exit code 75") as error:
             run(config, tmp_path / "cut")
     assert error.value.code == 75
@@ -162,9 +161,9 @@ def test_signalled_run_goes_on_bit_for_bit(config, tmp_path, monkeypatch, number
 
 
 def test_signal_in_the_last_checkpoint_is_not_lost(config, tmp_path, monkeypatch):
-    save = training.save_run
+    save = Pretraining.save
     with monkeypatch.context() as patch:
-        patch.setattr(training, "save_run", lambda state: (save(state), send(signal.SIGTERM)))
+        patch.setattr(Pretraining, "save", lambda run: (save(run), send(signal.SIGTERM)))
         with pytest.raises(RunInterrupted, match="step_00000006"):
             run(config, tmp_path / "run")
     assert run(config, tmp_path / "run")["steps"] == 6 and (tmp_path / "run" / "final").exists()

@@ -1,5 +1,6 @@
 """The record of a run: what it holds, what survives, what older folders have instead."""
 
+import contextlib
 import json
 from types import SimpleNamespace
 
@@ -12,7 +13,6 @@ from recipes.common.option_files import load_options, save_options
 from recipes.common.run_card import run_card
 from recipes.common.run_record import RunRecord, environment, read_record, recorded
 from recipes.common.storage import WriteError
-from recipes.common.throughput import SpeedMeter
 
 
 CPU = torch.device("cpu")
@@ -23,32 +23,26 @@ def options(tmp_path):
     return load_options("tiny_vision", [f"output_dir={tmp_path}", "seed=7"])
 
 
-def fake_run(options, step=0):
-    """What the record reads of a run."""
-    return SimpleNamespace(
-        options=options,
-        speed=SpeedMeter(CPU, lambda values: values),
-        inner=SimpleNamespace(config=SimpleNamespace(to_dict=lambda: {"hidden_size": 96})),
-        steps=SimpleNamespace(fingerprint={"vision": {"records": 9, "names": "ab", "samples": 9}}),
-        step=step,
-        seconds=0.0,
-        meter=SimpleNamespace(samples=0),
-        accelerator=SimpleNamespace(device=CPU, num_processes=1),
-        engine="one process",
-    )
+@contextlib.contextmanager
+def training(options, step=0, write=True):
+    """Around the training of a run in the folder of the options, which it gives with its step."""
+    record, run = RunRecord(options.output_dir, write), SimpleNamespace(step=step, samples=0, seconds=0.0)
+    data = {"vision": {"records": 9, "names": "ab", "samples": 9}}
+    record.start(options, {"hidden_size": 96}, data, step=step, device=CPU, matmul_rate=2.34e9)
+    with recorded(record, run):
+        yield run
 
 
 def test_a_finished_run_says_what_it_was_made_of_and_came_to(options, tmp_path):
-    run = fake_run(options)
-    with recorded(RunRecord(tmp_path), run):
-        run.step, run.seconds, run.meter.samples = 12, 3.5, 192
+    with training(options) as run:
+        run.step, run.seconds, run.samples = 12, 3.5, 192
         assert "end" not in read_record(tmp_path)["starts"][0]  # as a kill would leave it
     content = json.loads((tmp_path / "run.json").read_text())
     assert content["options"]["seed"] == 7 and content["model"] == {"hidden_size": 96}
     assert content["data"]["vision"]["samples"] == 9
     assert content["progress"] == {"step": 12, "samples": 192, "seconds": 3.5}
     (start,) = content["starts"]
-    assert start["step"] == 0 and start["matmul_gflop_per_s"] == pytest.approx(run.speed.peak / 1e9, abs=0.1)
+    assert start["step"] == 0 and start["matmul_gflop_per_s"] == 2.3
     assert start["torch"] == torch.__version__ and start["command"]
     assert start["engine"] == "one process"
     assert start["end"]["reason"] == "finished" and start["end"]["step"] == 12
@@ -56,9 +50,9 @@ def test_a_finished_run_says_what_it_was_made_of_and_came_to(options, tmp_path):
 
 
 def test_a_run_that_fails_says_why_and_its_continuation_adds_a_start(options, tmp_path):
-    with pytest.raises(ZeroDivisionError), recorded(RunRecord(tmp_path), fake_run(options, 3)):
+    with pytest.raises(ZeroDivisionError), training(options, 3):
         raise ZeroDivisionError("of all things")
-    with recorded(RunRecord(tmp_path), fake_run(options, 3)):
+    with training(options, 3):
         pass
     first, second = read_record(tmp_path)["starts"]
     assert first["end"]["reason"] == "ZeroDivisionError: of all things"
@@ -69,7 +63,7 @@ def test_a_full_disk_is_a_sentence_and_does_not_hide_what_stopped_the_run(option
     def refuse(*_):
         raise OSError(28, "No space left on device")
 
-    with pytest.raises(ZeroDivisionError), recorded(RunRecord(tmp_path), fake_run(options)):
+    with pytest.raises(ZeroDivisionError), training(options):
         monkeypatch.setattr(run_record.os, "fsync", refuse)
         raise ZeroDivisionError
     with pytest.raises(WriteError, match="The record of the run cannot be written to .*No space left"):
@@ -78,7 +72,7 @@ def test_a_full_disk_is_a_sentence_and_does_not_hide_what_stopped_the_run(option
 
 
 def test_other_processes_write_nothing(options, tmp_path):
-    with recorded(RunRecord(tmp_path, write=False), fake_run(options)):
+    with training(options, write=False):
         pass
     assert not list(tmp_path.iterdir())
 
@@ -95,7 +89,7 @@ def test_a_folder_from_before_gives_a_card_and_moves_to_the_record(options, tmp_
     save_options(options, tmp_path / "run.yaml")
     card = run_card(tmp_path, build_config(options), "user/old")
     assert f"| commit | {'0' * 40} |" in card and "| time |" in card
-    with recorded(RunRecord(tmp_path), fake_run(options)):
+    with training(options):
         pass
     assert len(read_record(tmp_path)["starts"]) == 2
     assert not (tmp_path / "environment.json").exists() and (tmp_path / "run.json").exists()
