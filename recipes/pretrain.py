@@ -27,7 +27,6 @@ from accelerate import Accelerator
 from accelerate.utils import set_seed
 
 from modeling_d2v.publishing import PublishingError
-from recipes.common.agreement import ProcessLostError, is_lost_process, main_process_decides
 from recipes.common.backbones import (
     backbone_card,
     complete_options,
@@ -55,6 +54,7 @@ from recipes.common.optional import MissingDependencyError
 from recipes.common.options import OptionError, Options
 from recipes.common.pictures import Pictures
 from recipes.common.preemption import RunInterrupted
+from recipes.common.processes import Processes, ProcessLostError, is_lost_process
 from recipes.common.run_card import run_card
 from recipes.common.run_lock import FolderInUseError, RunLock
 from recipes.common.run_record import RunRecord, recorded
@@ -102,22 +102,23 @@ def pretrain(options: Options) -> dict[str, Any]:
         options = scale_batch(configured)
     with options_explained("Devices and trackers"):
         accelerator = make_accelerator(options, tracker_names(options.report_to))
-    logging.basicConfig(level=logging.INFO if accelerator.is_main_process else logging.ERROR, format="%(message)s")
+    processes = Processes.of(accelerator)
+    logging.basicConfig(level=logging.INFO if processes.main else logging.ERROR, format="%(message)s")
     if options is not configured:
         logger.info("%s", scaling_table(configured, options))
     folder = Path(options.output_dir)
     if options.dry_run:
-        return train(options, accelerator, folder)
+        return train(options, accelerator, processes, folder)
     lock = RunLock(folder)
     try:
         with options_explained(f"The folder output_dir={folder}"):
-            main_process_decides(accelerator, lock.hold)
-        return train(options, accelerator, folder)
+            processes.main_decides(lock.hold)
+        return train(options, accelerator, processes, folder)
     except RunInterrupted:
         accelerator.end_training()
         raise
     except RuntimeError as error:
-        if accelerator.num_processes == 1 or not is_lost_process(error):
+        if processes.count == 1 or not is_lost_process(error):
             raise
         raise ProcessLostError(
             "Another process of the run has ended, so this one stops too; see the message of the other. The same "
@@ -127,13 +128,13 @@ def pretrain(options: Options) -> dict[str, Any]:
         lock.release()
 
 
-def train(options: Options, accelerator: Accelerator, folder: Path) -> dict[str, Any]:
+def train(options: Options, accelerator: Accelerator, processes: Processes, folder: Path) -> dict[str, Any]:
     """The run in its folder, which no other run is writing in; see `pretrain`. A dry run only reads there."""
-    write = accelerator.is_main_process and not options.dry_run
+    write = processes.main and not options.dry_run
     with options_explained(f"The folder output_dir={folder}"), accelerator.main_process_first():
         prepare_folder(options, folder, write)
     if not options.dry_run:
-        check_shared_folder(accelerator, folder)
+        check_shared_folder(processes, folder)
 
     channels = None
     if "vision" in options.modalities:
@@ -150,18 +151,18 @@ def train(options: Options, accelerator: Accelerator, folder: Path) -> dict[str,
         config = build_config(options, vocab_size=None if tokenizer is None else len(tokenizer))
         model = build_model(options, config)
     with options_explained("The data"), collect_data_report() as report:
-        steps = build_steps(options, config, sources, tokenizer, accelerator.process_index, accelerator.num_processes)
+        steps = build_steps(options, config, sources, tokenizer, processes)
     if options.dry_run:
-        return dry_run(options, accelerator, model, steps)
+        return dry_run(options, accelerator, processes, model, steps)
     with options_explained("The probe"):
-        probe = OnlineProbe(options, config, accelerator, tokenizer)
-    pictures = Pictures(options.pictures_every, folder, steps, config, tokenizer, accelerator.is_main_process)
+        probe = OnlineProbe(options, config, tokenizer, processes)
+    pictures = Pictures(options.pictures_every, folder, steps, config, tokenizer, processes)
     files = input_files(config, steps.transforms, tokenizer) if options.backbone is None else {}
-    run = Pretraining(options, accelerator, model, steps, folder, [probe, pictures], files)
+    run = Pretraining(options, accelerator, processes, model, steps, folder, [probe, pictures], files)
     pictures.share = run.trackers.log_images
     run.bad_samples.prepare({name: len(source) for name, source in sources.items()}, report)
-    start(run, accelerator)
-    record = RunRecord(folder, accelerator.is_main_process)
+    start(run)
+    record = RunRecord(folder, processes)
     run.trackers.start(options, record, run.step)
     with run.trackers:
         record.start(
@@ -169,16 +170,14 @@ def train(options: Options, accelerator: Accelerator, folder: Path) -> dict[str,
             model.config.to_dict(),
             steps.fingerprint,
             step=run.step,
-            device=accelerator.device,
-            processes=accelerator.num_processes,
             engine=run.engine,
             matmul_rate=run.speed.measure_peak(DTYPES[options.mixed_precision]),
         )
         with recorded(record, run):
             summary = run.run()
 
-    trained = whole_model(run.inner, keep=accelerator.is_main_process)
-    if accelerator.is_main_process:
+    trained = whole_model(run.inner, keep=processes.main)
+    if processes.main:
         repository = options.hub_model_id or folder.resolve().name
         with writing("The finished model", folder):
             if options.backbone is None:
@@ -230,22 +229,21 @@ def prepare_folder(options: Options, folder: Path, write: bool) -> None:
         os.replace(draft, saved)
 
 
-def start(run: Pretraining, accelerator: Accelerator) -> None:
+def start(run: Pretraining) -> None:
     """Resumes from the newest whole checkpoint, or seeds the random states of a fresh run.
 
     Raises:
         CheckpointError: there are checkpoints, and none is whole.
         WriteError: no checkpoint can be written.
     """
-    newest = main_process_decides(
-        accelerator, partial(prepare_checkpoints, run.checkpoints, checkpoint_bytes(run.inner))
-    )
+    needed = checkpoint_bytes(run.inner)
+    newest = run.processes.main_decides(partial(prepare_checkpoints, run.checkpoints, needed))
     # Dropout and decoder noise differ between processes; whatever drew random numbers before this does not matter.
     set_seed(run.options.seed, device_specific=True)
     if newest is not None:
         run.resume(newest)
         logger.info("Resumed from %s.", newest)
-    accelerator.wait_for_everyone()
+    run.accelerator.wait_for_everyone()
 
 
 def run_program(arguments: list[str]) -> int | str:

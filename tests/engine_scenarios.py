@@ -103,7 +103,7 @@ def poison(step=2, rank=1):
     usual = Pretraining.train_step
 
     def train_step(run, micro_batches):
-        if run.step != step or run.accelerator.process_index != rank:
+        if run.step != step or run.processes.rank != rank:
             return usual(run, micro_batches)
         first = next(parameter for parameter in run.inner.parameters() if parameter.requires_grad)
         hook = first.register_hook(lambda gradient: torch.full_like(gradient, float("nan")))

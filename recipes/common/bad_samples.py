@@ -17,11 +17,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from accelerate import Accelerator
-from accelerate.utils import gather_object
 
 from recipes.common.data_report import BadRecord, DataReport, NoUsableSample
 from recipes.common.health import TrainingStopped
+from recipes.common.processes import ONE_PROCESS, Processes
 from recipes.common.runlog import read_log
 from recipes.common.storage import writing
 
@@ -44,7 +43,7 @@ class BadSampleLedger:
     Args:
         path: of `bad_samples.jsonl`.
         max_fraction: share of the samples of a modality that may be bad; 1 = all.
-        accelerator: of the run.
+        processes: of the run.
 
     Attributes:
         draws: samples drawn by modality, over all processes and all parts of the run.
@@ -52,9 +51,8 @@ class BadSampleLedger:
         counts: bad samples by modality and reason.
     """
 
-    def __init__(self, path: Path, max_fraction: float, accelerator: Accelerator):
-        self.path, self.max_fraction = Path(path), max_fraction
-        self.rank, self.processes = accelerator.process_index, accelerator.num_processes
+    def __init__(self, path: Path, max_fraction: float, processes: Processes = ONE_PROCESS):
+        self.path, self.max_fraction, self.processes = Path(path), max_fraction, processes
         self.draws: Counter[str] = Counter()
         self.bad_draws: Counter[str] = Counter()
         self.counts: dict[str, Counter[str]] = {}
@@ -83,7 +81,7 @@ class BadSampleLedger:
         kept = [line for line in listed if line["step"] <= step and line.keys() >= set(BadRecord._fields)]
         for line in kept:
             self._count(BadRecord(**{name: line[name] for name in BadRecord._fields}))
-        if self.rank == 0 and self.path.exists():
+        if self.processes.main and self.path.exists():
             draft = self.path.with_suffix(".draft")
             with writing("The list of bad samples", self.path.parent):
                 draft.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
@@ -96,7 +94,7 @@ class BadSampleLedger:
         for report in reports:
             if report is not None:
                 self._take(step, report)
-        if self.processes == 1:
+        if self.processes.count == 1:
             self.flush()
 
     def flush(self, to_disk: bool = False) -> None:
@@ -105,8 +103,7 @@ class BadSampleLedger:
         Args:
             to_disk: return when the disk holds it, as a checkpoint needs that the machine may lose power after.
         """
-        own = (self._new, self._new_draws, self._new_bad_draws)
-        parts = gather_object([own]) if self.processes > 1 else [own]
+        parts = self.processes.gather((self._new, self._new_draws, self._new_bad_draws))
         self._new, self._new_draws, self._new_bad_draws = [], Counter(), Counter()
         fresh = []
         for _, draws, bad_draws in parts:
@@ -122,7 +119,7 @@ class BadSampleLedger:
                 fresh.append({"step": step} | record._asdict() | {"process": rank})
                 self._warn(record)
         self._on_disk &= not fresh
-        if self.rank == 0 and (fresh or (to_disk and not self._on_disk)):
+        if self.processes.main and (fresh or (to_disk and not self._on_disk)):
             with writing("The list of bad samples", self.path.parent), open(self.path, "a", encoding="utf-8") as file:
                 file.write("".join(json.dumps(line) + "\n" for line in fresh))
                 if to_disk:
@@ -182,7 +179,7 @@ class BadSampleLedger:
         unusual: dict[str, Counter[str]] = {}
         for (modality, *_, note), seen in self._merged().items():
             unusual.setdefault(modality, Counter())[note] += int(seen.sum())
-        if self.rank == 0:
+        if self.processes.main:
             for name, reasons in self.counts.items():
                 logger.warning(
                     "%s %s samples cannot be used and were replaced or left out: %s. See %s.",
@@ -203,7 +200,7 @@ class BadSampleLedger:
         self._new_bad_draws.update(report.bad_draws)
         for record in report.bad.values():
             detail = " ".join(record.detail.split())[:MAX_DETAIL]
-            self._new.append((step, self.rank, record._replace(detail=detail)))
+            self._new.append((step, self.processes.rank, record._replace(detail=detail)))
         for *place, row, note in report.notes:
             key = (*place, note)
             seen = self._seen.get(key, np.zeros(0, dtype=bool))
@@ -215,7 +212,7 @@ class BadSampleLedger:
     def _merged(self) -> dict[tuple[str, str, str, str], np.ndarray]:
         """Samples with notes of all processes."""
         merged: dict[tuple[str, str, str, str], np.ndarray] = {}
-        for part in gather_object([self._seen]) if self.processes > 1 else [self._seen]:
+        for part in self.processes.gather(self._seen):
             for key, seen in part.items():
                 both = np.zeros(max(len(seen), len(merged.get(key, ()))), dtype=bool)
                 for rows in (seen, merged.get(key, both[:0])):
@@ -231,7 +228,7 @@ class BadSampleLedger:
     def _warn(self, record: BadRecord) -> None:
         """Names the first ones on the screen."""
         count = self.counts[record.modality].total()
-        if self.rank != 0 or count > MAX_WARNINGS:
+        if not self.processes.main or count > MAX_WARNINGS:
             return
         logger.warning("Bad %s sample, %s: %s: %s", record.modality, record.name, record.reason, record.detail)
         if count == MAX_WARNINGS:

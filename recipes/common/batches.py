@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 from recipes.common.cutting import pass_bounds
 from recipes.common.data_report import DataReport, collect_data_report, usable_item
 from recipes.common.preemption import protect_worker
+from recipes.common.processes import ONE_PROCESS, Processes
 from recipes.common.sample_order import SampleKey, spread_pattern, stable_seed
 from recipes.common.turns import FixedTurns, SortedTurns
 
@@ -107,7 +108,7 @@ class StepDataset(Dataset):
         seed: seed of the augmentation.
         accumulate: micro-batches that each modality's part is cut into; or
         limits: by modality, the most that a micro-batch takes, from which their number follows.
-        rank, world_size: this process among all.
+        processes: of the run, which share a step.
         fingerprint: what tells the data of the run from other data, by modality; kept with each checkpoint.
 
     Raises:
@@ -124,22 +125,21 @@ class StepDataset(Dataset):
         seed: int = 0,
         accumulate: int = 1,
         limits: Mapping[str, PassLimit] | None = None,
-        rank: int = 0,
-        world_size: int = 1,
+        processes: Processes = ONE_PROCESS,
         fingerprint: Mapping[str, Mapping[str, int | str]] | None = None,
     ):
         self.limits = dict(limits or {})
         for name, turns in plan.turns.items():
             passes = 1 if name in self.limits else accumulate
-            if turns.least < world_size * passes:
+            if turns.least < processes.count * passes:
                 raise ValueError(
-                    f"A step of {name} has {turns.least} samples at the least, too few for {world_size} processes "
-                    f"with {passes} micro-batches each. Raise {name}.batch_size or {name}.batch_tokens so that it has "
-                    f"{world_size * passes}, or lower accumulate."
+                    f"A step of {name} has {turns.least} samples at the least, too few for {processes.count} "
+                    f"processes with {passes} micro-batches each. Raise {name}.batch_size or {name}.batch_tokens so "
+                    f"that it has {processes.count * passes}, or lower accumulate."
                 )
         self.plan, self.datasets, self.transforms, self.collator = plan, datasets, transforms, collator
         self.count_tokens = count_tokens or _all_tokens
-        self.seed, self.accumulate, self.rank, self.world_size = seed, accumulate, rank, world_size
+        self.seed, self.accumulate, self.processes = seed, accumulate, processes
         self.fingerprint = {name: dict(values) for name, values in (fingerprint or {}).items()}
 
     def __getitem__(self, step: int) -> list[MicroBatch]:
@@ -156,14 +156,14 @@ class StepDataset(Dataset):
         """Samples of each forward pass of this process, out of those of a step."""
         lengths = self.plan.turns[modality].lengths
         if lengths is None and modality not in self.limits:
-            own = part(keys, self.rank, self.world_size)
+            own = part(keys, self.processes.rank, self.processes.count)
             return [part(own, piece, self.accumulate) for piece in range(self.accumulate)]
         limit = self.limits.get(modality, PassLimit(None, None))
         if lengths is not None:
             lengths = lengths[[key.index for key in keys]]
-        bounds = pass_bounds(len(keys), lengths, self.world_size, self.accumulate, *limit)
+        bounds = pass_bounds(len(keys), lengths, self.processes.count, self.accumulate, *limit)
         pieces = [keys[first:last] for first, last in itertools.pairwise(bounds)]
-        return part(pieces, self.rank, self.world_size)
+        return part(pieces, self.processes.rank, self.processes.count)
 
     def epochs(self, step: int) -> dict[str, float]:
         """Passes over each source that are done before a step, by the names that a log record gives them."""

@@ -22,6 +22,7 @@ from recipes.common.checkpointing import CheckpointFolder
 from recipes.common.collate import Collator
 from recipes.common.modality_data import prepare_modality
 from recipes.common.options import OptionError, Options
+from recipes.common.processes import ONE_PROCESS, Processes
 from recipes.common.source_list import open_entries, parts_of, read_entries
 from recipes.common.tokenizer import build_tokenizer, load_tokenizer
 
@@ -237,8 +238,7 @@ def build_steps(
     config: Data2VecConfig,
     sources: Mapping[str, Any],
     tokenizer: Any = None,
-    rank: int = 0,
-    world_size: int = 1,
+    processes: Processes = ONE_PROCESS,
 ) -> StepDataset:
     """Micro-batches of this process by step.
 
@@ -247,8 +247,7 @@ def build_steps(
         config: configuration of the model.
         sources: raw data sets by modality.
         tokenizer: for text.
-        rank: this process.
-        world_size: number of processes.
+        processes: of the run.
 
     Raises:
         ValueError: a transform option is wrong, or a modality has too little data or too small a batch.
@@ -268,7 +267,6 @@ def build_steps(
         seed=options.seed,
         accumulate=options.accumulate,
         limits={name: each.limit for name, each in data.items() if each.limit is not None},
-        rank=rank,
-        world_size=world_size,
+        processes=processes,
         fingerprint={name: each.fingerprint for name, each in data.items()},
     )

@@ -14,7 +14,7 @@ import os
 import pickle
 import random
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from recipes.common.manifest import PREFIX, step_of, what_is_missing, write_manifest
+from recipes.common.processes import ONE_PROCESS, Processes
 from recipes.common.storage import is_write_failure, write_failure
 
 
@@ -67,22 +68,13 @@ class CheckpointFolder:
     Args:
         folder: where the `step_*` folders are.
         keep_last: number of checkpoints that are kept.
-        rank: this process.
-        agree: takes what went wrong in this process, or None, and returns the first thing that went wrong in any of
-            them, when all have called it.
         keep_every: checkpoints of multiples of so many steps are kept besides; 0 = none.
+        processes: of the run.
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        keep_last: int = 2,
-        rank: int = 0,
-        agree: Callable[[str | None], str | None] = lambda problem: problem,
-        keep_every: int = 0,
-    ):
-        self.folder, self.keep_last, self.rank, self.agree = Path(folder), keep_last, rank, agree
-        self.keep_every = keep_every
+    def __init__(self, folder: Path, keep_last: int = 2, keep_every: int = 0, processes: Processes = ONE_PROCESS):
+        self.folder, self.keep_last, self.keep_every = Path(folder), keep_last, keep_every
+        self.processes = processes
         # Those whose content turned out to be damaged when it was read; their sizes do not tell.
         self.damaged: dict[Path, str] = {}
 
@@ -126,9 +118,9 @@ class CheckpointFolder:
                 cause = error
                 needed = size_in_bytes(tensors) + size_in_bytes(optimizer_state)
                 problem = write_failure(f"The checkpoint of step {step}", self.folder, error, self._advice(), needed)
-            problem = self.agree(problem)
+            problem = self.processes.first_problem(problem)
             if problem:
-                if self.rank == 0:
+                if self.processes.main:
                     shutil.rmtree(draft, ignore_errors=True)
                 if cause is not None and not is_write_failure(cause):
                     raise cause
@@ -137,7 +129,7 @@ class CheckpointFolder:
 
     def _begin(self, draft: Path) -> None:
         """Makes the draft; what former attempts left behind goes."""
-        if self.rank != 0:
+        if not self.processes.main:
             return
         if not self.folder.exists():
             self.folder.mkdir(parents=True)
@@ -156,10 +148,10 @@ class CheckpointFolder:
         files: dict[str, bytes],
     ) -> None:
         """Writes the files of this process."""
-        own = draft / f"process_{self.rank}.pt"
+        own = draft / f"process_{self.processes.rank}.pt"
         _save({"random": random_states(), "state": own_state}, own)
         _flush(own)
-        if self.rank != 0:
+        if not self.processes.main:
             return
         save_file(tensors, draft / "model.safetensors", metadata={"format": "pt"})
         _save(optimizer_state, draft / "optimizer.pt")
@@ -169,7 +161,7 @@ class CheckpointFolder:
 
     def _finish(self, draft: Path, final: Path, step: int) -> None:
         """Lists what was written, gives the checkpoint its name, and only then removes older ones."""
-        if self.rank != 0:
+        if not self.processes.main:
             return
         write_manifest(draft, step)
         for path in (*draft.iterdir(), draft):

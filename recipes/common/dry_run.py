@@ -17,12 +17,12 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-from recipes.common.agreement import first_problem
 from recipes.common.batches import MicroBatch, StepDataset, load_steps
 from recipes.common.dry_run_table import ADVICE, dry_run_table
 from recipes.common.flops import StepFlops
 from recipes.common.memory import FULL, Activations, current_memory, free_memory, state_bytes
 from recipes.common.options import OptionError, Options
+from recipes.common.processes import Processes
 from recipes.common.run_state import checkpoint_bytes
 from recipes.common.start_advice import advice_at_start
 from recipes.common.storage import readable_bytes
@@ -44,7 +44,9 @@ _OWNERS = {
 }
 
 
-def dry_run(options: Options, accelerator: Accelerator, model: nn.Module, steps: StepDataset) -> dict[str, Any]:
+def dry_run(
+    options: Options, accelerator: Accelerator, processes: Processes, model: nn.Module, steps: StepDataset
+) -> dict[str, Any]:
     """Takes a few steps and prints what they tell.
 
     Returns:
@@ -53,10 +55,10 @@ def dry_run(options: Options, accelerator: Accelerator, model: nn.Module, steps:
     parameters = count_parameters(model)
     advice = [finding.message for finding in advice_at_start(options, model.config)]
     with tempfile.TemporaryDirectory(prefix="dry_run_") as scratch:
-        rehearsal = Rehearsal(Pretraining(options, accelerator, model, steps, Path(scratch)))
+        rehearsal = Rehearsal(Pretraining(options, accelerator, processes, model, steps, Path(scratch)))
         rehearsal.take()
     facts = {"model": parameters, **rehearsal.facts(), "advice": advice}
-    if accelerator.is_main_process:
+    if processes.main:
         print(dry_run_table(options, facts), flush=True)
     accelerator.end_training()
     return facts
@@ -85,7 +87,7 @@ class Rehearsal:
 
     def __init__(self, run: Pretraining):
         self.run, self.options, self.plan = run, run.options, run.steps.plan
-        self.device = run.accelerator.device
+        self.processes, self.device = run.processes, run.processes.device
         self.kinds = Counter(tuple(self.plan.modalities_at(step)) for step in range(len(self.plan.pattern)))
         self.seconds: dict[tuple[str, ...], list[float]] = {kind: [] for kind in self.kinds}
         self.loading: list[float] = []
@@ -109,7 +111,7 @@ class Rehearsal:
             self.batches += batches
             self.read.update(kind)
             if self.failure is None:
-                self.failure = first_problem(self.run.accelerator, self._shortage(batches))
+                self.failure = self.processes.first_problem(self._shortage(batches))
             if self.failure is None:
                 self._step(kind, step, batches)
         self.measured = None if self.failure else peak_memory_gib(self.device) * 2**30
@@ -141,7 +143,7 @@ class Rehearsal:
         Raises:
             OptionError: it does not, and there are other processes.
         """
-        started, processes = time.perf_counter(), self.run.accelerator.num_processes
+        started = time.perf_counter()
         try:
             self.run.step = step
             self.run.train_step([self.run.to_device(batch) for batch in batches])
@@ -149,10 +151,10 @@ class Rehearsal:
             if not is_out_of_memory(error):
                 raise
             self.failure = str(error).splitlines()[0]
-            if processes > 1:
+            if self.processes.count > 1:
                 # The others are in the middle of the step and wait for this one.
                 raise OptionError(
-                    f"A step does not fit into the memory of process {self.run.accelerator.process_index}: "
+                    f"A step does not fit into the memory of process {self.processes.rank}: "
                     f"{self.failure}. {ADVICE} A dry run of a single process tells the estimate all the same."
                 ) from error
             return
@@ -160,7 +162,7 @@ class Rehearsal:
             torch.cuda.synchronize(self.device)
         # The same number in all processes, which decide by it whether to take another step.
         taken = torch.tensor(time.perf_counter() - started, device=self.device)
-        self.seconds[kind].append(self.run.sum_over_processes(taken).item() / processes)
+        self.seconds[kind].append(self.processes.sum(taken).item() / self.processes.count)
 
     def facts(self) -> dict[str, Any]:
         """What the steps told, for the run as a whole; every process must call it."""
@@ -185,8 +187,7 @@ class Rehearsal:
 
     def _state(self) -> dict[str, int]:
         """Bytes of what stays from step to step, of a process."""
-        accelerator = self.run.accelerator
-        shards = accelerator.num_processes if accelerator.is_fsdp2 else 1
+        shards = self.processes.count if self.run.accelerator.is_fsdp2 else 1
         return state_bytes(self.run.inner, self.options.mixed_precision != "no", shards)
 
     def _activations(self, batches: list[MicroBatch]) -> list[int]:
@@ -210,7 +211,7 @@ class Rehearsal:
                 sum(batch.tokens for batch in own),
                 sum(batch.inputs["mask"][:, 0].numel() for batch in own),
             ]
-            sums = self.run.sum_over_processes(torch.tensor(sums, dtype=torch.float32, device=self.device)).tolist()
+            sums = self.processes.sum(torch.tensor(sums, dtype=torch.float32, device=self.device)).tolist()
             samples, tokens, places = (value / self.read[name] for value in sums)
             found[name] = {
                 "samples a step": round(samples, 1),
@@ -253,7 +254,7 @@ class Rehearsal:
         for batch in self.batches:
             by_name[batch.modality] += flops(batch.modality, batch.inputs)
         own = sum(share * sum(by_name[name] / self.read[name] for name in kind) for kind, share in shares.items())
-        return self.run.sum_over_processes(torch.tensor(own, dtype=torch.float32, device=self.device)).item()
+        return self.processes.sum(torch.tensor(own, dtype=torch.float32, device=self.device)).item()
 
     def _with_loading(self, step: float, loading: float) -> float:
         """Seconds a step, with the data prepared between steps or by workers meanwhile."""

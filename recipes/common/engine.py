@@ -21,8 +21,8 @@ from torch.distributed.fsdp import MixedPrecisionPolicy
 from torch.distributed.fsdp.wrap import transformer_auto_wrap_policy
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from recipes.common.agreement import first_problem, main_process_decides
 from recipes.common.options import OptionError, Options
+from recipes.common.processes import Processes
 from recipes.common.sharding import everywhere, whole
 
 
@@ -116,21 +116,21 @@ def shard_on_any_device(accelerator: Accelerator, plugin: FullyShardedDataParall
         accelerator.state.fsdp_plugin = plugin
 
 
-def check_shared_folder(accelerator: Accelerator, folder: Path) -> None:
-    """Refuses a folder that is another one on another machine: all processes write and read the same checkpoints.
+def check_shared_folder(processes: Processes, folder: Path) -> None:
+    """Refuse a folder that is another one on another machine: all processes write and read the same checkpoints.
 
     Raises:
         OptionError: in every process, where one does not see what the main process has written.
     """
-    if accelerator.num_processes == 1:
+    if processes.count == 1:
         return
-    probe = main_process_decides(accelerator, lambda: write_probe(folder))
+    probe = processes.main_decides(lambda: write_probe(folder))
     problem = None
     if not (folder / probe).exists():
-        problem = (f"Process {accelerator.process_index} on {platform.node()} does not see what the main process "
+        problem = (f"Process {processes.rank} on {platform.node()} does not see what the main process "
                    f"writes into output_dir={folder}. Name a folder that all machines share.")  # fmt: skip
-    problem = first_problem(accelerator, problem)
-    if accelerator.is_main_process:
+    problem = processes.first_problem(problem)
+    if processes.main:
         (folder / probe).unlink()
     if problem is not None:
         raise OptionError(problem)

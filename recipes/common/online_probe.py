@@ -13,8 +13,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate import Accelerator
-from accelerate.utils import gather_object
 from torch import nn
 
 from recipes.common.backbones import observed_encoder, random_encoder
@@ -25,6 +23,7 @@ from recipes.common.features import BATCH_SIZES, FeatureSet, MissingLabelsError,
 from recipes.common.options import Options, ProbeDataOptions
 from recipes.common.parts import open_parts
 from recipes.common.probes import chance_accuracy, knn_accuracy, linear_accuracy
+from recipes.common.processes import ONE_PROCESS, Processes
 from recipes.common.transforms import build_transform
 
 
@@ -40,8 +39,8 @@ class OnlineProbe:
     Args:
         options: the run's options; the `probe` section says how.
         config: configuration of the model.
-        accelerator: knows the processes.
         tokenizer: for text.
+        processes: of the run.
 
     Attributes:
         every: steps between two probes.
@@ -52,8 +51,8 @@ class OnlineProbe:
         ValueError: it has no such split or group.
     """
 
-    def __init__(self, options: Options, config: Any, accelerator: Accelerator, tokenizer: Any = None):
-        self.options, self.config, self.accelerator = options, config, accelerator
+    def __init__(self, options: Options, config: Any, tokenizer: Any = None, processes: Processes = ONE_PROCESS):
+        self.options, self.config, self.processes = options, config, processes
         self.every, self.kind, self.weights = options.probe.every, options.probe.kind, options.probe.weights
         self.parts: dict[str, tuple[RawDataset, RawDataset]] = {}
         self.transforms: dict[str, Any] = {}
@@ -122,7 +121,7 @@ class OnlineProbe:
     def _measure(self, name: str, encoder: nn.Module, first: bool = False) -> dict[str, float]:
         """Values of a modality, in the main process; the others get none. What fails is no reason to end a run."""
         sets = [self._features(name, encoder, dataset) for dataset in self.parts[name]]
-        if not self.accelerator.is_main_process or None in sets:
+        if not self.processes.main or None in sets:
             return {}
         train, test = sets
         data = (train.features, train.labels, test.features, test.labels)
@@ -142,14 +141,13 @@ class OnlineProbe:
 
     def _features(self, name: str, encoder: nn.Module, dataset: RawDataset) -> FeatureSet | None:
         """Features of a part, put together of those of all processes; None where one of them failed."""
-        rank, processes = self.accelerator.process_index, self.accelerator.num_processes
         own: FeatureSet | None = None
         try:
-            samples = dataset.select(part(list(range(len(dataset))), rank, processes))
+            samples = dataset.select(part(list(range(len(dataset))), self.processes.rank, self.processes.count))
             own = extract(encoder, samples, self.transforms[name], batch_size=BATCH_SIZES[name])
         except ValueError as error:
             logger.warning("%s could not be probed: %s", name, error)
-        sets = [own] if processes == 1 else gather_object([own])
+        sets = self.processes.gather(own)
         if None in sets:
             return None
         return FeatureSet(

@@ -22,6 +22,7 @@ from recipes.common.drawings import (
     spectrogram,
 )
 from recipes.common.optional import need
+from recipes.common.processes import ONE_PROCESS, Processes
 
 
 logger = logging.getLogger(__name__)
@@ -44,7 +45,7 @@ class Pictures:
         steps: the batches of the run.
         config: configuration of the model.
         tokenizer: of text.
-        is_main: whether this is the main process, the only one that draws.
+        processes: of the run; the main one alone draws.
 
     Attributes:
         share: gets the pictures of a step, by name, such as a function that gives them to trackers.
@@ -54,10 +55,16 @@ class Pictures:
     """
 
     def __init__(
-        self, every: int, folder: Path, steps: StepDataset, config: Any, tokenizer: Any = None, is_main: bool = True
+        self,
+        every: int,
+        folder: Path,
+        steps: StepDataset,
+        config: Any,
+        tokenizer: Any = None,
+        processes: Processes = ONE_PROCESS,
     ):
         self.every, self.folder, self.steps, self.config = every, Path(folder) / "pictures", steps, config
-        self.tokenizer, self.is_main = tokenizer, is_main
+        self.tokenizer, self.processes = tokenizer, processes
         self.share: Callable[[dict[str, Path], int], None] = lambda pictures, step: None
         if every:
             need("matplotlib", "plots")
@@ -69,7 +76,7 @@ class Pictures:
             model: the pretraining model; it is left as it was.
             step: finished steps.
         """
-        if not self.is_main:
+        if not self.processes.main:
             return {}
         drawn: dict[str, Path] = {}
         try:

@@ -20,6 +20,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from recipes.common.processes import ONE_PROCESS, Processes
+
 
 # "Temporary failure": give the same command again. Shells use 128 + 2 for an interruption by hand.
 RESUMABLE, INTERRUPTED = 75, 130
@@ -46,7 +48,7 @@ class Interruptions:
     checkpoint that is being written is finished; but a second SIGINT interrupts at once.
 
     Args:
-        is_main: whether this is the main process; its clock counts, and it answers a signal with a line.
+        processes: of the run; the clock of the main one counts, and it answers a signal with a line.
         checkpoint_minutes: minutes between two checkpoints; 0 = never by time.
 
     Attributes:
@@ -54,8 +56,8 @@ class Interruptions:
         checkpoint: whether they have agreed on a checkpoint after this step.
     """
 
-    def __init__(self, is_main: bool = True, checkpoint_minutes: float = 0):
-        self.is_main, self.seconds = is_main, 60 * checkpoint_minutes
+    def __init__(self, processes: Processes = ONE_PROCESS, checkpoint_minutes: float = 0):
+        self.processes, self.seconds = processes, 60 * checkpoint_minutes
         self.received: int | None = None
         self.stop = self.checkpoint = self.by_hand = False
         self.replaced: dict[int, Any] = {}
@@ -76,7 +78,7 @@ class Interruptions:
         if again and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.received = number if self.received is None else self.received
-        if self.is_main and not again:
+        if self.processes.main and not again:
             more = " Again stops at once." if number == signal.SIGINT else ""
             # A signal may come in the middle of another line, where the buffers of Python must not be touched.
             os.write(sys.__stderr__.fileno(), _NOTICE.format(signal.Signals(number).name, more).encode())
@@ -85,11 +87,12 @@ class Interruptions:
         """Starts the time to the next checkpoint."""
         self.last_save = time.monotonic()
 
-    def wishes(self, device: torch.device | str = "cpu") -> Tensor:
+    def wishes(self) -> Tensor:
         """What this process wants, for a sum over all processes: stop, a checkpoint by time, stop by hand."""
-        due = self.is_main and 0 < self.seconds <= time.monotonic() - self.last_save
+        due = self.processes.main and 0 < self.seconds <= time.monotonic() - self.last_save
         by_hand = self.received == signal.SIGINT
-        return torch.tensor([self.received is not None, due, by_hand], dtype=torch.int32, device=device)
+        wishes = [self.received is not None, due, by_hand]
+        return torch.tensor(wishes, dtype=torch.int32, device=self.processes.device)
 
     def agree(self, wishes: Sequence[int]) -> None:
         """Takes the sum of the wishes of all processes."""

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from recipes.common.batches import MicroBatch
 from recipes.common.diagnostics import TargetWatch
+from recipes.common.processes import Processes
 from recipes.common.runlog import MetricsWindow
 from recipes.common.throughput import SpeedMeter
 
@@ -18,25 +17,23 @@ class StepMeter:
     """Collects what the forward passes of a log interval report, and makes its record.
 
     Args:
-        device: where the sums stay.
-        reduce: sums a tensor over all processes.
-        is_main: whether this is the main process.
+        processes: of the run; sums stay on the device of this one.
         speed: what else it asks for its records.
 
     Attributes:
         samples: samples seen since the run began.
     """
 
-    def __init__(self, device: torch.device, reduce: Callable[[Tensor], Tensor], is_main: bool, speed: SpeedMeter):
-        self.device, self.reduce, self.is_main, self.speed = device, reduce, is_main, speed
-        self.window = MetricsWindow(device)
-        self.watch = TargetWatch(device, self.window.dtype)
+    def __init__(self, processes: Processes, speed: SpeedMeter):
+        self.processes, self.speed = processes, speed
+        self.window = MetricsWindow(processes.device)
+        self.watch = TargetWatch(processes.device, self.window.dtype)
         self.samples = 0
 
     def collect(self, batch: MicroBatch, output: Any, first: bool) -> None:
         """Adds what a forward pass reports to the window; `first` of its modality in the step counts the step."""
         # A step's loss is the sum over micro-batches and processes: one process's first part carries its weight.
-        weight = int(first and self.is_main)
+        weight = int(first and self.processes.main)
         self.window.add(f"{batch.modality}/loss", output.loss, weight)
         for name, value in output.losses.items():
             self.window.add(f"{batch.modality}/loss_{name}", value, weight)
@@ -53,14 +50,14 @@ class StepMeter:
 
     def finish_step(self) -> None:
         """Adds what was measured of the step's targets. Every process must call it at the end of each step."""
-        for name, value in self.watch.finish(self.reduce).items():
+        for name, value in self.watch.finish(self.processes.sum).items():
             self.window.add_if_known(name, value)
 
     def record(self) -> dict[str, Any]:
         """Means and speeds of the interval that ends here; the next one begins. Every process must call it."""
         samples = self.window.sums["samples"]
-        means = self.window.means(self.reduce)
-        self.samples += round(self.reduce(samples).item())
+        means = self.window.means(self.processes.sum)
+        self.samples += round(self.processes.sum(samples).item())
         self.window.clear()
         record = {name: value for name, value in means.items() if name != "samples"}
         return record | {"samples": self.samples} | self.speed.facts()

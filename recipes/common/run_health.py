@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from modeling_d2v import Data2VecConfig
 from recipes.common.health import HealthGuard, TrainingStopped
 from recipes.common.health_rules import Finding
 from recipes.common.options import Options
+from recipes.common.processes import ONE_PROCESS, Processes
 from recipes.common.runlog import RunLog, read_log
 from recipes.common.start_advice import advice_at_start
 
@@ -31,9 +31,7 @@ class RunHealth:
         config: configuration of the model.
         modalities: of the run.
         folder: of the run, for `events.jsonl`.
-        is_main: whether this is the main process.
-        reduce: sums a tensor over all processes.
-        device: for that tensor.
+        processes: of the run.
     """
 
     def __init__(
@@ -42,12 +40,9 @@ class RunHealth:
         config: Data2VecConfig,
         modalities: Iterable[str],
         folder: Path,
-        is_main: bool,
-        reduce: Callable[[Tensor], Tensor],
-        device: torch.device,
+        processes: Processes = ONE_PROCESS,
     ):
-        self.options, self.config, self.folder = options, config, Path(folder)
-        self.is_main, self.reduce, self.device = is_main, reduce, device
+        self.options, self.config, self.folder, self.processes = options, config, Path(folder), processes
         self.guard = HealthGuard(options, list(modalities))
         self.events = RunLog(None)
 
@@ -57,7 +52,7 @@ class RunHealth:
         Args:
             step: finished steps.
         """
-        if not self.is_main:
+        if not self.processes.main:
             return
         path = self.folder / "events.jsonl"
         self.events = RunLog(path, step)
@@ -75,11 +70,11 @@ class RunHealth:
         Raises:
             TrainingStopped: in all processes, when training cannot usefully go on.
         """
-        found = self.guard.look(record) if self.is_main else []
+        found = self.guard.look(record) if self.processes.main else []
         self.tell(record["step"], found)
         reason = next((finding.message for finding in found if finding.stop), None)
         stop = reason is not None and self.options.collapse == "stop"
-        if self.reduce(torch.tensor(int(stop), device=self.device)):
+        if self.processes.sum(torch.tensor(int(stop), device=self.processes.device)):
             step = record["step"]
             raise TrainingStopped(
                 f"At step {step}: {reason}" if reason else f"At step {step}; the main process says why."
@@ -93,5 +88,5 @@ class RunHealth:
 
     def note(self, step: int, event: str, message: str, **facts: Any) -> None:
         """Adds a line to `events.jsonl`, in the main process."""
-        if self.is_main:
+        if self.processes.main:
             self.events.write({"step": step, "event": event, **facts, "message": message})

@@ -24,6 +24,7 @@ import torch
 
 import modeling_d2v
 from recipes.common.options import Options
+from recipes.common.processes import ONE_PROCESS, Processes
 from recipes.common.storage import WriteError, writing
 
 
@@ -39,15 +40,15 @@ class RunRecord:
 
     Args:
         folder: of the run.
-        write: whether this process keeps the record; in the others nothing happens.
+        processes: of the run; the main one keeps the record, in the others nothing happens.
 
     Attributes:
         content: what the file holds: "options", "model" and "data" of the last start, "progress", "trackers", and
             "starts", the newest last.
     """
 
-    def __init__(self, folder: Path, write: bool = True):
-        self.folder, self.write = Path(folder), write
+    def __init__(self, folder: Path, processes: Processes = ONE_PROCESS):
+        self.folder, self.processes = Path(folder), processes
         self.content = read_record(folder)
 
     def start(
@@ -57,8 +58,6 @@ class RunRecord:
         data: dict[str, Any],
         *,
         step: int,
-        device: torch.device,
-        processes: int = 1,
         engine: str = "one process",
         matmul_rate: float | None = None,
     ) -> None:
@@ -69,15 +68,13 @@ class RunRecord:
             model: resolved configuration.
             data: fingerprints by modality.
             step: finished steps, 0 for a fresh run.
-            device: of this process.
-            processes: of the run.
             engine: that holds them together, as `engine_name` calls it.
             matmul_rate: operations a second that all processes together reach in matrix products.
         """
-        if not self.write:
+        if not self.processes.main:
             return
         entry = {
-            **environment(device, processes, engine),
+            **environment(self.processes, engine),
             "step": step,
             "matmul_gflop_per_s": None if not matmul_rate else round(matmul_rate / 1e9, 1),
             "command": list(sys.argv),
@@ -94,7 +91,7 @@ class RunRecord:
             step, samples: of the whole run.
             seconds: of training in the whole run.
         """
-        if not self.write:
+        if not self.processes.main:
             return
         self.content["starts"][-1]["end"] = {"time": _now(), "step": step, "reason": reason}
         self.content["progress"] = {"step": step, "samples": samples, "seconds": round(seconds, 3)}
@@ -156,14 +153,14 @@ def read_record(folder: Path) -> dict[str, Any]:
     return {"starts": []}
 
 
-def environment(device: torch.device, processes: int = 1, engine: str = "one process") -> dict[str, Any]:
-    """Commit of the code, versions of the libraries, and the hardware.
+def environment(processes: Processes = ONE_PROCESS, engine: str = "one process") -> dict[str, Any]:
+    """Return the commit of the code, versions of the libraries, and the hardware.
 
     Args:
-        device: that this process computes on.
-        processes: number of processes of the run.
+        processes: of the run.
         engine: that holds them together.
     """
+    device = processes.device
     is_gpu = device.type == "cuda"
     return {
         "time": _now(),
@@ -173,7 +170,7 @@ def environment(device: torch.device, processes: int = 1, engine: str = "one pro
         **{name: _version(name) for name in LIBRARIES},
         "device": torch.cuda.get_device_name(device) if is_gpu else f"{device.type}, {os.cpu_count()} cores",
         "threads": torch.get_num_threads(),
-        "processes": processes,
+        "processes": processes.count,
         "engine": engine,
     }
 

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
 from torch import nn
 
 from recipes.common.checkpointing import (
@@ -19,6 +18,7 @@ from recipes.common.checkpointing import (
     size_in_bytes,
 )
 from recipes.common.options import OptionError
+from recipes.common.processes import Processes
 from recipes.common.sharding import load_model_state, load_optimizer_state, model_state, optimizer_state
 from recipes.common.storage import check_writable, warn_of_little_room
 
@@ -35,7 +35,8 @@ class RunState:
         folder: of the checkpoints.
         model: the model itself, not what the engine made of it.
         optimizer: as the engine gave it.
-        accelerator: the engine.
+        scaler: of the gradients in fp16; None without.
+        processes: of the run.
         files: further files of every checkpoint, content by name.
     """
 
@@ -44,11 +45,12 @@ class RunState:
         folder: CheckpointFolder,
         model: nn.Module,
         optimizer: torch.optim.Optimizer,
-        accelerator: Accelerator,
+        scaler: torch.amp.GradScaler | None,
+        processes: Processes,
         files: Mapping[str, bytes],
     ):
-        self.folder, self.model, self.optimizer, self.accelerator = folder, model, optimizer, accelerator
-        self.files = dict(files)
+        self.folder, self.model, self.optimizer, self.scaler = folder, model, optimizer, scaler
+        self.processes, self.files = processes, dict(files)
 
     def save(self, step: int, progress: dict[str, Any], own_state: Any) -> Path:
         """Write a checkpoint.
@@ -61,16 +63,16 @@ class RunState:
         Returns:
             The folder of the checkpoint.
         """
-        scaler, main = self.accelerator.scaler, self.accelerator.is_main_process
+        main = self.processes.main
         states = {
             "optimizer": optimizer_state(self.optimizer, keep=main),
-            "scaler": scaler.state_dict() if scaler is not None else None,
+            "scaler": self.scaler.state_dict() if self.scaler is not None else None,
         }
         return self.folder.save(
             step,
             model_state(self.model, keep=main),
             states,
-            {**progress, "processes": self.accelerator.num_processes},
+            {**progress, "processes": self.processes.count},
             own_state=own_state,
             files={"config.json": self.model.config.to_json_string().encode(), **self.files},
         )
@@ -89,7 +91,7 @@ class RunState:
             CheckpointError: the checkpoint is torn, or of another model.
             OptionError: the data is not that of the checkpoint.
         """
-        content = load_checkpoint(checkpoint, self.accelerator.process_index)
+        content = load_checkpoint(checkpoint, self.processes.rank)
         progress, own = content["progress"], content["own"]
         check_same_data(progress.get("data"), data, checkpoint)
         try:
@@ -97,16 +99,16 @@ class RunState:
         except RuntimeError as error:
             raise CheckpointError(f"The weights in {checkpoint} are of another model: {error}") from error
         load_optimizer_state(self.optimizer, content["optimizer"]["optimizer"])
-        if self.accelerator.scaler is not None and content["optimizer"]["scaler"] is not None:
-            self.accelerator.scaler.load_state_dict(content["optimizer"]["scaler"])
+        if self.scaler is not None and content["optimizer"]["scaler"] is not None:
+            self.scaler.load_state_dict(content["optimizer"]["scaler"])
         if own is not None:
             restore_random_states(own["random"])
-        if progress["processes"] != self.accelerator.num_processes:
+        if progress["processes"] != self.processes.count:
             logger.warning(
                 "The checkpoint was written by %d processes, this run has %d: samples and masks go on as planned, "
                 "dropout and noise do not.",
                 progress["processes"],
-                self.accelerator.num_processes,
+                self.processes.count,
             )
         return progress, None if own is None else own["state"]
 

@@ -9,14 +9,14 @@ from __future__ import annotations
 import resource
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
-from torch import Tensor
 
 from recipes.common.backbone_flops import FlopCounter
 from recipes.common.batches import MicroBatch
+from recipes.common.processes import ONE_PROCESS, Processes
 
 
 SPEED_FACTS = ("samples_per_s", "tokens_per_s", "step_seconds", "utilisation", "data_wait", "peak_memory_gib")
@@ -60,9 +60,7 @@ class SpeedMeter:
     """Speeds of a log interval, over all processes.
 
     Args:
-        device: of this process.
-        reduce: sums a tensor over all processes.
-        rank, processes: this process among all.
+        processes: of the run.
         flops: counts the operations of a micro-batch; None leaves the utilisation out.
 
     Attributes:
@@ -70,16 +68,9 @@ class SpeedMeter:
         waited: seconds of this interval spent waiting for data.
     """
 
-    def __init__(
-        self,
-        device: torch.device,
-        reduce: Callable[[Tensor], Tensor],
-        rank: int = 0,
-        processes: int = 1,
-        flops: FlopCounter | None = None,
-    ):
-        self.device, self.reduce, self.rank, self.processes, self.flops = device, reduce, rank, processes, flops
-        self.dtype = torch.float32 if device.type == "mps" else torch.float64
+    def __init__(self, processes: Processes = ONE_PROCESS, flops: FlopCounter | None = None):
+        self.processes, self.flops = processes, flops
+        self.dtype = torch.float32 if processes.device.type == "mps" else torch.float64
         self.peak = 0.0
         self.open()
 
@@ -90,8 +81,9 @@ class SpeedMeter:
 
     def measure_peak(self, dtype: torch.dtype) -> float:
         """Measures the matrix-product rate, in all processes at once as they train. Every process must call it."""
-        own = torch.tensor(matmul_peak(self.device, dtype), dtype=self.dtype, device=self.device)
-        self.peak = self.reduce(own).item()
+        device = self.processes.device
+        own = torch.tensor(matmul_peak(device, dtype), dtype=self.dtype, device=device)
+        self.peak = self.processes.sum(own).item()
         return self.peak
 
     def count(self, batches: Sequence[MicroBatch]) -> None:
@@ -114,12 +106,13 @@ class SpeedMeter:
     def facts(self) -> dict[str, float]:
         """`SPEED_FACTS` of the interval that ends here; the next one begins. Every process must call it."""
         elapsed = max(time.perf_counter() - self.opened - self.idle, 1e-9)
-        sums = torch.tensor([self.samples, self.tokens, self.operations], dtype=self.dtype, device=self.device)
-        samples, tokens, operations = self.reduce(sums).tolist()
+        device = self.processes.device
+        sums = torch.tensor([self.samples, self.tokens, self.operations], dtype=self.dtype, device=device)
+        samples, tokens, operations = self.processes.sum(sums).tolist()
         # Each process fills its own row: the sum holds them all.
-        rows = torch.zeros(self.processes, 2, dtype=self.dtype, device=self.device)
-        rows[self.rank] = torch.tensor([self.waited / elapsed, peak_memory_gib(self.device)], dtype=self.dtype)
-        wait, memory = self.reduce(rows).amax(dim=0).tolist()
+        rows = torch.zeros(self.processes.count, 2, dtype=self.dtype, device=device)
+        rows[self.processes.rank] = torch.tensor([self.waited / elapsed, peak_memory_gib(device)], dtype=self.dtype)
+        wait, memory = self.processes.sum(rows).amax(dim=0).tolist()
         facts = {
             "samples_per_s": samples / elapsed,
             "tokens_per_s": tokens / elapsed,

@@ -7,7 +7,6 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,6 @@ from accelerate import Accelerator
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from recipes.common.agreement import first_problem
 from recipes.common.backbone_flops import step_flops
 from recipes.common.bad_samples import BadSampleLedger, data_explained
 from recipes.common.batches import MicroBatch, StepDataset, load_steps
@@ -27,6 +25,7 @@ from recipes.common.observers import Observer, Observers
 from recipes.common.optim import build_optimizer, learning_rate, set_learning_rate
 from recipes.common.options import Options
 from recipes.common.preemption import Interruptions
+from recipes.common.processes import Processes
 from recipes.common.reporting import StepMeter
 from recipes.common.run_health import RunHealth
 from recipes.common.run_state import RunState
@@ -43,7 +42,8 @@ class Pretraining:
 
     Args:
         options: the run's options.
-        accelerator: engine for devices, processes and precision.
+        accelerator: engine for devices and precision.
+        processes: of the engine.
         model: a `Data2VecForPreTraining`.
         steps: this process's micro-batches by step.
         folder: folder of the run, for `checkpoints` and `log.jsonl`.
@@ -55,13 +55,14 @@ class Pretraining:
         self,
         options: Options,
         accelerator: Accelerator,
+        processes: Processes,
         model: torch.nn.Module,
         steps: StepDataset,
         folder: Path,
         observers: Sequence[Observer] = (),
         input_files: Mapping[str, bytes] | None = None,
     ):
-        self.options, self.accelerator, self.steps = options, accelerator, steps
+        self.options, self.accelerator, self.processes, self.steps = options, accelerator, processes, steps
         self.inner = model
         optimizer = build_optimizer(model, options.optim)
         self.model, self.optimizer = prepare(accelerator, model, optimizer, options.modalities)
@@ -70,33 +71,17 @@ class Pretraining:
         self.trainable = {name: value for name, value in model.named_parameters() if value.requires_grad}
         self.log_path = Path(folder) / "log.jsonl"
         self.checkpoints = CheckpointFolder(
-            Path(folder) / "checkpoints",
-            options.keep_last,
-            accelerator.process_index,
-            partial(first_problem, accelerator),
-            options.keep_every,
+            Path(folder) / "checkpoints", options.keep_last, options.keep_every, processes
         )
-        self.state = RunState(self.checkpoints, model, self.optimizer, accelerator, input_files or {})
-        self.outside = Interruptions(accelerator.is_main_process, options.checkpoint_minutes)
-        self.speed = SpeedMeter(
-            accelerator.device,
-            self.sum_over_processes,
-            accelerator.process_index,
-            accelerator.num_processes,
-            step_flops(model.config),
+        self.state = RunState(
+            self.checkpoints, model, self.optimizer, accelerator.scaler, processes, input_files or {}
         )
+        self.outside = Interruptions(processes, options.checkpoint_minutes)
+        self.speed = SpeedMeter(processes, step_flops(model.config))
         self.trackers = Trackers(accelerator)
-        self.meter = StepMeter(accelerator.device, self.sum_over_processes, accelerator.is_main_process, self.speed)
-        self.bad_samples = BadSampleLedger(Path(folder) / "bad_samples.jsonl", options.max_bad_fraction, accelerator)
-        self.health = RunHealth(
-            options,
-            model.config,
-            steps.plan.sizes,
-            folder,
-            accelerator.is_main_process,
-            self.sum_over_processes,
-            accelerator.device,
-        )
+        self.meter = StepMeter(processes, self.speed)
+        self.bad_samples = BadSampleLedger(Path(folder) / "bad_samples.jsonl", options.max_bad_fraction, processes)
+        self.health = RunHealth(options, model.config, steps.plan.sizes, folder, processes)
         self.finite = NonFinitePolicy(options, self.health.note)
         self.observers = Observers(observers)
         self.step = self.logged = 0
@@ -120,7 +105,7 @@ class Pretraining:
         self.optimizer.zero_grad(set_to_none=True)
         counts = self.count_items(micro_batches)
         weights = self.loss_weights(list(counts))
-        losses = {name: torch.zeros((), device=self.accelerator.device) for name in counts}
+        losses = {name: torch.zeros((), device=self.processes.device) for name in counts}
         for place, batch in enumerate(micro_batches):
             last = place + 1 == len(micro_batches)
             # Gradients are reduced with the last micro-batch only.
@@ -128,7 +113,7 @@ class Pretraining:
                 with self.accelerator.autocast():
                     output = self.model(**batch.inputs, step=self.step, **counts[batch.modality])
                 # The engines average gradients; each process holds its part of one global sum.
-                scaled = output.loss * (weights[batch.modality] * self.accelerator.num_processes)
+                scaled = output.loss * (weights[batch.modality] * self.processes.count)
                 self.accelerator.backward(scaled)
             losses[batch.modality] += output.loss.detach().float()
             first = place == 0 or micro_batches[place - 1].modality != batch.modality
@@ -154,7 +139,7 @@ class Pretraining:
             mask = batch.inputs["mask"]
             count = torch.stack([mask.sum(), mask.new_full((), mask.shape[:2].numel(), dtype=torch.int64)])
             counts[batch.modality] = counts[batch.modality] + count if batch.modality in counts else count
-        total = self.sum_over_processes(torch.stack(list(counts.values())))
+        total = self.processes.sum(torch.stack(list(counts.values())))
         return {name: {"num_items": items, "num_rows": rows}
                 for name, (items, rows) in zip(counts, total, strict=True)}  # fmt: skip
 
@@ -179,14 +164,13 @@ class Pretraining:
             self.finite.good()
             return True
         # fp16 finds its scale by overflowing; only once that is exhausted does an overflow mean trouble.
-        where = where_not_finite(losses, self.trainable.items(), self.sum_over_processes)
+        where = where_not_finite(losses, self.trainable.items(), self.processes.sum)
         self.finite.bad(self.step + 1, where, counts=scaler is None or scaler.get_scale() <= 1)
         return False
 
     def agree(self, bad: Tensor) -> bool:
         """Whether something is bad in any process; the same sum tells all what one of them was told from outside."""
-        wishes = self.outside.wishes(self.accelerator.device)
-        bad, *wishes = self.sum_over_processes(torch.cat([bad.int().view(1), wishes])).tolist()
+        bad, *wishes = self.processes.sum(torch.cat([bad.int().view(1), self.outside.wishes()])).tolist()
         self.outside.agree(wishes)
         return bool(bad)
 
@@ -214,9 +198,9 @@ class Pretraining:
         Raises:
             RunInterrupted: the run was told to stop; a checkpoint of its present step was written.
         """
-        options, accelerator = self.options, self.accelerator
-        log = RunLog(self.log_path if accelerator.is_main_process else None, self.step)
-        if accelerator.is_main_process and self.logged > log.last.get("step", 0):
+        options, processes = self.options, self.processes
+        log = RunLog(self.log_path if processes.main else None, self.step)
+        if processes.main and self.logged > log.last.get("step", 0):
             logger.warning("%s ends at step %s, the checkpoint knew of step %d: lines are lost.",
                            self.log_path, log.last.get("step", 0), self.logged)  # fmt: skip
         self.health.open(self.step)
@@ -227,12 +211,12 @@ class Pretraining:
             options.max_steps,
             options.data.num_workers,
             options.data.prefetch,
-            pin_memory=accelerator.device.type == "cuda",
+            pin_memory=processes.device.type == "cuda",
         )
         self.model.train()
         record: dict[str, Any] = log.last
         # A bar is for terminals; a log file gets a line an interval instead.
-        shown = accelerator.is_main_process and sys.stderr.isatty()
+        shown = processes.main and sys.stderr.isatty()
         bar = tqdm(total=options.max_steps, initial=self.step, disable=not shown, unit="step")
         started = time.perf_counter()
         self.speed.open()
@@ -266,7 +250,7 @@ class Pretraining:
                 if self.outside.stop:
                     raise self.outside.interruption(self.checkpoints.whole()[-1])
             # A signal may have come while the last checkpoint was written.
-            self.agree(torch.zeros(1, device=accelerator.device))
+            self.agree(torch.zeros(1, device=processes.device))
             if self.outside.stop:
                 raise self.outside.interruption(self.checkpoints.whole()[-1])
         return {
@@ -316,7 +300,7 @@ class Pretraining:
 
     def to_device(self, batch: MicroBatch) -> MicroBatch:
         """The micro-batch on the device of this process."""
-        device = self.accelerator.device
+        device = self.processes.device
         return batch._replace(inputs={name: value.to(device, non_blocking=True)
                                       for name, value in batch.inputs.items()})  # fmt: skip
 
@@ -359,7 +343,3 @@ class Pretraining:
         self.bad_samples.check()
         self.health.check(record)
         return record
-
-    def sum_over_processes(self, values: Tensor) -> Tensor:
-        """Sum of a tensor over all processes."""
-        return self.accelerator.reduce(values, reduction="sum") if self.accelerator.num_processes > 1 else values

@@ -7,6 +7,7 @@ import torch
 from torch.utils.data import Dataset
 
 from recipes.common.batches import BatchPlan, StepDataset, load_steps, part
+from recipes.common.processes import Processes
 from recipes.common.sample_order import Mixture, spread_pattern, stable_seed
 from recipes.common.turns import FixedTurns
 
@@ -45,7 +46,13 @@ def steps(rank=0, world_size=1, accumulate=1, **changes):
     sizes = {"audio": Numbers(7), "vision": Numbers(10)}
     transforms = dict.fromkeys(sizes, transform)
     return StepDataset(
-        plan(**changes), sizes, transforms, collate, seed=3, accumulate=accumulate, rank=rank, world_size=world_size
+        plan(**changes),
+        sizes,
+        transforms,
+        collate,
+        seed=3,
+        accumulate=accumulate,
+        processes=Processes(rank, world_size),
     )
 
 

@@ -18,6 +18,7 @@ from recipes.common.checkpointing import (
     restore_random_states,
 )
 from recipes.common.manifest import MANIFEST, what_is_missing, write_manifest
+from recipes.common.processes import Processes
 
 
 def trained(steps=3):
@@ -203,20 +204,21 @@ def test_checkpoint_cannot_run_code(tmp_path):
 
 
 def test_each_process_gets_its_own_state_back(tmp_path):
-    first, second = CheckpointFolder(tmp_path, rank=0), CheckpointFolder(tmp_path, rank=1)
     calls = []
 
-    def other_process(problem):
-        # The main process waits after its draft is made until the other one has written its file.
-        if not calls:
-            calls.append(1)
-            torch.save({"random": random_states(), "state": "second"}, tmp_path / ".draft_00000001" / "process_1.pt")
+    class Two(Processes):
+        def gather(self, value):
+            # The main process waits after its draft is made until the other one has written its file.
+            if not calls:
+                calls.append(1)
+                own = tmp_path / ".draft_00000001" / "process_1.pt"
+                torch.save({"random": random_states(), "state": "second"}, own)
+            return [value]
 
-        return problem
-
-    first.agree = other_process
     model, optimizer = trained()
-    path = first.save(1, model.state_dict(), optimizer.state_dict(), {}, own_state="first")
+    path = CheckpointFolder(tmp_path, processes=Two(count=2)).save(
+        1, model.state_dict(), optimizer.state_dict(), {}, own_state="first"
+    )
     assert load_checkpoint(path, 0)["own"]["state"] == "first"
-    assert load_checkpoint(path, second.rank)["own"]["state"] == "second"
+    assert load_checkpoint(path, 1)["own"]["state"] == "second"
     assert load_checkpoint(path, 2)["own"] is None

@@ -12,6 +12,7 @@ from recipes.common import dry_run as module
 from recipes.common.dry_run import count_parameters
 from recipes.common.option_files import load_options
 from recipes.common.options import OptionError
+from recipes.common.processes import Processes
 from recipes.common.runlog import read_log
 from recipes.pretrain import main, pretrain
 
@@ -85,14 +86,18 @@ def test_a_step_that_a_cpu_would_be_killed_for_is_not_taken(tmp_path, capsys, mo
 
 def rehearsal(train_step, reduce):
     """Of a process of two, without data or engine."""
+
+    class Two(Processes):
+        def sum(self, values):
+            return reduce(values)
+
     plan = SimpleNamespace(pattern=[0], modalities_at=lambda step: ["vision"])
     run = SimpleNamespace(
         options=None,
         steps=SimpleNamespace(plan=plan),
-        accelerator=SimpleNamespace(device=torch.device("cpu"), num_processes=2, process_index=1),
+        processes=Two(rank=1, count=2),
         to_device=None,
         train_step=train_step,
-        sum_over_processes=reduce,
     )
     return module.Rehearsal(run)
 

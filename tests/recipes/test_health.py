@@ -5,13 +5,13 @@ import logging
 from pathlib import Path
 
 import pytest
-import torch
 
 from modeling_d2v import Data2VecConfig
 from recipes.common.building import build_config
 from recipes.common.health import HealthGuard, TrainingStopped
 from recipes.common.health_rules import Finding
 from recipes.common.option_files import load_options, pretraining_configs
+from recipes.common.processes import ONE_PROCESS, Processes
 from recipes.common.run_health import RunHealth
 from recipes.common.runlog import read_log
 from recipes.common.start_advice import advice_at_start, share_of_first_weights
@@ -195,9 +195,16 @@ def test_share_of_the_first_weights_is_the_product_of_all_decays():
 # -- in a run
 
 
-def health(folder, *overrides, reduce=lambda value: value, is_main=True):
+def health(folder, *overrides, processes=ONE_PROCESS):
     chosen = options("tiny_audio", "std_check_from=0", "optim.warmup=0", "patience=2", *overrides)
-    return RunHealth(chosen, build_config(chosen), ["audio"], folder, is_main, reduce, torch.device("cpu"))
+    return RunHealth(chosen, build_config(chosen), ["audio"], folder, processes)
+
+
+class Other(Processes):
+    """A process whose main one wants to stop."""
+
+    def sum(self, values):
+        return values + 1
 
 
 BAD = {"audio__loss": 1.0, "audio__target_std": 0.0}
@@ -230,7 +237,7 @@ def test_all_processes_stop_when_the_main_one_says_so(tmp_path):
     main.check(record(1, **BAD))
     with pytest.raises(TrainingStopped, match="At step 2: The target_std of audio is 0.0000"):
         main.check(record(2, **BAD))
-    other = health(tmp_path, reduce=lambda value: value + 1, is_main=False)
+    other = health(tmp_path, processes=Other(rank=1, count=2))
     other.open(0)
     with pytest.raises(TrainingStopped, match="the main process says why"):
         other.check(record(2))

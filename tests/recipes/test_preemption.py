@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 
 from recipes.common.checkpointing import CheckpointError, CheckpointFolder
 from recipes.common.preemption import INTERRUPTED, RESUMABLE, Interruptions, RunInterrupted
+from recipes.common.processes import Processes
 from recipes.common.run_lock import LOCK, FolderInUseError, RunLock
 from recipes.common.runlog import read_log
 from recipes.common.storage import WriteError
@@ -123,7 +124,7 @@ def test_second_interruption_by_hand_is_obeyed_at_once():
 
 
 def test_one_signalled_process_of_several_is_enough():
-    main_process, other = Interruptions(True), Interruptions(False)
+    main_process, other = (Interruptions(Processes(rank, 2)) for rank in range(2))
     with other:
         send(signal.SIGINT)
         total = main_process.wishes() + other.wishes()
@@ -133,7 +134,7 @@ def test_one_signalled_process_of_several_is_enough():
 
 
 def test_clock_of_the_main_process_asks_for_checkpoints():
-    main_process, other = (Interruptions(is_main, 0.001 / 60) for is_main in (True, False))
+    main_process, other = (Interruptions(Processes(rank, 2), 0.001 / 60) for rank in range(2))
     time.sleep(0.002)
     assert main_process.wishes().tolist() == [0, 1, 0] and other.wishes().tolist() == [0, 0, 0]
     other.agree((main_process.wishes() + other.wishes()).tolist())

@@ -10,12 +10,10 @@ import torch
 from recipes.common import run_record
 from recipes.common.building import build_config
 from recipes.common.option_files import load_options, save_options
+from recipes.common.processes import ONE_PROCESS, Processes
 from recipes.common.run_card import run_card
 from recipes.common.run_record import RunRecord, environment, read_record, recorded
 from recipes.common.storage import WriteError
-
-
-CPU = torch.device("cpu")
 
 
 @pytest.fixture
@@ -24,11 +22,11 @@ def options(tmp_path):
 
 
 @contextlib.contextmanager
-def training(options, step=0, write=True):
+def training(options, step=0, processes=ONE_PROCESS):
     """Around the training of a run in the folder of the options, which it gives with its step."""
-    record, run = RunRecord(options.output_dir, write), SimpleNamespace(step=step, samples=0, seconds=0.0)
+    record, run = RunRecord(options.output_dir, processes), SimpleNamespace(step=step, samples=0, seconds=0.0)
     data = {"vision": {"records": 9, "names": "ab", "samples": 9}}
-    record.start(options, {"hidden_size": 96}, data, step=step, device=CPU, matmul_rate=2.34e9)
+    record.start(options, {"hidden_size": 96}, data, step=step, matmul_rate=2.34e9)
     with recorded(record, run):
         yield run
 
@@ -72,7 +70,7 @@ def test_a_full_disk_is_a_sentence_and_does_not_hide_what_stopped_the_run(option
 
 
 def test_other_processes_write_nothing(options, tmp_path):
-    with training(options, write=False):
+    with training(options, processes=Processes(rank=1, count=2)):
         pass
     assert not list(tmp_path.iterdir())
 
@@ -84,7 +82,7 @@ def test_a_broken_record_is_an_empty_one(tmp_path, text):
 
 
 def test_a_folder_from_before_gives_a_card_and_moves_to_the_record(options, tmp_path):
-    entry = {**environment(CPU), "commit": "0" * 40}
+    entry = {**environment(), "commit": "0" * 40}
     (tmp_path / "environment.json").write_text(json.dumps([entry]))
     save_options(options, tmp_path / "run.yaml")
     card = run_card(tmp_path, build_config(options), "user/old")

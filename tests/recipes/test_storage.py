@@ -12,6 +12,7 @@ from torch import nn
 
 from recipes.common.checkpointing import CheckpointError, CheckpointFolder
 from recipes.common.manifest import what_is_missing
+from recipes.common.processes import Processes
 from recipes.common.runlog import RunLog, read_log
 from recipes.common.storage import WriteError, check_writable, readable_bytes, warn_of_little_room, writing
 
@@ -104,15 +105,16 @@ def test_all_processes_give_up_together(tmp_path, failing_rank):
     meeting = threading.Barrier(2, timeout=30)
     problems, outcomes = [None, None], [None, None]
 
-    def process(rank):
-        def agree(problem):
-            problems[rank] = problem
+    class Threads(Processes):
+        def gather(self, value):
+            problems[self.rank] = value
             meeting.wait()
-            first = next(filter(None, problems), None)
+            gathered = list(problems)
             meeting.wait()
-            return first
+            return gathered
 
-        folder = CheckpointFolder(tmp_path, rank=rank, agree=agree)
+    def process(rank):
+        folder = CheckpointFolder(tmp_path, processes=Threads(rank, count=2))
         if rank == failing_rank:
             folder._write = lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device"))
         try:

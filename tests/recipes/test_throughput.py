@@ -9,6 +9,7 @@ from model_factory import tiny_config
 from recipes.common import throughput
 from recipes.common.batches import MicroBatch
 from recipes.common.flops import StepFlops
+from recipes.common.processes import Processes
 from recipes.common.runlog import duration, one_line
 from recipes.common.throughput import SPEED_FACTS, SpeedMeter, matmul_peak
 
@@ -35,7 +36,7 @@ def text_batch():
 
 def test_facts_are_over_the_time_of_training_alone(clock):
     flops = StepFlops(tiny_config("text"))
-    meter = SpeedMeter(CPU, lambda values: values, flops=flops)
+    meter = SpeedMeter(flops=flops)
     batch = text_batch()
     operations = flops("text", batch.inputs)
     meter.peak = operations  # a machine that needs a second for such a batch
@@ -60,7 +61,12 @@ def test_facts_are_of_all_processes(clock, monkeypatch):
     """Two processes: samples are added up, the longest wait and the largest memory count."""
     monkeypatch.setattr(throughput, "peak_memory_gib", lambda device: 3.0)
     others = iter([torch.tensor([6.0, 60.0, 0.0]), torch.tensor([[0.9, 1.0], [0.0, 0.0]])])
-    meter = SpeedMeter(CPU, lambda values: values + next(others), rank=1, processes=2)
+
+    class Two(Processes):
+        def sum(self, values):
+            return values + next(others)
+
+    meter = SpeedMeter(Two(rank=1, count=2))
     clock[0] += 2.0
     meter.waited = 0.2
     meter.count([text_batch()])

@@ -8,6 +8,7 @@ import torch
 
 from recipes.common.batches import BatchPlan, PassLimit, StepDataset
 from recipes.common.cutting import even_bounds, padded_bounds, padded_sizes, pass_bounds
+from recipes.common.processes import Processes
 from recipes.common.sample_order import Mixture
 from recipes.common.turns import FixedTurns, SortedTurns
 
@@ -143,8 +144,7 @@ def steps(rank=0, world_size=1, limit=None, accumulate=1):
         collate,
         accumulate=accumulate,
         limits=limits,
-        rank=rank,
-        world_size=world_size,
+        processes=Processes(rank, world_size),
     )
 
 
