@@ -68,6 +68,7 @@ from recipes.common.parts import hold_out
 from recipes.common.speech_data import Selection, SpeechDataArguments, header_seconds, report_selections
 from recipes.common.speech_model import SpeechModelArguments
 from recipes.common.speech_training import SpeechTrainer
+from recipes.common.tables import SplitNotFoundError
 from recipes.common.transforms import build_transform
 
 
@@ -125,8 +126,8 @@ class ClassDataArguments(SpeechDataArguments):
         for name, wanted in (("train", train), ("validation", evaluation)):
             try:
                 raw = self.open(name, label_column=self.label_column_name) if wanted else None
-            except ValueError as error:
-                if name == "train" or parts[0] is None or "There is no split" not in str(error) or self.only_groups:
+            except SplitNotFoundError as error:
+                if name == "train" or parts[0] is None or self.only_groups:
                     raise
                 parts[0], raw = hold_out(parts[0], share=self.train_val_split)
                 raw.on_bad = "raise"

@@ -15,7 +15,7 @@ from modeling_d2v.ctc import ctc_min_frames
 from recipes.common.datasets import SAMPLING_RATE, RawDataset
 from recipes.common.finetuning import ModelArguments
 from recipes.common.speech_data import Selection, SpeechDataArguments
-from recipes.common.tables import TRANSCRIPT_COLUMNS
+from recipes.common.tables import TRANSCRIPT_COLUMNS, ColumnNotFoundError
 from recipes.common.transcripts import (
     Normaliser,
     build_ctc_tokenizer,
@@ -49,8 +49,8 @@ class CTCDataArguments(SpeechDataArguments):
         """Opens "train", "validation" or "test" with its transcripts; recordings to test on need none."""
         try:
             return self.open(part, text_column=self.text_column_name or TRANSCRIPT_COLUMNS)
-        except ValueError as error:
-            if part != "test" or self.text_column_name or "no column of transcripts" not in str(error):
+        except ColumnNotFoundError as error:
+            if part != "test" or self.text_column_name or error.role != "transcript":
                 raise
             return self.open(part)
 

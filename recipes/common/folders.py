@@ -23,8 +23,10 @@ from .tables import (
     INPUT_COLUMNS,
     LABEL_COLUMNS,
     SPLIT_NAMES,
+    ColumnNotFoundError,
     Columns,
     Table,
+    UnclearColumnError,
     encode_labels,
     find_text_columns,
     pick_split,
@@ -63,7 +65,7 @@ def open_media_folder(modality: str, root: Path, split: str, columns: Columns) -
     wanted = [columns.input] if isinstance(columns.input, str) else list(columns.input or ())
     unknown = [name for name in wanted if name not in (*INPUT_COLUMNS[modality], "file_name")]
     if unknown:
-        raise ValueError(
+        raise ColumnNotFoundError(
             f"There is no column {unknown[0]!r} in {str(root)!r}: the inputs are the files of the folder, and need no "
             "column to be named."
         )
@@ -239,7 +241,7 @@ def choose_fields(objects: list[dict[str, Any]], columns: Columns, name: str) ->
     Told from all objects together, so that one without text, or with null in its place, is only a bad record.
 
     Raises:
-        ValueError: If there are fields and none of them can be told to be the text.
+        UnclearColumnError: If there are fields and none of them can be told to be the text.
     """
     existing = list(dict.fromkeys(key for fields in objects for key in fields))
     wanted = [columns.input] if isinstance(columns.input, str) else columns.input
@@ -247,10 +249,7 @@ def choose_fields(objects: list[dict[str, Any]], columns: Columns, name: str) ->
         texts = {key for fields in objects for key, value in fields.items() if isinstance(value, str)}
         wanted = find_text_columns(existing, [key for key in existing if key in texts])
     if wanted is None and existing:
-        raise ValueError(
-            f"Cannot tell which field of {name} holds the text; it has: {', '.join(existing)}. Name it with the "
-            "option `column`."
-        )
+        raise UnclearColumnError(f"Cannot tell which field of {name} holds the text; it has: {', '.join(existing)}.")
     label = columns.label or next((key for key in LABEL_COLUMNS if key in existing), None)
     group = columns.group or next((key for key in GROUP_COLUMNS if key in existing), None)
     return {"text": wanted or ["text"], "label": label, "group": group}

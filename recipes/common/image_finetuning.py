@@ -5,6 +5,7 @@ Legend: N samples, L classes.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,6 +22,7 @@ from recipes.common.datasets import RawDataset, open_dataset
 from recipes.common.export import image_processor
 from recipes.common.finetuning import ModelArguments, check_at_least
 from recipes.common.parts import hold_out
+from recipes.common.tables import SplitNotFoundError, column_named_by
 from recipes.common.transforms import VisionTransform
 
 
@@ -94,17 +96,16 @@ class ImageDataArguments:
             "label_column": self.label_column_name,
             "channels": channels,
         }
-        if folder is None:
-            if self.source is None:
-                raise ValueError(f"There are no {part} images: name them with --{part}_dir or --dataset_name.")
-            return open_dataset("vision", self.source, split, **options)
-        try:
-            return open_dataset("vision", folder, split, **options)
-        except ValueError as error:
-            # A folder of its own has no splits: all that is in it is called "train".
-            if not str(error).startswith("There is no split"):
-                raise
-            return open_dataset("vision", folder, "train", **options)
+        if folder is None and self.source is None:
+            raise ValueError(f"There are no {part} images: name them with --{part}_dir or --dataset_name.")
+        with column_named_by("--image_column_name"):
+            try:
+                return open_dataset("vision", self.source if folder is None else folder, split, **options)
+            except SplitNotFoundError:
+                if folder is None:
+                    raise
+                # A folder of its own has no splits: all that is in it is called "train".
+                return open_dataset("vision", folder, "train", **options)
 
     def open_training_parts(self, channels: int, seed: int, evaluate: bool) -> tuple[RawDataset, RawDataset | None]:
         """Training and validation images; the latter held out of the former where they have no place of their own.
@@ -117,11 +118,8 @@ class ImageDataArguments:
         train, validation = self.open("train", channels), None
         labelled(train, "training")
         if evaluate and (self.validation_dir is not None or self.train_dir is None):
-            try:
+            with contextlib.suppress(SplitNotFoundError):
                 validation = self.open("validation", channels)
-            except ValueError as error:
-                if not str(error).startswith("There is no split"):
-                    raise
         if evaluate and validation is None:
             train, validation = hold_out(train, share=self.train_val_split)
             logger.warning(

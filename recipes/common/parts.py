@@ -8,6 +8,7 @@ import numpy as np
 
 from .datasets import RawDataset, open_dataset
 from .features import MissingLabelsError, whole_label
+from .tables import SplitNotFoundError
 
 
 logger = logging.getLogger(__name__)
@@ -44,6 +45,7 @@ def open_parts(
 
     Raises:
         MissingLabelsError: no class labels.
+        SplitNotFoundError: there is no `train_split` or no `test_split`.
         ValueError: both parts are the same split and no groups tell them apart, or nothing can be held out.
     """
     if train_split == (test_split or "test") and not test_groups:
@@ -71,9 +73,8 @@ def open_parts(
     test = None
     try:
         test = open_test(test_split or "test")
-    except ValueError as error:
-        # The sentence is that of `pick_split`; nothing else tells a missing split from other mistakes.
-        if test_split is not None or not str(error).startswith("There is no split 'test'"):
+    except SplitNotFoundError:
+        if test_split is not None:
             raise
     if test is None and test_groups:
         logger.warning("%s has no test split; the test groups are taken from its split %r.", where, train_split)

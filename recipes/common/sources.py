@@ -16,8 +16,10 @@ from .tables import (
     INPUT_COLUMNS,
     LABEL_COLUMNS,
     SPLIT_NAMES,
+    ColumnNotFoundError,
     Columns,
     Table,
+    UnclearColumnError,
     concatenate,
     encode_labels,
     find_text_columns,
@@ -234,7 +236,7 @@ def _input_columns(modality: str, features: Any, wanted: str | Sequence[str] | N
         wanted = [wanted] if isinstance(wanted, str) else list(wanted)
         unknown = [name for name in wanted if name not in features]
         if unknown:
-            raise ValueError(f"There is no column {unknown[0]!r} in {where}. It has: {', '.join(features)}.")
+            raise ColumnNotFoundError(f"There is no column {unknown[0]!r} in {where}. It has: {', '.join(features)}.")
         return wanted
     if modality == "text":
         kinds = ("string", "large_string")
@@ -250,6 +252,4 @@ def _input_columns(modality: str, features: Any, wanted: str | Sequence[str] | N
     if found:
         return found
     hint = f"several could be meant: {', '.join(candidates)}" if candidates else f"it has: {', '.join(features)}"
-    raise ValueError(
-        f"Cannot tell which column of {where} holds the {modality} input; {hint}. Name it with the option `column`."
-    )
+    raise UnclearColumnError(f"Cannot tell which column of {where} holds the {modality} input; {hint}.")

@@ -20,6 +20,7 @@ from recipes.common.finetuning import check_at_least
 from recipes.common.finetuning_resume import write_json
 from recipes.common.optional import need
 from recipes.common.sample_order import stable_seed
+from recipes.common.tables import SplitNotFoundError, column_named_by
 
 
 logger = logging.getLogger(__name__)
@@ -88,13 +89,14 @@ class SpeechDataArguments:
             "on_bad": "substitute" if part == "train" else "raise",
             **options,
         }
-        try:
-            return open_dataset("audio", source, split[part], **options)
-        except ValueError as error:
-            if own is None or part == "train" or "There is no split" not in str(error):
-                raise
-            # A folder of its own needs no name for the only split in it.
-            return open_dataset("audio", source, "train", **options)
+        with column_named_by("--audio_column_name"):
+            try:
+                return open_dataset("audio", source, split[part], **options)
+            except SplitNotFoundError:
+                if own is None or part == "train":
+                    raise
+                # A folder of its own needs no name for the only split in it.
+                return open_dataset("audio", source, "train", **options)
 
 
 def header_seconds(raw: RawDataset) -> np.ndarray:

@@ -1,7 +1,8 @@
 """Undecoded records, and the usual names of columns and splits."""
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,13 @@ import numpy as np
 __all__ = [
     "SAMPLING_RATE",
     "TRANSCRIPT_COLUMNS",
+    "ColumnNotFoundError",
     "Columns",
     "Joined",
+    "SplitNotFoundError",
     "Table",
+    "UnclearColumnError",
+    "column_named_by",
     "concatenate",
     "encode_labels",
     "find_text_columns",
@@ -56,6 +61,49 @@ LABEL_COLUMNS = ("label", "labels", "fine_label", "class", "category", "intent_c
 GROUP_COLUMNS = ("speaker", "speaker_id", "client_id", "group")
 TRANSCRIPT_COLUMNS = ("text", "transcript", "transcription", "sentence", "normalized_text")
 """Names that a program may pass as `Columns.text`: without it no transcript is read."""
+
+
+class SplitNotFoundError(ValueError):
+    """A source does not have the split that was asked for."""
+
+
+class ColumnNotFoundError(ValueError):
+    """A source does not have a column that was asked for.
+
+    Args:
+        message: Which one, where, and what there is instead.
+        role: What the column was to give: "input", "transcript", "label", "group" or "length".
+    """
+
+    def __init__(self, message: str, role: str = "input"):
+        super().__init__(message)
+        self.role = role
+
+
+class UnclearColumnError(ValueError):
+    """It cannot be told which column of a source holds the input.
+
+    Args:
+        problem: Sentence about the source and its columns.
+        option: What the user names the column with; see `column_named_by`.
+    """
+
+    def __init__(self, problem: str, option: str = "the option `column`"):
+        super().__init__(problem, option)
+        self.problem, self.option = problem, option
+
+    def __str__(self) -> str:
+        return f"{self.problem} Name it with {self.option}."
+
+
+@contextmanager
+def column_named_by(option: str) -> Iterator[None]:
+    """Have an `UnclearColumnError` of the block name the option of a program, such as "--text_column_names"."""
+    try:
+        yield
+    except UnclearColumnError as error:
+        error.option = option
+        raise
 
 
 @dataclass
@@ -106,28 +154,31 @@ def pick_split(wanted: str, existing: Sequence[str], where: str) -> str:
     """Return the existing split that `wanted` means; `test` and `validation` stand in for one another.
 
     Raises:
-        ValueError: If there is none; the message lists those that exist.
+        SplitNotFoundError: If there is none; the message lists those that exist.
     """
     for name in (wanted, *SPLIT_ALIASES.get(wanted, ())):
         if name in existing:
             if name != wanted:
                 logger.warning("%s has no split %r; using its split %r.", where, wanted, name)
             return name
-    raise ValueError(f"There is no split {wanted!r} in {where}. It has: {', '.join(sorted(existing)) or 'none'}.")
+    found = ", ".join(sorted(existing)) or "none"
+    raise SplitNotFoundError(f"There is no split {wanted!r} in {where}. It has: {found}.")
 
 
 def usual_column(
-    existing: Sequence[str], wanted: str | None, usual: Sequence[str], option: str, where: str
+    existing: Sequence[str], wanted: str | None, usual: Sequence[str], role: str, where: str
 ) -> str | None:
     """Return the column `wanted`, or else the first of the `usual` ones that exists, or None.
 
     Raises:
-        ValueError: If `wanted` is given and does not exist.
+        ColumnNotFoundError: If `wanted` is given and does not exist.
     """
     if wanted is None:
         return next((name for name in usual if name in existing), None)
     if wanted not in existing:
-        raise ValueError(f"There is no {option} column {wanted!r} in {where}. It has: {', '.join(existing)}.")
+        raise ColumnNotFoundError(
+            f"There is no {role} column {wanted!r} in {where}. It has: {', '.join(existing)}.", role
+        )
     return wanted
 
 
@@ -135,14 +186,15 @@ def transcript_column(existing: Sequence[str], wanted: str | Sequence[str] | Non
     """Return the column of the transcripts: `wanted`, or the first of several names that exists; None for None.
 
     Raises:
-        ValueError: If none of the names exists.
+        ColumnNotFoundError: If none of the names exists.
     """
     names = [wanted] if isinstance(wanted, str) else list(wanted or ())
     found = next((name for name in names if name in existing), None)
     if names and found is None:
-        raise ValueError(
+        raise ColumnNotFoundError(
             f"There is no column of transcripts in {where}: it has {', '.join(existing) or 'no columns'}, and none of "
-            f"them is called {' or '.join(names)}."
+            f"them is called {' or '.join(names)}.",
+            "transcript",
         )
     return found
 

@@ -17,7 +17,7 @@ from recipes.common.class_labels import no_label
 from recipes.common.datasets import RawDataset
 from recipes.common.finetuning import check_at_least
 from recipes.common.sources import table_of
-from recipes.common.tables import Columns
+from recipes.common.tables import Columns, column_named_by
 from recipes.common.tokenizer import check_vocabulary, load_tokenizer
 
 
@@ -167,12 +167,10 @@ class OpenTexts:
         """One split, or as many random samples of it.
 
         Raises:
-            ValueError: if there is no such split or column; the message names those that exist.
+            SplitNotFoundError, ColumnNotFoundError, UnclearColumnError: the message names those that exist.
         """
-        try:
+        with column_named_by("--text_column_names"):
             raw = RawDataset("text", table_of("text", self.splits, split, self.columns, self.where))
-        except ValueError as error:
-            raise ValueError(str(error).replace("the option `column`", "--text_column_names")) from error
         if max_samples is None or max_samples >= len(raw):
             return raw
         return raw.select(np.sort(np.random.default_rng(0).choice(len(raw), size=max_samples, replace=False)))

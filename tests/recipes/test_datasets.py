@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,15 @@ from torch.utils.data import DataLoader
 
 from recipes.common.datasets import RawDataset, open_dataset
 from recipes.common.decoding import BadSample, BadSamples, decode_audio, decode_image, decode_text
-from recipes.common.tables import Table, concatenate, pick_split
+from recipes.common.tables import (
+    ColumnNotFoundError,
+    SplitNotFoundError,
+    Table,
+    UnclearColumnError,
+    column_named_by,
+    concatenate,
+    pick_split,
+)
 
 
 def wave(seconds=0.1, rate=16_000, frequency=440.0, channels=1):
@@ -370,8 +379,27 @@ def test_splits_stand_in_for_one_another(caplog):
     assert pick_split("test", ["train", "validation"], "x") == "validation"
     assert "no split 'test'" in caplog.text and "'validation'" in caplog.text
     assert pick_split("validation", ["train", "dev", "test"], "x") == "dev"
-    with pytest.raises(ValueError, match="no split 'test' in x. It has: train"):
+    with pytest.raises(SplitNotFoundError, match="no split 'test' in x. It has: train"):
         pick_split("test", ["train"], "x")
+
+
+@pytest.mark.parametrize("role", ["column", "label", "group", "length", "text"])
+def test_a_column_that_is_missing_is_an_error_that_tells_its_role(tmp_path, role):
+    write_wave(tmp_path / "a.wav")
+    option = {"column": "column"}.get(role, f"{role}_column")
+    with pytest.raises(ColumnNotFoundError, match="bitrate") as caught:
+        open_dataset("audio", str(tmp_path), **{option: "bitrate"})
+    assert caught.value.role == {"column": "input", "text": "transcript"}.get(role, role)
+    again = pickle.loads(pickle.dumps(caught.value))
+    assert (str(again), again.role) == (str(caught.value), caught.value.role), "it crosses processes whole"
+
+
+def test_programs_name_their_own_option_for_the_input_column():
+    with pytest.raises(UnclearColumnError) as caught, column_named_by("--text_column_names"):
+        raise UnclearColumnError("Two columns could be meant: a, b.")
+    assert str(caught.value) == "Two columns could be meant: a, b. Name it with --text_column_names."
+    assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
+    assert str(UnclearColumnError("Which?")) == "Which? Name it with the option `column`."
 
 
 def test_wrong_requests_are_explained(tmp_path):

@@ -22,7 +22,8 @@ from modeling_d2v import Data2VecForPreTraining, Data2VecProcessor
 from recipes.common.class_labels import fraction_of_each_class
 from recipes.common.decoding import FATAL, NOTES
 from recipes.common.export import image_processor
-from recipes.common.image_finetuning import accuracies
+from recipes.common.image_finetuning import ImageDataArguments, accuracies
+from recipes.common.tables import SplitNotFoundError
 from recipes.common.transforms import VisionTransform
 from recipes.finetune_image_classification import main
 
@@ -213,6 +214,17 @@ def test_validation_images_are_held_out_of_every_class(checkpoint, pictures, tmp
         results = main([*argv, "--train_val_split", "0.2"])
     assert "20 % of each class are held out of the training images (6, 24 stay)" in caplog.text
     assert results["eval_accuracy"] * 6 == pytest.approx(round(results["eval_accuracy"] * 6))
+
+
+def test_other_mistakes_are_not_taken_for_a_missing_validation_split(pictures, tmp_path):
+    data = ImageDataArguments(train_dir=str(pictures / "train"), validation_dir=str(pictures / "validation"))
+    parts = data.open_training_parts(channels=3, seed=0, evaluate=True)
+    assert list(map(len, parts)) == [30, 12], "a folder of its own has one split, whatever its name"
+    with pytest.raises(SplitNotFoundError, match="no split 'dawn'"):
+        ImageDataArguments(dataset_name=str(pictures), train_split="dawn").open("train", channels=3)
+    data.validation_dir = str(tmp_path)
+    with pytest.raises(ValueError, match="no files of modality vision"):
+        data.open_training_parts(channels=3, seed=0, evaluate=True)
 
 
 def test_another_image_size(checkpoint, pictures, tmp_path):

@@ -7,9 +7,10 @@ import pytest
 import soundfile
 from datasets import Audio, Dataset
 
+from recipes.common.ctc_data import CTCDataArguments
 from recipes.common.datasets import open_dataset
 from recipes.common.speech_data import LengthSampler, Selection, SpeechDataArguments, header_seconds
-from recipes.common.tables import TRANSCRIPT_COLUMNS
+from recipes.common.tables import TRANSCRIPT_COLUMNS, ColumnNotFoundError, SplitNotFoundError
 
 
 def write_clip(path, seconds=0.1, rate=16_000):
@@ -183,10 +184,39 @@ def test_where_the_parts_come_from(tmp_path):
         )
         == 1
     )
+    with pytest.raises(SplitNotFoundError, match="no split 'evening'"):
+        SpeechDataArguments(dataset_name=str(tmp_path / "other"), eval_split_name="evening").open("validation")
     with pytest.raises(ValueError, match="no validation data"):
         SpeechDataArguments(train_dir=str(tmp_path / "one")).open("validation")
     with pytest.raises(ValueError, match="--dataset_name"):
         SpeechDataArguments()
+
+
+def test_other_mistakes_are_not_taken_for_a_missing_split(tmp_path, monkeypatch):
+    folder = tmp_path / "There is no split 'validation' in x"
+    write_clip(folder / "validation" / "a.wav")
+    write_clip(folder / "train" / "b.wav")
+    options = SpeechDataArguments(validation_dir=str(folder), audio_column_name="sound_file")
+    opened = []
+    monkeypatch.setattr(
+        "recipes.common.speech_data.open_dataset",
+        lambda modality, source, split, **rest: opened.append(split) or open_dataset(modality, source, split, **rest),
+    )
+    with pytest.raises(ColumnNotFoundError, match="no column 'sound_file'"):
+        options.open("validation")
+    assert opened == ["validation"]
+
+
+def test_only_recordings_to_test_on_need_no_transcripts(tmp_path):
+    for part in ("train", "test"):
+        write_clip(tmp_path / part / "a.wav")
+    options = CTCDataArguments(dataset_name=str(tmp_path))
+    assert options.open_spoken("test").transcripts is None
+    with pytest.raises(ColumnNotFoundError, match="no column of transcripts"):
+        options.open_spoken("train")
+    for wrong in ({"text_column_name": "spoken"}, {"group_column": "speaker_name"}):
+        with pytest.raises(ColumnNotFoundError, match="transcripts|no group column 'speaker_name'"):
+            CTCDataArguments(dataset_name=str(tmp_path), **wrong).open_spoken("test")
 
 
 def test_groups_are_left_out_of_training_and_chosen_for_evaluation(tmp_path):

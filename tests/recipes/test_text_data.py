@@ -7,6 +7,7 @@ import pytest
 from datasets import ClassLabel, Dataset, Features, Value
 
 from recipes.common.class_labels import class_names, class_target, no_label
+from recipes.common.tables import UnclearColumnError
 from recipes.common.text_data import TextDataArguments, score_target
 
 
@@ -77,6 +78,12 @@ def test_columns_are_found_or_named(tmp_path):
     for options in ({"text_column_names": ["text"]}, {"label_column_name": "text"}):
         with pytest.raises(ValueError, match="no .*column 'text'.* premise, hypothesis, other, gold"):
             TextDataArguments(train_file=path, **options).open(None, None).open("train")
+
+
+def test_a_column_that_cannot_be_told_is_named_with_the_option_of_the_program(tmp_path):
+    path = write_csv(tmp_path / "two.csv", [("one", "two", 0)], ("left", "right", "label"))
+    with pytest.raises(UnclearColumnError, match="left, right. Name it with --text_column_names\\.$"):
+        TextDataArguments(train_file=path).open(None, None).open("train")
 
 
 def test_some_samples_are_drawn_in_order(tmp_path):
