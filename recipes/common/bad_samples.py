@@ -237,7 +237,7 @@ class BadSampleLedger:
 
 @contextmanager
 def data_explained() -> Iterator[None]:
-    """Turns data without a single usable sample into one sentence, also out of a worker process.
+    """Turns data without a single usable sample into one sentence.
 
     Raises:
         TrainingStopped: in the place of `NoUsableSample`.
@@ -245,8 +245,7 @@ def data_explained() -> Iterator[None]:
     try:
         yield
     except NoUsableSample as error:
-        # A worker's exception comes with its traceback in front of the message.
-        sentence = " ".join(str(error).rpartition(f"{NoUsableSample.__name__}: ")[2].split())
+        sentence = " ".join(str(error).split())
         raise TrainingStopped(
             f"{sentence.rstrip('.')}. Check that the data is still where it was and can be read."
         ) from None

@@ -15,7 +15,8 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from recipes.common.cutting import pass_bounds
-from recipes.common.data_report import DataReport, collect_data_report, usable_item
+from recipes.common.data_report import DataReport, NoUsableSample, collect_data_report, usable_item
+from recipes.common.optional import MissingDependencyError
 from recipes.common.preemption import protect_worker
 from recipes.common.processes import ONE_PROCESS, Processes
 from recipes.common.sample_order import SampleKey, spread_pattern, stable_seed
@@ -186,10 +187,13 @@ def load_steps(
     """Micro-batches of steps first..last-1 in order, prepared ahead by `num_workers` processes.
 
     The loader has its own generator, so that drawing its base seed leaves the training's random state alone.
+
+    Raises:
+        NoUsableSample, MissingDependencyError: from the step where it happened, as a worker raised it.
     """
-    return iter(
+    loaded = iter(
         DataLoader(
-            dataset,
+            _ErrorsAsItems(dataset),
             sampler=range(first, last),
             batch_size=None,
             collate_fn=_unchanged,
@@ -200,6 +204,30 @@ def load_steps(
             generator=torch.Generator().manual_seed(0),
         )
     )
+    return map(_batches_or_raise, loaded)
+
+
+class _ErrorsAsItems(Dataset):
+    """A data set that returns the errors that are told to the user, instead of raising them.
+
+    A `DataLoader` sends the text of a worker's traceback and makes a new exception of it, without the attributes and
+    the message of the first. An item arrives as it is.
+    """
+
+    def __init__(self, dataset: StepDataset):
+        self.dataset = dataset
+
+    def __getitem__(self, step: int) -> list[MicroBatch] | NoUsableSample | MissingDependencyError:
+        try:
+            return self.dataset[step]
+        except (NoUsableSample, MissingDependencyError) as error:
+            return error
+
+
+def _batches_or_raise(item: list[MicroBatch] | Exception) -> list[MicroBatch]:
+    if isinstance(item, Exception):
+        raise item
+    return item
 
 
 def _all_tokens(modality: str, inputs: dict[str, torch.Tensor]) -> int:

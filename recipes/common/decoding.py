@@ -167,6 +167,7 @@ def decode_image(value: object, channels: int | None = 3, notes: list[str] | Non
     except Image.DecompressionBombError as error:
         raise BadSample("too large", str(error)) from error
     except Exception as error:  # PIL raises a dozen kinds of exception on damaged files, SyntaxError among them
+        # PIL has no exception of its own for files that end early: only the message of an OSError says so.
         reason = "truncated" if "truncated" in str(error) else "unreadable"
         raise BadSample(reason, _said(error)) from error
 

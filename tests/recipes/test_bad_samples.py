@@ -12,9 +12,9 @@ import torch
 import yaml
 from accelerate.state import AcceleratorState
 from broken_data import write_picture_table, write_pictures, write_recordings, write_texts
-from torch._utils import ExceptionWrapper
 
 from recipes.common.bad_samples import BadSampleLedger, data_explained
+from recipes.common.batches import load_steps
 from recipes.common.building import prepare_tokenizer
 from recipes.common.data_report import (
     BadRecord,
@@ -29,6 +29,7 @@ from recipes.common.datasets import RawDataset, open_dataset
 from recipes.common.decoding import BadSample, decode_audio, decode_image
 from recipes.common.health import TrainingStopped
 from recipes.common.option_files import load_options
+from recipes.common.optional import MissingDependencyError
 from recipes.common.options import OptionError
 from recipes.common.packing import PackedTextDataset
 from recipes.common.runlog import read_log
@@ -414,15 +415,35 @@ def test_what_is_bad_for_a_new_tokenizer_is_collected_and_not_said_beside(tmp_pa
     assert len(report.bad) == 4 and "Bad text" not in caplog.text
 
 
-def test_the_sentence_of_a_worker_comes_without_its_traceback():
-    try:
-        raise NoUsableSample("Not\none.")
-    except NoUsableSample as error:
-        alone = error
-        from_worker = ExceptionWrapper(where="in DataLoader worker process 0")
-    with pytest.raises(TrainingStopped, match="^Not one\\. Check"), data_explained():
-        from_worker.reraise()
-    with pytest.raises(TrainingStopped, match="^Not one\\. Check"), data_explained():
-        raise alone
-    with pytest.raises(TrainingStopped, match="the last one: NaN\\. Check"), data_explained():
-        raise NoUsableSample("Not one; the last one: NaN")
+class Failing:
+    """Steps of which one cannot be made."""
+
+    def __init__(self, error):
+        self.error = error
+
+    def __getitem__(self, step):
+        if step == 1:
+            raise self.error
+        return []
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("kind", [NoUsableSample, MissingDependencyError])
+def test_an_error_for_the_user_comes_out_of_a_worker_as_it_was_raised(kind, workers):
+    error = kind("Not\none; the last one: NoUsableSample: NaN.")
+    error.sample = 7
+    batches = load_steps(Failing(error), 0, 2, num_workers=workers)
+    assert next(batches) == []
+    with pytest.raises(kind) as caught:
+        next(batches)
+    assert caught.value.args == error.args and caught.value.sample == 7
+
+
+def test_errors_of_the_program_keep_the_traceback_of_their_worker():
+    with pytest.raises(KeyError, match="Original Traceback"):
+        list(load_steps(Failing(KeyError("no such field")), 0, 2, num_workers=1))
+
+
+def test_data_without_a_usable_sample_stops_the_run_with_one_sentence():
+    with pytest.raises(TrainingStopped, match="^Not one: NoUsableSample: NaN\\. Check"), data_explained():
+        raise NoUsableSample("Not\none: NoUsableSample: NaN.")
