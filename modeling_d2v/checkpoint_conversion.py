@@ -21,7 +21,7 @@ from torch import Tensor
 from .checkpoint_files import read_checkpoint
 from .checkpoint_finetuned import HEADS, convert_finetuned, head_config
 from .checkpoint_sources import PRETRAINING, Source, take_apart
-from .checkpoint_tensors import Assembly, Unused, expected_shapes
+from .checkpoint_tensors import Assembly, TensorMismatchError, Unused, expected_shapes
 from .checkpoints import STUDENT, TEACHER, config_from_fairseq, convert_state_dict
 from .configuration_data2vec import Data2VecConfig
 from .modeling_data2vec import Data2VecModel, Data2VecPreTrainedModel
@@ -148,7 +148,7 @@ def convert_checkpoint(
         return _convert(source, encoder_only, weights)
     except (TypeError, ValueError) as error:
         advice = ""
-        if str(error).startswith("Cannot convert"):
+        if isinstance(error, TensorMismatchError):
             advice = (
                 "\nThe file is damaged, or its settings do not describe its tensors: give it the right ones "
                 "(`settings`, `ignore_settings`)."

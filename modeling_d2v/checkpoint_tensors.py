@@ -32,6 +32,10 @@ class Place(NamedTuple):
     spare: str | None = None
 
 
+class TensorMismatchError(ValueError):
+    """The tensors of a checkpoint do not fit the model of a configuration; the message lists every problem."""
+
+
 class Unused(NamedTuple):
     """A source tensor without a counterpart."""
 
@@ -185,7 +189,7 @@ class Filler:
             advice: sentence at the end of an error.
 
         Raises:
-            ValueError: the message lists every problem.
+            TensorMismatchError: the message lists every problem.
         """
         for name, parts in self._parts.items():
             self._join_parts(name, parts)
@@ -201,7 +205,7 @@ class Filler:
         problems += [problem for name in self.tensors if (problem := self._misfit(name))]
         if problems:
             shown = problems[:20] + ([f"and {len(problems) - 20} more"] if len(problems) > 20 else [])
-            raise ValueError(
+            raise TensorMismatchError(
                 f"Cannot convert this {self.what} checkpoint with this configuration ({len(problems)} problems):\n  "
                 + "\n  ".join(shown)
                 + (f"\n{advice}" if advice else "")

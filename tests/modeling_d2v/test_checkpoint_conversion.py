@@ -274,6 +274,17 @@ def test_sources_that_do_not_fit(change, message, tmp_path):
         convert(content, tmp_path)
 
 
+def test_the_settings_are_doubted_only_where_tensors_do_not_fit_them(tmp_path):
+    content = copy.deepcopy(content_of("d2v2_text_base"))
+    del content["model"]["_ema"]
+    with pytest.raises(ValueError, match="has no teacher") as caught:
+        convert(content, tmp_path, encoder_only=True, weights="teacher")
+    assert "its settings do not describe" not in str(caught.value)
+    with_missing_tensor(content)
+    with pytest.raises(ValueError, match="nothing fills(.|\\n)*its settings do not describe its tensors"):
+        convert(content, tmp_path)
+
+
 def test_settings_can_be_given_and_left_out(tmp_path):
     content = copy.deepcopy(content_of("d2v2_text_base"))
     settings = content["cfg"]

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from modeling_d2v.checkpoint_tensors import Assembly, Filler, Place, Unused, rename, third, walk
+from modeling_d2v.checkpoint_tensors import Assembly, Filler, Place, TensorMismatchError, Unused, rename, third, walk
 
 
 def shapes(**names: tuple[int, ...]) -> dict[str, torch.Size]:
@@ -69,7 +69,7 @@ def test_one_error_names_every_problem():
         filler.put(part, Place("qkv", part), torch.ones(2, width))
     for layer in ("0", "2"):
         filler.put(layer, Place("table", layer), torch.ones(2))
-    with pytest.raises(ValueError) as caught:
+    with pytest.raises(TensorMismatchError) as caught:
         filler.finish(advice="Try another one.")
     message = str(caught.value)
     assert message.startswith("Cannot convert this strange checkpoint") and message.endswith("Try another one.")
