@@ -124,7 +124,9 @@ def sequence_loss(
         check_class_ids(labels, config.num_labels)
     else:
         check_numbers(labels, flags=problem != "regression")
-    config.problem_type = problem  # after the checks: labels that were refused decide nothing
+    # The first labels decide for good, as in the heads of transformers: the problem type is saved with the model, and
+    # later batches are checked against it. Set after the checks, so that labels that were refused decide nothing.
+    config.problem_type = problem
     if single:
         return cross_entropy(logits, labels.view(-1), num_items)
     function = F.mse_loss if problem == "regression" else F.binary_cross_entropy_with_logits
