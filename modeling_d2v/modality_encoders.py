@@ -215,9 +215,12 @@ class ModalityEncoder(nn.Module):
         if self.modality == "vision" and mine.position_embedding == "sincos_2d":
             return SinCosPositions(config.hidden_size, mine.grid_size(mine.image_size, mine.image_size))
         if self.modality == "audio" and mine.conv_pos_depth:
-            padding = "none" if config.fairseq_compatible_padding else "each"
             return ConvPositions(
-                config.hidden_size, mine.conv_pos_depth, mine.conv_pos_width, mine.conv_pos_groups, padding
+                config.hidden_size,
+                mine.conv_pos_depth,
+                mine.conv_pos_width,
+                mine.conv_pos_groups,
+                zero_padding=not config.fairseq_compatible_padding,
             )
         return None
 

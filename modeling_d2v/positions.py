@@ -223,19 +223,19 @@ class ConvPositions(nn.Module):
         depth: layers. Kernel: max(3, width // depth).
         width: total width in frames.
         groups: groups of every convolution.
-        zero_padding: "each" convolution sees zeros in the padding (nothing leaks), or the "input" alone does
-            (data2vec 1.0), or "none" (2.0 reference).
+        zero_padding: set the padding to zero before every convolution, so that nothing of it reaches real frames.
+            False convolves it like real frames, as the reference does.
     """
 
-    def __init__(self, dim: int, depth: int, width: int, groups: int, zero_padding: str = "each") -> None:
+    def __init__(self, dim: int, depth: int, width: int, groups: int, zero_padding: bool = True) -> None:
         super().__init__()
         kernel = max(3, width // depth)
         self.convs = nn.ModuleList([SameConv1d(dim, dim, kernel, groups) for _ in range(depth)])
-        self.zero_each = zero_padding == "each"
+        self.zero_padding = zero_padding
 
     def forward(self, x: Tensor, token_mask: Tensor | None) -> Tensor:
         """x (B, T, D), token_mask (B, T) True = real -> positions (B, T, D)."""
-        real = token_mask[..., None].to(x.dtype) if self.zero_each and token_mask is not None else None
+        real = token_mask[..., None].to(x.dtype) if self.zero_padding and token_mask is not None else None
         for conv in self.convs:
             x = F.gelu(channel_norm(conv(x if real is None else x * real)))
         return x
