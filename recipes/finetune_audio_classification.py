@@ -63,9 +63,10 @@ from recipes.common.finetuning import (
     run,
 )
 from recipes.common.finetuning_data import FinetuningCollator, FinetuningDataset
+from recipes.common.lengths import header_seconds
 from recipes.common.metrics import F1, Accuracy
 from recipes.common.parts import hold_out
-from recipes.common.speech_data import Selection, SpeechDataArguments, header_seconds, report_selections
+from recipes.common.speech_data import Selection, SpeechDataArguments, report_selections
 from recipes.common.speech_model import SpeechModelArguments
 from recipes.common.speech_training import SpeechTrainer
 from recipes.common.tables import SplitNotFoundError

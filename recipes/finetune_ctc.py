@@ -54,8 +54,9 @@ from recipes.common.finetuning import (
     run,
 )
 from recipes.common.finetuning_data import FinetuningCollator, FinetuningDataset
+from recipes.common.lengths import header_seconds
 from recipes.common.optional import need
-from recipes.common.speech_data import header_seconds, report_selections
+from recipes.common.speech_data import report_selections
 from recipes.common.speech_model import SpeechModelArguments
 from recipes.common.speech_training import CTCMetrics, CTCTrainer, save_texts
 from recipes.common.transcripts import decode_frames, decode_labels

@@ -19,7 +19,7 @@ from huggingface_hub.utils import WeakFileLock
 from tqdm.auto import tqdm
 
 from recipes.common.datasets import SAMPLING_RATE, RawDataset
-from recipes.common.decoding import BadSample, read_bytes
+from recipes.common.decoding import BadSample
 from recipes.common.optional import need
 from recipes.common.packing import PackedTextDataset
 from recipes.common.tables import identity_of, is_remote
@@ -89,7 +89,16 @@ def sample_counts(dataset: RawDataset) -> np.ndarray:
             "a column that tells them with the option length_column, or do without batch_tokens, micro_batch_tokens "
             "and bucket_steps."
         )
-    return _kept(dataset, "samples", _read_headers)
+    return _kept(dataset, "samples", _samples_in_headers)
+
+
+def header_seconds(dataset: RawDataset) -> np.ndarray:
+    """Return the length of each recording in seconds, (N,) float64, from its header; NaN where that cannot be read.
+
+    Raises:
+        MissingDependencyError: soundfile is not installed.
+    """
+    return np.array([np.nan if header is None else header[0] / header[1] for header in _headers(dataset)])
 
 
 def _kept(dataset: RawDataset, kind: str, find: Callable[[RawDataset], np.ndarray]) -> np.ndarray:
@@ -107,27 +116,40 @@ def _kept(dataset: RawDataset, kind: str, find: Callable[[RawDataset], np.ndarra
     return np.load(path)
 
 
-def _read_headers(dataset: RawDataset) -> np.ndarray:
+def _samples_in_headers(dataset: RawDataset) -> np.ndarray:
+    """Samples at 16 kHz of each recording, -1 where there are none or the header cannot be read."""
+    counts = [-(-count * SAMPLING_RATE // rate) for count, rate in (header or (0, 1) for header in _headers(dataset))]
+    return np.array([count or -1 for count in counts], dtype=np.int64)
+
+
+def _headers(dataset: RawDataset) -> list[tuple[int, int] | None]:
+    """What `read_header` says of each recording."""
     with ThreadPoolExecutor(THREADS) as pool:
-        found = pool.map(lambda row: _samples_of(dataset.table.values[int(row)]), dataset.rows)
+        found = pool.map(lambda row: read_header(dataset.table.values[int(row)]), dataset.rows)
         quiet = len(dataset) < KEPT_FROM or not logger.isEnabledFor(logging.INFO)
-        bar = tqdm(found, "Lengths of recordings", len(dataset), disable=quiet)
-        return np.fromiter(bar, dtype=np.int64, count=len(dataset))
+        return list(tqdm(found, "Lengths of recordings", len(dataset), disable=quiet))
 
 
-def _samples_of(value: Any) -> int:
-    """Length of one undecoded recording at 16 kHz, -1 if its header cannot be read."""
+def read_header(value: Any) -> tuple[int, int] | None:
+    """Return samples and sampling rate of one undecoded recording, or None where its header does not tell them.
+
+    Args:
+        value: as `decode_audio` takes it; of a file, only the header is read.
+
+    Raises:
+        MissingDependencyError: soundfile is needed and not installed.
+    """
     if isinstance(value, dict) and value.get("array") is not None:
-        count, rate = max(np.shape(value["array"])), int(value["sampling_rate"])
-    else:
-        try:
-            info = need("soundfile", "audio").info(io.BytesIO(read_bytes(value)))
-        except BadSample:
-            return -1
-        except Exception:  # whatever the library says, the decoder will say it again
-            return -1
-        count, rate = info.frames, info.samplerate
-    return -(-count * SAMPLING_RATE // rate) if 0 < count < 2**62 else -1
+        return max(np.shape(value["array"])) if np.size(value["array"]) else 0, int(value["sampling_rate"])
+    if isinstance(value, dict):
+        value = value.get("path") if value.get("bytes") is None else value["bytes"]
+    soundfile = need("soundfile", "audio")
+    try:
+        info = soundfile.info(str(value) if isinstance(value, str | Path) else io.BytesIO(value))
+    except Exception:  # whatever the library says, the decoder will say it again
+        return None
+    # Files that were written to a pipe promise the largest number there is.
+    return (info.frames, info.samplerate) if info.frames < 2**62 else None
 
 
 def _kept_file(dataset: RawDataset, kind: str) -> Path | None:

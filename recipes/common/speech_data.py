@@ -5,7 +5,6 @@ Lengths come from the headers of the files, so that nothing is decoded before it
 
 from __future__ import annotations
 
-import io
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -18,7 +17,6 @@ from torch.utils.data import Sampler
 from recipes.common.datasets import RawDataset, open_dataset
 from recipes.common.finetuning import check_at_least
 from recipes.common.finetuning_resume import write_json
-from recipes.common.optional import need
 from recipes.common.sample_order import stable_seed
 from recipes.common.tables import SplitNotFoundError, column_named_by
 
@@ -97,30 +95,6 @@ class SpeechDataArguments:
                     raise
                 # A folder of its own needs no name for the only split in it.
                 return open_dataset("audio", source, "train", **options)
-
-
-def header_seconds(raw: RawDataset) -> np.ndarray:
-    """Length of each recording in seconds, (N,) float64, from its header; NaN where that cannot be read.
-
-    Raises:
-        MissingDependencyError: if soundfile is not installed.
-    """
-    soundfile = need("soundfile", "audio")
-    return np.array([_seconds(raw.table.values[int(row)], soundfile) for row in raw.rows], dtype=np.float64)
-
-
-def _seconds(value: Any, soundfile: Any) -> float:
-    if isinstance(value, dict) and value.get("array") is not None:
-        return max(np.shape(value["array"])) / int(value["sampling_rate"]) if np.size(value["array"]) else 0.0
-    if isinstance(value, dict):
-        encoded = value.get("bytes")
-        value = value.get("path") if encoded is None else encoded
-    try:
-        info = soundfile.info(io.BytesIO(value) if isinstance(value, bytes | bytearray) else str(value))
-    except (RuntimeError, OSError, TypeError):
-        return float("nan")
-    # Files that were written to a pipe promise the largest number there is.
-    return info.frames / info.samplerate if info.frames < 2**62 else float("nan")
 
 
 class Selection:

@@ -1,6 +1,7 @@
 """Lengths of samples without decoding them: headers, columns, tokenizers; never less than what the model gets."""
 
 import io
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ import soundfile
 from modeling_d2v import Data2VecConfig
 from recipes.common import lengths as module
 from recipes.common.datasets import RawDataset, open_dataset
-from recipes.common.lengths import sample_counts, token_lengths
+from recipes.common.lengths import header_seconds, read_header, sample_counts, token_lengths
 from recipes.common.option_files import build_options
 from recipes.common.options import OptionError
 from recipes.common.tokenizer import build_tokenizer
@@ -94,7 +95,7 @@ def test_lengths_of_many_recordings_are_looked_up_once_until_a_file_changes(reco
     dataset = open_dataset("audio", str(recordings))
     first = sample_counts(dataset)
     with monkeypatch.context() as patched:
-        patched.setattr(module, "_samples_of", lambda value: pytest.fail("looked up again"))
+        patched.setattr(module, "read_header", lambda value: pytest.fail("looked up again"))
         assert (sample_counts(open_dataset("audio", str(recordings))) == first).all()
     soundfile.write(recordings / "0.wav", np.zeros(5000), 16000)
     assert sample_counts(open_dataset("audio", str(recordings)))[0] == 5000
@@ -136,4 +137,28 @@ def test_images_have_no_lengths_and_options_that_contradict_are_sentences():
 def test_encoded_bytes_are_enough():
     buffer = io.BytesIO()
     soundfile.write(buffer, np.zeros(4000), 8000, format="FLAC")
-    assert module._samples_of({"bytes": buffer.getvalue(), "path": "x.flac"}) == 8000
+    assert read_header({"bytes": buffer.getvalue(), "path": "x.flac"}) == (4000, 8000)
+
+
+def test_both_lengths_come_from_one_reader(recordings, monkeypatch):
+    """Seconds for fine-tuning and samples for pretraining, of files, of none, and of what promises too much."""
+    soundfile.write(recordings / "4.wav", np.zeros(0), 16000)
+    dataset = open_dataset("audio", str(recordings))
+    assert header_seconds(dataset).tolist() == pytest.approx([9000 / 16000, 0.5, 1.0, np.nan, 0.0], nan_ok=True)
+    assert sample_counts(dataset).tolist() == [9000, 8000, 16000, -1, -1]
+    monkeypatch.setattr(module, "read_header", lambda value: (441, 44100))
+    assert header_seconds(dataset).tolist() == [0.01] * 5 and sample_counts(dataset).tolist() == [160] * 5
+    monkeypatch.undo()
+    endless = SimpleNamespace(frames=2**63 - 1, samplerate=16000)
+    monkeypatch.setattr(soundfile, "info", lambda file: endless)
+    assert read_header("a.wav") is None
+    monkeypatch.setattr(module, "need", lambda name, extra: pytest.fail("arrays need no library"))
+    assert read_header({"array": np.zeros((2, 30)), "sampling_rate": 8000}) == (30, 8000)
+    assert read_header({"array": np.zeros(0), "sampling_rate": 8000}) == (0, 8000)
+
+
+def test_headers_are_read_of_paths_and_of_bytes(recordings):
+    for value in (recordings / "1.flac", (recordings / "1.flac").read_bytes()):
+        assert read_header(value) == (4000, 8000)
+    assert read_header({"bytes": None, "path": str(recordings / "1.flac")}) == (4000, 8000)
+    assert read_header(recordings / "gone.wav") is read_header({"bytes": b"", "path": None}) is None

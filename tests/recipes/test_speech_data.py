@@ -9,7 +9,8 @@ from datasets import Audio, Dataset
 
 from recipes.common.ctc_data import CTCDataArguments
 from recipes.common.datasets import open_dataset
-from recipes.common.speech_data import LengthSampler, Selection, SpeechDataArguments, header_seconds
+from recipes.common.lengths import header_seconds
+from recipes.common.speech_data import LengthSampler, Selection, SpeechDataArguments
 from recipes.common.tables import TRANSCRIPT_COLUMNS, ColumnNotFoundError, SplitNotFoundError
 
 
