@@ -19,6 +19,7 @@ from recipes.common.finetuning import check_at_least
 from recipes.common.finetuning_resume import write_json
 from recipes.common.sample_order import stable_seed
 from recipes.common.tables import SplitNotFoundError, column_named_by
+from recipes.common.turns import sorted_stretch
 
 
 logger = logging.getLogger(__name__)
@@ -152,22 +153,22 @@ def report_selections(selections: Sequence[Selection], args: Any) -> None:
 
 
 class LengthSampler(Sampler):
-    """Random order in which the samples of a batch are about equally long, a function of seed and epoch.
+    """Random order in which the samples of an update are about equally long, a function of seed and epoch.
 
     Args:
         lengths: length of each sample; NaN counts as 0.
-        batch_size: samples of an update, over all processes and accumulated batches. Within it the longest come
-            first, so that each micro-batch is even too.
+        batch_size: samples of an update, over all processes and accumulated batches. Within it they ascend by length,
+            so that each micro-batch is even too.
         seed: of the order.
         epoch: tells the epoch, counted from 0.
-        window: batches whose samples are sorted together; more of them pad less and mix less.
+        stretch: updates whose samples are sorted together; more of them pad less and mix less.
     """
 
     def __init__(
-        self, lengths: Sequence[float], batch_size: int, seed: int, epoch: Callable[[], int], window: int = 50
+        self, lengths: Sequence[float], batch_size: int, seed: int, epoch: Callable[[], int], stretch: int = 50
     ) -> None:
         self.lengths = np.nan_to_num(np.asarray(lengths, dtype=np.float64))
-        self.batch_size, self.seed, self.epoch, self.window = batch_size, seed, epoch, window
+        self.batch_size, self.seed, self.epoch, self.stretch = batch_size, seed, epoch, stretch
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -175,15 +176,13 @@ class LengthSampler(Sampler):
     def __iter__(self) -> Iterator[int]:
         rng = np.random.default_rng(stable_seed(self.seed, "order by length", self.epoch()))
         order = rng.permutation(len(self.lengths))
-        batches: list[np.ndarray] = []
-        # At least four windows, or a small data set would be batched in the same way in every epoch.
-        window = self.batch_size * max(1, min(self.window, len(order) // (4 * self.batch_size)))
-        for start in range(0, len(order), window):
-            part = order[start : start + window]
-            part = part[np.argsort(-self.lengths[part], kind="stable")]
-            batches += [part[i : i + self.batch_size] for i in range(0, len(part), self.batch_size)]
         # Batches are cut by counting: one that is not full can only be the last.
-        partial = [batch for batch in batches if len(batch) < self.batch_size]
-        full = [batch for batch in batches if len(batch) == self.batch_size]
-        rng.shuffle(full)
-        return iter(np.concatenate([*full, *partial]).tolist())
+        full = len(order) // self.batch_size
+        batches, last = np.split(order, [full * self.batch_size])
+        # At least four stretches, or a small data set would be batched in the same way in every epoch.
+        size = self.batch_size * max(1, min(self.stretch, full // 4))
+        for start in range(0, len(batches), size):
+            part = batches[start : start + size]
+            turns = sorted_stretch(self.lengths[part], len(part) // self.batch_size, self.batch_size, rng)
+            yield from part[np.concatenate(turns)].tolist()
+        yield from last[np.argsort(self.lengths[last], kind="stable")].tolist()

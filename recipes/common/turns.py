@@ -133,14 +133,29 @@ class SortedTurns:
         if self._known[0] != number:
             start = self._start(number)
             epochs, indices = self.order.locate(np.arange(start, self._start(number + 1)))
-            ranks = np.argsort(self.lengths[indices], kind="stable")
-            pairs = zip(epochs[ranks].tolist(), indices[ranks].tolist(), strict=True)
-            keys = [SampleKey(*pair) for pair in pairs]
-            if self.batch_size:
-                bounds = np.arange(0, len(keys) + 1, self.batch_size)
-            else:
-                bounds = even_bounds(self.lengths[indices[ranks]], self.stretch)
             rng = np.random.default_rng(stable_seed(self.seed, "bucket", self.label, number))
-            turns = [keys[bounds[turn] : bounds[turn + 1]] for turn in rng.permutation(self.stretch)]
+            turns = []
+            for ranks in sorted_stretch(self.lengths[indices], self.stretch, self.batch_size, rng):
+                pairs = zip(epochs[ranks].tolist(), indices[ranks].tolist(), strict=True)
+                turns.append([SampleKey(*pair) for pair in pairs])
             self._known = (number, turns)
         return self._known[1]
+
+
+def sorted_stretch(
+    lengths: np.ndarray, turns: int, batch_size: int | None, rng: np.random.Generator
+) -> list[np.ndarray]:
+    """Cut some samples into turns of similar length, and return their places turn by turn, the turns in random order.
+
+    Args:
+        lengths: (N,) of the samples.
+        turns: number of turns.
+        batch_size: samples of a turn, N = turns * batch_size; None gives the turns about equal sums of `lengths`.
+        rng: draws the order of the turns.
+
+    Returns:
+        `turns` arrays of places below N, ascending by length.
+    """
+    ranks = np.argsort(lengths, kind="stable")
+    bounds = np.arange(0, len(ranks) + 1, batch_size) if batch_size else even_bounds(lengths[ranks], turns)
+    return [ranks[bounds[turn] : bounds[turn + 1]] for turn in rng.permutation(turns)]

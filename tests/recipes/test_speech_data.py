@@ -166,9 +166,19 @@ def test_the_order_depends_on_seed_and_epoch_alone():
     assert orders[1, 1] == list(LengthSampler(lengths, 8, 1, lambda: 1))
 
 
+@pytest.mark.parametrize("count", [1, 7, 8, 9, 31, 103])
+@pytest.mark.parametrize("epoch", [0, 1])
+def test_every_epoch_takes_each_sample_once_however_few_there_are(count, epoch):
+    lengths = lengths_of(count)
+    order = list(LengthSampler(lengths, 8, 0, lambda: epoch))
+    assert sorted(order) == list(range(count))
+    for start in range(0, count, 8):
+        assert (np.diff(lengths[order[start : start + 8]]) >= 0).all()
+
+
 def test_unreadable_headers_count_as_short():
     lengths = np.array([3.0, np.nan, 2.0, 1.0])
-    assert list(LengthSampler(lengths, 4, 0, lambda: 0)) == [0, 2, 3, 1]
+    assert list(LengthSampler(lengths, 4, 0, lambda: 0)) == [1, 3, 2, 0]
 
 
 def test_where_the_parts_come_from(tmp_path):
