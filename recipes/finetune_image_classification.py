@@ -69,7 +69,6 @@ from recipes.common.image_finetuning import (
     ImageDataArguments,
     ProcessorTransform,
     accuracies,
-    at_most,
     load_processor,
 )
 
@@ -143,7 +142,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
             seed=args.seed,
         )
     elif args.do_eval:
-        raw["validation"] = at_most(data_args.open("validation", channels), data_args.max_eval_samples)
+        raw["validation"] = data_args.open("validation", channels).subset(data_args.max_eval_samples)
     if args.do_eval:
         validation = FinetuningDataset(
             raw["validation"],
@@ -152,7 +151,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         )
 
     if args.do_predict:
-        raw["test"] = at_most(data_args.open("test", channels), data_args.max_predict_samples)
+        raw["test"] = data_args.open("test", channels).subset(data_args.max_predict_samples)
         test = FinetuningDataset(raw["test"], evaluated, class_target(raw["test"], names, "test", skip_bad=True))
 
     config = load_config(

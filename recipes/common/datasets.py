@@ -15,7 +15,7 @@ from .sources import open_table
 from .tables import SAMPLING_RATE, Columns, Table, keep_rows
 
 
-__all__ = ["INPUT_KEYS", "RawDataset", "open_dataset"]
+__all__ = ["INPUT_KEYS", "RawDataset", "draw", "open_dataset"]
 
 logger = logging.getLogger(__name__)
 
@@ -169,6 +169,12 @@ class RawDataset(Dataset):
             split=self.split,
         )
 
+    def subset(self, max_samples: int | None, seed: int = 0) -> "RawDataset":
+        """Return the data set of `max_samples` random samples in their order; itself where it has no more."""
+        if max_samples is None or max_samples >= len(self):
+            return self
+        return self.select(draw(np.arange(len(self)), max_samples, seed))
+
     def fingerprint(self) -> dict[str, int | str]:
         """Number of records, and a hash of their rows and names; nothing is decoded or read from files."""
         digest = hashlib.blake2b(self.rows.astype("<i8").tobytes(), digest_size=16)
@@ -259,6 +265,24 @@ class RawDataset(Dataset):
         return tuple(map(decode_text, value)) if isinstance(value, tuple) else decode_text(value), notes
 
 
+def draw(rows: np.ndarray, max_samples: int | None, seed: int | np.random.Generator = 0) -> np.ndarray:
+    """Return `max_samples` of some rows, drawn at random and ascending; all of them where there are no more.
+
+    Args:
+        rows: (N,) ascending.
+        max_samples: Number of rows to draw; None for all.
+        seed: Of the draw, or the generator to go on with.
+
+    Raises:
+        ValueError: If `max_samples` is below 1.
+    """
+    if max_samples is not None and max_samples < 1:
+        raise ValueError(f"Option max_samples is {max_samples}; it must be at least 1.")
+    if max_samples is None or max_samples >= len(rows):
+        return rows
+    return np.sort(np.random.default_rng(seed).choice(rows, size=max_samples, replace=False))
+
+
 def _bytes_of(value: Any) -> int:
     """Memory that a decoded value takes, about."""
     if isinstance(value, np.ndarray):
@@ -328,10 +352,7 @@ def open_dataset(
     rows = np.arange(len(table.values))
     if only_groups is not None or exclude_groups is not None:
         rows = _filter_groups(table, rows, only_groups, exclude_groups, f"{where} ({split})")
-    if max_samples is not None and max_samples < len(rows):
-        if max_samples < 1:
-            raise ValueError(f"Option max_samples is {max_samples}; it must be at least 1.")
-        rows = np.sort(np.random.default_rng(0).choice(rows, size=max_samples, replace=False))
+    rows = draw(rows, max_samples)
     if len(rows) == 0:
         raise ValueError(f"No {modality} samples are left in {where}, split {split!r}.")
     if stream_block is not None:

@@ -130,7 +130,9 @@ class ImageDataArguments:
             )
         if self.train_fraction < 1:
             train = train.select(fraction_of_each_class(train.labels, self.train_fraction, seed))
-        return at_most(train, self.max_train_samples, seed), at_most(validation, self.max_eval_samples)
+        if validation is not None:
+            validation = validation.subset(self.max_eval_samples)
+        return train.subset(self.max_train_samples, seed), validation
 
 
 @dataclass
@@ -195,13 +197,6 @@ class ProcessorTransform:
         """Return {"pixel_values": float32 (C, H, W), "id"}."""
         pixels = self.processor(record["image"], return_tensors="pt")["pixel_values"][0]
         return {"pixel_values": pixels.to(torch.float32), "id": record["id"]}
-
-
-def at_most(raw: RawDataset | None, count: int | None, seed: int = 0) -> RawDataset | None:
-    """`count` random samples of a data set, in order; all of them where there are no more or `count` is None."""
-    if raw is None or count is None or count >= len(raw):
-        return raw
-    return raw.select(np.sort(np.random.default_rng(seed).choice(len(raw), size=count, replace=False)))
 
 
 def load_processor(

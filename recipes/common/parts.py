@@ -6,7 +6,7 @@ import logging
 
 import numpy as np
 
-from .datasets import RawDataset, open_dataset
+from .datasets import RawDataset, draw, open_dataset
 from .features import MissingLabelsError, whole_label
 from .tables import SplitNotFoundError
 
@@ -127,8 +127,6 @@ def hold_out(
         MissingLabelsError: a label is missing or a real number.
         ValueError: no class has two samples, or `max_samples` is below 1.
     """
-    if max_samples is not None and max_samples < 1:
-        raise ValueError(f"Option max_samples is {max_samples}; it must be at least 1.")
     labels = np.asarray([whole_label(label, index) for index, label in enumerate(dataset.labels)])
     generator = np.random.default_rng(seed)
     chosen = np.zeros(len(labels), dtype=bool)
@@ -143,7 +141,5 @@ def hold_out(
         )
     parts = []
     for indices in (np.flatnonzero(~chosen), np.flatnonzero(chosen)):
-        if max_samples is not None and max_samples < len(indices):
-            indices = np.sort(generator.choice(indices, size=max_samples, replace=False))
-        parts.append(dataset.select(indices))
+        parts.append(dataset.select(draw(indices, max_samples, generator)))
     return parts[0], parts[1]

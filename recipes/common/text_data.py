@@ -171,9 +171,7 @@ class OpenTexts:
         """
         with column_named_by("--text_column_names"):
             raw = RawDataset("text", table_of("text", self.splits, split, self.columns, self.where))
-        if max_samples is None or max_samples >= len(raw):
-            return raw
-        return raw.select(np.sort(np.random.default_rng(0).choice(len(raw), size=max_samples, replace=False)))
+        return raw.subset(max_samples)
 
 
 def score_target(raw: RawDataset, split: str) -> Callable[[dict[str, Any]], float | None]:
