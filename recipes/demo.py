@@ -25,8 +25,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from transformers import AutoModel
 from transformers.utils import logging as transformers_logging
 
+from recipes.common.option_errors import OptionError
 from recipes.common.option_files import load_options
-from recipes.common.options import OptionError
 from recipes.plot import plot_runs
 from recipes.pretrain import pretrain
 from recipes.probe import run_probe

@@ -49,9 +49,10 @@ from recipes.common.engine import check_shared_folder, make_accelerator
 from recipes.common.export import export, input_files, push
 from recipes.common.health import TrainingStopped
 from recipes.common.online_probe import OnlineProbe
+from recipes.common.option_errors import OptionError
 from recipes.common.option_files import build_options, check_resumable, load_options, read_yaml, save_options
 from recipes.common.optional import MissingDependencyError
-from recipes.common.options import OptionError, Options
+from recipes.common.options import Options
 from recipes.common.pictures import Pictures
 from recipes.common.preemption import RunInterrupted
 from recipes.common.processes import Processes, ProcessLostError, is_lost_process

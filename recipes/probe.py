@@ -44,6 +44,7 @@ from recipes.common.backbones import (
 )
 from recipes.common.datasets import RawDataset
 from recipes.common.features import BATCH_SIZES, FeatureSet, extract, groups_are_disjoint
+from recipes.common.option_errors import at_least
 from recipes.common.parts import open_parts
 from recipes.common.probes import (
     DEFAULT_FEW,
@@ -114,8 +115,9 @@ def run_probe(
 
     Raises:
         MissingLabelsError: the data has no class labels.
-        ValueError: the checkpoint is no such model or lacks the modality, the parts overlap, a number is out of
-            range, or there is no such device.
+        OptionError: a number is out of range.
+        ValueError: the checkpoint is no such model or lacks the modality, the parts overlap, or there is no such
+            device.
     """
     started = time.perf_counter()
     for name, value in (
@@ -124,8 +126,7 @@ def run_probe(
         ("few", few),
         ("neighbours", neighbours),
     ):
-        if value is not None and value < 1:
-            raise ValueError(f"Option {name} is {value}; it must be at least 1.")
+        at_least(name, value, 1)
     device = find_device(device)
     config = load_config(model_path, modality)
     train, test, held_out = open_parts(

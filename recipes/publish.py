@@ -26,7 +26,7 @@ from safetensors import SafetensorError
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from modeling_d2v.publishing import WEIGHTS, Publication, PublishingError
-from recipes.common.options import OptionError
+from recipes.common.option_errors import OptionError
 from recipes.common.publication import publish_checkpoint
 
 

@@ -19,7 +19,7 @@ sys.path[:0] = [str(Path(__file__).resolve().parents[1]), str(Path(__file__).res
 from accelerate.state import AcceleratorState, GradientState, PartialState  # noqa: E402
 from engine_scenarios import ENGINES, poison  # noqa: E402
 
-from recipes.common.options import OptionError  # noqa: E402
+from recipes.common.option_errors import OptionError  # noqa: E402
 from recipes.pretrain import main  # noqa: E402
 
 

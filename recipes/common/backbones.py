@@ -24,8 +24,9 @@ from modeling_d2v.drafts import draft_of
 from modeling_d2v.model_card import CARD, PAPERS, choose_license, license_text
 from modeling_d2v.modeling_data2vec import Data2VecModelOutput, masked_mean
 from recipes.common.datasets import SAMPLING_RATE
+from recipes.common.option_errors import OptionError
 from recipes.common.option_files import read_yaml
-from recipes.common.options import OptionError, Options
+from recipes.common.options import Options
 from recipes.common.run_card import GENERATED, OPTIONS_FILE, inherited_license, is_hub_name, training_sections
 from recipes.common.tokenizer import check_vocabulary, load_tokenizer
 

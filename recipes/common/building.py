@@ -21,7 +21,8 @@ from recipes.common.batches import BatchPlan, StepDataset
 from recipes.common.checkpointing import CheckpointFolder
 from recipes.common.collate import Collator
 from recipes.common.modality_data import prepare_modality
-from recipes.common.options import OptionError, Options
+from recipes.common.option_errors import OptionError
+from recipes.common.options import Options
 from recipes.common.processes import ONE_PROCESS, Processes
 from recipes.common.source_list import open_entries, parts_of, read_entries
 from recipes.common.tokenizer import build_tokenizer, load_tokenizer

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from recipes.common.options import OptionError
+from recipes.common.option_errors import OptionError
 
 
 def as_overrides(arguments: list[str]) -> list[str]:

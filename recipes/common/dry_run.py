@@ -21,7 +21,8 @@ from recipes.common.batches import MicroBatch, StepDataset, load_steps
 from recipes.common.dry_run_table import ADVICE, dry_run_table
 from recipes.common.flops import StepFlops
 from recipes.common.memory import FULL, Activations, current_memory, free_memory, state_bytes
-from recipes.common.options import OptionError, Options
+from recipes.common.option_errors import OptionError
+from recipes.common.options import Options
 from recipes.common.processes import Processes
 from recipes.common.run_state import checkpoint_bytes
 from recipes.common.start_advice import advice_at_start

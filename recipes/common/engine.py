@@ -21,7 +21,8 @@ from torch.distributed.fsdp import MixedPrecisionPolicy
 from torch.distributed.fsdp.wrap import transformer_auto_wrap_policy
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from recipes.common.options import OptionError, Options
+from recipes.common.option_errors import OptionError
+from recipes.common.options import Options
 from recipes.common.processes import Processes
 from recipes.common.sharding import everywhere, whole
 

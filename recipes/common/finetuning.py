@@ -246,22 +246,6 @@ def check_folder(folder: Path) -> None:
         raise ValueError(f"--output_dir {folder} cannot be written: {existing} is read-only for this user.")
 
 
-def check_at_least(options: Any, **least: int) -> None:
-    """Checks whole numbers among the options of a dataclass; `None` is no number.
-
-    Args:
-        options: the dataclass.
-        least: least value of an option, by its name.
-
-    Raises:
-        ValueError: if one is below; the message names it.
-    """
-    for name, bound in least.items():
-        value = getattr(options, name)
-        if value is not None and value < bound:
-            raise ValueError(f"--{name} is {value}; it must be at least {bound}.")
-
-
 def load_config(model_args: ModelArguments, **overrides: Any) -> Data2VecConfig:
     """The configuration to fine-tune with.
 

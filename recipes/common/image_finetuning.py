@@ -20,7 +20,8 @@ from recipes.common.augmentation import AugmentedTransform, ColorJitter, Mixing,
 from recipes.common.class_labels import NO_LABEL, fraction_of_each_class, labelled
 from recipes.common.datasets import RawDataset, open_dataset
 from recipes.common.export import image_processor
-from recipes.common.finetuning import ModelArguments, check_at_least
+from recipes.common.finetuning import ModelArguments
+from recipes.common.option_errors import at_least
 from recipes.common.parts import hold_out
 from recipes.common.tables import SplitNotFoundError, column_named_by
 from recipes.common.transforms import VisionTransform
@@ -75,7 +76,8 @@ class ImageDataArguments:
                 raise ValueError(
                     f"--{name} is {value}; it must be above 0 and {'at most' if may_be_one else 'below'} 1."
                 )
-        check_at_least(self, max_train_samples=1, max_eval_samples=1, max_predict_samples=1, image_size=1)
+        for name in ("max_train_samples", "max_eval_samples", "max_predict_samples", "image_size"):
+            at_least(f"--{name}", getattr(self, name), 1)
 
     @property
     def source(self) -> str | None:

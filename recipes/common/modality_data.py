@@ -9,7 +9,8 @@ import numpy as np
 from modeling_d2v import Data2VecConfig
 from recipes.common.batches import PassLimit
 from recipes.common.lengths import token_lengths
-from recipes.common.options import ModalityOptions, OptionError, Options
+from recipes.common.option_errors import OptionError
+from recipes.common.options import ModalityOptions, Options
 from recipes.common.sample_order import Mixture
 from recipes.common.source_list import JoinedDataset, TransformBySource, parts_of
 from recipes.common.transforms import build_transform

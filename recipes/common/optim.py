@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from recipes.common.options import OptimOptions, OptionError
+from recipes.common.option_errors import OptionError
+from recipes.common.options import OptimOptions
 
 
 def has_weight_decay(name: str, parameter: nn.Parameter) -> bool:

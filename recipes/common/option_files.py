@@ -16,7 +16,8 @@ from typing import Any
 
 import yaml
 
-from recipes.common.options import MODALITIES, OptionError, Options
+from recipes.common.option_errors import OptionError
+from recipes.common.options import MODALITIES, Options
 
 
 CONFIG_FOLDER = Path(__file__).resolve().parents[1] / "configs"

@@ -6,12 +6,10 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
+from recipes.common.option_errors import OptionError, at_least, choice
+
 
 MODALITIES = ("text", "vision", "audio")
-
-
-class OptionError(ValueError):
-    """An option is unknown, has a wrong value, or contradicts another one."""
 
 
 @dataclass(kw_only=True)
@@ -296,13 +294,13 @@ class Options:
         if not self.modalities:
             raise OptionError("The run has no modality. Give it a section text, vision or audio, with a batch_size.")
         self._check_backbone()
-        _choice("schedule", self.schedule, ("alternate", "mixed"))
-        _choice("mixed_precision", self.mixed_precision, ("no", "bf16", "fp16"))
-        _choice("resume", self.resume, ("auto", "never"))
-        _choice("non_finite", self.non_finite, ("skip", "stop"))
-        _choice("collapse", self.collapse, ("stop", "warn"))
-        _choice("probe.kind", self.probe.kind, ("knn", "linear"))
-        _choice("probe.weights", self.probe.weights, ("student", "teacher"))
+        choice("schedule", self.schedule, ("alternate", "mixed"))
+        choice("mixed_precision", self.mixed_precision, ("no", "bf16", "fp16"))
+        choice("resume", self.resume, ("auto", "never"))
+        choice("non_finite", self.non_finite, ("skip", "stop"))
+        choice("collapse", self.collapse, ("stop", "warn"))
+        choice("probe.kind", self.probe.kind, ("knn", "linear"))
+        choice("probe.weights", self.probe.weights, ("student", "teacher"))
         for name in MODALITIES:
             if getattr(self.probe, name) is not None and name not in self.modalities:
                 raise OptionError(f"probe.{name} is given, but the run has no {name}. Leave it out.")
@@ -326,7 +324,7 @@ class Options:
                 f"{what} longer than the schedule of {self.schedule_steps}. Shorten it, or give it as a fraction such "
                 "as 0.1."
             )
-        _choice("optim.curve", self.optim.curve, ("cosine", "exponential"))
+        choice("optim.curve", self.optim.curve, ("cosine", "exponential"))
         if self.optim.curve == "exponential" and self.optim.min_lr == 0:
             raise OptionError(
                 "optim.curve is exponential, which never reaches optim.min_lr=0. Give the learning rate to end with, "
@@ -352,10 +350,9 @@ class Options:
 
     def _check_batches(self, name: str, section: ModalityOptions) -> None:
         """Checks what decides the size of the batches of a modality."""
-        _at_least(f"{name}.bucket_steps", section.bucket_steps, 0)
+        at_least(f"{name}.bucket_steps", section.bucket_steps, 0)
         for option in ("batch_size", "batch_tokens", "micro_batch_size", "micro_batch_tokens"):
-            if getattr(section, option) is not None:
-                _at_least(f"{name}.{option}", getattr(section, option), 1)
+            at_least(f"{name}.{option}", getattr(section, option), 1)
         for pair in (("batch_size", "batch_tokens"), ("micro_batch_size", "micro_batch_tokens")):
             if None not in (getattr(section, option) for option in pair):
                 raise OptionError(f"{name}.{pair[0]} and {name}.{pair[1]} are both given. Set one of them to null.")
@@ -364,8 +361,8 @@ class Options:
                 "vision takes neither batch_tokens, micro_batch_tokens nor bucket_steps: images all have the same "
                 "size. Give vision.batch_size and vision.micro_batch_size."
             )
-        if section.batch_size is not None and not section.is_limited:
-            _at_least(f"{name}.batch_size", section.batch_size, self.accumulate)
+        if not section.is_limited:
+            at_least(f"{name}.batch_size", section.batch_size, self.accumulate)
 
     def _check_accumulate(self) -> None:
         """Checks that there is something to accumulate: where passes have a limit, their number follows from it."""
@@ -382,39 +379,27 @@ class Options:
     def _check_ranges(self) -> None:
         """Checks the numbers that have a least value."""
         for name in ("max_steps", "accumulate", "log_every", "keep_last", "max_bad_steps", "patience"):
-            _at_least(name, getattr(self, name), 1)
+            at_least(name, getattr(self, name), 1)
         for name in ("seed", "checkpoint_every", "checkpoint_minutes", "keep_every", "min_target_std",
                      "min_prediction_std", "std_check_from", "max_skipped_share"):  # fmt: skip
-            _at_least(name, getattr(self, name), 0)
+            at_least(name, getattr(self, name), 0)
         if not 0 <= self.max_bad_fraction <= 1:
             raise OptionError(f"max_bad_fraction is {self.max_bad_fraction}. It must be from 0 to 1.")
         if self.seed >= 2**31:
             raise OptionError(f"seed is {self.seed}. It must be below {2**31}.")
-        _at_least("pictures_every", self.pictures_every, 0)
+        at_least("pictures_every", self.pictures_every, 0)
         for name, least in (("every", 0), ("max_samples", 1), ("neighbours", 1)):
-            _at_least(f"probe.{name}", getattr(self.probe, name), least)
-        _at_least("data.num_workers", self.data.num_workers, 0)
-        _at_least("data.prefetch", self.data.prefetch, 1)
-        if self.data.shuffle_buffer is not None:
-            _at_least("data.shuffle_buffer", self.data.shuffle_buffer, 1)
+            at_least(f"probe.{name}", getattr(self.probe, name), least)
+        at_least("data.num_workers", self.data.num_workers, 0)
+        at_least("data.prefetch", self.data.prefetch, 1)
+        at_least("data.shuffle_buffer", self.data.shuffle_buffer, 1)
         for name in ("min_lr", "warmup", "hold", "eps", "weight_decay", "max_grad_norm"):
-            _at_least(f"optim.{name}", getattr(self.optim, name), 0)
+            at_least(f"optim.{name}", getattr(self.optim, name), 0)
         if not 0 < self.batch_scale < math.inf:
             raise OptionError(f"batch_scale is {self.batch_scale}. It must be a positive number.")
-        _at_least("optim.local_encoder_lr", self.optim.local_encoder_lr, 0)
+        at_least("optim.local_encoder_lr", self.optim.local_encoder_lr, 0)
         if not 0 < self.optim.lr < math.inf:
             raise OptionError(f"optim.lr is {self.optim.lr}. It must be a positive number.")
-        if self.optim.schedule_steps is not None:
-            _at_least("optim.schedule_steps", self.optim.schedule_steps, 1)
+        at_least("optim.schedule_steps", self.optim.schedule_steps, 1)
         if self.text is not None:
-            _at_least("text.tokenizer_documents", self.text.tokenizer_documents, 1)
-
-
-def _choice(name: str, value: str, valid: tuple[str, ...]) -> None:
-    if value not in valid:
-        raise OptionError(f"{name} is {value!r}. It must be one of {', '.join(valid)}.")
-
-
-def _at_least(name: str, value: float, least: int) -> None:
-    if not least <= value < math.inf:  # NaN is in no range
-        raise OptionError(f"{name} is {value}. It must be at least {least}.")
+            at_least("text.tokenizer_documents", self.text.tokenizer_documents, 1)

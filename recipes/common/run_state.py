@@ -17,7 +17,7 @@ from recipes.common.checkpointing import (
     restore_random_states,
     size_in_bytes,
 )
-from recipes.common.options import OptionError
+from recipes.common.option_errors import OptionError
 from recipes.common.processes import Processes
 from recipes.common.sharding import load_model_state, load_optimizer_state, model_state, optimizer_state
 from recipes.common.storage import check_writable, warn_of_little_room

@@ -20,8 +20,9 @@ from typing import Any
 
 from modeling_d2v import Data2VecConfig
 from recipes.common.building import build_config
+from recipes.common.option_errors import OptionError
 from recipes.common.option_files import flatten
-from recipes.common.options import ModalityOptions, OptimOptions, OptionError, Options
+from recipes.common.options import ModalityOptions, OptimOptions, Options
 
 
 TEACHER_FIELDS = ("ema_decay", "ema_end_decay", "ema_anneal_end_step")

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from torch.utils.data import Dataset
 
 from recipes.common.datasets import open_dataset
-from recipes.common.options import OptionError
+from recipes.common.option_errors import OptionError
 
 
 class SourceEntry(NamedTuple):

@@ -15,8 +15,8 @@ import numpy as np
 from torch.utils.data import Sampler
 
 from recipes.common.datasets import RawDataset, open_dataset
-from recipes.common.finetuning import check_at_least
 from recipes.common.finetuning_resume import write_json
+from recipes.common.option_errors import at_least
 from recipes.common.sample_order import stable_seed
 from recipes.common.tables import SplitNotFoundError, column_named_by
 from recipes.common.turns import sorted_stretch
@@ -58,7 +58,8 @@ class SpeechDataArguments:
     def __post_init__(self) -> None:
         if not any((self.dataset_name, self.train_dir, self.validation_dir, self.test_dir)):
             raise ValueError("Name the data with --dataset_name, or with --train_dir and --validation_dir.")
-        check_at_least(self, max_train_samples=1, max_eval_samples=1)
+        for name in ("max_train_samples", "max_eval_samples"):
+            at_least(f"--{name}", getattr(self, name), 1)
 
     @property
     def described(self) -> str:

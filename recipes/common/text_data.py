@@ -15,7 +15,7 @@ import numpy as np
 
 from recipes.common.class_labels import no_label
 from recipes.common.datasets import RawDataset
-from recipes.common.finetuning import check_at_least
+from recipes.common.option_errors import at_least
 from recipes.common.sources import table_of
 from recipes.common.tables import Columns, column_named_by
 from recipes.common.tokenizer import check_vocabulary, load_tokenizer
@@ -65,7 +65,9 @@ class TextDataArguments:
     max_predict_samples: int | None = field(default=None, metadata={"help": "Predict so many random samples only."})
 
     def __post_init__(self) -> None:
-        check_at_least(self, max_seq_length=3, max_train_samples=1, max_eval_samples=1, max_predict_samples=1)
+        at_least("--max_seq_length", self.max_seq_length, 3)
+        for name in ("max_train_samples", "max_eval_samples", "max_predict_samples"):
+            at_least(f"--{name}", getattr(self, name), 1)
 
     @property
     def name(self) -> str:

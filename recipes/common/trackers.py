@@ -17,9 +17,10 @@ from accelerate import Accelerator
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
 from accelerate.utils import LoggerType
 
+from recipes.common.option_errors import OptionError
 from recipes.common.option_files import flatten
 from recipes.common.optional import MissingDependencyError, need
-from recipes.common.options import OptionError, Options
+from recipes.common.options import Options
 from recipes.common.run_record import RunRecord
 from recipes.common.throughput import SPEED_FACTS
 

@@ -20,8 +20,8 @@ from recipes import pretrain, publish
 from recipes.common.backbones import build_backbone_config, complete_options, observed_encoder
 from recipes.common.building import build_model
 from recipes.common.health_rules import _position_advice
+from recipes.common.option_errors import OptionError
 from recipes.common.option_files import build_options, load_options
-from recipes.common.options import OptionError
 from recipes.common.runlog import read_log
 from recipes.common.start_advice import advice_at_start
 from recipes.common.training import Pretraining

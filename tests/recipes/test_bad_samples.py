@@ -28,9 +28,9 @@ from recipes.common.data_report import (
 from recipes.common.datasets import RawDataset, open_dataset
 from recipes.common.decoding import BadSample, decode_audio, decode_image
 from recipes.common.health import TrainingStopped
+from recipes.common.option_errors import OptionError
 from recipes.common.option_files import load_options
 from recipes.common.optional import MissingDependencyError
-from recipes.common.options import OptionError
 from recipes.common.packing import PackedTextDataset
 from recipes.common.runlog import read_log
 from recipes.common.tables import Table

@@ -10,6 +10,7 @@ from model_factory import tiny_config
 from modeling_d2v import Data2VecForPreTraining
 from recipes.common import dry_run as module
 from recipes.common.dry_run import count_parameters
+from recipes.common.option_errors import OptionError
 from recipes.common.option_files import load_options
 from recipes.common.options import OptionError
 from recipes.common.processes import Processes

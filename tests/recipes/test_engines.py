@@ -35,7 +35,7 @@ from recipes.common.engine import (
     leaves_out_parameters,
     sharding_plugin,
 )
-from recipes.common.options import OptionError
+from recipes.common.option_errors import OptionError
 from recipes.common.run_record import read_record
 from recipes.common.runlog import read_log
 

@@ -11,8 +11,8 @@ from modeling_d2v import Data2VecConfig
 from recipes.common import lengths as module
 from recipes.common.datasets import RawDataset, open_dataset
 from recipes.common.lengths import header_seconds, read_header, sample_counts, token_lengths
+from recipes.common.option_errors import OptionError
 from recipes.common.option_files import build_options
-from recipes.common.options import OptionError
 from recipes.common.tokenizer import build_tokenizer
 from recipes.common.transforms import build_transform
 

@@ -14,9 +14,9 @@ from accelerate.state import AcceleratorState
 from recipes.common.building import build_config, build_model, prepare_tokenizer
 from recipes.common.checkpointing import CheckpointFolder
 from recipes.common.datasets import open_dataset
+from recipes.common.option_errors import OptionError
 from recipes.common.option_files import load_options
 from recipes.common.optional import MissingDependencyError, need
-from recipes.common.options import OptionError
 from recipes.common.training import Pretraining
 from recipes.pretrain import main
 

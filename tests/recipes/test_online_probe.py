@@ -13,8 +13,8 @@ from safetensors.torch import load_file
 
 from modeling_d2v import Data2VecForPreTraining
 from recipes.common.online_probe import feature_rank
+from recipes.common.option_errors import OptionError
 from recipes.common.option_files import load_options
-from recipes.common.options import OptionError
 from recipes.common.runlog import read_log
 from recipes.common.throughput import SPEED_FACTS
 from recipes.common.training import Pretraining

@@ -9,7 +9,8 @@ from torch import nn
 
 from modeling_d2v import Data2VecForPreTraining
 from recipes.common.optim import build_optimizer, learning_rate, parameter_groups, set_learning_rate
-from recipes.common.options import OptimOptions, OptionError
+from recipes.common.option_errors import OptionError
+from recipes.common.options import OptimOptions
 
 
 class Model(nn.Module):

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from recipes.common.option_errors import OptionError, at_least
 from recipes.common.option_files import (
     build_options,
     check_resumable,
@@ -12,7 +13,6 @@ from recipes.common.option_files import (
     read_yaml,
     save_options,
 )
-from recipes.common.options import OptionError
 
 
 def options(**changes):
@@ -113,6 +113,14 @@ def test_unknown_key_names_the_nearest_one(override, nearest):
 def test_wrong_values_are_explained(overrides, words):
     with pytest.raises(OptionError, match=words.replace(".", r"\.")):
         load_options("tiny_vision", overrides)
+
+
+@pytest.mark.parametrize("value", [0.5, -1, float("inf"), float("nan")])
+def test_numbers_below_their_bound_or_not_finite_are_refused(value):
+    at_least("--few", 1, 1)
+    at_least("--few", None, 1)
+    with pytest.raises(OptionError, match=f"^--few is {value}. It must be at least 1.$"):
+        at_least("--few", value, 1)
 
 
 def test_accumulation_is_for_the_modalities_without_a_limit_of_their_own():

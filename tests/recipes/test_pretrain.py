@@ -26,8 +26,8 @@ from modeling_d2v import Data2VecForPreTraining
 from recipes.common.building import build_config, build_model
 from recipes.common.checkpointing import CheckpointFolder
 from recipes.common.health import TrainingStopped
+from recipes.common.option_errors import OptionError
 from recipes.common.option_files import load_options
-from recipes.common.options import OptionError
 from recipes.common.runlog import read_log
 from recipes.common.throughput import SPEED_FACTS
 from recipes.common.training import Pretraining

@@ -167,8 +167,8 @@ def test_nothing_can_be_held_out_of_classes_with_one_sample(saved_model, tmp_pat
 @pytest.mark.parametrize(
     ("option", "value", "message"),
     [
-        ("--batch_size", "0", "batch_size is 0; it must be at least 1"),
-        ("--max_samples", "-1", "max_samples is -1; it must be at least 1"),
+        ("--batch_size", "0", "batch_size is 0. It must be at least 1"),
+        ("--max_samples", "-1", "max_samples is -1. It must be at least 1"),
         ("--max_seconds", "0", "max_seconds is 0.0; it must be above 0"),
         ("--device", "nosuch", "device 'nosuch' cannot be used here"),
     ],

@@ -7,8 +7,8 @@ import pytest
 import yaml
 from accelerate.state import AcceleratorState, GradientState
 
+from recipes.common.option_errors import OptionError
 from recipes.common.option_files import build_options, read_yaml
-from recipes.common.options import OptionError
 from recipes.common.scaling import scale_batch, scaling_table
 from recipes.pretrain import main
 

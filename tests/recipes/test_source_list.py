@@ -5,8 +5,8 @@ from collections import Counter
 import numpy as np
 import pytest
 
+from recipes.common.option_errors import OptionError
 from recipes.common.option_files import build_options, load_options
-from recipes.common.options import OptionError
 from recipes.common.sample_order import Mixture
 from recipes.common.source_list import JoinedDataset, TransformBySource, names_of, open_entries, read_entries
 from recipes.common.transforms import AudioTransform

@@ -8,9 +8,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from recipes.common import trackers
 from recipes.common.command_line import as_overrides
+from recipes.common.option_errors import OptionError
 from recipes.common.option_files import load_options
 from recipes.common.optional import MissingDependencyError
-from recipes.common.options import OptionError
 from recipes.common.run_record import RunRecord, read_record
 from recipes.common.runlog import read_log
 from recipes.common.trackers import ATTEMPTS, Trackers, grouped, hyperparameters, start_arguments, tracker_names
