@@ -7,7 +7,7 @@ from .checkpoint_settings import MONITORING, SCHEDULE, Settings, conv_layers, ta
 
 
 # name in fairseq -> name in this package
-MODALITIES = {"audio": "audio", "image": "vision", "text": "text"}
+MODALITY_NAMES = {"audio": "audio", "image": "vision", "text": "text"}
 
 
 def convert_v2(model: Settings, vocab_size: int | None, task: Mapping[str, Any]) -> dict[str, Any]:
@@ -29,9 +29,11 @@ def convert_v2(model: Settings, vocab_size: int | None, task: Mapping[str, Any])
 
     sections = model.section("modalities")
     supported = model.get("supported_modality")
-    wanted = [supported.lower()] if supported else sorted(MODALITIES)
-    sections.ignore("the model has no encoder for this modality", *(name for name in MODALITIES if name not in wanted))
-    fields: dict[str, Any] = {"modalities": [MODALITIES[name] for name in wanted]}
+    wanted = [supported.lower()] if supported else sorted(MODALITY_NAMES)
+    sections.ignore(
+        "the model has no encoder for this modality", *(name for name in MODALITY_NAMES if name not in wanted)
+    )
+    fields: dict[str, Any] = {"modalities": [MODALITY_NAMES[name] for name in wanted]}
     for name in wanted:
         section = sections.section(name)
         sub = shared | _convert_modality(section, name, width, depth, heads, vocab_size)
@@ -39,7 +41,7 @@ def convert_v2(model: Settings, vocab_size: int | None, task: Mapping[str, Any])
             sub["cls_loss_weight"] = 0.0
         local = section.get("ema_local_encoder", False)
         sub["ema_scope"] = "blocks" if encoder_only else "all" if local else "context"
-        fields[f"{MODALITIES[name]}_config"] = sub
+        fields[f"{MODALITY_NAMES[name]}_config"] = sub
         section.finish()
     sections.finish()
 

@@ -101,7 +101,7 @@ KINDS = {
     ),
 }
 ENCODER = "data2vec."
-WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 
 
 def from_transformers(
@@ -198,7 +198,7 @@ def _tensors(source: str | PathLike, **hub: Any) -> Iterator[tuple[str, Tensor]]
 
 
 def _files(source: str | PathLike, **hub: Any) -> list[str]:
-    for name in WEIGHTS:
+    for name in WEIGHT_FILES:
         whole = cached_file(source, name, _raise_exceptions_for_missing_entries=False, **hub)
         if whole:
             return [whole]
@@ -207,4 +207,4 @@ def _files(source: str | PathLike, **hub: Any) -> list[str]:
             with open(index, encoding="utf-8") as file:
                 parts = sorted(set(json.load(file)["weight_map"].values()))
             return [cached_file(source, part, **hub) for part in parts]
-    raise FileNotFoundError(f"{source} holds none of {', '.join(WEIGHTS)}, nor an index of their parts.")
+    raise FileNotFoundError(f"{source} holds none of {', '.join(WEIGHT_FILES)}, nor an index of their parts.")

@@ -46,7 +46,7 @@ NAMES: NameTable = (
     ("qa_outputs.*", "qa_outputs.*"),
 )
 
-DROPPED = {
+WITHOUT_WEIGHTS = {
     "data2vec_text.embeddings.position_ids": "counts positions, holds no weights",
     "data2vec_text.embeddings.token_type_ids": "zeros, holds no weights",
 }
@@ -106,7 +106,7 @@ def settings(source: Mapping[str, Any]) -> dict[str, Any]:
 
 def place(name: str) -> Place | Unused:
     """Where a tensor of a data2vec-text model with a head goes; an unknown name stays as it is."""
-    if name in DROPPED:
-        return Unused(name, DROPPED[name])
+    if name in WITHOUT_WEIGHTS:
+        return Unused(name, WITHOUT_WEIGHTS[name])
     target, _, part = (rename(name, NAMES) or name).partition("#")
     return Place(target, part or None, SPARE.get(name))

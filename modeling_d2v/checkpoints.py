@@ -57,7 +57,7 @@ _BEIT_BLOCK: Rules = (
 )
 
 # "#q" at the end of a name stands for the query's third of a tensor that holds query, key and value.
-NAMES: dict[str, Rules] = {
+RULES: dict[str, Rules] = {
     "fairseq-v2": (
         (r"^modality_encoders\.AUDIO\.", r"modality_encoders.audio."),
         (r"^modality_encoders\.IMAGE\.", r"modality_encoders.vision."),
@@ -244,7 +244,7 @@ def translate(name: str, kind: str, teacher: bool = False) -> Place | Unused:
     for owner, pattern, reason in DROPPED:
         if owner == kind and re.search(pattern, full):
             return Unused(f"_ema.{name}" if teacher else name, reason)
-    for pattern, replacement in NAMES[kind]:
+    for pattern, replacement in RULES[kind]:
         full = re.sub(pattern, replacement, full)
     full, _, part = full.partition("#")
     if teacher and kind == "beit-v1-vision" and re.search(r"^decoders\.|\.mask_token$", full):

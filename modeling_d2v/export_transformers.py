@@ -36,7 +36,7 @@ from .modeling_data2vec import Data2VecModel, Data2VecPreTrainedModel
 from .pretraining_data2vec import Data2VecForPreTraining
 
 
-NOTES = {
+EXPORT_NOTES = {
     "audio": (
         "Padding reaches the samples in transformers, as in the reference implementation: a padded batch gives other "
         "outputs than here, where it does not (`fairseq_compatible_padding` gives those of transformers). A recording "
@@ -48,7 +48,7 @@ NOTES = {
 _SEGMENTATION = (
     "Segmentation in transformers takes images of `image_size` alone, and has no dropout before its classifiers."
 )
-MASK_TOKEN = ".mask_token"
+MASK_TOKEN_SUFFIX = ".mask_token"
 _MASKS = "serves masks, of which this export has none"
 _KEY_BIAS = "adds the same number to all scores of a query, which changes nothing"
 _DOUBLINGS = [2, 1, 0, -1]  # of the pyramid for segmentation: 4, 2, 1 and 1/2 times the grid of patches
@@ -100,7 +100,7 @@ def to_transformers(
     tensors, unused = _conversion(model, modality, expected)
     exported = model_class.from_pretrained(None, config=config, state_dict=tensors, **options)
     exported.config.name_or_path = ""  # it was loaded from nowhere
-    notes += [NOTES[modality]] if modality in NOTES else []
+    notes += [EXPORT_NOTES[modality]] if modality in EXPORT_NOTES else []
     return Exported(exported, unused, notes)
 
 
@@ -180,7 +180,7 @@ def _conversion(model: Data2VecPreTrainedModel, modality: str, expected: dict[st
         if source in ours:
             used.add((source, place.part))
             filler.put(source, Place(name), _part(ours[source], place.part, shape))
-        elif source.endswith(MASK_TOKEN):
+        elif source.endswith(MASK_TOKEN_SUFFIX):
             # A model that drops masked tokens puts zeros where others put their mask token.
             filler.put(source, Place(name), torch.zeros(shape, dtype=model.dtype))
     for name in ours:
@@ -204,6 +204,6 @@ def _left_over(name: str, modality: str) -> Unused | Place:
     other = re.match(r"modality_encoders\.(\w+)\.", name)
     if other and other[1] != modality:
         return Unused(name, f"belongs to {other[1]}, which is not exported")
-    if name.endswith(MASK_TOKEN):
+    if name.endswith(MASK_TOKEN_SUFFIX):
         return Unused(name, _MASKS)
     return Place(name)  # an error that names it

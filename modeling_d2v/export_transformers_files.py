@@ -23,7 +23,7 @@ from .model_card import CARD, choose_license, license_text, read_license
 from .modeling_data2vec import Data2VecPreTrainedModel
 from .pretraining_data2vec import Data2VecForPreTraining
 from .processing_data2vec import Data2VecProcessor
-from .publishing import find_checkpoint, load_checkpoint
+from .publishing import find_checkpoint, load_saved_model
 
 
 # Fields of `Data2VecImageProcessor` that name the class and not what it does.
@@ -89,7 +89,7 @@ def export_to_transformers(
     check_place(folder, source)
     stated = read_license(source)
     license = choose_license(license, stated) if license else stated
-    model = load_checkpoint(source)
+    model = load_saved_model(source)
     left_out: list[Unused] = []
     if isinstance(model, Data2VecForPreTraining):
         others = ("decoders.", TEACHER if weights == "student" else STUDENT)

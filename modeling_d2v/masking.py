@@ -31,8 +31,8 @@ from typing import Any
 import torch
 from torch import LongTensor, Tensor
 
+from .configuration_modalities import MASK_SAMPLERS
 
-MASK_SAMPLERS = ("random", "span", "block", "inverse_block")
 
 # Streams below 16 belong to this file; other users of the generator take higher ones.
 _STREAM_SELECT, _STREAM_CENTRE, _STREAM_CORRUPT, _STREAM_REPLACE = 0, 1, 2, 3

@@ -20,7 +20,7 @@ CARD = "README.md"
 DEFAULT_LICENSE = "apache-2.0"
 NON_COMMERCIAL = "cc-by-nc"
 PAPERS = {"1.0": "2202.03555", "2.0": "2212.07525"}
-TASKS = {
+PIPELINE_TAGS = {
     "AutoModel": "feature-extraction",
     "AutoModelForMaskedLM": "fill-mask",
     "AutoModelForSequenceClassification": "text-classification",
@@ -80,7 +80,7 @@ def model_card(
     metadata = ModelCardData(
         license=license,
         library_name="transformers",
-        pipeline_tag=TASKS.get(auto),
+        pipeline_tag=PIPELINE_TAGS.get(auto),
         tags=["data2vec", f"arxiv:{PAPERS[version]}"],
         base_model=base_model,
         datasets=datasets,
@@ -102,7 +102,7 @@ def model_card(
         "Limits": (_ENCODER_LIMITS if is_encoder else "") + _LIMITS,
         "Licence": license_text(license),
     }
-    task = "encoder" if is_encoder else f"model for {TASKS.get(auto, 'a task of its own').replace('-', ' ')}"
+    task = "encoder" if is_encoder else f"model for {PIPELINE_TAGS.get(auto, 'a task of its own').replace('-', ' ')}"
     summary = summary or f"A data2vec {task}; it takes {taken}."
     body = "\n\n".join(f"## {heading}\n\n{text}" for heading, text in parts.items())
     return f"---\n{metadata.to_yaml()}\n---\n\n# {name.rsplit('/', 1)[-1]}\n\n{summary}\n\n{body}\n"
@@ -199,7 +199,7 @@ def without_processor(card: str) -> str:
 def for_encoder(card: str) -> str:
     """The card of a pretraining model, for its encoder alone."""
     parsed = ModelCard(card, ignore_metadata_errors=True)
-    parsed.data.pipeline_tag = parsed.data.pipeline_tag or TASKS["AutoModel"]
+    parsed.data.pipeline_tag = parsed.data.pipeline_tag or PIPELINE_TAGS["AutoModel"]
     return (
         str(parsed).replace("AutoModelForPreTraining", "AutoModel").replace("Data2VecForPreTraining", "Data2VecModel")
     )

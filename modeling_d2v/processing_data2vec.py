@@ -26,7 +26,7 @@ from transformers.utils.hub import cached_file
 from .ctc_beam_search import BeamSearch, WordModel, load_language_model
 
 
-IGNORED = -100
+_IGNORED = -100
 LOADERS = {
     "tokenizer": AutoTokenizer,
     "image_processor": AutoImageProcessor,
@@ -131,7 +131,7 @@ class Data2VecProcessor(ProcessorMixin):
                 raise ValueError(f"`audio` holds {len(waveforms)} recordings and `text` {len(texts)} transcripts.")
             tokens = self._part("tokenizer")(texts, padding=bool(kwargs.get("padding")), return_attention_mask=True)
             inputs["labels"] = [
-                [token if real else IGNORED for token, real in zip(*row, strict=True)]
+                [token if real else _IGNORED for token, real in zip(*row, strict=True)]
                 for row in zip(tokens["input_ids"], tokens["attention_mask"], strict=True)
             ]
             inputs = inputs.convert_to_tensors(kwargs.get("return_tensors"))
@@ -186,7 +186,7 @@ class Data2VecProcessor(ProcessorMixin):
     def _greedy(self, sequences: Tensor, lengths: Any) -> Tensor:
         """Ids (B, T) of ids or logits, the pad token, which is the blank of CTC, where there is nothing to read."""
         pad = self._part("tokenizer").pad_token_id
-        empty = sequences == IGNORED  # how Trainer pads ids and logits
+        empty = sequences == _IGNORED  # how Trainer pads ids and logits
         if sequences.is_floating_point():
             sequences, empty = sequences.argmax(dim=-1), empty.all(dim=-1)
         if lengths is not None:

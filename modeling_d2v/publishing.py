@@ -155,7 +155,7 @@ def stage(
     if card is None and (source / CARD).is_file():
         card = (source / CARD).read_text(encoding="utf-8")
     license = choose_license(license, read_license(source) or (card and license_in(card)))
-    model = load_checkpoint(source)
+    model = load_saved_model(source)
     is_pretraining = isinstance(model, EmaTeacher)
     if weights == "teacher" and not is_pretraining:
         raise ValueError(f"{source} holds a {type(model).__name__}, which has no teacher: leave `weights` out.")
@@ -265,7 +265,7 @@ def explain(error: BaseException, repo_id: str) -> str:
     return str(error)
 
 
-def load_checkpoint(folder: Path) -> PreTrainedModel:
+def load_saved_model(folder: Path) -> PreTrainedModel:
     """The model of a folder, in the class and the precision that it was saved in.
 
     Raises:

@@ -41,7 +41,7 @@ from modeling_d2v.publishing import find_checkpoint
 from recipes.common.conversion import (
     Summary,
     card_of,
-    choose_license,
+    converted_license,
     input_parts,
     nearest_size,
     summarise,
@@ -177,7 +177,7 @@ def convert_transformers(args: argparse.Namespace) -> Summary:
         model, unused = from_transformers(args.source, architecture=_encoder_of(model))
     if DTYPES[args.dtype] is not None:
         model = model.to(DTYPES[args.dtype])
-    identifier, reason = choose_license(model.config, args.license, args.source)
+    identifier, reason = converted_license(model.config, args.license, args.source)
     parts, notes = _parts_of(args.source)
     kind = f"transformers data2vec-{model.config.modalities[0]}"
     size, parameters = nearest_size(model.config), model.num_parameters()

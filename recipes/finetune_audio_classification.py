@@ -58,7 +58,7 @@ from recipes.common.finetuning import (
     FinetuningArguments,
     launch,
     parse_arguments,
-    prepare,
+    prepare_program,
     record,
     run,
 )
@@ -169,7 +169,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     model_args, data_args, args = parse_arguments(
         ClassifierArguments, ClassDataArguments, ClassTrainingArguments, argv=argv
     )
-    prepare(args)
+    prepare_program(args)
     train, evaluation = data_args.open_parts(args.do_train, args.do_eval)
     config = read_config(model_args, None if train is None else class_names(train))
     names = [config.id2label[number] for number in range(config.num_labels)]

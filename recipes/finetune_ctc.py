@@ -49,7 +49,7 @@ from recipes.common.finetuning import (
     FinetuningArguments,
     launch,
     parse_arguments,
-    prepare,
+    prepare_program,
     record,
     run,
 )
@@ -118,7 +118,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
         All metrics.
     """
     model_args, data_args, args = parse_arguments(CTCModelArguments, CTCDataArguments, CTCTrainingArguments, argv=argv)
-    prepare(args)
+    prepare_program(args)
     if args.do_eval or args.do_predict:
         need("jiwer", "audio")
     train = data_args.open_spoken("train") if args.do_train else None

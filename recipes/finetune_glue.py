@@ -52,14 +52,14 @@ from recipes.common.finetuning import (
     load_config,
     load_model,
     parse_arguments,
-    prepare,
+    prepare_program,
     record,
     run,
     with_options_of_file,
 )
 from recipes.common.finetuning_data import FinetuningCollator, FinetuningDataset
 from recipes.common.finetuning_trainer import FinetuningTrainer
-from recipes.common.glue import CLASSES, SCORES, TASKS, GlueTask, decide_task, write_predictions
+from recipes.common.glue import CLASSES, SCORES, TASKS, GlueTask, decide_task, write_glue_predictions
 from recipes.common.sweep import sweep
 from recipes.common.text_data import TextDataArguments, open_tokenizer, score_target
 from recipes.common.transforms import TextTransform
@@ -133,7 +133,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     """
     argv = sys.argv[1:] if argv is None else argv
     model_args, data_args, args = parse_arguments(ModelArguments, TextDataArguments, GlueArguments, argv=argv)
-    prepare(args)
+    prepare_program(args)
     if args.learning_rates is None and args.seeds is None:
         return finetune(model_args, data_args, args)
 
@@ -161,7 +161,7 @@ def finetune(model_args: ModelArguments, data_args: TextDataArguments, args: Glu
     Returns:
         Its metrics.
     """
-    prepare(args)
+    prepare_program(args)
     config = load_config(model_args)
     tokenizer = open_tokenizer(model_args, config)
     longest = config.modality_config("text").max_position_embeddings
@@ -273,7 +273,7 @@ def predict(
     predictions[np.isin(raw.rows, dataset.raw.rows)] = found
     if trainer.is_world_process_zero():
         path = Path(trainer.args.output_dir) / "predictions" / f"{file}.tsv"
-        write_predictions(path, raw.rows, predictions, task.labels if task.written else None)
+        write_glue_predictions(path, raw.rows, predictions, task.labels if task.written else None)
         print(f"{len(raw):,} predictions: {path}")
     if output.label_ids is None:
         return {}

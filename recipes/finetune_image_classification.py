@@ -58,7 +58,7 @@ from recipes.common.finetuning import (
     load_config,
     load_model,
     parse_arguments,
-    prepare,
+    prepare_program,
     record,
     run,
 )
@@ -69,7 +69,7 @@ from recipes.common.image_finetuning import (
     ImageDataArguments,
     ProcessorTransform,
     accuracies,
-    load_processor,
+    make_image_processor,
 )
 
 
@@ -123,10 +123,10 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     model_args, data_args, augmentation, args = parse_arguments(
         ModelArguments, ImageDataArguments, AugmentationArguments, ImageFinetuningArguments, argv=argv
     )
-    prepare(args)
+    prepare_program(args)
     config = load_config(model_args)
     channels = config.modality_config("vision").num_channels
-    processor = load_processor(model_args, config, data_args.image_size, data_args.crop_pct, train=args.do_train)
+    processor = make_image_processor(model_args, config, data_args.image_size, data_args.crop_pct, train=args.do_train)
     evaluated = ProcessorTransform(processor)
 
     raw, train, validation = {}, None, None

@@ -161,7 +161,7 @@ def train(options: Options, accelerator: Accelerator, processes: Processes, fold
     files = input_files(config, steps.transforms, tokenizer) if options.backbone is None else {}
     run = Pretraining(options, accelerator, processes, model, steps, folder, [probe, pictures], files)
     pictures.share = run.trackers.log_images
-    run.bad_samples.prepare({name: len(source) for name, source in sources.items()}, report)
+    run.bad_samples.register_data({name: len(source) for name, source in sources.items()}, report)
     start(run)
     record = RunRecord(folder, processes)
     run.trackers.start(options, record, run.step)
@@ -191,13 +191,13 @@ def train(options: Options, accelerator: Accelerator, processes: Processes, fold
                 final = export_backbone(trained, folder, processor, card)
         print(json.dumps({**summary, "final": str(final)}, indent=1))
         if options.push_to_hub:
-            upload(folder / "final", repository)
+            upload_final(folder / "final", repository)
     accelerator.wait_for_everyone()
     accelerator.end_training()
     return summary
 
 
-def upload(final: Path, repository: str) -> None:
+def upload_final(final: Path, repository: str) -> None:
     """Publishes the finished model. What prevents it is no reason to lose a run that is finished."""
     try:
         logger.info("Uploaded: %s", push(final, repository))

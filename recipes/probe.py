@@ -128,7 +128,7 @@ def run_probe(
     ):
         at_least(name, value, 1)
     device = find_device(device)
-    config = load_config(model_path, modality)
+    config = read_probed_config(model_path, modality)
     train, test, held_out = open_parts(
         modality, config, data, train_split, test_split, test_groups, exclude_groups, max_samples, dataset_options
     )
@@ -214,7 +214,7 @@ def find_device(name: str | None) -> torch.device:
         ) from error
 
 
-def load_config(model_path: str, modality: str) -> Data2VecConfig | BackbonePreTrainingConfig:
+def read_probed_config(model_path: str, modality: str) -> Data2VecConfig | BackbonePreTrainingConfig:
     """Read the configuration of a checkpoint and check that it knows the modality.
 
     Returns:

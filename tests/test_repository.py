@@ -151,6 +151,28 @@ def test_every_requirement_is_pinned():
     assert sorted(wanted - {pin.lower().replace("_", "-") for pin in pins}) == []
 
 
+def public_definitions(path: Path) -> set[str]:
+    """Names of the functions, classes and constants that a file defines at its top level."""
+    found = set()
+    for node in parse(path).body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            found.add(node.name)
+        elif isinstance(node, ast.Assign | ast.AnnAssign):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            found |= {target.id for target in targets if isinstance(target, ast.Name)}
+    return {entry for entry in found if not entry.startswith("_")}
+
+
+def test_a_public_name_is_defined_in_one_file():
+    places = {}
+    for path in PACKAGE + sorted((ROOT / "recipes" / "common").glob("*.py")):
+        # One file for each modality of transformers, with the same parts.
+        file = re.sub(r"(checkpoint_transformers)_(audio|text|vision)", r"\1_*", name(path))
+        for entry in public_definitions(path) - {"logger"}:
+            places.setdefault(entry, set()).add(file)
+    assert {entry: sorted(files) for entry, files in places.items() if len(files) > 1} == {}
+
+
 @pytest.mark.parametrize("path", PACKAGE + RECIPES + TESTS, ids=name)
 def test_files_stay_readable(path):
     assert len(path.read_text(encoding="utf-8").splitlines()) < 500

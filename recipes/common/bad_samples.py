@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from recipes.common.data_report import BadRecord, DataReport, NoUsableSample
+from recipes.common.datasets import MAX_WARNINGS
 from recipes.common.health import TrainingStopped
 from recipes.common.processes import ONE_PROCESS, Processes
 from recipes.common.runlog import read_log
@@ -29,8 +30,6 @@ logger = logging.getLogger(__name__)
 
 TOLERATED = 10
 """Bad samples of a modality that never stop a run, and draws of them: of so few, a share says nothing yet."""
-MAX_WARNINGS = 5
-"""Bad samples of a modality that are named on the screen."""
 MAX_DETAIL = 300
 """Characters of what a library said that are kept."""
 
@@ -64,7 +63,7 @@ class BadSampleLedger:
         self._new_bad_draws: Counter[str] = Counter()
         self._on_disk = True
 
-    def prepare(self, sizes: Mapping[str, int | None], report: DataReport) -> None:
+    def register_data(self, sizes: Mapping[str, int | None], report: DataReport) -> None:
         """Takes the number of records by modality (None = unknown), and what was met when the data was set up."""
         self._sizes = dict(sizes)
         self._take(0, report)

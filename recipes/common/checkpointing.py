@@ -219,7 +219,7 @@ class CheckpointFolder:
         return None
 
 
-def load_checkpoint(checkpoint: Path, rank: int = 0) -> dict[str, Any]:
+def read_run_checkpoint(checkpoint: Path, rank: int = 0) -> dict[str, Any]:
     """Content of a checkpoint: `model`, `optimizer`, `progress`, and `own` of this process.
 
     `own` holds `random` and `state`; it is None for a process that the run did not have when it was written. Sizes are

@@ -17,8 +17,7 @@ from modeling_d2v.checkpoint_conversion import WEIGHTS_NAME, Converted
 from modeling_d2v.checkpoint_sources import CTC, IMAGES, PRETRAINING, TEXTS
 from modeling_d2v.checkpoint_tensors import Unused
 from modeling_d2v.drafts import draft_of
-from modeling_d2v.model_card import CARD, NON_COMMERCIAL, model_card, read_license, without_processor
-from modeling_d2v.model_card import choose_license as keep_license
+from modeling_d2v.model_card import CARD, NON_COMMERCIAL, choose_license, model_card, read_license, without_processor
 from modeling_d2v.presets import PRESETS
 from recipes.common.dictionaries import bpe_tokenizer, letter_tokenizer
 from recipes.common.export import feature_extractor, image_processor
@@ -101,7 +100,7 @@ def nearest_size(config: Data2VecConfig) -> str:
     return name if not any(gap) else f"no published size (nearest {name})"
 
 
-def choose_license(config: Data2VecConfig, chosen: str | None, source: str | None = None) -> tuple[str, str]:
+def converted_license(config: Data2VecConfig, chosen: str | None, source: str | None = None) -> tuple[str, str]:
     """Licence of converted weights, and why.
 
     Args:
@@ -114,7 +113,7 @@ def choose_license(config: Data2VecConfig, chosen: str | None, source: str | Non
     """
     stated = read_license(source)
     if chosen is not None:
-        return keep_license(chosen, stated), "as you said"
+        return choose_license(chosen, stated), "as you said"
     if stated and (stated.startswith(NON_COMMERCIAL) or "vision" not in config.modalities):
         return stated, "what the card of the source says"
     if "vision" in config.modalities:
@@ -182,7 +181,7 @@ def _pictures(converted: Converted) -> Data2VecImageProcessor:
 
 def summarise(converted: Converted, license: str | None, notes: list[str]) -> Summary:
     """What to tell about a converted checkpoint of fairseq or BEiT."""
-    identifier, reason = choose_license(converted.config, license)
+    identifier, reason = converted_license(converted.config, license)
     # Of the settings left out, most concern training; what is worth a look are those that nothing is known about.
     told = [note for note in converted.notes if not note.startswith("model.") or "unknown here" in note]
     return Summary(

@@ -15,7 +15,7 @@ from .sources import open_table
 from .tables import SAMPLING_RATE, Columns, Table, keep_rows
 
 
-__all__ = ["INPUT_KEYS", "RawDataset", "draw", "open_dataset"]
+__all__ = ["INPUT_KEYS", "RawDataset", "draw_rows", "open_dataset"]
 
 logger = logging.getLogger(__name__)
 
@@ -25,7 +25,7 @@ INPUT_KEYS = {"vision": "image", "audio": "audio", "text": "text"}
 AUTO_CACHE_BYTES = 256 * 2**20
 """Decoded samples that `cache="auto"` keeps, in bytes per process."""
 MAX_WARNINGS = 5
-"""Bad samples of a data set that are logged one by one."""
+"""Bad samples of a data set, or of a modality of a run, that are logged one by one."""
 
 
 class RawDataset(Dataset):
@@ -173,7 +173,7 @@ class RawDataset(Dataset):
         """Return the data set of `max_samples` random samples in their order; itself where it has no more."""
         if max_samples is None or max_samples >= len(self):
             return self
-        return self.select(draw(np.arange(len(self)), max_samples, seed))
+        return self.select(draw_rows(np.arange(len(self)), max_samples, seed))
 
     def fingerprint(self) -> dict[str, int | str]:
         """Number of records, and a hash of their rows and names; nothing is decoded or read from files."""
@@ -265,7 +265,7 @@ class RawDataset(Dataset):
         return tuple(map(decode_text, value)) if isinstance(value, tuple) else decode_text(value), notes
 
 
-def draw(rows: np.ndarray, max_samples: int | None, seed: int | np.random.Generator = 0) -> np.ndarray:
+def draw_rows(rows: np.ndarray, max_samples: int | None, seed: int | np.random.Generator = 0) -> np.ndarray:
     """Return `max_samples` of some rows, drawn at random and ascending; all of them where there are no more.
 
     Args:
@@ -352,7 +352,7 @@ def open_dataset(
     rows = np.arange(len(table.values))
     if only_groups is not None or exclude_groups is not None:
         rows = _filter_groups(table, rows, only_groups, exclude_groups, f"{where} ({split})")
-    rows = draw(rows, max_samples)
+    rows = draw_rows(rows, max_samples)
     if len(rows) == 0:
         raise ValueError(f"No {modality} samples are left in {where}, split {split!r}.")
     if stream_block is not None:

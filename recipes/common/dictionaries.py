@@ -16,10 +16,10 @@ from typing import Any
 from tokenizers import Tokenizer, models
 from transformers import Wav2Vec2CTCTokenizer
 
-from recipes.common.tokenizer import MASK_TOKEN, SPECIAL_TOKENS, finish_tokenizer
+from recipes.common.tokenizer import MASK_TOKEN, SUBWORD_SPECIALS, finish_tokenizer
+from recipes.common.transcripts import WORD_DELIMITER
 
 
-WORD_DELIMITER = "|"
 _OVERWRITE = "#fairseq:overwrite"
 
 
@@ -33,7 +33,7 @@ def read_dictionary(path: str | Path) -> list[str]:
         ValueError: a line is something else, or a symbol is there twice; the message names the line.
         FileNotFoundError: there is no such file.
     """
-    symbols = list(SPECIAL_TOKENS)
+    symbols = list(SUBWORD_SPECIALS)
     known = set(symbols)
     for number, line in enumerate(_text(path).splitlines(), start=1):
         entry = line.rstrip()

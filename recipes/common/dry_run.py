@@ -33,7 +33,7 @@ from recipes.common.training import Pretraining
 
 STEPS = 3
 """Steps of each kind (each modality, or the mixture) that are taken; the first one is not timed."""
-PATIENCE = 20.0
+SLOW_STEP_SECONDS = 20.0
 """Seconds of a first step from which on it is the only one, and timed."""
 COUNTED = 2000
 """Steps whose samples are counted at most; with token budgets, to count is to deal out all samples before."""
@@ -104,7 +104,7 @@ class Rehearsal:
         self.before = current_memory(self.device)
         self.run.model.train()
         for kind, step in self._chosen():
-            if sum(self.seconds[kind]) > PATIENCE:
+            if sum(self.seconds[kind]) > SLOW_STEP_SECONDS:
                 continue
             started = time.perf_counter()
             (batches,) = load_steps(self.run.steps, step, step + 1)

@@ -144,7 +144,7 @@ def write_probe(folder: Path) -> str:
     return name
 
 
-def prepare(
+def prepare_for_engine(
     accelerator: Accelerator, model: nn.Module, optimizer: torch.optim.Optimizer, modalities: Sequence[str]
 ) -> tuple[nn.Module, torch.optim.Optimizer]:
     """Hand model and optimizer to the engine. FSDP2 replaces the parameters of `model`, in place.

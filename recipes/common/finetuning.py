@@ -214,7 +214,7 @@ def _arguments_in(path: Path) -> list[str]:
     return words
 
 
-def prepare(args: FinetuningArguments) -> None:
+def prepare_program(args: FinetuningArguments) -> None:
     """Log level and seed of a program, and mistakes that it shall not take minutes to find.
 
     Raises:

@@ -11,7 +11,7 @@ from huggingface_hub import EvalResult, ModelCardData
 from recipes.common.run_card import inherited_license
 
 
-__all__ = ["model_card"]
+__all__ = ["finetuned_card"]
 
 NO_RESULTS = ("_runtime", "_samples_per_second", "_steps_per_second", "_samples", "_preparation_time")
 USE = """```python
@@ -24,7 +24,7 @@ model = pipeline("{task}", "{name}")
 ```"""
 
 
-def model_card(
+def finetuned_card(
     name: str,
     results: Mapping[str, float],
     settings: Mapping[str, Any],

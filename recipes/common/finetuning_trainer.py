@@ -21,7 +21,7 @@ from transformers import ProcessorMixin, Trainer, TrainerCallback, TrainerState
 
 from modeling_d2v.model_card import CARD
 from recipes.common.datasets import RawDataset
-from recipes.common.finetuning_card import model_card
+from recipes.common.finetuning_card import finetuned_card
 from recipes.common.finetuning_resume import STATE_FILE
 from recipes.common.optim import has_weight_decay, layer_scale
 
@@ -227,7 +227,7 @@ class FinetuningTrainer(Trainer):
             tokenizer into the configuration, which has no such fields for speech.
         processor: saved beside the model, instead of a `processing_class`.
         raw_datasets: the data sets whose broken samples are counted, by name.
-        card: what the model card says beside results and settings: arguments of `model_card`.
+        card: what the model card says beside results and settings: arguments of `finetuned_card`.
 
     Attributes:
         results: metrics so far, for the card.
@@ -354,7 +354,7 @@ class FinetuningTrainer(Trainer):
         name = model_name or folder.resolve().name
         # Known from the first upload on.
         known = {"repository": getattr(self, "hub_model_id", None), **self.card, **kwargs}
-        text = model_card(name, self.results, self._settings() if trained else {}, **known)
+        text = finetuned_card(name, self.results, self._settings() if trained else {}, **known)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / CARD).write_text(text, encoding="utf-8")
 

@@ -22,7 +22,7 @@ from recipes.common.datasets import RawDataset
 from recipes.common.metrics import F1, Accuracy, MatthewsCorrelation, Pearson, Spearman, compute_all
 
 
-__all__ = ["CLASSES", "SCORES", "TASKS", "GlueTask", "decide_task", "write_predictions"]
+__all__ = ["CLASSES", "SCORES", "TASKS", "GlueTask", "decide_task", "write_glue_predictions"]
 
 BINARY = ("entailment", "not_entailment")
 
@@ -165,7 +165,7 @@ def decide_task(name: str | None, config: Any, training: RawDataset | None) -> G
     return replace(CLASSES, labels=tuple(class_names(training)))
 
 
-def write_predictions(
+def write_glue_predictions(
     path: str | Path, rows: Sequence[int], predictions: np.ndarray, names: Sequence[str] | None = None
 ) -> Path:
     """Writes predictions as the GLUE server takes them: tab-separated, with columns "index" and "prediction".

@@ -201,7 +201,7 @@ class ProcessorTransform:
         return {"pixel_values": pixels.to(torch.float32), "id": record["id"]}
 
 
-def load_processor(
+def make_image_processor(
     model_args: ModelArguments, config: Data2VecConfig, image_size: int | None, crop_pct: float | None, train: bool
 ) -> Any:
     """The image processor that evaluates, and is saved with the model.

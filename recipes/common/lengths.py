@@ -21,17 +21,16 @@ from tqdm.auto import tqdm
 from recipes.common.datasets import SAMPLING_RATE, RawDataset
 from recipes.common.decoding import BadSample
 from recipes.common.optional import need
-from recipes.common.packing import PackedTextDataset
+from recipes.common.packing import DOCUMENTS_AT_ONCE, PackedTextDataset
 from recipes.common.tables import identity_of, is_remote
 from recipes.common.transforms import AudioTransform, TextTransform
 
 
 logger = logging.getLogger(__name__)
 
-THREADS = 8
+HEADER_THREADS = 8
 KEPT_FROM = 1000
 """Samples from which lengths are kept between runs."""
-DOCUMENTS_AT_ONCE = 1000
 
 
 def token_lengths(dataset: Any, transform: Any, config: Any) -> np.ndarray:
@@ -124,7 +123,7 @@ def _samples_in_headers(dataset: RawDataset) -> np.ndarray:
 
 def _headers(dataset: RawDataset) -> list[tuple[int, int] | None]:
     """What `read_header` says of each recording."""
-    with ThreadPoolExecutor(THREADS) as pool:
+    with ThreadPoolExecutor(HEADER_THREADS) as pool:
         found = pool.map(lambda row: read_header(dataset.table.values[int(row)]), dataset.rows)
         quiet = len(dataset) < KEPT_FROM or not logger.isEnabledFor(logging.INFO)
         return list(tqdm(found, "Lengths of recordings", len(dataset), disable=quiet))

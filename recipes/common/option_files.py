@@ -16,8 +16,9 @@ from typing import Any
 
 import yaml
 
+from modeling_d2v.configuration_modalities import MODALITIES
 from recipes.common.option_errors import OptionError
-from recipes.common.options import MODALITIES, Options
+from recipes.common.options import Options
 
 
 CONFIG_FOLDER = Path(__file__).resolve().parents[1] / "configs"

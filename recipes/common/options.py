@@ -6,10 +6,8 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
+from modeling_d2v.configuration_modalities import MODALITIES
 from recipes.common.option_errors import OptionError, at_least, choice
-
-
-MODALITIES = ("text", "vision", "audio")
 
 
 @dataclass(kw_only=True)

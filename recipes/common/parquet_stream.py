@@ -17,7 +17,7 @@ from typing import Any
 
 __all__ = ["ParquetRows"]
 
-THREADS = 16
+FOOTER_THREADS = 16
 """Footers that are read at the same time."""
 
 
@@ -44,7 +44,7 @@ class ParquetRows(Sequence):
         self.files = [str(file) for file in files]
         self.columns: list[str] = []
         self.is_remote = any("://" in file for file in self.files)
-        with ThreadPoolExecutor(min(THREADS, len(self.files))) as pool:
+        with ThreadPoolExecutor(min(FOOTER_THREADS, len(self.files))) as pool:
             self._footers = list(pool.map(_footer, self.files))
         schema = self._footers[0].schema.to_arrow_schema()
         for file, footer in zip(self.files, self._footers, strict=True):

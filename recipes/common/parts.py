@@ -6,7 +6,7 @@ import logging
 
 import numpy as np
 
-from .datasets import RawDataset, draw, open_dataset
+from .datasets import RawDataset, draw_rows, open_dataset
 from .features import MissingLabelsError, whole_label
 from .tables import SplitNotFoundError
 
@@ -141,5 +141,5 @@ def hold_out(
         )
     parts = []
     for indices in (np.flatnonzero(~chosen), np.flatnonzero(chosen)):
-        parts.append(dataset.select(draw(indices, max_samples, generator)))
+        parts.append(dataset.select(draw_rows(indices, max_samples, generator)))
     return parts[0], parts[1]

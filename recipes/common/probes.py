@@ -51,7 +51,7 @@ class FewLabelResult:
     per_seed: tuple[float, ...]
 
 
-def standardise(train, test):
+def standardise_features(train, test):
     """Scale every feature to zero mean and unit variance, with the statistics of `train` alone.
 
     Args:
@@ -89,7 +89,7 @@ def knn_accuracy(
     if k < 1:
         raise ValueError(f"The number of neighbours k is {k}; give at least 1.")
     k = min(k, len(train_labels))
-    train, test = standardise(train_features, test_features)
+    train, test = standardise_features(train_features, test_features)
     train, test = _unit_rows(train), _unit_rows(test)
     classes, train_index = np.unique(train_labels, return_inverse=True)
     correct = 0
@@ -140,7 +140,7 @@ def linear_accuracy(
     best = float(grid[0])
     if len(grid) > 1:
         best = _choose_c(train_features, train_labels, grid, held_out_masks(train_labels, groups, seed))
-    train, test = standardise(train_features, test_features)
+    train, test = standardise_features(train_features, test_features)
     return 100.0 * float(_fit(train, train_labels, best).score(test, test_labels))
 
 
@@ -192,7 +192,7 @@ def few_label_accuracy(
     if not len(seeds):
         raise ValueError("The few-label probe was given no seed; give at least one.")
     _require_classes(train_labels)
-    train, test = standardise(train_features, test_features)
+    train, test = standardise_features(train_features, test_features)
     scores = []
     for seed in seeds:
         chosen = draw_few(train_labels, per_class, seed)
@@ -219,7 +219,7 @@ def _choose_c(features, labels: np.ndarray, grid: Sequence[float], masks: list[n
     for c in candidates:
         total = 0.0
         for held_out in masks:
-            fit, valid = standardise(features[~held_out], features[held_out])
+            fit, valid = standardise_features(features[~held_out], features[held_out])
             total += _fit(fit, labels[~held_out], c).score(valid, labels[held_out])
         scores.append(total)
         if len(scores) > PATIENCE and (np.diff(scores[-PATIENCE - 1 :]) < 0).all():

@@ -13,7 +13,7 @@ from torch import nn
 from recipes.common.checkpointing import (
     CheckpointError,
     CheckpointFolder,
-    load_checkpoint,
+    read_run_checkpoint,
     restore_random_states,
     size_in_bytes,
 )
@@ -91,7 +91,7 @@ class RunState:
             CheckpointError: the checkpoint is torn, or of another model.
             OptionError: the data is not that of the checkpoint.
         """
-        content = load_checkpoint(checkpoint, self.processes.rank)
+        content = read_run_checkpoint(checkpoint, self.processes.rank)
         progress, own = content["progress"], content["own"]
         check_same_data(progress.get("data"), data, checkpoint)
         try:

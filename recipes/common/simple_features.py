@@ -17,8 +17,9 @@ import numpy as np
 from scipy import sparse
 from sklearn.feature_extraction.text import TfidfVectorizer
 
+from recipes.common.tables import SAMPLING_RATE
 
-SAMPLING_RATE = 16000
+
 WINDOW_SECONDS = 0.025
 HOP_SECONDS = 0.010
 PRE_EMPHASIS = 0.97

@@ -24,7 +24,7 @@ from recipes.common.turns import sorted_stretch
 
 logger = logging.getLogger(__name__)
 
-SHOWN = 5
+SHOWN_NAMES = 5
 """Names that are printed of each kind of sample that is left out."""
 
 
@@ -138,8 +138,8 @@ class Selection:
         """What is used and what is not, with the first names of each kind."""
         lines = [f"{self.name} data: {int(self.kept.sum()):,} of {len(self.raw):,} recordings are used."]
         for reason, indices in self.left_out.items():
-            more = ", ..." if len(indices) > SHOWN else ""
-            lines.append(f"  {reason}: {len(indices):,} ({', '.join(self.names(reason, SHOWN))}{more})")
+            more = ", ..." if len(indices) > SHOWN_NAMES else ""
+            lines.append(f"  {reason}: {len(indices):,} ({', '.join(self.names(reason, SHOWN_NAMES))}{more})")
         return "\n".join(lines)
 
 

@@ -23,7 +23,7 @@ from recipes.common.speech_data import LengthSampler
 from recipes.common.transcripts import decode_frames, decode_labels
 
 
-SHOWN = 3
+SHOWN_TEXTS = 3
 """Recordings whose texts are printed."""
 
 
@@ -122,7 +122,7 @@ def save_texts(
         lines = [{**line, "reference": text} for line, text in zip(lines, references, strict=True)]
     path = Path(trainer.args.output_dir) / f"predictions_{name}.jsonl"
     path.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8")
-    for line in lines[:SHOWN]:
+    for line in lines[:SHOWN_TEXTS]:
         if references is not None:
             print(f"said:  {line['reference']}")
         print(f"heard: {line['hypothesis']}")

@@ -12,9 +12,9 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 
 __all__ = ["build_tokenizer", "check_vocabulary", "finish_tokenizer", "load_tokenizer"]
 
-SPECIAL_TOKENS = ["<s>", "<pad>", "</s>", "<unk>"]
+SUBWORD_SPECIALS = ["<s>", "<pad>", "</s>", "<unk>"]
 MASK_TOKEN = "<mask>"
-SMALLEST_VOCABULARY = len(SPECIAL_TOKENS) + 256 + 1
+SMALLEST_VOCABULARY = len(SUBWORD_SPECIALS) + 256 + 1
 
 
 def build_tokenizer(texts: Iterable[str], vocab_size: int = 8192, max_length: int | None = None) -> Any:
@@ -41,7 +41,7 @@ def build_tokenizer(texts: Iterable[str], vocab_size: int = 8192, max_length: in
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size - 1,
         min_frequency=2,
-        special_tokens=SPECIAL_TOKENS,
+        special_tokens=SUBWORD_SPECIALS,
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )

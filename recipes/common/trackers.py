@@ -113,7 +113,7 @@ class Trackers:
         """Gives them a log record."""
         for tracker in list(self.active):
             try:
-                tracker.log(grouped(record), step=record["step"])
+                tracker.log(grouped_numbers(record), step=record["step"])
                 self.in_a_row[tracker.name] = 0
             except Exception as error:
                 self._failed(tracker, f"{type(error).__name__}: {error}", record["step"])
@@ -175,7 +175,7 @@ def hyperparameters(options: Options) -> dict[str, bool | int | float | str]:
     }
 
 
-def grouped(record: dict[str, Any]) -> dict[str, float]:
+def grouped_numbers(record: dict[str, Any]) -> dict[str, float]:
     """Numbers of a log record under names that trackers group: `vision/loss`, `train/lr`, `speed/utilisation`."""
     return {
         name if "/" in name else f"{'speed' if name in SPEED_FACTS else 'train'}/{name}": float(value)

@@ -19,7 +19,11 @@ from recipes.common.backbone_flops import step_flops
 from recipes.common.bad_samples import BadSampleLedger, data_explained
 from recipes.common.batches import MicroBatch, StepDataset, load_steps
 from recipes.common.checkpointing import CheckpointFolder
-from recipes.common.engine import clip_gradient, engine_name, prepare
+from recipes.common.engine import (
+    clip_gradient,
+    engine_name,
+    prepare_for_engine,
+)
 from recipes.common.non_finite import NonFinitePolicy, restore_counts, where_not_finite
 from recipes.common.observers import Observer, Observers
 from recipes.common.optim import build_optimizer, learning_rate, set_learning_rate
@@ -65,7 +69,7 @@ class Pretraining:
         self.options, self.accelerator, self.processes, self.steps = options, accelerator, processes, steps
         self.inner = model
         optimizer = build_optimizer(model, options.optim)
-        self.model, self.optimizer = prepare(accelerator, model, optimizer, options.modalities)
+        self.model, self.optimizer = prepare_for_engine(accelerator, model, optimizer, options.modalities)
         self.engine = engine_name(accelerator)
         # In an order that all processes share; the teacher has no gradient.
         self.trainable = {name: value for name, value in model.named_parameters() if value.requires_grad}

@@ -20,7 +20,7 @@ from transformers.models.auto.tokenization_auto import get_tokenizer_config
 logger = logging.getLogger(__name__)
 
 # The order of the published models; the first is the blank of CTC.
-SPECIAL_TOKENS = ("<pad>", "<s>", "</s>", "<unk>")
+CTC_SPECIALS = ("<pad>", "<s>", "</s>", "<unk>")
 WORD_DELIMITER = "|"
 
 
@@ -55,7 +55,7 @@ def build_ctc_tokenizer(texts: Iterable[str]) -> Wav2Vec2CTCTokenizer:
     if not counts:
         raise ValueError("The training transcripts hold no characters, so that there is no vocabulary to train with.")
     characters = sorted(counts, key=lambda character: (-counts[character], character))
-    vocabulary = {token: number for number, token in enumerate([*SPECIAL_TOKENS, WORD_DELIMITER, *characters])}
+    vocabulary = {token: number for number, token in enumerate([*CTC_SPECIALS, WORD_DELIMITER, *characters])}
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "vocab.json"
         path.write_text(json.dumps(vocabulary, ensure_ascii=False), encoding="utf-8")

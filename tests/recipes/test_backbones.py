@@ -245,7 +245,7 @@ def test_resolved_options_are_kept_and_the_plain_encoder_goes_up(options, source
     card = files["README.md"].decode()
     assert "license: mit" in card and 'AutoModel.from_pretrained("user/continued")' in card
     (sources["vision"] / "README.md").unlink()
-    pretrain.upload(tmp_path / "run" / "final", "user/other")
+    pretrain.upload_final(tmp_path / "run" / "final", "user/other")
     assert "Nothing says under which licence" in caplog.text
     assert f"publish.py {tmp_path / 'run' / 'final'} user/other" in caplog.text
     made = publish.main([str(tmp_path / "run"), "user/x", "--weights", "teacher", "--license", "mit", "--dry_run"])

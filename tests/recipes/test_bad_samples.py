@@ -209,7 +209,7 @@ def test_two_processes_make_the_same_list(data, whole, tmp_path):
 def ledger(path, max_fraction, size, draws, bad, hits, modality="vision"):
     found = BadSampleLedger(path, max_fraction)
     records = [BadRecord(modality, "a", "train", row, f"row {row}", "empty", "") for row in range(bad)]
-    found.prepare({modality: size}, DataReport())
+    found.register_data({modality: size}, DataReport())
     found.add(1, [DataReport({modality: draws}, {modality: hits}, {record.key: record for record in records})])
     return found
 

@@ -13,8 +13,8 @@ from recipes.common import checkpointing
 from recipes.common.checkpointing import (
     CheckpointError,
     CheckpointFolder,
-    load_checkpoint,
     random_states,
+    read_run_checkpoint,
     restore_random_states,
 )
 from recipes.common.manifest import MANIFEST, what_is_missing, write_manifest
@@ -50,7 +50,7 @@ def equal(one, other):
 def test_content_comes_back_exactly(tmp_path):
     path = save(tmp_path, 7)
     model, optimizer = trained()
-    content = load_checkpoint(path)
+    content = read_run_checkpoint(path)
     assert equal(dict(content["model"]), dict(model.state_dict()))
     assert equal(content["optimizer"], optimizer.state_dict())
     assert content["progress"] == {"step": 7, "note": 1.5}
@@ -69,7 +69,7 @@ def test_random_numbers_go_on_where_they_were(tmp_path):
     draw()
     restore_random_states(states)
     assert draw() == expected
-    restore_random_states(load_checkpoint(path)["own"]["random"])
+    restore_random_states(read_run_checkpoint(path)["own"]["random"])
 
 
 def test_only_the_newest_are_kept(tmp_path):
@@ -124,7 +124,7 @@ def test_torn_checkpoint_is_passed_over(tmp_path, name, damage, reason):
     assert folder.torn() == {torn: reason}
     if "content" not in reason:
         with pytest.raises(CheckpointError, match=f"not whole: {reason}"):
-            load_checkpoint(torn)
+            read_run_checkpoint(torn)
     # It does not count as one that is kept.
     folder.save(3, {}, {}, {})
     assert good in folder.whole() and torn not in folder.whole()
@@ -139,7 +139,7 @@ def test_manifest_of_an_earlier_version_is_read(tmp_path):
     assert CheckpointFolder(tmp_path).newest() == path
     zero(path / "optimizer.pt")
     with pytest.raises(CheckpointError, match="cannot be read: .* Remove it to go on from the one before"):
-        load_checkpoint(path)
+        read_run_checkpoint(path)
     shorten(path / "optimizer.pt")
     assert CheckpointFolder(tmp_path).newest() is None
 
@@ -200,7 +200,7 @@ def test_checkpoint_cannot_run_code(tmp_path):
     (path / MANIFEST).unlink()
     write_manifest(path, 1)
     with pytest.raises(CheckpointError, match="[Ww]eights.only"):
-        load_checkpoint(path)
+        read_run_checkpoint(path)
 
 
 def test_each_process_gets_its_own_state_back(tmp_path):
@@ -219,6 +219,6 @@ def test_each_process_gets_its_own_state_back(tmp_path):
     path = CheckpointFolder(tmp_path, processes=Two(count=2)).save(
         1, model.state_dict(), optimizer.state_dict(), {}, own_state="first"
     )
-    assert load_checkpoint(path, 0)["own"]["state"] == "first"
-    assert load_checkpoint(path, 1)["own"]["state"] == "second"
-    assert load_checkpoint(path, 2)["own"] is None
+    assert read_run_checkpoint(path, 0)["own"]["state"] == "first"
+    assert read_run_checkpoint(path, 1)["own"]["state"] == "second"
+    assert read_run_checkpoint(path, 2)["own"] is None

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from recipes.common.datasets import RawDataset, draw, open_dataset
+from recipes.common.datasets import RawDataset, draw_rows, open_dataset
 from recipes.common.decoding import BadSample, BadSamples, decode_audio, decode_image, decode_text
 from recipes.common.tables import (
     ColumnNotFoundError,
@@ -307,11 +307,11 @@ def test_random_subsets_are_the_same_in_every_release():
     data = RawDataset("text", Table([str(number) for number in range(80)]), np.arange(0, 80, 2))
     assert data.subset(5).rows.tolist() == [20, 24, 38, 46, 60]
     assert data.subset(5, seed=3).rows.tolist() == [6, 12, 14, 18, 58]
-    assert draw(np.arange(0, 80, 2), 5).tolist() == [20, 24, 38, 46, 60]
+    assert draw_rows(np.arange(0, 80, 2), 5).tolist() == [20, 24, 38, 46, 60]
     assert data.subset(40) is data.subset(None) is data
     generator = np.random.default_rng(0)
-    assert draw(data.rows, 5, generator).tolist() != draw(data.rows, 5, generator).tolist()
-    for draw_none in (lambda: data.subset(0), lambda: draw(data.rows, 0)):
+    assert draw_rows(data.rows, 5, generator).tolist() != draw_rows(data.rows, 5, generator).tolist()
+    for draw_none in (lambda: data.subset(0), lambda: draw_rows(data.rows, 0)):
         with pytest.raises(ValueError, match="max_samples is 0"):
             draw_none()
 

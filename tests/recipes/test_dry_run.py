@@ -12,7 +12,6 @@ from recipes.common import dry_run as module
 from recipes.common.dry_run import count_parameters
 from recipes.common.option_errors import OptionError
 from recipes.common.option_files import load_options
-from recipes.common.options import OptionError
 from recipes.common.processes import Processes
 from recipes.common.runlog import read_log
 from recipes.pretrain import main, pretrain

@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
 from modeling_d2v import Data2VecForPreTraining
-from recipes.common.glue import CLASSES, SCORES, TASKS, decide_task, write_predictions
+from recipes.common.glue import CLASSES, SCORES, TASKS, decide_task, write_glue_predictions
 from recipes.common.tokenizer import build_tokenizer
 from recipes.finetune_glue import GlueArguments, main, of_one_process
 
@@ -323,10 +323,12 @@ def test_classes_of_a_model_in_another_order_keep_it():
 
 
 def test_the_file_of_predictions(tmp_path):
-    path = write_predictions(tmp_path / "new" / "RTE.tsv", [0, 2], np.array([1, 0]), ["entailment", "not_entailment"])
+    path = write_glue_predictions(
+        tmp_path / "new" / "RTE.tsv", [0, 2], np.array([1, 0]), ["entailment", "not_entailment"]
+    )
     assert path.read_text() == "index\tprediction\n0\tnot_entailment\n2\tentailment\n"
-    assert read_tsv(write_predictions(tmp_path / "a.tsv", [0], np.array([1])))[1] == ["0", "1"]
-    assert read_tsv(write_predictions(tmp_path / "b.tsv", [0], np.array([1.23456])))[1] == ["0", "1.235"]
+    assert read_tsv(write_glue_predictions(tmp_path / "a.tsv", [0], np.array([1])))[1] == ["0", "1"]
+    assert read_tsv(write_glue_predictions(tmp_path / "b.tsv", [0], np.array([1.23456])))[1] == ["0", "1.235"]
 
 
 def command(pretrained: Path, glue: Path, output: Path, *more: object) -> list[str]:

@@ -29,7 +29,7 @@ from recipes.common.finetuning import (
     load_config,
     load_model,
     parse_arguments,
-    prepare,
+    prepare_program,
     report_bad_samples,
     run,
 )
@@ -283,7 +283,7 @@ def test_a_folder_that_cannot_be_one_is_found_at_once(tmp_path, monkeypatch):
 
 
 def test_requests_to_the_hub_are_not_logged_one_by_one(tmp_path):
-    prepare(make_trainer(tmp_path).args)
+    prepare_program(make_trainer(tmp_path).args)
     assert not any(logging.getLogger(name).isEnabledFor(logging.INFO) for name in ("httpx", "httpx2"))
 
 

@@ -20,7 +20,7 @@ from recipes.common.builtin import load_digit_words, load_python_prose
 from recipes.common.features import MissingLabelsError, extract
 from recipes.common.tokenizer import build_tokenizer
 from recipes.common.transforms import VisionTransform
-from recipes.probe import load_config, load_transform, main, open_parts, run_probe
+from recipes.probe import load_transform, main, open_parts, read_probed_config, run_probe
 
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -261,7 +261,7 @@ def test_plain_encoders_of_transformers_are_probed_by_the_mean_of_real_tokens(tm
     model = encoder("bert", vocab_size=len(tokenizer))
     model.save_pretrained(tmp_path)
     folder, texts = str(tmp_path), ["the cat", "the cat sat on the mat"]
-    config = load_config(folder, "text")
+    config = read_probed_config(folder, "text")
     records = [{"text": text, "id": number, "label": 0} for number, text in enumerate(texts)]
     transform, probed = load_transform(folder, "text", config), load_encoder(folder, config)
     last, first = (extract(probed, records, transform, layer=layer).features for layer in (None, 1))

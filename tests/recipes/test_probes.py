@@ -12,7 +12,7 @@ from recipes.common.probes import (
     held_out_masks,
     knn_accuracy,
     linear_accuracy,
-    standardise,
+    standardise_features,
 )
 
 
@@ -59,7 +59,7 @@ def test_xor_is_beyond_the_linear_probe_but_not_beyond_knn():
 def test_knn_agrees_with_a_loop_written_from_the_definition():
     features, labels = clusters(distance=1.5)
     train, train_labels, test, test_labels = split(features, labels)
-    a, b = standardise(train, test)
+    a, b = standardise_features(train, test)
     correct = 0
     for row, label in zip(b, test_labels, strict=True):
         cosine = a @ row / (np.linalg.norm(a, axis=1) * np.linalg.norm(row))
@@ -86,7 +86,7 @@ def test_scale_and_offset_of_features_do_not_matter():
 
 
 def test_standardisation_uses_training_statistics_only():
-    train, test = standardise(np.array([[0.0], [2.0]]), np.array([[101.0]]))
+    train, test = standardise_features(np.array([[0.0], [2.0]]), np.array([[101.0]]))
     np.testing.assert_allclose(train, [[-1.0], [1.0]])
     np.testing.assert_allclose(test, [[100.0]])
 

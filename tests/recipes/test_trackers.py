@@ -13,7 +13,14 @@ from recipes.common.option_files import load_options
 from recipes.common.optional import MissingDependencyError
 from recipes.common.run_record import RunRecord, read_record
 from recipes.common.runlog import read_log
-from recipes.common.trackers import ATTEMPTS, Trackers, grouped, hyperparameters, start_arguments, tracker_names
+from recipes.common.trackers import (
+    ATTEMPTS,
+    Trackers,
+    grouped_numbers,
+    hyperparameters,
+    start_arguments,
+    tracker_names,
+)
 from recipes.pretrain import main
 
 
@@ -86,7 +93,12 @@ def test_what_trackers_get_is_flat_and_grouped(options):
     assert flat["optim.betas"] == "[0.9, 0.98]" and "init_from" not in flat and "audio" not in flat
     assert all(isinstance(value, bool | int | float | str) for value in flat.values())
     record = {"step": 3, "lr": 0.1, "samples": 48, "vision/loss": 0.5, "utilisation": 0.4, "note": "x"}
-    assert grouped(record) == {"train/lr": 0.1, "train/samples": 48.0, "vision/loss": 0.5, "speed/utilisation": 0.4}
+    assert grouped_numbers(record) == {
+        "train/lr": 0.1,
+        "train/samples": 48.0,
+        "vision/loss": 0.5,
+        "speed/utilisation": 0.4,
+    }
 
 
 def test_a_resumed_run_goes_on_where_the_tracker_knows_it(options):
