@@ -66,7 +66,8 @@ def test_reading_imports_nothing():
         "assert not new & {'omegaconf', 'fairseq', 'examples', 'hydra'}, new\n"
         "assert set(torch.serialization.get_safe_globals()) == set(known)"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=FIXTURES.parents[1])
+    process = subprocess.run([sys.executable, "-c", code], cwd=FIXTURES.parents[1], capture_output=True, text=True)
+    assert process.returncode == 0, process.stderr
 
 
 @pytest.mark.parametrize("options", [ZIP, LEGACY], ids=["zip", "legacy"])

@@ -79,9 +79,11 @@ def test_reference_padding_is_another_computation_and_the_same_without_padding(m
     compatible.load_state_dict(model.state_dict())
     plain = inputs_for(modality)
     torch.testing.assert_close(model(**plain).last_hidden_state, compatible(**plain).last_hidden_state)
-    if modality == "audio":
-        batch, _ = padded_inputs(modality)
-        assert relative_error(model(**batch).pooler_output, compatible(**batch).pooler_output) > 1e-3
+    batch, _ = padded_inputs(modality)
+    real = model(**batch).attention_mask
+    mine, other = (each(**batch).last_hidden_state[real] for each in (model, compatible))
+    # What stands at the end of a text is hidden from the words in both; frames of speech see theirs by convolutions.
+    assert (relative_error(mine, other) > 1e-3) == (modality == "audio")
 
 
 @torch.no_grad()
@@ -159,7 +161,7 @@ def test_the_block_stack_compiles_without_a_graph_break(modality, training):
 
 @torch.no_grad()
 @pytest.mark.parametrize("version", VERSIONS)
-@pytest.mark.parametrize("size", [(24, 40), (64, 64), (8, 8)])
+@pytest.mark.parametrize("size", [(24, 40), (64, 64), (8, 16)])
 def test_images_of_other_sizes(version, size):
     model = randomise(Data2VecModel(version_config(version, "vision"))).eval()
     pixels = torch.randn(2, 3, *size)
@@ -167,8 +169,7 @@ def test_images_of_other_sizes(version, size):
     assert out.shape == (2, 1 + size[0] * size[1] // 64, 32)
     # Where things are must still matter: a flipped image is not the flipped sequence.
     flipped = model(pixel_values=pixels.flip(3)).last_hidden_state[:, 1:].unflatten(1, (size[0] // 8, size[1] // 8))
-    if size[1] > 8:
-        assert not torch.allclose(flipped.flip(2).flatten(1, 2), out[:, 1:], atol=1e-3)
+    assert not torch.allclose(flipped.flip(2).flatten(1, 2), out[:, 1:], atol=1e-3)
 
 
 @torch.no_grad()
