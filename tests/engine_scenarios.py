@@ -2,50 +2,28 @@
 
 import contextlib
 import json
-import os
 import subprocess
 import sys
-from pathlib import Path
 
 import torch
-import yaml
-from accelerate.state import AcceleratorState, GradientState
-from safetensors.torch import load_file
+from tiny_run import ROOT, environment, tiny, write_config
 
-from recipes.common.runlog import read_log
 from recipes.common.training import Pretraining
-from recipes.pretrain import main
 
 
-ROOT = Path(__file__).resolve().parents[1]
 # What a launcher sets to ask for an engine.
 ENGINES = {
     "replicas": {},
     "shards": {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"},
 }
 
-TINY = {
-    "log_every": 1,
-    "cpu": True,
-    "vision": {"batch_size": 6, "transform": {"crop_scale": [0.5, 1.0]}},
-    "audio": {"batch_size": 4, "transform": {"crop_seconds": [0.2, 0.4]}, "dataset": {"max_samples": 20}},
-    "model": {
-        "hidden_size": 32,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 2,
-        "intermediate_size": 32,
-        "hidden_dropout": 0.0,
-        "mlp_dropout": 0.0,
-        "attention_dropout": 0.0,
-        "ema_decay": 0.9,
-        "ema_end_decay": 0.99,
-        "ema_anneal_end_step": 4,
-        "vision_config": {"image_size": 8, "patch_size": 2, "num_channels": 1, "prenet_depth": 0, "num_masks": 2,
-                          "decoder_layers": 1, "decoder_hidden_size": 32, "cls_loss_weight": 0.0},
-        "audio_config": {"conv_dim": [16] * 7, "prenet_dropout": 0.0, "conv_pos_depth": 1, "conv_pos_width": 3,
-                         "num_masks": 2, "decoder_layers": 1, "decoder_hidden_size": 32, "decoder_input_dropout": 0.0},
-    },
-}  # fmt: skip
+TINY = tiny(
+    "vision",
+    "audio",
+    vision={"batch_size": 6},
+    audio={"batch_size": 4},
+    model={"vision_config": {"cls_loss_weight": 0.0}},
+)
 VISION = ["audio=null", "model.audio_config=null"]
 SCENARIOS = {
     "alternate": [],
@@ -62,37 +40,23 @@ SCENARIOS = {
 TWENTY = ["max_steps=20", "checkpoint_every=0"]
 EIGHT = ["max_steps=8", "checkpoint_every=4", "schedule=mixed", "optim.schedule_steps=8"]
 HALF = [*EIGHT, "max_steps=4"]
-DROPOUT = "model.hidden_dropout=0.1"
 BF16 = ["max_steps=4", "checkpoint_every=0", "mixed_precision=bf16"]
 
 
-def write_config(folder):
-    path = folder / "tiny.yaml"
-    path.write_text(yaml.safe_dump(TINY))
-    return path
-
-
-def run(config, folder, *overrides):
-    AcceleratorState._reset_state(reset_partial_state=True)
-    GradientState._reset_state()
-    return main([str(config), f"output_dir={folder}", *overrides])
-
-
-def launch(folder, entries, **environment):
+def launch(folder, entries, **variables):
     """Runs entries (engine, folder of the run, overrides) in the two processes of one launch; what they said.
 
     A `{rank}` in the folder says that the program must refuse to run, and `poison` in it that the gradient of one
     process is not finite in the third step.
     """
-    config = write_config(folder)
+    config = write_config(folder, TINY)
     runs = [{"environment": ENGINES[engine], "refused": "{rank}" in str(where), "poisoned": "poison" in where.name,
              "arguments": [str(config), f"output_dir={where}", *overrides]}
             for engine, where, overrides in entries]  # fmt: skip
     (folder / "runs.json").write_text(json.dumps(runs))
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", **environment}
     done = subprocess.run([*command, str(ROOT / "tests" / "engine_runs.py"), str(folder / "runs.json")],
-                          cwd=folder, env=environment, capture_output=True, timeout=3000)  # fmt: skip
+                          cwd=folder, env=environment() | variables, capture_output=True, timeout=3000)  # fmt: skip
     assert done.returncode == 0, done.stderr.decode()[-4000:]
     return done.stderr.decode()
 
@@ -116,18 +80,3 @@ def poison(step=2, rank=1):
         yield
     finally:
         Pretraining.train_step = usual
-
-
-def losses(folder):
-    return {(record["step"], name): value for record in read_log(folder / "log.jsonl")
-            for name, value in record.items() if "/loss" in name or name == "grad_norm"}  # fmt: skip
-
-
-def weights(folder):
-    return load_file(folder / "final" / "model.safetensors")
-
-
-def assert_same_weights(one, other):
-    first, second = weights(one), weights(other)
-    assert first.keys() == second.keys()
-    assert [name for name in first if not torch.equal(first[name], second[name])] == []

@@ -8,15 +8,15 @@ import pytest
 import torch
 import transformers
 import yaml
-from accelerate.state import AcceleratorState
 from backbone_factory import KINDS, encoder, inputs_of, pretraining
 from hub_server import HubServer
 from model_factory import padded_inputs
 from processing_factory import feature_extractor, text_tokenizer
 from safetensors.torch import load_file
+from tiny_run import pretrain, stopped_before
 
 from modeling_d2v import BackbonePreTrainingConfig, Data2VecConfig
-from recipes import pretrain, publish
+from recipes import publish
 from recipes.common.backbones import build_backbone_config, complete_options, observed_encoder
 from recipes.common.building import build_model
 from recipes.common.health_rules import _position_advice
@@ -24,7 +24,7 @@ from recipes.common.option_errors import OptionError
 from recipes.common.option_files import build_options, load_options
 from recipes.common.runlog import read_log
 from recipes.common.start_advice import advice_at_start
-from recipes.common.training import Pretraining
+from recipes.pretrain import upload_final
 from recipes.probe import run_probe
 
 
@@ -71,28 +71,13 @@ def options(sources, tmp_path):
     return write
 
 
-def run(path, folder, *overrides):
-    AcceleratorState._reset_state(reset_partial_state=True)
-    return pretrain.main([str(path), f"output_dir={folder}", *overrides])
-
-
 @pytest.mark.parametrize("name", RUNS)
-def test_run_goes_on_bit_for_bit_and_gives_the_plain_encoder_back(name, options, sources, tmp_path, monkeypatch):
+def test_run_goes_on_bit_for_bit_and_gives_the_plain_encoder_back(name, options, sources, tmp_path):
     path = options(name)
-    run(path, tmp_path / "whole")
-    take_step = Pretraining.train_step
-
-    def stop_at_three(self, batches):
-        if self.step == 3:
-            raise KeyboardInterrupt
-        return take_step(self, batches)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Pretraining, "train_step", stop_at_three)
-        with pytest.raises(KeyboardInterrupt):
-            run(path, tmp_path / "cut")
-    torch.rand(7)  # a new process has other random states
-    run(path, tmp_path / "cut")
+    pretrain(path, tmp_path / "whole")
+    with stopped_before(3):
+        pretrain(path, tmp_path / "cut")
+    pretrain(path, tmp_path / "cut")
 
     for folder in ("final", "final_backbone"):
         one, other = (load_file(tmp_path / kind / folder / "model.safetensors") for kind in ("whole", "cut"))
@@ -160,7 +145,7 @@ def test_model_section_sets_the_objective(options):
 )
 def test_wrong_options_are_named(name, changes, message, options, tmp_path):
     with pytest.raises(OptionError, match=message):
-        run(options(name, **changes), tmp_path / "run")
+        pretrain(options(name, **changes), tmp_path / "run")
 
 
 @pytest.mark.parametrize(
@@ -185,7 +170,7 @@ def test_what_is_no_encoder_to_train_is_refused(config, message, tmp_path):
 def test_folders_without_a_tokenizer_are_named(options, sources, tmp_path):
     transformers.AutoModel.from_pretrained(sources["text"]).save_pretrained(tmp_path / "bare")
     with pytest.raises(OptionError, match="knows special tokens alone"):
-        run(options("text", backbone=str(tmp_path / "bare")), tmp_path / "run")
+        pretrain(options("text", backbone=str(tmp_path / "bare")), tmp_path / "run")
 
 
 def test_a_tokenizer_of_more_tokens_than_the_encoder_has_is_refused(options, sources, tmp_path):
@@ -194,11 +179,11 @@ def test_a_tokenizer_of_more_tokens_than_the_encoder_has_is_refused(options, sou
     tokenizer.add_tokens(["another"])
     tokenizer.save_pretrained(tmp_path / "tokenizer")
     with pytest.raises(OptionError, match=rf"tokenizer has {size + 1} tokens, the model {size}. .*text.tokenizer"):
-        run(options("text"), tmp_path / "run", f"text.tokenizer={tmp_path / 'tokenizer'}")
+        pretrain(options("text"), tmp_path / "run", f"text.tokenizer={tmp_path / 'tokenizer'}")
 
 
 def test_probe_reads_the_encoder(options, sources, tmp_path):
-    run(options("vision", max_steps=1), tmp_path / "run", "probe.every=1", "probe.max_samples=100")
+    pretrain(options("vision", max_steps=1), tmp_path / "run", "probe.every=1", "probe.max_samples=100")
     first, last = read_log(tmp_path / "run" / "log.jsonl")
     assert {"vision/probe_knn", "vision/probe_knn_random", "vision/probe_chance"} <= first.keys()
     # Random weights tell some digits apart, unless nothing is read.
@@ -240,14 +225,14 @@ def test_resolved_options_are_kept_and_the_plain_encoder_goes_up(options, source
     (sources["vision"] / "README.md").write_text("---\nlicense: mit\n---\n")
     with HubServer() as server:
         server.connect(monkeypatch)
-        run(options("vision", max_steps=1), tmp_path / "run", "push_to_hub=true", "hub_model_id=user/continued")
+        pretrain(options("vision", max_steps=1), tmp_path / "run", "push_to_hub=true", "hub_model_id=user/continued")
         files = server.files("user/continued")
     assert {"config.json", "model.safetensors", "preprocessor_config.json", "README.md"} <= set(files)
     assert not {name for name in files if name.endswith(".py")}
     card = files["README.md"].decode()
     assert "license: mit" in card and 'AutoModel.from_pretrained("user/continued")' in card
     (sources["vision"] / "README.md").unlink()
-    pretrain.upload_final(tmp_path / "run" / "final", "user/other")
+    upload_final(tmp_path / "run" / "final", "user/other")
     assert "Nothing says under which licence" in caplog.text
     assert f"publish.py {tmp_path / 'run' / 'final'} user/other" in caplog.text
     made = publish.main([str(tmp_path / "run"), "user/x", "--weights", "teacher", "--license", "mit", "--dry_run"])

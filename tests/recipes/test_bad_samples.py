@@ -2,16 +2,12 @@
 
 import json
 import os
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-import yaml
-from accelerate.state import AcceleratorState
 from broken_data import write_picture_table, write_pictures, write_recordings, write_texts
+from tiny_run import before_step, pretrain, pretrain_two, stopped_before, tiny, write_config
 
 from recipes.common.bad_samples import BadSampleLedger, data_explained
 from recipes.common.batches import load_steps
@@ -35,31 +31,20 @@ from recipes.common.packing import PackedTextDataset
 from recipes.common.runlog import read_log
 from recipes.common.tables import Table
 from recipes.common.tokenizer import build_tokenizer
-from recipes.common.training import Pretraining
-from recipes.pretrain import main
 
 
-ROOT = Path(__file__).resolve().parents[2]
-PART = {"num_masks": 1, "decoder_layers": 1, "decoder_hidden_size": 16}
-TINY = {
-    "max_steps": 12,
-    "log_every": 3,
-    "checkpoint_every": 3,
-    "cpu": True,
-    "max_bad_fraction": 1,
-    "text": {"batch_size": 2, "transform": {"max_length": 24}},
-    "vision": {"batch_size": 5, "transform": {"crop_scale": [0.5, 1.0]}},
-    "audio": {"batch_size": 4, "transform": {"crop_seconds": 0.1}},
-    "model": {
-        "hidden_size": 16,
-        "num_hidden_layers": 1,
-        "num_attention_heads": 1,
-        "intermediate_size": 16,
-        "text_config": {"vocab_size": 300, "max_position_embeddings": 40, **PART},
-        "vision_config": {"image_size": 8, "patch_size": 2, "prenet_depth": 0, **PART},
-        "audio_config": {"conv_dim": [8] * 7, "conv_pos_depth": 1, "conv_pos_width": 3, "prenet_depth": 0, **PART},
-    },
-}
+TINY = tiny(
+    "text",
+    "vision",
+    "audio",
+    max_steps=12,
+    log_every=3,
+    checkpoint_every=3,
+    max_bad_fraction=1,
+    vision={"batch_size": 5},
+    audio={"batch_size": 4, "transform": {"crop_seconds": 0.1}, "dataset": {"max_samples": None}},
+    model={"vision_config": {"num_channels": 3}},
+)
 
 
 @pytest.fixture(scope="module")
@@ -70,13 +55,7 @@ def data(tmp_path_factory):
     recordings, odd_recordings = write_recordings(folder / "audio")
     broken = {"text": write_texts(folder / "text"), "vision": pictures, "audio": recordings}
     sources = {name: str(folder / name) for name in broken}
-    (folder / "run.yaml").write_text(yaml.safe_dump(TINY | {"data": sources}))
-    return folder / "run.yaml", broken, {"vision": odd_pictures, "audio": odd_recordings}
-
-
-def run(config, folder, *overrides):
-    AcceleratorState._reset_state(reset_partial_state=True)
-    return main([str(config), f"output_dir={folder}", *overrides])
+    return write_config(folder, TINY | {"data": sources}), broken, {"vision": odd_pictures, "audio": odd_recordings}
 
 
 def lines(folder):
@@ -97,7 +76,7 @@ def named(listed):
 def whole(data, tmp_path_factory):
     """Folder and summary of a run that nothing interrupts."""
     folder = tmp_path_factory.mktemp("whole")
-    return folder, run(data[0], folder)
+    return folder, pretrain(data[0], folder)
 
 
 def test_a_run_over_broken_data_completes_and_names_each_broken_sample_once(data, whole):
@@ -119,27 +98,18 @@ def test_a_run_over_broken_data_completes_and_names_each_broken_sample_once(data
 
 
 def test_workers_make_the_same_list(data, whole, tmp_path):
-    run(data[0], tmp_path, "data.num_workers=2")
+    pretrain(data[0], tmp_path, "data.num_workers=2")
     assert lines(tmp_path) == lines(whole[0])
 
 
-def test_an_interrupted_run_makes_the_same_list(data, whole, tmp_path, monkeypatch):
-    take_step = Pretraining.train_step
-    with monkeypatch.context() as patch:
-
-        def stop_at_seven(self, batches):
-            if self.step == 7:
-                raise KeyboardInterrupt
-            return take_step(self, batches)
-
-        patch.setattr(Pretraining, "train_step", stop_at_seven)
-        with pytest.raises(KeyboardInterrupt):
-            run(data[0], tmp_path, "checkpoint_every=4")
+def test_an_interrupted_run_makes_the_same_list(data, whole, tmp_path):
+    with stopped_before(7):
+        pretrain(data[0], tmp_path, "checkpoint_every=4")
     before = lines(tmp_path)
     assert before[-1]["step"] > 4, "something was met after the checkpoint, and will be met again"
     with open(tmp_path / "bad_samples.jsonl", "a") as file:
         file.write('{"step": 7, "modality": "aud')  # the kill came in the middle of a line
-    run(data[0], tmp_path, "checkpoint_every=4")
+    pretrain(data[0], tmp_path, "checkpoint_every=4")
     assert lines(tmp_path) == lines(whole[0])
     assert read_log(tmp_path / "log.jsonl")[-1]["audio/bad_samples"] == 6
 
@@ -147,7 +117,7 @@ def test_an_interrupted_run_makes_the_same_list(data, whole, tmp_path, monkeypat
 def test_a_run_with_too_many_bad_samples_stops_and_says_where(data, tmp_path, monkeypatch):
     monkeypatch.setattr("recipes.common.bad_samples.TOLERATED", 3)
     with pytest.raises(TrainingStopped, match=r"of the .* samples .* max_bad_fraction=0.2 .*\d \w.*bad_samples.jsonl"):
-        run(data[0], tmp_path, "max_bad_fraction=0.2", "text=null", "model.text_config=null")
+        pretrain(data[0], tmp_path, "max_bad_fraction=0.2", "text=null", "model.text_config=null")
     assert len(lines(tmp_path)) > 3
 
 
@@ -155,35 +125,32 @@ def test_data_without_a_good_sample_ends_in_a_sentence(data, tmp_path):
     for number in range(5):
         (tmp_path / f"{number}.wav").write_bytes(b"")
     (tmp_path / "run").mkdir()
+    gone = [f"{part}=null" for name in ("text", "vision") for part in (name, f"model.{name}_config")]
     with pytest.raises(TrainingStopped, match=r"^Not one of the 5 samples can be used.*empty: 5 .*Check that"):
-        run(data[0], tmp_path / "run", f"data.audio={tmp_path}", "text=null", "vision=null", "model.text_config=null",
-            "model.vision_config=null")  # fmt: skip
+        pretrain(data[0], tmp_path / "run", f"data.audio={tmp_path}", *gone)
 
 
-def test_files_that_go_away_are_counted_until_they_are_too_many(tmp_path, monkeypatch):
+def test_files_that_go_away_are_counted_until_they_are_too_many(tmp_path):
     write_squares(tmp_path / "pictures", 30)
-    take_step = Pretraining.train_step
 
-    def unmount(self, batches):
-        if self.step == 3:
-            for number in range(0, 30, 2):
-                (tmp_path / "pictures" / f"{number:02}.png").unlink()
-        return take_step(self, batches)
+    def unmount():
+        for number in range(0, 30, 2):
+            (tmp_path / "pictures" / f"{number:02}.png").unlink()
 
-    monkeypatch.setattr(Pretraining, "train_step", unmount)
-    settings = {**TINY, "text": None, "audio": None, "data": {"vision": str(tmp_path / "pictures")}, "max_steps": 12,
-                "max_bad_fraction": 0.4, "model": {**TINY["model"], "text_config": None, "audio_config": None},
-                "vision": {"batch_size": 10, "dataset": {"cache": False}}}  # fmt: skip
-    (tmp_path / "run.yaml").write_text(yaml.safe_dump(settings))
-    with pytest.raises(TrainingStopped, match=r"^1[3-5] of the 30 vision samples .*: 1[3-5] missing\. "):
-        run(tmp_path / "run.yaml", tmp_path / "run")
+    section = {"batch_size": 10, "dataset": {"cache": False}}
+    settings = tiny("vision", data={"vision": str(tmp_path / "pictures")}, vision=section)
+    config = write_config(tmp_path, settings | {"max_steps": 12, "checkpoint_every": 3, "max_bad_fraction": 0.4})
+    with (
+        before_step(3, unmount),
+        pytest.raises(TrainingStopped, match=r"^1[3-5] of the 30 vision samples .*: 1[3-5] missing\. "),
+    ):
+        pretrain(config, tmp_path / "run")
     listed = lines(tmp_path / "run")
     assert {line["reason"] for line in listed} == {"missing"} and all(line["step"] > 3 for line in listed)
     # Mounted again, and the list removed as the message says, the run goes on from its checkpoint.
-    monkeypatch.undo()
     write_squares(tmp_path / "pictures", 30)
     (tmp_path / "run" / "bad_samples.jsonl").unlink()
-    assert run(tmp_path / "run.yaml", tmp_path / "run")["bad_samples"] == {}
+    assert pretrain(config, tmp_path / "run")["bad_samples"] == {}
 
 
 def write_squares(folder, count):
@@ -194,11 +161,8 @@ def write_squares(folder, count):
 
 @pytest.mark.slow
 def test_two_processes_make_the_same_list(data, whole, tmp_path):
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    program = [str(ROOT / "recipes" / "pretrain.py"), str(data[0]), f"output_dir={tmp_path}"]
-    subprocess.run([*launch, *program], cwd=tmp_path, check=True, timeout=300,
-                   env={**os.environ, "OMP_NUM_THREADS": "1"})  # fmt: skip
-    alone, together = lines(whole[0]), lines(tmp_path)
+    pretrain_two(data[0], tmp_path / "run")
+    alone, together = lines(whole[0]), lines(tmp_path / "run")
     assert {line.pop("process") for line in together} == {0, 1}
     assert [{name: value for name, value in line.items() if name != "process"} for line in alone] == together
 

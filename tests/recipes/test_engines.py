@@ -5,25 +5,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 from accelerate.commands.config.config_args import load_config_from_file
-from engine_scenarios import (
-    BF16,
-    DROPOUT,
-    EIGHT,
-    ENGINES,
-    HALF,
-    ROOT,
-    SCENARIOS,
-    TWENTY,
-    VISION,
-    assert_same_weights,
-    launch,
-    losses,
-    poison,
-    run,
-    weights,
-    write_config,
-)
+from engine_scenarios import BF16, EIGHT, ENGINES, HALF, SCENARIOS, TINY, TWENTY, VISION, launch, poison
 from model_factory import inputs_for, tiny_config, version_config
+from tiny_run import DROPOUT, ROOT, assert_same_weights, losses, pretrain, weights, write_config
 from transformers import AutoModel
 
 from modeling_d2v import Data2VecForPreTraining
@@ -76,7 +60,7 @@ def launched(tmp_path_factory):
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_one_process_two_processes_and_two_sharded_ones_train_alike(launched, name):
     folder, _ = launched
-    run(write_config(folder), folder / f"{name} one", *TWENTY, "accumulate=2", *SCENARIOS[name])
+    pretrain(write_config(folder, TINY), folder / f"{name} one", *TWENTY, "accumulate=2", *SCENARIOS[name])
     expected = losses(folder / f"{name} one")
     assert len(expected) >= 40
     for engine in ("replicas", "shards"):
@@ -93,9 +77,9 @@ def test_sharded_run_resumes_bit_for_bit_and_others_take_it_over(launched):
     assert said.count("Resumed from") >= 3
     assert losses(folder / "whole") == losses(folder / "resumed")
     assert_same_weights(folder / "whole", folder / "resumed")
-    config = write_config(folder)
-    run(config, folder / "to one process", *EIGHT)
-    run(config, folder / "one process", *EIGHT)
+    config = write_config(folder, TINY)
+    pretrain(config, folder / "to one process", *EIGHT)
+    pretrain(config, folder / "one process", *EIGHT)
     for name in ("from replicas", "from shards", "to one process"):
         assert losses(folder / name) == pytest.approx(losses(folder / "one process"), rel=1e-5), name
     optimizers = [torch.load(CheckpointFolder(folder / name / "checkpoints").newest() / "optimizer.pt")["optimizer"]
@@ -108,7 +92,7 @@ def test_sharded_run_resumes_bit_for_bit_and_others_take_it_over(launched):
 @pytest.mark.slow
 def test_half_precision_is_the_same_under_every_engine_and_keeps_weights_whole(launched):
     folder, _ = launched
-    run(write_config(folder), folder / "bf16 one", *BF16)
+    pretrain(write_config(folder, TINY), folder / "bf16 one", *BF16)
     for name in ("bf16 replicas", "bf16 shards"):
         # Sums of half-precision products differ with the shape of a batch.
         assert losses(folder / name) == pytest.approx(losses(folder / "bf16 one"), rel=2e-2)
@@ -124,7 +108,7 @@ def test_half_precision_is_the_same_under_every_engine_and_keeps_weights_whole(l
 def test_gradient_that_is_not_finite_in_one_process_is_skipped_and_counted(launched):
     folder, said = launched
     with poison(rank=0):
-        run(write_config(folder), folder / "one poisoned", *POISONED)
+        pretrain(write_config(folder, TINY), folder / "one poisoned", *POISONED)
     for engine in ("replicas", "shards"):
         found, expected = losses(folder / f"poison {engine}"), losses(folder / "one poisoned")
         assert found == pytest.approx(expected, rel=1e-5, nan_ok=True)
@@ -157,16 +141,16 @@ def test_folder_that_other_machines_do_not_see_is_refused(launched):
 
 
 def test_sharded_process_trains_saves_and_exports_like_a_plain_one(tmp_path, monkeypatch):
-    config = write_config(tmp_path)
+    config = write_config(tmp_path, TINY)
     settings = [*VISION, "optim.max_grad_norm=0.5", "optim.schedule_steps=4", "checkpoint_every=0"]
-    run(config, tmp_path / "plain", *settings, "max_steps=4")
+    pretrain(config, tmp_path / "plain", *settings, "max_steps=4")
     with monkeypatch.context() as patch:
         for name, value in {**ENGINES["shards"], **ONE_PROCESS}.items():
             patch.setenv(name, value)
-        run(config, tmp_path / "sharded", *settings, "max_steps=2")
+        pretrain(config, tmp_path / "sharded", *settings, "max_steps=2")
     model = AutoModel.from_pretrained(tmp_path / "sharded" / "final")
     assert model(pixel_values=torch.rand(1, 1, 8, 8)).pooler_output.shape == (1, 32)
-    run(config, tmp_path / "sharded", *settings, "max_steps=4")
+    pretrain(config, tmp_path / "sharded", *settings, "max_steps=4")
     assert losses(tmp_path / "sharded") == pytest.approx(losses(tmp_path / "plain"), rel=1e-6)
     plain, sharded = weights(tmp_path / "plain"), weights(tmp_path / "sharded")
     assert plain.keys() == sharded.keys()
@@ -204,13 +188,13 @@ def test_a_launcher_that_asks_for_deepspeed_is_refused(tmp_path, monkeypatch, mo
     for name, value in {"ACCELERATE_USE_DEEPSPEED": "true", **more}.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(OptionError, match="DeepSpeed .* not support: use FSDP2 instead .fsdp_version: 2,"):
-        run(write_config(tmp_path), tmp_path / "run")
+        pretrain(write_config(tmp_path, TINY), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
 def test_half_precision_that_a_cpu_lacks_is_refused(tmp_path):
     with pytest.raises(OptionError, match="fp16 does not work on a CPU. Set mixed_precision=bf16"):
-        run(write_config(tmp_path), tmp_path / "run", "mixed_precision=fp16")
+        pretrain(write_config(tmp_path, TINY), tmp_path / "run", "mixed_precision=fp16")
 
 
 def test_half_precision_that_was_not_tried_on_shards_is_refused():

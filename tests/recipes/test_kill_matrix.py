@@ -13,15 +13,13 @@ import time
 from pathlib import Path
 
 import pytest
-import torch
-import yaml
-from safetensors.torch import load_file
 
 
 if __name__ == "__main__":
     sys.path[:0] = [str(Path(__file__).resolve().parents[number]) for number in (1, 2)]
 
 from run_server import RunServer
+from tiny_run import assert_same_weights, tiny, write_config
 
 from recipes.common.checkpointing import CheckpointFolder
 from recipes.common.manifest import MANIFEST, what_is_missing
@@ -29,28 +27,17 @@ from recipes.common.runlog import read_log
 
 
 STEPS = 48
-TINY = {
-    "max_steps": STEPS,
-    "log_every": 5,
-    "checkpoint_every": 3,
-    "keep_last": 3,
-    "keep_every": 20,
-    "cpu": True,
-    "vision": {"batch_size": 4, "transform": {"crop_scale": [0.5, 1.0]}},
-    "audio": {"batch_size": 2, "transform": {"crop_seconds": [0.2, 0.4]}, "dataset": {"max_samples": 20}},
-    "model": {
-        "hidden_size": 32,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 2,
-        "intermediate_size": 32,
-        "hidden_dropout": 0.1,  # draws from the process's random generator in every step
-        "ema_anneal_end_step": 4,
-        "vision_config": {"image_size": 8, "patch_size": 2, "num_channels": 1, "prenet_depth": 0, "num_masks": 2,
-                          "decoder_layers": 1, "decoder_hidden_size": 32},
-        "audio_config": {"conv_dim": [16] * 7, "conv_pos_depth": 1, "conv_pos_width": 3, "num_masks": 2,
-                         "decoder_layers": 1, "decoder_hidden_size": 32},
-    },
-}  # fmt: skip
+TINY = tiny(
+    "vision",
+    "audio",
+    max_steps=STEPS,
+    log_every=5,
+    checkpoint_every=3,
+    keep_last=3,
+    keep_every=20,
+    audio={"batch_size": 2},
+    model={"hidden_dropout": 0.1},
+)
 # The two lines of a run that tell what its steps computed.
 COMPUTED = ("loss", "grad_norm", "lr", "std", "samples", "step", "epoch")
 # Far more than a checkpoint's changes of files (about 25), so that the next kill may meet the one after.
@@ -101,8 +88,7 @@ class Matrix:
     def __init__(self, server, folder, ranks, workers, seed):
         self.server, self.folder, self.ranks, self.workers = server, folder, ranks, workers
         self.chance = random.Random(f"{seed}/{ranks}/{workers}")
-        self.config = folder / "tiny.yaml"
-        self.config.write_text(yaml.safe_dump(TINY))
+        self.config = write_config(folder, TINY)
         self.rows = []
         self.starts = 0
 
@@ -197,8 +183,7 @@ class Matrix:
     def compare(self, run):
         whole = self.folder / "whole"
         assert computed(run) == computed(whole)
-        one, other = (load_file(path / "final" / "model.safetensors") for path in (whole, run))
-        assert one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+        assert_same_weights(whole, run)
         assert not [path for path in (run / "checkpoints").iterdir() if path.name.startswith(".")]
         kept = {path.name for path in (run / "checkpoints").iterdir()}
         assert {"step_00000020", "step_00000040", f"step_{STEPS:08d}"} <= kept

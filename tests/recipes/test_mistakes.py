@@ -3,13 +3,12 @@
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 import yaml
-from accelerate.state import AcceleratorState
+from tiny_run import PROGRAM, ROOT, pretrain, tiny, write_config
 
 from recipes.common.building import build_config, build_model, prepare_tokenizer
 from recipes.common.checkpointing import CheckpointFolder
@@ -18,30 +17,11 @@ from recipes.common.option_errors import OptionError
 from recipes.common.option_files import load_options
 from recipes.common.optional import MissingDependencyError, need
 from recipes.common.training import Pretraining
-from recipes.pretrain import main
-
-
-ROOT = Path(__file__).resolve().parents[2]
-SMALL = {
-    "max_steps": 1,
-    "cpu": True,
-    "audio": {"batch_size": 2, "transform": {"crop_seconds": 0.2}},
-    "model": {
-        "hidden_size": 32,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 2,
-        "intermediate_size": 32,
-        "audio_config": {"conv_dim": [16] * 7, "conv_pos_depth": 1, "conv_pos_width": 3, "num_masks": 2,
-                         "decoder_layers": 1, "decoder_hidden_size": 32},
-    },
-}  # fmt: skip
 
 
 @pytest.fixture
 def config(tmp_path):
-    path = tmp_path / "small.yaml"
-    path.write_text(yaml.safe_dump(SMALL))
-    return path
+    return write_config(tmp_path, tiny("audio", max_steps=1))
 
 
 @pytest.fixture
@@ -51,11 +31,6 @@ def clips(tmp_path):
     for name in range(3):
         soundfile.write(folder / f"{name}.wav", np.random.default_rng(name).uniform(-0.5, 0.5, 4_000), 16_000)
     return folder
-
-
-def run(config, folder, *overrides):
-    AcceleratorState._reset_state(reset_partial_state=True)
-    return main([str(config), f"output_dir={folder}", *overrides])
 
 
 @pytest.mark.parametrize(
@@ -79,7 +54,7 @@ def run(config, folder, *overrides):
 def test_mistake_is_explained(config, tmp_path, override, words):
     (tmp_path / "empty").mkdir()
     with pytest.raises(OptionError, match=words) as error:
-        run(config, tmp_path / "run", override.replace("{empty}", str(tmp_path / "empty")))
+        pretrain(config, tmp_path / "run", override.replace("{empty}", str(tmp_path / "empty")))
     assert "\n" not in str(error.value)
     assert not (tmp_path / "run" / "checkpoints").exists()
 
@@ -88,22 +63,22 @@ def test_output_folder_that_cannot_be_one(config, tmp_path):
     (tmp_path / "file").write_text("in the way")
     for folder in ("file", "file/inside"):
         with pytest.raises(OptionError, match=f"output_dir={tmp_path / folder} cannot be set up"):
-            run(config, tmp_path / folder)
+            pretrain(config, tmp_path / folder)
 
 
 def test_weights_of_another_width_and_model_of_another_kind(config, tmp_path):
     options = load_options(config, [f"output_dir={tmp_path}"])
     build_model(options, build_config(options)).save_pretrained(tmp_path / "narrow")
     with pytest.raises(OptionError, match="narrow do not have the shapes that the model section asks for"):
-        run(config, tmp_path / "run", f"init_from={tmp_path / 'narrow'}", "model.hidden_size=64")
+        pretrain(config, tmp_path / "run", f"init_from={tmp_path / 'narrow'}", "model.hidden_size=64")
     (tmp_path / "bert").mkdir()
     (tmp_path / "bert" / "config.json").write_text('{"model_type": "bert"}')
     with pytest.raises(OptionError, match="is a model of type 'bert'"):
-        run(config, tmp_path / "run", f"init_from={tmp_path / 'bert'}", "model=null")
+        pretrain(config, tmp_path / "run", f"init_from={tmp_path / 'bert'}", "model=null")
 
 
 def test_program_ends_in_one_sentence_without_a_traceback(config, tmp_path):
-    command = [sys.executable, str(ROOT / "recipes" / "pretrain.py"), str(config), f"output_dir={tmp_path / 'run'}"]
+    command = [sys.executable, str(PROGRAM), str(config), f"output_dir={tmp_path / 'run'}"]
     done = subprocess.run([*command, "audio.split=holdout"], cwd="/", capture_output=True, text=True)
     assert done.returncode == 1 and "Traceback" not in done.stderr
     assert done.stderr.strip().splitlines()[-1].startswith("OptionError: The data cannot be set up: There is no split")
@@ -115,24 +90,24 @@ def test_error_in_a_step_keeps_its_type(config, tmp_path, monkeypatch):
 
     monkeypatch.setattr(Pretraining, "train_step", broken)
     with pytest.raises(ValueError, match="an error of the program") as error:
-        run(config, tmp_path / "run")
+        pretrain(config, tmp_path / "run")
     assert not isinstance(error.value, OptionError)
 
 
 def test_resume_notices_other_data(config, tmp_path, clips):
-    run(config, tmp_path / "run", f"data.audio={clips}")
+    pretrain(config, tmp_path / "run", f"data.audio={clips}")
     saved = json.loads((CheckpointFolder(tmp_path / "run" / "checkpoints").newest() / "progress.json").read_text())
     assert saved["data"]["audio"]["records"] == saved["data"]["audio"]["samples"] == 3
     longer = [f"data.audio={clips}", "max_steps=2", "optim.schedule_steps=1"]
     (clips / "1.wav").rename(clips / "9.wav")
     with pytest.raises(OptionError, match="audio data is not what it was.*names .* -> .*new output_dir.*init_from="):
-        run(config, tmp_path / "run", *longer)
+        pretrain(config, tmp_path / "run", *longer)
     (clips / "9.wav").rename(clips / "1.wav")
     soundfile.write(clips / "3.wav", np.zeros(4_000), 16_000)
     with pytest.raises(OptionError, match="records 3 -> 4"):
-        run(config, tmp_path / "run", *longer)
+        pretrain(config, tmp_path / "run", *longer)
     (clips / "3.wav").unlink()
-    assert run(config, tmp_path / "run", *longer)["steps"] == 2
+    assert pretrain(config, tmp_path / "run", *longer)["steps"] == 2
 
 
 # -- the tokenizer of an attempt that was given up

@@ -1,90 +1,44 @@
 """The online probe of a run: its numbers, and that the run does not notice it."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 import torch
-import yaml
-from accelerate.state import AcceleratorState
-from safetensors.torch import load_file
+from tiny_run import (
+    assert_same_weights,
+    log,
+    pretrain,
+    pretrain_two,
+    stopped_before,
+    tiny,
+    weights,
+    write_config,
+)
 
 from modeling_d2v import Data2VecForPreTraining
 from recipes.common.online_probe import feature_rank
 from recipes.common.option_errors import OptionError
 from recipes.common.option_files import load_options
-from recipes.common.runlog import read_log
-from recipes.common.throughput import SPEED_FACTS
-from recipes.common.training import Pretraining
-from recipes.pretrain import main
 from recipes.probe import run_probe
 
 
-ROOT = Path(__file__).resolve().parents[2]
-TINY = {
-    "max_steps": 6,
-    "log_every": 2,
-    "checkpoint_every": 2,
-    "cpu": True,
-    "vision": {"batch_size": 4},
-    "model": {
-        "hidden_size": 16,
-        "num_hidden_layers": 1,
-        "num_attention_heads": 2,
-        "intermediate_size": 16,
-        "hidden_dropout": 0.1,  # draws from the random generator of the process in every step
-        "ema_decay": 0.99,
-        "ema_end_decay": 0.99,
-        "vision_config": {
-            "image_size": 8,
-            "patch_size": 4,
-            "num_channels": 1,
-            "prenet_depth": 0,
-            "num_masks": 2,
-            "decoder_layers": 1,
-            "decoder_hidden_size": 16,
-        },
-    },
-}
 PROBE = ["probe.every=3", "probe.max_samples=60"]
 
 
 @pytest.fixture
 def config(tmp_path):
-    path = tmp_path / "tiny.yaml"
-    path.write_text(yaml.safe_dump(TINY))
-    return path
-
-
-def run(config, folder, *overrides):
-    AcceleratorState._reset_state(reset_partial_state=True)
-    return main([str(config), f"output_dir={folder}", *overrides])
+    changes = {"hidden_dropout": 0.1, "vision_config": {"patch_size": 4}}
+    return write_config(tmp_path, tiny("vision", log_every=2, checkpoint_every=2, model=changes))
 
 
 def records(folder, probed=True):
-    """Lines of a log without what differs from run to run; without the probe's values too if asked for."""
-
-    def kept(name):
-        return name not in SPEED_FACTS and (probed or "/probe_" not in name)
-
-    lines = [{name: record[name] for name in filter(kept, record)} for record in read_log(folder / "log.jsonl")]
+    """Lines of a log; without the probe's values if asked for, and without what is then empty."""
+    lines = [{name: value for name, value in line.items() if probed or "/probe_" not in name} for line in log(folder)]
     return [line for line in lines if len(line) > 1]
 
 
-def weights(folder):
-    return load_file(folder / "final" / "model.safetensors")
-
-
-def same(one, other):
-    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
-
-
 def test_run_with_a_probe_is_the_same_run(config, tmp_path):
-    run(config, tmp_path / "plain")
-    run(config, tmp_path / "probed", *PROBE)
-    assert same(weights(tmp_path / "plain"), weights(tmp_path / "probed"))
+    pretrain(config, tmp_path / "plain")
+    pretrain(config, tmp_path / "probed", *PROBE)
+    assert_same_weights(tmp_path / "plain", tmp_path / "probed")
     assert records(tmp_path / "plain") == records(tmp_path / "probed", probed=False)
 
     lines = records(tmp_path / "probed")
@@ -92,30 +46,20 @@ def test_run_with_a_probe_is_the_same_run(config, tmp_path):
     assert [line["step"] for line in lines if "vision/probe_knn" in line] == [0, 3, 6]
     assert [line["step"] for line in lines] == [0, 2, 3, 4, 6]
     assert {"vision/probe_knn", "vision/probe_rank", "vision/probe_chance"} == lines[0].keys() - {"step"}
-    assert 10 < lines[0]["vision/probe_knn"] <= 100 and 1 < lines[0]["vision/probe_rank"] < 16
+    assert 10 < lines[0]["vision/probe_knn"] <= 100 and 1 < lines[0]["vision/probe_rank"] < 32
 
 
-def test_run_goes_on_with_its_probe(config, tmp_path, monkeypatch):
-    run(config, tmp_path / "whole", *PROBE)
-    take_step = Pretraining.train_step
-
-    def stop_at_four(self, batches):
-        if self.step == 4:
-            raise KeyboardInterrupt
-        return take_step(self, batches)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Pretraining, "train_step", stop_at_four)
-        with pytest.raises(KeyboardInterrupt):
-            run(config, tmp_path / "cut", *PROBE)
-    torch.rand(7)
-    run(config, tmp_path / "cut", *PROBE)
+def test_run_goes_on_with_its_probe(config, tmp_path):
+    pretrain(config, tmp_path / "whole", *PROBE)
+    with stopped_before(4):
+        pretrain(config, tmp_path / "cut", *PROBE)
+    pretrain(config, tmp_path / "cut", *PROBE)
     assert records(tmp_path / "cut") == records(tmp_path / "whole")
-    assert same(weights(tmp_path / "cut"), weights(tmp_path / "whole"))
+    assert_same_weights(tmp_path / "cut", tmp_path / "whole")
 
 
 def test_it_finds_what_the_program_finds(config, tmp_path):
-    run(config, tmp_path / "run", "probe.every=6", "probe.max_samples=300", "probe.kind=linear")
+    pretrain(config, tmp_path / "run", "probe.every=6", "probe.max_samples=300", "probe.kind=linear")
     (line,) = [line for line in records(tmp_path / "run") if line["step"] == 6]
     found = run_probe(str(tmp_path / "run" / "final"), "vision", max_samples=300, simple=False)
     assert line["vision/probe_linear"] == found["pretrained"]["linear"]
@@ -124,11 +68,11 @@ def test_it_finds_what_the_program_finds(config, tmp_path):
 
 
 def test_run_that_starts_from_weights_is_compared_with_random_ones(config, tmp_path):
-    run(config, tmp_path / "run", "max_steps=2")
+    pretrain(config, tmp_path / "run", "max_steps=2")
     start = f"init_from={tmp_path / 'run' / 'final'}"
     for weights_of in ("student", "teacher"):
         folder = tmp_path / weights_of
-        run(config, folder, "model=null", start, "max_steps=1", f"probe.weights={weights_of}", *PROBE)
+        pretrain(config, folder, "model=null", start, "max_steps=1", f"probe.weights={weights_of}", *PROBE)
         first = records(folder)[0]
         assert first["step"] == 0 and {"vision/probe_knn", "vision/probe_knn_random"} <= first.keys()
     encoder = Data2VecForPreTraining.from_pretrained(tmp_path / "run" / "final").data2vec
@@ -141,10 +85,10 @@ def test_data_without_labels_is_an_error_only_where_it_was_named(config, tmp_pat
     for number in range(12):
         Image.new("L", (8, 8), number * 20).save(tmp_path / f"{number}.png")
     data = f"data.vision={tmp_path}"
-    run(config, tmp_path / "run", data, "max_steps=1", *PROBE)
+    pretrain(config, tmp_path / "run", data, "max_steps=1", *PROBE)
     assert "vision is not probed" in caplog.text and "no labels" in caplog.text
     with pytest.raises(OptionError, match="The probe cannot be set up: .* has no labels"):
-        run(config, tmp_path / "named", f"probe.vision.data={tmp_path}", "max_steps=1", *PROBE)
+        pretrain(config, tmp_path / "named", f"probe.vision.data={tmp_path}", "max_steps=1", *PROBE)
 
 
 def test_failing_probe_does_not_end_the_run(config, tmp_path, monkeypatch, caplog):
@@ -152,7 +96,7 @@ def test_failing_probe_does_not_end_the_run(config, tmp_path, monkeypatch, caplo
         raise ValueError("no sample")
 
     monkeypatch.setattr("recipes.common.online_probe.extract", fail)
-    assert run(config, tmp_path / "run", "max_steps=2", *PROBE)["steps"] == 2
+    assert pretrain(config, tmp_path / "run", "max_steps=2", *PROBE)["steps"] == 2
     assert "vision could not be probed: no sample" in caplog.text
 
 
@@ -174,13 +118,9 @@ def test_rank_of_features():
 @pytest.mark.slow
 def test_two_processes_measure_and_probe_like_one(config, tmp_path):
     """Only sums are rounded otherwise, once nothing is dropped: each process draws dropout for itself."""
-    settings = [*PROBE, *(f"model.{part}_dropout=0.0" for part in ("hidden", "mlp", "attention"))]
-    run(config, tmp_path / "one", *settings)
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    program = [str(ROOT / "recipes" / "pretrain.py"), str(config), f"output_dir={tmp_path / 'two'}", *settings]
-    done = subprocess.run([*launch, *program], cwd=tmp_path, capture_output=True, timeout=240,
-                          env={**os.environ, "OMP_NUM_THREADS": "1"})  # fmt: skip
-    assert done.returncode == 0, done.stderr.decode()[-3000:]
+    settings = [*PROBE, "model.hidden_dropout=0.0"]
+    pretrain(config, tmp_path / "one", *settings)
+    pretrain_two(config, tmp_path / "two", *settings)
     torch.testing.assert_close(weights(tmp_path / "two"), weights(tmp_path / "one"), rtol=0, atol=1e-5)
     one, two = records(tmp_path / "one"), records(tmp_path / "two")
     measured = {f"vision/{name}" for name in ("target_std", "prediction_rank", "local_std", "explained_by_position")}

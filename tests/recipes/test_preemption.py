@@ -11,77 +11,26 @@ import time
 from pathlib import Path
 
 import pytest
-import torch
 import yaml
-from accelerate.state import AcceleratorState
-from run_server import ROOT, RunServer
-from safetensors.torch import load_file
+from run_server import RunServer
+from tiny_run import PROGRAM, ROOT, assert_same_run, before_step, environment, pretrain, tiny, write_config
 
 from recipes.common.checkpointing import CheckpointError, CheckpointFolder
 from recipes.common.preemption import INTERRUPTED, RESUMABLE, Interruptions, RunInterrupted
 from recipes.common.processes import Processes
 from recipes.common.run_lock import LOCK, FolderInUseError, RunLock
-from recipes.common.runlog import read_log
 from recipes.common.storage import WriteError
 from recipes.common.training import Pretraining
-from recipes.pretrain import main
-
-
-TINY = {
-    "max_steps": 6,
-    "log_every": 4,
-    "checkpoint_every": 0,
-    "cpu": True,
-    "vision": {"batch_size": 4},
-    "model": {
-        "hidden_size": 32,
-        "num_hidden_layers": 1,
-        "num_attention_heads": 2,
-        "intermediate_size": 32,
-        "hidden_dropout": 0.1,  # draws from the process's random generator in every step
-        "vision_config": {"image_size": 8, "patch_size": 2, "num_channels": 1, "prenet_depth": 0, "num_masks": 2,
-                          "decoder_layers": 1, "decoder_hidden_size": 32},
-    },
-}  # fmt: skip
 
 
 @pytest.fixture
 def config(tmp_path):
-    path = tmp_path / "tiny.yaml"
-    path.write_text(yaml.safe_dump(TINY))
-    return path
-
-
-def run(config, folder, *overrides):
-    AcceleratorState._reset_state(reset_partial_state=True)
-    return main([str(config), f"output_dir={folder}", *overrides])
+    return write_config(tmp_path, tiny("vision", log_every=4, checkpoint_every=0, model={"hidden_dropout": 0.1}))
 
 
 def send(*numbers):
     for number in numbers:
         os.kill(os.getpid(), number)
-
-
-def at_step(monkeypatch, step, action):
-    """Has something happen in the middle of a step."""
-    take_step = Pretraining.train_step
-
-    def acting(self, batches):
-        if self.step == step:
-            action()
-        return take_step(self, batches)
-
-    monkeypatch.setattr(Pretraining, "train_step", acting)
-
-
-def assert_same_run(one, other):
-    def lines(folder):
-        return [{name: record[name] for name in ("step", "vision/loss", "grad_norm", "lr", "samples")}
-                for record in read_log(folder / "log.jsonl")]  # fmt: skip
-
-    assert lines(one) == lines(other)
-    first, second = (load_file(folder / "final" / "model.safetensors") for folder in (one, other))
-    assert all(torch.equal(first[name], second[name]) for name in first)
 
 
 # -- the signals themselves
@@ -147,17 +96,16 @@ def test_clock_of_the_main_process_asks_for_checkpoints():
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
 def test_signalled_run_goes_on_bit_for_bit(config, tmp_path, monkeypatch, number):
     """The signal comes within a step between two log lines, another one while the checkpoint is written."""
-    run(config, tmp_path / "whole")
+    pretrain(config, tmp_path / "whole")
     save = Pretraining.save
-    with monkeypatch.context() as patch:
-        at_step(patch, 2, lambda: send(number))
+    with monkeypatch.context() as patch, before_step(2, lambda: send(number)):
         patch.setattr(Pretraining, "save", lambda run: (send(number), save(run), send(number)))
         with pytest.raises(RunInterrupted, match="same command goes on from .*step_00000003 .exit code 75") as error:
-            run(config, tmp_path / "cut")
+            pretrain(config, tmp_path / "cut")
     assert error.value.code == 75
     assert [path.name for path in CheckpointFolder(tmp_path / "cut" / "checkpoints").whole()] == ["step_00000003"]
     assert not (tmp_path / "cut" / "final").exists()
-    run(config, tmp_path / "cut")
+    pretrain(config, tmp_path / "cut")
     assert_same_run(tmp_path / "whole", tmp_path / "cut")
 
 
@@ -166,29 +114,29 @@ def test_signal_in_the_last_checkpoint_is_not_lost(config, tmp_path, monkeypatch
     with monkeypatch.context() as patch:
         patch.setattr(Pretraining, "save", lambda run: (save(run), send(signal.SIGTERM)))
         with pytest.raises(RunInterrupted, match="step_00000006"):
-            run(config, tmp_path / "run")
-    assert run(config, tmp_path / "run")["steps"] == 6 and (tmp_path / "run" / "final").exists()
+            pretrain(config, tmp_path / "run")
+    assert pretrain(config, tmp_path / "run")["steps"] == 6 and (tmp_path / "run" / "final").exists()
 
 
 def test_checkpoints_by_the_clock_and_for_ever(config, tmp_path):
-    run(config, tmp_path / "clock", "checkpoint_minutes=1e-9", "keep_last=9")
+    pretrain(config, tmp_path / "clock", "checkpoint_minutes=1e-9", "keep_last=9")
     assert len(CheckpointFolder(tmp_path / "clock" / "checkpoints").whole()) == 6
-    run(config, tmp_path / "clock", "keep_last=1")
+    pretrain(config, tmp_path / "clock", "keep_last=1")
     assert len(CheckpointFolder(tmp_path / "clock" / "checkpoints").whole()) == 1
-    run(config, tmp_path / "kept", "keep_every=2", "keep_last=1", "checkpoint_every=3")
+    pretrain(config, tmp_path / "kept", "keep_every=2", "keep_last=1", "checkpoint_every=3")
     names = [path.name for path in CheckpointFolder(tmp_path / "kept" / "checkpoints").whole()]
     assert names == ["step_00000002", "step_00000004", "step_00000006"]
 
 
 def test_run_is_not_silently_started_over(config, tmp_path, caplog):
-    run(config, tmp_path / "run", "checkpoint_every=3")
+    pretrain(config, tmp_path / "run", "checkpoint_every=3")
     older, newest = CheckpointFolder(tmp_path / "run" / "checkpoints").whole()
     content = bytearray((newest / "optimizer.pt").read_bytes())
     content[len(content) // 2] ^= 1
     (newest / "optimizer.pt").write_bytes(content)
     (tmp_path / "run" / "run.yaml").unlink()
     (tmp_path / "run" / "run.json").write_text('{"half')
-    assert run(config, tmp_path / "run", "checkpoint_every=3")["steps"] == 6
+    assert pretrain(config, tmp_path / "run", "checkpoint_every=3")["steps"] == 6
     assert f"{newest} is passed over: optimizer.pt has other content" in caplog.text
     assert "with its own options is not checked" in caplog.text
 
@@ -196,37 +144,37 @@ def test_run_is_not_silently_started_over(config, tmp_path, caplog):
     for path in (older, newest):
         (path / "model.safetensors").write_bytes(b"")
     with pytest.raises(CheckpointError, match="No checkpoint in .* is whole .*model.safetensors has 0 bytes.*its log"):
-        run(config, tmp_path / "run", "checkpoint_every=3")
+        pretrain(config, tmp_path / "run", "checkpoint_every=3")
     assert (tmp_path / "run" / "log.jsonl").read_bytes() == log
 
 
 @pytest.mark.parametrize("damage", ["half", "lost"])
 def test_damaged_options_of_a_run_are_no_reason_to_lose_it(config, tmp_path, caplog, damage):
-    run(config, tmp_path / "run", "max_steps=2")
+    pretrain(config, tmp_path / "run", "max_steps=2")
     saved = tmp_path / "run" / "run.yaml"
     saved.write_text("max_steps: [") if damage == "half" else saved.unlink()
-    assert run(config, tmp_path / "run", "max_steps=2")["steps"] == 2
+    assert pretrain(config, tmp_path / "run", "max_steps=2")["steps"] == 2
     assert f"{saved} " in caplog.text and "the run goes on with its own options is not checked" in caplog.text
     assert yaml.safe_load(saved.read_text())["max_steps"] == 2
 
 
 def test_lost_log_lines_are_said(config, tmp_path, caplog):
-    run(config, tmp_path / "run", "log_every=1")
+    pretrain(config, tmp_path / "run", "log_every=1")
     path = tmp_path / "run" / "log.jsonl"
     path.write_text("".join(line + "\n" for line in path.read_text().splitlines()[:3]))
-    run(config, tmp_path / "run", "log_every=1")
+    pretrain(config, tmp_path / "run", "log_every=1")
     assert "log.jsonl ends at step 3, the checkpoint knew of step 6" in caplog.text
 
 
 def test_finished_model_that_does_not_fit_leaves_the_one_before(config, tmp_path):
-    run(config, tmp_path / "run", "max_steps=2")
+    pretrain(config, tmp_path / "run", "max_steps=2")
     final = tmp_path / "run" / "final"
     before = (final / "model.safetensors").read_bytes()
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) - 1, hard))
     try:
         with pytest.raises(WriteError, match="The finished model cannot be written to .*: File too large"):
-            run(config, tmp_path / "run", "max_steps=2")
+            pretrain(config, tmp_path / "run", "max_steps=2")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert (final / "model.safetensors").read_bytes() == before
@@ -256,7 +204,7 @@ def test_second_run_is_refused_until_the_first_has_ended_in_whatever_way(config,
             with pytest.raises(
                 FolderInUseError, match=f"in use by another run .process {other.pid} on here since now"
             ):
-                run(config, folder)
+                pretrain(config, folder)
             assert not (folder / "run.yaml").exists()
         finally:
             other.kill()
@@ -265,7 +213,7 @@ def test_second_run_is_refused_until_the_first_has_ended_in_whatever_way(config,
             lock.hold()
             os.kill(orphan, signal.SIGKILL)
     lock.release()
-    assert run(config, folder, "max_steps=1")["steps"] == 1
+    assert pretrain(config, folder, "max_steps=1")["steps"] == 1
     assert json.loads((folder / LOCK).read_text())["pid"] == os.getpid()
 
 
@@ -368,12 +316,11 @@ def test_workers_of_a_killed_run_are_gone_and_its_folder_is_free(server, config,
 def test_torchrun(config, tmp_path, number, rank):
     """torchrun ends the other processes with SIGTERM when one has died, and passes on its own."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    program = [str(ROOT / "recipes" / "pretrain.py"), str(config), f"output_dir={tmp_path / 'run'}", "optim.warmup=0",
+    program = [str(PROGRAM), str(config), f"output_dir={tmp_path / 'run'}", "optim.warmup=0",
                "max_steps=100000"]  # fmt: skip
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     with (
         open(tmp_path / "output.txt", "w") as output,
-        subprocess.Popen(command + program, cwd=tmp_path, env=environment, stdout=output, stderr=output) as launcher,
+        subprocess.Popen(command + program, cwd=tmp_path, env=environment(), stdout=output, stderr=output) as launcher,
     ):
         log = tmp_path / "run" / "log.jsonl"
         deadline = time.monotonic() + 180
@@ -412,7 +359,7 @@ def test_no_thread_of_gloo_outlives_a_run(config, tmp_path):
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "threads.py"]
     done = subprocess.run(
         [*launch, str(ROOT), str(config), f"output_dir={tmp_path / 'run'}", "max_steps=2"],
-        cwd=tmp_path, capture_output=True, text=True, timeout=240, env={**os.environ, "OMP_NUM_THREADS": "1"},
+        cwd=tmp_path, capture_output=True, text=True, timeout=240, env=environment(),
     )  # fmt: skip
 
     assert done.returncode == 0, done.stderr[-3000:]

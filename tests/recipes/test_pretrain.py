@@ -1,18 +1,28 @@
 """The pretraining program: export, exact resume after a kill, processes, guards."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 import torch
-import yaml
-from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
+from tiny_run import (
+    DROPOUT,
+    PROGRAM,
+    ROOT,
+    assert_same_run,
+    environment,
+    log,
+    losses,
+    pretrain,
+    pretrain_two,
+    stopped_before,
+    tiny,
+    write_config,
+)
 from transformers import (
     AutoConfig,
     AutoFeatureExtractor,
@@ -29,95 +39,18 @@ from recipes.common.health import TrainingStopped
 from recipes.common.option_errors import OptionError
 from recipes.common.option_files import load_options
 from recipes.common.runlog import read_log
-from recipes.common.throughput import SPEED_FACTS
-from recipes.common.training import Pretraining
-from recipes.pretrain import main
-
-
-ROOT = Path(__file__).resolve().parents[2]
-TINY = {
-    "max_steps": 6,
-    "log_every": 1,
-    "checkpoint_every": 2,
-    "cpu": True,
-    "vision": {"batch_size": 5, "transform": {"crop_scale": [0.5, 1.0]}},
-    "audio": {"batch_size": 3, "transform": {"crop_seconds": [0.2, 0.4]}, "dataset": {"max_samples": 20}},
-    "model": {
-        "hidden_size": 32,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 2,
-        "intermediate_size": 32,
-        "hidden_dropout": 0.0,
-        "mlp_dropout": 0.0,
-        "attention_dropout": 0.0,
-        "ema_decay": 0.9,
-        "ema_end_decay": 0.99,
-        "ema_anneal_end_step": 4,
-        "vision_config": {
-            "image_size": 8,
-            "patch_size": 2,
-            "num_channels": 1,
-            "prenet_depth": 0,
-            "num_masks": 2,
-            "decoder_layers": 1,
-            "decoder_hidden_size": 32,
-            "mask_noise_std": 0.1,
-        },
-        "audio_config": {
-            "conv_dim": [16] * 7,
-            "prenet_dropout": 0.0,
-            "conv_pos_depth": 1,
-            "conv_pos_width": 3,
-            "num_masks": 2,
-            "decoder_layers": 1,
-            "decoder_hidden_size": 32,
-            "decoder_input_dropout": 0.0,
-            "mask_noise_std": 0.1,
-        },
-    },
-}
-# Draws from the process's random generator in every step. Decoder noise does not: it is a function of the sample.
-NOISY = ["model.hidden_dropout=0.1"]
 
 
 @pytest.fixture
 def config(tmp_path):
-    path = tmp_path / "tiny.yaml"
-    path.write_text(yaml.safe_dump(TINY))
-    return path
-
-
-def run(config, folder, *overrides):
-    AcceleratorState._reset_state(reset_partial_state=True)
-    return main([str(config), f"output_dir={folder}", *overrides])
-
-
-def log(folder):
-    return [{key: value for key, value in record.items() if key not in SPEED_FACTS}
-            for record in read_log(folder / "log.jsonl")]  # fmt: skip
-
-
-def losses(folder):
-    return [(record["step"], key, value) for record in log(folder) for key, value in sorted(record.items())
-            if "/loss" in key or key == "grad_norm"]  # fmt: skip
-
-
-def assert_close(one, other, tolerance=1e-5):
-    assert [entry[:2] for entry in one] == [entry[:2] for entry in other] and one
-    for (step, name, a), (_, _, b) in zip(one, other, strict=True):
-        assert a == pytest.approx(b, rel=tolerance), f"{name} at step {step}"
-
-
-def assert_same_run(one, other):
-    assert log(one) == log(other)
-    first, second = (load_file(folder / "final" / "model.safetensors") for folder in (one, other))
-    assert first.keys() == second.keys()
-    assert all(torch.equal(first[name], second[name]) for name in first)
+    noise = {"mask_noise_std": 0.1}
+    changes = {"vision": {"batch_size": 5}, "model": {"vision_config": noise, "audio_config": noise}}
+    return write_config(tmp_path, tiny("vision", "audio", checkpoint_every=2, **changes))
 
 
 def test_joint_run_leaves_log_checkpoints_and_a_model_that_loads(config, tmp_path):
     folder = tmp_path / "run"
-    summary = run(config, folder)
+    summary = pretrain(config, folder)
     assert summary["steps"] == 6 and summary["samples"] == 3 * (5 + 3) and summary["skipped_steps"] == 0
 
     records = read_log(folder / "log.jsonl")
@@ -153,19 +86,8 @@ def test_joint_run_leaves_log_checkpoints_and_a_model_that_loads(config, tmp_pat
 
 def test_text_run_keeps_its_tokenizer(tmp_path):
     (tmp_path / "text.txt").write_text("\n\n".join(f"document {number} of a few words" for number in range(99)))
-    settings = {
-        **{key: value for key, value in TINY.items() if key not in ("vision", "audio", "model")},
-        "max_steps": 2,
-        "data": {"text": str(tmp_path / "text.txt")},
-        "text": {"batch_size": 2, "transform": {"max_length": 24}},
-        "model": {
-            **{key: value for key, value in TINY["model"].items() if not isinstance(value, dict)},
-            "text_config": {"vocab_size": 300, "max_position_embeddings": 40, "num_masks": 2, "decoder_layers": 1,
-                            "decoder_hidden_size": 32},
-        },
-    }  # fmt: skip
-    (tmp_path / "text.yaml").write_text(yaml.safe_dump(settings))
-    run(tmp_path / "text.yaml", tmp_path / "run")
+    settings = tiny("text", max_steps=2, checkpoint_every=2, data={"text": str(tmp_path / "text.txt")})
+    pretrain(write_config(tmp_path, settings), tmp_path / "run")
     final = tmp_path / "run" / "final"
     tokenizer, config = AutoTokenizer.from_pretrained(final), AutoConfig.from_pretrained(final)
     assert len(tokenizer) == config.text_config.vocab_size <= 300
@@ -176,44 +98,34 @@ def test_text_run_keeps_its_tokenizer(tmp_path):
         assert tokenizer("a document")["input_ids"] == kept("a document")["input_ids"]
 
 
-def test_stopped_run_goes_on_bit_for_bit(config, tmp_path, monkeypatch):
-    settings = [*NOISY, "log_every=3", "checkpoint_every=2"]
-    run(config, tmp_path / "whole", *settings)
-    with monkeypatch.context() as patch:
-        take_step = Pretraining.train_step
-
-        def stop_at_five(self, batches):
-            if self.step == 5:
-                raise KeyboardInterrupt
-            return take_step(self, batches)
-
-        patch.setattr(Pretraining, "train_step", stop_at_five)
-        with pytest.raises(KeyboardInterrupt):
-            run(config, tmp_path / "cut", *settings)
-    torch.rand(7)  # a new process has other random states
-    run(config, tmp_path / "cut", *settings)
+def test_stopped_run_goes_on_bit_for_bit(config, tmp_path):
+    settings = [DROPOUT, "log_every=3", "checkpoint_every=2"]
+    pretrain(config, tmp_path / "whole", *settings)
+    with stopped_before(5):
+        pretrain(config, tmp_path / "cut", *settings)
+    pretrain(config, tmp_path / "cut", *settings)
     assert_same_run(tmp_path / "whole", tmp_path / "cut")
 
 
 def test_finished_run_can_be_started_again_and_extended(config, tmp_path):
     folder = tmp_path / "run"
-    run(config, folder, "max_steps=4")
+    pretrain(config, folder, "max_steps=4")
     before = log(folder)
-    again = run(config, folder, "max_steps=4")
+    again = pretrain(config, folder, "max_steps=4")
     assert log(folder) == before
     assert again["steps"] == 4 and again["last"] == read_log(folder / "log.jsonl")[-1]
     with pytest.raises(OptionError, match="optim.schedule_steps=4"):
-        run(config, folder, "max_steps=6")
-    run(config, folder, "max_steps=6", "optim.schedule_steps=4")
+        pretrain(config, folder, "max_steps=6")
+    pretrain(config, folder, "max_steps=6", "optim.schedule_steps=4")
     assert log(folder)[:4] == before and [record["lr"] for record in log(folder)[4:]] == [0.0, 0.0]
 
 
 def test_resume_under_other_options_is_refused(config, tmp_path):
-    run(config, tmp_path / "run", "max_steps=2")
+    pretrain(config, tmp_path / "run", "max_steps=2")
     with pytest.raises(OptionError, match=r"optim\.lr: 0\.001 -> 0\.1"):
-        run(config, tmp_path / "run", "max_steps=2", "optim.lr=0.1")
+        pretrain(config, tmp_path / "run", "max_steps=2", "optim.lr=0.1")
     with pytest.raises(OptionError, match="resume is never"):
-        run(config, tmp_path / "run", "max_steps=2", "resume=never")
+        pretrain(config, tmp_path / "run", "max_steps=2", "resume=never")
 
 
 @pytest.mark.parametrize(
@@ -221,20 +133,20 @@ def test_resume_under_other_options_is_refused(config, tmp_path):
     [(["data.num_workers=2"], 0), (["accumulate=3"], 1e-5), (["gradient_checkpointing=true"], 0)],
 )
 def test_means_that_save_time_or_memory_do_not_change_the_run(config, tmp_path, overrides, tolerance):
-    run(config, tmp_path / "plain")
-    run(config, tmp_path / "other", *overrides)
-    assert_close(losses(tmp_path / "plain"), losses(tmp_path / "other"), tolerance)
+    pretrain(config, tmp_path / "plain")
+    pretrain(config, tmp_path / "other", *overrides)
+    assert losses(tmp_path / "other") == pytest.approx(losses(tmp_path / "plain"), rel=tolerance)
 
 
 def test_mixed_schedule_takes_all_modalities_in_a_step(config, tmp_path):
-    run(config, tmp_path / "one", "schedule=mixed")
-    run(config, tmp_path / "many", "schedule=mixed", "accumulate=2")
+    pretrain(config, tmp_path / "one", "schedule=mixed")
+    pretrain(config, tmp_path / "many", "schedule=mixed", "accumulate=2")
     assert all({"vision/loss", "audio/loss"} <= record.keys() for record in log(tmp_path / "one"))
-    assert_close(losses(tmp_path / "one"), losses(tmp_path / "many"))
+    assert losses(tmp_path / "many") == pytest.approx(losses(tmp_path / "one"), rel=1e-5)
 
 
 def test_losses_fall(config, tmp_path):
-    run(config, tmp_path / "run", "max_steps=60", "optim.lr=1e-2", "audio=null", "model.audio_config=null")
+    pretrain(config, tmp_path / "run", "max_steps=60", "optim.lr=1e-2", "audio=null", "model.audio_config=null")
     values = [record["vision/loss_regression"] for record in log(tmp_path / "run")]
     assert sum(values[-5:]) < 0.8 * sum(values[:5])
 
@@ -254,7 +166,7 @@ def break_loss(monkeypatch, steps, value=float("nan")):
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_step_without_a_finite_loss_is_skipped_before_the_weights_move(config, tmp_path, monkeypatch, value):
     break_loss(monkeypatch, {3}, value)
-    summary = run(config, tmp_path / "run", "checkpoint_every=1", "keep_last=9")
+    summary = pretrain(config, tmp_path / "run", "checkpoint_every=1", "keep_last=9")
     assert summary["skipped_steps"] == 1 and summary["steps"] == 6
     weights = {step: load_file(tmp_path / "run" / "checkpoints" / f"step_{step:08d}" / "model.safetensors")
                for step in (3, 4, 5)}  # fmt: skip
@@ -266,19 +178,19 @@ def test_step_without_a_finite_loss_is_skipped_before_the_weights_move(config, t
 def test_run_stops_with_advice_when_the_loss_stays_bad(config, tmp_path, monkeypatch):
     break_loss(monkeypatch, {2, 3, 4, 5})
     with pytest.raises(TrainingStopped, match="3 steps in a row.*Lower optim.lr"):
-        run(config, tmp_path / "run", "max_bad_steps=3")
+        pretrain(config, tmp_path / "run", "max_bad_steps=3")
 
 
 def test_collapse_stops_the_run_after_warmup(config, tmp_path):
     with pytest.raises(TrainingStopped, match="At step 4: The target_std of"):
-        run(config, tmp_path / "run", "min_target_std=9", "optim.warmup=3", "std_check_from=2", "patience=1")
+        pretrain(config, tmp_path / "run", "min_target_std=9", "optim.warmup=3", "std_check_from=2", "patience=1")
     record = json.loads((tmp_path / "run" / "run.json").read_text())
     assert "At step 4" in record["starts"][0]["end"]["reason"]
     assert record["progress"]["step"] == 4 and record["progress"]["seconds"] > 0  # without a checkpoint
 
 
 def test_init_from_takes_weights_and_teacher_of_a_run_but_not_its_step(config, tmp_path):
-    run(config, tmp_path / "run")
+    pretrain(config, tmp_path / "run")
     for name in ("final", "checkpoints/step_00000006"):
         source = tmp_path / "run" / name
         options = load_options(config, [f"output_dir={tmp_path}", f"init_from={source}", "audio=null", "model=null"])
@@ -307,16 +219,12 @@ def test_init_from_an_encoder_starts_the_teacher_as_its_copy(config, tmp_path):
 
 
 def command(config, folder, *overrides):
-    return [str(ROOT / "recipes" / "pretrain.py"), str(config), f"output_dir={folder}", *overrides]
-
-
-def environment():
-    return {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    return [str(PROGRAM), str(config), f"output_dir={folder}", *overrides]
 
 
 def test_killed_run_goes_on_bit_for_bit(config, tmp_path):
     """SIGKILL between two checkpoints, from outside, at no chosen moment; then the same command again."""
-    settings = [*NOISY, "max_steps=60", "checkpoint_every=7"]
+    settings = [DROPOUT, "max_steps=60", "checkpoint_every=7"]
     folder = tmp_path / "killed"
     with subprocess.Popen([sys.executable, *command(config, folder, *settings)], cwd=tmp_path, env=environment(),
                           stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL) as process:  # fmt: skip
@@ -329,8 +237,8 @@ def test_killed_run_goes_on_bit_for_bit(config, tmp_path):
     killed_at = len(read_log(folder / "log.jsonl"))
     assert 10 <= killed_at < 60 and CheckpointFolder(folder / "checkpoints").newest() is not None
 
-    run(config, folder, *settings)
-    run(config, tmp_path / "whole", *settings)
+    pretrain(config, folder, *settings)
+    pretrain(config, tmp_path / "whole", *settings)
     assert_same_run(tmp_path / "whole", folder)
 
 
@@ -350,15 +258,15 @@ def test_run_killed_while_it_saves_goes_on_from_the_checkpoint_before(config, tm
         "checkpointing.os.rename = killing\n"
         "main(sys.argv[1:])\n"
     )
-    arguments = command(config, folder, *NOISY)[1:]
+    arguments = command(config, folder, DROPOUT)[1:]
     done = subprocess.run([sys.executable, "-c", program, *arguments], cwd=tmp_path, env=environment(),
                           capture_output=True)  # fmt: skip
     assert done.returncode == -signal.SIGKILL, done.stderr.decode()[-2000:]
     assert CheckpointFolder(folder / "checkpoints").newest().name == "step_00000002"
     assert (folder / "checkpoints" / ".draft_00000004" / "model.safetensors").exists()
 
-    run(config, folder, *NOISY)
-    run(config, tmp_path / "whole", *NOISY)
+    pretrain(config, folder, DROPOUT)
+    pretrain(config, tmp_path / "whole", DROPOUT)
     assert_same_run(tmp_path / "whole", folder)
     assert not list((folder / "checkpoints").glob(".draft*"))
 
@@ -367,13 +275,10 @@ def test_run_killed_while_it_saves_goes_on_from_the_checkpoint_before(config, tm
 @pytest.mark.parametrize("schedule", ["alternate", "mixed"])
 def test_two_processes_train_like_one(config, tmp_path, schedule):
     settings = [f"schedule={schedule}", "max_steps=5", "accumulate=1"]
-    run(config, tmp_path / "one", *settings)
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    done = subprocess.run([*launch, *command(config, tmp_path / "two", *settings)], cwd=tmp_path, env=environment(),
-                          capture_output=True, timeout=240)  # fmt: skip
-    assert done.returncode == 0, done.stderr.decode()[-3000:]
-    assert b"broadcast_buffers" not in done.stderr
-    assert_close(losses(tmp_path / "one"), losses(tmp_path / "two"))
+    pretrain(config, tmp_path / "one", *settings)
+    said = pretrain_two(config, tmp_path / "two", *settings)
+    assert "broadcast_buffers" not in said
+    assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=1e-5)
     one, two = log(tmp_path / "one")[-1], log(tmp_path / "two")[-1]
     for name in one:
         assert name.endswith(("_std", "explained_by_prediction", "explained_by_position")) or one[

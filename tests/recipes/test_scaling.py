@@ -4,34 +4,11 @@ import dataclasses
 import math
 
 import pytest
-import yaml
-from accelerate.state import AcceleratorState, GradientState
+from tiny_run import pretrain, tiny, write_config
 
 from recipes.common.option_errors import OptionError
 from recipes.common.option_files import build_options, read_yaml
 from recipes.common.scaling import scale_batch, scaling_table
-from recipes.pretrain import main
-
-
-TINY = {
-    "max_steps": 8,
-    "cpu": True,
-    "vision": {"batch_size": 4},
-    "model": {
-        "hidden_size": 16,
-        "num_hidden_layers": 1,
-        "num_attention_heads": 2,
-        "intermediate_size": 16,
-        "vision_config": {
-            "image_size": 8,
-            "patch_size": 2,
-            "num_channels": 1,
-            "num_masks": 2,
-            "decoder_layers": 1,
-            "decoder_hidden_size": 16,
-        },
-    },
-}
 
 
 def options(**changes):
@@ -119,20 +96,12 @@ def test_the_table_shows_configured_and_scaled_values():
 
 
 def test_a_scaled_run_keeps_the_scaled_values_and_is_resumed_as_itself(tmp_path):
-    config = tmp_path / "tiny.yaml"
-    config.write_text(yaml.safe_dump(TINY))
-
-    def run(*overrides):
-        AcceleratorState._reset_state(reset_partial_state=True)
-        GradientState._reset_state()
-        return main([str(config), f"output_dir={tmp_path / 'run'}", *overrides])
-
-    assert run("batch_scale=2")["samples"] == 8 * 4
-    saved = build_options(read_yaml(tmp_path / "run" / "run.yaml"))
+    config, folder = write_config(tmp_path, tiny("vision", max_steps=8)), tmp_path / "run"
+    assert pretrain(config, folder, "batch_scale=2")["samples"] == 8 * 4
+    saved = build_options(read_yaml(folder / "run.yaml"))
     assert (saved.batch_scale, saved.vision.batch_size, saved.max_steps) == (1.0, 8, 4)
-    assert run("batch_scale=2")["steps"] == 4
+    assert pretrain(config, folder, "batch_scale=2")["steps"] == 4
     with pytest.raises(OptionError, match="vision.batch_size: 8 -> 4"):
-        run()
+        pretrain(config, folder)
     # The file of the run is a configuration like any other, and already scaled.
-    AcceleratorState._reset_state(reset_partial_state=True)
-    assert main([str(tmp_path / "run" / "run.yaml")])["steps"] == 4
+    assert pretrain(folder / "run.yaml", folder)["steps"] == 4

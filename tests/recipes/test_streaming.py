@@ -10,10 +10,9 @@ import pytest
 import soundfile
 import torch
 import yaml
-from accelerate.state import AcceleratorState, GradientState
 from datasets import Audio, Dataset, Image
 from PIL import Image as Pictures
-from safetensors.torch import load_file
+from tiny_run import assert_same_weights, pretrain, tiny, write_config
 
 from recipes.common import datasets as module
 from recipes.common.batches import load_steps
@@ -27,7 +26,6 @@ from recipes.common.sample_order import Mixture
 from recipes.common.tables import Table, identity_of
 from recipes.common.text_stream import TextRows
 from recipes.common.tokenizer import build_tokenizer
-from recipes.pretrain import main
 
 
 MODEL = {
@@ -237,24 +235,14 @@ def test_a_name_that_is_neither_here_nor_on_the_hub_is_said_to_be_neither(monkey
 
 
 def test_a_run_goes_on_from_a_checkpoint_streaming_or_not(data, tmp_path):
-    config = tmp_path / "config.yaml"
-    tree = {"cpu": True, "max_steps": 6, "checkpoint_every": 3, "log_every": 1, "optim": {"schedule_steps": 6}}
-    model = {key: value for key, value in MODEL.items() if key not in ("vision_config", "text_config")}
-    model["audio_config"] = {"conv_dim": [16] * 7, "num_masks": 2, "decoder_layers": 1, "decoder_hidden_size": 32}
-    section = {"batch_tokens": 60, "bucket_steps": 2, "transform": {"crop_seconds": [0.1, 0.3]}}
+    section = {"batch_size": None, "batch_tokens": 60, "bucket_steps": 2, "transform": {"crop_seconds": [0.1, 0.3]}}
     source = {"audio": str(data / "clips"), "shuffle_buffer": 10}
-    config.write_text(yaml.safe_dump({**tree, "model": model, "audio": section, "data": source}))
-
-    def run(folder, *overrides):
-        AcceleratorState._reset_state(reset_partial_state=True)
-        GradientState._reset_state()
-        main([str(config), f"output_dir={tmp_path / folder}", *overrides])
-        return load_file(tmp_path / folder / "final" / "model.safetensors")
-
-    expected = run("whole", "data.streaming=true")
-    run("broken", "max_steps=3", "data.streaming=true")
-    resumed = run("broken")
-    assert all(torch.equal(expected[name], resumed[name]) for name in expected)
+    settings = tiny("audio", checkpoint_every=3, optim={"schedule_steps": 6}, audio=section, data=source)
+    config = write_config(tmp_path, settings)
+    pretrain(config, tmp_path / "whole", "data.streaming=true")
+    pretrain(config, tmp_path / "broken", "max_steps=3", "data.streaming=true")
+    pretrain(config, tmp_path / "broken")
+    assert_same_weights(tmp_path / "whole", tmp_path / "broken")
 
 
 def test_rows_of_parquet_files_are_those_of_the_data_set(data):
