@@ -88,7 +88,7 @@ def test_reference_padding_is_another_computation_and_the_same_without_padding(m
 
 @torch.no_grad()
 @pytest.mark.parametrize("modality", MODALITIES)
-@pytest.mark.parametrize("attention", ["sdpa", "flex_attention"])
+@pytest.mark.parametrize("attention", ["sdpa", pytest.param("flex_attention", marks=pytest.mark.slow)])
 def test_attention_implementations_agree_with_eager(modality, attention):
     model = randomise(Data2VecModel(tiny_config(modality))).eval()
     batch = padded_inputs(modality)[0] if modality != "vision" else inputs_for(modality)

@@ -39,6 +39,7 @@ from recipes.common.health import TrainingStopped
 from recipes.common.option_errors import OptionError
 from recipes.common.option_files import load_options
 from recipes.common.runlog import read_log
+from recipes.pretrain import run_program
 
 
 @pytest.fixture
@@ -290,9 +291,6 @@ def test_two_processes_train_like_one(config, tmp_path, schedule):
 
 
 def test_program_explains_a_wrong_option_in_one_line(config, tmp_path):
-    done = subprocess.run([sys.executable, *command(config, tmp_path, "vision.batch=3")], cwd="/", env=environment(),
-                          capture_output=True, text=True)  # fmt: skip
-    assert done.returncode == 1
-    assert done.stderr.strip().splitlines()[-1] == (
+    assert run_program([str(config), f"output_dir={tmp_path}", "vision.batch=3"]) == (
         "OptionError: Unknown option 'vision.batch'. The nearest valid key is 'vision.batch_size'."
     )
