@@ -53,17 +53,13 @@ def test_parts_can_be_named():
     model = encoder("roberta")
     config = config_of(model, layers="encoder.layer", ffn_output="attention.output.dense")
     assert config.ffn_output == "attention.output.dense"
-    with pytest.raises(
-        BackboneError, match=r"no list `blocks`. Name the list .* `layers`; its lists are `encoder.layer`"
-    ):
+    with pytest.raises(BackboneError, match="`blocks`.*`layers`.*`encoder.layer`"):
         config_of(model, layers="blocks")
-    with pytest.raises(
-        BackboneError, match=r"no part `fc2`; name the one .* as `ffn_output`, of `attention.self.query`"
-    ):
+    with pytest.raises(BackboneError, match="`fc2`.*`ffn_output`.*`attention.self.query`"):
         config_of(model, ffn_output="fc2")
-    with pytest.raises(BackboneError, match=r"not found as `patches`. Name it as `mask_point`; `embeddings.patch_emb"):
+    with pytest.raises(BackboneError, match="`patches`.*`mask_point`.*`embeddings.patch_emb"):
         config_of(encoder("vit"), mask_point="patches")
-    with pytest.raises(BackboneError, match="no setting `mask_probability`; there are .*mask_prob"):
+    with pytest.raises(BackboneError, match="`mask_probability`.*mask_prob"):
         config_of(model, mask_probability=0.5)
 
 
@@ -74,9 +70,9 @@ def test_layers_without_a_feed_forward_part_can_give_their_outputs():
         layer.attention.output.dense = nn.Identity()
     for layer in model.encoder.layer:
         layer.attention.self.query = layer.attention.self.key = layer.attention.self.value = nn.Linear(32, 16)
-    with pytest.raises(BackboneError, match="no list of equal layers with a width of 32"):
+    with pytest.raises(BackboneError, match="layers.*32"):
         config_of(model)
-    with pytest.raises(BackboneError, match="set `end_of_block_targets=True` to predict the layers' outputs"):
+    with pytest.raises(BackboneError, match="end_of_block_targets=True"):
         config_of(model, layers="encoder.layer")
     assert config_of(model, layers="encoder.layer", end_of_block_targets=True).ffn_output is None
 
@@ -84,12 +80,12 @@ def test_layers_without_a_feed_forward_part_can_give_their_outputs():
 @pytest.mark.parametrize(
     "make, message",
     [
-        (lambda: made("llama", **SIZES, **TEXT), "has a decoder"),
-        (lambda: made("gpt2", n_embd=32, n_layer=1, n_head=2, vocab_size=50), "has a decoder"),
-        (lambda: made("t5", vocab_size=50, d_model=32, d_ff=64, num_layers=2, num_heads=4), "has a decoder"),
-        (lambda: made("wav2vec2-bert", **SIZES), "takes `input_features`.*spectrograms cannot"),
-        (lambda: made("audio-spectrogram-transformer", **SIZES), "takes `input_values`.*spectrograms cannot"),
-        (lambda: made("convnext", depths=[1, 1], hidden_sizes=[8, 16], num_stages=2), "no width of its own"),
+        (lambda: made("llama", **SIZES, **TEXT), "decoder"),
+        (lambda: made("gpt2", n_embd=32, n_layer=1, n_head=2, vocab_size=50), "decoder"),
+        (lambda: made("t5", vocab_size=50, d_model=32, d_ff=64, num_layers=2, num_heads=4), "decoder"),
+        (lambda: made("wav2vec2-bert", **SIZES), "`input_features`"),
+        (lambda: made("audio-spectrogram-transformer", **SIZES), "`input_values`"),
+        (lambda: made("convnext", depths=[1, 1], hidden_sizes=[8, 16], num_stages=2), "width"),
     ],
     ids=["decoder", "decoder-of-convolutions", "both", "features", "spectrogram", "no-transformer"],
 )
@@ -101,18 +97,18 @@ def test_what_is_no_such_encoder_is_refused(make, message):
 def test_encoders_that_shorten_the_sequence_are_refused():
     sizes = dict(conv_dim=[8] * 7, conv_kernel=[10, 3, 3, 3, 3, 2, 2], conv_stride=[5, 2, 2, 2, 2, 2, 2])
     squeezing = made("sew", **SIZES, **sizes, num_conv_pos_embeddings=8, num_conv_pos_embedding_groups=4)
-    with pytest.raises(BackboneError, match=r"gave the shape \(1, 4, 32\) for 9 tokens of width 32"):
+    with pytest.raises(BackboneError, match=r"\(1, 4, 32\).*9"):
         pretraining(squeezing)
-    with pytest.raises(BackboneError, match=r"3 layers of `encoder.layer` in BertModel ran, 5 were expected"):
+    with pytest.raises(BackboneError, match="3.*`encoder.layer`.*BertModel.*5"):
         pretraining("bert", num_layers=5)
 
 
 def test_text_needs_a_mask_token():
-    with pytest.raises(BackboneError, match="Nothing tells the mask token of RobertaModel. Pass its `tokenizer`"):
+    with pytest.raises(BackboneError, match="RobertaModel.*`tokenizer`"):
         BackbonePreTrainingConfig.of(encoder("roberta"))
     # transformers makes one of special tokens where there are no files.
     empty = transformers.RobertaTokenizer()
-    with pytest.raises(BackboneError, match="knows special tokens alone"):
+    with pytest.raises(BackboneError, match="special"):
         BackbonePreTrainingConfig.of(encoder("roberta"), empty)
 
 
@@ -123,7 +119,7 @@ def test_sizes_of_texts_images_and_recordings():
     assert config_of(encoder("bert")).max_position_embeddings == 42
     image = config_of(encoder("vit", image_size=[32, 32]))
     assert image.image_size == 32 and image.grid_size(32, 32) == (4, 4) and image.num_channels == 3
-    with pytest.raises(BackboneError, match="both sides must be equal"):
+    with pytest.raises(BackboneError, match="equal"):
         config_of(made("vit", **SIZES, **VISION | {"image_size": [32, 64]}))
     # As the convolution has it: what is left over at the edge is not seen.
     assert pretraining(encoder("clip_vision_model", image_size=36)).config.grid_size(36, 36) == (4, 4)
@@ -138,7 +134,7 @@ def test_sizes_of_texts_images_and_recordings():
     [
         (dict(average_top_k_layers=4), "average_top_k_layers"),
         (dict(mask_prob=1.5), "mask_prob"),
-        (dict(mask_sampler="block"), "masks patches of images"),
+        (dict(mask_sampler="block"), "images"),
         (dict(ema_decay=2.0), "ema_decay"),
         (dict(num_layers="3"), "num_layers"),
     ],

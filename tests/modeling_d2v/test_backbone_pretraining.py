@@ -248,17 +248,17 @@ def test_one_entrance_for_models_with_heads_and_names(tmp_path):
 
 def test_wrong_inputs_are_named():
     model = pretraining("roberta")
-    with pytest.raises(ValueError, match="RobertaModel takes `input_ids`; `pixel_values` was given"):
+    with pytest.raises(ValueError, match="RobertaModel.*`input_ids`.*`pixel_values`"):
         model(pixel_values=torch.rand(1, 3, 32, 32))
-    with pytest.raises(ValueError, match="empty batch"):
+    with pytest.raises(ValueError, match="empty"):
         model(torch.zeros(0, 4, dtype=torch.long))
-    with pytest.raises(ValueError, match="`attention_mask` has shape"):
+    with pytest.raises(ValueError, match="`attention_mask`"):
         model(torch.full((2, 4), 5), attention_mask=torch.ones(2, 3))
-    with pytest.raises(ValueError, match="`input_ids` holds 50; the vocabulary of this model goes from 0 to 49"):
+    with pytest.raises(ValueError, match="`input_ids`.*50.*0.*49"):
         model(torch.full((2, 4), 50))
-    with pytest.raises(ValueError, match='must be "student" or "teacher"'):
+    with pytest.raises(ValueError, match='"student"'):
         model.trained_encoder("all")
-    with pytest.raises(TypeError, match="`model` is a int; give a model"):
+    with pytest.raises(TypeError, match="`model`"):
         BackboneForPreTraining.from_backbone(3)
-    with pytest.raises(ValueError, match="a frame needs 400"):
+    with pytest.raises(ValueError, match="frame.*400"):
         pretraining("hubert")(input_values=torch.randn(1, 100))

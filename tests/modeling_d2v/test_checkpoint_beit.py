@@ -175,9 +175,9 @@ def test_settings_without_arguments_are_the_published_ones(tmp_path):
 @pytest.mark.parametrize(
     ("name", "tensor", "message"),
     [
-        ("pos_embed", torch.ones(1, 17, 32), "learned absolute positions"),
-        ("blocks.0.attn.relative_position_bias_table", torch.ones(52, 4), "a relative position bias for each layer"),
-        ("lm_head.weight", torch.ones(8192, 32), "a BEiT model that predicts 8192 kinds of visual tokens"),
+        ("pos_embed", torch.ones(1, 17, 32), "absolute"),
+        ("blocks.0.attn.relative_position_bias_table", torch.ones(52, 4), "relative"),
+        ("lm_head.weight", torch.ones(8192, 32), "BEiT.*8192"),
     ],
 )
 def test_models_of_beit_are_told_apart(name, tensor, message, tmp_path):
@@ -190,16 +190,16 @@ def test_models_of_beit_are_told_apart(name, tensor, message, tmp_path):
 def test_what_is_missing_is_named(tmp_path):
     content, _, _ = pretrained()
     del content["model"]["rel_pos_bias.relative_position_bias_table"]
-    with pytest.raises(ValueError, match="lacks rel_pos_bias.relative_position_bias_table"):
+    with pytest.raises(ValueError, match="rel_pos_bias.relative_position_bias_table"):
         convert(content, tmp_path)
 
 
 def test_targets_with_gaps_and_frozen_classifiers_have_no_counterpart(tmp_path):
     content, _, _ = pretrained()
     content["args"]["target_layers"] = "[0, 2]"
-    with pytest.raises(ValueError, match=r"target_layers is \[0, 2\]"):
+    with pytest.raises(ValueError, match=r"target_layers.*\[0.*2\]"):
         convert(content, tmp_path)
     content, _ = fine_tuned()
     content["module"] = {key: value for key, value in content["module"].items() if "norm." not in key[:8]}
-    with pytest.raises(ValueError, match="linear classifier on frozen features"):
+    with pytest.raises(ValueError, match="frozen"):
         convert(content, tmp_path)

@@ -60,7 +60,7 @@ def test_kind_is_told_by_the_names(name, kind):
 
 def test_kind_falls_back_to_the_name_of_the_model():
     assert detect_kind(["encoder.layers.0.fc1.weight"], {"_name": "data2vec_audio"}) == "fairseq-v1-audio"
-    with pytest.raises(ValueError, match="no data2vec checkpoint of fairseq"):
+    with pytest.raises(ValueError, match="data2vec"):
         detect_kind(["bert.embeddings.weight"])
 
 
@@ -103,7 +103,7 @@ def test_fixed_alibi_scale_goes_to_the_configuration():
     unused = convert(reference, state, config).unused
     assert {entry.name for entry in unused} == {name, f"_ema.{name}"}
     state[name] = torch.full_like(state[name], 0.6)
-    with pytest.raises(ValueError, match=r"alibi_scale would become .*attention_bias\.scale"):
+    with pytest.raises(ValueError, match=r"alibi_scale.*attention_bias\.scale"):
         convert(reference, state, config)
 
 
@@ -135,7 +135,7 @@ def test_a_checkpoint_without_teacher_needs_to_be_announced():
     reference = load_reference("d2v2_text_base")
     state = reference.state
     del state["_ema"]
-    with pytest.raises(ValueError, match=r"nothing fills teacher\.encoder\.blocks\.0"):
+    with pytest.raises(ValueError, match=r"teacher\.encoder\.blocks\.0"):
         convert(reference, state)
     tensors = convert(reference, state, optional=("teacher.",)).tensors
     assert not any(name.startswith("teacher.") for name in tensors)
@@ -145,18 +145,18 @@ def test_half_a_teacher_is_an_error_in_any_case():
     reference = load_reference("d2v2_text_base")
     state = reference.state
     del state["_ema"]["1.norm1.weight"]
-    with pytest.raises(ValueError, match=r"nothing fills teacher\.encoder\.blocks\.1\.norm1\.weight"):
+    with pytest.raises(ValueError, match=r"teacher\.encoder\.blocks\.1\.norm1\.weight"):
         convert(reference, state, optional=("teacher.",))
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda s: s.update({"blocks.0.extra.weight": torch.ones(2)}), r"would become .*blocks\.0\.extra"),
-        (lambda s: s.pop("blocks.0.norm1.weight"), r"nothing fills data2vec\.encoder\.blocks\.0\.norm1\.weight"),
-        (lambda s: s.update({"blocks.0.norm1.weight": torch.ones(3)}), r"has shape \(3,\) instead of \(32,\)"),
+        (lambda s: s.update({"blocks.0.extra.weight": torch.ones(2)}), r"blocks\.0\.extra"),
+        (lambda s: s.pop("blocks.0.norm1.weight"), r"data2vec\.encoder\.blocks\.0\.norm1\.weight"),
+        (lambda s: s.update({"blocks.0.norm1.weight": torch.ones(3)}), r"\(3,\).*\(32,\)"),
         (lambda s: s.update({"blocks.0.attention.qkv.bias": torch.ones(96)}), r"both fill"),
-        (lambda s: s.update({"optimizer": {"lr": 1}}), r"is a dict, not a tensor"),
+        (lambda s: s.update({"optimizer": {"lr": 1}}), "dict"),
     ],
 )
 def test_errors_name_the_tensor(change, message):
@@ -171,7 +171,7 @@ def test_missing_part_of_query_key_and_value_is_an_error():
     reference = load_reference("d2v1_text_base")
     state = reference.state
     del state["encoder.sentence_encoder.layers.0.self_attn.k_proj.bias"]
-    with pytest.raises(ValueError, match=r"qkv\.bias is made of query, key and value, of which only \['q', 'v'\]"):
+    with pytest.raises(ValueError, match=r"qkv\.bias.*\['q'.*'v'\]"):
         convert(reference, state)
 
 
@@ -213,11 +213,11 @@ def test_settings_of_the_reference_become_ours():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"brand_new": 1}, r"model has settings that this converter does not know: \['brand_new'\]"),
-        ({"norm_affine": False}, r"model\.norm_affine is False, but only True can be converted"),
-        ({"layer_norm_target_layer": True}, "layer and instance norm at the same place"),
-        ({"modalities": {}}, "model.modalities has no section 'audio'"),
-        ({"modalities": {"audio": 3}}, "should be a dictionary of settings, but is a int"),
+        ({"brand_new": 1}, r"\['brand_new'\]"),
+        ({"norm_affine": False}, r"model\.norm_affine"),
+        ({"layer_norm_target_layer": True}, "instance"),
+        ({"modalities": {}}, "model.modalities.*'audio'"),
+        ({"modalities": {"audio": 3}}, "dictionary"),
     ],
 )
 def test_settings_that_cannot_be_converted_are_errors(changes, message):
@@ -229,14 +229,14 @@ def test_settings_that_cannot_be_converted_are_errors(changes, message):
 @pytest.mark.parametrize("spec", ["[(12, 10)]", "12", "__import__('os')", "[(1, 2, 3)", "[(1, 2, 3), (1, 2)]"])
 def test_convolutions_that_cannot_be_read(spec):
     settings = load_reference("d2v1_audio_base").record["config"] | {"conv_feature_layers": spec}
-    with pytest.raises(ValueError, match="Cannot read the convolutions"):
+    with pytest.raises(ValueError, match="convolutions"):
         config_from_fairseq(settings, "fairseq-v1-audio")
 
 
 def test_text_needs_the_size_of_its_vocabulary():
     for name in ("d2v2_text_base", "d2v1_text_base"):
         reference = load_reference(name)
-        with pytest.raises(ValueError, match="needs `vocab_size`"):
+        with pytest.raises(ValueError, match="`vocab_size`"):
             config_from_fairseq(reference.record["config"], reference.kind)
 
 

@@ -27,7 +27,7 @@ def test_only_the_modalities_present_have_a_sub_configuration(tmp_path, modality
         name: name == modality for name in MODALITIES
     }
     other = next(name for name in MODALITIES if name != modality)
-    with pytest.raises(ValueError, match=f"no '{other}' front end; it has {modality}"):
+    with pytest.raises(ValueError, match=f"'{other}'.*{modality}"):
         config.modality_config(other)
 
 
@@ -36,46 +36,46 @@ def test_only_the_modalities_present_have_a_sub_configuration(tmp_path, modality
     [("hiden_size", "hidden_size"), ("num_layers", "num_hidden_layers"), ("ema_decays", "ema_decay")],
 )
 def test_unknown_keys_name_the_nearest_valid_one(key, nearest):
-    with pytest.raises(ValueError, match=f"no field `{key}`; did you mean `{nearest}`"):
+    with pytest.raises(ValueError, match=f"`{key}`.*`{nearest}`"):
         Data2VecConfig(**{key: 3})
 
 
 def test_unknown_keys_of_a_sub_configuration_name_the_nearest_valid_one():
-    with pytest.raises(ValueError, match="AudioConfig has no field `mask_probability`; did you mean `mask_prob`"):
+    with pytest.raises(ValueError, match="AudioConfig.*`mask_probability`.*`mask_prob`"):
         Data2VecConfig(audio_config={"mask_probability": 0.5})
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        (dict(modalities=[]), "name each modality once"),
-        (dict(modalities=["audio", "audio"]), "name each modality once"),
-        (dict(modalities="sound"), "must be one of 'text', 'vision', 'audio'"),
-        (dict(modalities="text", audio_config={"mask_prob": 0.5}), "`modalities` lacks 'audio'"),
-        (dict(hidden_size=100, num_attention_heads=12), "must be a multiple of `num_attention_heads`"),
-        (dict(masked_tokens="removed"), "must be one of 'dropped', 'replaced'"),
-        (dict(problem_type="multilabel"), "`problem_type` is 'multilabel'; it must be one of"),
-        (dict(hidden_dropout=1.5), "`hidden_dropout` is 1.5; it must be at least 0 and below 1"),
+        (dict(modalities=[]), "once"),
+        (dict(modalities=["audio", "audio"]), "once"),
+        (dict(modalities="sound"), "'text'.*'vision'.*'audio'"),
+        (dict(modalities="text", audio_config={"mask_prob": 0.5}), "`modalities`.*'audio'"),
+        (dict(hidden_size=100, num_attention_heads=12), "`num_attention_heads`"),
+        (dict(masked_tokens="removed"), "'dropped'.*'replaced'"),
+        (dict(problem_type="multilabel"), "`problem_type`.*'multilabel'"),
+        (dict(hidden_dropout=1.5), "`hidden_dropout`.*1.5"),
         (dict(drop_path_rate=1.0), "below 1"),
         (dict(ema_decay=-0.1), "must be in"),
-        (dict(num_attention_heads=0), "`num_attention_heads` is 0; it must be at least 1"),
-        (dict(hidden_act="gellu"), "`hidden_act` is 'gellu'"),
+        (dict(num_attention_heads=0), "`num_attention_heads`"),
+        (dict(hidden_act="gellu"), "`hidden_act`.*'gellu'"),
         (dict(ema_anneal_end_step=-5), "at least 0"),
-        (dict(image_size=10), "belongs into a modality, such as `vision_config`"),
+        (dict(image_size=10), "`vision_config`"),
         (dict(modalities="vision", vision_config={"patch_size": 0}), "at least 1"),
         (dict(modalities="vision", vision_config={"cls_loss_weight": -1}), "at least 0"),
         (dict(modalities="text", text_config={"mask_random_prob": -1, "mask_keep_prob": 1.5}), "mask_random_prob"),
-        (dict(modalities="audio", audio_config={"conv_stride": [0] * 7}), "`conv_stride` is 0"),
+        (dict(modalities="audio", audio_config={"conv_stride": [0] * 7}), "`conv_stride`.*0"),
         (dict(modalities="audio", hidden_size=36, masked_tokens="replaced"), "conv_pos_groups"),
         (dict(modalities="audio", audio_config={"mask_prob": 1.0}), "a share between 0 and 1"),
-        (dict(modalities="audio", audio_config={"mask_sampler": "block"}), "must be one of 'random', 'span'"),
-        (dict(modalities="audio", audio_config={"conv_dim": [8, 8]}), "one entry a layer"),
-        (dict(modalities="audio", audio_config={"average_top_k_layers": 13}), "the prenet does not count"),
+        (dict(modalities="audio", audio_config={"mask_sampler": "block"}), "'random'.*'span'"),
+        (dict(modalities="audio", audio_config={"conv_dim": [8, 8]}), "entry"),
+        (dict(modalities="audio", audio_config={"average_top_k_layers": 13}), "prenet"),
         (dict(modalities="vision", vision_config={"patch_size": 15}), "multiples of 15"),
-        (dict(modalities="vision", vision_config={"num_extra_tokens": 0}), "needs an extra token"),
+        (dict(modalities="vision", vision_config={"num_extra_tokens": 0}), "extra"),
         (dict(modalities="vision", vision_config={"alibi": "fixed", "relative_position_bias": True}), "not both"),
-        (dict(modalities="vision", vision_config={"decoder_groups": 7}), "multiple of `decoder_groups`"),
-        (dict(modalities="text", text_config={"mask_token_id": 60000}), "outside a vocabulary"),
+        (dict(modalities="vision", vision_config={"decoder_groups": 7}), "`decoder_groups`"),
+        (dict(modalities="text", text_config={"mask_token_id": 60000}), "vocabulary"),
     ],
 )
 def test_settings_that_cannot_work_are_refused_with_a_sentence(settings, message):
@@ -119,7 +119,7 @@ def test_audio_frames_follow_from_the_convolutions():
 def test_grid_size_of_images():
     config = Data2VecVisionConfig()
     assert config.grid_size(224, 160) == (14, 10)
-    with pytest.raises(ValueError, match="225 x 224 pixels cannot be cut into patches of 16 x 16"):
+    with pytest.raises(ValueError, match="225 x 224"):
         config.grid_size(225, 224)
 
 
@@ -132,7 +132,7 @@ def test_settings_that_need_no_divisor_are_not_refused():
 
 def test_overrides_on_loading_are_checked_and_merged(tmp_path):
     tiny_config().save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="must be one of 'dropped', 'replaced'"):
+    with pytest.raises(ValueError, match="'dropped'.*'replaced'"):
         Data2VecConfig.from_pretrained(tmp_path, masked_tokens="bogus")
     config = Data2VecConfig.from_pretrained(
         tmp_path, modalities="audio", text_config=None, vision_config=None, audio_config={"num_masks": 5}

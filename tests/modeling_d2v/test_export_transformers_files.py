@@ -150,10 +150,10 @@ def test_the_card_keeps_the_licence_and_says_what_is_different(tmp_path):
 
 def test_a_folder_is_whole_or_as_it_was(tmp_path):
     encoder("text").save_pretrained(tmp_path / "model")
-    with pytest.raises(FileExistsError, match="exists. Choose another folder, or set `overwrite`"):
+    with pytest.raises(FileExistsError, match="`overwrite`"):
         export_to_transformers(tmp_path / "model", tmp_path / "model")
     encoder("text", norm_first=True).save_pretrained(tmp_path / "other")
-    with pytest.raises(ValueError, match="norm_first is True"):
+    with pytest.raises(ValueError, match="norm_first"):
         export_to_transformers(tmp_path / "other", tmp_path / "model", overwrite=True)
     with pytest.raises(FileNotFoundError, match="There is no model in"):
         export_to_transformers(tmp_path / "none", tmp_path / "out")
@@ -186,7 +186,7 @@ def test_verification_can_fail(tmp_path, monkeypatch):
         save(self, folder, **options)
 
     monkeypatch.setattr(transformers.Data2VecVisionModel, "save_pretrained", spoil)
-    with pytest.raises(ValueError, match=r"differs from the checkpoint in encoder\.norm\.bias\."):
+    with pytest.raises(ValueError, match=r"encoder\.norm\.bias"):
         export_to_transformers(tmp_path / "model", tmp_path / "other", verify=True)
     assert not (tmp_path / "other").exists()
 
@@ -199,5 +199,5 @@ def test_type_of_numbers_and_licence_can_be_said(tmp_path):
     assert transformers.AutoModel.from_pretrained(tmp_path / "out").dtype == torch.bfloat16
     assert (tmp_path / "out" / "README.md").read_text().startswith("---\nlicense: mit\n")
     (tmp_path / "model" / "README.md").write_text("---\nlicense: cc-by-nc-4.0\n---\n")
-    with pytest.raises(ValueError, match="excludes commercial use"):
+    with pytest.raises(ValueError, match="commercial"):
         export_to_transformers(tmp_path / "model", tmp_path / "other", license="mit")

@@ -160,9 +160,9 @@ def test_classes_of_a_frame_may_coincide():
     torch.testing.assert_close(output.loss, expected)
     total = expected * keep.sum() * LABELS
     torch.testing.assert_close(model(**batch, labels=flags, num_items_in_batch=77).loss, total / 77)
-    with pytest.raises(ValueError, match="not of exactly one class"):
+    with pytest.raises(ValueError, match="exactly"):
         make("AudioFrameClassification")(**batch, labels=flags)
-    with pytest.raises(ValueError, match="holds 2; flags of classes go from 0 to 1"):
+    with pytest.raises(ValueError, match="holds 2"):
         model(**batch, labels=flags * 2)
     active = make("AudioFrameClassification", num_labels=1)
     output = active(**batch, labels=flags[..., 0])
@@ -172,9 +172,9 @@ def test_classes_of_a_frame_may_coincide():
 
 def test_labels_that_do_not_fit_the_frames():
     model, batch = make("AudioFrameClassification"), inputs_for("audio", batch=3)
-    with pytest.raises(ValueError, match=r"shape \(3, 17\); a batch of 3 samples with 18 frames.*\(3, 18, 3\)"):
+    with pytest.raises(ValueError, match=r"\(3, 17\).*\(3, 18, 3\)"):
         model(**batch, labels=torch.zeros(3, 17).long())
-    with pytest.raises(ValueError, match="`labels` holds 3; class ids go from 0 to 2"):
+    with pytest.raises(ValueError, match="`labels`.*3.*0.*2"):
         model(**batch, labels=torch.full((3, 18), 3))
     assert model(**batch, labels=torch.full((3, 18), -100)).loss == 0
 
@@ -192,7 +192,7 @@ def test_the_margin_is_taken_from_the_right_speaker():
     cosines[1, 0] -= 0.4
     torch.testing.assert_close(output.loss, F.cross_entropy(30 * cosines[:2], labels[:2]), atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(model.classifier(output.embeddings), output.logits)
-    with pytest.raises(ValueError, match="`labels` holds 3; class ids go from 0 to 2"):
+    with pytest.raises(ValueError, match="`labels`.*3.*0.*2"):
         model(**batch, labels=torch.tensor([0, 1, 3]))
 
 
@@ -222,18 +222,18 @@ def test_channels_that_never_vary_have_a_gradient():
 @pytest.mark.parametrize(
     "audio, message",
     [
-        ({"mask_time_prob": 1.0}, "`mask_time_prob` is 1.0; it must be at least 0 and below 1"),
-        ({"mask_feature_prob": -0.1}, "`mask_feature_prob` is -0.1"),
-        ({"mask_time_length": 0}, "`mask_time_length` is 0; it must be at least 1"),
-        ({"mask_feature_min_masks": -1}, "`mask_feature_min_masks` is -1"),
-        ({"ctc_loss_reduction": "none"}, "`ctc_loss_reduction` is 'none'; it must be one of 'mean', 'sum'"),
-        ({"final_dropout": 1.0}, "`final_dropout` is 1.0"),
-        ({"feat_proj_dropout": 1.5}, "`feat_proj_dropout` is 1.5"),
-        ({"vocab_size": 0}, "`vocab_size` is 0"),
-        ({"pad_token_id": -1}, r"`pad_token_id` \(the blank of CTC\) is -1"),
-        ({"tdnn_dim": [8, 8]}, "`tdnn_dim`, `tdnn_kernel`, `tdnn_dilation` need one entry a layer; they have 2, 5, 5"),
-        ({"tdnn_dim": [], "tdnn_kernel": [], "tdnn_dilation": []}, "`tdnn_dim` is 0"),
-        ({"mask_time_probability": 0.1}, "did you mean `mask_time_prob`"),
+        ({"mask_time_prob": 1.0}, "`mask_time_prob`.*1.0"),
+        ({"mask_feature_prob": -0.1}, "`mask_feature_prob`.*-0.1"),
+        ({"mask_time_length": 0}, "`mask_time_length`"),
+        ({"mask_feature_min_masks": -1}, "`mask_feature_min_masks`.*-1"),
+        ({"ctc_loss_reduction": "none"}, "`ctc_loss_reduction`.*'none'.*'mean'.*'sum'"),
+        ({"final_dropout": 1.0}, "`final_dropout`.*1.0"),
+        ({"feat_proj_dropout": 1.5}, "`feat_proj_dropout`.*1.5"),
+        ({"vocab_size": 0}, "`vocab_size`.*0"),
+        ({"pad_token_id": -1}, "`pad_token_id`.*-1"),
+        ({"tdnn_dim": [8, 8]}, "`tdnn_dim`.*`tdnn_kernel`.*`tdnn_dilation`.*2.*5.*5"),
+        ({"tdnn_dim": [], "tdnn_kernel": [], "tdnn_dilation": []}, "`tdnn_dim`.*0"),
+        ({"mask_time_probability": 0.1}, "`mask_time_prob`"),
     ],
 )
 def test_settings_that_cannot_work(audio, message):

@@ -318,7 +318,7 @@ def test_the_vocabulary_can_grow(name, tmp_path):
 
 @pytest.mark.parametrize("name", [name for name in HEADS if name not in TEXT])
 def test_only_text_has_a_vocabulary_of_inputs(name):
-    with pytest.raises(ValueError, match="no 'text' front end"):
+    with pytest.raises(ValueError, match="'text'"):
         make_head(name).resize_token_embeddings(64)
 
 
@@ -347,7 +347,7 @@ def test_the_loss_of_accumulated_batches_is_that_of_the_whole(name):
 @pytest.mark.parametrize("name", HEADS)
 def test_another_modality_is_refused_in_a_sentence(name):
     other = next(m for m in ("text", "vision", "audio") if m != HEADS[name].modality)
-    with pytest.raises(ValueError, match=f"{name} works on {HEADS[name].modality} .* has {other} only"):
+    with pytest.raises(ValueError, match=f"{name}.*{HEADS[name].modality}.*{other}"):
         head_class(name)(tiny_config(other))
     with pytest.raises((ValueError, TypeError)):
         make_head(name)()

@@ -63,7 +63,7 @@ def test_the_last_extra_token_can_be_classified_instead(version):
         model(**inputs_for("vision")).logits, model.classifier(output.last_hidden_state[:, 1]), rtol=0, atol=0
     )
     assert ("data2vec.encoder.norm.weight" in model.state_dict()) == (version == "2.0 pre-norm")
-    with pytest.raises(ValueError, match="set `num_extra_tokens` to 1"):
+    with pytest.raises(ValueError, match="`num_extra_tokens`.*1"):
         classifier(vision_config={"use_mean_pooling": False, "num_extra_tokens": 0, "cls_loss_weight": 0.0})
 
 
@@ -127,7 +127,7 @@ def test_soft_labels_are_probabilities_where_the_problem_says_so():
 @pytest.mark.parametrize("row", [[1.0, 1.0, 0.0], [0.0, 0.0, 0.0], [1.5, -0.5, 0.0]])
 def test_soft_labels_that_are_no_distribution(row):
     model = classifier(problem_type="single_label_classification")
-    with pytest.raises(ValueError, match="which is no distribution.*multi_label_classification"):
+    with pytest.raises(ValueError, match="multi_label_classification"):
         model(**inputs_for("vision"), labels=torch.tensor([[1.0, 0.0, 0.0], row]))
 
 
@@ -218,7 +218,7 @@ def test_which_levels_the_pyramid_reads():
     assert taps(12, 0) == [4, 6, 8, 12] and taps(10, 2) == [2, 4, 6, 10] and taps(24, 0) == [8, 12, 16, 24]
     assert taps(2, 1) == [0, 1, 1, 2]
     assert taps(4, 1, out_indices=[0, 1, 3, -1]) == [0, 1, 3, 4]
-    with pytest.raises(ValueError, match=r"reads 4 levels.*`out_indices` is \[1, 2\]"):
+    with pytest.raises(ValueError, match="out_indices"):
         taps(4, 1, out_indices=[1, 2])
 
     model = segmenter(out_indices=[0, 1, 2, 4])
@@ -231,10 +231,10 @@ def test_which_levels_the_pyramid_reads():
 @pytest.mark.parametrize(
     "labels, message",
     [
-        (torch.full((2, 32, 32), LABELS), f"`labels` holds {LABELS}; class ids go from 0 to 2"),
-        (torch.zeros(2, 32, 32), "got torch.float32"),
-        (torch.zeros(2, 1, 32, 32, dtype=torch.long), r"shape \(2, height, width\)"),
-        (torch.zeros(1, 32, 32, dtype=torch.long), r"shape \(2, height, width\)"),
+        (torch.full((2, 32, 32), LABELS), f"`labels`.*{LABELS}.*0.*2"),
+        (torch.zeros(2, 32, 32), "torch.float32"),
+        (torch.zeros(2, 1, 32, 32, dtype=torch.long), "shape"),
+        (torch.zeros(1, 32, 32, dtype=torch.long), "shape"),
     ],
 )
 def test_pixel_labels_that_do_not_fit(labels, message):
@@ -243,19 +243,19 @@ def test_pixel_labels_that_do_not_fit(labels, message):
 
 
 def test_other_mistakes():
-    with pytest.raises(ValueError, match="`num_labels` of at least 2"):
+    with pytest.raises(ValueError, match="`num_labels`.*2"):
         segmenter(num_labels=1)(**inputs_for("vision"), labels=pixel_labels().clamp(max=0))
-    with pytest.raises(ValueError, match="1 x 1 patches.*at least 4 x 4"):
+    with pytest.raises(ValueError, match="1 x 1.*4 x 4"):
         segmenter()(**inputs_for("vision", size=8))
-    with pytest.raises(ValueError, match="batch of one image"):
+    with pytest.raises(ValueError, match="one image"):
         segmenter().train()(**inputs_for("vision", batch=1))
     for field, wrong in [("pool_scales", []), ("auxiliary_num_convs", 0), ("auxiliary_loss_weight", -1)]:
         with pytest.raises(ValueError, match=field):
             tiny_config("vision", vision_config={field: wrong})
     for head in (Data2VecForImageClassification, Data2VecForSemanticSegmentation, Data2VecBackbone):
-        with pytest.raises(ValueError, match="works on vision"):
+        with pytest.raises(ValueError, match="vision"):
             head(tiny_config("text"))
-        with pytest.raises(ValueError, match="`pixel_values`; none was given"):
+        with pytest.raises(ValueError, match="`pixel_values`"):
             head(tiny_config("vision", vision_config=SMALL))(pixel_values=None)
 
 
@@ -336,9 +336,9 @@ def test_levels_are_part_of_the_configuration(tmp_path, monkeypatch):
     again = Data2VecConfig.from_pretrained(tmp_path / "again")
     assert again.out_indices == [0, 1] and again.out_features == ["stem", "stage1"]
     assert len(AutoBackbone.from_pretrained(tmp_path / "again")(**inputs_for("vision")).feature_maps) == 2
-    with pytest.raises(ValueError, match="out_features must be a subset"):
+    with pytest.raises(ValueError, match="out_features"):
         tiny_config("vision", out_features=["stage3"])
-    with pytest.raises(ValueError, match="out_indices must be valid"):
+    with pytest.raises(ValueError, match="out_indices"):
         tiny_config("vision", out_indices=[3])
 
 

@@ -420,9 +420,9 @@ def test_masks_of_everything_or_nothing_are_defined(everything):
 
 def test_a_mask_of_the_wrong_shape_is_named():
     model = make("2.0", "audio")
-    with pytest.raises(ValueError, match=r"`mask` must be bool of shape \(2, masks per sample, 18\)"):
+    with pytest.raises(ValueError, match=r"`mask`.*\(2.*18\)"):
         model(**inputs_for("audio"), mask=torch.zeros(2, 3, 17, dtype=torch.bool))
-    with pytest.raises(ValueError, match="must be bool"):
+    with pytest.raises(ValueError, match="bool"):
         model(**inputs_for("audio"), mask=torch.zeros(2, 3, 18))
     with pytest.raises(ValueError, match="none was given"):
         model()

@@ -71,7 +71,7 @@ def test_files_give_back_exactly_the_parts(tmp_path, subset):
 @pytest.mark.parametrize("names", [("tokenizer", "image_processor"), ("feature_extractor",)], ids="+".join)
 def test_parts_that_were_saved_one_by_one_are_found_beside_a_model(tmp_path, names):
     Data2VecModel(tiny_config()).save_pretrained(tmp_path)
-    with pytest.raises(OSError, match="has no tokenizer, image processor or feature extractor"):
+    with pytest.raises(OSError, match="tokenizer"):
         AutoProcessor.from_pretrained(tmp_path)
     processor = make(*names)
     for name in names:
@@ -119,28 +119,28 @@ def test_pairs_of_texts():
 
 
 def test_mistakes_are_explained(speech):
-    with pytest.raises(ValueError, match="at least one of tokenizer, image_processor, feature_extractor"):
+    with pytest.raises(ValueError, match="image_processor"):
         Data2VecProcessor()
-    with pytest.raises(ValueError, match="prepares text and audio, not images: the checkpoint has no image_processor"):
+    with pytest.raises(ValueError, match="image_processor"):
         speech(images=PICTURE)
-    with pytest.raises(AttributeError, match="has no image_processor; it has tokenizer and feature_extractor"):
+    with pytest.raises(AttributeError, match="image_processor"):
         _ = speech.image_processor
-    with pytest.raises(ValueError, match="one modality.*got nothing"):
+    with pytest.raises(ValueError, match="nothing"):
         speech()
-    with pytest.raises(ValueError, match="one modality.*got images and text"):
+    with pytest.raises(ValueError, match="images and text"):
         speech(images=PICTURE, text="a")
-    with pytest.raises(ValueError, match="is 8000 Hz; this model takes audio of 16000 Hz. Resample"):
+    with pytest.raises(ValueError, match="8000.*16000"):
         speech(audio=WAVES, sampling_rate=8000)
-    with pytest.raises(ValueError, match="`sampling_rate` is not given"):
+    with pytest.raises(ValueError, match="`sampling_rate`"):
         speech(audio=WAVES)
     for wrong in ([np.zeros((8000, 2))], [WAVES[0], np.zeros(0)], [], torch.zeros(1, 2, 8000)):
-        with pytest.raises(ValueError, match=r"Recording [01] has shape .*mean over the channels"):
+        with pytest.raises(ValueError, match="channels"):
             speech(audio=wrong, sampling_rate=16000)
-    with pytest.raises(ValueError, match="2 recordings and `text` 1 transcripts"):
+    with pytest.raises(ValueError, match="2 recordings.*1 transcripts"):
         speech(audio=WAVES, text=["a"], sampling_rate=16000)
-    with pytest.raises(ValueError, match="no tokenizer"):
+    with pytest.raises(ValueError, match="tokenizer"):
         make("image_processor").batch_decode(torch.zeros(1, 2))
-    with pytest.raises(TypeError, match="Received a Wav2Vec2FeatureExtractor for argument tokenizer"):
+    with pytest.raises(TypeError, match="Wav2Vec2FeatureExtractor"):
         Data2VecProcessor(feature_extractor())
 
 
@@ -226,7 +226,7 @@ def test_transparent_pixels_are_white(plain, mode):
 
 
 def test_other_channels_are_refused():
-    with pytest.raises(ValueError, match="image of 4 channels and type float64"):
+    with pytest.raises(ValueError, match="4 channels"):
         image_processor()(np.random.default_rng(0).random((32, 32, 4)))
 
 
@@ -298,9 +298,9 @@ def test_a_language_model_corrects_the_text(speech):
 
 
 def test_decoding_needs_the_tokenizer_of_the_model(speech):
-    with pytest.raises(ValueError, match="logits have 20 tokens, the tokenizer 12"):
+    with pytest.raises(ValueError, match="20.*12"):
         speech.decode_with_lm(torch.zeros(1, 4, 20))
-    with pytest.raises(ValueError, match=r"batch, frames, vocabulary\); got \(4, 12\)"):
+    with pytest.raises(ValueError, match=r"\(4, 12\)"):
         speech.decode_with_lm(torch.zeros(4, 12))
 
 
@@ -313,5 +313,5 @@ def test_without_pillow_the_rest_works(monkeypatch):
     spec = importlib.util.spec_from_file_location("without_pillow", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    with pytest.raises(ImportError, match="extra 'vision'"):
+    with pytest.raises(ImportError, match="'vision'"):
         module.Data2VecImageProcessor()

@@ -209,9 +209,7 @@ def test_an_interrupted_upload_leaves_nothing_and_the_same_call_completes_it(pre
     (tmp_path / "curves.png").write_bytes(b"\x89PNG" * 100)
     options = {"extra_files": [tmp_path / "curves.png"], "max_shard_size": "60KB"}
     hub.faults.append(Fault("PUT /lfs/", [0, 403], skip=1))
-    with pytest.raises(
-        PublishingError, match="refused by the storage of the Hub .403.. The same call sends what is missing"
-    ):
+    with pytest.raises(PublishingError, match="403"):
         publish(pretrained[1], "user/name", **options)
     arrived = dict(hub.objects)
     assert len(arrived) >= 2
@@ -226,7 +224,7 @@ def test_an_interrupted_upload_leaves_nothing_and_the_same_call_completes_it(pre
 
 def test_a_commit_that_fails_leaves_nothing(pretrained, hub):
     hub.faults.append(Fault("POST .*/commit/", [500]))
-    with pytest.raises(PublishingError, match="The Hub answered 500"):
+    with pytest.raises(PublishingError, match="500"):
         publish(pretrained[1], "user/name")
     assert set(hub.files("user/name")) == {".gitattributes"}
     publish(pretrained[1], "user/name")
@@ -241,13 +239,13 @@ def test_the_licence_of_the_source_is_carried_on(pretrained, hub, tmp_path):
     write_card(folder, "cc-by-nc-4.0")
     made = publish(folder, "user/pictures")
     assert made.license == "cc-by-nc-4.0" and read_license("user/pictures") == "cc-by-nc-4.0"
-    with pytest.raises(ValueError, match="cc-by-nc-4.0, which excludes commercial use; 'apache-2.0' would allow it"):
+    with pytest.raises(ValueError, match="cc-by-nc-4.0.*'apache-2.0'"):
         publish(folder, "user/pictures", license="apache-2.0")
     # Through the Hub and back, into another class, and from the memory of a process.
     model = Data2VecModel.from_pretrained("user/pictures")
     model.push_to_hub("user/copy")
     assert read_license("user/copy") == "cc-by-nc-4.0"
-    with pytest.raises(ValueError, match="excludes commercial use"):
+    with pytest.raises(ValueError, match="commercial"):
         model.push_to_hub("user/other", license="mit")
     assert "user/other" not in hub.repositories
 
@@ -255,7 +253,7 @@ def test_the_licence_of_the_source_is_carried_on(pretrained, hub, tmp_path):
 def test_weights_of_unknown_origin_need_a_licence(pretrained, tmp_path):
     _, folder = pretrained
     write_card(folder, None)
-    with pytest.raises(ValueError, match="Nothing says under which licence .* 'cc-by-nc-4.0' for those"):
+    with pytest.raises(ValueError, match="licence.*'cc-by-nc-4.0'"):
         stage(folder, tmp_path / "out", "user/name")
     made = stage(folder, tmp_path / "out", "user/name", license="MIT")
     assert made.license == license_in(made.card) == "mit" and "- mine" in made.card
@@ -308,30 +306,30 @@ def test_changing_a_card():
 
 def test_no_token(pretrained, hub, monkeypatch):
     monkeypatch.delenv("HF_TOKEN")
-    with pytest.raises(PublishingError, match="There is no token .* Log in with `hf auth login`"):
+    with pytest.raises(PublishingError, match="hf auth login"):
         publish(pretrained[1], "user/name")
     assert hub.repositories == {}
 
 
 def test_wrong_token(pretrained, hub):
-    with pytest.raises(PublishingError, match="does not accept this token"):
+    with pytest.raises(PublishingError, match="token"):
         publish(pretrained[1], "user/name", token="hf_wrong")
 
 
 def test_a_name_of_somebody_else(pretrained, hub):
-    with pytest.raises(PublishingError, match="may not write to other/name .* name of your own"):
+    with pytest.raises(PublishingError, match="other/name"):
         publish(pretrained[1], "other/name")
 
 
 @pytest.mark.parametrize("name", ["user/a b", "a/b/c", "user/-x"])
 def test_a_name_that_cannot_be_is_told_in_a_dry_run_too(pretrained, no_network, name):
-    with pytest.raises(PublishingError, match="is no name of a repository"):
+    with pytest.raises(PublishingError, match="repository"):
         publish(pretrained[1], name, dry_run=True)
 
 
 @pytest.mark.parametrize("name", ["user/a b", "a/b/c", "user/-x"])
 def test_a_name_that_cannot_be(pretrained, hub, name):
-    with pytest.raises(PublishingError, match=f"'{name}' is no name of a repository; it looks like user/name"):
+    with pytest.raises(PublishingError, match=f"'{name}'.*user/name"):
         publish(pretrained[1], name)
     assert hub.repositories == {}
 
@@ -339,7 +337,7 @@ def test_a_name_that_cannot_be(pretrained, hub, name):
 def test_nothing_private_goes_into_a_public_repository(pretrained, hub):
     publish(pretrained[1], "user/name")
     before = hub.files("user/name")
-    with pytest.raises(PublishingError, match="exists and is public: nothing was uploaded"):
+    with pytest.raises(PublishingError, match="public"):
         publish(pretrained[1], "user/name", weights="teacher", private=True)
     assert hub.files("user/name") == before
 
@@ -351,10 +349,10 @@ def test_a_licence_that_the_hub_does_not_know(pretrained, hub):
 
 def test_no_hub(pretrained, hub, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
-    with pytest.raises(PublishingError, match="The connection to http://127.0.0.1:9 failed"):
+    with pytest.raises(PublishingError, match="http://127.0.0.1:9"):
         publish(pretrained[1], "user/name")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(PublishingError, match="unset HF_HUB_OFFLINE"):
+    with pytest.raises(PublishingError, match="HF_HUB_OFFLINE"):
         publish(pretrained[1], "user/name")
 
 
@@ -362,15 +360,13 @@ def test_folders_that_are_no_checkpoints(pretrained, tmp_path):
     _, folder = pretrained
     run = tmp_path / "run"
     (run / "checkpoints" / "step_00000007").mkdir(parents=True)
-    with pytest.raises(
-        FileNotFoundError, match="no model in .* not finished; its newest checkpoint is .*step_00000007"
-    ):
+    with pytest.raises(FileNotFoundError, match="step_00000007"):
         stage(run, tmp_path / "out", "user/name")
     (run / "adapter_config.json").write_text("{}")
-    with pytest.raises(ValueError, match="an adapter without its model"):
+    with pytest.raises(ValueError, match="adapter"):
         stage(run, tmp_path / "out", "user/name")
     (run / "config.json").write_text('{"model_type": "beit"}')
-    with pytest.raises(ValueError, match="holds a 'beit' model"):
+    with pytest.raises(ValueError, match="'beit'"):
         stage(run, tmp_path / "out", "user/name")
     assert not (tmp_path / "out").exists()
 
@@ -393,9 +389,9 @@ def test_damaged_weights_are_not_published(pretrained, tmp_path, damage):
 
 def test_weights_that_do_not_exist(pretrained, tmp_path):
     pretrained[0].data2vec.save_pretrained(tmp_path / "encoder")
-    with pytest.raises(ValueError, match="holds a Data2VecModel, which has no teacher"):
+    with pytest.raises(ValueError, match="Data2VecModel"):
         stage(tmp_path / "encoder", tmp_path / "out", "user/name", weights="teacher", license="mit")
-    with pytest.raises(ValueError, match="must be one of student, teacher, all"):
+    with pytest.raises(ValueError, match="student"):
         stage(pretrained[1], tmp_path / "out", "user/name", weights="average")
-    with pytest.raises(ValueError, match='must be "student" or "teacher"'):
+    with pytest.raises(ValueError, match='"student"'):
         pretrained[0].trained_encoder("both")

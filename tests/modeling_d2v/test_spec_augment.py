@@ -102,7 +102,7 @@ def test_frames_can_be_hidden_by_hand():
     assert torch.equal(hidden, model.train()(**batch, mask_time_indices=mask).logits)  # none are drawn besides
     expected = model.classifier(model.data2vec(**batch, mask=mask).last_hidden_state)
     assert torch.equal(hidden, expected)
-    with pytest.raises(ValueError, match=r"`mask` must be bool of shape \(2, 18\)"):
+    with pytest.raises(ValueError, match=r"`mask`.*\(2.*18\)"):
         model(**batch, mask_time_indices=mask[:, :-1])
 
 

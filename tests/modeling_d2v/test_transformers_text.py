@@ -286,19 +286,19 @@ def test_a_configuration_file_may_leave_defaults_out():
 
 def test_what_cannot_be_converted_is_an_error(folders, tmp_path):
     bert = transformers.BertModel(transformers.BertConfig(**SMALL))
-    with pytest.raises(ValueError, match="type 'bert'; those that can be converted are"):
+    with pytest.raises(ValueError, match="'bert'"):
         from_transformers(bert)
-    with pytest.raises(ValueError, match="Data2VecTextForCausalLM has no counterpart here. Those that have: "):
+    with pytest.raises(ValueError, match="Data2VecTextForCausalLM"):
         from_transformers(folders[0]["ForMaskedLM"], architecture="Data2VecTextForCausalLM")
-    with pytest.raises(ValueError, match="is a decoder"):
+    with pytest.raises(ValueError, match="decoder"):
         config_from_transformers({"model_type": "data2vec-text", "is_decoder": True})
     folders[0]["Model"].config.save_pretrained(tmp_path)
-    with pytest.raises(FileNotFoundError, match=r"holds none of model\.safetensors, pytorch_model\.bin"):
+    with pytest.raises(FileNotFoundError, match=r"model\.safetensors.*pytorch_model\.bin"):
         from_transformers(tmp_path, architecture="Data2VecTextModel")
     folders[0]["Model"].save_pretrained(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text()) | {"architectures": None}
     (tmp_path / "config.json").write_text(json.dumps(config))
-    with pytest.raises(ValueError, match="None has no counterpart.*Name one as `architecture`"):
+    with pytest.raises(ValueError, match="`architecture`"):
         from_transformers(tmp_path)
 
 

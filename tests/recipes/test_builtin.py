@@ -131,6 +131,6 @@ def test_docstrings_are_found_wherever_definitions_are(tmp_path):
 def test_missing_library_sources_are_explained(monkeypatch):
     monkeypatch.setattr(builtin, "_source_files", lambda module: [])
     builtin.load_python_prose.cache_clear()
-    with pytest.raises(RuntimeError, match="sources of Python's standard library.*data.text"):
+    with pytest.raises(RuntimeError, match="data.text"):
         builtin.load_python_prose()
     builtin.load_python_prose.cache_clear()

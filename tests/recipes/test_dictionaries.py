@@ -71,22 +71,22 @@ def test_tokens_that_the_dictionary_lacks_stay_in_pieces(bpe):
 
 
 def test_dictionaries_of_another_model(letters, bpe):
-    with pytest.raises(ValueError, match="The dictionary has 9 symbols.*the model has 32 rows"):
+    with pytest.raises(ValueError, match="9 symbols.*32"):
         letter_tokenizer(letters, 32)
     symbols, files, _ = bpe
-    with pytest.raises(ValueError, match="symbols, the four special ones included, but the model has 50265 rows"):
+    with pytest.raises(ValueError, match="50265"):
         bpe_tokenizer(symbols, *files, 50265)
-    with pytest.raises(ValueError, match="Only 0 of the 10 symbols"):
+    with pytest.raises(ValueError, match="0 of the 10"):
         bpe_tokenizer(letters, *files, 10)
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("E 12\nT\n", "Line 2 of .* is 'T'"),
-        ("E twelve\n", 'lines of "symbol count"'),
-        ("E 1\nE 2\n", "gives 'E' a second row"),
-        ("<pad> 1\n", "gives '<pad>' a second row"),
+        ("E 12\nT\n", "Line 2.*'T'"),
+        ("E twelve\n", "symbol count"),
+        ("E 1\nE 2\n", "'E'"),
+        ("<pad> 1\n", "'<pad>'"),
     ],
 )
 def test_files_that_are_no_dictionaries(text, message, tmp_path):
@@ -106,11 +106,11 @@ def test_files_that_do_not_exist_or_are_of_another_kind(bpe, tmp_path):
     symbols, (encoder, merges), _ = bpe
     with pytest.raises(FileNotFoundError, match="There is no file"):
         read_dictionary(tmp_path / "nothing")
-    with pytest.raises(ValueError, match="no JSON dictionary of tokens"):
+    with pytest.raises(ValueError, match="JSON"):
         bpe_tokenizer(symbols, merges, encoder, len(symbols) + 1)
     merges.write_text("a b c\n")
-    with pytest.raises(ValueError, match="no pairs"):
+    with pytest.raises(ValueError, match="pairs"):
         bpe_tokenizer(symbols, encoder, merges, len(symbols) + 1)
     (tmp_path / "binary").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(ValueError, match="no text in UTF-8"):
+    with pytest.raises(ValueError, match="UTF-8"):
         read_dictionary(tmp_path / "binary")

@@ -106,7 +106,7 @@ def test_a_process_that_runs_out_of_memory_ends_them_all():
     def refuse(batches):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB.\nmore")
 
-    with pytest.raises(OptionError, match="memory of process 1: CUDA out of memory.* Lower micro_batch_size"):
+    with pytest.raises(OptionError, match="process 1.*micro_batch_size"):
         rehearsal(refuse, reduce=None)._step(("vision",), 0, [])
 
 

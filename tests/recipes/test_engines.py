@@ -134,7 +134,7 @@ def test_engine_has_the_name_of_what_trains(processes, is_fsdp2, name):
 @pytest.mark.slow
 def test_folder_that_other_machines_do_not_see_is_refused(launched):
     _, said = launched
-    assert said.count("Process 1 on ") == 2 and "Name a folder that all machines share." in said
+    assert said.count("Process 1 on ") == 2 and "machines" in said
 
 
 # -- one process: fast
@@ -176,7 +176,7 @@ def test_processes_that_would_not_know_of_one_another_are_refused(monkeypatch):
     """Without a device for them, each would train by itself; the second found the folder in use."""
     monkeypatch.setenv("WORLD_SIZE", "2")
     alone = SimpleNamespace(num_processes=1)
-    with pytest.raises(OptionError, match="has started 2 processes, .* Set cpu=true"):
+    with pytest.raises(OptionError, match="2 processes.*cpu=true"):
         check_launched(alone)
     check_launched(SimpleNamespace(num_processes=2))
     monkeypatch.delenv("WORLD_SIZE")
@@ -193,7 +193,7 @@ def test_a_launcher_that_asks_for_deepspeed_is_refused(tmp_path, monkeypatch, mo
 
 
 def test_half_precision_that_a_cpu_lacks_is_refused(tmp_path):
-    with pytest.raises(OptionError, match="fp16 does not work on a CPU. Set mixed_precision=bf16"):
+    with pytest.raises(OptionError, match="fp16.*CPU.*mixed_precision=bf16"):
         pretrain(write_config(tmp_path, TINY), tmp_path / "run", "mixed_precision=fp16")
 
 

@@ -90,19 +90,19 @@ def test_bad_samples_are_left_out_counted_and_named(caplog):
         result = extract(MeanModel(), Broken(), transform, batch_size=8)
     assert set(range(50)) - set(result.indices.tolist()) == {7, 11}
     np.testing.assert_allclose(result.features[:, 0], result.indices, rtol=1e-6)
-    assert len(result.bad) == 2 and "sample 7: file is truncated" in caplog.text
+    assert len(result.bad) == 2 and "sample 7" in caplog.text
 
 
 def test_dataset_without_one_readable_sample_is_an_error():
     def transform(record, seed):
         raise ValueError("wrong format")
 
-    with pytest.raises(ValueError, match="No sample could be read out of 50; sample 0: wrong format"):
+    with pytest.raises(ValueError, match="sample 0.*wrong format"):
         extract(MeanModel(), Clips(), transform)
 
 
 def test_missing_labels_and_regression_labels_are_explained():
-    with pytest.raises(MissingLabelsError, match="has no label"):
+    with pytest.raises(MissingLabelsError, match="label"):
         extract(MeanModel(), Clips(labels=False), as_input)
     assert (extract(MeanModel(), Clips(labels=False), as_input, require_labels=False).labels == -1).all()
 
@@ -110,7 +110,7 @@ def test_missing_labels_and_regression_labels_are_explained():
         def __getitem__(self, index):
             return super().__getitem__(index) | {"label": 2.5}
 
-    with pytest.raises(MissingLabelsError, match="regression task.*sst2"):
+    with pytest.raises(MissingLabelsError, match="sst2"):
         extract(MeanModel(), Scores(), as_input)
 
 
@@ -187,12 +187,12 @@ def test_first_extra_token_can_be_pooled_where_there_is_one(model):
     with torch.no_grad():
         expected = model(pixel_values=torch.stack(raw.items)).last_hidden_state[:, 0]
     np.testing.assert_allclose(features, expected.numpy(), atol=1e-5)
-    with pytest.raises(ValueError, match="needs an extra token"):
+    with pytest.raises(ValueError, match="extra"):
         extract(model, Raw("text"), lambda r, s: {"input_ids": r["item"]}, pooling="first")
 
 
 def test_unknown_layer_and_pooling_are_explained(model):
-    with pytest.raises(ValueError, match="Layer 9 does not exist; this model has layers 0 to"):
+    with pytest.raises(ValueError, match="Layer 9"):
         extract(model, Raw("text"), lambda r, s: {"input_ids": r["item"]}, layer=9)
-    with pytest.raises(ValueError, match="use 'mean' or 'first'"):
+    with pytest.raises(ValueError, match="'mean'"):
         extract(model, Raw("text"), lambda r, s: {"input_ids": r["item"]}, pooling="max")

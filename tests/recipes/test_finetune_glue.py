@@ -253,7 +253,7 @@ def test_what_a_file_of_options_says_tells_one_sweep_from_another(glue, pretrain
     file.write_text("max_steps: 1\n")
     main(argv)
     file.write_text("max_steps: 2\n")
-    with pytest.raises(ValueError, match="was run with other arguments"):
+    with pytest.raises(ValueError, match="arguments"):
         main(argv)
 
 
@@ -301,14 +301,14 @@ def test_a_tokenizer_with_too_many_tokens_is_refused(glue, pretrained, tmp_path)
     tokenizer = AutoTokenizer.from_pretrained(pretrained)
     tokenizer.add_tokens([f"word{n}" for n in range(100)])
     tokenizer.save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="tokens, the model 320"):
+    with pytest.raises(ValueError, match="320"):
         main(arguments(pretrained, tmp_path / "run", *of_task(glue, "rte"), "--tokenizer_name", tmp_path))
 
 
 def test_a_checkpoint_without_a_tokenizer_says_how_to_name_one(glue, pretrained, tmp_path):
     for name in ("config.json", "model.safetensors"):
         shutil.copy(pretrained / name, tmp_path)
-    with pytest.raises(ValueError, match="has no tokenizer that can be used. Name one with --tokenizer_name"):
+    with pytest.raises(ValueError, match="--tokenizer_name"):
         main(arguments(tmp_path, tmp_path / "run", *of_task(glue, "rte")))
 
 

@@ -147,7 +147,7 @@ def test_a_model_is_evaluated_by_the_names_of_classes(trained, tmp_path):
     write_pictures(tmp_path / "other", 2, classes=("red",))
     shutil.copytree(tmp_path / "other" / "red", tmp_path / "other" / "purple")
     argv = options(trained[0], tmp_path / "out", "--do_eval", validation_dir=tmp_path / "other", max_steps=None)
-    with pytest.raises(ValueError, match="'purple', which is none of the 3 classes of the model: blue, green, red"):
+    with pytest.raises(ValueError, match="'purple'.*blue, green, red"):
         main(argv)
 
 
@@ -193,7 +193,7 @@ def test_broken_files_are_counted_and_named(checkpoint, pictures, tmp_path, caps
         assert converted == {"cmyk.jpg", "rgba.png", "sixteen.png"}
         assert bad[part]["empty"] == [f"{split}/red/empty.png"]
     assert "3 are unusable" in capsys.readouterr().out
-    with pytest.raises(ValueError, match="3 of 20 samples of the validation data are unusable"):
+    with pytest.raises(ValueError, match="3 of 20"):
         main(options(tmp_path / "out", tmp_path / "strict", "--do_eval", dataset_name=root, max_steps=None))
 
 
@@ -285,12 +285,12 @@ def test_mistakes_are_explained(checkpoint, pictures, tmp_path, more, message, c
 
 
 def test_images_without_labels_are_an_error(checkpoint, pictures, tmp_path):
-    for source, message in ((pictures / "train" / "red", "have no labels"), (tmp_path / "none", "does not exist")):
+    for source, message in ((pictures / "train" / "red", "labels"), (tmp_path / "none", "exist")):
         with pytest.raises((ValueError, FileNotFoundError), match=message):
             main(options(checkpoint, tmp_path / "out", "--do_train", dataset_name=source))
     with pytest.raises(SystemExit):
         main(options(checkpoint, tmp_path / "out", "--do_train"))
-    with pytest.raises(ValueError, match="Nothing to do"):
+    with pytest.raises(ValueError, match="Nothing"):
         main(options(checkpoint, tmp_path / "out", dataset_name=pictures))
 
 

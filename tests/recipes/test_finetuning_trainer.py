@@ -166,9 +166,9 @@ def test_the_average_is_stored_with_checkpoints_and_loaded(tmp_path):
     assert all(torch.equal(value, average.values[name]) for name, value in other.values.items())
 
     model.freeze_base_model()
-    with pytest.raises(ValueError, match="averages other weights"):
+    with pytest.raises(ValueError, match="averages"):
         WeightsAverage(model, 0.5).load(tmp_path)
-    with pytest.raises(ValueError, match="without --weights_ema_decay"):
+    with pytest.raises(ValueError, match="--weights_ema_decay"):
         other.load(tmp_path / "elsewhere")
 
 
@@ -238,7 +238,7 @@ def test_a_loss_that_is_no_number_stops_the_run_before_it_reaches_the_weights(tm
     trainer = make_trainer(tmp_path, max_steps=50, logging_steps=500)
     with torch.no_grad():
         trainer.model.classifier.out_proj.bias.fill_(float("nan"))
-    with pytest.raises(ValueError, match="The loss became nan after 0 updates. Lower --learning_rate"):
+    with pytest.raises(ValueError, match="nan.*--learning_rate"):
         trainer.train()
     assert torch.isfinite(trainer.model.classifier.dense.weight).all()
 

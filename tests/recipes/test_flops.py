@@ -103,4 +103,4 @@ def test_what_cannot_be_counted_costs_a_run_nothing(monkeypatch, caplog, error):
     assert step_flops(object()) is None
     config = pretraining("vit").config
     monkeypatch.setattr(type(config), "make_encoder", fail)
-    assert step_flops(config) is None and "ViTModel cannot be counted, so the log has no utilisation" in caplog.text
+    assert step_flops(config) is None and "ViTModel" in caplog.text

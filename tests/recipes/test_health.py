@@ -219,7 +219,7 @@ def test_each_thing_is_said_once_also_over_a_restart(tmp_path, caplog):
     assert [(event["step"], event["event"]) for event in events] == [
         (0, "high_learning_rate"), (2, "target_std_collapsed"),
     ]  # fmt: skip
-    assert "Lower optim.lr from 0.5 to about 0.001" in events[1]["message"] and events[1]["stop"]
+    assert "optim.lr from 0.5 to about 0.001" in events[1]["message"] and events[1]["stop"]
     assert caplog.text.count("tokens no longer differ") == 1
 
     (tmp_path / "log.jsonl").write_text("".join(json.dumps(record(step, **BAD)) + "\n" for step in (1, 2, 3)))
@@ -235,11 +235,11 @@ def test_all_processes_stop_when_the_main_one_says_so(tmp_path):
     main = health(tmp_path)
     main.open(0)
     main.check(record(1, **BAD))
-    with pytest.raises(TrainingStopped, match="At step 2: The target_std of audio is 0.0000"):
+    with pytest.raises(TrainingStopped, match="step 2.*target_std.*audio"):
         main.check(record(2, **BAD))
     other = health(tmp_path, processes=Other(rank=1, count=2))
     other.open(0)
-    with pytest.raises(TrainingStopped, match="the main process says why"):
+    with pytest.raises(TrainingStopped, match="main process"):
         other.check(record(2))
 
 

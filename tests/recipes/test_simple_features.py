@@ -96,7 +96,7 @@ def test_tones_of_different_pitch_have_different_features():
 
 
 def test_empty_waveform_is_refused():
-    with pytest.raises(ValueError, match="non-empty vector"):
+    with pytest.raises(ValueError, match="non-empty"):
         mfcc(np.zeros(0))
 
 
@@ -114,7 +114,7 @@ def test_tfidf_learns_its_vocabulary_from_the_training_texts_only():
     assert train.shape[1] == test.shape[1]
     np.testing.assert_allclose(np.sqrt(train.multiply(train).sum(axis=1)), 1.0)
     assert test[[0]].nnz == 0 and test[[1]].nnz == 1
-    with pytest.raises(ValueError, match="no word"):
+    with pytest.raises(ValueError, match="word"):
         tfidf_features(["...", "!"], ["a"])
 
 

@@ -48,7 +48,7 @@ def test_a_finished_run_of_another_command_line_is_no_part_of_the_sweep(tmp_path
     again = Program()
     sweep(again, ["--epochs", "3", "--seeds=1", "2", "--do_eval"], tmp_path, [0.1], [1, 2], ["eval_loss"])
     assert [run[1] for run in again.runs] == [2]
-    with pytest.raises(ValueError, match="lr0.1_seed1 was run with other arguments"):
+    with pytest.raises(ValueError, match="lr0.1_seed1"):
         sweep(again, ["--epochs", "4", "--seeds", "1", "--do_eval"], tmp_path, [0.1], [1], ["eval_loss"])
 
 
@@ -59,7 +59,5 @@ def test_less_may_be_better(tmp_path):
 
 def test_the_first_metric_that_is_there_counts(tmp_path):
     assert sweep(Program(), ["x"], tmp_path, [0.1], [1], ["eval_f1", "eval_loss"])["metric"] == "eval_loss"
-    with pytest.raises(
-        ValueError, match="no metric 'eval_f1' to compare runs by; there are: eval_accuracy, eval_loss"
-    ):
+    with pytest.raises(ValueError, match="'eval_f1'.*eval_accuracy.*eval_loss"):
         sweep(Program(), ["x"], tmp_path / "other", [0.1], [1], ["eval_f1"])

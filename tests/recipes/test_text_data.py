@@ -58,7 +58,7 @@ def test_the_splits_of_a_folder_are_told_by_the_names_of_its_files(tmp_path):
         "validation_mismatched": ["mismatched"],
     }
     assert set(TextDataArguments(dataset_name=str(inner)).open("mnli", None).splits) == set(source.splits)
-    with pytest.raises(ValueError, match="There is no folder 'cola'"):
+    with pytest.raises(ValueError, match="'cola'"):
         TextDataArguments(dataset_name=str(tmp_path), dataset_config_name="cola").open("mnli", None)
 
 
@@ -76,7 +76,7 @@ def test_columns_are_found_or_named(tmp_path):
     raw = TextDataArguments(train_file=path, text_column_names=["other"]).open(None, ["premise"]).open("train")
     assert texts_of(raw) == ["x"] and raw.labels is None
     for options in ({"text_column_names": ["text"]}, {"label_column_name": "text"}):
-        with pytest.raises(ValueError, match="no .*column 'text'.* premise, hypothesis, other, gold"):
+        with pytest.raises(ValueError, match="'text'"):
             TextDataArguments(train_file=path, **options).open(None, None).open("train")
 
 
@@ -96,20 +96,20 @@ def test_some_samples_are_drawn_in_order(tmp_path):
 
 
 def test_sources_that_cannot_be_opened_say_why(tmp_path):
-    with pytest.raises(ValueError, match="Name the data: --task_name"):
+    with pytest.raises(ValueError, match="--task_name"):
         TextDataArguments().open(None, None)
-    with pytest.raises(FileNotFoundError, match="no file missing.csv for the train data"):
+    with pytest.raises(FileNotFoundError, match="missing.csv"):
         TextDataArguments(train_file="missing.csv").open(None, None)
     (tmp_path / "notes.txt").write_text("text")
-    with pytest.raises(ValueError, match="notes.txt is none of the kinds"):
+    with pytest.raises(ValueError, match="notes.txt"):
         TextDataArguments(train_file=str(tmp_path / "notes.txt")).open(None, None)
-    with pytest.raises(ValueError, match="begin with train.*it has notes.txt"):
+    with pytest.raises(ValueError, match="notes.txt"):
         TextDataArguments(dataset_name=str(tmp_path)).open(None, None)
     (tmp_path / "cola").mkdir()
-    with pytest.raises(ValueError, match="it has cola, notes.txt; name a folder in it with --task_name"):
+    with pytest.raises(ValueError, match="notes.txt.*--task_name"):
         TextDataArguments(dataset_name=str(tmp_path)).open(None, None)
     (tmp_path / "broken.parquet").write_text("this is no parquet")
-    with pytest.raises(ValueError, match="broken.parquet cannot be read as parquet"):
+    with pytest.raises(ValueError, match="broken.parquet"):
         TextDataArguments(train_file=str(tmp_path / "broken.parquet")).open(None, None)
 
 
@@ -144,11 +144,11 @@ def test_classes_are_the_names_or_numbers_that_occur(tmp_path):
 @pytest.mark.parametrize(
     "labels, names, message",
     [
-        ([0, 1, 2], ["a", "b"], "row 2 of the training data is 2, which is none of the 2 classes of the model: a, b"),
-        ([0, -1, 1], ["a", "b"], "row 1 of the training data is -1, .* A missing label reads -1."),
-        ([1, 0], ["1", "2", "3"], "row 1 of the training data is 0"),
-        (["a", "c"], ["a", "b"], "row 1 of the training data is 'c'"),
-        ([0.5, 1.0], ["a", "b"], "are scores, but the model has classes"),
+        ([0, 1, 2], ["a", "b"], "row 2.*a, b"),
+        ([0, -1, 1], ["a", "b"], "row 1.*-1"),
+        ([1, 0], ["1", "2", "3"], "row 1"),
+        (["a", "c"], ["a", "b"], "row 1.*'c'"),
+        ([0.5, 1.0], ["a", "b"], "scores"),
     ],
 )
 def test_labels_that_are_no_class_are_named(tmp_path, labels, names, message):
@@ -162,7 +162,7 @@ def test_tests_without_labels_have_none(tmp_path):
     raw = opened(tmp_path, [0.5, 2.5])
     target = score_target(raw, "training")
     assert [target(raw[0]), target(raw[1])] == [0.5, 2.5]
-    with pytest.raises(ValueError, match="The score of row 1 of the training data is missing"):
+    with pytest.raises(ValueError, match="row 1"):
         score_target(opened(tmp_path, [0.5, ""]), "training")
 
 

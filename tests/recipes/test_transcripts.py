@@ -45,7 +45,7 @@ def test_a_vocabulary_is_ordered_by_frequency_and_comes_back_from_a_folder(tmp_p
 
 
 def test_no_characters_no_vocabulary():
-    with pytest.raises(ValueError, match="no characters"):
+    with pytest.raises(ValueError, match="characters"):
         build_ctc_tokenizer(["", " "])
 
 
@@ -54,7 +54,7 @@ def test_a_tokenizer_of_another_kind_is_not_taken(tmp_path):
 
     build_tokenizer(["some text"], 300).save_pretrained(tmp_path)
     assert load_ctc_tokenizer(str(tmp_path)) is None
-    with pytest.raises(ValueError, match="takes a Wav2Vec2CTCTokenizer"):
+    with pytest.raises(ValueError, match="Wav2Vec2CTCTokenizer"):
         load_ctc_tokenizer(str(tmp_path), required=True)
 
 

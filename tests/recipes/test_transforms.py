@@ -160,7 +160,7 @@ def test_concatenation_needs_groups_and_preparation():
     transform = AudioTransform(crop_seconds=1.0, concat_group=True)
     with pytest.raises(ValueError, match="prepare"):
         transform(speakers()[0])
-    with pytest.raises(ValueError, match="needs crop_seconds"):
+    with pytest.raises(ValueError, match="crop_seconds"):
         AudioTransform(concat_group=True)
 
 
@@ -226,7 +226,7 @@ def test_blocks_hold_all_documents_in_order(tokenizer):
 def test_too_little_text_gives_one_short_block(tokenizer):
     packed = PackedTextDataset(RawDataset("text", Table(["one"])), tokenizer, 500)
     assert len(packed) == 1 and len(packed[0]["input_ids"]) < 20
-    with pytest.raises(ValueError, match="Not one of the 2 documents"):
+    with pytest.raises(ValueError, match="2 documents"):
         PackedTextDataset(RawDataset("text", Table(["", " "])), tokenizer, 500)
     with pytest.raises(ValueError, match="at least 3"):
         PackedTextDataset(RawDataset("text", Table(["one"])), tokenizer, 2)
@@ -281,23 +281,23 @@ def test_single_texts_and_pairs_are_cut_to_length(config, tokenizer):
 
 
 def test_wrong_options_are_explained(config):
-    with pytest.raises(ValueError, match="no option 'crop_scal'. Did you mean 'crop_scale'"):
+    with pytest.raises(ValueError, match="'crop_scal'.*'crop_scale'"):
         build_transform("vision", {"crop_scal": 0.5}, config)
-    with pytest.raises(ValueError, match="crop_scale is"):
+    with pytest.raises(ValueError, match="crop_scale"):
         build_transform("vision", {"crop_scale": [0.9, 0.4]}, config)
-    with pytest.raises(ValueError, match="mean has 3 numbers for 1 channels"):
+    with pytest.raises(ValueError, match="mean"):
         build_transform("vision", {"mean": [0.5, 0.5, 0.5]}, config)
-    with pytest.raises(ValueError, match="crop_scale is big"):
+    with pytest.raises(ValueError, match="crop_scale"):
         build_transform("vision", {"crop_scale": "big"}, config)
-    with pytest.raises(ValueError, match="speed is"):
+    with pytest.raises(ValueError, match="speed"):
         build_transform("audio", {"speed": [1.1, 0.9]}, config)
-    with pytest.raises(ValueError, match="color_jitter is 2; it must be a number from 0 to 1"):
+    with pytest.raises(ValueError, match="color_jitter.*2.*0.*1"):
         build_transform("vision", {"color_jitter": 2}, config)
-    with pytest.raises(ValueError, match="flip is 'yes'; it must be true or false"):
+    with pytest.raises(ValueError, match="flip"):
         build_transform("vision", {"flip": "yes"}, config)
-    with pytest.raises(ValueError, match="min_samples is 0; it must be a whole number"):
+    with pytest.raises(ValueError, match="min_samples.*0"):
         build_transform("audio", {"min_samples": 0}, config)
-    with pytest.raises(ValueError, match="std is 0"):
+    with pytest.raises(ValueError, match="std"):
         build_transform("vision", {"std": 0}, config)
-    with pytest.raises(ValueError, match="needs a tokenizer"):
+    with pytest.raises(ValueError, match="tokenizer"):
         build_transform("text", None, config)

@@ -168,7 +168,7 @@ def test_processes_share_a_step_of_a_token_budget_in_as_many_passes_each(world_s
 
 
 def test_a_budget_too_small_for_the_processes_is_refused_before_the_run():
-    with pytest.raises(ValueError, match="A step of audio has 4 samples at the least, too few for 6 processes"):
+    with pytest.raises(ValueError, match="audio.*6 processes"):
         steps(world_size=6)
 
 
