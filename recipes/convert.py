@@ -46,7 +46,7 @@ from recipes.common.conversion import (
     nearest_size,
     summarise,
     verify,
-    write_folder,
+    write_converted,
 )
 from recipes.common.dictionaries import read_dictionary
 
@@ -148,7 +148,7 @@ def convert_file(args: argparse.Namespace) -> Summary:
         compared = verify(folder, converted, dtype)
         summary.notes.append(f"verified: {compared} tensors are those of the source")
 
-    write_folder(
+    write_converted(
         args.out,
         lambda folder: converted.save(folder, dtype, allow_nonfinite=args.allow_nonfinite),
         parts,
@@ -194,7 +194,7 @@ def convert_transformers(args: argparse.Namespace) -> Summary:
         summary.notes.append(f"verified: {len(again)} tensors are those of the source")
 
     card = card_of(summary, model.config, args.source, args.out.name, args.dtype)
-    write_folder(args.out, model.save_pretrained, parts, card, check if args.verify else None)
+    write_converted(args.out, model.save_pretrained, parts, card, check if args.verify else None)
     return summary
 
 

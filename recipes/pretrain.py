@@ -13,7 +13,6 @@ from __future__ import annotations
 import gc
 import json
 import logging
-import os
 import sys
 from functools import partial
 from pathlib import Path
@@ -224,10 +223,7 @@ def prepare_folder(options: Options, folder: Path, write: bool) -> None:
         else:
             check_resumable(before, options)
     if write:
-        folder.mkdir(parents=True, exist_ok=True)
-        draft = saved.with_suffix(".draft")
-        save_options(options, draft)
-        os.replace(draft, saved)
+        save_options(options, saved)
 
 
 def start(run: Pretraining) -> None:

@@ -20,9 +20,9 @@ from transformers import AutoConfig, AutoFeatureExtractor, AutoImageProcessor, A
 
 from modeling_d2v import BackboneForPreTraining, BackbonePreTrainingConfig, Data2VecConfig, Data2VecModel
 from modeling_d2v.backbone_configuration import INPUTS, auto_classes
-from modeling_d2v.drafts import draft_of
 from modeling_d2v.model_card import CARD, PAPERS, choose_license, license_text
 from modeling_d2v.modeling_data2vec import Data2VecModelOutput, masked_mean
+from recipes.common.atomic import write_folder
 from recipes.common.datasets import SAMPLING_RATE
 from recipes.common.option_errors import OptionError
 from recipes.common.option_files import read_yaml
@@ -238,7 +238,7 @@ def export_backbone(model: BackboneForPreTraining, folder: Path, processor: Any,
         The folder of the plain encoder, which `AutoModel` loads without this package.
     """
     for name, saved in (("final", model), (PLAIN_FOLDER, model.trained_encoder())):
-        with draft_of(folder / name) as draft:
+        with write_folder(folder / name) as draft:
             saved.save_pretrained(draft)
             if processor is not None:
                 processor.save_pretrained(draft)

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from recipes.common.atomic import write_text
 from recipes.common.data_report import BadRecord, DataReport, NoUsableSample
 from recipes.common.datasets import MAX_WARNINGS
 from recipes.common.health import TrainingStopped
@@ -81,10 +82,7 @@ class BadSampleLedger:
         for line in kept:
             self._count(BadRecord(**{name: line[name] for name in BadRecord._fields}))
         if self.processes.main and self.path.exists():
-            draft = self.path.with_suffix(".draft")
-            with writing("The list of bad samples", self.path.parent):
-                draft.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
-                os.replace(draft, self.path)
+            write_text(self.path, "".join(json.dumps(line) + "\n" for line in kept), "The list of bad samples")
         self.flush()
         self.check()
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import copy_context
@@ -16,6 +15,7 @@ from torch import Tensor
 from transformers import AutoConfig, set_seed
 
 from modeling_d2v import Data2VecConfig, Data2VecForPreTraining
+from recipes.common.atomic import write_folder
 from recipes.common.backbones import build_backbone_config, build_backbone_model
 from recipes.common.batches import BatchPlan, StepDataset
 from recipes.common.checkpointing import CheckpointFolder
@@ -151,11 +151,8 @@ def prepare_tokenizer(options: Options, documents: Any, folder: Path, write: boo
             logger.warning("There is no whole tokenizer in %s; it is made again.", folder)
     tokenizer = _new_tokenizer(options, documents)
     if write:
-        draft = folder.with_name(folder.name + ".draft")
-        for left_over in (draft, folder):
-            shutil.rmtree(left_over, ignore_errors=True)
-        tokenizer.save_pretrained(draft)
-        draft.rename(folder)
+        with write_folder(folder) as draft:
+            tokenizer.save_pretrained(draft)
     return tokenizer
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import pickle
 import random
 import shutil
@@ -24,6 +23,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from recipes.common.atomic import draft_of, flush, put_in_place, remove_folder
 from recipes.common.manifest import PREFIX, step_of, what_is_missing, write_manifest
 from recipes.common.processes import ONE_PROCESS, Processes
 from recipes.common.storage import is_write_failure, write_failure
@@ -103,7 +103,8 @@ class CheckpointFolder:
         Raises:
             CheckpointError: it could not be written, in every process; the checkpoints before it are as they were.
         """
-        final, draft = self.folder / f"{PREFIX}{step:08d}", self.folder / f".draft_{step:08d}"
+        final = self.folder / f"{PREFIX}{step:08d}"
+        draft = draft_of(final)
         tensors = {name: tensor.detach().contiguous().cpu() for name, tensor in model_state.items()}
         stages = (
             partial(self._begin, draft),
@@ -133,8 +134,8 @@ class CheckpointFolder:
             return
         if not self.folder.exists():
             self.folder.mkdir(parents=True)
-            _flush(self.folder.parent)
-        for left_over in (*self.folder.glob(".draft_*"), *self.folder.glob(".removed_*")):
+            flush(self.folder.parent)
+        for left_over in self.folder.glob(f".{PREFIX}*"):
             shutil.rmtree(left_over)
         draft.mkdir()
 
@@ -150,7 +151,7 @@ class CheckpointFolder:
         """Writes the files of this process."""
         own = draft / f"process_{self.processes.rank}.pt"
         _save({"random": random_states(), "state": own_state}, own)
-        _flush(own)
+        flush(own)
         if not self.processes.main:
             return
         save_file(tensors, draft / "model.safetensors", metadata={"format": "pt"})
@@ -164,20 +165,9 @@ class CheckpointFolder:
         if not self.processes.main:
             return
         write_manifest(draft, step)
-        for path in (*draft.iterdir(), draft):
-            _flush(path)
-        if final.exists():
-            self._remove(final)  # a torn one of the same step
-        os.rename(draft, final)
-        _flush(self.folder)
+        put_in_place(draft, final)
         self.damaged.pop(final, None)
         self.make_room(final)
-
-    def _remove(self, checkpoint: Path) -> None:
-        """Removes a checkpoint; a kill in between leaves no part of one under its name."""
-        hidden = checkpoint.with_name(f".removed_{checkpoint.name}")
-        os.rename(checkpoint, hidden)
-        shutil.rmtree(hidden)
 
     def make_room(self, newest: Path) -> None:
         """Removes what is not needed once `newest` is safe: whole ones beyond `keep_last`, and torn ones before it."""
@@ -185,7 +175,7 @@ class CheckpointFolder:
         try:
             for path in self._all():
                 if path < newest and path not in kept and not self._is_for_ever(path):
-                    self._remove(path)
+                    remove_folder(path)
         except OSError as error:
             logger.warning("An old checkpoint in %s cannot be removed: %s.", self.folder, error)
 
@@ -258,12 +248,3 @@ def _save(state: Any, path: Path) -> None:
     """`torch.save` through a file of Python, whose errors name the reason, such as a full disk; others do not."""
     with open(path, "wb") as file:
         torch.save(state, file)
-
-
-def _flush(path: Path) -> None:
-    """Has the disk hold what was written to a file or folder, before anything relies on it."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

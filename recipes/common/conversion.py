@@ -16,9 +16,9 @@ from modeling_d2v import Data2VecConfig, Data2VecImageProcessor, Data2VecProcess
 from modeling_d2v.checkpoint_conversion import WEIGHTS_NAME, Converted
 from modeling_d2v.checkpoint_sources import CTC, IMAGES, PRETRAINING, TEXTS
 from modeling_d2v.checkpoint_tensors import Unused
-from modeling_d2v.drafts import draft_of
 from modeling_d2v.model_card import CARD, NON_COMMERCIAL, choose_license, model_card, read_license, without_processor
 from modeling_d2v.presets import PRESETS
+from recipes.common.atomic import write_folder
 from recipes.common.dictionaries import bpe_tokenizer, letter_tokenizer
 from recipes.common.export import feature_extractor, image_processor
 
@@ -220,10 +220,10 @@ def card_of(summary: Summary, config: Data2VecConfig, source: str, name: str, dt
     )
 
 
-def write_folder(
+def write_converted(
     folder: Path, write: Callable[[Path], None], parts: dict[str, Any], card: str, check: Callable[[Path], None] | None
 ) -> None:
-    """Writes a converted model beside its place and renames it: the folder is whole, or as it was.
+    """Write a converted model: the folder is whole, or as it was.
 
     Args:
         folder: where to write; replaced if it exists.
@@ -232,7 +232,7 @@ def write_folder(
         card: text of the model card.
         check: looks at what was written, and raises where it is wrong.
     """
-    with draft_of(folder) as draft:
+    with write_folder(folder) as draft:
         write(draft)
         if parts:
             Data2VecProcessor(**parts).save_pretrained(draft)

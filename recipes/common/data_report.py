@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 import torch
 from torch.utils.data import Dataset
 
+from .atomic import write_json
 from .decoding import BadSample
 from .optional import MissingDependencyError
 
@@ -129,9 +130,7 @@ def collect_data_report() -> Iterator[DataReport]:
 def keep_report(report: DataReport, path: Path) -> None:
     """Keeps what was met while a data set was read as a whole, for those who will read what was made of it."""
     bad = [record[3:] for record in report.bad.values()]
-    draft = path.with_suffix(".draft")
-    draft.write_text(json.dumps({"draws": sum(report.draws.values()), "bad": bad}), encoding="utf-8")
-    draft.replace(path)
+    write_json(path, {"draws": sum(report.draws.values()), "bad": bad})
 
 
 def repeat_report(path: Path, dataset: Any) -> None:

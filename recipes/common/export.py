@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -12,6 +11,7 @@ from transformers import Wav2Vec2FeatureExtractor
 
 from modeling_d2v import Data2VecConfig, Data2VecImageProcessor, Data2VecProcessor
 from modeling_d2v.model_card import CARD
+from recipes.common.atomic import write_folder
 from recipes.common.optional import need
 from recipes.common.publication import publish_checkpoint
 
@@ -57,7 +57,7 @@ def export(
 ) -> Path:
     """Writes weights, configuration, code and input preparation into `folder`.
 
-    The folder is written beside its place and renamed, so that it is never half there.
+    The folder appears whole or not at all.
 
     Args:
         model: the trained `Data2VecForPreTraining`.
@@ -66,17 +66,9 @@ def export(
         tokenizer: tokenizer of the text.
         card: text of README.md.
     """
-    folder = Path(folder)
-    draft = folder.with_name(f".{folder.name}.draft")
-    shutil.rmtree(draft, ignore_errors=True)
-    try:
+    with write_folder(folder) as draft:
         write(draft, model, transforms, tokenizer, card)
-    except BaseException:
-        shutil.rmtree(draft, ignore_errors=True)
-        raise
-    shutil.rmtree(folder, ignore_errors=True)
-    draft.rename(folder)
-    return folder
+    return Path(folder)
 
 
 def write(draft: Path, model: Any, transforms: dict[str, Any], tokenizer: Any, card: str | None) -> None:

@@ -30,7 +30,8 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from modeling_d2v import Data2VecConfig
-from recipes.common.finetuning_resume import check_options, is_finished, resume_point, write_json
+from recipes.common.atomic import write_json
+from recipes.common.finetuning_resume import check_options, is_finished, resume_point
 from recipes.common.finetuning_trainer import FinetuningTrainer, check_bad_samples
 from recipes.common.optional import MissingDependencyError
 

@@ -12,12 +12,14 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from recipes.common.atomic import write_json
+
 
 if TYPE_CHECKING:
     from recipes.common.finetuning import FinetuningArguments
 
 
-__all__ = ["check_options", "is_finished", "newest_checkpoint", "resume_point", "write_json"]
+__all__ = ["check_options", "is_finished", "newest_checkpoint", "resume_point"]
 
 logger = logging.getLogger(__name__)
 
@@ -119,14 +121,6 @@ def check_options(args: FinetuningArguments, origin: dict[str, Any], resumes: bo
             f"The run in {args.output_dir} was started with other options ({'; '.join(changed)}). Put them back to go "
             "on with it, or choose another --output_dir."
         )
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Writes a file that is never half there."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.draft")
-    draft.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    draft.replace(path)
 
 
 def _read_json(path: Path) -> dict[str, Any] | None:

@@ -18,6 +18,7 @@ import numpy as np
 from huggingface_hub.utils import WeakFileLock
 from tqdm.auto import tqdm
 
+from recipes.common.atomic import write_file
 from recipes.common.datasets import SAMPLING_RATE, RawDataset
 from recipes.common.decoding import BadSample
 from recipes.common.optional import need
@@ -109,9 +110,9 @@ def _kept(dataset: RawDataset, kind: str, find: Callable[[RawDataset], np.ndarra
     # One process of a machine looks them up, the others wait for what it found.
     with WeakFileLock(path.with_suffix(".lock")):
         if not path.is_file():
-            draft = path.with_suffix(".tmp.npy")
-            np.save(draft, find(dataset))
-            draft.replace(path)
+            found = find(dataset)
+            with write_file(path) as file:
+                np.save(file, found)
     return np.load(path)
 
 

@@ -17,6 +17,7 @@ from typing import Any
 import yaml
 
 from modeling_d2v.configuration_modalities import MODALITIES
+from recipes.common.atomic import write_text
 from recipes.common.option_errors import OptionError
 from recipes.common.options import Options
 
@@ -96,9 +97,12 @@ def build_options(tree: dict[str, Any]) -> Options:
 
 
 def save_options(options: Options, path: Path) -> None:
-    """Writes the resolved options as YAML."""
-    tree = dataclasses.asdict(options)
-    Path(path).write_text(yaml.safe_dump(tree, sort_keys=False), encoding="utf-8")
+    """Write the resolved options as YAML.
+
+    Raises:
+        WriteError: they cannot be written.
+    """
+    write_text(path, yaml.safe_dump(dataclasses.asdict(options), sort_keys=False))
 
 
 def _apply(tree: dict[str, Any], override: str) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 from huggingface_hub.utils import WeakFileLock
 from torch.utils.data import Dataset
 
+from .atomic import write_file
 from .data_report import collect_data_report, keep_report, repeat_report
 from .datasets import RawDataset
 from .decoding import BadSample
@@ -104,17 +105,13 @@ def _tokens_of(dataset: RawDataset, tokenizer: Any, cache_dir: str | Path | None
     # One process of a machine tokenises, the others wait for its file.
     with WeakFileLock(path.with_suffix(".lock")):
         if not path.is_file():
-            # Renamed when whole, so that a run that is killed here leaves no half file behind.
-            draft = path.with_suffix(".tmp")
-            with collect_data_report() as report, open(draft, "wb") as file:
+            with collect_data_report() as report, write_file(path) as file:
                 for ids in _tokenise(documents, tokenizer):
                     ids.tofile(file)
-            if not draft.stat().st_size:
-                draft.unlink()
-                _raise_unusable(dataset)
-            # What was met is of interest to every run that takes the tokens from here.
-            keep_report(report, path.with_suffix(".json"))
-            draft.replace(path)
+                if not file.tell():
+                    _raise_unusable(dataset)
+                # What was met is of interest to every run that takes the tokens from here.
+                keep_report(report, path.with_suffix(".json"))
     repeat_report(path.with_suffix(".json"), dataset)
     return np.memmap(path, dtype=np.int32, mode="r")
 

@@ -23,9 +23,10 @@ from typing import Any, Protocol
 import torch
 
 import modeling_d2v
+from recipes.common.atomic import write_json
 from recipes.common.options import Options
 from recipes.common.processes import ONE_PROCESS, Processes
-from recipes.common.storage import WriteError, writing
+from recipes.common.storage import WriteError
 
 
 RECORD_FILE = "run.json"
@@ -103,15 +104,8 @@ class RunRecord:
         Raises:
             WriteError: it cannot be written.
         """
-        draft = self.folder / f"{RECORD_FILE}.draft"
-        with writing("The record of the run", self.folder):
-            with open(draft, "w", encoding="utf-8") as file:
-                json.dump(self.content, file, indent=1, default=str)
-                file.write("\n")
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(draft, self.folder / RECORD_FILE)
-            (self.folder / _FORMER_FILE).unlink(missing_ok=True)
+        write_json(self.folder / RECORD_FILE, self.content, "The record of the run", default=str)
+        (self.folder / _FORMER_FILE).unlink(missing_ok=True)
 
 
 class Progress(Protocol):

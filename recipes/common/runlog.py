@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from recipes.common.atomic import write_text
 from recipes.common.storage import writing
 
 
@@ -93,10 +94,7 @@ class RunLog:
         self.last: dict[str, Any] = {}
         if path is not None and path.exists():
             kept = [line for line in read_log(path) if line["step"] <= step]
-            draft = path.with_suffix(".draft")
-            with writing("The log", path.parent):
-                draft.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
-                os.replace(draft, path)
+            write_text(path, "".join(json.dumps(line) + "\n" for line in kept), "The log")
             self.last = kept[-1] if kept else {}
 
     def write(self, record: dict[str, Any]) -> None:

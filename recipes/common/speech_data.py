@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from torch.utils.data import Sampler
 
+from recipes.common.atomic import write_json
 from recipes.common.datasets import RawDataset, open_dataset
-from recipes.common.finetuning_resume import write_json
 from recipes.common.option_errors import at_least
 from recipes.common.sample_order import stable_seed
 from recipes.common.tables import SplitNotFoundError, column_named_by

@@ -12,7 +12,7 @@ from typing import Any
 
 from accelerate import PartialState
 
-from recipes.common.finetuning_resume import write_json
+from recipes.common.atomic import write_json
 
 
 __all__ = ["sweep"]

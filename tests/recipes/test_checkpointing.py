@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from recipes.common import checkpointing
+from recipes.common import atomic
 from recipes.common.checkpointing import (
     CheckpointError,
     CheckpointFolder,
@@ -148,18 +148,18 @@ def test_old_ones_are_removed_only_after_the_new_one_is_there(tmp_path, monkeypa
     for step in (1, 2):
         save(tmp_path, step, keep_last=1)
     flushed = []
-    flush, rename = checkpointing._flush, os.rename
+    flush, rename = atomic.flush, os.rename
 
     def note(source, target):
-        if str(target).endswith("removed_step_00000002"):
+        if str(target).endswith(".step_00000002.old"):
             assert tmp_path in flushed and what_is_missing(tmp_path / "step_00000003", content=True) is None
         rename(source, target)
 
-    monkeypatch.setattr(checkpointing, "_flush", lambda path: (flush(path), flushed.append(path)))
-    monkeypatch.setattr(checkpointing.os, "rename", note)
+    monkeypatch.setattr(atomic, "flush", lambda path: (flush(path), flushed.append(path)))
+    monkeypatch.setattr(os, "rename", note)
     path = save(tmp_path, 3, keep_last=1)
     assert list(tmp_path.iterdir()) == [path]
-    assert {entry.name for entry in flushed} >= {"model.safetensors", "optimizer.pt", MANIFEST, ".draft_00000003"}
+    assert {entry.name for entry in flushed} >= {"model.safetensors", "optimizer.pt", MANIFEST, ".step_00000003.draft"}
 
 
 def test_some_are_kept_for_ever(tmp_path):
@@ -176,7 +176,7 @@ def test_torn_checkpoint_is_replaced_by_a_later_save_of_its_step(tmp_path):
 
 
 def test_draft_of_a_killed_save_is_neither_used_nor_kept(tmp_path):
-    draft = tmp_path / ".draft_00000005"
+    draft = tmp_path / ".step_00000005.draft"
     draft.mkdir()
     (draft / "model.safetensors").write_bytes(b"half")
     assert CheckpointFolder(tmp_path).newest() is None
@@ -211,7 +211,7 @@ def test_each_process_gets_its_own_state_back(tmp_path):
             # The main process waits after its draft is made until the other one has written its file.
             if not calls:
                 calls.append(1)
-                own = tmp_path / ".draft_00000001" / "process_1.pt"
+                own = tmp_path / ".step_00000001.draft" / "process_1.pt"
                 torch.save({"random": random_states(), "state": "second"}, own)
             return [value]
 

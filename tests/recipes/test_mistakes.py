@@ -137,7 +137,7 @@ def test_left_over_tokenizer_is_replaced_unless_the_run_has_a_checkpoint(tmp_pat
     first = prepare_tokenizer(options, old, folder)
     assert spelled(prepare_tokenizer(options, new, folder, write=False)) == spelled(first), "another process reads it"
     if left_over == "draft":
-        folder.rename(folder.with_name("tokenizer.draft"))
+        folder.rename(folder.with_name(".tokenizer.draft"))
     for path in folder.glob("*"):
         if left_over == "empty" or (left_over == "config only" and path.name != "tokenizer_config.json"):
             path.unlink()

@@ -289,7 +289,7 @@ def test_full_disk_ends_all_processes_with_one_sentence(server, config, tmp_path
     assert "Traceback" not in running.text()
     assert running.text().count("CheckpointError: The checkpoint of step") == 2
     assert CheckpointFolder(tmp_path / "run" / "checkpoints").newest() is not None
-    assert not list((tmp_path / "run" / "checkpoints").glob(".draft*"))
+    assert not list((tmp_path / "run" / "checkpoints").glob(".*"))
 
 
 @pytest.mark.slow

@@ -249,14 +249,13 @@ def test_run_killed_while_it_saves_goes_on_from_the_checkpoint_before(config, tm
     program = (
         "import os, signal, sys\n"
         f"sys.path.insert(0, {str(ROOT)!r})\n"
-        "from recipes.common import checkpointing\n"
         "from recipes.pretrain import main\n"
         "rename = os.rename\n"
         "def killing(source, target):\n"
         "    if str(target).endswith('step_00000004'):\n"
         "        os.kill(os.getpid(), signal.SIGKILL)\n"
         "    rename(source, target)\n"
-        "checkpointing.os.rename = killing\n"
+        "os.rename = killing\n"
         "main(sys.argv[1:])\n"
     )
     arguments = command(config, folder, DROPOUT)[1:]
@@ -264,12 +263,12 @@ def test_run_killed_while_it_saves_goes_on_from_the_checkpoint_before(config, tm
                           capture_output=True)  # fmt: skip
     assert done.returncode == -signal.SIGKILL, done.stderr.decode()[-2000:]
     assert CheckpointFolder(folder / "checkpoints").newest().name == "step_00000002"
-    assert (folder / "checkpoints" / ".draft_00000004" / "model.safetensors").exists()
+    assert (folder / "checkpoints" / ".step_00000004.draft" / "model.safetensors").exists()
 
     pretrain(config, folder, DROPOUT)
     pretrain(config, tmp_path / "whole", DROPOUT)
     assert_same_run(tmp_path / "whole", folder)
-    assert not list((folder / "checkpoints").glob(".draft*"))
+    assert not list((folder / "checkpoints").glob(".*"))
 
 
 @pytest.mark.slow

@@ -2,12 +2,12 @@
 
 import contextlib
 import json
+import os
 from types import SimpleNamespace
 
 import pytest
 import torch
 
-from recipes.common import run_record
 from recipes.common.building import build_config
 from recipes.common.option_files import load_options, save_options
 from recipes.common.processes import ONE_PROCESS, Processes
@@ -62,7 +62,7 @@ def test_a_full_disk_is_a_sentence_and_does_not_hide_what_stopped_the_run(option
         raise OSError(28, "No space left on device")
 
     with pytest.raises(ZeroDivisionError), training(options):
-        monkeypatch.setattr(run_record.os, "fsync", refuse)
+        monkeypatch.setattr(os, "fsync", refuse)
         raise ZeroDivisionError
     with pytest.raises(WriteError, match="record"):
         RunRecord(tmp_path).save()
