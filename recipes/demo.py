@@ -27,6 +27,7 @@ from transformers.utils import logging as transformers_logging
 
 from recipes.common.option_errors import OptionError
 from recipes.common.option_files import load_options
+from recipes.common.text import table
 from recipes.plot import plot_runs
 from recipes.pretrain import pretrain
 from recipes.probe import run_probe
@@ -101,14 +102,14 @@ def run_demo(output_dir: str | Path, seed: int = 0, steps: int | None = None, ov
 
 def format_table(results: dict[str, dict]) -> str:
     """Lay out accuracies as aligned text, a block a modality; results by modality, as `run_probe` returns them."""
-    lines = [f"{'accuracy in %':<24}{'linear':>8}{'kNN':>8}{'few':>14}"]
+    lines = [_row("accuracy in %", "linear", "kNN", "few")]
     for modality, result in results.items():
         name, content = CONTENT[modality]
         lines += ["", f"{name}: {content} ({result['classes']} classes, chance {result['chance']:.0f})"]
         rows = {"pretrained": result["pretrained"], "random": result["random"], **result["simple"]}
         for key, row in rows.items():
             few = f"{row['few']:.1f} ± {row['few_std']:.1f}"
-            lines.append(f"  {ROW_NAMES.get(key, key):<22}{row['linear']:>8.1f}{row['knn']:>8.1f}{few:>14}")
+            lines.append(_row(f"  {ROW_NAMES.get(key, key)}", f"{row['linear']:.1f}", f"{row['knn']:.1f}", few))
     some = next(iter(results.values()))
     lines += [
         "",
@@ -117,6 +118,10 @@ def format_table(results: dict[str, dict]) -> str:
         f"{len(some['seeds'])} draws. Encoders are frozen; a sample is the mean token of\nthe last block.",
     ]
     return "\n".join(lines)
+
+
+def _row(*cells: str) -> str:
+    return table([cells], align="<>", widths=(24, 6, 6, 12))
 
 
 def verdict(results: dict[str, dict]) -> str:

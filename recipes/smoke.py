@@ -35,12 +35,8 @@ from recipes.common.option_files import load_options, pretraining_configs
 from recipes.common.reduced import reduced_overrides
 from recipes.common.runlog import read_log
 from recipes.common.scaling import scale_batch
+from recipes.common.text import table
 from recipes.pretrain import main as pretrain
-
-
-COLUMNS = {
-    "name": "<", "preset": "<", "parameters": ">", "steps": ">", "first loss": ">", "last loss": ">", "seconds": ">"
-}  # fmt: skip
 
 
 def smoke(config: str, steps: int, folder: Path) -> dict[str, Any]:
@@ -91,14 +87,6 @@ def parameters(config: Any) -> int:
     return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
 
 
-def table(rows: list[dict[str, Any]]) -> str:
-    """The rows as aligned text, under their names."""
-    cells = [dict(zip(COLUMNS, COLUMNS, strict=True)), *rows]
-    widths = {name: max(len(str(row[name])) for row in cells) for name in COLUMNS}
-    return "\n".join("  ".join(f"{row[name]!s:{side}{widths[name]}}" for name, side in COLUMNS.items()).rstrip()
-                     for row in cells)  # fmt: skip
-
-
 def main(arguments: list[str] | None = None) -> list[dict[str, Any]]:
     """Runs configurations one after another and prints the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -115,7 +103,7 @@ def main(arguments: list[str] | None = None) -> list[dict[str, Any]]:
             ]
     finally:
         logging.disable(logging.NOTSET)
-    print(table(rows))
+    print(table([list(rows[0]), *(row.values() for row in rows)], align="<<>"))
     return rows
 
 

@@ -26,7 +26,7 @@ from recipes.common.options import Options
 from recipes.common.processes import Processes
 from recipes.common.run_state import checkpoint_bytes
 from recipes.common.start_advice import advice_at_start
-from recipes.common.storage import readable_bytes
+from recipes.common.text import readable_bytes
 from recipes.common.throughput import DTYPES, peak_memory_gib
 from recipes.common.training import Pretraining
 

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from recipes.common.options import Options
-from recipes.common.runlog import duration
-from recipes.common.storage import free_text, readable_bytes
+from recipes.common.storage import free_text
+from recipes.common.text import duration, readable_bytes, table
 
 
 ADVICE = (
@@ -89,4 +89,4 @@ def _run(options: Options, found: dict[str, Any]) -> list[str]:
 
 
 def _row(name: str, value: str) -> str:
-    return f"  {name:<48}{value:>16}"
+    return "  " + table([(name, value)], align="<>", widths=(46, 16))

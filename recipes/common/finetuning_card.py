@@ -9,6 +9,7 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCardData
 
 from recipes.common.run_card import inherited_license
+from recipes.common.text import table
 
 
 __all__ = ["finetuned_card"]
@@ -90,9 +91,9 @@ def finetuned_card(
     if tasks:
         parts.append(f"## Use\n\n{USE.format(task=tasks, name=repository or name)}")
     if metrics:
-        parts.append(f"## Results on the evaluation data\n\n{_table('metric', metrics)}")
+        parts.append(f"## Results on the evaluation data\n\n{table(_rows('metric', metrics), markdown=True)}")
     if settings:
-        parts.append(f"## Training\n\n{_table('setting', settings)}")
+        parts.append(f"## Training\n\n{table(_rows('setting', settings), markdown=True)}")
     return "\n\n".join(parts) + "\n"
 
 
@@ -100,7 +101,6 @@ def _is_result(key: str) -> bool:
     return key.startswith(("eval_", "test_")) and not key.endswith(NO_RESULTS)
 
 
-def _table(head: str, rows: Mapping[str, Any]) -> str:
-    shown = {key: f"{value:.4g}" if isinstance(value, float) else str(value) for key, value in rows.items()}
-    lines = [f"| {head} | value |", "|---|---|", *(f"| {key} | {value} |" for key, value in shown.items())]
-    return "\n".join(lines)
+def _rows(head: str, values: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    shown = ((key, f"{value:.4g}" if isinstance(value, float) else value) for key, value in values.items())
+    return [(head, "value"), *shown]

@@ -14,10 +14,12 @@ from typing import Any
 import yaml
 
 from modeling_d2v import Data2VecConfig
-from modeling_d2v.model_card import CARD, DEFAULT_LICENSE, choose_license, model_card, read_license, table
+from modeling_d2v.model_card import CARD, DEFAULT_LICENSE, choose_license, model_card, read_license
+from modeling_d2v.model_card import table as facts_table
 from recipes.common.option_files import read_yaml
 from recipes.common.run_record import read_record
-from recipes.common.runlog import duration, read_log
+from recipes.common.runlog import read_log
+from recipes.common.text import duration, table
 
 
 OPTIONS_FILE, LOG_FILE = "run.yaml", "log.jsonl"
@@ -109,10 +111,10 @@ def training_sections(
     start = options.get("init_from") or options.get("backbone")
     sources = [(modality, source) for modality in modalities for source in _sources(options["data"][modality])]
     sections = {
-        "Training data": _markdown_table(
-            ("modality", "data"), [(modality, f"`{_shown(source)}`") for modality, source in sources]
+        "Training data": table(
+            [("modality", "data"), *((modality, f"`{_shown(source)}`") for modality, source in sources)], markdown=True
         ),
-        "Training": table(_settings(options, log, start) | _speed(log, record)),
+        "Training": facts_table(_settings(options, log, start) | _speed(log, record)),
         "Loss": _losses(log, modalities, pictures),
         "Results": _results(probes, weights),
         "Code": _code(record, options),
@@ -176,11 +178,12 @@ def _losses(log: list[dict[str, Any]], modalities: list[str], pictures: Sequence
             continue
         chosen = sorted({round(i * (len(lines) - 1) / (LOSS_ROWS - 1)) for i in range(LOSS_ROWS)})
         columns = [key for key in _COLUMNS if f"{modality}/{key}" in lines[-1]]
+        head = (f"step ({modality})", *(key.replace("_", " ") for key in columns))
         rows = [
             (line["step"], *(_number(line.get(f"{modality}/{key}")) for key in columns))
             for line in (lines[i] for i in chosen)
         ]
-        parts.append(_markdown_table((f"step ({modality})", *(key.replace("_", " ") for key in columns)), rows))
+        parts.append(table([head, *rows], markdown=True))
     if parts:
         parts.append("A low loss does not show that features are useful; a probe of them does.")
     return "\n\n".join(parts)
@@ -203,7 +206,7 @@ def _results(paths: Sequence[Path], weights: str) -> str:
     text = "Accuracy in % of frozen features on test data (`recipes/probe.py`), beside the same encoder untrained."
     if weights == "teacher":
         text += " Measured with the weights of the student; those published here are the teacher's."
-    return f"{text}\n\n{_markdown_table(head, rows)}"
+    return f"{text}\n\n{table([head, *rows], markdown=True)}"
 
 
 def _code(record: dict[str, Any], options: dict[str, Any]) -> str:
@@ -211,7 +214,7 @@ def _code(record: dict[str, Any], options: dict[str, Any]) -> str:
     parts = []
     if starts:
         last = {key: value for key, value in starts[-1].items() if value is not None and key not in _OF_THE_START}
-        parts.append(table({**last, **({"starts": len(starts)} if len(starts) > 1 else {})}))
+        parts.append(facts_table({**last, **({"starts": len(starts)} if len(starts) > 1 else {})}))
     kept = _without_paths({key: value for key, value in options.items() if key not in _HIDDEN})
     text = yaml.safe_dump(kept, sort_keys=False)
     parts.append(f"<details><summary>All options of recipes/pretrain.py</summary>\n\n```yaml\n{text}```\n\n</details>")
@@ -263,8 +266,3 @@ def _without_paths(value: Any) -> Any:
 
 def _number(value: float | None) -> str:
     return "" if value is None else f"{value:.4g}"
-
-
-def _markdown_table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)

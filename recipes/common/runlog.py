@@ -13,6 +13,7 @@ from torch import Tensor
 
 from recipes.common.atomic import write_text
 from recipes.common.storage import writing
+from recipes.common.text import duration
 
 
 class MetricsWindow:
@@ -138,15 +139,3 @@ def one_line(record: dict[str, Any], max_steps: int) -> str:
         shown.append(f"waiting for data {record['data_wait']:.0%}")
     shown.append(f"left {duration((max_steps - record['step']) * record['step_seconds'])}")
     return "  ".join(shown)
-
-
-def duration(seconds: float) -> str:
-    """Seconds as people say them: "45 s", "12 min", "3 h 20 min", "6 d 4 h"."""
-    minutes = round(seconds / 60)
-    if seconds < 99.5:
-        return f"{seconds:.0f} s"
-    if minutes < 60:
-        return f"{minutes} min"
-    if minutes < 48 * 60:
-        return f"{minutes // 60} h {minutes % 60} min"
-    return f"{minutes // (24 * 60)} d {minutes // 60 % 24} h"

@@ -23,6 +23,7 @@ from recipes.common.building import build_config
 from recipes.common.option_errors import OptionError
 from recipes.common.option_files import flatten
 from recipes.common.options import ModalityOptions, OptimOptions, Options
+from recipes.common.text import table
 
 
 TEACHER_FIELDS = ("ema_decay", "ema_end_decay", "ema_anneal_end_step")
@@ -53,12 +54,10 @@ def scaling_table(before: Options, after: Options) -> str:
     old, new = (flatten(dataclasses.asdict(options)) for options in (before, after))
     config = _config(before)
     old |= {f"model.{name}": getattr(config, name) for name in TEACHER_FIELDS}
-    rows = [(name, f"{old.get(name)}", f"{value}") for name, value in new.items()
+    rows = [(name, old.get(name), value) for name, value in new.items()
             if value != old.get(name) and name != "batch_scale"]  # fmt: skip
     rows.insert(0, ("option", "configured", "scaled"))
-    widths = [max(len(row[column]) for row in rows) for column in range(3)]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    return "\n".join([f"batch_scale={before.batch_scale:g} changes:", *lines])
+    return f"batch_scale={before.batch_scale:g} changes:\n{table(rows)}"
 
 
 def _scale_section(name: str, section: ModalityOptions, scale: float) -> ModalityOptions:

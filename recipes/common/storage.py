@@ -11,10 +11,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from recipes.common.text import readable_bytes
+
 
 logger = logging.getLogger(__name__)
-
-UNITS = ("bytes", "KiB", "MiB", "GiB", "TiB")
 
 
 class WriteError(RuntimeError):
@@ -91,19 +91,6 @@ def free_text(folder: Path) -> str:
     """How much room there is, for a message."""
     free = free_bytes(Path(folder))
     return "how much is free is not known" if free is None else f"{readable_bytes(free)} are free"
-
-
-def readable_bytes(count: float) -> str:
-    """A number of bytes for people.
-
-    >>> readable_bytes(1536)
-    '1.5 KiB'
-    """
-    for unit in UNITS[:-1]:
-        if count < 1024:
-            return f"{count:.0f} {unit}" if unit == "bytes" else f"{count:.1f} {unit}"
-        count /= 1024
-    return f"{count:.1f} {UNITS[-1]}"
 
 
 def check_writable(folder: Path) -> None:

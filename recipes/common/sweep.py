@@ -13,6 +13,7 @@ from typing import Any
 from accelerate import PartialState
 
 from recipes.common.atomic import write_json
+from recipes.common.text import table
 
 
 __all__ = ["sweep"]
@@ -76,7 +77,7 @@ def sweep(
     summary = _sum_up(runs, learning_rates, metric, max if greater_is_better else min)
     if PartialState().is_main_process:
         write_json(Path(folder) / SUMMARY_FILE, summary)
-        print(_table(summary, metric))
+        print(_report(summary, metric))
     return summary
 
 
@@ -109,16 +110,13 @@ def _sum_up(runs: list[dict[str, Any]], rates: Sequence[float], metric: str, bet
     return {"metric": metric, "runs": runs, "learning_rates": by_rate, "best": chosen["folder"]}
 
 
-def _table(summary: dict[str, Any], metric: str) -> str:
+def _report(summary: dict[str, Any], metric: str) -> str:
     """The runs, seed by seed, with the summary of each learning rate."""
     seeds = list(dict.fromkeys(run["seed"] for run in summary["runs"]))
     scale, unit = (1, "") if metric.endswith("loss") else (100, " in %")
-    head = ["learning rate", *(f"seed {seed}" for seed in seeds), "median", "best", "std"]
-    rows = [head]
+    rows = [["learning rate", *(f"seed {seed}" for seed in seeds), "median", "best", "std"]]
     for entry in summary["learning_rates"]:
         own = {run["seed"]: run[metric] for run in summary["runs"] if run["learning_rate"] == entry["learning_rate"]}
         values = [*(own[seed] for seed in seeds), entry["median"], entry["best"], entry["spread"]]
         rows.append([f"{entry['learning_rate']:g}", *(f"{scale * value:.2f}" for value in values)])
-    widths = [max(len(row[place]) for row in rows) for place in range(len(head))]
-    lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
-    return "\n".join([f"{metric}{unit}, by learning rate and seed", *lines, f"best: {summary['best']}"])
+    return f"{metric}{unit}, by learning rate and seed\n{table(rows, align='>')}\nbest: {summary['best']}"

@@ -14,7 +14,7 @@ from recipes.common.checkpointing import CheckpointError, CheckpointFolder
 from recipes.common.manifest import what_is_missing
 from recipes.common.processes import Processes
 from recipes.common.runlog import RunLog, read_log
-from recipes.common.storage import WriteError, check_writable, readable_bytes, warn_of_little_room, writing
+from recipes.common.storage import WriteError, check_writable, warn_of_little_room, writing
 
 
 @contextmanager
@@ -171,8 +171,3 @@ def test_little_room_is_said_at_the_start(tmp_path, monkeypatch, caplog):
     assert warn_of_little_room(tmp_path, 1000, 3) and not caplog.text
     assert not warn_of_little_room(tmp_path, 1001, 3)
     assert "3 of about 1001 bytes" in caplog.text and "2.9 KiB, and 2.9 KiB are free" in caplog.text
-
-
-def test_bytes_for_people():
-    assert [readable_bytes(count) for count in (0, 1023, 1024, 3 * 2**29, 2**45)] == [
-        "0 bytes", "1023 bytes", "1.0 KiB", "1.5 GiB", "32.0 TiB"]  # fmt: skip

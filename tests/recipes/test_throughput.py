@@ -10,7 +10,7 @@ from recipes.common import throughput
 from recipes.common.batches import MicroBatch
 from recipes.common.flops import StepFlops
 from recipes.common.processes import Processes
-from recipes.common.runlog import duration, one_line
+from recipes.common.runlog import one_line
 from recipes.common.throughput import SPEED_FACTS, SpeedMeter, matmul_peak
 
 
@@ -95,14 +95,6 @@ def test_the_rate_of_the_machine_leaves_the_random_state_alone():
     rate = matmul_peak(CPU, torch.float32, seconds=0.0)
     assert 1e8 < rate < 1e14 and time.perf_counter() - started < 5
     assert torch.equal(before, torch.get_rng_state())
-
-
-@pytest.mark.parametrize(
-    "seconds, words",
-    [(0.2, "0 s"), (99, "99 s"), (100, "2 min"), (3599, "1 h 0 min"), (12_000, "3 h 20 min"), (532_800, "6 d 4 h")],
-)
-def test_durations_are_said_as_people_say_them(seconds, words):
-    assert duration(seconds) == words
 
 
 def test_a_line_for_people_tells_speed_and_time_left():
