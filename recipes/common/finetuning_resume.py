@@ -110,11 +110,8 @@ def check_options(args: FinetuningArguments, origin: dict[str, Any], resumes: bo
         if args.process_index == 0:
             write_json(path, options)
         return
-    # What a run of an earlier version did not write down cannot be compared.
     changed = [
-        f"{name}: {before[name]} -> {value}"
-        for name, value in options.items()
-        if name in before and before[name] != value
+        f"{name}: {before.get(name)} -> {value}" for name, value in options.items() if before.get(name) != value
     ]
     if changed:
         raise ValueError(

@@ -47,15 +47,14 @@ def what_is_missing(checkpoint: Path, content: bool = False) -> str | None:
 
     Args:
         checkpoint: its folder.
-        content: whether to read the files and compare their checksums too. Manifests of earlier versions hold none;
-            theirs are told by size alone.
+        content: whether to read the files and compare their checksums too.
     """
     try:
         manifest = json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8"))
         files = _listed_files(manifest)
     except (OSError, ValueError):
         return f"it has no readable {MANIFEST}"
-    if step_of(checkpoint) not in (None, manifest.get("step", step_of(checkpoint))):
+    if step_of(checkpoint) not in (None, manifest["step"]):
         return f"{MANIFEST} is of step {manifest['step']}"
     unlisted = [name for name in NEEDED if name not in files]
     if unlisted:
@@ -68,18 +67,17 @@ def what_is_missing(checkpoint: Path, content: bool = False) -> str | None:
 
 
 def _listed_files(manifest: Any) -> dict[str, dict[str, Any]]:
-    """Entry of each file; earlier versions wrote a size in its place.
+    """Return the entry of each file.
 
     Raises:
         ValueError: the manifest is something else.
     """
-    files = manifest.get("files", manifest) if isinstance(manifest, dict) else None
+    files = manifest["files"] if isinstance(manifest, dict) and manifest.keys() == {"step", "files"} else None
     if not isinstance(files, dict):
-        raise ValueError("no manifest")
-    entries = {name: {"bytes": entry} if isinstance(entry, int) else entry for name, entry in files.items()}
-    if not all(isinstance(entry, dict) and isinstance(entry.get("bytes"), int) for entry in entries.values()):
-        raise ValueError("no manifest")
-    return entries
+        raise ValueError(f"{MANIFEST} is not a manifest.")
+    if not all(isinstance(entry, dict) and entry.keys() == {"bytes", "crc32"} for entry in files.values()):
+        raise ValueError(f"{MANIFEST} has an entry that is not one of a file.")
+    return files
 
 
 def _what_is_wrong(path: Path, entry: dict[str, Any], content: bool) -> str | None:
@@ -87,7 +85,7 @@ def _what_is_wrong(path: Path, entry: dict[str, Any], content: bool) -> str | No
         size = os.stat(path).st_size
         if size != entry["bytes"]:
             return f"{path.name} has {size} bytes instead of {entry['bytes']}"
-        if content and entry.get("crc32") not in (None, checksum(path)):
+        if content and entry["crc32"] != checksum(path):
             return f"{path.name} has other content than was written"
     except FileNotFoundError:
         return f"{path.name} is missing"

@@ -106,4 +106,4 @@ def where_not_finite(
 def restore_counts(policy: NonFinitePolicy, progress: Mapping[str, Any]) -> None:
     """Puts the counts back to what a checkpoint's progress says."""
     policy.skipped, policy.in_a_row = progress["skipped"], progress["bad_in_a_row"]
-    policy.counted = progress.get("bad_steps", policy.skipped)
+    policy.counted = progress["bad_steps"]

@@ -122,4 +122,4 @@ def learning_rate(
 def set_learning_rate(optimizer: torch.optim.Optimizer, value: float) -> None:
     """Gives all parameter groups one learning rate, times the factor of each."""
     for group in optimizer.param_groups:
-        group["lr"] = value * group.get("lr_factor", 1.0)  # checkpoints of before have none
+        group["lr"] = value * group["lr_factor"]

@@ -148,10 +148,9 @@ def _settings(options: dict[str, Any], log: list[dict[str, Any]], start: str | N
 
 
 def _rate(optim: dict[str, Any]) -> str:
-    """Course of the learning rate; runs from before there was another one say nothing of its kind."""
-    held = f", held {optim['hold']:g}" if optim.get("hold") else ""
-    curve = optim.get("curve", "cosine")
-    return f"{optim['lr']:g}, warm-up {optim['warmup']:g}{held}, then {curve} to {optim['min_lr']:g}"
+    """Return the course of the learning rate in words."""
+    held = f", held {optim['hold']:g}" if optim["hold"] else ""
+    return f"{optim['lr']:g}, warm-up {optim['warmup']:g}{held}, then {optim['curve']} to {optim['min_lr']:g}"
 
 
 def _speed(log: list[dict[str, Any]], record: dict[str, Any]) -> dict[str, Any]:

@@ -30,8 +30,6 @@ from recipes.common.storage import WriteError
 
 
 RECORD_FILE = "run.json"
-# What runs kept before there was a record: the list of their starts alone.
-_FORMER_FILE = "environment.json"
 LIBRARIES = ("torch", "transformers", "accelerate", "datasets", "tokenizers")
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -105,7 +103,6 @@ class RunRecord:
             WriteError: it cannot be written.
         """
         write_json(self.folder / RECORD_FILE, self.content, "The record of the run", default=str)
-        (self.folder / _FORMER_FILE).unlink(missing_ok=True)
 
 
 class Progress(Protocol):
@@ -136,15 +133,12 @@ def recorded(record: RunRecord, run: Progress) -> Iterator[None]:
 
 def read_record(folder: Path) -> dict[str, Any]:
     """Content of the record in the folder of a run; {"starts": []} where it is missing or broken."""
-    for name in (RECORD_FILE, _FORMER_FILE):
-        try:
-            content = json.loads((Path(folder) / name).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            continue
-        content = {"starts": content} if name == _FORMER_FILE else content
-        if isinstance(content, dict) and isinstance(content.get("starts"), list):
-            return content
-    return {"starts": []}
+    try:
+        content = json.loads((Path(folder) / RECORD_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        content = None
+    is_record = isinstance(content, dict) and isinstance(content.get("starts"), list)
+    return content if is_record else {"starts": []}
 
 
 def environment(processes: Processes = ONE_PROCESS, engine: str = "one process") -> dict[str, Any]:

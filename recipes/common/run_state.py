@@ -150,19 +150,19 @@ def checkpoint_bytes(model: nn.Module) -> int:
     return size_in_bytes(list(model.parameters())) + size_in_bytes(list(model.buffers())) + 2 * 4 * trained
 
 
-def check_same_data(saved: dict[str, Any] | None, present: dict[str, Any] | None, checkpoint: Path) -> None:
+def check_same_data(saved: dict[str, Any], present: dict[str, Any], checkpoint: Path) -> None:
     """Refuses to go on with data that would not give the sample order of the run.
 
     Args:
-        saved: `StepDataset.fingerprint` of the checkpoint; None in those written before it was kept.
+        saved: `StepDataset.fingerprint` of the checkpoint.
         present: that of the data now.
         checkpoint: for the message.
 
     Raises:
         OptionError: names the modality and what differs.
     """
-    for name, before in (saved or {}).items():
-        now = (present or {}).get(name)
+    for name, before in saved.items():
+        now = present.get(name)
         if now is None or now == before:
             continue
         changed = [f"{what} {before.get(what)} -> {value}" for what, value in now.items() if before.get(what) != value]

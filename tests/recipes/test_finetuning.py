@@ -234,11 +234,6 @@ def test_another_start_and_other_data_are_another_run(tmp_path, finished):
         run(trainer(None, [0, 1]))
     with pytest.raises(ValueError, match="2 samples.*3 samples"):
         run(trainer("user/model", [0, 1, 2]))
-    # Runs of an earlier version did not write these down.
-    options = json.loads((tmp_path / "options.json").read_text())
-    del options["start"], options["training data"]
-    (tmp_path / "options.json").write_text(json.dumps(options))
-    run(trainer(None, [0, 1]))
 
 
 def test_an_evaluation_leaves_the_card_of_the_training(tmp_path):

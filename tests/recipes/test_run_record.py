@@ -1,4 +1,4 @@
-"""The record of a run: what it holds, what survives, what older folders have instead."""
+"""The record of a run: what it holds and what survives."""
 
 import contextlib
 import json
@@ -8,11 +8,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from recipes.common.building import build_config
-from recipes.common.option_files import load_options, save_options
+from recipes.common.option_files import load_options
 from recipes.common.processes import ONE_PROCESS, Processes
-from recipes.common.run_card import run_card
-from recipes.common.run_record import RunRecord, environment, read_record, recorded
+from recipes.common.run_record import RunRecord, read_record, recorded
 from recipes.common.storage import WriteError
 
 
@@ -79,15 +77,3 @@ def test_other_processes_write_nothing(options, tmp_path):
 def test_a_broken_record_is_an_empty_one(tmp_path, text):
     (tmp_path / "run.json").write_text(text)
     assert read_record(tmp_path) == {"starts": []}
-
-
-def test_a_folder_from_before_gives_a_card_and_moves_to_the_record(options, tmp_path):
-    entry = {**environment(), "commit": "0" * 40}
-    (tmp_path / "environment.json").write_text(json.dumps([entry]))
-    save_options(options, tmp_path / "run.yaml")
-    card = run_card(tmp_path, build_config(options), "user/old")
-    assert f"| commit | {'0' * 40} |" in card and "| time |" in card
-    with training(options):
-        pass
-    assert len(read_record(tmp_path)["starts"]) == 2
-    assert not (tmp_path / "environment.json").exists() and (tmp_path / "run.json").exists()
