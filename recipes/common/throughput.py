@@ -6,7 +6,6 @@ is work but no token. What is not training (checkpoints, probes) is left out of 
 
 from __future__ import annotations
 
-import resource
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -52,6 +51,8 @@ def peak_memory_gib(device: torch.device) -> float:
     """Most memory held so far: of the accelerator where there is one, else of the process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**30
+    import resource  # not on Windows, where a run can be published though not trained
+
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (2**30 if sys.platform == "darwin" else 2**20)
 
