@@ -152,15 +152,14 @@ class BadSampleLedger:
             return f"{hits:,} of the {draws:,} {modality} samples that were drawn"
         return None
 
-    def state(self) -> dict[str, list[int]]:
-        """What `restore` takes, for a checkpoint: JSON values."""
+    def state_dict(self) -> dict[str, list[int]]:
+        """Return draws and bad draws by modality, as JSON values."""
         return {name: [count, self.bad_draws[name]] for name, count in self.draws.items()}
 
-    def restore(self, state: Mapping[str, list[int]]) -> None:
-        """Goes on with the counts of a checkpoint."""
-        for name, (draws, bad_draws) in state.items():
-            self.draws[name] += draws
-            self.bad_draws[name] += bad_draws
+    def load_state_dict(self, state: Mapping[str, list[int]]) -> None:
+        """Go on with the counts of a checkpoint."""
+        self.draws = Counter({name: draws for name, (draws, _) in state.items()})
+        self.bad_draws = Counter({name: bad_draws for name, (_, bad_draws) in state.items()})
 
     def record(self) -> dict[str, int]:
         """Number of bad samples by modality, for a log record."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -74,6 +73,14 @@ class NonFinitePolicy:
         self.note(step, "non_finite", reason, stop=True)
         raise TrainingStopped(reason)
 
+    def state_dict(self) -> dict[str, int]:
+        """Return the counts."""
+        return {"skipped": self.skipped, "counted": self.counted, "in_a_row": self.in_a_row}
+
+    def load_state_dict(self, state: Mapping[str, int]) -> None:
+        """Go on with the counts of a checkpoint."""
+        self.skipped, self.counted, self.in_a_row = state["skipped"], state["counted"], state["in_a_row"]
+
 
 def where_not_finite(
     losses: Mapping[str, Tensor],
@@ -101,9 +108,3 @@ def where_not_finite(
         return "the norm of the gradient is not finite, though every part of it is"
     more = f" and {len(bad) - NAMES_SHOWN} more" if len(bad) > NAMES_SHOWN else ""
     return f"the gradient of {', '.join(bad[:NAMES_SHOWN])}{more} (of {len(named)} parameters) is not finite"
-
-
-def restore_counts(policy: NonFinitePolicy, progress: Mapping[str, Any]) -> None:
-    """Puts the counts back to what a checkpoint's progress says."""
-    policy.skipped, policy.in_a_row = progress["skipped"], progress["bad_in_a_row"]
-    policy.counted = progress["bad_steps"]

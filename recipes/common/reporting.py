@@ -61,3 +61,11 @@ class StepMeter:
         self.window.clear()
         record = {name: value for name, value in means.items() if name != "samples"}
         return record | {"samples": self.samples} | self.speed.facts()
+
+    def state_dict(self) -> dict[str, int]:
+        """Return what all processes have in common; the window is a state of each of them."""
+        return {"samples": self.samples}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Go on with the state of a checkpoint."""
+        self.samples = state["samples"]

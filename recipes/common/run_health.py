@@ -44,7 +44,7 @@ class RunHealth:
     ):
         self.options, self.config, self.folder, self.processes = options, config, Path(folder), processes
         self.guard = HealthGuard(options, list(modalities))
-        self.events = RunLog(None)
+        self.events = RunLog(self.folder / "events.jsonl" if processes.main else None)
 
     def open(self, step: int) -> None:
         """Takes up what former parts of the run saw and said, then says what the options alone tell.
@@ -54,13 +54,12 @@ class RunHealth:
         """
         if not self.processes.main:
             return
-        path = self.folder / "events.jsonl"
-        self.events = RunLog(path, step)
+        self.events.open(step)
         records = read_log(self.folder / "log.jsonl") if (self.folder / "log.jsonl").exists() else []
         for record in records:
             if record["step"] <= step:
                 self.guard.look(record)
-        for event in read_log(path) if path.exists() else []:
+        for event in read_log(self.events.path) if self.events.path.exists() else []:
             self.guard.said.add((event.get("event"), event.get("modality")))
         self.tell(step, self.guard.new(advice_at_start(self.options, self.config)))
 

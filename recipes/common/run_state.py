@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import nn
@@ -24,6 +24,16 @@ from recipes.common.storage import check_writable, warn_of_little_room
 
 
 logger = logging.getLogger(__name__)
+
+
+class Stateful(Protocol):
+    """A part of a run that goes on where a checkpoint left it; its state is the same in every process."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return JSON values that `load_state_dict` takes."""
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on with the state of a checkpoint."""
 
 
 class RunState:
@@ -93,7 +103,7 @@ class RunState:
         """
         content = read_run_checkpoint(checkpoint, self.processes.rank)
         progress, own = content["progress"], content["own"]
-        check_same_data(progress.get("data"), data, checkpoint)
+        check_same_data(progress["data"], data, checkpoint)
         try:
             load_model_state(self.model, content["model"])
         except RuntimeError as error:
@@ -148,6 +158,26 @@ def checkpoint_bytes(model: nn.Module) -> int:
     """Bytes of a checkpoint, but for small change: weights, teacher, AdamW's two moments of each trained weight."""
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     return size_in_bytes(list(model.parameters())) + size_in_bytes(list(model.buffers())) + 2 * 4 * trained
+
+
+def states_by_name(progress: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return the state of each part of a run by name.
+
+    Args:
+        progress: of a checkpoint; in those of former runs the values of all parts lie side by side.
+    """
+    if "state" in progress:
+        return progress["state"]
+    return {
+        "log": {"step": progress["logged"]},
+        "meter": {"samples": progress["samples"]},
+        "non_finite": {
+            "skipped": progress["skipped"],
+            "counted": progress["bad_steps"],
+            "in_a_row": progress["bad_in_a_row"],
+        },
+        "bad_samples": progress["draws"],
+    }
 
 
 def check_same_data(saved: dict[str, Any], present: dict[str, Any], checkpoint: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections import Counter
 from pathlib import Path
@@ -14,6 +15,9 @@ from torch import Tensor
 from recipes.common.atomic import write_text
 from recipes.common.storage import writing
 from recipes.common.text import duration
+
+
+logger = logging.getLogger(__name__)
 
 
 class MetricsWindow:
@@ -62,15 +66,15 @@ class MetricsWindow:
         means, counts = torch.stack([sums / counts, counts]).tolist()
         return {name: mean for name, mean, count in zip(names, means, counts, strict=True) if count}
 
-    def state(self) -> dict[str, Any]:
-        """JSON values that `restore` takes: this process's part of an interval that a checkpoint cuts in two."""
+    def state_dict(self) -> dict[str, Any]:
+        """Return JSON values: this process's part of an interval that a checkpoint cuts in two."""
         return {
             "sums": {name: value.item() for name, value in self.sums.items()},
             "counts": {name: float(count) for name, count in self.counts.items()},
         }
 
-    def restore(self, state: dict[str, Any]) -> None:
-        """Goes on with the interval of `state`."""
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on with the interval of a state."""
         self.clear()
         for name, value in state["sums"].items():
             self.add(name, value, state["counts"][name])
@@ -81,22 +85,39 @@ class RunLog:
 
     Args:
         path: the file; None writes nothing (processes other than the main one).
-        step: finished steps; lines of later steps, left by a run that was killed, are removed.
 
     Attributes:
         last: the newest line; empty where there is none.
 
     Raises:
-        WriteError: the file cannot be written, here and in `write` and `flush`.
+        WriteError: the file cannot be written, in `open`, `write` and `flush`.
     """
 
-    def __init__(self, path: Path | None, step: int = 0):
+    def __init__(self, path: Path | None):
         self.path = path
         self.last: dict[str, Any] = {}
-        if path is not None and path.exists():
-            kept = [line for line in read_log(path) if line["step"] <= step]
-            write_text(path, "".join(json.dumps(line) + "\n" for line in kept), "The log")
+        self._known_step = 0
+
+    def open(self, step: int) -> None:
+        """Go on with the file of a run that stands at a step; lines of later steps, left by a kill, are removed."""
+        if self.path is None:
+            return
+        if self.path.exists():
+            kept = [line for line in read_log(self.path) if line["step"] <= step]
+            write_text(self.path, "".join(json.dumps(line) + "\n" for line in kept), "The log")
             self.last = kept[-1] if kept else {}
+        last_step = self.last.get("step", 0)
+        if self._known_step > last_step:
+            logger.warning("%s ends at step %s, the checkpoint knew of step %d: lines are lost.",
+                           self.path, last_step, self._known_step)  # fmt: skip
+
+    def state_dict(self) -> dict[str, int]:
+        """Return the step of the newest line, by which `open` finds out that lines are lost."""
+        return {"step": self.last.get("step", 0)}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Take the state of a checkpoint, before `open`."""
+        self._known_step = state["step"]
 
     def write(self, record: dict[str, Any]) -> None:
         """Appends a line and hands it to the operating system."""

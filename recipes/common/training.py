@@ -24,7 +24,7 @@ from recipes.common.engine import (
     engine_name,
     prepare_for_engine,
 )
-from recipes.common.non_finite import NonFinitePolicy, restore_counts, where_not_finite
+from recipes.common.non_finite import NonFinitePolicy, where_not_finite
 from recipes.common.observers import Observer, Observers
 from recipes.common.optim import build_optimizer, learning_rate, set_learning_rate
 from recipes.common.options import Options
@@ -32,7 +32,7 @@ from recipes.common.preemption import Interruptions
 from recipes.common.processes import Processes
 from recipes.common.reporting import StepMeter
 from recipes.common.run_health import RunHealth
-from recipes.common.run_state import RunState
+from recipes.common.run_state import RunState, Stateful, states_by_name
 from recipes.common.runlog import RunLog, one_line
 from recipes.common.throughput import SpeedMeter
 from recipes.common.trackers import Trackers
@@ -53,6 +53,9 @@ class Pretraining:
         folder: folder of the run, for `checkpoints` and `log.jsonl`.
         observers: look at the model at intervals.
         input_files: settings of what prepares the model's inputs, by file name; kept in every checkpoint.
+
+    Attributes:
+        stateful: what a continued run needs besides weights, optimizer and random states, by name.
     """
 
     def __init__(
@@ -73,7 +76,7 @@ class Pretraining:
         self.engine = engine_name(accelerator)
         # In an order that all processes share; the teacher has no gradient.
         self.trainable = {name: value for name, value in model.named_parameters() if value.requires_grad}
-        self.log_path = Path(folder) / "log.jsonl"
+        self.log = RunLog(Path(folder) / "log.jsonl" if processes.main else None)
         self.checkpoints = CheckpointFolder(
             Path(folder) / "checkpoints", options.keep_last, options.keep_every, processes
         )
@@ -88,7 +91,13 @@ class Pretraining:
         self.health = RunHealth(options, model.config, steps.plan.sizes, folder, processes)
         self.finite = NonFinitePolicy(options, self.health.note)
         self.observers = Observers(observers)
-        self.step = self.logged = 0
+        self.stateful: dict[str, Stateful] = {
+            "log": self.log,
+            "meter": self.meter,
+            "non_finite": self.finite,
+            "bad_samples": self.bad_samples,
+        }
+        self.step = 0
         self.seconds = 0.0
 
     @property
@@ -203,10 +212,7 @@ class Pretraining:
             RunInterrupted: the run was told to stop; a checkpoint of its present step was written.
         """
         options, processes = self.options, self.processes
-        log = RunLog(self.log_path if processes.main else None, self.step)
-        if processes.main and self.logged > log.last.get("step", 0):
-            logger.warning("%s ends at step %s, the checkpoint knew of step %d: lines are lost.",
-                           self.log_path, log.last.get("step", 0), self.logged)  # fmt: skip
+        self.log.open(self.step)
         self.health.open(self.step)
         self.bad_samples.open(self.step)
         batches = load_steps(
@@ -218,14 +224,14 @@ class Pretraining:
             pin_memory=processes.device.type == "cuda",
         )
         self.model.train()
-        record: dict[str, Any] = log.last
+        record: dict[str, Any] = self.log.last
         # A bar is for terminals; a log file gets a line an interval instead.
         shown = processes.main and sys.stderr.isatty()
         bar = tqdm(total=options.max_steps, initial=self.step, disable=not shown, unit="step")
         started = time.perf_counter()
         self.speed.open()
-        if self.step == 0 and not log.last:
-            self.observe(log)
+        if self.step == 0 and not self.log.last:
+            self.observe(alone=True)
         with self.outside, bar:
             while self.step < options.max_steps:
                 before = time.perf_counter()
@@ -240,14 +246,14 @@ class Pretraining:
                 # With each step: whatever ends the run, its record tells how long it trained.
                 self.seconds, started = self.seconds + now - started, now
                 logged = self.step % options.log_every == 0 or self.step == options.max_steps
-                seen = self.observe(None if logged else log)
+                seen = self.observe(alone=not logged)
                 if logged:
-                    record = self.report(log, seen)
+                    record = self.report(seen)
                     line = one_line(record, options.max_steps)
                     bar.set_postfix_str(line.split("  ", 1)[1]) if shown else logger.info("%s", line)
                 if self.checkpoint_is_due():
                     with self.speed.paused():
-                        log.flush()
+                        self.log.flush()
                         self.health.events.flush()
                         self.save()
                     self.outside.saved()
@@ -271,16 +277,11 @@ class Pretraining:
         # Before there is a checkpoint, after which none of them would be met again.
         self.bad_samples.flush(to_disk=True)
         progress = {
-            "skipped": self.finite.skipped,
-            "bad_in_a_row": self.finite.in_a_row,
-            "bad_steps": self.finite.counted,
             "seconds": self.seconds,
-            "samples": self.samples,
-            "logged": self.logged,
-            "draws": self.bad_samples.state(),
             "data": self.steps.fingerprint,
+            "state": {name: part.state_dict() for name, part in self.stateful.items()},
         }
-        return self.state.save(self.step, progress, self.meter.window.state())
+        return self.state.save(self.step, progress, self.meter.window.state_dict())
 
     def resume(self, checkpoint: Path) -> None:
         """Put everything back to what it was when the checkpoint was written.
@@ -290,12 +291,12 @@ class Pretraining:
             OptionError: the data is not that of the checkpoint.
         """
         progress, window = self.state.load(checkpoint, self.steps.fingerprint)
-        self.step, self.seconds, self.meter.samples = progress["step"], progress["seconds"], progress["samples"]
-        self.logged = progress.get("logged", 0)
-        self.bad_samples.restore(progress.get("draws", {}))
-        restore_counts(self.finite, progress)
+        self.step, self.seconds = progress["step"], progress["seconds"]
+        states = states_by_name(progress)
+        for name, part in self.stateful.items():
+            part.load_state_dict(states[name])
         if window is not None:
-            self.meter.window.restore(window)
+            self.meter.window.load_state_dict(window)
 
     def checkpoint_is_due(self) -> bool:
         """Whether a checkpoint belongs behind this step."""
@@ -308,27 +309,26 @@ class Pretraining:
         return batch._replace(inputs={name: value.to(device, non_blocking=True)
                                       for name, value in batch.inputs.items()})  # fmt: skip
 
-    def observe(self, log: RunLog | None) -> dict[str, Any]:
-        """What the observers see that are due after this step; their time is not the training's.
+    def observe(self, alone: bool) -> dict[str, Any]:
+        """Return what the observers see that are due after this step; their time is not the training's.
 
         Args:
-            log: that gets a line of its own with it; None where a log record follows.
+            alone: whether it gets a line of its own in the log, because no log record follows.
         """
         if not self.observers.due(self.step):
             return {}
         with self.speed.paused():
             seen = self.observers.look(self.inner, self.step)
-        if seen and log is not None:
-            log.write({"step": self.step} | seen)
+        if seen and alone:
+            self.log.write({"step": self.step} | seen)
             self.trackers.log({"step": self.step} | seen)
         return seen
 
-    def report(self, log: RunLog, seen: dict[str, Any]) -> dict[str, Any]:
-        """Writes the log record of the interval that ends here.
+    def report(self, seen: dict[str, Any]) -> dict[str, Any]:
+        """Write the log record of the interval that ends here.
 
         Args:
-            log: of the run.
-            seen: by the observers.
+            seen: what the observers saw after this step.
 
         Raises:
             TrainingStopped: the record shows that training cannot usefully go on.
@@ -341,8 +341,7 @@ class Pretraining:
         self.bad_samples.flush()
         record |= self.bad_samples.record()
         record |= seen
-        log.write(record)
-        self.logged = self.step
+        self.log.write(record)
         self.trackers.log(record)
         self.bad_samples.check()
         self.health.check(record)

@@ -1,5 +1,7 @@
 """Steps whose loss or gradient is not finite: told where, skipped up to limits."""
 
+import json
+
 import pytest
 import torch
 from accelerate import Accelerator
@@ -8,7 +10,7 @@ from torch import nn
 
 from recipes.common.engine import clip_gradient
 from recipes.common.health import TrainingStopped
-from recipes.common.non_finite import NonFinitePolicy, restore_counts, where_not_finite
+from recipes.common.non_finite import NonFinitePolicy, where_not_finite
 from recipes.common.option_files import load_options
 
 
@@ -52,8 +54,16 @@ def test_run_may_stop_at_the_first():
 
 def test_counts_go_on_after_a_restart():
     judge = policy()
-    restore_counts(judge, {"skipped": 4, "bad_in_a_row": 2, "bad_steps": 3})
-    assert (judge.skipped, judge.in_a_row, judge.counted) == (4, 2, 3)
+    judge.bad(7)
+    judge.good()
+    for step in (8, 9):
+        judge.bad(step)
+    judge.bad(10, counts=False)
+    resumed = policy("max_bad_steps=3")
+    resumed.load_state_dict(json.loads(json.dumps(judge.state_dict())))
+    assert (resumed.skipped, resumed.in_a_row, resumed.counted) == (4, 2, 3)
+    with pytest.raises(TrainingStopped, match="in 3 steps in a row"):
+        resumed.bad(11)
 
 
 @pytest.fixture

@@ -143,7 +143,9 @@ def test_log_on_a_full_disk(tmp_path):
     with largest_file(15), pytest.raises(WriteError, match="log"):
         log.write({"step": 2, "text": "x" * 50})
     assert [line["step"] for line in read_log(tmp_path / "log.jsonl")] == [1]
-    RunLog(tmp_path / "log.jsonl", 1).write({"step": 2})
+    log = RunLog(tmp_path / "log.jsonl")
+    log.open(1)
+    log.write({"step": 2})
     assert [line["step"] for line in read_log(tmp_path / "log.jsonl")] == [1, 2]
 
 
