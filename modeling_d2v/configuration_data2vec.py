@@ -7,7 +7,7 @@ sub-configuration per modality holds the rest, so that a joint run can set each 
 import copy
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
@@ -26,74 +26,12 @@ from .configuration_modalities import (
     one_of,
 )
 from .presets import get_preset, preset_names
+from .remote_code import AUTO_MAP, TRAVELLING_FILES
 
-
-if TYPE_CHECKING:
-    # transformers reads relative imports as text to find the files that travel with remote code. This line makes the
-    # whole set follow the configuration, so that a model loaded with remote code can be saved with all of it again.
-    from .heads_audio import Data2VecForCTC  # noqa: F401
-    from .heads_text import Data2VecForMaskedLM  # noqa: F401
-    from .heads_vision import Data2VecForImageClassification  # noqa: F401
-    from .heads_xvector import Data2VecForXVector  # noqa: F401
-    from .image_processing_data2vec import Data2VecImageProcessor  # noqa: F401
-    from .pretraining_data2vec import Data2VecForPreTraining  # noqa: F401
-    from .processing_data2vec import Data2VecProcessor  # noqa: F401
 
 MASKED_TOKENS = ("dropped", "replaced")
 PROBLEM_TYPES = (None, "regression", "single_label_classification", "multi_label_classification")
 MODALITY_CONFIGS = {"text": Data2VecTextConfig, "vision": Data2VecVisionConfig, "audio": Data2VecAudioConfig}
-
-# The files that a checkpoint needs beside its weights to be loaded where this package is not installed.
-TRAVELLING_FILES = (
-    "arguments.py",
-    "configuration_data2vec.py",
-    "configuration_audio.py",
-    "configuration_modalities.py",
-    "presets.py",
-    "positions.py",
-    "model_card.py",
-    "pushing.py",
-    "masking.py",
-    "modality_encoders.py",
-    "modeling_data2vec.py",
-    "decoders.py",
-    "targets.py",
-    "objective.py",
-    "ema_teacher.py",
-    "backbone_configuration.py",
-    "backbone_parts.py",
-    "backbone_pretraining.py",
-    "pretraining_data2vec.py",
-    "processing_data2vec.py",
-    "image_processing_data2vec.py",
-    "ctc_beam_search.py",
-    "heads.py",
-    "heads_text.py",
-    "heads_audio.py",
-    "heads_xvector.py",
-    "ctc.py",
-    "spec_augment.py",
-    "heads_vision.py",
-    "segmentation.py",
-)
-AUTO_MAP = {
-    "AutoConfig": "configuration_data2vec.Data2VecConfig",
-    "AutoModel": "modeling_data2vec.Data2VecModel",
-    "AutoProcessor": "processing_data2vec.Data2VecProcessor",
-    "AutoModelForPreTraining": "pretraining_data2vec.Data2VecForPreTraining",
-    "AutoModelForMaskedLM": "heads_text.Data2VecForMaskedLM",
-    "AutoModelForSequenceClassification": "heads_text.Data2VecForSequenceClassification",
-    "AutoModelForTokenClassification": "heads_text.Data2VecForTokenClassification",
-    "AutoModelForQuestionAnswering": "heads_text.Data2VecForQuestionAnswering",
-    "AutoModelForMultipleChoice": "heads_text.Data2VecForMultipleChoice",
-    "AutoModelForCTC": "heads_audio.Data2VecForCTC",
-    "AutoModelForAudioClassification": "heads_audio.Data2VecForAudioClassification",
-    "AutoModelForAudioFrameClassification": "heads_audio.Data2VecForAudioFrameClassification",
-    "AutoModelForAudioXVector": "heads_xvector.Data2VecForXVector",
-    "AutoModelForImageClassification": "heads_vision.Data2VecForImageClassification",
-    "AutoModelForSemanticSegmentation": "heads_vision.Data2VecForSemanticSegmentation",
-    "AutoBackbone": "heads_vision.Data2VecBackbone",
-}
 
 
 @strict

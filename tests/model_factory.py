@@ -44,6 +44,18 @@ PARTS: dict[str, dict[str, Any]] = {
     ),
 }
 
+# The first lines of a program that runs where the package is not importable, however it was installed.
+HIDE_PACKAGE = """
+import os, sys
+sys.path = [p for p in sys.path if p and not os.path.isdir(os.path.join(p, "modeling_d2v"))]
+sys.meta_path = [f for f in sys.meta_path if "editable" not in repr(f).lower()]
+try:
+    import modeling_d2v
+    raise SystemExit("the package is importable: this process shows nothing")
+except ImportError:
+    pass
+"""
+
 
 def tiny_config(modalities: str | tuple[str, ...] = MODALITIES, **overrides: Any) -> Data2VecConfig:
     """A configuration with a width of 32, two shared blocks and no dropout."""

@@ -14,7 +14,7 @@ import pytest
 import torch
 import transformers
 from head_factory import HEADS, PARTS, head_class, head_inputs, head_labels, make_head, objective
-from model_factory import MODALITIES, inputs_for, randomise, tiny_config
+from model_factory import HIDE_PACKAGE, MODALITIES, inputs_for, randomise, tiny_config
 from safetensors.torch import load_file
 from transformers import AutoModel, AutoModelForPreTraining
 
@@ -237,21 +237,17 @@ def test_the_encoder_out_of_a_head(name, heads, poisoned):
 # Without the package
 
 
-ALONE = """
+ALONE = (
+    HIDE_PACKAGE
+    + """
 import sys, torch
-sys.path = [p for p in sys.path if p not in ("", sys.argv[1])]
-sys.meta_path = [f for f in sys.meta_path if "editable" not in repr(f).lower()]
-try:
-    import modeling_d2v
-    raise SystemExit("the package is importable: this process shows nothing")
-except ImportError:
-    pass
 import huggingface_hub, transformers
 huggingface_hub.HfApi.repo_exists = lambda self, name: True
-again = sys.argv[2]
+again = sys.argv[1]
 """
+)
 SAVED_AGAIN = """
-folder = sys.argv[3]
+folder = sys.argv[2]
 out = dict()
 for auto, inputs in torch.load(again + "/inputs.pt").items():
     auto_class = getattr(transformers, auto)
@@ -277,10 +273,10 @@ torch.save(out, again + "/out.pt")
 """
 
 
-def run_alone(script: str, root: Path, folder: Path, *arguments: Path) -> None:
+def run_alone(script: str, folder: Path, *arguments: Path) -> None:
     """Runs a script where the package cannot be imported."""
     done = subprocess.run(
-        [sys.executable, "-c", ALONE + script, str(root), str(folder), *map(str, arguments)],
+        [sys.executable, "-c", ALONE + script, str(folder), *map(str, arguments)],
         capture_output=True,
         text=True,
         cwd=folder,
@@ -290,13 +286,13 @@ def run_alone(script: str, root: Path, folder: Path, *arguments: Path) -> None:
 
 
 @pytest.mark.parametrize("autos", [SOME_AUTOS, pytest.param(AUTOS, marks=pytest.mark.slow)], ids=["some", "all"])
-def test_auto_classes_where_the_package_is_not_importable(autos, pretrained, tmp_path, project_root):
+def test_auto_classes_where_the_package_is_not_importable(autos, pretrained, tmp_path):
     """In one process: each head from the pretraining checkpoint, saved, loaded again with the code that it carries."""
     batches = {head.auto: head_inputs(name) | head_labels(name) for name, head in HEADS.items()}
     batches |= {"AutoModel": inputs_for("audio"), "AutoModelForPreTraining": inputs_for("vision")}
     batches = {auto: batches[auto] for auto in autos}
     torch.save(batches, tmp_path / "inputs.pt")
-    run_alone(SAVED_AGAIN, project_root, tmp_path, pretrained.folder)
+    run_alone(SAVED_AGAIN, tmp_path, pretrained.folder)
     out = torch.load(tmp_path / "out.pt", weights_only=True)
     assert out.keys() == batches.keys()
     for auto, batch in batches.items():
@@ -311,11 +307,11 @@ def test_auto_classes_where_the_package_is_not_importable(autos, pretrained, tmp
 
 
 @pytest.mark.slow
-def test_every_head_from_every_other_where_the_package_is_not_importable(heads, tmp_path, project_root):
+def test_every_head_from_every_other_where_the_package_is_not_importable(heads, tmp_path):
     """The same report and weights of the encoder as with the package, in one process."""
     pairs = {(HEADS[name].auto, str(heads[other].folder)): (name, heads[other]) for name, other in OTHERS.values()}
     torch.save(list(pairs), tmp_path / "inputs.pt")
-    run_alone(FROM_OTHERS, project_root, tmp_path)
+    run_alone(FROM_OTHERS, tmp_path)
     out = torch.load(tmp_path / "out.pt", weights_only=True)
     assert out.keys() == pairs.keys()
     for pair, (name, source) in pairs.items():

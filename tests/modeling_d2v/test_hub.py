@@ -9,26 +9,21 @@ import pytest
 import torch
 from head_factory import HEADS, head_inputs, make_head, results
 from hub_server import HubServer
-from model_factory import inputs_for, randomise, tiny_config
+from model_factory import HIDE_PACKAGE, inputs_for, randomise, tiny_config
 from PIL import Image
 from processing_factory import feature_extractor, image_processor, text_tokenizer
 
 from modeling_d2v import Data2VecForPreTraining, Data2VecProcessor
-from modeling_d2v.configuration_data2vec import TRAVELLING_FILES
+from modeling_d2v.remote_code import TRAVELLING_FILES
 
 
 TEXT = "the cat sat on the mat"
 PICTURE = Image.fromarray(np.random.default_rng(0).integers(0, 255, (40, 50, 3), dtype=np.uint8))
 
-WITHOUT_PACKAGE = """
+WITHOUT_PACKAGE = (
+    HIDE_PACKAGE
+    + """
 import sys, json, torch
-sys.path = [p for p in sys.path if p not in ("", {root!r})]
-sys.meta_path = [f for f in sys.meta_path if "editable" not in repr(f).lower()]
-try:
-    import modeling_d2v
-    raise SystemExit("the package is importable: this process shows nothing")
-except ImportError:
-    pass
 import transformers
 from PIL import Image
 from transformers import AutoModel, AutoModelForPreTraining, AutoProcessor, pipeline
@@ -81,6 +76,7 @@ except OSError as error:
 AutoModel.from_pretrained("user/secret", **remote)
 torch.save(out, sys.argv[3])
 """
+)
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +86,7 @@ def hub():
 
 
 @pytest.fixture(scope="module")
-def exchange(hub, tmp_path_factory, project_root):
+def exchange(hub, tmp_path_factory):
     """Uploads from this process, and what another one without the package made of them."""
     folder = tmp_path_factory.mktemp("hub")
     with pytest.MonkeyPatch.context() as patch:
@@ -124,7 +120,7 @@ def exchange(hub, tmp_path_factory, project_root):
     torch.save(given, folder / "given.pt")
     PICTURE.save(folder / "picture.png")
     asked = len(hub.requests)
-    script = WITHOUT_PACKAGE.format(root=str(project_root), text=TEXT)
+    script = WITHOUT_PACKAGE.format(text=TEXT)
     done = subprocess.run(
         [sys.executable, "-c", script, *(str(folder / name) for name in ("given.pt", "picture.png", "out.pt"))],
         capture_output=True,

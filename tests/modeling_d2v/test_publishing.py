@@ -12,9 +12,9 @@ from processing_factory import image_processor
 from safetensors.torch import load_file
 
 from modeling_d2v import Data2VecForPreTraining, Data2VecForSequenceClassification, Data2VecModel, Data2VecProcessor
-from modeling_d2v.configuration_data2vec import TRAVELLING_FILES
 from modeling_d2v.model_card import choose_license, license_in, model_card, read_license, with_license, with_name
 from modeling_d2v.publishing import PublishingError, publish, stage
+from modeling_d2v.remote_code import TRAVELLING_FILES
 
 
 @pytest.fixture

@@ -6,12 +6,12 @@ import sys
 
 import pytest
 import torch
-from model_factory import MODALITIES, inputs_for, randomise, tiny_config, version_config
+from model_factory import HIDE_PACKAGE, MODALITIES, inputs_for, randomise, tiny_config, version_config
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModel, AutoModelForPreTraining
 
 from modeling_d2v import Data2VecConfig, Data2VecForPreTraining, Data2VecModel
-from modeling_d2v.configuration_data2vec import TRAVELLING_FILES
+from modeling_d2v.remote_code import TRAVELLING_FILES
 
 
 @pytest.fixture
@@ -152,15 +152,10 @@ def test_files_and_weights_that_are_saved(pretrained):
     assert config["architectures"] == ["Data2VecForPreTraining"]
 
 
-WITHOUT_PACKAGE = """
+WITHOUT_PACKAGE = (
+    HIDE_PACKAGE
+    + """
 import sys, torch
-sys.path = [p for p in sys.path if p not in ("", {root!r})]
-sys.meta_path = [f for f in sys.meta_path if "editable" not in repr(f).lower()]
-try:
-    import modeling_d2v
-    raise SystemExit("the package is importable: this process shows nothing")
-except ImportError:
-    pass
 from transformers import AutoConfig, AutoModel, AutoModelForPreTraining
 folder, again = sys.argv[1:3]
 config = AutoConfig.from_pretrained(folder, trust_remote_code=True)
@@ -171,17 +166,17 @@ out = dict(features=encoder(input_values=values).pooler_output, loss=model(input
 model.save_pretrained(again)
 torch.save(out, again + "/out.pt")
 """
+)
 
 
-def test_round_trip_where_the_package_is_not_importable(pretrained, tmp_path, project_root):
+def test_round_trip_where_the_package_is_not_importable(pretrained, tmp_path):
     """Twice: a model that was itself loaded with remote code must carry the code on when it is saved again."""
     model, folder = pretrained
     source = folder
     for i in range(2):
         target = tmp_path / f"again{i}"
-        script = WITHOUT_PACKAGE.format(root=str(project_root))
         done = subprocess.run(
-            [sys.executable, "-c", script, str(source), str(target)],
+            [sys.executable, "-c", WITHOUT_PACKAGE, str(source), str(target)],
             capture_output=True,
             text=True,
             cwd=tmp_path,

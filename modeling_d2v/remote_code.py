@@ -1,0 +1,73 @@
+"""The files and classes that a checkpoint carries, so that it loads where this package is not installed.
+
+With `trust_remote_code=True`, transformers starts from the class that `AUTO_MAP` names, reads the text of its file for
+relative imports, and copies and follows those; a file that no import reaches is missing in what a model loaded that
+way saves again. The way starts at the configuration, but the heads import the configuration and not the other way
+round. The imports below, which never run, close that circle for the reader of the text: the configuration imports this
+file, and this file names one class of every branch. It is the only circle of imports in the package, and a wanted one.
+"""
+
+from typing import TYPE_CHECKING
+
+
+if TYPE_CHECKING:
+    from .heads_audio import Data2VecForCTC  # noqa: F401
+    from .heads_text import Data2VecForMaskedLM  # noqa: F401
+    from .heads_vision import Data2VecForImageClassification  # noqa: F401
+    from .heads_xvector import Data2VecForXVector  # noqa: F401
+    from .image_processing_data2vec import Data2VecImageProcessor  # noqa: F401
+    from .pretraining_data2vec import Data2VecForPreTraining  # noqa: F401
+    from .processing_data2vec import Data2VecProcessor  # noqa: F401
+
+# The files that a checkpoint needs beside its weights.
+TRAVELLING_FILES = (
+    "remote_code.py",
+    "arguments.py",
+    "configuration_data2vec.py",
+    "configuration_audio.py",
+    "configuration_modalities.py",
+    "presets.py",
+    "positions.py",
+    "model_card.py",
+    "pushing.py",
+    "masking.py",
+    "modality_encoders.py",
+    "modeling_data2vec.py",
+    "decoders.py",
+    "targets.py",
+    "objective.py",
+    "ema_teacher.py",
+    "backbone_configuration.py",
+    "backbone_parts.py",
+    "backbone_pretraining.py",
+    "pretraining_data2vec.py",
+    "processing_data2vec.py",
+    "image_processing_data2vec.py",
+    "ctc_beam_search.py",
+    "heads.py",
+    "heads_text.py",
+    "heads_audio.py",
+    "heads_xvector.py",
+    "ctc.py",
+    "spec_augment.py",
+    "heads_vision.py",
+    "segmentation.py",
+)
+AUTO_MAP = {
+    "AutoConfig": "configuration_data2vec.Data2VecConfig",
+    "AutoModel": "modeling_data2vec.Data2VecModel",
+    "AutoProcessor": "processing_data2vec.Data2VecProcessor",
+    "AutoModelForPreTraining": "pretraining_data2vec.Data2VecForPreTraining",
+    "AutoModelForMaskedLM": "heads_text.Data2VecForMaskedLM",
+    "AutoModelForSequenceClassification": "heads_text.Data2VecForSequenceClassification",
+    "AutoModelForTokenClassification": "heads_text.Data2VecForTokenClassification",
+    "AutoModelForQuestionAnswering": "heads_text.Data2VecForQuestionAnswering",
+    "AutoModelForMultipleChoice": "heads_text.Data2VecForMultipleChoice",
+    "AutoModelForCTC": "heads_audio.Data2VecForCTC",
+    "AutoModelForAudioClassification": "heads_audio.Data2VecForAudioClassification",
+    "AutoModelForAudioFrameClassification": "heads_audio.Data2VecForAudioFrameClassification",
+    "AutoModelForAudioXVector": "heads_xvector.Data2VecForXVector",
+    "AutoModelForImageClassification": "heads_vision.Data2VecForImageClassification",
+    "AutoModelForSemanticSegmentation": "heads_vision.Data2VecForSemanticSegmentation",
+    "AutoBackbone": "heads_vision.Data2VecBackbone",
+}
