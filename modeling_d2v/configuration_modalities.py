@@ -13,11 +13,12 @@ from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 from transformers.utils import logging
 
+from .masking import SAMPLERS
+
 
 logger = logging.get_logger(__name__)
 
 MODALITIES = ("text", "vision", "audio")
-MASK_SAMPLERS = ("random", "span", "block", "inverse_block")
 EMA_SCOPES = ("blocks", "context", "all")
 
 # What transformers itself passes through the keyword arguments of a configuration.
@@ -139,7 +140,7 @@ class MaskedPredictionConfig(CheckedConfig):
 
     def check(self) -> None:
         owner = type(self).__name__
-        one_of(owner, "mask_sampler", self.mask_sampler, MASK_SAMPLERS)
+        one_of(owner, "mask_sampler", self.mask_sampler, SAMPLERS)
         one_of(owner, "layer_target_norm", self.layer_target_norm, (None, "instance", "layer", "batch"))
         one_of(owner, "mean_target_norm", self.mean_target_norm, (None, "layer", "instance"))
         if not 0 < self.mask_prob < 1:

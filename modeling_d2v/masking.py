@@ -4,7 +4,7 @@ Every draw is a pure function of (seed, step, sample id, repeat): a counter-base
 int64 arithmetic) replaces torch's, so a row does not depend on the rest of the batch, the padded length, the device or
 the number of data-loader workers, and resuming needs no random state.
 
-Samplers, by `config.mask_sampler` (p = `mask_prob`, a = `mask_prob_adjust`, n = `mask_length`, L = tokens):
+`SAMPLERS`, by `config.mask_sampler` (p = `mask_prob`, a = `mask_prob_adjust`, n = `mask_length`, L = tokens):
 
 | name          | masked tokens      | centres                  | shape                             | used by      |
 |---------------|--------------------|--------------------------|-----------------------------------|--------------|
@@ -25,13 +25,12 @@ Shapes: B samples, M repeats (masks per sample), T tokens (padded), K centres.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import LongTensor, Tensor
-
-from .configuration_modalities import MASK_SAMPLERS
 
 
 # Streams below 16 belong to this file; other users of the generator take higher ones.
@@ -101,11 +100,12 @@ def sample_masks(
 
     Args:
         config: Modality configuration: `mask_sampler`, `mask_prob`, `mask_length`, `mask_prob_adjust`, `num_masks`.
-        lengths: Integer tensor (B,), real tokens of each sample; extra tokens are not counted.
+        lengths: Integer tensor (B,), real tokens of each sample; extra tokens are not counted. On a grid they are the
+            first ones, row by row: the samplers of blocks take whole rows.
         seed: Seed of the run.
         step: Optimizer step, or whatever counts the visits to a sample.
         sample_ids: Integer tensor (B,), the identity of each sample in its data set.
-        grid: Height and width in patches. The block samplers need it, and every length equal to height * width.
+        grid: Height and width in patches, those of the tallest sample. The samplers of blocks need it.
         num_masks: Masks for each sample, default `config.num_masks`.
 
     Returns:
@@ -115,7 +115,7 @@ def sample_masks(
     Raises:
         ValueError: The configuration, the shapes or the lengths are invalid.
     """
-    share, inverted = _check_config(config)
+    sampler, share = _check_config(config)
     repeats = config.num_masks if num_masks is None else num_masks
     if repeats < 1:
         raise ValueError(f"The number of masks for each sample is {repeats}; set num_masks to at least 1.")
@@ -126,16 +126,12 @@ def sample_masks(
     lengths = lengths.to(torch.int64)
     key = {"seed": seed, "step": step, "sample_ids": sample_ids.to(lengths.device), "repeats": repeats}
     covered = None
-    if config.mask_sampler == "span":
-        rate = (share + config.mask_prob_adjust) / config.mask_length
-        covered = _cover_spans(rate, config.mask_length, lengths, total, key)
-    elif config.mask_sampler != "random":
-        rate = (share + config.mask_prob_adjust) / config.mask_length**2
-        covered = _cover_blocks(int(total * rate), config.mask_length, grid, key)
+    if sampler.cover is not None:
+        covered = sampler.cover(share + config.mask_prob_adjust, config.mask_length, lengths, total, grid, key)
     chosen = _choose(covered, share, lengths, total, key)
     limit = lengths.view(-1, 1, 1)
     maskable = (torch.arange(total, device=lengths.device) < limit) & (limit > 1)  # (B, 1, T)
-    return (~chosen if inverted else chosen) & maskable
+    return (~chosen if sampler.inverted else chosen) & maskable
 
 
 def visible_indices(
@@ -261,8 +257,11 @@ def _count(lengths: Tensor, share: float) -> Tensor:
     return torch.minimum(_portion(lengths, share).clamp(min=1), lengths - 1).clamp(min=0)
 
 
-def _cover_spans(rate: float, length: int, lengths: Tensor, total: int, key: dict[str, Any]) -> Tensor:
-    """Marks int(L * rate) spans of `length` tokens around random centres, cut at the ends; boolean (B, M, T)."""
+def _cover_spans(
+    share: float, length: int, lengths: Tensor, total: int, grid: tuple[int, int] | None, key: dict[str, Any]
+) -> Tensor:
+    """Marks int(L * share / length) spans of `length` tokens around random centres, cut at the ends."""
+    rate = share / length
     most = int(total * rate)
     limit = lengths.view(-1, 1, 1)
     drawn = torch.arange(most, device=lengths.device) < _portion(limit, rate)  # (B, 1, K)
@@ -275,22 +274,53 @@ def _cover_spans(rate: float, length: int, lengths: Tensor, total: int, key: dic
     return edges[..., :total].cumsum(-1, dtype=torch.int32) > 0
 
 
-def _cover_blocks(centres: int, length: int, grid: tuple[int, int], key: dict[str, Any]) -> Tensor:
-    """Marks square blocks around random centres, cut at the border of the grid; boolean (B, M, height * width)."""
+def _cover_blocks(
+    share: float, length: int, lengths: Tensor, total: int, grid: tuple[int, int], key: dict[str, Any]
+) -> Tensor:
+    """Marks int(L * share / length^2) squares of `length` tokens a side around random centres, cut at the border."""
     height, width = grid
-    position = _below(counter_bits(**key, count=centres, stream=_STREAM_CENTRE), height * width)  # (B, M, K)
+    rate = share / length**2
+    most = int(total * rate)
+    limit = lengths.view(-1, 1, 1)
+    drawn = torch.arange(most, device=lengths.device) < _portion(limit, rate)  # (B, 1, K)
+    position = _below(counter_bits(**key, count=most, stream=_STREAM_CENTRE), limit)  # (B, M, K)
     row = torch.div(position, width, rounding_mode="floor")
     top, left = row - length // 2, position - row * width - length // 2
-    bottom, right = (top + length).clamp(max=height), (left + length).clamp(max=width)
+    bottom, right = torch.minimum(top + length, limit // width), (left + length).clamp(max=width)
     top, left = top.clamp(min=0) * (width + 1), left.clamp(min=0)
     bottom = bottom * (width + 1)
     # The same running sum in two dimensions: +1 and -1 at the corners of a block.
     edges = torch.zeros(*position.shape[:2], (height + 1) * (width + 1), dtype=torch.int32, device=position.device)
-    one = torch.ones_like(position, dtype=torch.int32)
-    edges.scatter_add_(-1, torch.cat((top + left, bottom + right), -1), torch.cat((one, one), -1))
-    edges.scatter_add_(-1, torch.cat((top + right, bottom + left), -1), -torch.cat((one, one), -1))
+    one = drawn.to(torch.int32).expand_as(position)
+    one = torch.cat((one, one), -1)
+    edges.scatter_add_(-1, torch.cat((top + left, bottom + right), -1), one)
+    edges.scatter_add_(-1, torch.cat((top + right, bottom + left), -1), -one)
     over = edges.unflatten(-1, (height + 1, width + 1)).cumsum(-1, dtype=torch.int32).cumsum(-2, dtype=torch.int32)
     return (over[..., :height, :width] > 0).flatten(-2)
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """How one kind of mask is drawn.
+
+    Args:
+        cover: Function of (share to cover, adjustment included; `mask_length`; lengths (B,); T; grid; key of the
+            draws) that returns a boolean (B, M, T): the tokens that are chosen first. None: all are equal.
+        inverted: Whether the chosen tokens stay visible, instead of being masked.
+        geometry: "line" or "grid", how tokens must lie; None for either.
+    """
+
+    cover: Callable[..., Tensor] | None = None
+    inverted: bool = False
+    geometry: str | None = None
+
+
+SAMPLERS: dict[str, Sampler] = {
+    "random": Sampler(inverted=True),
+    "span": Sampler(_cover_spans, geometry="line"),
+    "block": Sampler(_cover_blocks, geometry="grid"),
+    "inverse_block": Sampler(_cover_blocks, inverted=True, geometry="grid"),
+}
 
 
 def _choose(covered: Tensor | None, share: float, lengths: Tensor, total: int, key: dict[str, Any]) -> Tensor:
@@ -315,28 +345,26 @@ def _choose(covered: Tensor | None, share: float, lengths: Tensor, total: int, k
     return keys <= threshold
 
 
-def _check_config(config: Any) -> tuple[float, bool]:
-    """Validates the mask options; returns the share of tokens to choose and whether the chosen ones are visible."""
-    sampler, prob = config.mask_sampler, config.mask_prob
-    if sampler not in MASK_SAMPLERS:
-        raise ValueError(f"mask_sampler is {sampler!r}, which is unknown; use one of {', '.join(MASK_SAMPLERS)}.")
+def _check_config(config: Any) -> tuple[Sampler, float]:
+    """Validates the mask options; returns the sampler and the share of tokens to choose."""
+    name, prob = config.mask_sampler, config.mask_prob
+    if name not in SAMPLERS:
+        raise ValueError(f"mask_sampler is {name!r}, which is unknown; use one of {', '.join(SAMPLERS)}.")
     if not 0 < prob < 1:
         raise ValueError(
             f"mask_prob is {prob}; it must lie strictly between 0 and 1: some tokens are masked and some visible."
         )
-    inverted = sampler in ("random", "inverse_block")
-    share = 1 - prob if inverted else prob
-    if sampler != "random":
+    sampler = SAMPLERS[name]
+    share = 1 - prob if sampler.inverted else prob
+    if sampler.cover is not None:
         if config.mask_length < 1:
-            raise ValueError(
-                f"mask_length is {config.mask_length}; the {sampler} sampler needs a length of at least 1."
-            )
+            raise ValueError(f"mask_length is {config.mask_length}; the {name} sampler needs a length of at least 1.")
         if share + config.mask_prob_adjust < 0:
             raise ValueError(
                 f"mask_prob_adjust is {config.mask_prob_adjust}, which leaves a negative share of tokens to cover "
                 f"({share + config.mask_prob_adjust:.3g}); raise it to at least {-share:.3g}."
             )
-    return share, inverted
+    return sampler, share
 
 
 def _check_lengths(sampler: str, lengths: Tensor, sample_ids: Tensor, grid: tuple[int, int] | None) -> int:
@@ -350,7 +378,8 @@ def _check_lengths(sampler: str, lengths: Tensor, sample_ids: Tensor, grid: tupl
         raise ValueError(
             f"lengths and sample_ids must be integer tensors, but are {lengths.dtype} and {sample_ids.dtype}."
         )
-    if grid is None and "block" in sampler:
+    on_grid = SAMPLERS[sampler].geometry == "grid"
+    if grid is None and on_grid:
         raise ValueError(f"The {sampler} sampler masks a 2-D grid; pass grid=(height, width) in patches.")
     if grid is not None and min(grid) < 1:
         raise ValueError(f"grid is {tuple(grid)}; height and width must be at least 1 patch.")
@@ -359,10 +388,12 @@ def _check_lengths(sampler: str, lengths: Tensor, sample_ids: Tensor, grid: tupl
         least, most = torch.stack(torch.aminmax(lengths)).tolist()
         if least < 0:
             raise ValueError(f"lengths holds {least}; a number of tokens cannot be negative.")
-        if grid is not None and (most > total or ("block" in sampler and least < total)):
+        if grid is not None and most > total:
+            raise ValueError(f"The grid {tuple(grid)} has {total} patches, but lengths go up to {most}.")
+        if on_grid and bool((lengths % grid[1]).any()):
             raise ValueError(
-                f"The grid {tuple(grid)} has {total} patches, but lengths run from {least} to {most}; the block "
-                "samplers need every length equal to height * width, the others none above it."
+                f"The {sampler} sampler needs whole rows of {grid[1]} patches, but lengths (from {least} to {most}) "
+                f"are not all multiples of {grid[1]}."
             )
         total = total or most
     if total > 1 << _INDEX_BITS:

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from model_factory import tiny_config
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
@@ -118,7 +119,7 @@ def test_span_cover_equals_a_loop(length):
     lengths = torch.tensor([30, 17, 2, 1, 0])
     key = {"seed": 1, "step": 2, "sample_ids": torch.arange(5), "repeats": 4}
     rate = 0.6 / length
-    covered = masking._cover_spans(rate, length, lengths, 30, key)
+    covered = masking._cover_spans(0.6, length, lengths, 30, None, key)
     bits = counter_bits(**key, count=30, stream=masking._STREAM_CENTRE)
     naive = torch.zeros(5, 4, 30, dtype=torch.bool)
     for b, L in enumerate(lengths.tolist()):
@@ -132,18 +133,48 @@ def test_span_cover_equals_a_loop(length):
 
 @pytest.mark.parametrize(("grid", "length"), [((5, 7), 3), ((6, 4), 2), ((1, 9), 4), ((1, 1), 3), ((3, 3), 1)])
 def test_block_cover_equals_a_loop(grid, length):
-    (height, width), centres = grid, 3
+    """Of whole grids, and of samples that have the first rows of a grid."""
+    height, width = grid
+    rows = [height, (height + 1) // 2, 0]
     key = {"seed": 1, "step": 2, "sample_ids": torch.arange(3), "repeats": 4}
-    covered = masking._cover_blocks(centres, length, grid, key)
-    bits = counter_bits(**key, count=centres, stream=masking._STREAM_CENTRE)
+    share = 3.5 * length**2 / (height * width)  # three centres in a whole grid
+    covered = masking._cover_blocks(share, length, torch.tensor(rows) * width, height * width, grid, key)
+    bits = counter_bits(**key, count=3, stream=masking._STREAM_CENTRE)
     naive = torch.zeros(3, 4, height, width, dtype=torch.bool)
-    for b in range(3):
+    for b, own in enumerate(rows):
         for m in range(4):
-            for k in range(centres):
-                row, column = divmod(((bits[b, m, k].item() % 2**64) >> 33) * height * width >> 31, width)
+            for k in range(int(3.5 * own / height)):
+                row, column = divmod(((bits[b, m, k].item() % 2**64) >> 33) * own * width >> 31, width)
                 top, left = row - length // 2, column - length // 2
-                naive[b, m, max(top, 0) : top + length, max(left, 0) : left + length] = True
+                naive[b, m, max(top, 0) : min(top + length, own), max(left, 0) : left + length] = True
     assert torch.equal(covered, naive.flatten(-2))
+
+
+@pytest.mark.parametrize("sampler", BLOCKS)
+def test_a_sample_of_fewer_rows_is_masked_as_alone(sampler):
+    rows, width = [9, 4, 6, 1], 5
+    together = draw(sampler, [n * width for n in rows], grid=(9, width))
+    for i, n in enumerate(rows):
+        alone = draw(sampler, [n * width], grid=(n, width), sample_ids=[i])
+        assert torch.equal(together[i, :, : n * width], alone[0])
+        assert not together[i, :, n * width :].any()
+
+
+def test_a_sampler_is_an_entry_of_one_table(monkeypatch):
+    """Settings and masks know a new one at once."""
+
+    def cover_first(share, length, lengths, total, grid, key):
+        first = torch.arange(total) < (lengths * share).long()[:, None, None]
+        return first.expand(-1, key["repeats"], -1)
+
+    monkeypatch.setitem(masking.SAMPLERS, "first", masking.Sampler(cover_first, geometry="line"))
+    config = tiny_config("text", text_config={"mask_sampler": "first", "mask_prob": 0.5}).text_config
+    ids = torch.arange(2)
+    masks = sample_masks(config, torch.tensor([8, 4]), seed=0, step=0, sample_ids=ids, num_masks=2)
+    assert masks.sum(-1).tolist() == [[4, 4], [2, 2]]
+    assert masks[0, :, :4].all() and masks[1, :, :2].all()
+    with pytest.raises(ValueError, match="first"):
+        tiny_config("vision", vision_config={"mask_sampler": "first"})
 
 
 # Counts and short inputs
@@ -414,7 +445,7 @@ def test_corruption_limits():
         ("inverse_block", {}, "grid"),
         ("block", {}, "grid"),
         ("block", {"grid": (0, 4)}, "patch"),
-        ("block", {"grid": (3, 4)}, "12 patches"),
+        ("block", {"grid": (3, 4)}, "rows of 4"),
         ("random", {"grid": (3, 3)}, "9 patches"),
         ("span", {"num_masks": 0}, "num_masks.*1"),
         ("span", {"sample_ids": [1, 2]}, r"\(1,\) and \(2,\)"),
