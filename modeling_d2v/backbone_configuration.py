@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 from transformers.configuration_utils import SubConfigSpec
 
+from .backbone_inputs import BACKBONE_INPUTS
 from .backbone_parts import (
     BackboneError,
     check_encoder,
@@ -25,20 +26,12 @@ from .backbone_parts import (
     find_mask_vector,
 )
 from .configuration_audio import ConvFrames
-from .configuration_modalities import MODALITIES, MaskedPredictionConfig, in_range, one_of
+from .configuration_checks import in_range, one_of
+from .configuration_modalities import MaskedPredictionConfig
+from .modalities import MODALITIES, FrontEnd, modality_of_input
 from .presets import get_preset
 
 
-INPUTS = {"input_ids": "text", "pixel_values": "vision", "input_values": "audio"}
-
-# BERT's masks, which the paper of 1.0 describes and most text encoders have learned with; spans see `presets.py`.
-_BERT_MASKS = dict(mask_sampler="random", mask_prob=0.15, mask_length=1, mask_random_prob=0.1, mask_keep_prob=0.1)
-# What the teacher takes over from the student: in 1.0 text and audio average the transformer alone.
-_COPIED = {
-    "text": ["embeddings"],
-    "vision": None,
-    "audio": ["feature_extractor", "feature_projection", "pos_conv_embed"],
-}
 # Arguments of a model's class, beside its configuration, that decide which parts it has.
 _STRUCTURE = {"add_pooling_layer": "pooler", "use_mask_token": "embeddings.mask_token"}
 
@@ -109,8 +102,8 @@ class BackbonePreTrainingConfig(ConvFrames, MaskedPredictionConfig):
         Raises:
             BackboneError: the encoder lacks something; the message says what to name by hand.
         """
-        modality = settings.pop("modality", None) or INPUTS.get(model.main_input_name)
-        if modality not in MODALITIES or (modality == "audio" and not getattr(model.config, "conv_stride", None)):
+        modality = settings.pop("modality", None) or modality_of_input(model.main_input_name)
+        if modality not in MODALITIES or not BACKBONE_INPUTS[modality].fits(model.config):
             raise BackboneError(
                 f"{type(model).__name__} takes `{model.main_input_name}`. Encoders of token ids (`input_ids`), images "
                 "(`pixel_values`) and waveforms (`input_values`, with convolutions) can be trained; those of "
@@ -122,6 +115,7 @@ class BackbonePreTrainingConfig(ConvFrames, MaskedPredictionConfig):
                 f"There is no setting `{unknown[0]}`; there are {', '.join(sorted(cls.own_fields()))}."
             )
         check_encoder(model)
+        is_text = MODALITIES[modality].default.corrupts_input
         layers = find_layers(model, settings.get("layers"))
         fields = {
             "encoder_config": copy.deepcopy(model.config),
@@ -129,13 +123,13 @@ class BackbonePreTrainingConfig(ConvFrames, MaskedPredictionConfig):
             "encoder_options": _structure(model),
             "modality": modality,
             **_published(modality, model.config),
-            **(_of_tokenizer(model, tokenizer) if modality == "text" else {}),
+            **(_of_tokenizer(model, tokenizer) if is_text else {}),
             **settings,
             "layers": layers,
             "mask_point": find_mask_point(model, modality, layers, settings.get("mask_point")),
             "mask_vector": find_mask_vector(model),
         }
-        if modality == "text" and fields["mask_token_id"] is None:
+        if is_text and fields["mask_token_id"] is None:
             raise BackboneError(
                 f"Nothing tells the mask token of {type(model).__name__}. Pass its `tokenizer`, or `mask_token_id`; a "
                 "tokenizer without one can be given an unused token as `mask_token`."
@@ -183,6 +177,11 @@ class BackbonePreTrainingConfig(ConvFrames, MaskedPredictionConfig):
         return self._only("audio")
 
     @property
+    def traits(self) -> FrontEnd:
+        """What is known of the tokens of the encoder: they lie as those of the modality's first front end."""
+        return MODALITIES[self.modality].default
+
+    @property
     def hidden_size(self) -> int:
         """Width of the encoder."""
         return self.encoder_config.hidden_size
@@ -224,36 +223,19 @@ class BackbonePreTrainingConfig(ConvFrames, MaskedPredictionConfig):
         Raises:
             ValueError: for an attention mask of another shape than the input, or a recording without a frame.
         """
-        if attention_mask is not None and (self.modality == "vision" or attention_mask.shape != inputs.shape):
+        if attention_mask is not None and attention_mask.shape != inputs.shape:
             raise ValueError(
                 f"`attention_mask` has shape {tuple(attention_mask.shape)}, the input {tuple(inputs.shape)}; they "
-                "must be the same, with 1 for real and 0 for padding. Images have none."
+                "must be the same, with 1 for real and 0 for padding."
             )
-        if self.modality == "vision":
-            grid = self.grid_size(*inputs.shape[2:])
-            return grid[0] * grid[1], None, grid
-        if self.modality == "text":
-            if attention_mask is None and self.pad_token_id is not None:
-                attention_mask = inputs.ne(self.pad_token_id)
-            length, real = inputs.shape[1], None if attention_mask is None else attention_mask.bool()
-        else:
-            length, real = self.num_frames(inputs.shape[1]), None
-            if length < 1:
-                raise ValueError(f"`input_values` has {inputs.shape[1]} samples; a frame needs {self.frame_width}.")
-            if attention_mask is not None:
-                frames = self.num_frames(attention_mask.long().sum(dim=1))
-                real = torch.arange(length, device=inputs.device) < frames[:, None]
+        length, real, grid = BACKBONE_INPUTS[self.modality].tokens_of(self, inputs, attention_mask)
         if real is not None and not torch.compiler.is_compiling() and real.all():
             real = None
-        return length, real, None
+        return length, real, grid
 
     def example(self, tokens: int, device: torch.device | str) -> Tensor:
         """An input without content, of one sample: of so many tokens, or the encoder's size of images."""
-        if self.modality == "text":
-            return torch.full((1, tokens), self.mask_token_id, device=device)
-        if self.modality == "vision":
-            return torch.zeros(1, self.num_channels, self.image_size, self.image_size, device=device)
-        return torch.zeros(1, self.frame_width + (tokens - 1) * self.frame_stride, device=device)
+        return BACKBONE_INPUTS[self.modality].example(self, tokens, device)
 
     def make_encoder(self, train: bool = False) -> PreTrainedModel:
         """An encoder of this class and structure with new weights.
@@ -263,9 +245,8 @@ class BackbonePreTrainingConfig(ConvFrames, MaskedPredictionConfig):
                 drop): the masks of the objective are the only ones, and every layer gives a target.
         """
         config = copy.deepcopy(self.encoder_config)
-        if train and self.modality == "audio":
-            # Also where the configuration does not have it: encoders then hide features all the same.
-            config.apply_spec_augment = False
+        if train:
+            BACKBONE_INPUTS[self.modality].without_masks(config)
         if train and hasattr(config, "layerdrop"):
             config.layerdrop = 0.0
         options = {"dtype": torch.float32, **(self.encoder_options or {})}
@@ -280,10 +261,13 @@ class BackbonePreTrainingConfig(ConvFrames, MaskedPredictionConfig):
         in_range(owner, "ema_anneal_end_step", self.ema_anneal_end_step, 0)
         in_range(owner, "num_layers", self.num_layers, 1)
         in_range(owner, "average_top_k_layers", self.average_top_k_layers or self.num_layers, 1, self.num_layers)
-        if self.modality == "vision":
-            self.grid_size(self.image_size, self.image_size)
-        elif "block" in self.mask_sampler:
-            raise ValueError(f"{owner}: `mask_sampler` {self.mask_sampler!r} masks patches of images; use 'span'.")
+        BACKBONE_INPUTS[self.modality].check(self)
+        if self.mask_sampler not in self.traits.samplers:
+            raise ValueError(
+                f"{owner}: `mask_sampler` is {self.mask_sampler!r}; the tokens of {MODALITIES[self.modality].content} "
+                f"form a {self.traits.geometry}, for which it must be one of "
+                f"{', '.join(map(repr, self.traits.samplers))}."
+            )
 
 
 def _published(modality: str, encoder: PreTrainedConfig) -> dict[str, Any]:
@@ -292,12 +276,8 @@ def _published(modality: str, encoder: PreTrainedConfig) -> dict[str, Any]:
     known = MaskedPredictionConfig.own_fields()
     fields = {name: value for name, value in preset[f"{modality}_config"].items() if name in known}
     fields |= {name: preset[name] for name in ("ema_decay", "ema_end_decay", "ema_anneal_end_step")}
-    fields["ema_copied"] = _COPIED[modality]
-    if modality == "text":
-        fields |= _BERT_MASKS
-    elif modality == "vision":
-        fields["loss_scale"] = 1 / encoder.hidden_size  # a mean over channels, at any width
-    return fields
+    fields["ema_copied"] = BACKBONE_INPUTS[modality].copied
+    return fields | BACKBONE_INPUTS[modality].published(encoder)
 
 
 def _of_tokenizer(model: PreTrainedModel, tokenizer: Any) -> dict[str, Any]:

@@ -14,6 +14,9 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from .backbone_inputs import BACKBONE_INPUTS
+from .modalities import MODALITIES
+
 
 MASK_VECTORS = ("mask_token", "masked_spec_embed")
 
@@ -89,32 +92,22 @@ def find_feed_forward(model: PreTrainedModel, layers: str, name: str | None = No
 
 
 def find_mask_point(model: PreTrainedModel, modality: str, layers: str, name: str | None = None) -> str | None:
-    """Name of the module where local features are masked.
-
-    Images: the convolution that makes patches, at its output. Speech: the part that adds positions and holds the
-    layers, at its input. Text is masked by its ids.
+    """Name of the module where local features are masked; see `BACKBONE_INPUTS`. `None` for text.
 
     Raises:
         BackboneError: there is no such module.
     """
-    if modality == "text":
+    if MODALITIES[modality].default.corrupts_input:
         return None
-    modules = dict(model.named_modules())
-    convolutions = {
-        key: module
-        for key, module in modules.items()
-        if isinstance(module, nn.Conv2d) and module.kernel_size == module.stride and module.in_channels <= 4
-    }
-    if name is None and modality == "vision" and len(convolutions) == 1:
-        return next(iter(convolutions))
-    if name is None and modality == "audio" and "." in layers:
-        return layers.split(".", maxsplit=1)[0]
-    if name is not None and name in modules:
+    source = BACKBONE_INPUTS[modality]
+    found = source.mask_points(model, layers)
+    if name is None and len(found) == 1:
+        return found[0]
+    if name is not None and name in dict(model.named_modules()):
         return name
-    wanted = "the convolution that makes patches" if modality == "vision" else "the part after the projected features"
     raise BackboneError(
-        f"{type(model).__name__}: {wanted} was not found{'' if name is None else f' as `{name}`'}. Name it as "
-        f"`mask_point`; {_listed(convolutions or [key for key, _ in model.named_children()])} might be it."
+        f"{type(model).__name__}: {source.mask_point_is} was not found{'' if name is None else f' as `{name}`'}. Name "
+        f"it as `mask_point`; {_listed(found or [key for key, _ in model.named_children()])} might be it."
     )
 
 
@@ -171,21 +164,7 @@ def replaced_features(
     model: PreTrainedModel, modality: str, point: str, replace: Callable[[Tensor], Tensor]
 ) -> Iterator[None]:
     """Inside the block, the local features (B, T, D) at the mask point become what `replace` makes of them."""
-    module = model.get_submodule(point)
-    if modality == "vision":
-
-        def after(module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
-            return replace(output.flatten(2).transpose(1, 2)).transpose(1, 2).reshape(output.shape)
-
-        handle = module.register_forward_hook(after)
-    else:
-
-        def before(module: nn.Module, inputs: tuple, named: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
-            if inputs:
-                return (replace(inputs[0]), *inputs[1:]), named
-            return inputs, {**named, "hidden_states": replace(named["hidden_states"])}
-
-        handle = module.register_forward_pre_hook(before, with_kwargs=True)
+    handle = BACKBONE_INPUTS[modality].on_features(model.get_submodule(point), replace)
     try:
         yield
     finally:

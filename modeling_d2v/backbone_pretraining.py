@@ -16,12 +16,13 @@ from torch import Tensor, nn
 from transformers import AutoModel, AutoTokenizer, PreTrainedModel
 from transformers.utils import can_return_tuple
 
-from .backbone_configuration import INPUTS, BackbonePreTrainingConfig, plain_encoder
+from .backbone_configuration import BackbonePreTrainingConfig, plain_encoder
 from .backbone_parts import BackboneError, load_plain, replaced_features, watched_layers
 from .decoders import RegressionHead
 from .ema_teacher import EmaTeacher
+from .local_encoders import check_token_ids
 from .masking import corrupt_tokens
-from .modality_encoders import check_token_ids
+from .modalities import MODALITIES, modality_of_input
 from .objective import (
     Data2VecForPreTrainingOutput,
     content_ids,
@@ -55,7 +56,7 @@ class BackboneForPreTraining(EmaTeacher, PreTrainedModel):
         self.backbone = config.make_encoder(train=True)
         self.teacher = config.make_encoder(train=True).eval()
         self.head = RegressionHead(config, config)
-        has_own = config.modality != "text" and config.mask_vector is None
+        has_own = not config.traits.corrupts_input and config.mask_vector is None
         self.mask_token = nn.Parameter(torch.zeros(config.hidden_size)) if has_own else None
         self.register_buffer("ema_step", torch.zeros((), dtype=torch.int64))
         self._no_split_modules = self.backbone._no_split_modules
@@ -85,7 +86,7 @@ class BackboneForPreTraining(EmaTeacher, PreTrainedModel):
         """
         if isinstance(model, str | PathLike):
             name, model = model, AutoModel.from_pretrained(model, dtype=torch.float32)
-            if tokenizer is None and config is None and INPUTS.get(model.main_input_name) == "text":
+            if tokenizer is None and config is None and modality_of_input(model.main_input_name) == "text":
                 tokenizer = AutoTokenizer.from_pretrained(name)
         if not isinstance(model, PreTrainedModel):
             raise TypeError(
@@ -128,7 +129,7 @@ class BackboneForPreTraining(EmaTeacher, PreTrainedModel):
 
     def get_input_embeddings(self) -> nn.Module | None:
         """The table of text; images and speech have none."""
-        return self.backbone.get_input_embeddings() if self.config.modality == "text" else None
+        return self.backbone.get_input_embeddings() if self.config.traits.corrupts_input else None
 
     @torch.no_grad()
     def trained_encoder(self, weights: str = "student") -> PreTrainedModel:
@@ -184,10 +185,10 @@ class BackboneForPreTraining(EmaTeacher, PreTrainedModel):
         """
         inputs = self._select_input(input_ids=input_ids, pixel_values=pixel_values, input_values=input_values)
         config = self.config
-        if config.modality == "text":
+        if config.traits.corrupts_input:
             check_token_ids(inputs, self.get_input_embeddings())
         length, token_mask, grid = config.tokens_of(inputs, attention_mask)
-        attention_mask = token_mask if config.modality == "text" else attention_mask
+        attention_mask = token_mask if config.traits.corrupts_input else attention_mask
         key = {
             "seed": config.mask_seed,
             "step": self.ema_step if step is None else step,
@@ -205,7 +206,7 @@ class BackboneForPreTraining(EmaTeacher, PreTrainedModel):
 
     def _select_input(self, **inputs: Tensor | None) -> Tensor:
         given = [name for name, tensor in inputs.items() if tensor is not None]
-        wanted = next(name for name, modality in INPUTS.items() if modality == self.config.modality)
+        wanted = MODALITIES[self.config.modality].input_name
         if given != [wanted]:
             found = " and ".join(f"`{name}`" for name in given) or "none"
             raise ValueError(f"{self.config.encoder_class} takes `{wanted}`; {found} was given.")
@@ -277,7 +278,7 @@ class BackboneForPreTraining(EmaTeacher, PreTrainedModel):
         config, repeats = self.config, mask.shape[1]
         if attention_mask is not None:
             attention_mask = attention_mask.repeat_interleave(repeats, dim=0)
-        if config.modality == "text":
+        if config.traits.corrupts_input:
             corrupted = corrupt_tokens(
                 inputs,
                 mask,

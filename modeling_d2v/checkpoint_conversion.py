@@ -182,15 +182,17 @@ def _convert(source: Source, encoder_only: bool, weights: str) -> Converted:
 
 def _set_cls_loss_rows(config: Data2VecConfig, device_batch: Any, notes: list[str]) -> None:
     """The reference sums this loss over the rows of a device, for which its weight was chosen."""
-    if "vision" not in config.modalities or not config.vision_config.cls_loss_weight:
-        return
-    if not isinstance(device_batch, int):
-        notes.append(
-            "cls_loss_rows is None, as the checkpoint does not tell the images of a device (dataset.batch_size): set "
-            "it to them times the masks before you pretrain further."
-        )
-    else:
-        config.vision_config.cls_loss_rows = device_batch * config.vision_config.num_masks
+    for modality in config.modalities:
+        settings = config.modality_config(modality)
+        if not settings.cls_loss_weight:
+            continue
+        if isinstance(device_batch, int):
+            settings.cls_loss_rows = device_batch * settings.num_masks
+        else:
+            notes.append(
+                "cls_loss_rows is None, as the checkpoint does not tell the samples of a device (dataset.batch_size): "
+                "set it to them times the masks before you pretrain further."
+            )
 
 
 def _pretrained(

@@ -1,13 +1,10 @@
 """Settings of data2vec 2.0 in fairseq (`data2vec_multi`) translated into the fields of a `Data2VecConfig`."""
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from .checkpoint_settings import MONITORING, SCHEDULE, Settings, conv_layers, target_fields, teacher_schedule, text_ids
-
-
-# name in fairseq -> name in this package
-MODALITY_NAMES = {"audio": "audio", "image": "vision", "text": "text"}
+from .modalities import MODALITIES
 
 
 def convert_v2(model: Settings, vocab_size: int | None, task: Mapping[str, Any]) -> dict[str, Any]:
@@ -29,19 +26,17 @@ def convert_v2(model: Settings, vocab_size: int | None, task: Mapping[str, Any])
 
     sections = model.section("modalities")
     supported = model.get("supported_modality")
-    wanted = [supported.lower()] if supported else sorted(MODALITY_NAMES)
-    sections.ignore(
-        "the model has no encoder for this modality", *(name for name in MODALITY_NAMES if name not in wanted)
-    )
-    fields: dict[str, Any] = {"modalities": [MODALITY_NAMES[name] for name in wanted]}
+    wanted = [supported.lower()] if supported else sorted(SECTIONS)
+    sections.ignore("the model has no encoder for this modality", *(name for name in SECTIONS if name not in wanted))
+    fields: dict[str, Any] = {"modalities": [SECTIONS[name].modality for name in wanted]}
     for name in wanted:
         section = sections.section(name)
-        sub = shared | _convert_modality(section, name, width, depth, heads, vocab_size)
-        if name != "image":
+        sub = shared | _convert_modality(section, SECTIONS[name], width, depth, heads, vocab_size)
+        if not SECTIONS[name].has_cls_loss:
             sub["cls_loss_weight"] = 0.0
         local = section.get("ema_local_encoder", False)
         sub["ema_scope"] = "blocks" if encoder_only else "all" if local else "context"
-        fields[f"{MODALITY_NAMES[name]}_config"] = sub
+        fields[f"{SECTIONS[name].modality}_config"] = sub
         section.finish()
     sections.finish()
 
@@ -65,7 +60,7 @@ def convert_v2(model: Settings, vocab_size: int | None, task: Mapping[str, Any])
 
 
 def _convert_modality(
-    section: Settings, name: str, width: int, depth: int, heads: int, vocab_size: int | None
+    section: Settings, kind: "Section", width: int, depth: int, heads: int, vocab_size: int | None
 ) -> dict[str, Any]:
     section.ignore("told by the name of the section", "type")
     section.require("the attention bias follows the model", num_alibi_heads=heads, model_depth=depth)
@@ -83,9 +78,10 @@ def _convert_modality(
     section.seen |= {"learned_alibi_scale"}
 
     length, inverse = section.get("mask_length", 5), section.get("inverse_mask", False)
-    if inverse and name != "image":
+    on_grid = MODALITIES[kind.modality].default.geometry == "grid"
+    if inverse and not on_grid:
         raise ValueError(f"{section.where}.inverse_mask is True, but only images can be masked by visible blocks.")
-    blocks = {"audio": "span", "text": "span", "image": "inverse_block" if inverse else "block"}[name]
+    blocks = ("inverse_block" if inverse else "block") if on_grid else "span"
 
     decoder = section.section("decoder")
     decoder.require("no published model uses it", add_positions_masked=False, add_positions_all=False)
@@ -115,7 +111,7 @@ def _convert_modality(
         "decoder_input_dropout": decoder.get("input_dropout", 0.1),
     }
     decoder.finish()
-    return fields | _FRONT_ENDS[name](section, width, fields["prenet_depth"], vocab_size)
+    return fields | kind.front_end(section, width, fields["prenet_depth"], vocab_size)
 
 
 def _audio(section: Settings, width: int, prenet_depth: int, vocab_size: int | None) -> dict[str, Any]:
@@ -155,4 +151,16 @@ def _text(section: Settings, width: int, prenet_depth: int, vocab_size: int | No
     }
 
 
-_FRONT_ENDS: dict[str, Callable[..., dict[str, Any]]] = {"audio": _audio, "image": _image, "text": _text}
+class Section(NamedTuple):
+    """One section of `modalities` in fairseq."""
+
+    modality: str
+    front_end: Callable[..., dict[str, Any]]
+    has_cls_loss: bool = False
+
+
+SECTIONS = {
+    "audio": Section("audio", _audio),
+    "image": Section("vision", _image, True),
+    "text": Section("text", _text),
+}

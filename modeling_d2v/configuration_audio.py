@@ -9,7 +9,8 @@ from typing import Any
 
 from huggingface_hub.dataclasses import strict
 
-from .configuration_modalities import Data2VecModalityConfig, below_one, in_range, one_of
+from .configuration_checks import below_one, in_range, one_of
+from .configuration_modalities import Data2VecModalityConfig
 
 
 OWNER = "Data2VecAudioConfig"
@@ -83,6 +84,7 @@ class Data2VecAudioConfig(ConvFrames, Data2VecModalityConfig):
 
     model_type = "d2v_audio"
     base_config_key = "audio_config"
+    modality = "audio"
 
     conv_dim: list[int] | tuple[int, ...] = (512,) * 7
     conv_kernel: list[int] | tuple[int, ...] = (10, 3, 3, 3, 3, 2, 2)
@@ -130,9 +132,14 @@ class Data2VecAudioConfig(ConvFrames, Data2VecModalityConfig):
             setattr(self, name, list(getattr(self, name)))
         super().__post_init__(**kwargs)
 
+    def num_tokens(self, length: Any) -> Any:
+        return self.num_frames(length)
+
+    def width_divisors(self) -> dict[str, int]:
+        return {"conv_pos_groups": self.conv_pos_groups} if self.conv_pos_depth else {}
+
     def check(self) -> None:
         super().check()
-        one_of(OWNER, "mask_sampler", self.mask_sampler, ("random", "span"))
         for names in (CONV_LAYERS, TDNN_LAYERS):
             self._check_layers(names)
         for field in ("conv_pos_width", "conv_pos_groups", "sampling_rate"):

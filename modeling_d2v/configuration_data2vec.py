@@ -15,16 +15,9 @@ from transformers.activations import ACT2FN
 from transformers.backbone_utils import BackboneConfigMixin
 
 from .configuration_audio import Data2VecAudioConfig
-from .configuration_modalities import (
-    MODALITIES,
-    CheckedConfig,
-    Data2VecModalityConfig,
-    Data2VecTextConfig,
-    Data2VecVisionConfig,
-    below_one,
-    in_range,
-    one_of,
-)
+from .configuration_checks import CheckedConfig, below_one, in_range, one_of
+from .configuration_modalities import Data2VecModalityConfig, Data2VecTextConfig, Data2VecVisionConfig
+from .modalities import MODALITIES
 from .presets import get_preset, preset_names
 from .remote_code import AUTO_MAP, TRAVELLING_FILES
 
@@ -39,7 +32,7 @@ class Data2VecConfig(BackboneConfigMixin, CheckedConfig):
     """Configuration of `Data2VecModel`, `Data2VecForPreTraining` and the task heads.
 
     Args:
-        modalities: which front ends the model has, out of "text", "vision", "audio".
+        modalities: which modalities the model takes, out of "text", "vision", "audio".
         hidden_size, num_hidden_layers, num_attention_heads, intermediate_size, hidden_act, layer_norm_eps: the
             shared blocks (768, 12, 12, 3072, exact "gelu", 1e-5).
         norm_first: pre-norm blocks and a final norm. Default False: post-norm.
@@ -75,7 +68,7 @@ class Data2VecConfig(BackboneConfigMixin, CheckedConfig):
     sub_configs_defaults = {f"{name}_config": config for name, config in MODALITY_CONFIGS.items()}
     base_model_fsdp_plan = {"encoder.blocks.*": "free_full_weight", "encoder.norm": "keep_full_weight"}
 
-    modalities: list[str] | tuple[str, ...] | str = MODALITIES
+    modalities: list[str] | tuple[str, ...] | str = tuple(MODALITIES)
     hidden_size: int = 768
     num_hidden_layers: int = 12
     num_attention_heads: int = 12
@@ -193,29 +186,25 @@ class Data2VecConfig(BackboneConfigMixin, CheckedConfig):
             in_range(owner, field, getattr(self, field), 0)
         self.verify_out_features_out_indices()
         for name in self.modalities:
-            self._check_modality(name, getattr(self, f"{name}_config"))
+            self._check_modality(self.modality_config(name))
 
-    def _check_modality(self, name: str, modality: Data2VecModalityConfig) -> None:
-        owner = type(modality).__name__
-        k = modality.average_top_k_layers
+    def _check_modality(self, settings: Data2VecModalityConfig) -> None:
+        owner = type(settings).__name__
+        k = settings.average_top_k_layers
         if k is not None and not 1 <= k <= self.num_hidden_layers:
             raise ValueError(
                 f"{owner}: `average_top_k_layers` is {k}, but there are {self.num_hidden_layers} shared blocks to "
                 "average (the prenet does not count)."
             )
-        width = modality.decoder_hidden_size if modality.decoder_layers else self.hidden_size
-        if modality.decoder_projection_layers == 0 and self.masked_tokens == "dropped" and width != self.hidden_size:
+        width = settings.decoder_hidden_size if settings.decoder_layers else self.hidden_size
+        if settings.decoder_projection_layers == 0 and self.masked_tokens == "dropped" and width != self.hidden_size:
             raise ValueError(
                 f"{owner}: without a projection (`decoder_projection_layers` is 0) the decoder must be as wide as the "
                 f"model, but `decoder_hidden_size` is {width} and `hidden_size` {self.hidden_size}."
             )
-        divisors = {}
-        if self.masked_tokens == "dropped" and modality.decoder_layers:
-            divisors["decoder_groups"] = modality.decoder_groups
-        if name == "audio" and modality.conv_pos_depth:
-            divisors["conv_pos_groups"] = modality.conv_pos_groups
-        if name == "vision" and modality.position_embedding == "sincos_2d":
-            divisors["2-D sin-cos positions"] = 4
+        divisors = settings.width_divisors()
+        if self.masked_tokens == "dropped" and settings.decoder_layers:
+            divisors = {"decoder_groups": settings.decoder_groups, **divisors}
         for field, divisor in divisors.items():
             if self.hidden_size % divisor:
                 raise ValueError(

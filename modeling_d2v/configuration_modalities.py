@@ -4,93 +4,17 @@ Defaults are the published base settings of data2vec 2.0 (Baevski et al. 2023; c
 `base_audio_only_task`, `base_images_only_task`, `base_text_only_task`).
 """
 
-import difflib
-from collections.abc import Iterable
-from dataclasses import fields
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, ClassVar
 
 from huggingface_hub.dataclasses import strict
-from transformers import PreTrainedConfig
-from transformers.utils import logging
 
+from .configuration_checks import CheckedConfig, below_one, in_range, one_of
 from .masking import SAMPLERS
+from .modalities import MODALITIES, FrontEnd
 
 
-logger = logging.get_logger(__name__)
-
-MODALITIES = ("text", "vision", "audio")
 EMA_SCOPES = ("blocks", "context", "all")
-
-# What transformers itself passes through the keyword arguments of a configuration.
-_TRANSFORMERS_KEYS = frozenset(
-    "attn_implementation auto_map experts_implementation gradient_checkpointing name_or_path num_labels "
-    "output_attentions per_layer_config quantization_config tie_word_embeddings torch_dtype use_cache "
-    "use_return_dict custom_pipelines task_specific_params model_type base_model_tp_plan tokenizer_class".split()
-)
-
-
-def _nearest(name: str, valid: Iterable[str]) -> str:
-    return difflib.get_close_matches(name, list(valid), n=1, cutoff=0.0)[0]
-
-
-def one_of(owner: str, field: str, value: Any, valid: Iterable) -> None:
-    if value not in valid:
-        raise ValueError(f"{owner}: `{field}` is {value!r}; it must be one of {', '.join(map(repr, valid))}.")
-
-
-def in_range(owner: str, field: str, value: float, low: float, high: float = float("inf")) -> None:
-    if not low <= value <= high:
-        limits = f"at least {low}" if high == float("inf") else f"in [{low}, {high}]"
-        raise ValueError(f"{owner}: `{field}` is {value}; it must be {limits}.")
-
-
-def below_one(owner: str, field: str, value: float) -> None:
-    """For dropouts: at 1 nothing would be left to scale up."""
-    if not 0 <= value < 1:
-        raise ValueError(f"{owner}: `{field}` is {value}; it must be at least 0 and below 1.")
-
-
-class CheckedConfig(PreTrainedConfig):
-    """A configuration that checks itself, and says of an unknown key which known one was probably meant."""
-
-    def __post_init__(self, **kwargs: Any) -> None:
-        for key in [key for key in kwargs if not key.startswith("_") and key not in _TRANSFORMERS_KEYS]:
-            self._refuse(key)
-        super().__post_init__(**kwargs)
-        self.check()
-
-    @classmethod
-    def own_fields(cls) -> set[str]:
-        """Names of the fields that this class adds to those of transformers."""
-        names = {field.name for field in fields(cls)} - {field.name for field in fields(PreTrainedConfig)}
-        return {name for name in names if not name.startswith("_")}
-
-    def _refuse(self, key: str) -> None:
-        name, known = type(self).__name__, self.own_fields()
-        for part, spec in self.sub_configs.items():
-            if issubclass(spec, CheckedConfig) and key in spec.own_fields() - known:
-                raise ValueError(f"{name} has no field `{key}`: it belongs into a modality, such as `{part}`.")
-        nearest = _nearest(key, known)
-        if difflib.SequenceMatcher(None, key, nearest).ratio() >= 0.6:
-            raise ValueError(f"{name} has no field `{key}`; did you mean `{nearest}`?")
-        # A key unlike any of ours may be one that a later transformers gives every configuration.
-        logger.warning(f"{name} has no field `{key}` (the nearest one is `{nearest}`): nothing reads it.")
-
-    @classmethod
-    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
-        """As in transformers; overrides are checked like the fields they replace."""
-        values = dict(config_dict)
-        for key in cls.own_fields() & kwargs.keys():
-            old, new = values.get(key), kwargs.pop(key)
-            values[key] = {**old, **new} if isinstance(old, dict) and isinstance(new, dict) else new
-        return super().from_dict(values, **kwargs)
-
-    def validate_settings(self) -> None:
-        """Called when the configuration is saved: what was changed since it was made may not work together."""
-        self.check()
-
-    def check(self) -> None:
-        """Raises `ValueError` with a sentence about the first setting that cannot work."""
 
 
 @strict
@@ -161,6 +85,7 @@ class Data2VecModalityConfig(MaskedPredictionConfig):
     """What every modality has: context encoder, decoder and its share of the teacher, beside the objective.
 
     Args:
+        front_end: name of the front end, one of those that `MODALITIES` lists for the modality. Default: the first.
         num_extra_tokens: learned tokens put before the sequence (1 for images). Default 0.
         init_extra_token_zero: start the first extra token at zero, the others from N(0, 1). Default True.
         prenet_depth: transformer blocks of this modality alone, before the shared ones. Default 0.
@@ -188,6 +113,12 @@ class Data2VecModalityConfig(MaskedPredictionConfig):
         ValueError: for a setting that cannot work; the message names it and the values that can.
     """
 
+    modality: ClassVar[str]
+    # Whether the projection of the decoder starts like the linear layers of the encoder, as the reference's for text
+    # does, or with PyTorch's own start values.
+    normal_projection: ClassVar[bool] = False
+
+    front_end: str | None = None
     num_extra_tokens: int = 0
     init_extra_token_zero: bool = True
     prenet_depth: int = 0
@@ -212,9 +143,37 @@ class Data2VecModalityConfig(MaskedPredictionConfig):
     ema_scope: str = "context"
     local_norm_eps: float | int = 1e-5
 
+    def __post_init__(self, **kwargs: Any) -> None:
+        if self.front_end is None:
+            self.front_end = next(iter(MODALITIES[self.modality].front_ends))
+        super().__post_init__(**kwargs)
+
+    @property
+    def traits(self) -> FrontEnd:
+        """The entry of the front end in `MODALITIES`: its geometry, and what follows from it."""
+        return MODALITIES[self.modality].front_ends[self.front_end]
+
+    def token_grid(self, shape: Sequence[int]) -> tuple[int, int] | None:
+        """Rows and columns of the tokens of an input of `shape`, batch left out; None where they lie in a line."""
+        return None
+
+    def num_tokens(self, length: Any) -> Any:
+        """Tokens of an input of `length` ids or samples (int, integer tensor or array); not for images."""
+        return length
+
+    def width_divisors(self) -> dict[str, int]:
+        """What `hidden_size` must be a multiple of, by the name of the setting that asks for it."""
+        return {}
+
     def check(self) -> None:
         super().check()
         owner = type(self).__name__
+        one_of(owner, "front_end", self.front_end, MODALITIES[self.modality].front_ends)
+        if self.mask_sampler not in self.traits.samplers:
+            raise ValueError(
+                f"{owner}: `mask_sampler` is {self.mask_sampler!r}; with the {self.front_end} front end, whose tokens "
+                f"form a {self.traits.geometry}, it must be one of {', '.join(map(repr, self.traits.samplers))}."
+            )
         one_of(owner, "alibi", self.alibi, (None, "fixed", "learned"))
         one_of(owner, "alibi_distance", self.alibi_distance, ("manhattan", "euclidean"))
         one_of(owner, "ema_scope", self.ema_scope, EMA_SCOPES)
@@ -252,6 +211,8 @@ class Data2VecTextConfig(Data2VecModalityConfig):
 
     model_type = "d2v_text"
     base_config_key = "text_config"
+    modality = "text"
+    normal_projection = True
 
     vocab_size: int = 50265
     max_position_embeddings: int = 512
@@ -277,7 +238,6 @@ class Data2VecTextConfig(Data2VecModalityConfig):
 
     def check(self) -> None:
         super().check()
-        one_of("Data2VecTextConfig", "mask_sampler", self.mask_sampler, ("random", "span"))
         in_range("Data2VecTextConfig", "vocab_size", self.vocab_size, 1)
         in_range("Data2VecTextConfig", "max_position_embeddings", self.max_position_embeddings, 1)
         below_one("Data2VecTextConfig", "embedding_dropout", self.embedding_dropout)
@@ -317,6 +277,7 @@ class Data2VecVisionConfig(Data2VecModalityConfig):
 
     model_type = "d2v_vision"
     base_config_key = "vision_config"
+    modality = "vision"
 
     image_size: int = 224
     patch_size: int = 16
@@ -361,7 +322,6 @@ class Data2VecVisionConfig(Data2VecModalityConfig):
         if self.embed_dim is not None:
             in_range("Data2VecVisionConfig", "embed_dim", self.embed_dim, 1)
         one_of("Data2VecVisionConfig", "position_embedding", self.position_embedding, ("sincos_2d", "none"))
-        one_of("Data2VecVisionConfig", "mask_sampler", self.mask_sampler, ("random", "block", "inverse_block"))
         if self.alibi is not None and self.relative_position_bias:
             raise ValueError("Data2VecVisionConfig: choose either `alibi` or `relative_position_bias`, not both.")
         if self.relative_position_bias_per_layer and not self.relative_position_bias:
@@ -377,6 +337,17 @@ class Data2VecVisionConfig(Data2VecModalityConfig):
         in_range("Data2VecVisionConfig", "auxiliary_loss_weight", self.auxiliary_loss_weight, 0)
         in_range("Data2VecVisionConfig", "pool_scales", min(self.pool_scales, default=0), 1)
         self.grid_size(self.image_size, self.image_size)
+
+    def width_divisors(self) -> dict[str, int]:
+        return {"2-D sin-cos positions": 4} if self.position_embedding == "sincos_2d" else {}
+
+    def token_grid(self, shape: Sequence[int]) -> tuple[int, int]:
+        return self.grid_size(*shape[-2:])
+
+    @property
+    def base_grid(self) -> tuple[int, int]:
+        """Rows and columns that positions are laid out for."""
+        return self.grid_size(self.image_size, self.image_size)
 
     def grid_size(self, height: int, width: int) -> tuple[int, int]:
         """Patches down and across an image of `height` x `width` pixels.

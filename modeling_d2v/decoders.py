@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .configuration_data2vec import Data2VecConfig
-from .configuration_modalities import Data2VecModalityConfig, Data2VecTextConfig
+from .configuration_modalities import Data2VecModalityConfig
+from .local_encoders import LocalFeatures
 from .masking import counter_bits, counter_uniform
-from .modality_encoders import LocalFeatures, Tokens
+from .modality_encoders import Tokens
 from .positions import SameConv1d, channel_norm
 
 
@@ -55,6 +56,10 @@ class SameConv2d(nn.Conv2d):
         return (out[..., :-1, :-1] if self.kernel_size[0] % 2 == 0 else out).permute(0, 2, 3, 1)
 
 
+# By the geometry of the tokens.
+CONVOLUTIONS = {"line": SameConv1d, "grid": SameConv2d}
+
+
 def make_projection(inputs: int, outputs: int, layers: int, ratio: float) -> nn.Sequential:
     """`layers` linear layers with GELU between; the hidden ones are `ratio` times as wide as the input.
 
@@ -88,9 +93,9 @@ class RegressionHead(nn.Module):
 class ConvDecoder(nn.Module):
     """Prediction of 2.0: convolutions over the visible tokens in their places, with noise where tokens are masked."""
 
-    def __init__(self, config: Data2VecConfig, mine: Data2VecModalityConfig, two_d: bool) -> None:
+    def __init__(self, config: Data2VecConfig, mine: Data2VecModalityConfig) -> None:
         super().__init__()
-        conv = SameConv2d if two_d else SameConv1d
+        conv = CONVOLUTIONS[mine.traits.geometry]
         widths = [config.hidden_size, *[mine.decoder_hidden_size] * mine.decoder_layers]
         self.convs = nn.ModuleList(
             [
@@ -101,11 +106,10 @@ class ConvDecoder(nn.Module):
         layers, ratio = mine.decoder_projection_layers, mine.decoder_projection_ratio
         self.projection = make_projection(widths[-1], config.hidden_size, layers, ratio)
         self.input_dropout = nn.Dropout(mine.decoder_input_dropout)
-        self.two_d, self.residual = two_d, mine.decoder_residual
+        self.two_d, self.residual = conv is SameConv2d, mine.decoder_residual
         self.noise_std, self.num_extra = mine.mask_noise_std, mine.num_extra_tokens
         self.zero_padding = not config.fairseq_compatible_padding
-        # Text decoders start like linear layers do, those of audio and images with PyTorch's default.
-        self.normal_projection = isinstance(mine, Data2VecTextConfig)
+        self.normal_projection = mine.normal_projection
 
     def features(
         self, hidden: Tensor, tokens: Tokens, local: LocalFeatures, mask: Tensor, key: dict[str, Any] | None = None
@@ -117,6 +121,7 @@ class ConvDecoder(nn.Module):
             real = real.repeat_interleave(mask.shape[1], dim=0)[..., None].to(x.dtype)
         if self.two_d:
             x = x.unflatten(1, local.grid)
+            real = None if real is None else real.unflatten(1, local.grid)
         for conv in self.convs:
             inputs = x if real is None else x * real
             x = F.gelu(channel_norm(conv(inputs)))

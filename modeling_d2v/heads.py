@@ -13,7 +13,8 @@ from torch.nn import functional as F
 from transformers import PreTrainedConfig
 
 from .configuration_data2vec import MODALITY_CONFIGS, Data2VecConfig
-from .modeling_data2vec import INPUT_NAMES, Data2VecModel, Data2VecPreTrainedModel
+from .modalities import MODALITIES
+from .modeling_data2vec import Data2VecModel, Data2VecPreTrainedModel
 
 
 IGNORED = -100  # the class id that transformers' collators give to what has no label
@@ -149,7 +150,7 @@ class Data2VecHead(Data2VecPreTrainedModel):
     def __init__(self, config: Data2VecConfig) -> None:
         if self.modality not in config.modalities:
             raise ValueError(
-                f"{type(self).__name__} works on {self.modality} (`{INPUT_NAMES[self.modality]}`), but this "
+                f"{type(self).__name__} works on {self.modality} (`{MODALITIES[self.modality].input_name}`), but this "
                 f"checkpoint or configuration has {' and '.join(config.modalities)} only."
             )
         super().__init__(self.own_config(config))
@@ -186,8 +187,11 @@ class Data2VecHead(Data2VecPreTrainedModel):
         _freeze(self.data2vec)
 
     def freeze_feature_encoder(self) -> None:
-        """Keeps the local encoder (convolutions, patch or token embedding) as it is."""
-        _freeze(self.data2vec.modality_encoders[self.modality].local_encoder)
+        """Keep what reads the input as it is: the embedding of tokens or patches, or the convolutions over waveforms.
+
+        The projection behind those convolutions is trained, as in the published fine-tuning.
+        """
+        _freeze(self.data2vec.modality_encoders[self.modality].local_encoder.extractor)
 
 
 def _freeze(module: nn.Module) -> None:

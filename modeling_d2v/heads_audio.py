@@ -55,10 +55,6 @@ class Data2VecAudioHead(Data2VecHead):
         if isinstance(module, LayerSum):
             init.constant_(module.weights, 1 / len(module.weights))
 
-    def freeze_feature_encoder(self) -> None:
-        """Keeps the convolutions as they are, as the published fine-tuning does; their projection is trained."""
-        self.data2vec.modality_encoders["audio"].local_encoder.conv_layers.requires_grad_(False)
-
     def make_layer_sum(self) -> LayerSum | None:
         """The weighted mean of layers, where the configuration asks for it."""
         return LayerSum(self.config.num_hidden_layers) if self.config.audio_config.use_weighted_layer_sum else None

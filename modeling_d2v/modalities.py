@@ -48,6 +48,11 @@ class Modality:
     content: str
     front_ends: dict[str, FrontEnd]
 
+    @property
+    def default(self) -> FrontEnd:
+        """The first front end."""
+        return next(iter(self.front_ends.values()))
+
 
 # In the order in which a model with several of them has its front ends.
 MODALITIES: dict[str, Modality] = {

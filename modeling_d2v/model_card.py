@@ -13,7 +13,9 @@ from typing import Any
 from huggingface_hub import ModelCard, ModelCardData
 from huggingface_hub.errors import EntryNotFoundError, HTTPError
 
-from .configuration_data2vec import AUTO_MAP, Data2VecConfig
+from .configuration_data2vec import Data2VecConfig
+from .modalities import MODALITIES
+from .remote_code import AUTO_MAP
 
 
 CARD = "README.md"
@@ -85,8 +87,7 @@ def model_card(
         base_model=base_model,
         datasets=datasets,
     )
-    inputs = {"text": "text", "vision": "images", "audio": "speech"}
-    taken = " or ".join(inputs[modality] for modality in config.modalities)
+    taken = " or ".join(MODALITIES[modality].content for modality in config.modalities)
     is_encoder = auto in ("AutoModel", "AutoBackbone", "AutoModelForPreTraining")
     parts = {
         "Use": _USE.format(auto=auto, name=name),

@@ -22,12 +22,12 @@ from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from .arguments import known_arguments
 from .configuration_data2vec import Data2VecConfig
-from .modality_encoders import AudioLocalEncoder, LocalFeatures, ModalityEncoder, Tokens, VisionLocalEncoder
+from .local_encoders import LocalEncoder, LocalFeatures
+from .modalities import MODALITIES, modality_of_input
+from .modality_encoders import ModalityEncoder, Tokens
 from .positions import AlibiBias, RelativePositionBias, SinCosPositions
 from .pushing import PushToHub
 
-
-INPUT_NAMES = {"text": "input_ids", "vision": "pixel_values", "audio": "input_values"}
 
 # Called after each shared block with (number of the block, its output, its feed-forward part before the residual).
 LayerCallback = Callable[[int, Tensor, Tensor], None]
@@ -290,15 +290,8 @@ class Data2VecPreTrainedModel(PushToHub, PreTrainedModel):
             init.zeros_(module.bias)
         elif isinstance(module, nn.Conv1d | nn.Conv2d):
             module.reset_parameters()
-        elif isinstance(module, AudioLocalEncoder):
-            for layer in module.conv_layers:
-                init.kaiming_normal_(layer.conv.weight)
-            module.projection.reset_parameters()
-        elif isinstance(module, VisionLocalEncoder):
-            weight = module.projection.weight
-            bound = (6 / (weight[0].numel() + weight.shape[0])) ** 0.5  # xavier on the flattened weight
-            init.uniform_(weight, -bound, bound)
-            init.zeros_(module.projection.bias)
+        elif isinstance(module, LocalEncoder):
+            module.init_weights()
         elif isinstance(module, ModalityEncoder):
             self._init_tokens(module)
         elif isinstance(module, Data2VecBlock):
@@ -344,10 +337,7 @@ class Data2VecModel(Data2VecPreTrainedModel):
 
     def get_input_embeddings(self) -> nn.Module:
         """The first layer of the front end (of the text one, where there are several)."""
-        local = self.modality_encoders[self.config.modalities[0]].local_encoder
-        if self.config.modalities[0] == "audio":
-            return local.conv_layers[0].conv
-        return getattr(local, "token_embeddings", None) or local.projection
+        return self.modality_encoders[self.config.modalities[0]].local_encoder.first_layer
 
     def set_input_embeddings(self, value: nn.Module) -> None:
         if "text" not in self.config.modalities:
@@ -360,16 +350,16 @@ class Data2VecModel(Data2VecPreTrainedModel):
         Raises:
             ValueError: if none or several are given, or one that this model has no front end for.
         """
-        given = {name: inputs[key] for name, key in INPUT_NAMES.items() if inputs.get(key) is not None}
-        names = " or ".join(f"`{INPUT_NAMES[name]}`" for name in self.config.modalities)
+        given = [name for name in (entry.input_name for entry in MODALITIES.values()) if inputs.get(name) is not None]
+        names = " or ".join(f"`{MODALITIES[name].input_name}`" for name in self.config.modalities)
         if len(given) != 1:
-            found = " and ".join(f"`{INPUT_NAMES[name]}`" for name in given) or "none"
+            found = " and ".join(f"`{name}`" for name in given) or "none"
             raise ValueError(f"A forward pass takes one modality, {names}; {found} was given.")
-        modality, tensor = next(iter(given.items()))
+        modality, tensor = modality_of_input(given[0]), inputs[given[0]]
         if modality not in self.config.modalities:
-            raise ValueError(f"This model has no {modality} front end (`{INPUT_NAMES[modality]}`); it takes {names}.")
+            raise ValueError(f"This model has no {modality} front end (`{given[0]}`); it takes {names}.")
         if tensor.shape[0] == 0:
-            raise ValueError(f"`{INPUT_NAMES[modality]}` is an empty batch: its first dimension is 0.")
+            raise ValueError(f"`{given[0]}` is an empty batch: its first dimension is 0.")
         return modality, tensor
 
     def local_features(self, encoder: ModalityEncoder, inputs: Tensor, attention_mask: Tensor | None) -> LocalFeatures:

@@ -19,8 +19,9 @@ from .configuration_data2vec import Data2VecConfig
 from .configuration_modalities import Data2VecModalityConfig
 from .decoders import ConvDecoder, RegressionHead
 from .ema_teacher import EmaTeacher
+from .local_encoders import LocalFeatures
 from .masking import corrupt_tokens
-from .modality_encoders import LocalFeatures, ModalityEncoder, Tokens
+from .modality_encoders import ModalityEncoder, Tokens
 from .modeling_data2vec import Data2VecModel, Data2VecPreTrainedModel, masked_mean
 from .objective import (
     Data2VecForPreTrainingOutput,
@@ -53,7 +54,7 @@ class Data2VecForPreTraining(EmaTeacher, Data2VecPreTrainedModel):
             if config.masked_tokens == "replaced":
                 self.decoders[name] = RegressionHead(config, mine)
             else:
-                self.decoders[name] = ConvDecoder(config, mine, two_d=name == "vision")
+                self.decoders[name] = ConvDecoder(config, mine)
         self.register_buffer("ema_step", torch.zeros((), dtype=torch.int64))
         self.post_init()
         self.reset_teacher()
@@ -244,7 +245,7 @@ class Data2VecForPreTraining(EmaTeacher, Data2VecPreTrainedModel):
         """2.0: visible tokens only. 1.0: all tokens, the masked ones replaced before anything mixes them."""
         encoder = self.data2vec.modality_encoders[modality]
         drop = self.config.masked_tokens == "dropped"
-        if drop or modality != "text":
+        if drop or not encoder.config.traits.corrupts_input:
             return self.data2vec.encode(encoder, local, mask, drop, **kwargs)
         mine, repeats = encoder.config, mask.shape[1]
         corrupted = corrupt_tokens(

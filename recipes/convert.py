@@ -33,9 +33,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from modeling_d2v import Data2VecConfig, Data2VecModel, Data2VecProcessor
 from modeling_d2v.checkpoint_conversion import convert_checkpoint
 from modeling_d2v.checkpoint_transformers import KINDS, from_transformers
-from modeling_d2v.configuration_modalities import MODALITIES
 from modeling_d2v.drafts import check_place
 from modeling_d2v.export_transformers_files import export_to_transformers
+from modeling_d2v.modalities import MODALITIES
 from modeling_d2v.model_card import read_license
 from modeling_d2v.publishing import find_checkpoint
 from recipes.common.conversion import (
@@ -86,7 +86,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--settings", help="JSON file with the settings (`cfg`) of a checkpoint that has none")
     add("--ignore_settings", nargs="+", default=[], metavar="NAME", help="settings of the encoder to leave out")
     add("--to", choices=("data2vec", "transformers"), default="data2vec", help="whose model OUT is (default: ours)")
-    add("--modality", choices=MODALITIES, help="which one of a joint encoder --to transformers takes")
+    add("--modality", choices=tuple(MODALITIES), help="which one of a joint encoder --to transformers takes")
     add("--architecture", help="class of the transformers model, where its configuration does not say it")
     return parser
 

@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoFeatureExtractor, AutoImageProcessor, AutoModel, AutoTokenizer
 
 from modeling_d2v import BackboneForPreTraining, BackbonePreTrainingConfig, Data2VecConfig, Data2VecModel
-from modeling_d2v.backbone_configuration import INPUTS, auto_classes
+from modeling_d2v.backbone_configuration import auto_classes
+from modeling_d2v.modalities import modality_of_input
 from modeling_d2v.model_card import CARD, PAPERS, choose_license, license_text
 from modeling_d2v.modeling_data2vec import Data2VecModelOutput, masked_mean
 from recipes.common.atomic import write_folder
@@ -84,12 +85,13 @@ def encoder_modality(config: Any, where: str) -> str:
         raise OptionError(f"{where} is a model of this package: start from it with init_from instead.")
     found = auto_classes(config)
     taken = found[0].main_input_name if found else "nothing"
-    if taken not in INPUTS:
+    modality = modality_of_input(taken)
+    if modality is None:
         raise OptionError(
             f"{where} takes `{taken}`. Text (`input_ids`), images (`pixel_values`) and waveforms (`input_values`) can "
             "be masked."
         )
-    return INPUTS[taken]
+    return modality
 
 
 def encoder_config(backbone: str) -> Any:

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from modeling_d2v import Data2VecConfig
-from modeling_d2v.modeling_data2vec import INPUT_NAMES
+from modeling_d2v.modalities import MODALITIES
 
 
 class BatchShape(NamedTuple):
@@ -59,7 +59,7 @@ class StepFlops:
 
     def shape(self, modality: str, inputs: dict[str, Tensor]) -> BatchShape:
         """Shape of a collated batch: the input, "mask" (B, M, T), and "attention_mask" where something is padded."""
-        mask, values = inputs["mask"], inputs[INPUT_NAMES[modality]]
+        mask, values = inputs["mask"], inputs[MODALITIES[modality].input_name]
         samples, masks, tokens = mask.shape
         visible = tokens - mask.sum(dim=2)
         real = inputs.get("attention_mask")

@@ -16,7 +16,7 @@ from torch import Tensor
 from modeling_d2v.checkpoint_tensors import Place
 from modeling_d2v.checkpoints import config_from_fairseq, convert_state_dict, detect_kind, translate
 from modeling_d2v.configuration_data2vec import Data2VecConfig
-from modeling_d2v.modeling_data2vec import INPUT_NAMES
+from modeling_d2v.modalities import MODALITIES, modality_of_input
 from modeling_d2v.pretraining_data2vec import Data2VecForPreTraining
 
 
@@ -98,7 +98,7 @@ class Reference:
         """Arguments of `Data2VecForPreTraining`; with `sample`, of that sample alone."""
         source = self.tensors["in.source"] if "in.source" in self.tensors else self.tensors["in.target_tokens"]
         mask = self.tensors["in.mask"].bool().unflatten(0, (source.shape[0], -1))
-        batch = {INPUT_NAMES[self.config().modalities[0]]: source, "mask": mask}
+        batch = {MODALITIES[self.config().modalities[0]].input_name: source, "mask": mask}
         if "in.padding_mask" in self.tensors:
             batch["attention_mask"] = 1 - self.tensors["in.padding_mask"].long()
         if sample is None:
@@ -180,7 +180,7 @@ def assert_close(ours: Tensor, theirs: Tensor, what: str) -> None:
 @torch.no_grad()
 def record_features(model: Data2VecForPreTraining, batch: dict[str, Tensor]) -> dict[str, Tensor]:
     """The encoder on unmasked input: local features, output and both results of every shared block."""
-    modality, inputs = model.data2vec.select_input(**{k: batch.get(k) for k in INPUT_NAMES.values()})
+    modality, inputs = model.data2vec.select_input(**{k: x for k, x in batch.items() if modality_of_input(k)})
     encoder = model.data2vec.modality_encoders[modality]
     local = model.data2vec.local_features(encoder, inputs, batch.get("attention_mask"))
     seen: dict[str, Tensor] = {"local_features": local.features}
@@ -198,7 +198,7 @@ def record_features(model: Data2VecForPreTraining, batch: dict[str, Tensor]) -> 
 @torch.no_grad()
 def record_teacher(model: Data2VecForPreTraining, batch: dict[str, Tensor]) -> dict[str, Tensor]:
     """The teacher on unmasked input: both results of every shared block without extra tokens, and the targets."""
-    modality, inputs = model.data2vec.select_input(**{k: batch.get(k) for k in INPUT_NAMES.values()})
+    modality, inputs = model.data2vec.select_input(**{k: x for k, x in batch.items() if modality_of_input(k)})
     scope = model.config.modality_config(modality).ema_scope
     student, teacher = model.data2vec.modality_encoders[modality], model.teacher.modality_encoders
     attention_mask = batch.get("attention_mask")
@@ -219,7 +219,7 @@ def record_teacher(model: Data2VecForPreTraining, batch: dict[str, Tensor]) -> d
 @torch.no_grad()
 def record_student(model: Data2VecForPreTraining, batch: dict[str, Tensor]) -> dict[str, Tensor]:
     """The student of 2.0 on its visible tokens (in ascending order), and the decoder at all places."""
-    modality, inputs = model.data2vec.select_input(**{k: batch.get(k) for k in INPUT_NAMES.values()})
+    modality, inputs = model.data2vec.select_input(**{k: x for k, x in batch.items() if modality_of_input(k)})
     encoder, decoder, mask = model.data2vec.modality_encoders[modality], model.decoders[modality], batch["mask"]
     local = model.data2vec.local_features(encoder, inputs, batch.get("attention_mask"))
     if local.token_mask is not None and not model.config.fairseq_compatible_padding:

@@ -134,7 +134,7 @@ def test_sizes_of_texts_images_and_recordings():
     [
         (dict(average_top_k_layers=4), "average_top_k_layers"),
         (dict(mask_prob=1.5), "mask_prob"),
-        (dict(mask_sampler="block"), "images"),
+        (dict(mask_sampler="block"), "mask_sampler"),
         (dict(ema_decay=2.0), "ema_decay"),
         (dict(num_layers="3"), "num_layers"),
     ],

@@ -15,7 +15,7 @@ from modeling_d2v import (
     Data2VecModel,
 )
 from modeling_d2v.checkpoint_conversion import convert_checkpoint
-from modeling_d2v.modeling_data2vec import INPUT_NAMES
+from modeling_d2v.modalities import modality_of_input
 from tests.modeling_d2v.reference_fixtures import UNPADDED, V1, V2, load_reference, relative_error
 from tests.modeling_d2v.source_checkpoints import (
     cast,
@@ -34,7 +34,7 @@ def convert(content, tmp_path, **options):
 def sample_of(name):
     """The recorded features of a sample in which nothing is padding, and that sample as input."""
     reference, sample = load_reference(name), UNPADDED.get(name, 0)
-    batch = {key: value for key, value in reference.batch(sample).items() if key in INPUT_NAMES.values()}
+    batch = {key: value for key, value in reference.batch(sample).items() if modality_of_input(key)}
     return batch, reference.tensors["out.features.x"][sample : sample + 1]
 
 

@@ -1,0 +1,231 @@
+"""The first part of every front end: from raw input to features, token by token or by overlapping windows.
+
+Shapes: B samples, T tokens, D hidden size, h x w grid of patches. Token masks are True = real.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import initialization as init
+
+from .configuration_data2vec import Data2VecConfig
+from .configuration_modalities import Data2VecModalityConfig
+from .positions import FIXED_EPS, ConvPositions, SinCosPositions, TimeConv1d, text_positions
+
+
+@dataclass
+class LocalFeatures:
+    """What a local encoder gives: nothing in it depends on the mask, so it is computed once for all M masks."""
+
+    features: Tensor  # (B, T, D)
+    token_mask: Tensor | None  # (B, T), None = all real
+    grid: tuple[int, int] | None = None
+
+
+def check_token_ids(input_ids: Tensor, table: nn.Module) -> None:
+    """Checks that an embedding table has a row for every id.
+
+    Ids on a GPU are not read: that would make the host wait for it in every step. There PyTorch itself stops, with a
+    device-side assertion.
+
+    Raises:
+        ValueError: naming the first wrong id and the size of the vocabulary.
+    """
+    if input_ids.device.type != "cpu" or torch.compiler.is_compiling():
+        return
+    rows = table.weight.shape[0]
+    wrong = input_ids[(input_ids < 0) | (input_ids >= rows)]
+    if wrong.numel():
+        raise ValueError(
+            f"`input_ids` holds {wrong[0].item()}; the vocabulary of this model goes from 0 to {rows - 1}. Check that "
+            "the tokenizer is the one that the model was trained with. Where it has got new tokens, give them rows: "
+            "`model.resize_token_embeddings(len(tokenizer))`."
+        )
+
+
+class LocalEncoder(nn.Module):
+    """Turns the input of a modality into features (B, T, D): what distinguishes one front end from another.
+
+    Subclasses are made from the configuration of the model and that of the modality.
+    """
+
+    def forward(self, inputs: Tensor, attention_mask: Tensor | None) -> LocalFeatures:
+        """Encode `inputs` (B, ...); `attention_mask`, of their shape, is 1 = real, 0 = padding."""
+        raise NotImplementedError
+
+    def make_positions(self, config: Data2VecConfig) -> nn.Module | None:
+        """Make the module that tells where a token is; None where the features or the attention bias do."""
+        return None
+
+    @property
+    def first_layer(self) -> nn.Module:
+        """The layer that reads the input."""
+        raise NotImplementedError
+
+    @property
+    def extractor(self) -> nn.Module:
+        """The part that stays as pretrained where fine-tuning freezes the feature encoder."""
+        return self
+
+    def init_weights(self) -> None:
+        """Initialise what the rules for linear layers, tables and norms do not cover."""
+
+
+class TextLocalEncoder(LocalEncoder):
+    """Token + learned position embedding, layer norm, dropout."""
+
+    def __init__(self, config: Data2VecConfig, text: Data2VecModalityConfig) -> None:
+        super().__init__()
+        pad, size = text.pad_token_id, config.hidden_size
+        self.pad_token_id, self.max_tokens = pad, text.max_position_embeddings
+        self.token_embeddings = nn.Embedding(text.vocab_size, size, padding_idx=pad)
+        self.position_embeddings = nn.Embedding(text.max_position_embeddings + pad + 1, size, padding_idx=pad)
+        self.layer_norm = nn.LayerNorm(size, eps=text.local_norm_eps)
+        self.dropout = nn.Dropout(text.embedding_dropout)
+
+    @property
+    def first_layer(self) -> nn.Module:
+        return self.token_embeddings
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor | None) -> LocalFeatures:
+        if input_ids.dim() != 2 or input_ids.is_floating_point():
+            raise ValueError(
+                f"`input_ids` must be integers of shape (batch, tokens); got {input_ids.dtype} of shape "
+                f"{tuple(input_ids.shape)}."
+            )
+        if not 0 < input_ids.shape[1] <= self.max_tokens:
+            raise ValueError(
+                f"`input_ids` has {input_ids.shape[1]} tokens; this model takes 1 to {self.max_tokens} "
+                "(`text_config.max_position_embeddings`). Skip empty texts; truncate or split long ones."
+            )
+        check_token_ids(input_ids, self.token_embeddings)
+        token_mask = input_ids.ne(self.pad_token_id) if attention_mask is None else attention_mask.bool()
+        if not torch.compiler.is_compiling() and token_mask.all():
+            token_mask = None
+        positions = self.position_embeddings(text_positions(input_ids, self.pad_token_id, token_mask))
+        features = self.dropout(self.layer_norm(self.token_embeddings(input_ids) + positions))
+        return LocalFeatures(features, token_mask)
+
+
+def init_patches(projection: nn.Conv2d) -> None:
+    """Initialise a patch embedding like a linear layer of the flattened patch: Xavier, uniform."""
+    weight = projection.weight
+    bound = (6 / (weight[0].numel() + weight.shape[0])) ** 0.5
+    init.uniform_(weight, -bound, bound)
+    init.zeros_(projection.bias)
+
+
+class VisionLocalEncoder(LocalEncoder):
+    """Patch embedding: a convolution whose stride is its kernel."""
+
+    def __init__(self, config: Data2VecConfig, vision: Data2VecModalityConfig) -> None:
+        super().__init__()
+        dim = vision.embed_dim or config.hidden_size
+        self.vision = vision
+        self.projection = nn.Conv2d(vision.num_channels, dim, vision.patch_size, stride=vision.patch_size)
+        self.expand = nn.Linear(dim, config.hidden_size) if dim != config.hidden_size else nn.Identity()
+
+    def make_positions(self, config: Data2VecConfig) -> nn.Module | None:
+        if self.vision.position_embedding != "sincos_2d":
+            return None
+        return SinCosPositions(config.hidden_size, self.vision.base_grid)
+
+    @property
+    def first_layer(self) -> nn.Module:
+        return self.projection
+
+    def init_weights(self) -> None:
+        init_patches(self.projection)
+
+    def forward(self, pixel_values: Tensor, attention_mask: Tensor | None) -> LocalFeatures:
+        if pixel_values.dim() != 4 or pixel_values.shape[1] != self.vision.num_channels:
+            raise ValueError(
+                f"`pixel_values` must have shape (batch, {self.vision.num_channels}, height, width); got "
+                f"{tuple(pixel_values.shape)}."
+            )
+        if attention_mask is not None:
+            raise ValueError("Images are not padded: call the model without `attention_mask`.")
+        grid = self.vision.grid_size(*pixel_values.shape[2:])
+        patches = self.projection(pixel_values.to(self.projection.weight.dtype)).flatten(2).transpose(1, 2)
+        return LocalFeatures(self.expand(patches), None, grid)
+
+
+class AudioConvLayer(nn.Module):
+    """Convolution, layer norm over channels, GELU."""
+
+    def __init__(self, inputs: int, outputs: int, kernel: int, stride: int, bias: bool, dropout: float) -> None:
+        super().__init__()
+        self.conv = TimeConv1d(inputs, outputs, kernel, stride=stride, bias=bias)
+        self.dropout = nn.Dropout(dropout)
+        self.layer_norm = nn.LayerNorm(outputs, eps=FIXED_EPS)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.gelu(self.layer_norm(self.dropout(self.conv(x))))
+
+
+class AudioLocalEncoder(LocalEncoder):
+    """Strided convolutions over the raw waveform, layer norm, linear to D."""
+
+    def __init__(self, config: Data2VecConfig, audio: Data2VecModalityConfig) -> None:
+        super().__init__()
+        self.audio = audio
+        channels = [1, *audio.conv_dim]
+        shapes = zip(channels[:-1], channels[1:], audio.conv_kernel, audio.conv_stride, strict=True)
+        self.conv_layers = nn.ModuleList(
+            [AudioConvLayer(*shape, audio.conv_bias, audio.conv_dropout) for shape in shapes]
+        )
+        self.layer_norm = nn.LayerNorm(channels[-1], eps=audio.local_norm_eps)
+        self.projection = nn.Linear(channels[-1], config.hidden_size)
+        self.dropout = nn.Dropout(audio.feat_proj_dropout)
+
+    def make_positions(self, config: Data2VecConfig) -> nn.Module | None:
+        audio = self.audio
+        if not audio.conv_pos_depth:
+            return None
+        return ConvPositions(
+            config.hidden_size,
+            audio.conv_pos_depth,
+            audio.conv_pos_width,
+            audio.conv_pos_groups,
+            zero_padding=not config.fairseq_compatible_padding,
+        )
+
+    @property
+    def first_layer(self) -> nn.Module:
+        return self.conv_layers[0].conv
+
+    @property
+    def extractor(self) -> nn.Module:
+        return self.conv_layers
+
+    def init_weights(self) -> None:
+        for layer in self.conv_layers:
+            init.kaiming_normal_(layer.conv.weight)
+        self.projection.reset_parameters()
+
+    def forward(self, input_values: Tensor, attention_mask: Tensor | None) -> LocalFeatures:
+        audio = self.audio
+        if input_values.dim() != 2 or not input_values.is_floating_point():
+            raise ValueError(
+                "`input_values` must be floats of shape (batch, samples), one channel; got "
+                f"{input_values.dtype} of shape {tuple(input_values.shape)}."
+            )
+        if audio.num_frames(input_values.shape[1]) < 1:
+            raise ValueError(
+                f"`input_values` has {input_values.shape[1]} samples; one frame needs {audio.frame_width} "
+                f"({1000 * audio.frame_width / audio.sampling_rate:g} ms at {audio.sampling_rate} Hz). Skip or pad "
+                "shorter recordings."
+            )
+        x = input_values[..., None].to(self.projection.weight.dtype)
+        for layer in self.conv_layers:
+            x = layer(x)
+        features = self.dropout(self.projection(self.layer_norm(x)))
+        return LocalFeatures(features, None if attention_mask is None else self._frames(attention_mask.bool()))
+
+    def _frames(self, sample_mask: Tensor) -> Tensor:
+        """Sample mask (B, samples) -> frame mask (B, T): a frame is real if its first and last samples are."""
+        width, stride = self.audio.frame_width, self.audio.frame_stride
+        first = sample_mask[:, : sample_mask.shape[1] - width + 1 : stride]
+        return first & sample_mask[:, width - 1 :: stride]
