@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .checkpoint_sources import CTC, IMAGES, TEXTS, Source
 from .checkpoint_tensors import Conversion, Filler, Place, Unused, expected_shapes
-from .checkpoints import WITHOUT_KEY_BIAS, check_fixed_scale, translate, walk_state
+from .checkpoints import check_fixed_scale, layout_of, translate, walk_state
 from .configuration_data2vec import Data2VecConfig
 from .heads import Data2VecHead
 from .heads_audio import Data2VecForCTC
@@ -67,7 +67,7 @@ def convert_finetuned(source: Source, config: Data2VecConfig) -> Conversion:
     model_class = HEADS[source.task]
     expected = expected_shapes(model_class, config)
     what = f"{source.kind} ({source.task})"
-    filler = Filler(expected, what, without_key_bias=source.kind in WITHOUT_KEY_BIAS)
+    filler = Filler(expected, what, without_key_bias=layout_of(source.kind).without_key_bias)
     for name, tensor, teacher in walk_state(source.state):
         label = f"_ema.{name}" if teacher else name
         place = Unused(label, "the average of the weights, which serves pretraining alone")

@@ -10,7 +10,8 @@ and "beit-v1-vision", the layout in which the image models of 1.0 were released.
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -25,17 +26,7 @@ from .configuration_data2vec import Data2VecConfig
 from .pretraining_data2vec import Data2VecForPreTraining
 
 
-SETTINGS = {
-    "fairseq-v2": convert_v2,
-    "fairseq-v1-audio": convert_v1_audio,
-    "fairseq-v1-text": convert_v1_text,
-    "fairseq-v1-vision": convert_v1_vision,
-    "beit-v1-vision": convert_beit,
-}
-FAIRSEQ_KINDS = tuple(SETTINGS)
-
 STUDENT, TEACHER = "data2vec.", "teacher."
-WITHOUT_KEY_BIAS = ("fairseq-v1-vision", "beit-v1-vision")  # of the attention
 
 Rules = tuple[tuple[str, str], ...]
 
@@ -56,102 +47,150 @@ _BEIT_BLOCK: Rules = (
     (r"\.mlp\.2\.", r".mlp.fc2."),
 )
 
-# "#q" at the end of a name stands for the query's third of a tensor that holds query, key and value.
-RULES: dict[str, Rules] = {
-    "fairseq-v2": (
-        (r"^modality_encoders\.AUDIO\.", r"modality_encoders.audio."),
-        (r"^modality_encoders\.IMAGE\.", r"modality_encoders.vision."),
-        (r"^modality_encoders\.TEXT\.", r"modality_encoders.text."),
-        (r"^modality_encoders\.(\w+)\.decoder\.blocks\.(\d+)\.0\.", r"decoders.\1.convs.\2."),
-        (r"^modality_encoders\.(\w+)\.decoder\.proj\.(weight|bias)$", r"decoders.\1.projection.0.\2"),
-        (r"^modality_encoders\.(\w+)\.decoder\.proj\.(\d+)\.", r"decoders.\1.projection.\2."),
-        (r"^blocks\.", r"encoder.blocks."),
-        (r"^norm\.", r"encoder.norm."),
-        (r"\.context_encoder\.blocks\.", r".prenet."),
-        (r"\.context_encoder\.norm\.", r".context_norm."),
-        (r"\.alibi_scale$", r".attention_bias.scale"),
-        (r"\.local_encoder\.conv_layers\.(\d+)\.0\.", r".local_encoder.conv_layers.\1.conv."),
-        (r"\.local_encoder\.conv_layers\.(\d+)\.2\.1\.", r".local_encoder.conv_layers.\1.layer_norm."),
-        (r"\.project_features\.1\.", r".local_encoder.layer_norm."),
-        (r"\.project_features\.2\.", r".local_encoder.projection."),
-        (r"\.local_encoder\.(?:0\.)?proj\.", r".local_encoder.projection."),
-        (r"\.local_encoder\.1\.", r".local_encoder.expand."),
-        (r"\.local_encoder\.embed_tokens\.", r".local_encoder.token_embeddings."),
-        (r"\.local_encoder\.embed_positions\.", r".local_encoder.position_embeddings."),
-        (r"\.local_encoder\.layernorm_embedding\.", r".local_encoder.layer_norm."),
-        *((rf"\.relative_positional_encoder\.{i + 1}\.0\.", rf".position_encoder.convs.{i}.") for i in range(16)),
-        *_TIMM_BLOCK,
-    ),
-    "fairseq-v1-audio": (
-        (r"^mask_emb$", r"modality_encoders.audio.mask_token"),
-        (
-            r"^feature_extractor\.conv_layers\.(\d+)\.0\.",
-            r"modality_encoders.audio.local_encoder.conv_layers.\1.conv.",
-        ),
-        (
-            r"^feature_extractor\.conv_layers\.(\d+)\.2\.1\.",
-            r"modality_encoders.audio.local_encoder.conv_layers.\1.layer_norm.",
-        ),
-        (r"^layer_norm\.", r"modality_encoders.audio.local_encoder.layer_norm."),
-        (r"^post_extract_proj\.", r"modality_encoders.audio.local_encoder.projection."),
-        (r"^encoder\.pos_conv\.(\d+)\.0\.", r"modality_encoders.audio.position_encoder.convs.\1."),
-        (r"^encoder\.layer_norm\.", r"modality_encoders.audio.context_norm."),
-        (r"^encoder\.layers\.", r"encoder.blocks."),
-        (r"^final_proj\.", r"decoders.audio.projection.0."),
-        *_FAIRSEQ_BLOCK,
-    ),
-    "fairseq-v1-text": (
-        (r"^(?:encoder|decoder)\.sentence_encoder\.", r"sentence_encoder."),
-        (r"^(?:encoder|decoder)\.(?:regression_head|lm_head)\.(\d+)\.", r"decoders.text.projection.\1."),
-        (r"^sentence_encoder\.embed_tokens\.", r"modality_encoders.text.local_encoder.token_embeddings."),
-        (r"^sentence_encoder\.embed_positions\.", r"modality_encoders.text.local_encoder.position_embeddings."),
-        (
-            r"^sentence_encoder\.(?:layernorm_embedding|emb_layer_norm)\.",
-            r"modality_encoders.text.local_encoder.layer_norm.",
-        ),
-        (r"^sentence_encoder\.layers\.", r"encoder.blocks."),
-        *_FAIRSEQ_BLOCK,
-    ),
-    "fairseq-v1-vision": (
-        (r"^cls_emb$", r"modality_encoders.vision.extra_tokens"),
-        (r"^mask_emb$", r"modality_encoders.vision.mask_token"),
-        (r"^patch_embed\.conv\.", r"modality_encoders.vision.local_encoder.projection."),
-        (
-            r"^encoder\.rel_pos_bias\.relative_position_bias_table$",
-            r"modality_encoders.vision.attention_bias.table",
-        ),
-        *_BEIT_BLOCK,
-    ),
-    "beit-v1-vision": (
-        (r"^cls_token$", r"modality_encoders.vision.extra_tokens"),
-        (r"^mask_token$", r"modality_encoders.vision.mask_token"),
-        (r"^patch_embed\.proj\.", r"modality_encoders.vision.local_encoder.projection."),
-        (r"^rel_pos_bias\.relative_position_bias_table$", r"modality_encoders.vision.attention_bias.table"),
-        (r"^blocks\.", r"encoder.blocks."),
-        (r"^norm\.", r"encoder.norm."),
-        (r"^lm_head\.", r"decoders.vision.projection.0."),
-        *_BEIT_BLOCK,
-    ),
-}
 
-# The teacher of 1.0 is the encoder alone: these prefixes make its names those of the student.
-_TEACHER_PREFIX = {
-    "fairseq-v2": "",
-    "fairseq-v1-audio": "encoder.",
-    "fairseq-v1-text": "encoder.sentence_encoder.",
-    "fairseq-v1-vision": "encoder.",
-    "beit-v1-vision": "",
+@dataclass(frozen=True)
+class Layout:
+    """How one kind of checkpoint names its settings and tensors.
+
+    Args:
+        settings: Translates `cfg["model"]` into fields of a `Data2VecConfig`; see `config_from_fairseq`.
+        mark: A regular expression that finds a name which no other kind has.
+        rules: Make our names of its names, of the student. "#q" at the end of a name stands for the query's third of a
+            tensor that holds query, key and value.
+        model_name: `_name` in the settings of such a model, where they have one.
+        teacher_prefix: Makes the names of the teacher those of the student: in 1.0 it is the encoder alone.
+        numbered_teacher: Whether a teacher that is only the list of blocks calls them "0", "1", ...
+        unused_by_teacher: Finds, among our names, what is averaged but not used: the teacher sees and predicts all.
+        dropped: (regular expression, reason) of tensors that have no counterpart.
+        without_key_bias: Whether keys have no bias in the attention.
+    """
+
+    settings: Callable[[Settings, int | None, Mapping[str, Any]], dict[str, Any]]
+    mark: str
+    rules: Rules
+    model_name: str | None = None
+    teacher_prefix: str = ""
+    numbered_teacher: bool = False
+    unused_by_teacher: str | None = None
+    dropped: Rules = ()
+    without_key_bias: bool = False
+
+
+_INDEX = (r"\.relative_position_index$", "follows from the size of the window, computed anew")
+
+LAYOUTS: dict[str, Layout] = {
+    "fairseq-v2": Layout(
+        convert_v2,
+        mark=r"^modality_encoders\.(AUDIO|IMAGE|TEXT)\.",
+        model_name="data2vec_multi",
+        numbered_teacher=True,
+        dropped=((r"\.fixed_positional_encoder\.positions$", "fixed sine and cosine table, computed anew"),),
+        rules=(
+            (r"^modality_encoders\.AUDIO\.", r"modality_encoders.audio."),
+            (r"^modality_encoders\.IMAGE\.", r"modality_encoders.vision."),
+            (r"^modality_encoders\.TEXT\.", r"modality_encoders.text."),
+            (r"^modality_encoders\.(\w+)\.decoder\.blocks\.(\d+)\.0\.", r"decoders.\1.convs.\2."),
+            (r"^modality_encoders\.(\w+)\.decoder\.proj\.(weight|bias)$", r"decoders.\1.projection.0.\2"),
+            (r"^modality_encoders\.(\w+)\.decoder\.proj\.(\d+)\.", r"decoders.\1.projection.\2."),
+            (r"^blocks\.", r"encoder.blocks."),
+            (r"^norm\.", r"encoder.norm."),
+            (r"\.context_encoder\.blocks\.", r".prenet."),
+            (r"\.context_encoder\.norm\.", r".context_norm."),
+            (r"\.alibi_scale$", r".attention_bias.scale"),
+            (r"\.local_encoder\.conv_layers\.(\d+)\.0\.", r".local_encoder.conv_layers.\1.conv."),
+            (r"\.local_encoder\.conv_layers\.(\d+)\.2\.1\.", r".local_encoder.conv_layers.\1.layer_norm."),
+            (r"\.project_features\.1\.", r".local_encoder.layer_norm."),
+            (r"\.project_features\.2\.", r".local_encoder.projection."),
+            (r"\.local_encoder\.(?:0\.)?proj\.", r".local_encoder.projection."),
+            (r"\.local_encoder\.1\.", r".local_encoder.expand."),
+            (r"\.local_encoder\.embed_tokens\.", r".local_encoder.token_embeddings."),
+            (r"\.local_encoder\.embed_positions\.", r".local_encoder.position_embeddings."),
+            (r"\.local_encoder\.layernorm_embedding\.", r".local_encoder.layer_norm."),
+            *((rf"\.relative_positional_encoder\.{i + 1}\.0\.", rf".position_encoder.convs.{i}.") for i in range(16)),
+            *_TIMM_BLOCK,
+        ),
+    ),
+    "fairseq-v1-audio": Layout(
+        convert_v1_audio,
+        mark=r"^encoder\.pos_conv\.\d+\.0\.",
+        model_name="data2vec_audio",
+        teacher_prefix="encoder.",
+        rules=(
+            (r"^mask_emb$", r"modality_encoders.audio.mask_token"),
+            (
+                r"^feature_extractor\.conv_layers\.(\d+)\.0\.",
+                r"modality_encoders.audio.local_encoder.conv_layers.\1.conv.",
+            ),
+            (
+                r"^feature_extractor\.conv_layers\.(\d+)\.2\.1\.",
+                r"modality_encoders.audio.local_encoder.conv_layers.\1.layer_norm.",
+            ),
+            (r"^layer_norm\.", r"modality_encoders.audio.local_encoder.layer_norm."),
+            (r"^post_extract_proj\.", r"modality_encoders.audio.local_encoder.projection."),
+            (r"^encoder\.pos_conv\.(\d+)\.0\.", r"modality_encoders.audio.position_encoder.convs.\1."),
+            (r"^encoder\.layer_norm\.", r"modality_encoders.audio.context_norm."),
+            (r"^encoder\.layers\.", r"encoder.blocks."),
+            (r"^final_proj\.", r"decoders.audio.projection.0."),
+            *_FAIRSEQ_BLOCK,
+        ),
+    ),
+    "fairseq-v1-text": Layout(
+        convert_v1_text,
+        mark=r"^(encoder|decoder)\.sentence_encoder\.",
+        model_name="data2vec_text",
+        teacher_prefix="encoder.sentence_encoder.",
+        dropped=((r"\.version$", "marker of the format, holds no weights"),),
+        rules=(
+            (r"^(?:encoder|decoder)\.sentence_encoder\.", r"sentence_encoder."),
+            (r"^(?:encoder|decoder)\.(?:regression_head|lm_head)\.(\d+)\.", r"decoders.text.projection.\1."),
+            (r"^sentence_encoder\.embed_tokens\.", r"modality_encoders.text.local_encoder.token_embeddings."),
+            (r"^sentence_encoder\.embed_positions\.", r"modality_encoders.text.local_encoder.position_embeddings."),
+            (
+                r"^sentence_encoder\.(?:layernorm_embedding|emb_layer_norm)\.",
+                r"modality_encoders.text.local_encoder.layer_norm.",
+            ),
+            (r"^sentence_encoder\.layers\.", r"encoder.blocks."),
+            *_FAIRSEQ_BLOCK,
+        ),
+    ),
+    "fairseq-v1-vision": Layout(
+        convert_v1_vision,
+        mark=r"^encoder\.blocks\.\d+\.gamma_1$|^patch_embed\.conv\.",
+        model_name="data2vec_vision",
+        teacher_prefix="encoder.",
+        dropped=(_INDEX, (r"^final_proj\.", "created but never applied by the reference")),
+        without_key_bias=True,
+        rules=(
+            (r"^cls_emb$", r"modality_encoders.vision.extra_tokens"),
+            (r"^mask_emb$", r"modality_encoders.vision.mask_token"),
+            (r"^patch_embed\.conv\.", r"modality_encoders.vision.local_encoder.projection."),
+            (
+                r"^encoder\.rel_pos_bias\.relative_position_bias_table$",
+                r"modality_encoders.vision.attention_bias.table",
+            ),
+            *_BEIT_BLOCK,
+        ),
+    ),
+    "beit-v1-vision": Layout(
+        convert_beit,
+        mark=r"^blocks\.\d+\.attn\.q_bias$",
+        unused_by_teacher=r"^decoders\.|\.mask_token$",
+        dropped=(_INDEX,),
+        without_key_bias=True,
+        rules=(
+            (r"^cls_token$", r"modality_encoders.vision.extra_tokens"),
+            (r"^mask_token$", r"modality_encoders.vision.mask_token"),
+            (r"^patch_embed\.proj\.", r"modality_encoders.vision.local_encoder.projection."),
+            (r"^rel_pos_bias\.relative_position_bias_table$", r"modality_encoders.vision.attention_bias.table"),
+            (r"^blocks\.", r"encoder.blocks."),
+            (r"^norm\.", r"encoder.norm."),
+            (r"^lm_head\.", r"decoders.vision.projection.0."),
+            *_BEIT_BLOCK,
+        ),
+    ),
 }
+FAIRSEQ_KINDS = tuple(LAYOUTS)
 _EMA_KEY = re.compile(r"^(encoder\.)?_ema$")
-
-# Tensors of the reference that have no counterpart.
-DROPPED: tuple[tuple[str, str, str], ...] = (
-    ("fairseq-v2", r"\.fixed_positional_encoder\.positions$", "fixed sine and cosine table, computed anew"),
-    ("fairseq-v1-vision", r"\.relative_position_index$", "follows from the size of the window, computed anew"),
-    ("beit-v1-vision", r"\.relative_position_index$", "follows from the size of the window, computed anew"),
-    ("fairseq-v1-vision", r"^final_proj\.", "created but never applied by the reference"),
-    ("fairseq-v1-text", r"\.version$", "marker of the format, holds no weights"),
-)
 
 
 def detect_kind(names: Iterable[str], config: Mapping[str, Any] | None = None) -> str:
@@ -168,23 +207,11 @@ def detect_kind(names: Iterable[str], config: Mapping[str, Any] | None = None) -
         ValueError: The names belong to none of them.
     """
     names = list(names)
-    marks = {
-        "fairseq-v2": r"^modality_encoders\.(AUDIO|IMAGE|TEXT)\.",
-        "fairseq-v1-text": r"^(encoder|decoder)\.sentence_encoder\.",
-        "fairseq-v1-vision": r"^encoder\.blocks\.\d+\.gamma_1$|^patch_embed\.conv\.",
-        "fairseq-v1-audio": r"^encoder\.pos_conv\.\d+\.0\.",
-        "beit-v1-vision": r"^blocks\.\d+\.attn\.q_bias$",
-    }
-    found = [kind for kind, mark in marks.items() if any(re.search(mark, name) for name in names)]
+    found = [kind for kind, layout in LAYOUTS.items() if any(re.search(layout.mark, name) for name in names)]
     if len(found) == 1:
         return found[0]
-    by_name = {
-        "data2vec_multi": "fairseq-v2",
-        "data2vec_audio": "fairseq-v1-audio",
-        "data2vec_text": "fairseq-v1-text",
-        "data2vec_vision": "fairseq-v1-vision",
-    }
-    kind = by_name.get((config or {}).get("_name"))
+    given = (config or {}).get("_name")
+    kind = next((kind for kind, layout in LAYOUTS.items() if given and layout.model_name == given), None)
     if kind is None:
         raise ValueError(
             f"This is no data2vec checkpoint of fairseq: none of its {len(names)} tensors (first: {sorted(names)[:3]})"
@@ -218,9 +245,9 @@ def config_from_fairseq(
     Raises:
         ValueError: A setting is unknown or not supported, or `vocab_size` is missing.
     """
-    _check_kind(kind)
+    layout = layout_of(kind)
     settings = Settings(model_config, "model", notes if notes is not None else [])
-    fields = SETTINGS[kind](settings, vocab_size, task_config or {})
+    fields = layout.settings(settings, vocab_size, task_config or {})
     settings.finish()
     return Data2VecConfig(**fields)
 
@@ -236,18 +263,16 @@ def translate(name: str, kind: str, teacher: bool = False) -> Place | Unused:
     Returns:
         Its place in the state dict of `Data2VecForPreTraining`, or the reason why it has none.
     """
-    _check_kind(kind)
-    full = name
+    layout, full = layout_of(kind), name
     if teacher:
-        # A teacher that is only the list of blocks calls them "0", "1", ...
-        full = f"blocks.{name}" if kind == "fairseq-v2" and name[:1].isdigit() else _TEACHER_PREFIX[kind] + name
-    for owner, pattern, reason in DROPPED:
-        if owner == kind and re.search(pattern, full):
+        full = f"blocks.{name}" if layout.numbered_teacher and name[:1].isdigit() else layout.teacher_prefix + name
+    for pattern, reason in layout.dropped:
+        if re.search(pattern, full):
             return Unused(f"_ema.{name}" if teacher else name, reason)
-    for pattern, replacement in RULES[kind]:
+    for pattern, replacement in layout.rules:
         full = re.sub(pattern, replacement, full)
     full, _, part = full.partition("#")
-    if teacher and kind == "beit-v1-vision" and re.search(r"^decoders\.|\.mask_token$", full):
+    if teacher and layout.unused_by_teacher and re.search(layout.unused_by_teacher, full):
         return Unused(f"_ema.{name}", "an average of what the teacher does not use: it sees and predicts everything")
     prefix = TEACHER if teacher else "" if full.startswith("decoders.") else STUDENT
     return Place(prefix + full, part or None)
@@ -279,9 +304,9 @@ def convert_state_dict(
         ValueError: A source tensor is unknown, two fill the same place, a target is not filled, or shapes differ. The
             message names every tensor concerned.
     """
-    _check_kind(kind)
+    layout = layout_of(kind)
     expected = expected_shapes(Data2VecForPreTraining, config)
-    filler = Filler(expected, kind, without_key_bias=kind in WITHOUT_KEY_BIAS)
+    filler = Filler(expected, kind, without_key_bias=layout.without_key_bias)
     for name, tensor, teacher in walk_state(state):
         label = f"_ema.{name}" if teacher else name
         place = check_fixed_scale(translate(name, kind, teacher), label, tensor, config)
@@ -293,9 +318,15 @@ def convert_state_dict(
     return filler.finish(optional)
 
 
-def _check_kind(kind: str) -> None:
-    if kind not in SETTINGS:
+def layout_of(kind: str) -> Layout:
+    """Return the layout of a kind of checkpoint.
+
+    Raises:
+        ValueError: There is no such kind; the message lists those that there are.
+    """
+    if kind not in LAYOUTS:
         raise ValueError(f"Unknown kind of checkpoint {kind!r}. Known kinds: {', '.join(FAIRSEQ_KINDS)}.")
+    return LAYOUTS[kind]
 
 
 def walk_state(state: Mapping[str, Any]) -> Iterable[tuple[str, Tensor, bool]]:
