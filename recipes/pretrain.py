@@ -163,7 +163,7 @@ def train(options: Options, accelerator: Accelerator, processes: Processes, fold
     run.bad_samples.register_data({name: len(source) for name, source in sources.items()}, report)
     start(run)
     record = RunRecord(folder, processes)
-    run.trackers.start(options, record, run.step)
+    record.add(trackers=run.trackers.start(options, record.content.get("trackers"), run.step))
     with run.trackers:
         record.start(
             options,

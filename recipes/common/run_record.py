@@ -82,6 +82,12 @@ class RunRecord:
         self.content["starts"].append(entry)
         self.save()
 
+    def add(self, **facts: Any) -> None:
+        """Add facts by name, which replace those of the same name."""
+        if self.processes.main:
+            self.content |= facts
+            self.save()
+
     def stop(self, reason: str, *, step: int, samples: int, seconds: float) -> None:
         """Says how the last start ended; one that was killed has no such entry.
 

@@ -9,6 +9,7 @@ import dataclasses
 import logging
 import uuid
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,6 @@ from recipes.common.option_errors import OptionError
 from recipes.common.option_files import flatten
 from recipes.common.optional import MissingDependencyError, need
 from recipes.common.options import Options
-from recipes.common.run_record import RunRecord
 from recipes.common.throughput import SPEED_FACTS
 
 
@@ -72,22 +72,26 @@ class Trackers:
         self.in_a_row: Counter[str] = Counter()
         self.reported: set[str] = set()
 
-    def start(self, options: Options, record: RunRecord, step: int) -> None:
-        """Starts them, with the options as hyperparameters; those that can go on in their former run.
+    def start(self, options: Options, known: Mapping[str, str] | None, step: int) -> dict[str, str]:
+        """Start them, with the options as hyperparameters; those that can go on in their former run.
 
         Args:
             options: resolved.
-            record: of the run; it keeps the names that trackers know the run by.
+            known: what a former start returned; None for the first one.
             step: finished steps.
+
+        Returns:
+            the ids that trackers know the run by, for the record of the run: "id" of our own making, and those that
+            trackers gave, by their names. Empty in processes other than the main one.
 
         Raises:
             OptionError: a tracker does not start. In a resumed run that is only reported: nobody may be there to help.
         """
         if not self.accelerator.is_main_process:
-            return
-        if not step:  # a former start in this folder that left no checkpoint was another run
-            record.content.pop("trackers", None)
-        known = record.content.setdefault("trackers", {"id": uuid.uuid4().hex})
+            return {}
+        # A former start in this folder that left no checkpoint was another run.
+        ids = dict(known or {}) if step else {}
+        ids.setdefault("id", uuid.uuid4().hex)
         started = []
         for name in map(str, self.accelerator.log_with):
             self.accelerator.log_with, self.accelerator.trackers = [name], []
@@ -95,8 +99,8 @@ class Trackers:
                 self.accelerator.init_trackers(
                     options.project,
                     # mlflow refuses to change what its run was started with.
-                    None if name in known else hyperparameters(options),
-                    {name: start_arguments(name, options, known, step)},
+                    None if name in ids else hyperparameters(options),
+                    {name: start_arguments(name, options, ids, step)},
                 )
             except Exception as error:  # whatever a tracker may raise
                 message = f"The tracker {name} does not start: {type(error).__name__}: {error}".rstrip(".")
@@ -106,8 +110,9 @@ class Trackers:
                 continue
             started += self.accelerator.trackers
             if name == "mlflow":
-                known[name] = self.accelerator.trackers[0].active_run.info.run_id
+                ids[name] = self.accelerator.trackers[0].active_run.info.run_id
         self.accelerator.trackers = self.active = started
+        return ids
 
     def log(self, record: dict[str, Any]) -> None:
         """Gives them a log record."""
@@ -184,13 +189,13 @@ def grouped_numbers(record: dict[str, Any]) -> dict[str, float]:
     }
 
 
-def start_arguments(name: str, options: Options, known: dict[str, str], step: int) -> dict[str, Any]:
+def start_arguments(name: str, options: Options, known: Mapping[str, str], step: int) -> dict[str, Any]:
     """What a tracker takes to name the run, and to go on with it when it is resumed.
 
     Args:
         name: of the tracker.
         options: resolved.
-        known: what the record keeps: "id" of our own making, and ids that trackers gave, by their names.
+        known: the ids that `Trackers.start` returns.
         step: finished steps.
     """
     run_name = options.run_name or Path(options.output_dir).resolve().name

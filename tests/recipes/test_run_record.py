@@ -68,9 +68,20 @@ def test_a_full_disk_is_a_sentence_and_does_not_hide_what_stopped_the_run(option
 
 
 def test_other_processes_write_nothing(options, tmp_path):
-    with training(options, processes=Processes(rank=1, count=2)):
+    processes = Processes(rank=1, count=2)
+    RunRecord(tmp_path, processes).add(trackers={"id": "a"})
+    with training(options, processes=processes):
         pass
     assert not list(tmp_path.iterdir())
+
+
+def test_facts_that_are_added_are_kept_at_once_and_through_the_starts(options, tmp_path):
+    for name in ("a", "b"):
+        RunRecord(tmp_path).add(trackers={"id": name})
+        assert read_record(tmp_path)["trackers"] == {"id": name}
+    with training(options):
+        pass
+    assert read_record(tmp_path)["trackers"] == {"id": "b"} and len(read_record(tmp_path)["starts"]) == 1
 
 
 @pytest.mark.parametrize("text", ["", "{", "[1]", '{"starts": 3}'])

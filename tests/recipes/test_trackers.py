@@ -115,8 +115,8 @@ def started(options, folder, step=0):
     accelerator = Accelerator(cpu=True, log_with=tracker_names(options.report_to), project_dir=str(folder))
     made = Trackers(accelerator)
     record = RunRecord(folder)
-    made.start(options, record, step)
-    return made, record
+    record.add(trackers=made.start(options, record.content.get("trackers"), step))
+    return made
 
 
 def test_a_start_over_is_another_run_for_the_trackers(options, tmp_path, notebook):
@@ -124,14 +124,13 @@ def test_a_start_over_is_another_run_for_the_trackers(options, tmp_path, noteboo
     ids = []
     for step in (0, 0, 4):
         AcceleratorState._reset_state(reset_partial_state=True)
-        made, record = started(options, tmp_path, step)
-        record.save()
-        ids.append(record.content["trackers"]["id"])
+        started(options, tmp_path, step)
+        ids.append(read_record(tmp_path)["trackers"]["id"])
     assert ids[0] != ids[1] == ids[2]
 
 
 def test_a_tracker_that_fails_is_reported_once_and_left_alone_in_the_end(options, tmp_path, notebook, caplog):
-    with started(options, tmp_path)[0] as made:
+    with started(options, tmp_path) as made:
         made.log({"step": 1, "lr": 0.1})
         notebook.broken = {"log"}
         for step in range(2, 2 + ATTEMPTS - 1):
@@ -153,7 +152,7 @@ def test_a_tracker_that_does_not_start_stops_a_fresh_run_only(options, tmp_path,
     notebook.broken = {"start"}
     with pytest.raises(OptionError, match="notebook.*ConnectionError"):
         started(options, tmp_path)
-    made, _ = started(options, tmp_path, step=8)
+    made = started(options, tmp_path, step=8)
     made.log({"step": 9, "lr": 0.1})
     assert made.active == [] and "without it" in caplog.text and notebook.pages == []
 
