@@ -1,13 +1,11 @@
 """What a continued run takes over besides weights, optimizer and random states."""
 
 import json
-from types import SimpleNamespace
-
-import torch
 
 from recipes.common.bad_samples import BadSampleLedger
 from recipes.common.non_finite import NonFinitePolicy
 from recipes.common.option_files import load_options
+from recipes.common.processes import ONE_PROCESS
 from recipes.common.reporting import StepMeter
 from recipes.common.run_state import states_by_name
 from recipes.common.runlog import RunLog
@@ -26,11 +24,9 @@ def parts(folder):
     """Those of a run, which know nothing yet."""
     return {
         "log": RunLog(folder / "log.jsonl"),
-        "meter": StepMeter(torch.device("cpu"), lambda values: values, True, None),
+        "meter": StepMeter(ONE_PROCESS, None),
         "non_finite": NonFinitePolicy(load_options("tiny_vision", ["output_dir=x"])),
-        "bad_samples": BadSampleLedger(
-            folder / "bad_samples.jsonl", 0.1, SimpleNamespace(process_index=0, num_processes=1)
-        ),
+        "bad_samples": BadSampleLedger(folder / "bad_samples.jsonl", 0.1, ONE_PROCESS),
     }
 
 
