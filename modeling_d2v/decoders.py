@@ -78,9 +78,9 @@ def make_projection(inputs: int, outputs: int, layers: int, ratio: float) -> nn.
 class RegressionHead(nn.Module):
     """Prediction of 1.0: a projection of the masked tokens, which the student has in place."""
 
-    def __init__(self, config: Data2VecConfig, mine: Data2VecModalityConfig) -> None:
+    def __init__(self, config: Data2VecConfig, settings: Data2VecModalityConfig) -> None:
         super().__init__()
-        layers, ratio = mine.decoder_projection_layers, mine.decoder_projection_ratio
+        layers, ratio = settings.decoder_projection_layers, settings.decoder_projection_ratio
         self.projection = make_projection(config.hidden_size, config.hidden_size, layers, ratio)
 
     def features(
@@ -93,23 +93,23 @@ class RegressionHead(nn.Module):
 class ConvDecoder(nn.Module):
     """Prediction of 2.0: convolutions over the visible tokens in their places, with noise where tokens are masked."""
 
-    def __init__(self, config: Data2VecConfig, mine: Data2VecModalityConfig) -> None:
+    def __init__(self, config: Data2VecConfig, settings: Data2VecModalityConfig) -> None:
         super().__init__()
-        conv = CONVOLUTIONS[mine.traits.geometry]
-        widths = [config.hidden_size, *[mine.decoder_hidden_size] * mine.decoder_layers]
+        conv = CONVOLUTIONS[settings.traits.geometry]
+        widths = [config.hidden_size, *[settings.decoder_hidden_size] * settings.decoder_layers]
         self.convs = nn.ModuleList(
             [
-                conv(before, after, mine.decoder_kernel_size, mine.decoder_groups)
+                conv(before, after, settings.decoder_kernel_size, settings.decoder_groups)
                 for before, after in zip(widths[:-1], widths[1:], strict=True)
             ]
         )
-        layers, ratio = mine.decoder_projection_layers, mine.decoder_projection_ratio
+        layers, ratio = settings.decoder_projection_layers, settings.decoder_projection_ratio
         self.projection = make_projection(widths[-1], config.hidden_size, layers, ratio)
-        self.input_dropout = nn.Dropout(mine.decoder_input_dropout)
-        self.two_d, self.residual = conv is SameConv2d, mine.decoder_residual
-        self.noise_std, self.num_extra = mine.mask_noise_std, mine.num_extra_tokens
+        self.input_dropout = nn.Dropout(settings.decoder_input_dropout)
+        self.two_d, self.residual = conv is SameConv2d, settings.decoder_residual
+        self.noise_std, self.num_extra = settings.mask_noise_std, settings.num_extra_tokens
         self.zero_padding = not config.fairseq_compatible_padding
-        self.normal_projection = mine.normal_projection
+        self.normal_projection = settings.normal_projection
 
     def features(
         self, hidden: Tensor, tokens: Tokens, local: LocalFeatures, mask: Tensor, key: dict[str, Any] | None = None

@@ -176,8 +176,8 @@ class Data2VecHead(Data2VecPreTrainedModel):
         given = {name: kwargs.pop(name) for name in names}
         if given and isinstance(config, PreTrainedConfig):
             config = copy.deepcopy(config)
-            mine = config.modality_config(cls.modality)
-            setattr(config, part, type(mine)(**{**mine.to_dict(), **given}))
+            settings = config.modality_config(cls.modality)
+            setattr(config, part, type(settings)(**{**settings.to_dict(), **given}))
         elif given:
             kwargs[part] = {**kwargs.get(part, {}), **given}
         return super().from_pretrained(source, *args, config=config, **kwargs)

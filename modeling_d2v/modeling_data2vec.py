@@ -329,8 +329,8 @@ class Data2VecModel(Data2VecPreTrainedModel):
         super().__init__(config)
         self.modality_encoders = nn.ModuleDict()
         for name in config.modalities:
-            mine = config.modality_config(name)
-            prenet = make_blocks(config, mine.prenet_depth, mine.prenet_drop_path_rate)
+            settings = config.modality_config(name)
+            prenet = make_blocks(config, settings.prenet_depth, settings.prenet_drop_path_rate)
             self.modality_encoders[name] = ModalityEncoder(config, name, prenet)
         self.encoder = Data2VecEncoder(config)
         self.post_init()

@@ -58,7 +58,7 @@ class Data2VecForPreTrainingOutput(ModelOutput):
 
 def resolve_mask(
     mask: Tensor | None,
-    mine: Any,
+    settings: Any,
     features: Tensor,
     token_mask: Tensor | None,
     grid: tuple[int, int] | None,
@@ -69,7 +69,7 @@ def resolve_mask(
 
     Args:
         mask: (B, M, T) or (B, T) for one mask, or None.
-        mine: settings of the masks.
+        settings: configuration of the modality; the fields of its masks are read.
         features: (B, T, ...), gives sizes and device.
         token_mask: (B, T), None = all real.
         grid: height and width in patches.
@@ -79,7 +79,7 @@ def resolve_mask(
     if mask is None:
         length = torch.full((features.shape[0],), features.shape[1], device=features.device)
         lengths = length if token_mask is None else token_mask.sum(dim=1)
-        mask = sample_masks(mine, lengths, grid=grid, **key)
+        mask = sample_masks(settings, lengths, grid=grid, **key)
         mask = F.pad(mask, (0, features.shape[1] - mask.shape[2]))
         if token_mask is None:
             return mask
@@ -90,13 +90,13 @@ def resolve_mask(
     return mask if token_mask is None or mask_padding else mask & token_mask[:, None]
 
 
-def distance(mine: Any, hidden_size: int, predictions: Tensor, targets: Tensor) -> Tensor:
+def distance(settings: Any, hidden_size: int, predictions: Tensor, targets: Tensor) -> Tensor:
     """Sum over elements of the squared error, or of the smooth L1 loss with `loss_beta`, scaled."""
-    scale = mine.loss_scale if mine.loss_scale is not None else hidden_size**-0.5
+    scale = settings.loss_scale if settings.loss_scale is not None else hidden_size**-0.5
     predictions, targets = predictions.float(), targets.float()
-    if mine.loss_beta == 0:
+    if settings.loss_beta == 0:
         return F.mse_loss(predictions, targets, reduction="sum") * scale
-    return F.smooth_l1_loss(predictions, targets, reduction="sum", beta=mine.loss_beta) * scale
+    return F.smooth_l1_loss(predictions, targets, reduction="sum", beta=settings.loss_beta) * scale
 
 
 def loss_divisor(mask: Tensor, num_items: Tensor | int | None) -> Tensor:

@@ -21,7 +21,7 @@ from .decoders import ConvDecoder, RegressionHead
 from .ema_teacher import EmaTeacher
 from .local_encoders import LocalFeatures
 from .masking import corrupt_tokens
-from .modality_encoders import ModalityEncoder, Tokens
+from .modality_encoders import Tokens
 from .modeling_data2vec import Data2VecModel, Data2VecPreTrainedModel, masked_mean
 from .objective import (
     Data2VecForPreTrainingOutput,
@@ -50,11 +50,11 @@ class Data2VecForPreTraining(EmaTeacher, Data2VecPreTrainedModel):
         self.teacher = self._make_teacher(config)
         self.decoders = nn.ModuleDict()
         for name in config.modalities:
-            mine = config.modality_config(name)
+            settings = config.modality_config(name)
             if config.masked_tokens == "replaced":
-                self.decoders[name] = RegressionHead(config, mine)
+                self.decoders[name] = RegressionHead(config, settings)
             else:
-                self.decoders[name] = ConvDecoder(config, mine)
+                self.decoders[name] = ConvDecoder(config, settings)
         self.register_buffer("ema_step", torch.zeros((), dtype=torch.int64))
         self.post_init()
         self.reset_teacher()
@@ -157,15 +157,15 @@ class Data2VecForPreTraining(EmaTeacher, Data2VecPreTrainedModel):
             inputs, attention_mask: as given to `forward`.
             local: the student's local features, used where the teacher has no local encoder of its own.
         """
-        mine = self.config.modality_config(modality)
+        settings = self.config.modality_config(modality)
         student = self.data2vec.modality_encoders[modality]
-        encoder: ModalityEncoder = student if mine.ema_scope == "blocks" else self.teacher.modality_encoders[modality]
-        if mine.ema_scope == "all":
+        encoder = student if settings.ema_scope == "blocks" else self.teacher.modality_encoders[modality]
+        if settings.ema_scope == "all":
             local = self.teacher.local_features(encoder, inputs, attention_mask)
         dtype = (self.data2vec if encoder is student else self.teacher).dtype
         local = LocalFeatures(local.features.detach().to(dtype), local.token_mask, local.grid)
         real = None if self.config.fairseq_compatible_padding else local.token_mask
-        targets = TargetMean(mine, self.config.num_hidden_layers, real)
+        targets = TargetMean(settings, self.config.num_hidden_layers, real)
         self.teacher.encode(encoder, local, on_layer=targets)
         return targets.result()
 
@@ -207,7 +207,7 @@ class Data2VecForPreTraining(EmaTeacher, Data2VecPreTrainedModel):
         modality, inputs = self.data2vec.select_input(
             input_ids=input_ids, pixel_values=pixel_values, input_values=input_values
         )
-        mine, encoder = self.config.modality_config(modality), self.data2vec.modality_encoders[modality]
+        settings, encoder = self.config.modality_config(modality), self.data2vec.modality_encoders[modality]
         local = self.data2vec.local_features(encoder, inputs, attention_mask)
         key = {
             "seed": self.config.mask_seed,
@@ -215,7 +215,7 @@ class Data2VecForPreTraining(EmaTeacher, Data2VecPreTrainedModel):
             "sample_ids": content_ids(inputs, attention_mask) if sample_ids is None else sample_ids,
         }
         mask = resolve_mask(
-            mask, mine, local.features, local.token_mask, local.grid, key, self.config.fairseq_compatible_padding
+            mask, settings, local.features, local.token_mask, local.grid, key, self.config.fairseq_compatible_padding
         )
 
         targets = self.teacher_targets(modality, inputs, attention_mask, local)
@@ -224,12 +224,12 @@ class Data2VecForPreTraining(EmaTeacher, Data2VecPreTrainedModel):
         masked_targets = targets[:, None].expand(-1, mask.shape[1], -1, -1)[mask]
 
         total = loss_divisor(mask, num_items)
-        losses = {"regression": self._distance(mine, predictions, masked_targets) / total}
-        if mine.cls_loss_weight:
-            weight = mine.cls_loss_weight
-            if mine.cls_loss_rows is not None:
-                weight = weight * mine.cls_loss_rows / (hidden.shape[0] if num_rows is None else num_rows)
-            losses["cls"] = weight * self._cls_distance(mine, hidden, targets, local, mask)
+        losses = {"regression": self._distance(settings, predictions, masked_targets) / total}
+        if settings.cls_loss_weight:
+            weight = settings.cls_loss_weight
+            if settings.cls_loss_rows is not None:
+                weight = weight * settings.cls_loss_rows / (hidden.shape[0] if num_rows is None else num_rows)
+            losses["cls"] = weight * self._cls_distance(settings, hidden, targets, local, mask)
         return pretraining_output(losses, predictions, masked_targets, mask, local.features, local.token_mask)
 
     def _encode_student(
@@ -247,15 +247,15 @@ class Data2VecForPreTraining(EmaTeacher, Data2VecPreTrainedModel):
         drop = self.config.masked_tokens == "dropped"
         if drop or not encoder.config.traits.corrupts_input:
             return self.data2vec.encode(encoder, local, mask, drop, **kwargs)
-        mine, repeats = encoder.config, mask.shape[1]
+        settings, repeats = encoder.config, mask.shape[1]
         corrupted = corrupt_tokens(
             inputs,
             mask,
-            mask_token_id=mine.mask_token_id,
-            vocab_size=mine.vocab_size,
-            random_prob=mine.mask_random_prob,
-            keep_prob=mine.mask_keep_prob,
-            special_ids=(mine.pad_token_id, mine.bos_token_id, mine.eos_token_id),
+            mask_token_id=settings.mask_token_id,
+            vocab_size=settings.vocab_size,
+            random_prob=settings.mask_random_prob,
+            keep_prob=settings.mask_keep_prob,
+            special_ids=(settings.pad_token_id, settings.bos_token_id, settings.eos_token_id),
             **key,
         ).flatten(0, 1)
         if attention_mask is not None:
@@ -276,13 +276,13 @@ class Data2VecForPreTraining(EmaTeacher, Data2VecPreTrainedModel):
         features = decoder.features(hidden, tokens, local, mask, key)
         return decoder.projection(features[mask.flatten(0, 1)])
 
-    def _distance(self, mine: Data2VecModalityConfig, predictions: Tensor, targets: Tensor) -> Tensor:
-        return distance(mine, self.config.hidden_size, predictions, targets)
+    def _distance(self, settings: Data2VecModalityConfig, predictions: Tensor, targets: Tensor) -> Tensor:
+        return distance(settings, self.config.hidden_size, predictions, targets)
 
     def _cls_distance(
-        self, mine: Data2VecModalityConfig, hidden: Tensor, targets: Tensor, local: LocalFeatures, mask: Tensor
+        self, settings: Data2VecModalityConfig, hidden: Tensor, targets: Tensor, local: LocalFeatures, mask: Tensor
     ) -> Tensor:
         """The last extra token regresses the mean target over all real tokens (paper 2023, section 3.4)."""
         real = torch.ones_like(mask[:, 0]) if local.token_mask is None else local.token_mask
         mean = masked_mean(targets, real).repeat_interleave(mask.shape[1], dim=0)
-        return self._distance(mine, hidden[:, mine.num_extra_tokens - 1], mean)
+        return self._distance(settings, hidden[:, settings.num_extra_tokens - 1], mean)

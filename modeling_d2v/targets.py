@@ -36,11 +36,11 @@ class TargetMean:
 
     NORMS = {"batch": batch_norm, "instance": instance_norm, "layer": lambda x, _: channel_norm(x)}
 
-    def __init__(self, mine: Data2VecModalityConfig, num_layers: int, token_mask: Tensor | None) -> None:
-        self.k = mine.average_top_k_layers or num_layers
+    def __init__(self, settings: Data2VecModalityConfig, num_layers: int, token_mask: Tensor | None) -> None:
+        self.k = settings.average_top_k_layers or num_layers
         self.first = num_layers - self.k
-        self.layer_norm, self.mean_norm = mine.layer_target_norm, mine.mean_target_norm
-        self.end_of_block, self.num_extra = mine.end_of_block_targets, mine.num_extra_tokens
+        self.layer_norm, self.mean_norm = settings.layer_target_norm, settings.mean_target_norm
+        self.end_of_block, self.num_extra = settings.end_of_block_targets, settings.num_extra_tokens
         self.token_mask = token_mask
         self.total: Tensor | None = None
 

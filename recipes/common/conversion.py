@@ -86,12 +86,12 @@ def nearest_size(config: Data2VecConfig) -> str:
         modality = preset["modalities"][0]
         if [modality] != config.modalities or preset["masked_tokens"] != config.masked_tokens:
             return (float("inf"),)
-        mine, theirs = config.modality_config(modality), preset[f"{modality}_config"]
+        settings, theirs = config.modality_config(modality), preset[f"{modality}_config"]
         return (
             abs(preset["hidden_size"] - config.hidden_size),
             abs(preset["num_hidden_layers"] - config.num_hidden_layers),
-            abs(theirs.get("prenet_depth", 0) - mine.prenet_depth),
-            abs(theirs.get("patch_size", 0) - getattr(mine, "patch_size", 0)),
+            abs(theirs.get("prenet_depth", 0) - settings.prenet_depth),
+            abs(theirs.get("patch_size", 0) - getattr(settings, "patch_size", 0)),
         )
 
     name, gap = min(((name, distance(preset)) for name, preset in PRESETS.items()), key=lambda entry: entry[1])

@@ -74,13 +74,13 @@ class StepFlops:
 
     def parts(self, modality: str, shape: BatchShape, gradients: bool = True) -> dict[str, int]:
         """Operations by part: front end, student blocks, decoder (each with its gradients, if any), and teacher."""
-        mine = self.config.modality_config(modality)
+        settings = self.config.modality_config(modality)
         first, local = self._local_encoder(modality, shape)
         positions = self._positions(modality, shape.tokens)
         rows = shape.samples * shape.masks
-        length = mine.num_extra_tokens + (shape.visible if self.drop else shape.tokens)
-        teacher = shape.samples * (positions + self._blocks(modality, mine.num_extra_tokens + shape.tokens))
-        if mine.ema_scope == "all":
+        length = settings.num_extra_tokens + (shape.visible if self.drop else shape.tokens)
+        teacher = shape.samples * (positions + self._blocks(modality, settings.num_extra_tokens + shape.tokens))
+        if settings.ema_scope == "all":
             teacher += first + local
         passes = 3 if gradients else 1
         return {
@@ -93,16 +93,18 @@ class StepFlops:
 
     def _local_encoder(self, modality: str, shape: BatchShape) -> tuple[int, int]:
         """Of one pass: the first layer, and the others."""
-        width, mine = self.config.hidden_size, self.config.modality_config(modality)
+        width, settings = self.config.hidden_size, self.config.modality_config(modality)
         if modality == "text":
             return 0, 0  # tables
         if modality == "vision":
-            inner = mine.embed_dim or width
+            inner = settings.embed_dim or width
             patches = shape.samples * shape.tokens
             expand = 2 * patches * inner * width if inner != width else 0
-            return 2 * patches * mine.num_channels * mine.patch_size**2 * inner, expand
+            return 2 * patches * settings.num_channels * settings.patch_size**2 * inner, expand
         layers, length, before = [], shape.size, 1
-        for channels, kernel, stride in zip(mine.conv_dim, mine.conv_kernel, mine.conv_stride, strict=True):
+        for channels, kernel, stride in zip(
+            settings.conv_dim, settings.conv_kernel, settings.conv_stride, strict=True
+        ):
             length = (length - kernel) // stride + 1
             layers.append(2 * shape.samples * length * before * kernel * channels)
             before = channels
@@ -110,11 +112,11 @@ class StepFlops:
 
     def _positions(self, modality: str, tokens: int) -> int:
         """Convolutional positions of one row."""
-        mine, width = self.config.modality_config(modality), self.config.hidden_size
-        if modality != "audio" or not mine.conv_pos_depth:
+        settings, width = self.config.modality_config(modality), self.config.hidden_size
+        if modality != "audio" or not settings.conv_pos_depth:
             return 0
-        kernel = max(3, mine.conv_pos_width // mine.conv_pos_depth)
-        return mine.conv_pos_depth * _convolution((tokens,), kernel, width, width, mine.conv_pos_groups)
+        kernel = max(3, settings.conv_pos_width // settings.conv_pos_depth)
+        return settings.conv_pos_depth * _convolution((tokens,), kernel, width, width, settings.conv_pos_groups)
 
     def _blocks(self, modality: str, length: int) -> int:
         """Prenet and shared blocks on one row of `length` tokens."""
@@ -125,27 +127,27 @@ class StepFlops:
 
     def _decoder(self, modality: str, shape: BatchShape) -> int:
         """Decoder at all places, its projection at the masked ones."""
-        mine, width, total = self.config.modality_config(modality), self.config.hidden_size, 0
+        settings, width, total = self.config.modality_config(modality), self.config.hidden_size, 0
         places = shape.grid if modality == "vision" else (shape.tokens,)
         if self.drop:
-            for _ in range(mine.decoder_layers):
+            for _ in range(settings.decoder_layers):
                 one = _convolution(
-                    places, mine.decoder_kernel_size, width, mine.decoder_hidden_size, mine.decoder_groups
+                    places, settings.decoder_kernel_size, width, settings.decoder_hidden_size, settings.decoder_groups
                 )
                 total += shape.samples * shape.masks * one
-                width = mine.decoder_hidden_size
-        return total + shape.masked * projection(mine, width, self.config.hidden_size)
+                width = settings.decoder_hidden_size
+        return total + shape.masked * projection(settings, width, self.config.hidden_size)
 
 
-def projection(mine: Any, width: int, after: int) -> int:
+def projection(settings: Any, width: int, after: int) -> int:
     """The layers that lead from the width of a decoder to that of the targets, of one token.
 
     Args:
-        mine: configuration of the modality.
+        settings: configuration of the modality.
         width: that they start from.
         after: that they end with.
     """
-    layers, hidden = mine.decoder_projection_layers, int(width * mine.decoder_projection_ratio)
+    layers, hidden = settings.decoder_projection_layers, int(width * settings.decoder_projection_ratio)
     widths = [width, *[hidden] * (layers - 1), after] if layers else []
     return sum(2 * one * other for one, other in itertools.pairwise(widths))
 

@@ -286,8 +286,8 @@ def _lower_rate(options: Options) -> str:
 def _position_advice(name: str, options: Options) -> str:
     """How to keep targets from being told by their position."""
     if name == "audio":
-        mine = options.model.get("audio_config") or {}
-        now = ", ".join(f"{key}={mine[key]}" for key in ("conv_pos_width", "conv_pos_depth") if key in mine)
+        settings = options.model.get("audio_config") or {}
+        now = ", ".join(f"{key}={settings[key]}" for key in ("conv_pos_width", "conv_pos_depth") if key in settings)
         width = f"model.audio_config.conv_pos_width{', now ' + now if now else ''}"
         narrow = f"narrow the position convolutions ({width}), " if options.backbone is None else ""
         return (

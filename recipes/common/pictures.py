@@ -127,8 +127,8 @@ class Pictures:
             grid = self.config.modality_config("vision").grid_size(*values[0].shape[-2:])
             return draw_image_masks(path, values, np.stack([mask.reshape(-1, *grid) for mask in masks]), names)
         if modality == "audio":
-            mine = self.config.modality_config("audio")
-            return draw_audio_masks(path, values, masks, names, mine.frame_stride, mine.sampling_rate)
+            settings = self.config.modality_config("audio")
+            return draw_audio_masks(path, values, masks, names, settings.frame_stride, settings.sampling_rate)
         return draw_text_masks(path, [self._tokens(value) for value in values], [mask[0] for mask in masks])
 
     def _tokens(self, ids: np.ndarray) -> list[str]:

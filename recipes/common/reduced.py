@@ -64,17 +64,17 @@ def _smaller_model(options: Options) -> dict[str, Any]:
         "intermediate_size": min(config.intermediate_size, 2 * WIDTH),
     }
     for name in options.modalities:
-        mine = config.modality_config(name)
+        settings = config.modality_config(name)
         small = {
-            "prenet_depth": min(mine.prenet_depth, 1),
-            "decoder_hidden_size": min(mine.decoder_hidden_size, WIDTH),
-            "average_top_k_layers": min(mine.average_top_k_layers or blocks, blocks),
+            "prenet_depth": min(settings.prenet_depth, 1),
+            "decoder_hidden_size": min(settings.decoder_hidden_size, WIDTH),
+            "average_top_k_layers": min(settings.average_top_k_layers or blocks, blocks),
         }
         if name == "audio":
-            small["conv_dim"] = [min(width, 32) for width in mine.conv_dim]
-        if name == "vision" and mine.image_size > SIDE:
+            small["conv_dim"] = [min(width, 32) for width in settings.conv_dim]
+        if name == "vision" and settings.image_size > SIDE:
             small |= {"image_size": SIDE, "patch_size": 4}
         if name == "text":
-            small |= {"vocab_size": min(mine.vocab_size, VOCABULARY), "max_position_embeddings": 66}
+            small |= {"vocab_size": min(settings.vocab_size, VOCABULARY), "max_position_embeddings": 66}
         model |= {f"{name}_config.{field}": value for field, value in small.items()}
     return model

@@ -64,8 +64,8 @@ class SpeechModelArguments(ModelArguments):
         """
         fields |= {name: getattr(self, name) for name in SHARED}
         fields |= {"hidden_dropout": self.hidden_dropout, "mlp_dropout": self.hidden_dropout}
-        mine = {name: getattr(self, name) for name in (*AUDIO, *self.head)}
-        config = load_config(self, **fields, audio_config=mine | (audio or {}))
+        settings = {name: getattr(self, name) for name in (*AUDIO, *self.head)}
+        config = load_config(self, **fields, audio_config=settings | (audio or {}))
         config.modality_config("audio")
         return config
 

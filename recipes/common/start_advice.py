@@ -91,12 +91,12 @@ def _batch(name: str, options: Options, config: Data2VecConfig) -> Iterator[Find
 
 def _position_convolutions(options: Options, config: Data2VecConfig) -> Iterator[Finding]:
     seconds = options.audio.transform.get("crop_seconds")
-    mine = config.audio_config
+    settings = config.audio_config
     if not isinstance(seconds, int | float) or options.audio.transform.get("concat_group"):
         return
     frames = seconds * FRAMES_PER_SECOND
-    kernel = max(3, mine.conv_pos_width // max(mine.conv_pos_depth, 1))
-    sees = mine.conv_pos_depth * (kernel - 1) + 1
+    kernel = max(3, settings.conv_pos_width // max(settings.conv_pos_depth, 1))
+    sees = settings.conv_pos_depth * (kernel - 1) + 1
     if sees > frames:
         yield Finding(
             "positions_see_all",
