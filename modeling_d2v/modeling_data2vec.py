@@ -1,26 +1,22 @@
-"""The transformer that every modality shares, and `Data2VecModel` around it.
+"""`Data2VecModel`, the encoder, and the base class that it shares with pretraining and the task heads.
 
 Shapes: B samples, M masks per sample, T tokens, V visible tokens, E extra tokens, D hidden size, H heads. Where tokens
 were dropped, B stands for B * M rows and T for V.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from transformers import PreTrainedModel
 from transformers import initialization as init
-from transformers.activations import ACT2FN
 from transformers.masking_utils import create_bidirectional_mask
-from transformers.modeling_layers import GradientCheckpointingLayer
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.utils import ModelOutput
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from .arguments import known_arguments
+from .blocks import Data2VecAttention, Data2VecBlock, Data2VecEncoder, LayerCallback, make_blocks, run_blocks
 from .configuration_data2vec import Data2VecConfig
 from .local_encoders import LocalEncoder, LocalFeatures
 from .modalities import MODALITIES, modality_of_input
@@ -29,174 +25,10 @@ from .positions import AlibiBias, RelativePositionBias, SinCosPositions
 from .pushing import PushToHub
 
 
-# Called after each shared block with (number of the block, its output, its feed-forward part before the residual).
-LayerCallback = Callable[[int, Tensor, Tensor], None]
-
-
-def eager_attention_forward(
-    module: nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | None,
-    dropout: float = 0.0,
-    scaling: float | None = None,
-    **kwargs: Any,
-) -> tuple[Tensor, Tensor]:
-    """Attention written out: query, key, value (B, H, T, D / H) -> output (B, T, H, D / H), weights (B, H, T, T)."""
-    scores = torch.matmul(query * scaling, key.transpose(-2, -1))
-    if attention_mask is not None:
-        scores = scores + attention_mask
-    weights = scores.softmax(dim=-1, dtype=torch.float32).to(query.dtype)
-    weights = F.dropout(weights, p=dropout, training=module.training)
-    return torch.matmul(weights, value).transpose(1, 2), weights
-
-
-class Data2VecAttention(nn.Module):
-    """Multi-head self-attention through transformers' attention interface."""
-
-    is_causal = False
-
-    def __init__(self, config: Data2VecConfig) -> None:
-        super().__init__()
-        self.config = config
-        self.num_heads = config.num_attention_heads
-        self.scaling = (config.hidden_size // config.num_attention_heads) ** -0.5
-        self.qkv = nn.Linear(config.hidden_size, 3 * config.hidden_size)
-        self.projection = nn.Linear(config.hidden_size, config.hidden_size)
-        self.dropout = nn.Dropout(config.hidden_dropout)
-
-    def forward(
-        self, hidden_states: Tensor, attention_mask: Any = None, position_bias: Tensor | None = None, **kwargs: Any
-    ) -> tuple[Tensor, Tensor | None]:
-        batch, length, _ = hidden_states.shape
-        qkv = self.qkv(hidden_states).view(batch, length, 3, self.num_heads, -1)
-        query, key, value = qkv.permute(2, 0, 3, 1, 4)  # 3 x (B, H, T, D / H)
-        attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
-        if position_bias is not None:
-            kwargs["position_bias"] = position_bias
-        dropout = self.config.attention_dropout if self.training else 0.0
-        out, weights = attend(self, query, key, value, attention_mask, dropout=dropout, scaling=self.scaling, **kwargs)
-        return self.dropout(self.projection(out.reshape(batch, length, -1))), weights
-
-
-class Data2VecMLP(nn.Module):
-    """Linear, activation, linear."""
-
-    def __init__(self, config: Data2VecConfig) -> None:
-        super().__init__()
-        self.fc1 = nn.Linear(config.hidden_size, config.intermediate_size)
-        self.activation = ACT2FN[config.hidden_act]
-        self.dropout = nn.Dropout(config.activation_dropout)
-        self.fc2 = nn.Linear(config.intermediate_size, config.hidden_size)
-
-    def forward(self, hidden_states: Tensor) -> Tensor:
-        return self.fc2(self.dropout(self.activation(self.fc1(hidden_states))))
-
-
-class DropPath(nn.Module):
-    """Stochastic depth: a branch is left out for a random part of the rows, the others are scaled up."""
-
-    def __init__(self, rate: float) -> None:
-        super().__init__()
-        self.rate = rate
-
-    def forward(self, x: Tensor) -> Tensor:
-        if not self.training:
-            return x
-        keep = torch.rand(x.shape[0], *[1] * (x.dim() - 1), device=x.device) >= self.rate
-        return x * keep.to(x.dtype) / (1 - self.rate)
-
-
-class Data2VecBlock(GradientCheckpointingLayer):
-    """Post-norm transformer block; returns its output and its feed-forward part, the material of the targets."""
-
-    def __init__(self, config: Data2VecConfig, drop_path_rate: float = 0.0) -> None:
-        super().__init__()
-        size, eps, scale = config.hidden_size, config.layer_norm_eps, config.layer_scale_init_value
-        self.attention = Data2VecAttention(config)
-        self.norm1 = nn.LayerNorm(size, eps=eps)
-        self.mlp = Data2VecMLP(config)
-        self.mlp_dropout = nn.Dropout(config.mlp_dropout)
-        self.norm2 = nn.LayerNorm(size, eps=eps)
-        self.drop_path = DropPath(drop_path_rate) if drop_path_rate else nn.Identity()
-        self.layer_scale1 = nn.Parameter(torch.full((size,), float(scale))) if scale is not None else None
-        self.layer_scale2 = nn.Parameter(torch.full((size,), float(scale))) if scale is not None else None
-
-    def _branch(self, x: Tensor, layer_scale: Tensor | None) -> Tensor:
-        return self.drop_path(x if layer_scale is None else x * layer_scale)
-
-    def forward(
-        self, hidden_states: Tensor, attention_mask: Any = None, position_bias: Tensor | None = None, **kwargs: Any
-    ) -> tuple[Tensor, Tensor]:
-        attended, _ = self.attention(hidden_states, attention_mask, position_bias, **kwargs)
-        x = self.norm1(hidden_states + self._branch(attended, self.layer_scale1))
-        feed_forward = self.mlp(x)
-        x = self.norm2(x + self._branch(self.mlp_dropout(feed_forward), self.layer_scale2))
-        return x, feed_forward
-
-
-class Data2VecPreNormBlock(Data2VecBlock):
-    """The same with the norms before attention and feed-forward part."""
-
-    def forward(
-        self, hidden_states: Tensor, attention_mask: Any = None, position_bias: Tensor | None = None, **kwargs: Any
-    ) -> tuple[Tensor, Tensor]:
-        attended, _ = self.attention(self.norm1(hidden_states), attention_mask, position_bias, **kwargs)
-        x = hidden_states + self._branch(attended, self.layer_scale1)
-        feed_forward = self.mlp(self.norm2(x))
-        x = x + self._branch(self.mlp_dropout(feed_forward), self.layer_scale2)
-        return x, feed_forward
-
-
-def make_blocks(config: Data2VecConfig, depth: int, drop_path_rate: float) -> nn.ModuleList:
-    """`depth` blocks whose stochastic depth rises linearly from 0 to `drop_path_rate`."""
-    block = Data2VecPreNormBlock if config.norm_first else Data2VecBlock
-    return nn.ModuleList([block(config, drop_path_rate * i / max(depth - 1, 1)) for i in range(depth)])
-
-
-def run_blocks(
-    blocks: nn.ModuleList,
-    hidden_states: Tensor,
-    attention: list[tuple[Any, Tensor | None]],
-    layerdrop: float = 0.0,
-    on_layer: LayerCallback | None = None,
-    **kwargs: Any,
-) -> Tensor:
-    """Runs a stack of blocks.
-
-    A dropped layer is computed and its output not used: every process then runs the same graph, and every parameter
-    has a gradient, which distributed engines need.
-    """
-    for i, (block, (mask, bias)) in enumerate(zip(blocks, attention, strict=True)):
-        x, feed_forward = block(hidden_states, mask, bias, **kwargs)
-        if layerdrop and block.training:
-            x = torch.where(torch.rand((), device=x.device) < layerdrop, hidden_states, x)
-        hidden_states = x
-        if on_layer is not None:
-            on_layer(i, hidden_states, feed_forward)
-    return hidden_states
-
-
-class Data2VecEncoder(nn.Module):
-    """The blocks that all modalities share."""
-
-    def __init__(self, config: Data2VecConfig) -> None:
-        super().__init__()
-        self.layerdrop = config.layerdrop
-        self.blocks = make_blocks(config, config.num_hidden_layers, config.drop_path_rate)
-        has_norm = config.norm_first and config.final_norm
-        self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps) if has_norm else nn.Identity()
-
-    def forward(
-        self,
-        hidden_states: Tensor,
-        attention: list[tuple[Any, Tensor | None]],
-        on_layer: LayerCallback | None = None,
-        **kwargs: Any,
-    ) -> Tensor:
-        """(B, T, D) and one (mask, bias) pair a block -> (B, T, D)."""
-        return self.norm(run_blocks(self.blocks, hidden_states, attention, self.layerdrop, on_layer, **kwargs))
+# Ends of the names of the modules that LoRA adapts. "projection" alone would also match the front ends.
+LORA_TARGETS = ("attention.qkv", "attention.projection", "mlp.fc1", "mlp.fc2")
+# Children of a model that are not its task head.
+ENCODER_PARTS = ("modality_encoders", "encoder", "teacher", "decoders")
 
 
 @dataclass
@@ -272,6 +104,31 @@ class Data2VecPreTrainedModel(PushToHub, PreTrainedModel):
         text = self.config.modality_config("text")
         text.check_vocabulary(text.vocab_size if new_num_tokens is None else new_num_tokens)
         return super().resize_token_embeddings(new_num_tokens, *args, **kwargs)
+
+    def lora_settings(self) -> dict[str, Any]:
+        """Return what LoRA (Hu et al. 2021) adapts in this model, as arguments of `peft.LoraConfig`.
+
+        Low-rank updates go into the four linear layers of every block, those of the prenet included; query, key and
+        value, which are one layer, share the rank that is given to it. Front ends stay as they are. The task head,
+        which starts from random weights, is trained as a whole; an output matrix that is tied to the token embedding
+        stays frozen with it.
+
+        Returns:
+            `target_modules`, and `modules_to_save` with the modules of the head (`None` where there is no head).
+
+        Example:
+            >>> model = AutoModelForCTC.from_pretrained("runs/speech/final", vocab_size=32)
+            >>> model = get_peft_model(model, LoraConfig(r=16, lora_alpha=32, **model.lora_settings()))
+            >>> model.print_trainable_parameters()
+        """
+        tied = set(self.all_tied_weights_keys)
+        head = [
+            name
+            for child, module in self.named_children()
+            if child not in (self.base_model_prefix, *ENCODER_PARTS)
+            for name in _trainable(child, module, tied)
+        ]
+        return {"target_modules": list(LORA_TARGETS), "modules_to_save": head or None}
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -487,3 +344,13 @@ def check_mask(mask: Tensor, features: Tensor, dims: int) -> Tensor:
             f"`mask` must be bool of shape {wanted}, True = masked; got {mask.dtype} of shape {tuple(mask.shape)}."
         )
     return mask.to(features.device)
+
+
+def _trainable(name: str, module: nn.Module, tied: set[str]) -> list[str]:
+    """Return the module, or those inside it, that peft can train as a whole: no containers, and no tied weights."""
+    parameters = [f"{name}.{parameter}" for parameter, _ in module.named_parameters()]
+    if not parameters:
+        return []
+    if not isinstance(module, nn.ModuleList | nn.ModuleDict) and tied.isdisjoint(parameters):
+        return [name]
+    return [inner for child, part in module.named_children() for inner in _trainable(f"{name}.{child}", part, tied)]

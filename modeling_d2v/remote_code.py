@@ -35,6 +35,7 @@ TRAVELLING_FILES = (
     "masking.py",
     "local_encoders.py",
     "modality_encoders.py",
+    "blocks.py",
     "modeling_data2vec.py",
     "decoders.py",
     "targets.py",

@@ -16,7 +16,7 @@ from model_factory import (
 )
 
 from modeling_d2v import Data2VecConfig, Data2VecForPreTraining, Data2VecModel
-from modeling_d2v.modeling_data2vec import DropPath, run_blocks
+from modeling_d2v.blocks import DropPath, run_blocks
 
 
 @pytest.fixture(params=[(v, m) for v in VERSIONS for m in MODALITIES], ids=lambda p: f"{p[0]}-{p[1]}")

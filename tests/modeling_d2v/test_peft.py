@@ -10,14 +10,14 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
 
 from modeling_d2v import Data2VecForPreTraining, Data2VecModel
-from modeling_d2v.lora import LORA_TARGETS, lora_settings
+from modeling_d2v.modeling_data2vec import LORA_TARGETS
 
 
 def adapted(name):
     """A head with LoRA whose updates are not zero."""
     base = make_head(name)
     torch.manual_seed(0)
-    return get_peft_model(base, LoraConfig(r=4, lora_alpha=8, init_lora_weights=False, **lora_settings(base))).eval()
+    return get_peft_model(base, LoraConfig(r=4, lora_alpha=8, init_lora_weights=False, **base.lora_settings())).eval()
 
 
 def outputs(model, name):
@@ -93,7 +93,7 @@ def test_merged_weights_compute_the_same(tmp_path, name):
 
 def test_encoders_and_pretraining_models_have_no_head_to_save():
     for model in (Data2VecModel(tiny_config("audio")), Data2VecForPreTraining(tiny_config("audio"))):
-        settings = lora_settings(model)
+        settings = model.lora_settings()
         assert settings["modules_to_save"] is None
         adapted = get_peft_model(model, LoraConfig(r=2, **settings))
         trained = [key for key, parameter in adapted.named_parameters() if parameter.requires_grad]
