@@ -4,7 +4,7 @@
     python benchmarks/step_time.py --presets vision-base --batch 16 --precision bf16 --device cuda --compile
 
 A step is student, teacher, backward pass, AdamW and the teacher's update. The share is the step's matrix products and
-convolutions (`recipes/common/flops.py`) over what a plain matrix product does in the same time.
+convolutions (`recipes/d2v_train/measuring/flops.py`) over what a plain matrix product does in the same time.
 One JSON line a preset.
 """
 
@@ -24,9 +24,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
 
+from d2v_train.measuring.flops import StepFlops
+from d2v_train.measuring.speed import matmul_peak, peak_memory_gib
 from modeling_d2v import Data2VecConfig, Data2VecForPreTraining
-from recipes.common.flops import StepFlops
-from recipes.common.throughput import matmul_peak, peak_memory_gib
 
 
 PRESETS = {"audio-base": 1, "vision-base": 2, "text-base": 1}

@@ -1,79 +1,12 @@
 """Write a model as an ONNX program, checked against the model itself.
 
-    python recipes/export_onnx.py --model runs/ctc --output runs/ctc/model.onnx
-    python recipes/export_onnx.py --model runs/joint/final --modality audio --output encoder.onnx
-    python recipes/export_onnx.py --model runs/images --any_image_size --output model.onnx
-
-The program takes batches of any size and texts and waveforms of any length, padded by `attention_mask`.
+The program is `d2v_train/programs/export_onnx.py`.
 """
 
-from __future__ import annotations
+import runpy
 
-import argparse
-import sys
-from pathlib import Path
-
-import transformers
-from transformers import AutoConfig
-
-
-# A script's own folder is on the path, the project root is not, unless the project was installed.
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-import modeling_d2v
-from recipes.common.onnx_export import OPSET, export_onnx
-from recipes.common.optional import MissingDependencyError
-
-
-def build_parser() -> argparse.ArgumentParser:
-    """Options of the program."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", required=True, help="folder or name on the Hub")
-    parser.add_argument("--output", default="model.onnx", help="file to write (default: %(default)s)")
-    parser.add_argument(
-        "--auto", help="Auto class to load it with, such as AutoModelForCTC (default: as it was saved; an encoder "
-        "where that was for pretraining)"
-    )  # fmt: skip
-    parser.add_argument("--modality", choices=("text", "vision", "audio"), help="front end of a joint encoder")
-    parser.add_argument("--any_image_size", action="store_true", help="take images of any multiple of the patch size")
-    parser.add_argument("--opset", type=int, default=OPSET, help="version of the operators (default: %(default)s)")
-    parser.add_argument("--tolerance", type=float, default=1e-4, help="largest relative difference (default: 1e-4)")
-    return parser
-
-
-def load(name: str, auto: str | None) -> transformers.PreTrainedModel:
-    """The model of a checkpoint.
-
-    Raises:
-        ValueError: if there is no such Auto class.
-    """
-    if auto is not None:
-        if not auto.startswith("AutoModel") or not hasattr(transformers, auto):
-            raise ValueError(f"--auto {auto} is no Auto class of transformers; give one such as AutoModelForCTC.")
-        return getattr(transformers, auto).from_pretrained(name)
-    (saved,) = AutoConfig.from_pretrained(name).architectures or ["Data2VecModel"]
-    if saved == "Data2VecForPreTraining":
-        saved = "Data2VecModel"
-    return getattr(modeling_d2v, saved).from_pretrained(name)
-
-
-def main(arguments: list[str] | None = None) -> None:
-    """Export from the command line."""
-    args = build_parser().parse_args(arguments)
-    try:
-        model = load(args.model, args.auto)
-        difference = export_onnx(
-            model,
-            args.output,
-            args.modality,
-            any_image_size=args.any_image_size,
-            opset=args.opset,
-            tolerance=args.tolerance,
-        )
-    except (MissingDependencyError, OSError, ValueError) as error:
-        sys.exit(f"export_onnx.py: {error}")
-    print(f"{type(model).__name__} is in {args.output}; largest relative difference from the model: {difference:.1e}")
+import clone  # noqa: F401  # a clone that is not installed: puts its packages on the path
 
 
 if __name__ == "__main__":
-    main()
+    runpy.run_module("d2v_train.programs.export_onnx", run_name="__main__")

@@ -1,111 +1,12 @@
 """Starts configurations of pretraining for a few steps at reduced size, and prints what came of each.
 
-    python recipes/smoke.py                              # all of recipes/configs, on the CPU, in a few minutes
-    python recipes/smoke.py audio_base_ls960 my_run.yaml
-
-A run is the program `recipes/pretrain.py` itself, with the overrides of `recipes/common/reduced.py`: it reads the
-built-in data, trains, saves and exports, and its model is loaded again. It says that a configuration works, nothing of
-what it learns.
+The program is `d2v_train/programs/smoke.py`.
 """
 
-from __future__ import annotations
+import runpy
 
-import argparse
-import contextlib
-import io
-import logging
-import math
-import sys
-import tempfile
-import time
-from pathlib import Path
-from typing import Any
-
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-import torch
-from tqdm.auto import tqdm
-from transformers import AutoModel
-from transformers.utils import logging as transformers_logging
-
-from modeling_d2v import Data2VecForPreTraining
-from recipes.common.building import build_config
-from recipes.common.option_files import load_options, pretraining_configs
-from recipes.common.reduced import reduced_overrides
-from recipes.common.runlog import read_log
-from recipes.common.scaling import scale_batch
-from recipes.common.text import table
-from recipes.pretrain import main as pretrain
-
-
-def smoke(config: str, steps: int, folder: Path) -> dict[str, Any]:
-    """Runs one configuration.
-
-    Args:
-        config: its name or path.
-        steps: optimizer steps; with a `batch_scale` the nearest number that it makes.
-        folder: an empty one for the run.
-
-    Returns:
-        A row of the table: `name`, `preset`, `parameters` of the student and its decoders at full size, in millions,
-        `steps`, `first loss` and `last loss` (of every modality, first and last log line), `seconds`.
-
-    Raises:
-        RuntimeError: a loss is not finite, or steps were skipped.
-    """
-    options = load_options(config)
-    overrides = reduced_overrides(options, steps, str(folder))
-    wanted = scale_batch(load_options(config, overrides)).max_steps
-    started = time.perf_counter()
-    with contextlib.redirect_stdout(io.StringIO()):
-        summary = pretrain([config, *overrides])
-    seconds = time.perf_counter() - started
-    losses = {name: [record[f"{name}/loss"] for record in read_log(folder / "log.jsonl") if f"{name}/loss" in record]
-              for name in options.modalities}  # fmt: skip
-    if not all(values and all(map(math.isfinite, values)) for values in losses.values()):
-        raise RuntimeError(f"{config} has a loss that is not finite, or a modality without one: {losses}.")
-    if summary["steps"] != wanted or summary["skipped_steps"]:
-        skipped = summary["skipped_steps"]
-        raise RuntimeError(f"{config} took {summary['steps']} steps of {wanted} and skipped {skipped}.")
-    AutoModel.from_pretrained(folder / "final")
-    return {
-        "name": Path(config).stem,
-        "preset": options.model.get("preset") or "-",
-        "parameters": f"{parameters(build_config(options)) / 1e6:.1f} M",
-        "steps": summary["steps"],
-        "first loss": " ".join(f"{values[0]:.4g}" for values in losses.values()),
-        "last loss": " ".join(f"{values[-1]:.4g}" for values in losses.values()),
-        "seconds": f"{seconds:.1f}",
-    }
-
-
-def parameters(config: Any) -> int:
-    """Parameters that a run trains, student and decoders, counted without memory for them."""
-    with torch.device("meta"):
-        model = Data2VecForPreTraining(config)
-    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-
-
-def main(arguments: list[str] | None = None) -> list[dict[str, Any]]:
-    """Runs configurations one after another and prints the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("configs", nargs="*", help="names or files (default: every one of pretraining)")
-    parser.add_argument("--steps", type=int, default=8, help="optimizer steps of each (default: %(default)s)")
-    args = parser.parse_args(arguments)
-    logging.disable(logging.WARNING)  # the advice to such short runs is known
-    transformers_logging.disable_progress_bar()
-    configs = args.configs or [path.stem for path in pretraining_configs()]
-    try:
-        with tempfile.TemporaryDirectory() as folder:
-            rows = [
-                smoke(config, args.steps, Path(folder) / Path(config).stem) for config in tqdm(configs, unit="run")
-            ]
-    finally:
-        logging.disable(logging.NOTSET)
-    print(table([list(rows[0]), *(row.values() for row in rows)], align="<<>"))
-    return rows
+import clone  # noqa: F401  # a clone that is not installed: puts its packages on the path
 
 
 if __name__ == "__main__":
-    main()
+    runpy.run_module("d2v_train.programs.smoke", run_name="__main__")

@@ -14,13 +14,14 @@ import sys
 from pathlib import Path
 
 
-sys.path[:0] = [str(Path(__file__).resolve().parents[1]), str(Path(__file__).resolve().parent)]
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT / folder) for folder in ("", "recipes", "tests")]
 
 from accelerate.state import AcceleratorState, GradientState, PartialState  # noqa: E402
 from engine_scenarios import ENGINES, poison  # noqa: E402
 
-from recipes.common.option_errors import OptionError  # noqa: E402
-from recipes.pretrain import main  # noqa: E402
+from d2v_train.options.errors import OptionError  # noqa: E402
+from d2v_train.programs.pretrain import main  # noqa: E402
 
 
 def run_all(entries: list[dict]) -> None:

@@ -8,7 +8,7 @@ import sys
 import torch
 from tiny_run import ROOT, environment, tiny, write_config
 
-from recipes.common.training import Pretraining
+from d2v_train.pretraining.training import Pretraining
 
 
 # What a launcher sets to ask for an engine.

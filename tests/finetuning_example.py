@@ -10,14 +10,16 @@ from typing import Any
 
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+sys.path[:0] = [str(ROOT), str(ROOT / "recipes"), str(ROOT / "tests")]
 
 import torch  # noqa: E402
 from model_factory import tiny_config  # noqa: E402
 
+from d2v_train.finetuning.arguments import FinetuningArguments  # noqa: E402
+from d2v_train.finetuning.command_line import launch  # noqa: E402
+from d2v_train.finetuning.run import run  # noqa: E402
+from d2v_train.finetuning.trainer import FinetuningTrainer  # noqa: E402
 from modeling_d2v import Data2VecForSequenceClassification  # noqa: E402
-from recipes.common.finetuning import FinetuningArguments, launch, run  # noqa: E402
-from recipes.common.finetuning_trainer import FinetuningTrainer  # noqa: E402
 
 
 class Examples(torch.utils.data.Dataset):

@@ -6,8 +6,8 @@ from typing import Any
 
 from transformers import Wav2Vec2CTCTokenizer, Wav2Vec2FeatureExtractor
 
+from d2v_train.inputs.tokenizer import build_tokenizer
 from modeling_d2v import Data2VecImageProcessor
-from recipes.common.tokenizer import build_tokenizer
 
 
 LETTERS = ["<pad>", "<s>", "</s>", "<unk>", "|", "a", "b", "c", "d", "e", "f", "g"]

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from released_settings import BEIT, BEIT_SIZES, DEVICE_BATCH, VERSION_1, settings_of
 
-from modeling_d2v.checkpoint_settings import conv_layers
+from modeling_d2v.conversion.fairseq.settings import conv_layers
 
 
 Shapes = dict[str, tuple[int, ...]]

@@ -106,7 +106,7 @@ def serve():
     """The server's loop."""
     import torch
 
-    import recipes.pretrain  # noqa: F401
+    import d2v_train.programs.pretrain  # noqa: F401
 
     torch.set_num_threads(1)
     print("ready", flush=True)
@@ -177,5 +177,5 @@ def install(fault):
 
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(ROOT))
+    sys.path[:0] = [str(ROOT), str(ROOT / "recipes")]
     serve()

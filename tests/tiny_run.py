@@ -14,10 +14,10 @@ import yaml
 from accelerate.state import AcceleratorState, GradientState
 from safetensors.torch import load_file
 
-from recipes.common.runlog import read_log
-from recipes.common.throughput import SPEED_FACTS
-from recipes.common.training import Pretraining
-from recipes.pretrain import main
+from d2v_train.measuring.speed import SPEED_FACTS
+from d2v_train.pretraining.training import Pretraining
+from d2v_train.programs.pretrain import main
+from d2v_train.support.jsonl import read_log
 
 
 ROOT = Path(__file__).resolve().parents[1]

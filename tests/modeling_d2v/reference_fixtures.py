@@ -13,9 +13,9 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from modeling_d2v.checkpoint_tensors import Place
-from modeling_d2v.checkpoints import config_from_fairseq, convert_state_dict, detect_kind, translate
 from modeling_d2v.configuration_data2vec import Data2VecConfig
+from modeling_d2v.conversion.fairseq.layouts import config_from_fairseq, convert_state_dict, detect_kind, translate
+from modeling_d2v.conversion.tensors import Place
 from modeling_d2v.modalities import MODALITIES, modality_of_input
 from modeling_d2v.pretraining_data2vec import Data2VecForPreTraining
 

@@ -9,7 +9,7 @@ from backbone_factory import NO_DROPOUT, encoder, pretraining
 from model_factory import inputs_for, padded_inputs
 
 from modeling_d2v import BackboneForPreTraining, Data2VecConfig, Data2VecForPreTraining
-from modeling_d2v.checkpoint_transformers import from_transformers
+from modeling_d2v.conversion.hf.load import from_transformers
 
 
 SHARED = (

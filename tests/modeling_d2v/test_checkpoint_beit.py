@@ -11,7 +11,7 @@ from torch import nn
 from transformers import Data2VecVisionConfig, Data2VecVisionForImageClassification, Data2VecVisionModel
 
 from modeling_d2v import Data2VecForImageClassification, Data2VecForPreTraining, Data2VecModel
-from modeling_d2v.checkpoint_conversion import convert_checkpoint
+from modeling_d2v.conversion.fairseq.convert import convert_checkpoint
 from tests.modeling_d2v.reference_fixtures import relative_error
 
 

@@ -5,8 +5,8 @@ import torch
 from head_factory import HEADS, make_head
 from model_factory import randomise, tiny_config, version_config
 
+from d2v_train.publishing.onnx import check_inputs, dynamic_shapes, named_outputs
 from modeling_d2v import Data2VecModel
-from recipes.common.onnx_export import check_inputs, dynamic_shapes, named_outputs
 
 
 # Two convolutions instead of seven: what takes long is to reason about the lengths after each.

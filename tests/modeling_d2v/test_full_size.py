@@ -8,9 +8,10 @@ import torch
 from released_layouts import LAYOUTS, Numbers, count, kind_of, released
 from released_settings import BEIT, FINE_TUNED, ON_DISK, PRESETS
 
-from modeling_d2v import Data2VecConfig, Data2VecModel, checkpoint_conversion
-from modeling_d2v.checkpoint_conversion import convert_checkpoint
-from modeling_d2v.checkpoint_tensors import expected_shapes
+from modeling_d2v import Data2VecConfig, Data2VecModel
+from modeling_d2v.conversion.fairseq import convert as checkpoint_conversion
+from modeling_d2v.conversion.fairseq.convert import convert_checkpoint
+from modeling_d2v.conversion.tensors import expected_shapes
 from tests.modeling_d2v.reference_fixtures import V1, V2, load_reference
 
 

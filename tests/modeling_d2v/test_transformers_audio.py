@@ -7,8 +7,8 @@ from model_factory import randomise, relative_error
 from torch.nn import functional as F
 
 import modeling_d2v
-from modeling_d2v.checkpoint_transformers import config_from_transformers, from_transformers
-from modeling_d2v.checkpoint_transformers_audio import SAME, place
+from modeling_d2v.conversion.hf.audio import SAME, place
+from modeling_d2v.conversion.hf.load import config_from_transformers, from_transformers
 
 
 MODELS = ("Model", "ForCTC", "ForSequenceClassification", "ForAudioFrameClassification", "ForXVector")

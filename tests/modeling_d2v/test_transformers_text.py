@@ -10,9 +10,9 @@ from model_factory import randomise
 from safetensors.torch import load_file
 
 import modeling_d2v
-from modeling_d2v.checkpoint_tensors import Place
-from modeling_d2v.checkpoint_transformers import config_from_transformers, from_transformers
-from modeling_d2v.checkpoint_transformers_text import place
+from modeling_d2v.conversion.hf.load import config_from_transformers, from_transformers
+from modeling_d2v.conversion.hf.text import place
+from modeling_d2v.conversion.tensors import Place
 
 
 MODELS = (

@@ -7,8 +7,8 @@ from model_factory import relative_error
 from transformers import Data2VecVisionConfig
 
 from modeling_d2v import Data2VecForImageClassification, Data2VecForPreTraining, Data2VecForSemanticSegmentation
-from modeling_d2v.checkpoint_transformers import from_transformers
-from modeling_d2v.checkpoint_transformers_vision import place, settings
+from modeling_d2v.conversion.hf.load import from_transformers
+from modeling_d2v.conversion.hf.vision import place, settings
 
 
 SMALL = {

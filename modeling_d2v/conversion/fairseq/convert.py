@@ -1,0 +1,271 @@
+"""A checkpoint file of the reference implementations as a model of this package, in one call.
+
+Example:
+    >>> converted = convert_checkpoint("audio_base_ls.pt")
+    >>> model = converted.build()
+    >>> converted.save("data2vec-audio-base")  # without holding the weights in memory
+"""
+
+import json
+import math
+import struct
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from modeling_d2v.configuration_data2vec import Data2VecConfig
+from modeling_d2v.conversion.fairseq.finetuned import HEADS, convert_finetuned, head_config
+from modeling_d2v.conversion.fairseq.layouts import STUDENT, TEACHER, config_from_fairseq, convert_state_dict
+from modeling_d2v.conversion.fairseq.sources import PRETRAINING, Source, take_apart
+from modeling_d2v.conversion.files import read_checkpoint
+from modeling_d2v.conversion.tensors import Assembly, TensorMismatchError, Unused, expected_shapes
+from modeling_d2v.modeling_data2vec import Data2VecModel, Data2VecPreTrainedModel
+from modeling_d2v.pretraining_data2vec import Data2VecForPreTraining
+
+
+WEIGHTS_NAME = "model.safetensors"
+_CHUNK = 1 << 22  # numbers that are looked at and written at once
+_SAFETENSORS_TYPES = {
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.float64: "F64",
+    torch.int64: "I64",
+}
+
+
+@dataclass
+class Converted:
+    """A converted checkpoint: everything but the memory of its weights.
+
+    Attributes:
+        source: what the file was.
+        model_class, config: what it has become.
+        tensors: weights by name, each made when it is read.
+        unused: tensors of the file without a place, with the reason.
+        notes: settings of the file without a place, and what was done that the file does not say.
+    """
+
+    source: Source
+    model_class: type[Data2VecPreTrainedModel]
+    config: Data2VecConfig
+    tensors: Assembly
+    unused: list[Unused]
+    notes: list[str]
+
+    def dtype_of(self, name: str, dtype: torch.dtype | None) -> torch.dtype:
+        """Type of numbers that a tensor is stored in.
+
+        Args:
+            name: of the tensor.
+            dtype: wanted; `None` for that of the file. The teacher stays in float32: small steps of an average vanish
+                in half precision.
+        """
+        own = self.tensors.meta(name).dtype
+        if not own.is_floating_point:
+            return own
+        return torch.float32 if name.startswith(TEACHER) else dtype or own
+
+    def read(self, dtype: torch.dtype | None = torch.float32) -> Iterator[tuple[str, Tensor]]:
+        """(name, tensor) one after the other, as they are stored."""
+        for name in self.tensors:
+            yield name, self.tensors[name].to(self.dtype_of(name, dtype))
+
+    def build(self, dtype: torch.dtype | None = torch.float32) -> Data2VecPreTrainedModel:
+        """The model in memory, in evaluation mode."""
+        state = dict(self.read(dtype))
+        kept = dtype or next(tensor.dtype for tensor in state.values() if tensor.is_floating_point())
+        return self.model_class.from_pretrained(None, config=self.config, state_dict=state, dtype=kept)
+
+    def save(
+        self, folder: str | PathLike, dtype: torch.dtype | None = torch.float32, *, allow_nonfinite: bool = False
+    ) -> None:
+        """Writes weights, configuration and code into `folder`, without holding the weights in memory.
+
+        Args:
+            folder: it is made where it does not exist.
+            dtype: see `dtype_of`.
+            allow_nonfinite: write weights that are infinite or no numbers, instead of refusing them.
+
+        Raises:
+            ValueError: naming the weights that are not finite.
+        """
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        types = {name: self.dtype_of(name, dtype) for name in self.tensors}
+        self.config.architectures = [self.model_class.__name__]
+        floating = [kind for name, kind in types.items() if kind.is_floating_point and not name.startswith(TEACHER)]
+        self.config.dtype = floating[0]
+        self.config.save_pretrained(folder)
+        wrong = _write(folder / WEIGHTS_NAME, self.tensors, types)
+        if wrong and not allow_nonfinite:
+            raise ValueError(
+                f"{len(wrong)} tensors hold infinite values or no numbers (NaN), among them {', '.join(wrong[:5])}. "
+                "The training that wrote this checkpoint had diverged, or a value is too large for the type that was "
+                "asked for; take another checkpoint or float32, or set `allow_nonfinite` to convert it all the same."
+            )
+
+
+def convert_checkpoint(
+    path: str | PathLike,
+    *,
+    encoder_only: bool = False,
+    weights: str = "student",
+    settings: Mapping[str, Any] | None = None,
+    ignore_settings: Iterable[str] = (),
+) -> Converted:
+    """Reads and converts a checkpoint of fairseq (2.0 and 1.0) or of BEiT's program (1.0, images).
+
+    Args:
+        path: the file, see `read_checkpoint`.
+        encoder_only: of a pretrained model, the encoder alone (`Data2VecModel`).
+        weights: "student" or "teacher": which encoder `encoder_only` takes.
+        settings: `cfg` of the checkpoint, or its section "model", where the file has none or is to be corrected.
+        ignore_settings: names of encoder settings to leave out.
+
+    Returns:
+        `Data2VecForPreTraining` with teacher and decoders for a pretrained model, `Data2VecForCTC`,
+        `Data2VecForImageClassification` or `Data2VecForSequenceClassification` for a fine-tuned one.
+
+    Raises:
+        ValueError: the file is broken, unsafe, of another model, or does not fit its settings.
+        FileNotFoundError: there is no such file.
+    """
+    if weights not in ("student", "teacher"):
+        raise ValueError(f'`weights` is {weights!r}; it must be "student" or "teacher".')
+    if weights == "teacher" and not encoder_only:
+        raise ValueError('`weights="teacher"` needs `encoder_only`: a model to pretrain further holds both.')
+    content = read_checkpoint(path)
+    if settings is not None:
+        content["cfg"] = settings if "model" in settings else {"model": settings}
+    source = take_apart(content, str(path), ignore_settings)
+    try:
+        return _convert(source, encoder_only, weights)
+    except (TypeError, ValueError) as error:
+        advice = ""
+        if isinstance(error, TensorMismatchError):
+            advice = (
+                "\nThe file is damaged, or its settings do not describe its tensors: give it the right ones "
+                "(`settings`, `ignore_settings`)."
+            )
+        raise ValueError(f"{path} is data2vec ({source.kind}, {source.task}). {error}{advice}") from error
+
+
+def _convert(source: Source, encoder_only: bool, weights: str) -> Converted:
+    notes: list[str] = []
+    config = config_from_fairseq(
+        source.settings,
+        source.kind,
+        task_config=source.data,
+        vocab_size=_vocab_size(source),
+        notes=notes,
+    )
+    if source.task == PRETRAINING:
+        _set_cls_loss_rows(config, source.device_batch, notes)
+        return _pretrained(source, config, encoder_only, weights, notes)
+    if encoder_only:
+        raise ValueError(
+            f"It is fine-tuned for {source.task} and has no decoder to leave out; its encoder is loaded from the "
+            "converted model with `AutoModel`."
+        )
+    config = head_config(source, config)
+    conversion = convert_finetuned(source, config)
+    converted = Converted(source, HEADS[source.task], config, conversion.tensors, conversion.unused, notes)
+    _fill_with_zeros(converted)
+    return converted
+
+
+def _set_cls_loss_rows(config: Data2VecConfig, device_batch: Any, notes: list[str]) -> None:
+    """The reference sums this loss over the rows of a device, for which its weight was chosen."""
+    for modality in config.modalities:
+        settings = config.modality_config(modality)
+        if not settings.cls_loss_weight:
+            continue
+        if isinstance(device_batch, int):
+            settings.cls_loss_rows = device_batch * settings.num_masks
+        else:
+            notes.append(
+                "cls_loss_rows is None, as the checkpoint does not tell the samples of a device (dataset.batch_size): "
+                "set it to them times the masks before you pretrain further."
+            )
+
+
+def _pretrained(
+    source: Source, config: Data2VecConfig, encoder_only: bool, weights: str, notes: list[str]
+) -> Converted:
+    tensors, unused = convert_state_dict(
+        source.state, source.kind, config, step=source.step, optional=(TEACHER, "decoders.")
+    )
+    needs_decoder = any(name.startswith("decoders.") for name in expected_shapes(Data2VecForPreTraining, config))
+    if needs_decoder and not encoder_only and not _any(tensors, "decoders."):
+        raise ValueError(
+            "The checkpoint holds an encoder without the decoder that pretraining needs: convert the encoder alone "
+            "(`encoder_only`)."
+        )
+    has_teacher = _any(tensors, TEACHER)
+    if encoder_only:
+        if weights == "teacher" and not has_teacher:
+            raise ValueError("The checkpoint has no teacher (`_ema` or `model_ema`): take the student's weights.")
+        chosen = Assembly()
+        taken = set()
+        for name in expected_shapes(Data2VecModel, config):
+            lent = weights == "student" or TEACHER + name not in tensors
+            taken.add((STUDENT if lent else TEACHER) + name)
+            chosen.take(name, tensors, (STUDENT if lent else TEACHER) + name)
+        reason = f"only the encoder was asked for, with the {weights}'s weights"
+        unused = unused + [Unused(name, reason) for name in tensors if name not in taken and name != "ema_step"]
+        return Converted(source, Data2VecModel, config, chosen, unused, notes)
+    if not has_teacher:
+        notes.append("The checkpoint has no teacher: it starts as a copy of the student.")
+        for name in expected_shapes(Data2VecForPreTraining, config):
+            if name.startswith(TEACHER):
+                tensors.copy(name, STUDENT + name.removeprefix(TEACHER))
+        tensors.add("ema_step", torch.clone, torch.tensor(0))
+    return Converted(source, Data2VecForPreTraining, config, tensors, unused, notes)
+
+
+def _any(tensors: Assembly, prefix: str) -> bool:
+    return any(name.startswith(prefix) for name in tensors)
+
+
+def _vocab_size(source: Source) -> int | None:
+    tables = [value for name, value in source.state.items() if name.endswith("embed_tokens.weight")]
+    return tables[0].shape[0] if tables else None
+
+
+def _fill_with_zeros(converted: Converted) -> None:
+    """Mask tokens that fine-tuning left out: our models have one, which without masks is never read."""
+    for name, shape in expected_shapes(converted.model_class, converted.config).items():
+        if name not in converted.tensors:
+            converted.tensors.add(name, torch.clone, torch.zeros(shape))
+            converted.notes.append(f"{name} is zero: the checkpoint has none.")
+
+
+def _write(path: Path, tensors: Assembly, types: dict[str, torch.dtype]) -> list[str]:
+    """Writes the format of safetensors, a part of a tensor after the other, and tells which are not finite.
+
+    The library's own writer wants all tensors in memory at once.
+    """
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    end = 0
+    for name, kind in types.items():
+        shape = list(tensors.meta(name).shape)
+        start, end = end, end + math.prod(shape) * kind.itemsize
+        header[name] = {"dtype": _SAFETENSORS_TYPES[kind], "shape": shape, "data_offsets": [start, end]}
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    wrong = []
+    with open(path, "wb") as file:
+        file.write(struct.pack("<Q", len(text)) + text)
+        for name, kind in types.items():
+            for part in tensors.peek(name).reshape(-1).split(_CHUNK):
+                part = part.to(kind)
+                if kind.is_floating_point and not part.isfinite().all():
+                    wrong.append(name)
+                file.write(part.view(torch.uint8).numpy().data)
+    return list(dict.fromkeys(wrong))

@@ -1,0 +1,356 @@
+"""Checkpoints of the reference implementations (fairseq, BEiT) as the state dict of `Data2VecForPreTraining`.
+
+Names are translated by tables of (regular expression, replacement), applied in order like an editing script. What the
+tables cannot say (three tensors that become one, another shape) is told by `Place.part` and by the shapes. Nothing is
+left to chance: every source tensor is used or listed with a reason, every target tensor is filled exactly once, every
+shape is compared.
+
+Kinds: "fairseq-v2" (data2vec 2.0, all modalities), "fairseq-v1-audio", "fairseq-v1-text", "fairseq-v1-vision" (1.0),
+and "beit-v1-vision", the layout in which the image models of 1.0 were released.
+"""
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from modeling_d2v.configuration_data2vec import Data2VecConfig
+from modeling_d2v.conversion.fairseq.settings import Settings
+from modeling_d2v.conversion.fairseq.settings_beit import convert_beit
+from modeling_d2v.conversion.fairseq.settings_v1 import convert_v1_audio, convert_v1_text, convert_v1_vision
+from modeling_d2v.conversion.fairseq.settings_v2 import convert_v2
+from modeling_d2v.conversion.tensors import Conversion, Filler, Place, Unused, expected_shapes, walk
+from modeling_d2v.pretraining_data2vec import Data2VecForPreTraining
+
+
+STUDENT, TEACHER = "data2vec.", "teacher."
+
+Rules = tuple[tuple[str, str], ...]
+
+# Blocks of 2.0 carry timm's names, blocks of 1.0 fairseq's (audio, text) or BEiT's (vision).
+_TIMM_BLOCK: Rules = ((r"\.attn\.qkv\.", r".attention.qkv."), (r"\.attn\.proj\.", r".attention.projection."))
+_FAIRSEQ_BLOCK: Rules = (
+    (r"\.self_attn\.([qkv])_proj\.(weight|bias)$", r".attention.qkv.\2#\1"),
+    (r"\.self_attn\.out_proj\.", r".attention.projection."),
+    (r"\.self_attn_layer_norm\.", r".norm1."),
+    (r"\.final_layer_norm\.", r".norm2."),
+    (r"\.(fc[12])\.", r".mlp.\1."),
+)
+_BEIT_BLOCK: Rules = (
+    (r"\.attn\.([qv])_bias$", r".attention.qkv.bias#\1"),
+    *_TIMM_BLOCK,
+    (r"\.gamma_([12])$", r".layer_scale\1"),
+    (r"\.mlp\.0\.", r".mlp.fc1."),
+    (r"\.mlp\.2\.", r".mlp.fc2."),
+)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How one kind of checkpoint names its settings and tensors.
+
+    Args:
+        settings: Translates `cfg["model"]` into fields of a `Data2VecConfig`; see `config_from_fairseq`.
+        mark: A regular expression that finds a name which no other kind has.
+        rules: Make our names of its names, of the student. "#q" at the end of a name stands for the query's third of a
+            tensor that holds query, key and value.
+        model_name: `_name` in the settings of such a model, where they have one.
+        teacher_prefix: Makes the names of the teacher those of the student: in 1.0 it is the encoder alone.
+        numbered_teacher: Whether a teacher that is only the list of blocks calls them "0", "1", ...
+        unused_by_teacher: Finds, among our names, what is averaged but not used: the teacher sees and predicts all.
+        dropped: (regular expression, reason) of tensors that have no counterpart.
+        without_key_bias: Whether keys have no bias in the attention.
+    """
+
+    settings: Callable[[Settings, int | None, Mapping[str, Any]], dict[str, Any]]
+    mark: str
+    rules: Rules
+    model_name: str | None = None
+    teacher_prefix: str = ""
+    numbered_teacher: bool = False
+    unused_by_teacher: str | None = None
+    dropped: Rules = ()
+    without_key_bias: bool = False
+
+
+_INDEX = (r"\.relative_position_index$", "follows from the size of the window, computed anew")
+
+LAYOUTS: dict[str, Layout] = {
+    "fairseq-v2": Layout(
+        convert_v2,
+        mark=r"^modality_encoders\.(AUDIO|IMAGE|TEXT)\.",
+        model_name="data2vec_multi",
+        numbered_teacher=True,
+        dropped=((r"\.fixed_positional_encoder\.positions$", "fixed sine and cosine table, computed anew"),),
+        rules=(
+            (r"^modality_encoders\.AUDIO\.", r"modality_encoders.audio."),
+            (r"^modality_encoders\.IMAGE\.", r"modality_encoders.vision."),
+            (r"^modality_encoders\.TEXT\.", r"modality_encoders.text."),
+            (r"^modality_encoders\.(\w+)\.decoder\.blocks\.(\d+)\.0\.", r"decoders.\1.convs.\2."),
+            (r"^modality_encoders\.(\w+)\.decoder\.proj\.(weight|bias)$", r"decoders.\1.projection.0.\2"),
+            (r"^modality_encoders\.(\w+)\.decoder\.proj\.(\d+)\.", r"decoders.\1.projection.\2."),
+            (r"^blocks\.", r"encoder.blocks."),
+            (r"^norm\.", r"encoder.norm."),
+            (r"\.context_encoder\.blocks\.", r".prenet."),
+            (r"\.context_encoder\.norm\.", r".context_norm."),
+            (r"\.alibi_scale$", r".attention_bias.scale"),
+            (r"\.local_encoder\.conv_layers\.(\d+)\.0\.", r".local_encoder.conv_layers.\1.conv."),
+            (r"\.local_encoder\.conv_layers\.(\d+)\.2\.1\.", r".local_encoder.conv_layers.\1.layer_norm."),
+            (r"\.project_features\.1\.", r".local_encoder.layer_norm."),
+            (r"\.project_features\.2\.", r".local_encoder.projection."),
+            (r"\.local_encoder\.(?:0\.)?proj\.", r".local_encoder.projection."),
+            (r"\.local_encoder\.1\.", r".local_encoder.expand."),
+            (r"\.local_encoder\.embed_tokens\.", r".local_encoder.token_embeddings."),
+            (r"\.local_encoder\.embed_positions\.", r".local_encoder.position_embeddings."),
+            (r"\.local_encoder\.layernorm_embedding\.", r".local_encoder.layer_norm."),
+            *((rf"\.relative_positional_encoder\.{i + 1}\.0\.", rf".position_encoder.convs.{i}.") for i in range(16)),
+            *_TIMM_BLOCK,
+        ),
+    ),
+    "fairseq-v1-audio": Layout(
+        convert_v1_audio,
+        mark=r"^encoder\.pos_conv\.\d+\.0\.",
+        model_name="data2vec_audio",
+        teacher_prefix="encoder.",
+        rules=(
+            (r"^mask_emb$", r"modality_encoders.audio.mask_token"),
+            (
+                r"^feature_extractor\.conv_layers\.(\d+)\.0\.",
+                r"modality_encoders.audio.local_encoder.conv_layers.\1.conv.",
+            ),
+            (
+                r"^feature_extractor\.conv_layers\.(\d+)\.2\.1\.",
+                r"modality_encoders.audio.local_encoder.conv_layers.\1.layer_norm.",
+            ),
+            (r"^layer_norm\.", r"modality_encoders.audio.local_encoder.layer_norm."),
+            (r"^post_extract_proj\.", r"modality_encoders.audio.local_encoder.projection."),
+            (r"^encoder\.pos_conv\.(\d+)\.0\.", r"modality_encoders.audio.position_encoder.convs.\1."),
+            (r"^encoder\.layer_norm\.", r"modality_encoders.audio.context_norm."),
+            (r"^encoder\.layers\.", r"encoder.blocks."),
+            (r"^final_proj\.", r"decoders.audio.projection.0."),
+            *_FAIRSEQ_BLOCK,
+        ),
+    ),
+    "fairseq-v1-text": Layout(
+        convert_v1_text,
+        mark=r"^(encoder|decoder)\.sentence_encoder\.",
+        model_name="data2vec_text",
+        teacher_prefix="encoder.sentence_encoder.",
+        dropped=((r"\.version$", "marker of the format, holds no weights"),),
+        rules=(
+            (r"^(?:encoder|decoder)\.sentence_encoder\.", r"sentence_encoder."),
+            (r"^(?:encoder|decoder)\.(?:regression_head|lm_head)\.(\d+)\.", r"decoders.text.projection.\1."),
+            (r"^sentence_encoder\.embed_tokens\.", r"modality_encoders.text.local_encoder.token_embeddings."),
+            (r"^sentence_encoder\.embed_positions\.", r"modality_encoders.text.local_encoder.position_embeddings."),
+            (
+                r"^sentence_encoder\.(?:layernorm_embedding|emb_layer_norm)\.",
+                r"modality_encoders.text.local_encoder.layer_norm.",
+            ),
+            (r"^sentence_encoder\.layers\.", r"encoder.blocks."),
+            *_FAIRSEQ_BLOCK,
+        ),
+    ),
+    "fairseq-v1-vision": Layout(
+        convert_v1_vision,
+        mark=r"^encoder\.blocks\.\d+\.gamma_1$|^patch_embed\.conv\.",
+        model_name="data2vec_vision",
+        teacher_prefix="encoder.",
+        dropped=(_INDEX, (r"^final_proj\.", "created but never applied by the reference")),
+        without_key_bias=True,
+        rules=(
+            (r"^cls_emb$", r"modality_encoders.vision.extra_tokens"),
+            (r"^mask_emb$", r"modality_encoders.vision.mask_token"),
+            (r"^patch_embed\.conv\.", r"modality_encoders.vision.local_encoder.projection."),
+            (
+                r"^encoder\.rel_pos_bias\.relative_position_bias_table$",
+                r"modality_encoders.vision.attention_bias.table",
+            ),
+            *_BEIT_BLOCK,
+        ),
+    ),
+    "beit-v1-vision": Layout(
+        convert_beit,
+        mark=r"^blocks\.\d+\.attn\.q_bias$",
+        unused_by_teacher=r"^decoders\.|\.mask_token$",
+        dropped=(_INDEX,),
+        without_key_bias=True,
+        rules=(
+            (r"^cls_token$", r"modality_encoders.vision.extra_tokens"),
+            (r"^mask_token$", r"modality_encoders.vision.mask_token"),
+            (r"^patch_embed\.proj\.", r"modality_encoders.vision.local_encoder.projection."),
+            (r"^rel_pos_bias\.relative_position_bias_table$", r"modality_encoders.vision.attention_bias.table"),
+            (r"^blocks\.", r"encoder.blocks."),
+            (r"^norm\.", r"encoder.norm."),
+            (r"^lm_head\.", r"decoders.vision.projection.0."),
+            *_BEIT_BLOCK,
+        ),
+    ),
+}
+FAIRSEQ_KINDS = tuple(LAYOUTS)
+_EMA_KEY = re.compile(r"^(encoder\.)?_ema$")
+
+
+def detect_kind(names: Iterable[str], config: Mapping[str, Any] | None = None) -> str:
+    """Tells from which model of the reference a state dict comes.
+
+    Args:
+        names: State dict or its names.
+        config: `cfg["model"]` of the checkpoint, whose `_name` decides where the names do not.
+
+    Returns:
+        One of `FAIRSEQ_KINDS`.
+
+    Raises:
+        ValueError: The names belong to none of them.
+    """
+    names = list(names)
+    found = [kind for kind, layout in LAYOUTS.items() if any(re.search(layout.mark, name) for name in names)]
+    if len(found) == 1:
+        return found[0]
+    given = (config or {}).get("_name")
+    kind = next((kind for kind, layout in LAYOUTS.items() if given and layout.model_name == given), None)
+    if kind is None:
+        raise ValueError(
+            f"This is no data2vec checkpoint of fairseq: none of its {len(names)} tensors (first: {sorted(names)[:3]})"
+            f" has a name that marks one of {', '.join(FAIRSEQ_KINDS)}."
+        )
+    return kind
+
+
+def config_from_fairseq(
+    model_config: Mapping[str, Any],
+    kind: str,
+    *,
+    task_config: Mapping[str, Any] | None = None,
+    vocab_size: int | None = None,
+    notes: list[str] | None = None,
+) -> Data2VecConfig:
+    """Translates the model settings of a reference checkpoint.
+
+    Args:
+        model_config: `cfg["model"]` of the checkpoint.
+        kind: One of `FAIRSEQ_KINDS`, see `detect_kind`.
+        task_config: `cfg["task"]` of the checkpoint, in which text 1.0 keeps its mask. Default: the defaults of that
+            task (15 % of the tokens are masked; a tenth of these becomes a random token, a tenth is kept).
+        vocab_size: Rows of the token embedding. Text models only, for which it is required: the reference keeps it in
+            the dictionary file.
+        notes: A list that receives one line for each setting left out, with the reason.
+
+    Returns:
+        The configuration of a `Data2VecForPreTraining` that computes what the reference model computes.
+
+    Raises:
+        ValueError: A setting is unknown or not supported, or `vocab_size` is missing.
+    """
+    layout = layout_of(kind)
+    settings = Settings(model_config, "model", notes if notes is not None else [])
+    fields = layout.settings(settings, vocab_size, task_config or {})
+    settings.finish()
+    return Data2VecConfig(**fields)
+
+
+def translate(name: str, kind: str, teacher: bool = False) -> Place | Unused:
+    """Where one tensor of the reference goes.
+
+    Args:
+        name: Name in the state dict of the reference; for the teacher, name in its `_ema` dictionary.
+        kind: One of `FAIRSEQ_KINDS`.
+        teacher: Whether the name is one of the teacher's.
+
+    Returns:
+        Its place in the state dict of `Data2VecForPreTraining`, or the reason why it has none.
+    """
+    layout, full = layout_of(kind), name
+    if teacher:
+        full = f"blocks.{name}" if layout.numbered_teacher and name[:1].isdigit() else layout.teacher_prefix + name
+    for pattern, reason in layout.dropped:
+        if re.search(pattern, full):
+            return Unused(f"_ema.{name}" if teacher else name, reason)
+    for pattern, replacement in layout.rules:
+        full = re.sub(pattern, replacement, full)
+    full, _, part = full.partition("#")
+    if teacher and layout.unused_by_teacher and re.search(layout.unused_by_teacher, full):
+        return Unused(f"_ema.{name}", "an average of what the teacher does not use: it sees and predicts everything")
+    prefix = TEACHER if teacher else "" if full.startswith("decoders.") else STUDENT
+    return Place(prefix + full, part or None)
+
+
+def convert_state_dict(
+    state: Mapping[str, Any],
+    kind: str,
+    config: Data2VecConfig,
+    *,
+    step: int = 0,
+    optional: tuple[str, ...] = (),
+) -> Conversion:
+    """Renames and reshapes the tensors of a reference checkpoint.
+
+    Args:
+        state: `model` of the checkpoint: tensors by name, the teacher as a nested dictionary `_ema` (or
+            `encoder._ema`).
+        kind: One of `FAIRSEQ_KINDS`, see `detect_kind`.
+        config: Configuration of the converted model, see `config_from_fairseq`.
+        step: Optimizer updates that the checkpoint has seen, for the decay of the teacher.
+        optional: Prefixes of targets that may be missing as a whole, such as ("teacher.", "decoders.") for a
+            checkpoint without them.
+
+    Returns:
+        The tensors of `Data2VecForPreTraining(config)`, and those of the source that it has no place for.
+
+    Raises:
+        ValueError: A source tensor is unknown, two fill the same place, a target is not filled, or shapes differ. The
+            message names every tensor concerned.
+    """
+    layout = layout_of(kind)
+    expected = expected_shapes(Data2VecForPreTraining, config)
+    filler = Filler(expected, kind, without_key_bias=layout.without_key_bias)
+    for name, tensor, teacher in walk_state(state):
+        label = f"_ema.{name}" if teacher else name
+        place = check_fixed_scale(translate(name, kind, teacher), label, tensor, config)
+        filler.put(label, place, tensor)
+    filler.put("step", Place("ema_step"), torch.tensor(step, dtype=torch.int64))
+    for name in expected:
+        if _is_copied(name, config):
+            filler.copy(name, STUDENT + name.removeprefix(TEACHER))
+    return filler.finish(optional)
+
+
+def layout_of(kind: str) -> Layout:
+    """Return the layout of a kind of checkpoint.
+
+    Raises:
+        ValueError: There is no such kind; the message lists those that there are.
+    """
+    if kind not in LAYOUTS:
+        raise ValueError(f"Unknown kind of checkpoint {kind!r}. Known kinds: {', '.join(FAIRSEQ_KINDS)}.")
+    return LAYOUTS[kind]
+
+
+def walk_state(state: Mapping[str, Any]) -> Iterable[tuple[str, Tensor, bool]]:
+    """(name, tensor, whether it is the teacher's) of a state dict with a nested teacher."""
+    teachers = [name for name in state if _EMA_KEY.match(name)]
+    for name in teachers:
+        yield from ((inner, tensor, True) for inner, tensor in walk(state[name]))
+    student = {name: value for name, value in state.items() if name not in teachers}
+    yield from ((name, tensor, False) for name, tensor in walk(student))
+
+
+def check_fixed_scale(place: Place | Unused, label: str, tensor: Tensor, config: Data2VecConfig) -> Place | Unused:
+    """ALiBi scales that are not learned are parameters in the reference, but settings here."""
+    found = re.search(r"modality_encoders\.(\w+)\.attention_bias\.scale$", getattr(place, "name", ""))
+    settings = getattr(config, f"{found[1]}_config", None) if found and isinstance(place, Place) else None
+    if settings is None or settings.alibi != "fixed" or not bool((tensor == settings.alibi_scale).all()):
+        return place
+    return Unused(label, "fixed scale of the attention bias, kept in the configuration")
+
+
+def _is_copied(name: str, config: Data2VecConfig) -> bool:
+    """Whether the teacher copies this tensor from the student: then it need not be in the checkpoint."""
+    return name.startswith(TEACHER) and any(
+        f".{modality}." in name and fragment in name
+        for modality in config.modalities
+        for fragment in config.modality_config(modality).ema_copied or ()
+    )

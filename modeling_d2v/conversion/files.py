@@ -1,0 +1,212 @@
+"""Checkpoint files of other programs, read safely: `.pt` and `.pth` of torch, `.safetensors`, whole or in parts.
+
+Nothing in a file is run, see `checkpoint_pickles.py`. Tensors of the zip format and of safetensors are mapped into
+memory: what is not used is never read.
+"""
+
+import pickle
+import re
+import zipfile
+from collections.abc import Mapping
+from os import PathLike
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from modeling_d2v.conversion.pickles import add_globals, plain, resolve, stand_ins
+
+
+# "model-part-0.pt", "checkpoint_last-shard0.pt", "model-00001-of-00003.safetensors"
+_PART = re.compile(r"^(?P<stem>(?:.*[-_.])?(?:model[-_]part|shard|part)[-_]?)(?P<number>\d+)(?P<end>\.\w+)$")
+_PART_OF = re.compile(r"^(?P<stem>.*-)(?P<number>\d+)(?P<end>-of-(?P<count>\d+)\.\w+)$")
+# Pickles that a file of the legacy format begins with: magic number, protocol, machine, content, storages.
+_LEGACY_PICKLES = 5
+# What torch raises, beside errors of its own, where a file does not hold what it promises.
+_DAMAGE = (
+    RuntimeError,
+    EOFError,
+    LookupError,
+    TypeError,
+    ValueError,
+    AttributeError,
+    OverflowError,
+    OSError,
+    MemoryError,
+)
+
+
+def read_checkpoint(path: str | PathLike) -> dict[str, Any]:
+    """Reads a checkpoint without running anything in it.
+
+    Args:
+        path: a file, or one of several numbered parts: those beside it are read too and put together.
+
+    Returns:
+        what the file holds: dictionaries, lists, numbers, strings and tensors (on the CPU). Objects of classes that
+        are not imported have become plain dictionaries, see `plain`. A `.safetensors` file gives {"model": tensors}.
+
+    Raises:
+        UnsafeCheckpointError: the file asks for a function or class that no data2vec checkpoint needs.
+        ValueError: the file is no checkpoint, or broken; the message says what it is.
+        FileNotFoundError: there is no such file, or a part is missing.
+    """
+    path = Path(path)
+    parts = _parts(path)
+    if len(parts) == 1:
+        return read_file(path)
+    return _join([read_file(part) for part in parts], parts)
+
+
+def read_file(path: Path) -> dict[str, Any]:
+    """The same for one file, whatever lies beside it."""
+    if not path.is_file():
+        found = "It is a folder." if path.is_dir() else f"The folder {path.parent} does not hold it."
+        raise FileNotFoundError(f"There is no checkpoint file {path}. {found}")
+    with open(path, "rb") as file:
+        start = file.read(512)
+    reader = _read_zip if start.startswith(b"PK") else _read_legacy if start.startswith(b"\x80") else None
+    if path.suffix == ".safetensors":
+        return _read_safetensors(path)
+    if reader is None or not start:
+        raise _broken(path, _what_starts_with(start))
+    content = reader(path)
+    if not isinstance(content, Mapping):
+        raise _broken(path, f"it holds a {type(content).__name__} instead of a dictionary")
+    try:
+        content = plain(content)
+        if isinstance(content.get("cfg"), Mapping):
+            content["cfg"] = resolve(content["cfg"])
+    except RecursionError:
+        raise _broken(path, "its content is nested too deeply") from None
+    except _DAMAGE as error:
+        raise _broken(path, f"what it holds beside tensors makes no sense ({_last_line(error)})") from None
+    return content
+
+
+def _read_zip(path: Path) -> Any:
+    globals_: set[str] = set()
+    try:
+        with zipfile.ZipFile(path) as archive:
+            entries = archive.infolist()
+            names = {entry.filename.partition("/")[2] for entry in entries}
+            if "constants.pkl" in names or "code" in {name.partition("/")[0] for name in names}:
+                raise _broken(path, "it is a TorchScript program, not a checkpoint: its weights come with code")
+            if "data.pkl" not in names:
+                raise _broken(path, "it is a zip archive, but not one that `torch.save` wrote")
+            if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
+                raise _broken(path, "it was packed again with compression, which torch does not do")
+            # Of two with that name, torch may read the other one.
+            for entry in (entry for entry in entries if entry.filename.endswith("/data.pkl")):
+                with archive.open(entry) as file:
+                    _scan(path, file, globals_)
+    except (zipfile.BadZipFile, RuntimeError) as error:
+        raise _broken(
+            path, f"it begins like a checkpoint of torch, but its end is missing or damaged ({error})"
+        ) from None
+    return _load(path, globals_, mmap=True)
+
+
+def _read_legacy(path: Path) -> Any:
+    """Files from before torch 1.6, or saved with `_use_new_zipfile_serialization=False`; they cannot be mapped."""
+    names: set[str] = set()
+    with open(path, "rb") as file:
+        for _ in range(_LEGACY_PICKLES):
+            _scan(path, file, names)
+    return _load(path, names, mmap=False)
+
+
+def _scan(path: Path, file: BinaryIO, names: set[str]) -> None:
+    try:
+        add_globals(names, file)
+    except ValueError as error:
+        stand_ins(names, str(path))  # A file that is dangerous and broken is dangerous.
+        raise _broken(path, f"its list of objects cannot be read ({error})") from None
+
+
+def _load(path: Path, names: set[str], mmap: bool) -> Any:
+    allowed = stand_ins(names, str(path))
+    try:
+        with torch.serialization.safe_globals(allowed):
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+    except (pickle.UnpicklingError, *_DAMAGE) as error:
+        raise _broken(path, f"torch cannot read it ({_last_line(error)})") from None
+
+
+def _last_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    useful = [line for line in lines if "documentation" not in line]
+    return (useful or [type(error).__name__])[-1][:200]
+
+
+def _read_safetensors(path: Path) -> dict[str, Any]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {"model": {name: file.get_tensor(name) for name in file.keys()}}
+    except (SafetensorError, OSError) as error:
+        raise _broken(path, f"it is no whole safetensors file ({error})") from None
+
+
+def _what_starts_with(start: bytes) -> str:
+    if not start:
+        return "it is empty"
+    if start.startswith(b"version https://git-lfs"):
+        return "it is only the pointer of git-lfs to the file; fetch the file itself with `git lfs pull`"
+    if start.lstrip()[:1] == b"<":
+        return "it is a web page, such as the error page of a download"
+    if start[257:262] == b"ustar":
+        return "it is a tar archive; unpack it, or save the checkpoint again with a recent torch"
+    return f"it begins with {start[:8]!r}, which neither torch nor safetensors write"
+
+
+def _broken(path: Path, reason: str) -> ValueError:
+    return ValueError(
+        f"{path} ({path.stat().st_size:,} bytes) cannot be read as a checkpoint: {reason}. If it was downloaded or "
+        "copied, do that again and compare the size with the publisher's."
+    )
+
+
+def _parts(path: Path) -> list[Path]:
+    """The numbered files that belong together with one of them, in the order of their numbers."""
+    found = _PART_OF.match(path.name) or _PART.match(path.name)
+    if not found or not path.is_file():
+        return [path]
+    pattern = re.compile(re.escape(found["stem"]) + r"(\d+)" + re.escape(found["end"]))
+    numbers = {int(match[1]): file for file in path.parent.iterdir() if (match := pattern.fullmatch(file.name))}
+    first = min(numbers)
+    count = int(found.groupdict().get("count") or max(numbers) + 1 - first)
+    missing = sorted(set(range(first, first + count)) - set(numbers))
+    if first > 1 or missing:
+        missing = missing or list(range(first))
+        raise FileNotFoundError(
+            f"{path} is one of several parts, and {path.parent} lacks the ones numbered {missing}. Put all parts into "
+            "one folder."
+        )
+    return [numbers[number] for number in sorted(numbers)]
+
+
+def _join(contents: list[dict[str, Any]], parts: list[Path]) -> dict[str, Any]:
+    """One checkpoint out of parts, each of which holds some of the tensors."""
+    whole, tensors = dict(contents[0]), {}
+    for content, part in zip(contents, parts, strict=True):
+        if "shard_metadata" in content or not isinstance(content.get("model"), Mapping):
+            raise ValueError(
+                f"{part} is a part in which tensors are flattened and cut across processes (`shard_metadata`). Join "
+                "the parts with the program that wrote them, fairseq's `consolidate_fsdp_shards`, and convert the "
+                "result."
+            )
+        for name, value in content["model"].items():
+            if name not in tensors:
+                tensors[name] = value
+            elif isinstance(value, Tensor) and not (
+                isinstance(tensors[name], Tensor) and torch.equal(value, tensors[name])
+            ):
+                raise ValueError(
+                    f"{name} is in {part} and in an earlier part, with other values: these parts hold slices of the "
+                    "same tensors. Join them with the program that wrote them, and convert the result."
+                )
+            elif isinstance(value, Mapping):
+                tensors[name] = {**tensors[name], **value}
+    return whole | {"model": tensors}

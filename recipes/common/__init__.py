@@ -1,1 +1,0 @@
-"""Parts shared by the recipes: data, batches, training loop, probes."""

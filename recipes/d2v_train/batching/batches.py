@@ -1,0 +1,269 @@
+"""Which samples an optimizer step sees: a function of the step alone, so that a run resumes anywhere without state.
+
+The plan is global. Each process takes its contiguous part of a step's samples and cuts it into micro-batches; neither
+the number of processes, of micro-batches, nor of loader workers changes which samples a step learns from, how they are
+cropped, or how they are masked.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import itertools
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from d2v_train.batching.cutting import pass_bounds
+from d2v_train.batching.order import SampleKey, spread_pattern, stable_seed
+from d2v_train.batching.turns import FixedTurns, SortedTurns
+from d2v_train.data.report import DataReport, NoUsableSample, collect_data_report
+from d2v_train.data.substitutes import usable_item
+from d2v_train.support.extras import MissingDependencyError
+from d2v_train.support.processes import ONE_PROCESS, Processes
+
+
+class MicroBatch(NamedTuple):
+    """What one forward pass takes."""
+
+    modality: str
+    inputs: dict[str, torch.Tensor]
+    tokens: int
+    """Real tokens of the samples, masked or not."""
+    report: DataReport | None = None
+    """What was met in the data while it was prepared."""
+
+
+class PassLimit(NamedTuple):
+    """The most that one forward pass takes on a device."""
+
+    samples: int | None
+    tokens: int | None
+    """Padding counted."""
+
+
+class BatchPlan:
+    """Modality and samples of every step.
+
+    Args:
+        turns: by modality, the samples of each of its turns.
+        ratios: relative frequency of the modalities; None = equal. With `mixed` they play no part here.
+        mixed: every step takes a batch of every modality, instead of one modality a step.
+
+    Attributes:
+        sizes: number of samples by modality.
+    """
+
+    def __init__(
+        self,
+        turns: Mapping[str, FixedTurns | SortedTurns],
+        ratios: Mapping[str, float] | None = None,
+        mixed: bool = False,
+    ):
+        self.turns, self.mixed = dict(turns), mixed
+        self.sizes = {name: len(turns.order) for name, turns in self.turns.items()}
+        self.pattern = spread_pattern({name: (ratios or {}).get(name, 1.0) for name in turns})
+        # earlier[m][i]: how many of the pattern's first i steps belong to modality m
+        self._earlier = {
+            name: list(itertools.accumulate((entry == name for entry in self.pattern), initial=0)) for name in turns
+        }
+
+    def modalities_at(self, step: int) -> list[str]:
+        """Modalities that take part in a step (counted from 0)."""
+        return list(self.sizes) if self.mixed else [self.pattern[step % len(self.pattern)]]
+
+    def turns_before(self, step: int, modality: str) -> int:
+        """How many steps before this one took the modality."""
+        if self.mixed:
+            return step
+        rounds, place = divmod(step, len(self.pattern))
+        return rounds * self._earlier[modality][-1] + self._earlier[modality][place]
+
+    def samples(self, step: int, modality: str) -> list[SampleKey]:
+        """The global batch of a modality at a step: epoch and index of each sample, in order.
+
+        An epoch is one pass over a source in its own order; batches run over its end into the next.
+        """
+        return self.turns[modality].keys(self.turns_before(step, modality))
+
+    def epochs(self, step: int, modality: str) -> list[float]:
+        """Passes over each source of the modality that are done before a step."""
+        turns = self.turns[modality]
+        return turns.order.epochs(turns.position(self.turns_before(step, modality)))
+
+
+def part(items: list, index: int, parts: int) -> list:
+    """The index-th of `parts` contiguous pieces whose lengths differ by at most one."""
+    return items[len(items) * index // parts : len(items) * (index + 1) // parts]
+
+
+class StepDataset(Dataset):
+    """Item `step` = this process's micro-batches of that step, transformed, collated and masked.
+
+    Args:
+        plan: the global plan.
+        datasets: records by modality.
+        transforms: `transform(record, seed=...) -> item` by modality.
+        collator: `collator(items, step) -> inputs` with the masks drawn.
+        count_tokens: `count_tokens(modality, inputs) -> int`, real tokens of a batch; None counts padding in.
+        seed: seed of the augmentation.
+        accumulate: micro-batches that each modality's part is cut into; or
+        limits: by modality, the most that a micro-batch takes, from which their number follows.
+        processes: of the run, which share a step.
+        fingerprint: what tells the data of the run from other data, by modality; kept with each checkpoint.
+
+    Raises:
+        ValueError: a process or micro-batch would get no sample.
+    """
+
+    def __init__(
+        self,
+        plan: BatchPlan,
+        datasets: Mapping[str, Dataset],
+        transforms: Mapping[str, Callable],
+        collator: Callable[[list[dict[str, Any]], int], dict[str, torch.Tensor]],
+        count_tokens: Callable[[str, dict[str, torch.Tensor]], int] | None = None,
+        seed: int = 0,
+        accumulate: int = 1,
+        limits: Mapping[str, PassLimit] | None = None,
+        processes: Processes = ONE_PROCESS,
+        fingerprint: Mapping[str, Mapping[str, int | str]] | None = None,
+    ):
+        self.limits = dict(limits or {})
+        for name, turns in plan.turns.items():
+            passes = 1 if name in self.limits else accumulate
+            if turns.least < processes.count * passes:
+                raise ValueError(
+                    f"A step of {name} has {turns.least} samples at the least, too few for {processes.count} "
+                    f"processes with {passes} micro-batches each. Raise {name}.batch_size or {name}.batch_tokens so "
+                    f"that it has {processes.count * passes}, or lower accumulate."
+                )
+        self.plan, self.datasets, self.transforms, self.collator = plan, datasets, transforms, collator
+        self.count_tokens = count_tokens or _all_tokens
+        self.seed, self.accumulate, self.processes = seed, accumulate, processes
+        self.fingerprint = {name: dict(values) for name, values in (fingerprint or {}).items()}
+
+    def __getitem__(self, step: int) -> list[MicroBatch]:
+        batches = []
+        for modality in self.plan.modalities_at(step):
+            for keys in self.own_passes(self.plan.samples(step, modality), modality):
+                with collect_data_report() as report:
+                    items = [self._item(modality, key) for key in keys]
+                inputs = self.collator(items, step)
+                batches.append(MicroBatch(modality, inputs, self.count_tokens(modality, inputs), report.packed()))
+        return batches
+
+    def own_passes(self, keys: list[SampleKey], modality: str) -> list[list[SampleKey]]:
+        """Samples of each forward pass of this process, out of those of a step."""
+        lengths = self.plan.turns[modality].lengths
+        if lengths is None and modality not in self.limits:
+            own = part(keys, self.processes.rank, self.processes.count)
+            return [part(own, piece, self.accumulate) for piece in range(self.accumulate)]
+        limit = self.limits.get(modality, PassLimit(None, None))
+        if lengths is not None:
+            lengths = lengths[[key.index for key in keys]]
+        bounds = pass_bounds(len(keys), lengths, self.processes.count, self.accumulate, *limit)
+        pieces = [keys[first:last] for first, last in itertools.pairwise(bounds)]
+        return part(pieces, self.processes.rank, self.processes.count)
+
+    def epochs(self, step: int) -> dict[str, float]:
+        """Passes over each source that are done before a step, by the names that a log record gives them."""
+        found = {}
+        for modality, dataset in self.datasets.items():
+            epochs = self.plan.epochs(step, modality)
+            names = getattr(dataset, "names", None) or [""]
+            found |= {f"{modality}/epoch_{name}".rstrip("_"): round(epoch, 4)
+                      for name, epoch in zip(names, epochs, strict=True)}  # fmt: skip
+        return found
+
+    def _item(self, modality: str, key: SampleKey) -> dict[str, Any]:
+        seed = stable_seed(self.seed, "augment", modality, *key)
+        return usable_item(self.datasets[modality], key.index, self.transforms[modality], modality, seed)
+
+
+def load_steps(
+    dataset: StepDataset, first: int, last: int, num_workers: int = 0, prefetch: int = 2, pin_memory: bool = False
+) -> Iterator[list[MicroBatch]]:
+    """Micro-batches of steps first..last-1 in order, prepared ahead by `num_workers` processes.
+
+    The loader has its own generator, so that drawing its base seed leaves the training's random state alone.
+
+    Raises:
+        NoUsableSample, MissingDependencyError: from the step where it happened, as a worker raised it.
+    """
+    loaded = iter(
+        DataLoader(
+            _ErrorsAsItems(dataset),
+            sampler=range(first, last),
+            batch_size=None,
+            collate_fn=_unchanged,
+            num_workers=num_workers,
+            prefetch_factor=prefetch if num_workers else None,
+            pin_memory=pin_memory,
+            worker_init_fn=protect_worker,
+            generator=torch.Generator().manual_seed(0),
+        )
+    )
+    return map(_batches_or_raise, loaded)
+
+
+class _ErrorsAsItems(Dataset):
+    """A data set that returns the errors that are told to the user, instead of raising them.
+
+    A `DataLoader` sends the text of a worker's traceback and makes a new exception of it, without the attributes and
+    the message of the first. An item arrives as it is.
+    """
+
+    def __init__(self, dataset: StepDataset):
+        self.dataset = dataset
+
+    def __getitem__(self, step: int) -> list[MicroBatch] | NoUsableSample | MissingDependencyError:
+        try:
+            return self.dataset[step]
+        except (NoUsableSample, MissingDependencyError) as error:
+            return error
+
+
+def _batches_or_raise(item: list[MicroBatch] | Exception) -> list[MicroBatch]:
+    if isinstance(item, Exception):
+        raise item
+    return item
+
+
+def _all_tokens(modality: str, inputs: dict[str, torch.Tensor]) -> int:
+    return inputs["mask"][:, 0].numel()
+
+
+def _unchanged(batches: list[MicroBatch]) -> list[MicroBatch]:
+    return batches
+
+
+def protect_worker(_: int = 0) -> None:
+    """Prepares a process that loads data: signals are the training's, and it never outlives the training.
+
+    A scheduler signals every process of a job. A worker that died of it would take the batch of the step that is to be
+    finished with it. Only the training itself may end a worker, as it does when it is done.
+    """
+    for number in (signal.SIGUSR1, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
+    if sys.platform == "linux":
+        training = os.getppid()
+        # Blocked in every thread, so that only the one that waits for it gets it, with the number of the sender.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_end_when_told, args=(training,), daemon=True).start()
+        # PR_SET_PDEATHSIG; without it a worker notices some seconds later that its training was killed.
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+        if os.getppid() != training:
+            os._exit(1)
+
+
+def _end_when_told(training: int) -> None:
+    """Ends this process at the first SIGTERM from one process and at no other."""
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != training:
+        pass
+    os._exit(0)

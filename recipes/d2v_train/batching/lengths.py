@@ -1,0 +1,196 @@
+"""How many tokens every sample of a source makes, without decoding it: what sorting and token budgets go by.
+
+Recordings tell their length in their headers, or in a column. A crop of random length counts with the greatest length
+that it can have, so that a budget is never exceeded.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import logging
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from huggingface_hub.utils import WeakFileLock
+from tqdm.auto import tqdm
+
+from d2v_train.data.bad_samples import BadSample
+from d2v_train.data.records import RawDataset
+from d2v_train.data.tables import SAMPLING_RATE, identity_of, is_remote
+from d2v_train.inputs.audio import AudioTransform
+from d2v_train.inputs.packing import DOCUMENTS_AT_ONCE, PackedTextDataset
+from d2v_train.inputs.text import TextTransform
+from d2v_train.support.atomic import write_file
+from d2v_train.support.extras import need
+
+
+logger = logging.getLogger(__name__)
+
+
+HEADER_THREADS = 8
+
+
+KEPT_FROM = 1000
+
+
+"""Samples from which lengths are kept between runs."""
+
+
+def token_lengths(dataset: Any, transform: Any, config: Any) -> np.ndarray:
+    """Tokens of each sample after its transform: (N,) int64, at least 1; of random crops the most.
+
+    Args:
+        dataset: that `transform.prepare` returned.
+        transform: `AudioTransform` or `TextTransform` of the source.
+        config: `Data2VecConfig`.
+
+    Raises:
+        ValueError: the samples all have the same size, as images have.
+    """
+    if isinstance(transform, AudioTransform):
+        samples = _after_transform(sample_counts(dataset), transform)
+        config = config.audio_config
+        frames = (samples - config.frame_width) // config.frame_stride + 1
+        return np.maximum(frames, 1)
+    if isinstance(dataset, PackedTextDataset):
+        return np.full(len(dataset), min(dataset.block_size, len(dataset.tokens) + 2))
+    if isinstance(transform, TextTransform):
+        rules = transform.tokenizer.backend_tokenizer.to_str()
+        return _kept(dataset, f"{transform.max_length} {rules}", lambda texts: _text_lengths(texts, transform))
+    raise ValueError("Images all have the same size: there is nothing to sort or to budget. Give a batch_size.")
+
+
+def _after_transform(samples: np.ndarray, transform: AudioTransform) -> np.ndarray:
+    """Samples that the model gets at most, from those of the recordings; -1 of unknown ones."""
+    slowest = 1.0 if transform.speed is None else transform.speed[0]
+    longest = np.ceil(samples / slowest)
+    unknown = samples < 0
+    most = None
+    if transform.crop_seconds is not None:
+        most = round(transform.crop_seconds[1] * SAMPLING_RATE)
+    elif transform.max_seconds is not None:
+        most = round(transform.max_seconds * SAMPLING_RATE)
+    if most is not None:
+        longest = np.minimum(longest, most)
+        if transform.concatenates:
+            longest[:] = most
+    longest[unknown] = longest.max() if most is None else most
+    return np.maximum(longest, transform.min_samples).astype(np.int64)
+
+
+def sample_counts(dataset: RawDataset) -> np.ndarray:
+    """Samples at 16 kHz of each recording: (N,) int64, -1 where the header cannot be read.
+
+    A bad recording is replaced by another one, whose length is not known here.
+    """
+    if dataset.lengths is not None:
+        return dataset.lengths
+    if is_remote(dataset.table.values):
+        raise ValueError(
+            f"The lengths of the recordings of {dataset.source} could only be found by downloading all of them. Name "
+            "a column that tells them with the option length_column, or do without batch_tokens, micro_batch_tokens "
+            "and bucket_steps."
+        )
+    return _kept(dataset, "samples", _samples_in_headers)
+
+
+def header_seconds(dataset: RawDataset) -> np.ndarray:
+    """Return the length of each recording in seconds, (N,) float64, from its header; NaN where that cannot be read.
+
+    Raises:
+        MissingDependencyError: soundfile is not installed.
+    """
+    return np.array([np.nan if header is None else header[0] / header[1] for header in _headers(dataset)])
+
+
+def _kept(dataset: RawDataset, kind: str, find: Callable[[RawDataset], np.ndarray]) -> np.ndarray:
+    """Lengths of a large source that an earlier run found, or finds and keeps them."""
+    path = _kept_file(dataset, kind)
+    if path is None:
+        return find(dataset)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # One process of a machine looks them up, the others wait for what it found.
+    with WeakFileLock(path.with_suffix(".lock")):
+        if not path.is_file():
+            found = find(dataset)
+            with write_file(path) as file:
+                np.save(file, found)
+    return np.load(path)
+
+
+def _samples_in_headers(dataset: RawDataset) -> np.ndarray:
+    """Samples at 16 kHz of each recording, -1 where there are none or the header cannot be read."""
+    counts = [-(-count * SAMPLING_RATE // rate) for count, rate in (header or (0, 1) for header in _headers(dataset))]
+    return np.array([count or -1 for count in counts], dtype=np.int64)
+
+
+def _headers(dataset: RawDataset) -> list[tuple[int, int] | None]:
+    """What `read_header` says of each recording."""
+    with ThreadPoolExecutor(HEADER_THREADS) as pool:
+        found = pool.map(lambda row: read_header(dataset.table.values[int(row)]), dataset.rows)
+        quiet = len(dataset) < KEPT_FROM or not logger.isEnabledFor(logging.INFO)
+        return list(tqdm(found, "Lengths of recordings", len(dataset), disable=quiet))
+
+
+def read_header(value: Any) -> tuple[int, int] | None:
+    """Return samples and sampling rate of one undecoded recording, or None where its header does not tell them.
+
+    Args:
+        value: as `decode_audio` takes it; of a file, only the header is read.
+
+    Raises:
+        MissingDependencyError: soundfile is needed and not installed.
+    """
+    if isinstance(value, dict) and value.get("array") is not None:
+        return max(np.shape(value["array"])) if np.size(value["array"]) else 0, int(value["sampling_rate"])
+    if isinstance(value, dict):
+        value = value.get("path") if value.get("bytes") is None else value["bytes"]
+    soundfile = need("soundfile", "audio")
+    try:
+        info = soundfile.info(str(value) if isinstance(value, str | Path) else io.BytesIO(value))
+    except Exception:  # whatever the library says, the decoder will say it again
+        return None
+    # Files that were written to a pipe promise the largest number there is.
+    return (info.frames, info.samplerate) if info.frames < 2**62 else None
+
+
+def _kept_file(dataset: RawDataset, kind: str) -> Path | None:
+    """Where the lengths of a large source are kept between runs; None where nothing would tell that it has changed."""
+    if len(dataset) < KEPT_FROM:
+        return None
+    identity = identity_of(dataset.table.values)
+    if identity is None:
+        return None
+    from datasets.config import HF_DATASETS_CACHE
+
+    digest = hashlib.blake2b(f"{kind}\n{identity}".encode("utf-8", "surrogateescape"), digest_size=16)
+    digest.update(dataset.rows.astype("<i8").tobytes())
+    return Path(HF_DATASETS_CACHE) / "data2vec_lengths" / f"{digest.hexdigest()}.npy"
+
+
+def _text_lengths(dataset: RawDataset, transform: TextTransform) -> np.ndarray:
+    """Tokens of each document, cut where the transform cuts; of an unusable one the most."""
+    lengths = np.full(len(dataset), transform.max_length, dtype=np.int64)
+    for start in range(0, len(dataset), DOCUMENTS_AT_ONCE):
+        records = {}
+        for index in range(start, min(start + DOCUMENTS_AT_ONCE, len(dataset))):
+            try:
+                records[index] = dataset.load(index)
+            except BadSample:
+                continue
+        if not records:
+            continue
+        pairs = [record.get("text_pair") for record in records.values()]
+        encoded = transform.tokenizer(
+            [record["text"] for record in records.values()],
+            pairs if None not in pairs else None,
+            truncation=True,
+            max_length=transform.max_length,
+            return_attention_mask=False,
+        )
+        lengths[list(records)] = [len(ids) for ids in encoded["input_ids"]]
+    return np.maximum(lengths, 1)

@@ -1,0 +1,113 @@
+"""What is wrong with a sample that cannot be used, and what is only noted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+
+FATAL = (
+    "unreadable",
+    "truncated",
+    "missing",
+    "empty",
+    "non-finite",
+    "not UTF-8",
+    "too large",
+    "nothing to see",
+    "transform failed",
+)
+
+
+NOTES = (
+    "resampled",
+    "mixed down to mono",
+    "silent",
+    "CMYK converted",
+    "reduced to 8 bits",
+    "transparency put on white",
+)
+
+
+_BIT = {reason: 1 << position for position, reason in enumerate(FATAL + NOTES)}
+
+
+_FATAL_BITS = sum(_BIT[reason] for reason in FATAL)
+
+
+class BadSample(ValueError):
+    """A value that cannot be used.
+
+    Args:
+        reason: One of `FATAL`.
+        detail: What the decoding library said.
+    """
+
+    def __init__(self, reason: str, detail: str = ""):
+        super().__init__(f"{reason}: {detail}" if detail else reason)
+        self.reason, self.detail = reason, detail
+
+    def __reduce__(self) -> tuple[type, tuple[str, str]]:
+        return type(self), (self.reason, self.detail)
+
+
+class BadSamples:
+    """Which samples of a dataset were bad or had to be converted, and why.
+
+    Each sample is counted once per reason, however often it is read. The state is one int32 per sample in shared
+    memory, so what the worker processes of a `DataLoader` find is seen by the main process.
+
+    Args:
+        size: Number of samples.
+        name_of: Gives the name (file path, row number) of a sample from its index.
+    """
+
+    def __init__(self, size: int, name_of: Callable[[int], str] = str):
+        self.flags = torch.zeros(size, dtype=torch.int32).share_memory_()
+        self.name_of = name_of
+
+    def __bool__(self) -> bool:
+        """Whether anything was met at all."""
+        return bool(self.flags.any())
+
+    def mark(self, index: int, reason: str) -> None:
+        """Record that sample `index` has `reason` (of `FATAL` or `NOTES`)."""
+        self.flags[index] |= _BIT[reason]
+
+    def is_bad(self, index: int) -> bool:
+        """Whether sample `index` is known to be unusable."""
+        return bool(self.flags[index] & _FATAL_BITS)
+
+    @property
+    def total(self) -> int:
+        """Number of samples known to be unusable."""
+        return int(((self.flags & _FATAL_BITS) != 0).sum())
+
+    def counts(self) -> dict[str, int]:
+        """Number of samples by reason, fatal reasons first; reasons that never occurred are left out."""
+        counted = {reason: int(((self.flags & bit) != 0).sum()) for reason, bit in _BIT.items()}
+        return {reason: count for reason, count in counted.items() if count}
+
+    def names(self, reason: str, limit: int | None = None) -> list[str]:
+        """Names of the samples with `reason`, in the order of the dataset, at most `limit` of them."""
+        found = torch.nonzero(self.flags & _BIT[reason]).flatten()[:limit]
+        return [self.name_of(int(index)) for index in found]
+
+    def report(self, limit: int = 3) -> str:
+        """A printable summary of what was met so far, with up to `limit` names per fatal reason."""
+        counts = self.counts()
+        if not counts:
+            return f"No bad samples met among {len(self.flags):,}."
+        if not self.total:
+            lines = [f"All {len(self.flags):,} samples can be used. Noticed on the way:"]
+        else:
+            verbs = ("is", "was") if self.total == 1 else ("are", "were")
+            what = "{} unusable and {} replaced or left out".format(*verbs)
+            lines = [f"Of {len(self.flags):,} samples, {self.total:,} {what}:"]
+        for reason, count in counts.items():
+            lines.append(f"  {reason}: {count:,}")
+            if reason in FATAL:
+                shown = ", ".join(self.names(reason, limit))
+                lines[-1] += f" ({shown}{', ...' if count > limit else ''})"
+        return "\n".join(lines)

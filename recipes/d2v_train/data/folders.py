@@ -1,0 +1,261 @@
+"""Plain folders of images, recordings or text files.
+
+Images and audio follow the layout of `imagefolder` and `audiofolder` of the `datasets` library, read here without it:
+its audio builder wants torchcodec even to list files.
+
+    [split/] [class/ ...] name.suffix          split: train, validation, test, ...; the class is the first folder
+    [split/] metadata.csv | metadata.jsonl     column `file_name`, relative to the metadata file, and further columns
+    [split/] speaker / chapter / *.trans.txt   LibriSpeech as it is published, where transcripts are asked for
+
+Where a split has metadata, the split is what it lists; a listed file that does not exist is counted as missing.
+Hidden files and folders are passed over.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from d2v_train.data.bad_samples import BadSample
+from d2v_train.data.tables import (
+    GROUP_COLUMNS,
+    INPUT_COLUMNS,
+    LABEL_COLUMNS,
+    SPLIT_NAMES,
+    ColumnNotFoundError,
+    Columns,
+    Table,
+    UnclearColumnError,
+    encode_labels,
+    find_text_columns,
+    pick_split,
+    read_lengths,
+    transcript_column,
+    usual_column,
+)
+
+
+SUFFIXES = {
+    "vision": (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"),
+    "audio": (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aiff", ".aif", ".au"),
+    "text": (".txt", ".jsonl"),
+}
+
+
+METADATA_NAMES = ("metadata.csv", "metadata.jsonl")
+
+
+TRANSCRIPT_SUFFIX = ".trans.txt"
+
+
+def open_media_folder(modality: str, root: Path, split: str, columns: Columns) -> Table:
+    """Open one split of a folder of images or recordings.
+
+    Raises:
+        ValueError: If there are no such files, or no such split or column, or the metadata is malformed.
+    """
+    wanted = [columns.input] if isinstance(columns.input, str) else list(columns.input or ())
+    unknown = [name for name in wanted if name not in (*INPUT_COLUMNS[modality], "file_name")]
+    if unknown:
+        raise ColumnNotFoundError(
+            f"There is no column {unknown[0]!r} in {str(root)!r}: the inputs are the files of the folder, and need no "
+            "column to be named."
+        )
+    visible = _visible_files(root)
+    files = [path for path in visible if path.suffix.lower() in SUFFIXES[modality]]
+    metadata = [path for path in visible if path.name in METADATA_NAMES]
+    if not files and not metadata:
+        raise ValueError(
+            f"There are no files of modality {modality} in {str(root)!r}. Expected parquet, or files that end in "
+            f"{', '.join(SUFFIXES[modality])}."
+        )
+    splits: dict[str, list[dict[str, Any]]] = {}
+    for path in metadata:
+        splits.setdefault(_split_of(path.relative_to(root)), []).extend(_metadata_rows(path))
+    if modality == "audio" and columns.text is not None:
+        chapters = [path for path in visible if path.name.endswith(TRANSCRIPT_SUFFIX)]
+        for path in chapters:
+            # The folder above speaker and chapter names the split, such as train-clean-100.
+            above = path.relative_to(root).parts[:-3]
+            splits.setdefault(above[-1] if above else "train", []).extend(_librispeech_rows(path))
+        files = [] if chapters else files
+    described = set(splits)
+    for path in files:
+        steps = path.relative_to(root).parts
+        name = _split_of(path.relative_to(root))
+        if name not in described:
+            folders = steps[1:-1] if steps[0].lower() in SPLIT_NAMES and len(steps) > 1 else steps[:-1]
+            label = {"label": folders[0]} if folders else {}
+            splits.setdefault(name, []).append({"file": path} | label)
+
+    rows = splits[pick_split(split, list(splits), str(root))]
+    existing = list(dict.fromkeys(key for row in rows for key in row if key != "file"))
+    label = usual_column(existing, columns.label, LABEL_COLUMNS, "label", str(root))
+    group = usual_column(existing, columns.group, GROUP_COLUMNS, "group", str(root))
+    text = transcript_column(existing, columns.text, str(root))
+    length = usual_column(existing, columns.length, (), "length", str(root))
+    universe = {row.get(label) for part in splits.values() for row in part}
+    labels = label_names = None
+    # One folder for everything is a place, not a class.
+    if label is not None and len(universe - {None}) > 1:
+        labels, label_names = encode_labels([row.get(label) for row in rows], None, universe, str(root))
+    groups = None if group is None else [str(row.get(group)) for row in rows]
+    transcripts = None if text is None else [str(row.get(text) or "") for row in rows]
+    values = [row["file"] for row in rows]
+    lengths = None
+    if length is not None:
+        lengths = read_lengths([row.get(length) for row in rows], f"column {length!r} of {root}")
+    names = [shown_in(path, root) for path in values]
+    return Table(values, names, labels, groups, label_names, transcripts, lengths)
+
+
+def open_text_files(root: Path, split: str, columns: Columns) -> Table | None:
+    """Open one split of a text file or a folder of text files; None if there are none.
+
+    In `.txt`, blank lines separate documents. In `.jsonl` each line is a string or an object with a text field (or the
+    two of a sentence pair) and perhaps a label; one choice of fields holds for the whole file. A file belongs to the
+    split that its name, or a folder above it, starts with; else to "train". What is not UTF-8, not JSON or without
+    text stays in the table, to be counted when read.
+
+    Raises:
+        ValueError: If there is no such split or field.
+    """
+    splits = text_files_by_split(root)
+    if not splits:
+        return None
+    parsed = {
+        name: [row for path in paths for row in _text_rows(path, root, columns)] for name, paths in splits.items()
+    }
+    rows = parsed[pick_split(split, list(parsed), str(root))]
+    labels, label_names = [row["label"] for row in rows], None
+    if all(label is None for label in labels):
+        labels = None
+    else:
+        universe = {row["label"] for part in parsed.values() for row in part}
+        labels, label_names = encode_labels(labels, None, universe, str(root))
+    groups = [row["group"] for row in rows]
+    return Table([row["value"] for row in rows], [row["name"] for row in rows], labels, groups, label_names)
+
+
+def text_files_by_split(root: Path) -> dict[str, list[Path]]:
+    """Text files of a folder, or the only one, by split; empty if there are none."""
+    splits: dict[str, list[Path]] = {}
+    for path in [root] if root.is_file() else _visible_files(root):
+        if path.suffix.lower() in SUFFIXES["text"] and not path.name.startswith("README"):
+            # Inside the source only: a parent that happens to be called `test` says nothing.
+            steps = () if path == root else path.relative_to(root).parts
+            words = (re.split(r"[^a-z]", step.lower())[0] for step in steps)
+            splits.setdefault(next((word for word in words if word in SPLIT_NAMES), "train"), []).append(path)
+    return splits
+
+
+def _visible_files(root: Path) -> list[Path]:
+    """Files below `root` in sorted order, hidden ones and those in hidden folders left out."""
+    found = (path for path in root.rglob("*") if path.is_file())
+    return sorted(path for path in found if not any(step.startswith(".") for step in path.relative_to(root).parts))
+
+
+def shown_in(path: Path, root: Path) -> str:
+    """What a file of a source is called in reports."""
+    if path == root:
+        return path.name
+    return path.relative_to(root).as_posix() if path.is_relative_to(root) else str(path)
+
+
+def _split_of(relative: Path) -> str:
+    first = relative.parts[0].lower()
+    return first if len(relative.parts) > 1 and first in SPLIT_NAMES else "train"
+
+
+def _metadata_rows(path: Path) -> list[dict[str, Any]]:
+    """Rows of a metadata file, with "file" (an absolute path) in the place of `file_name`."""
+    with open(path, newline="", encoding="utf-8-sig") as file:
+        try:
+            rows = (
+                list(csv.DictReader(file))
+                if path.suffix == ".csv"
+                else [json.loads(line) for line in file if line.strip()]
+            )
+        except (ValueError, csv.Error) as error:
+            kind = path.suffix.lstrip(".").upper()
+            raise ValueError(f"The metadata file {path} is no {kind} in UTF-8: {error}.") from error
+    for number, row in enumerate(rows):
+        if not isinstance(row, dict) or not row.get("file_name"):
+            raise ValueError(f"Row {number + 1} of {path} has no `file_name`, which tells the file that it describes.")
+    others = ({key: value for key, value in row.items() if key not in ("file_name", None)} for row in rows)
+    return [{"file": path.parent / row["file_name"]} | other for row, other in zip(rows, others, strict=True)]
+
+
+def _librispeech_rows(path: Path) -> list[dict[str, Any]]:
+    """Rows of one chapter: each line of its transcripts is the name of a recording beside them, and what is said."""
+    rows = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        name, _, text = line.strip().partition(" ")
+        if name:
+            beside = (path.with_name(name + suffix) for suffix in (".flac", *SUFFIXES["audio"]))
+            file = next((file for file in beside if file.is_file()), path.with_name(f"{name}.flac"))
+            rows.append({"file": file, "text": text, "speaker": name.partition("-")[0]})
+    return rows
+
+
+def _text_rows(path: Path, root: Path, columns: Columns) -> list[dict[str, Any]]:
+    encoded = path.read_bytes().replace(b"\r\n", b"\n").removeprefix(b"\xef\xbb\xbf")
+    shown = shown_in(path, root)
+    if path.suffix.lower() == ".txt":
+        documents = re.split(rb"\n[ \t]*(?:\n[ \t]*)+", encoded.strip())
+        return [
+            {"value": document, "name": f"{shown}, document {number}", "label": None, "group": shown}
+            for number, document in enumerate(documents, start=1)
+        ]
+    lines = {number: line for number, line in enumerate(encoded.split(b"\n"), start=1) if line.strip()}
+    parsed = {number: parse_line(line) for number, line in lines.items()}
+    choice = choose_fields([value for value in parsed.values() if isinstance(value, dict)], columns, shown)
+    rows = []
+    for number, value in parsed.items():
+        row = {"value": value, "name": f"{shown}, line {number}", "label": None, "group": shown}
+        rows.append(row | pick_fields(value, choice) if isinstance(value, dict) else row)
+    return rows
+
+
+def parse_line(line: bytes) -> Any:
+    """Content of one line of JSON; what cannot be read becomes what the data set raises in its place."""
+    try:
+        return json.loads(line.decode("utf-8"))
+    except UnicodeDecodeError:
+        return line
+    except (ValueError, RecursionError) as error:
+        return BadSample("unreadable", f"the line is no JSON: {error}")
+
+
+def choose_fields(objects: list[dict[str, Any]], columns: Columns, name: str) -> dict[str, Any]:
+    """Fields of a file that hold the text (one or two), the label and the group.
+
+    Told from all objects together, so that one without text, or with null in its place, is only a bad record.
+
+    Raises:
+        UnclearColumnError: If there are fields and none of them can be told to be the text.
+    """
+    existing = list(dict.fromkeys(key for fields in objects for key in fields))
+    wanted = [columns.input] if isinstance(columns.input, str) else columns.input
+    if not wanted:
+        texts = {key for fields in objects for key, value in fields.items() if isinstance(value, str)}
+        wanted = find_text_columns(existing, [key for key in existing if key in texts])
+    if wanted is None and existing:
+        raise UnclearColumnError(f"Cannot tell which field of {name} holds the text; it has: {', '.join(existing)}.")
+    label = columns.label or next((key for key in LABEL_COLUMNS if key in existing), None)
+    group = columns.group or next((key for key in GROUP_COLUMNS if key in existing), None)
+    return {"text": wanted or ["text"], "label": label, "group": group}
+
+
+def pick_fields(fields: dict[str, Any], choice: dict[str, Any]) -> dict[str, Any]:
+    """Value, label and group of one object, as far as they are there."""
+    found = tuple(fields.get(key) for key in choice["text"])
+    picked: dict[str, Any] = {"value": found[0] if len(found) == 1 else found}
+    if choice["label"] in fields:
+        picked["label"] = fields[choice["label"]]
+    if choice["group"] in fields:
+        picked["group"] = str(fields[choice["group"]])
+    return picked

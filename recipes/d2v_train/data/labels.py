@@ -1,0 +1,71 @@
+"""Labels of records, and parts of data that have no split of their own."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from d2v_train.data.records import RawDataset, draw_rows
+
+
+TEST_SHARE = 0.2
+
+
+def hold_out(
+    dataset: RawDataset, max_samples: int | None = None, share: float = TEST_SHARE, seed: int = 0
+) -> tuple[RawDataset, RawDataset]:
+    """Split a dataset in two, class by class.
+
+    Args:
+        dataset: with labels.
+        max_samples: at most so many samples of either part, drawn at random; None for all.
+        share: of every class that goes into the second part, rounded, at least one sample; of a class with a single
+            sample none.
+        seed: of the draw.
+
+    Returns:
+        The rest and the part held out, in the order of `dataset`.
+
+    Raises:
+        MissingLabelsError: a label is missing or a real number.
+        ValueError: no class has two samples, or `max_samples` is below 1.
+    """
+    labels = np.asarray([whole_label(label, index) for index, label in enumerate(dataset.labels)])
+    generator = np.random.default_rng(seed)
+    chosen = np.zeros(len(labels), dtype=bool)
+    for label in np.unique(labels):
+        members = generator.permutation(np.flatnonzero(labels == label))
+        if len(members) > 1:
+            chosen[members[: max(1, round(len(members) * share))]] = True
+    if not chosen.any():
+        raise ValueError(
+            f"There is no test split, and none can be held out of the {len(labels)} training samples, because no "
+            "class has two of them. Give more samples of a class, or a test split."
+        )
+    parts = []
+    for indices in (np.flatnonzero(~chosen), np.flatnonzero(chosen)):
+        parts.append(dataset.select(draw_rows(indices, max_samples, generator)))
+    return parts[0], parts[1]
+
+
+class MissingLabelsError(ValueError):
+    """A dataset that is to be probed has no class labels."""
+
+
+def whole_label(label, index: int) -> int:
+    """Turn the label of sample `index` into an int, or say why it is no class.
+
+    Raises:
+        MissingLabelsError: the label is missing, negative (the usual mark of hidden test labels) or a real number.
+    """
+    if label is None or (isinstance(label, int | np.integer) and label < 0):
+        raise MissingLabelsError(
+            f"Sample {index} has no label. A probe measures how well classes can be read from features, so it needs "
+            "labelled data: a dataset with a `label` column, a folder with one sub-folder a class, or another split."
+        )
+    if isinstance(label, float | np.floating):
+        raise MissingLabelsError(
+            f"The label of sample {index} is the real number {label}: this is a regression task (such as GLUE stsb), "
+            "and a probe measures classes. Probe a classification task instead (sst2, cola, mrpc, rte, qnli), or "
+            "fine-tune on this one."
+        )
+    return int(label)

@@ -1,0 +1,404 @@
+"""Records of one modality, from any source, that never crash a run and never hide a bad sample."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from torch.utils.data import Dataset
+
+from d2v_train.data.bad_samples import BadSample, BadSamples
+from d2v_train.data.decoding import decode_audio, decode_image, decode_text
+from d2v_train.data.report import BadRecord, NoUsableSample, collecting
+from d2v_train.data.sources import open_table
+from d2v_train.data.substitutes import candidates
+from d2v_train.data.tables import SAMPLING_RATE, Columns, Table, keep_rows
+from d2v_train.support.extras import MissingDependencyError
+
+
+logger = logging.getLogger(__name__)
+
+
+INPUT_KEYS = {"vision": "image", "audio": "audio", "text": "text"}
+
+
+"""Key of the raw input in a record, by modality."""
+
+
+AUTO_CACHE_BYTES = 256 * 2**20
+
+
+"""Decoded samples that `cache="auto"` keeps, in bytes per process."""
+
+
+MAX_WARNINGS = 5
+
+
+"""Bad samples of a data set, or of a modality of a run, that are logged one by one."""
+
+
+class RawDataset(Dataset):
+    """Decoded records of one split of one source.
+
+    `dataset[i]` is a dict with "id" (int, always i), the raw input ("image": upright PIL image | "audio": float32
+    (S,) mono at 16 kHz | "text": str, and "text_pair": str for sentence pairs), "label" (int class, float score or
+    None), "group" (str or None), and "transcript" (str) where a column of them was named.
+
+    A bad record is replaced by the next good one, in a fixed order, under its own id: the sample after it, the one
+    after that, and so on, round the end (in large data sets, distant ones after the next hundred). `bad` counts what
+    was met; `bad.report()` prints it. Who collects reports (`collect_data_report`) is told of each read too.
+
+    Args:
+        modality: "text", "vision" or "audio".
+        table: Where the undecoded values come from.
+        indices: Rows of the table that belong to the data set, in order; None takes all.
+        channels: For images: 3, 1, or None to keep what an image has.
+        cache: "auto" keeps decoded samples up to `AUTO_CACHE_BYTES` per process, True all of them, False none.
+        on_bad: "substitute" as described, or "raise" `BadSample`, for evaluation where a sample must not count twice.
+        source: Name of the source, for reports.
+        split: Name of its split, likewise.
+
+    Attributes:
+        label_names: Names of the classes, or None.
+        labels: (N,) int64 or float32, or None, without decoding anything.
+        groups: N strings, or None.
+        transcripts: N strings, or None.
+        lengths: (N,) int64, samples at 16 kHz of recordings as a column tells them (-1 unknown), or None.
+    """
+
+    def __init__(
+        self,
+        modality: str,
+        table: Table,
+        indices: np.ndarray | None = None,
+        *,
+        channels: int | None = 3,
+        cache: bool | str = "auto",
+        on_bad: str = "substitute",
+        source: str = "",
+        split: str = "",
+    ):
+        if on_bad not in ("substitute", "raise"):
+            raise ValueError(f"Option on_bad is {on_bad!r}; it must be 'substitute' or 'raise'.")
+        if cache not in ("auto", True, False):
+            raise ValueError(f"Option cache is {cache!r}; it must be 'auto', true or false.")
+        self.modality = modality
+        self.table = table
+        self.rows = np.arange(len(table.values)) if indices is None else np.asarray(indices, dtype=np.int64)
+        self.channels = channels
+        self.cache = cache
+        self.on_bad = on_bad
+        self.source, self.split = source, split
+        self.label_names = table.label_names
+        self.labels = None if table.labels is None else table.labels[self.rows]
+        self.groups = None if table.groups is None else [table.groups[row] for row in self.rows]
+        texts = table.transcripts
+        self.transcripts = None if texts is None else [texts[row] for row in self.rows]
+        self.lengths = None if table.lengths is None else table.lengths[self.rows]
+        self.bad = BadSamples(len(self.rows), self.name_of)
+        self._quiet = False
+        self._broken: dict[int, BadSample] = {}
+        self._cache: dict[int, Any] = {}
+        self._cache_room = {"auto": AUTO_CACHE_BYTES, True: float("inf"), False: 0}[cache]
+
+    def __len__(self) -> int:
+        """Number of records, bad ones included."""
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"There is no sample {index} in a data set of {len(self)}.")
+        index = int(index) % len(self)
+        if self.on_bad == "raise":
+            return self.load(index)
+        tried = 0
+        for candidate in candidates(index, len(self)):
+            try:
+                return self._load(candidate, drawn=not tried) | {"id": index}
+            except BadSample:
+                tried += 1
+        which = f"the {tried}" if tried == len(self) else f"{tried} of the {len(self)}"
+        raise NoUsableSample(f"Not one of {which} samples can be used. {self.bad.report()}")
+
+    def load(self, index: int) -> dict[str, Any]:
+        """Return record `index` itself, with no substitute.
+
+        Raises:
+            BadSample: If it is bad; it is then counted in `bad`.
+        """
+        return self._load(index, drawn=True)
+
+    def _load(self, index: int, drawn: bool) -> dict[str, Any]:
+        """Record `index`, which was asked for (`drawn`) or stands in for another one."""
+        report = collecting()
+        if report is not None:
+            report.read(self, index, drawn)
+        try:
+            value = self._cache[index] if index in self._cache else self._decode(index)
+        except BadSample as error:
+            self.reject(index, error, drawn)
+            raise
+        record = {"id": index, INPUT_KEYS[self.modality]: value}
+        if isinstance(value, tuple):
+            record["text"], record["text_pair"] = value
+        record["label"] = None if self.labels is None else self.labels[index].item()
+        record["group"] = None if self.groups is None else self.groups[index]
+        if self.transcripts is not None:
+            record["transcript"] = self.transcripts[index]
+        return record
+
+    def without_bad(self) -> RawDataset:
+        """Decode every sample once and return the data set of the good ones; the bad ones stay counted in `bad` here.
+
+        Raises:
+            ValueError: If none is good.
+        """
+        good = []
+        for index in range(len(self)):
+            try:
+                self.load(index)
+                good.append(index)
+            except BadSample:
+                pass
+        if not good:
+            raise NoUsableSample(f"Not one of the {len(self)} samples can be used. {self.bad.report()}")
+        return self.select(good)
+
+    def select(self, indices: Sequence[int]) -> RawDataset:
+        """Return the data set of some samples, in the given order, with ids counted anew."""
+        rows = self.rows[np.asarray(indices, dtype=np.int64)]
+        return RawDataset(
+            self.modality,
+            self.table,
+            rows,
+            channels=self.channels,
+            cache=self.cache,
+            on_bad=self.on_bad,
+            source=self.source,
+            split=self.split,
+        )
+
+    def subset(self, max_samples: int | None, seed: int = 0) -> RawDataset:
+        """Return the data set of `max_samples` random samples in their order; itself where it has no more."""
+        if max_samples is None or max_samples >= len(self):
+            return self
+        return self.select(draw_rows(np.arange(len(self)), max_samples, seed))
+
+    def fingerprint(self) -> dict[str, int | str]:
+        """Number of records, and a hash of their rows and names; nothing is decoded or read from files."""
+        digest = hashlib.blake2b(self.rows.astype("<i8").tobytes(), digest_size=16)
+        if self.table.names is not None:
+            for row in self.rows:
+                digest.update(self.table.names[row].encode("utf-8", "surrogateescape") + b"\n")
+        return {"records": len(self), "names": digest.hexdigest()}
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the decoded samples out of what a spawned worker process is sent."""
+        return self.__dict__ | {"_cache": {}}
+
+    def name_of(self, index: int) -> str:
+        """Name of a sample for people: its file, or its row in the source."""
+        row = int(self.rows[index])
+        if self.table.names is not None:
+            return self.table.names[row]
+        try:
+            value = self.table.values[row]
+        except Exception:  # a sample that cannot be read is the one that is asked for
+            value = None
+        path = value.get("path") if isinstance(value, dict) else None
+        return f"row {row} ({path})" if path else f"row {row}"
+
+    def reject(self, index: int, error: BadSample, drawn: bool = True) -> None:
+        """Count a sample as bad, and log it unless there were many: the report of `bad` has them all.
+
+        Args:
+            index: The sample.
+            error: Why it is bad.
+            drawn: Whether it was asked for, or stands in for another one.
+        """
+        known, report = self.bad.is_bad(index), collecting()
+        self.bad.mark(index, error.reason)
+        if report is not None:
+            # Whoever collects also reports; it is told each time, as another process may have met the sample first.
+            # File names are bytes, which need not be text.
+            name = self.name_of(index).encode("utf-8", "backslashreplace").decode("utf-8")
+            report.reject(BadRecord(*self._place(index), name, error.reason, error.detail), drawn)
+        elif not known and not self._quiet:
+            total = self.bad.total
+            self._quiet = total >= MAX_WARNINGS
+            if total <= MAX_WARNINGS:
+                logger.warning("Bad %s sample, %s: %s", self.modality, self.name_of(index), error)
+            if total == MAX_WARNINGS:
+                logger.warning("Further bad %s samples are counted without a message.", self.modality)
+
+    def _place(self, index: int) -> tuple[str, str, str, int]:
+        """What tells a sample from those of all other data sets."""
+        return self.modality, self.source, self.split, int(self.rows[index])
+
+    def _decode(self, index: int) -> Any:
+        """The decoded value; one that cannot be decoded is not tried again, but for a file that may come back."""
+        if index in self._broken:
+            raise self._broken[index].with_traceback(None)
+        try:
+            value, notes = self._value(index)
+        except MissingDependencyError:
+            raise
+        except BadSample as error:
+            if error.reason != "missing":
+                self._broken[index] = error
+            raise
+        except Exception as error:  # reading a table fails in the ways of its library
+            broken = BadSample("unreadable", f"{type(error).__name__}: {error}")
+            raise broken from error
+        report = collecting()
+        for note in notes:
+            self.bad.mark(index, note)
+            if report is not None:
+                report.notes.append((*self._place(index), note))
+        size = _bytes_of(value)
+        if size <= self._cache_room:
+            self._cache_room -= size
+            self._cache[index] = value
+        return value
+
+    def _value(self, index: int) -> tuple[Any, list[str]]:
+        """Decoded value of a sample, and what had to be done to it."""
+        notes: list[str] = []
+        value = self.table.values[int(self.rows[index])]
+        if self.modality == "vision":
+            return decode_image(value, self.channels, notes), notes
+        if self.modality == "audio":
+            value, notes = decode_audio(value, SAMPLING_RATE)
+            value.flags.writeable = False
+            return value, notes
+        return tuple(map(decode_text, value)) if isinstance(value, tuple) else decode_text(value), notes
+
+
+def draw_rows(rows: np.ndarray, max_samples: int | None, seed: int | np.random.Generator = 0) -> np.ndarray:
+    """Return `max_samples` of some rows, drawn at random and ascending; all of them where there are no more.
+
+    Args:
+        rows: (N,) ascending.
+        max_samples: Number of rows to draw; None for all.
+        seed: Of the draw, or the generator to go on with.
+
+    Raises:
+        ValueError: If `max_samples` is below 1.
+    """
+    if max_samples is not None and max_samples < 1:
+        raise ValueError(f"Option max_samples is {max_samples}; it must be at least 1.")
+    if max_samples is None or max_samples >= len(rows):
+        return rows
+    return np.sort(np.random.default_rng(seed).choice(rows, size=max_samples, replace=False))
+
+
+def _bytes_of(value: Any) -> int:
+    """Memory that a decoded value takes, about."""
+    if isinstance(value, np.ndarray):
+        return value.nbytes
+    if isinstance(value, tuple | str):
+        return sum(map(len, value)) if isinstance(value, tuple) else len(value)
+    return value.width * value.height * len(value.getbands())
+
+
+def open_dataset(
+    modality: str,
+    source: str | None = None,
+    split: str = "train",
+    *,
+    column: str | Sequence[str] | None = None,
+    label_column: str | None = None,
+    group_column: str | None = None,
+    text_column: str | Sequence[str] | None = None,
+    length_column: str | None = None,
+    only_groups: Sequence[str] | None = None,
+    exclude_groups: Sequence[str] | None = None,
+    max_samples: int | None = None,
+    channels: int | None = 3,
+    cache: bool | str = "auto",
+    on_bad: str = "substitute",
+    stream_block: int | None = None,
+) -> RawDataset:
+    """Open one split of a source of images, speech or text.
+
+    Args:
+        modality: "text", "vision" or "audio".
+        source: One of
+            - None or "builtin": the built-in data (`builtin.py`);
+            - a folder or file of parquet, with images and audio as encoded bytes or paths;
+            - a folder of images or of audio (wav, flac, ogg, mp3), flat, or with a folder per class, with a folder per
+              split above that if wanted, and with `metadata.csv` for further columns;
+            - a folder or file of text: `.txt` with a blank line between documents, `.jsonl`;
+            - the name of a data set on the Hugging Face Hub, "user/name" or "user/name:config".
+        split: Name of a split, or several joined as in "train+test". "validation" and "test" stand in for one another
+            where only one exists.
+        column: Input column; two of them for sentence pairs. None finds it.
+        label_column: Label column. None takes the first of the usual names, if any.
+        group_column: Column of the speaker or any other origin. None takes the first of the usual names, if any.
+        text_column: Column of the transcripts of recordings (or captions of images); of several names, the first that
+            exists. None reads none.
+        length_column: Column of the lengths of recordings, samples at 16 kHz (whole numbers) or seconds, which then
+            need not be looked up in their headers. None reads none.
+        only_groups: Keep only the samples of these groups.
+        exclude_groups: Leave out the samples of these groups, for example a speaker to test on.
+        max_samples: Keep that many, drawn at random once for all; their order is kept.
+        channels: For images: 3 (RGB), 1 (grey), None (as they are).
+        cache: "auto" keeps up to 256 MiB of decoded samples per process, True everything, False nothing.
+        on_bad: "substitute" replaces a bad sample by the next good one; "raise" raises `BadSample` (a `ValueError`).
+        stream_block: A number reads parquet and text files when their rows are needed, and keeps the rows of a block
+            of so many samples in memory; labels and transcripts are not read. None has parquet converted to a
+            memory-mapped table first, and text read into memory.
+
+    Raises:
+        ValueError: If the modality, split, a column or a group does not exist, or nothing is left.
+        FileNotFoundError: If a path does not exist.
+    """
+    if modality not in INPUT_KEYS:
+        raise ValueError(f"The modality {modality!r} is unknown; it must be one of {', '.join(sorted(INPUT_KEYS))}.")
+    columns = Columns(column, label_column, group_column, text_column, length_column)
+    table = open_table(modality, source, split, columns, streaming=stream_block is not None)
+    where = source or "the built-in data"
+    rows = np.arange(len(table.values))
+    if only_groups is not None or exclude_groups is not None:
+        rows = _filter_groups(table, rows, only_groups, exclude_groups, f"{where} ({split})")
+    rows = draw_rows(rows, max_samples)
+    if len(rows) == 0:
+        raise ValueError(f"No {modality} samples are left in {where}, split {split!r}.")
+    if stream_block is not None:
+        last = np.minimum(np.arange(0, len(rows), stream_block) + stream_block, len(rows)) - 1
+        keep_rows(table.values, int((rows[last] - rows[::stream_block]).max()) + 1)
+        cache = False if cache == "auto" else cache
+    return RawDataset(
+        modality,
+        table,
+        rows,
+        channels=channels,
+        cache=cache,
+        on_bad=on_bad,
+        source=source or "builtin",
+        split=split,
+    )
+
+
+def _filter_groups(
+    table: Table, rows: np.ndarray, only: Sequence[str] | None, exclude: Sequence[str] | None, where: str
+) -> np.ndarray:
+    """Return the rows whose group is in `only` (None: any) and not in `exclude`."""
+    if table.groups is None:
+        raise ValueError(f"Groups were to be selected, but {where} has no group column; name one with `group_column`.")
+    groups = np.array(table.groups)
+    existing = set(table.groups)
+    keep = np.ones(len(groups), dtype=bool)
+    for wanted, kept in ((only, True), (exclude, False)):
+        if wanted is None:
+            continue
+        wanted = [str(group) for group in ([wanted] if isinstance(wanted, str | int) else wanted)]
+        unknown = [group for group in wanted if group not in existing]
+        if unknown:
+            shown = ", ".join(sorted(existing)[:20]) + (", ..." if len(existing) > 20 else "")
+            raise ValueError(f"There is no group {unknown[0]!r} in {where}. It has: {shown}.")
+        keep &= np.isin(groups, wanted) == kept
+    return rows[keep[rows]]

@@ -1,0 +1,257 @@
+"""Find the records behind a source name: built-in data, local folders and files, parquet, or the Hugging Face Hub.
+
+Everything ends as a `Table` of undecoded values; `datasets.py` decodes them. Parquet and the Hub go through the
+`datasets` library with decoding switched off, so that a damaged file is met where it is counted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from d2v_train.data import builtin
+from d2v_train.data.folders import SUFFIXES, open_media_folder, open_text_files, shown_in, text_files_by_split
+from d2v_train.data.parquet_rows import ParquetRows
+from d2v_train.data.tables import (
+    GROUP_COLUMNS,
+    INPUT_COLUMNS,
+    LABEL_COLUMNS,
+    SPLIT_NAMES,
+    ColumnNotFoundError,
+    Columns,
+    Table,
+    UnclearColumnError,
+    concatenate,
+    encode_labels,
+    find_text_columns,
+    pick_split,
+    read_lengths,
+    transcript_column,
+    usual_column,
+)
+from d2v_train.data.text_rows import TextRows
+
+
+MAX_TEXT_BYTES = 2**29
+
+
+"""Text up to this size is read into memory at once, which is ten times as fast as row by row."""
+
+
+def open_table(modality: str, source: str | None, split: str, columns: Columns, streaming: bool = False) -> Table:
+    """Open one split of a source, or several joined by "+"; see `open_dataset` for the kinds of source.
+
+    Args:
+        modality: "text", "vision" or "audio".
+        source: The source.
+        split: The split or splits.
+        columns: What to read.
+        streaming: Whether parquet and text files are read when their rows are needed, instead of being converted to a
+            memory-mapped table, or read into memory.
+
+    Raises:
+        ValueError: If the source has no such split or column, or nothing of this modality.
+        FileNotFoundError: If the source looks like a path and is none, or does not exist on the Hub either.
+        ConnectionError: If it is no path, and the Hub cannot be reached.
+    """
+    parts = [_open_split(modality, source, part.strip(), columns, streaming) for part in split.split("+")]
+    return parts[0] if len(parts) == 1 else concatenate(parts)
+
+
+def _open_split(modality: str, source: str | None, split: str, columns: Columns, streaming: bool) -> Table:
+    if source is None or source == "builtin":
+        return _open_builtin(modality, pick_split(split, ["train", "test"], "the built-in data"))
+    path = Path(source).expanduser()
+    if path.exists():
+        return _open_local(modality, path, split, columns, streaming)
+    base, _, name = source.rpartition(":")
+    if base and Path(base).expanduser().is_dir():
+        return _open_split(modality, str(Path(base) / name), split, columns, streaming)
+    is_path = source.startswith((".", "/", "~")) or source.count("/") > 1
+    if is_path or path.suffix in (".parquet", *SUFFIXES[modality]):
+        raise FileNotFoundError(
+            f"The {modality} source {source!r} does not exist. Give an existing folder or file, or a Hub name such as "
+            f"'user/name' or 'user/name:config'."
+        )
+    from datasets import load_dataset, load_dataset_builder
+    from datasets.exceptions import DatasetNotFoundError
+
+    name, _, config = source.partition(":")
+    load = load_dataset_builder if streaming else load_dataset
+    try:
+        loaded = load(name, config or None)
+    except (ConnectionError, DatasetNotFoundError) as error:
+        # Whoever mistyped a folder would otherwise read of the Hub only.
+        raise type(error)(
+            f"The {modality} source {source!r} is no file or folder here, nor could it be read from the Hub: "
+            f"{str(error).removesuffix(chr(46))}."
+        ) from error
+    if streaming:
+        return _stream_parquet(modality, loaded.config.data_files, split, columns, source)
+    return table_of(modality, loaded, split, columns, source)
+
+
+def _open_builtin(modality: str, split: str) -> Table:
+    if modality == "vision":
+        pictures, labels = builtin.load_digit_images()[split]
+        names = [f"digit picture {split} {row}" for row in range(len(labels))]
+        return Table(pictures, names, labels, None, [str(digit) for digit in range(10)])
+    if modality == "audio":
+        clips, labels, voices = builtin.load_digit_words(split)
+        values = [{"array": clip, "sampling_rate": 16_000} for clip in clips]
+        names = [f"digit word {split} {row}" for row in range(len(labels))]
+        return Table(values, names, labels, voices, builtin.DIGIT_WORDS)
+    paragraphs, labels, documents = builtin.load_python_prose()[split]
+    names = [f"{document}, paragraph {row}" for row, document in enumerate(documents)]
+    return Table(paragraphs, names, labels, documents, builtin.text_label_names())
+
+
+def _open_local(modality: str, path: Path, split: str, columns: Columns, streaming: bool) -> Table:
+    if path.suffix == ".parquet" if path.is_file() else any(path.rglob("*.parquet")):
+        from datasets import load_dataset, load_dataset_builder
+
+        where = _parquet_arguments(path)
+        if streaming:
+            files = load_dataset_builder("parquet", **where).config.data_files
+            return _stream_parquet(modality, files, split, columns, str(path))
+        return table_of(modality, load_dataset("parquet", **where), split, columns, str(path))
+    if modality == "text" and streaming:
+        table = _stream_text(path, split, columns)
+        if table is not None:
+            return table
+    elif modality == "text":
+        table = open_text_files(path, split, columns)
+        if table is not None:
+            return table
+    if path.is_file():
+        raise ValueError(
+            f"The {modality} source {str(path)!r} is a file of another kind. Give parquet, "
+            f"{'.txt or .jsonl' if modality == 'text' else 'or the folder that holds the files'}."
+        )
+    return open_media_folder(modality, path, split, columns)
+
+
+def _parquet_arguments(path: Path) -> dict[str, Any]:
+    """Arguments of `load_dataset` for a parquet file or folder; the library tells splits by the names of the files."""
+    if path.is_file():
+        return {"data_files": {"train": str(path)}}
+    nested = sorted({file.parent.name for file in path.glob("*/*.parquet")})
+    if nested and not any(path.glob("*.parquet")) and not {*nested} <= {"data", *SPLIT_NAMES}:
+        raise ValueError(
+            f"The folder {str(path)!r} holds several data sets: {', '.join(nested)}. Name one of them, such as "
+            f"{str(path / nested[0])!r}."
+        )
+    return {"data_dir": str(path)}
+
+
+def _stream_parquet(modality: str, files: Any, split: str, columns: Columns, where: str) -> Table:
+    """Make a table of one split whose rows are read when they are needed. Labels and transcripts are not read.
+
+    Args:
+        modality: "text", "vision" or "audio".
+        files: Files by split; None or files of another kind are refused.
+        split: The split.
+        columns: What to read.
+        where: Name of the source.
+    """
+    if not files:  # what the library keeps of a data set in its cache names no files
+        raise ValueError(
+            f"The files of {where} are not known, as when the Hub is not reached: streaming reads them there. Set "
+            "data.streaming=false to use what was downloaded."
+        )
+    if not all(str(file).endswith(".parquet") for part in files.values() for file in part):
+        raise ValueError(
+            f"{where} is not stored as parquet, the only kind of data on the Hub that is streamed. Set "
+            "data.streaming=false to download it, or convert it to parquet."
+        )
+    rows = ParquetRows(files[pick_split(split, list(files), where)])
+    rows.columns = _input_columns(modality, rows.features, columns.input, where)
+    existing = list(rows.features)
+    group = usual_column(existing, columns.group, GROUP_COLUMNS, "group", where)
+    groups = None if group is None else [str(name) for name in rows.column(group)]
+    length = usual_column(existing, columns.length, (), "length", where)
+    lengths = None if length is None else read_lengths(rows.column(length), f"column {length!r} of {where}")
+    return Table(rows, None, groups=groups, lengths=lengths)
+
+
+def _stream_text(path: Path, split: str, columns: Columns) -> Table | None:
+    """Make a table of one split of text files that are read when needed; None if there are no such files."""
+    splits = text_files_by_split(path)
+    if not splits:
+        return None
+    files = splits[pick_split(split, list(splits), str(path))]
+    rows = TextRows([(file, shown_in(file, path)) for file in files], columns)
+    return Table(rows, rows.names, groups=rows.groups)
+
+
+def table_of(modality: str, splits: Any, split: str, columns: Columns, where: str) -> Table:
+    """Make a table of one split of a `datasets.DatasetDict`, its media columns undecoded."""
+    from datasets import Audio, ClassLabel, Image
+
+    dataset = splits[pick_split(split, list(splits), where)]
+    existing = list(dataset.features)
+    inputs = _input_columns(modality, dataset.features, columns.input, where)
+    label = usual_column(existing, columns.label, LABEL_COLUMNS, "label", where)
+    group = usual_column(existing, columns.group, GROUP_COLUMNS, "group", where)
+    text = None if modality == "text" else transcript_column(existing, columns.text, where)
+    length = usual_column(existing, columns.length, (), "length", where)
+    for column in inputs:
+        feature = dataset.features[column]
+        if isinstance(feature, Image | Audio):
+            dataset = dataset.cast_column(column, type(feature)(decode=False))
+    labels = label_names = None
+    if label is not None:
+        feature = dataset.features[label]
+        known = list(feature.names) if isinstance(feature, ClassLabel) else None
+        raw = dataset[label][:]
+        is_named = feature.dtype in ("string", "large_string")
+        universe = {name for part in splits.values() for name in part.unique(label)} if is_named else ()
+        labels, label_names = encode_labels(raw, known, universe, f"column {label!r} of {where}")
+    groups = None if group is None else [str(name) for name in dataset[group][:]]
+    transcripts = None if text is None else ["" if value is None else str(value) for value in dataset[text][:]]
+    values: Sequence[Any] = _Rows(dataset, inputs)
+    if modality == "text" and dataset.data.nbytes < MAX_TEXT_BYTES:
+        texts = [dataset[column][:] for column in inputs]
+        values = texts[0] if len(texts) == 1 else list(zip(*texts, strict=True))
+    lengths = None if length is None else read_lengths(dataset[length][:], f"column {length!r} of {where}")
+    return Table(values, None, labels, groups, label_names, transcripts, lengths)
+
+
+class _Rows(Sequence):
+    """The input column(s) of a `datasets.Dataset`, read row by row."""
+
+    def __init__(self, dataset: Any, columns: Sequence[str]):
+        self.dataset = dataset.select_columns(list(columns))
+        self.columns = columns
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> Any:
+        row = self.dataset[int(index)]
+        return row[self.columns[0]] if len(self.columns) == 1 else tuple(row[column] for column in self.columns)
+
+
+def _input_columns(modality: str, features: Any, wanted: str | Sequence[str] | None, where: str) -> list[str]:
+    if wanted is not None:
+        wanted = [wanted] if isinstance(wanted, str) else list(wanted)
+        unknown = [name for name in wanted if name not in features]
+        if unknown:
+            raise ColumnNotFoundError(f"There is no column {unknown[0]!r} in {where}. It has: {', '.join(features)}.")
+        return wanted
+    if modality == "text":
+        kinds = ("string", "large_string")
+        candidates = [name for name, feature in features.items() if getattr(feature, "dtype", None) in kinds]
+        found = find_text_columns(list(features), candidates)
+    else:
+        kind = {"vision": "Image", "audio": "Audio"}[modality]
+        candidates = [name for name, feature in features.items() if type(feature).__name__ == kind]
+        if not candidates:  # parquet written without the library's metadata: bytes, or a struct of bytes and path
+            candidates = [name for name in features if name in INPUT_COLUMNS[modality]]
+        named = [name for name in INPUT_COLUMNS[modality] if name in candidates]
+        found = named[:1] or (candidates if len(candidates) == 1 else None)
+    if found:
+        return found
+    hint = f"several could be meant: {', '.join(candidates)}" if candidates else f"it has: {', '.join(features)}"
+    raise UnclearColumnError(f"Cannot tell which column of {where} holds the {modality} input; {hint}.")

@@ -1,0 +1,334 @@
+"""Undecoded records, and the usual names of columns and splits."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+
+logger = logging.getLogger(__name__)
+
+
+SAMPLING_RATE = 16_000
+
+
+"""Rate of decoded recordings, in Hz."""
+
+
+SPLIT_ALIASES = {
+    "train": ("train", "training"),
+    "validation": ("validation", "valid", "val", "dev", "test", "eval"),
+    "test": ("test", "eval", "validation", "valid", "val", "dev"),
+}
+
+
+"""Names under which a split is looked for, best first."""
+
+
+SPLIT_NAMES = {name for names in SPLIT_ALIASES.values() for name in names}
+
+
+INPUT_COLUMNS = {
+    "vision": ("image", "img", "picture", "photo", "jpg", "png"),
+    "audio": ("audio", "speech", "wav", "flac", "sound"),
+    "text": ("text", "sentence", "document", "content", "article", "paragraph"),
+}
+
+
+TEXT_PAIRS = (
+    ("sentence1", "sentence2"),
+    ("question", "sentence"),
+    ("premise", "hypothesis"),
+    ("question1", "question2"),
+)
+
+
+LABEL_COLUMNS = ("label", "labels", "fine_label", "class", "category", "intent_class", "target")
+
+
+GROUP_COLUMNS = ("speaker", "speaker_id", "client_id", "group")
+
+
+TRANSCRIPT_COLUMNS = ("text", "transcript", "transcription", "sentence", "normalized_text")
+
+
+"""Names that a program may pass as `Columns.text`: without it no transcript is read."""
+
+
+class SplitNotFoundError(ValueError):
+    """A source does not have the split that was asked for."""
+
+
+class ColumnNotFoundError(ValueError):
+    """A source does not have a column that was asked for.
+
+    Args:
+        message: Which one, where, and what there is instead.
+        role: What the column was to give: "input", "transcript", "label", "group" or "length".
+    """
+
+    def __init__(self, message: str, role: str = "input"):
+        super().__init__(message)
+        self.role = role
+
+
+class UnclearColumnError(ValueError):
+    """It cannot be told which column of a source holds the input.
+
+    Args:
+        problem: Sentence about the source and its columns.
+        option: What the user names the column with; see `column_named_by`.
+    """
+
+    def __init__(self, problem: str, option: str = "the option `column`"):
+        super().__init__(problem, option)
+        self.problem, self.option = problem, option
+
+    def __str__(self) -> str:
+        return f"{self.problem} Name it with {self.option}."
+
+
+@contextmanager
+def column_named_by(option: str) -> Iterator[None]:
+    """Have an `UnclearColumnError` of the block name the option of a program, such as "--text_column_names"."""
+    try:
+        yield
+    except UnclearColumnError as error:
+        error.option = option
+        raise
+
+
+@dataclass
+class Columns:
+    """Which columns of a source to read; None finds them by type and usual name.
+
+    Attributes:
+        input: Image, audio or text column, or two text columns.
+        label: Class (int or str) or score (float) column.
+        group: Column of what samples of one origin share, such as the speaker.
+        text: Column of what is said in a recording or seen in an image; of several names, the first that exists. None
+            reads none.
+        length: Column of the lengths of recordings: whole numbers are samples at 16 kHz, others seconds. None reads
+            none.
+    """
+
+    input: str | Sequence[str] | None = None
+    label: str | None = None
+    group: str | None = None
+    text: str | Sequence[str] | None = None
+    length: str | None = None
+
+
+@dataclass
+class Table:
+    """Undecoded records.
+
+    Attributes:
+        values: One undecoded value per record: bytes, path, array, dict, str, or a pair of str.
+        names: Name of each record, for reports; None names them by row.
+        labels: int64 or float32 (N,), or None.
+        groups: N strings, or None.
+        label_names: Names of the classes, or None.
+        transcripts: Text that belongs to each record, "" where there is none, or None.
+        lengths: Samples at 16 kHz of each recording, int64 (N,), -1 where unknown, or None.
+    """
+
+    values: Sequence[Any]
+    names: Sequence[str] | None = None
+    labels: np.ndarray | None = None
+    groups: Sequence[str] | None = None
+    label_names: list[str] | None = None
+    transcripts: list[str] | None = None
+    lengths: np.ndarray | None = None
+
+
+def pick_split(wanted: str, existing: Sequence[str], where: str) -> str:
+    """Return the existing split that `wanted` means; `test` and `validation` stand in for one another.
+
+    Raises:
+        SplitNotFoundError: If there is none; the message lists those that exist.
+    """
+    for name in (wanted, *SPLIT_ALIASES.get(wanted, ())):
+        if name in existing:
+            if name != wanted:
+                logger.warning("%s has no split %r; using its split %r.", where, wanted, name)
+            return name
+    found = ", ".join(sorted(existing)) or "none"
+    raise SplitNotFoundError(f"There is no split {wanted!r} in {where}. It has: {found}.")
+
+
+def usual_column(
+    existing: Sequence[str], wanted: str | None, usual: Sequence[str], role: str, where: str
+) -> str | None:
+    """Return the column `wanted`, or else the first of the `usual` ones that exists, or None.
+
+    Raises:
+        ColumnNotFoundError: If `wanted` is given and does not exist.
+    """
+    if wanted is None:
+        return next((name for name in usual if name in existing), None)
+    if wanted not in existing:
+        raise ColumnNotFoundError(
+            f"There is no {role} column {wanted!r} in {where}. It has: {', '.join(existing)}.", role
+        )
+    return wanted
+
+
+def transcript_column(existing: Sequence[str], wanted: str | Sequence[str] | None, where: str) -> str | None:
+    """Return the column of the transcripts: `wanted`, or the first of several names that exists; None for None.
+
+    Raises:
+        ColumnNotFoundError: If none of the names exists.
+    """
+    names = [wanted] if isinstance(wanted, str) else list(wanted or ())
+    found = next((name for name in names if name in existing), None)
+    if names and found is None:
+        raise ColumnNotFoundError(
+            f"There is no column of transcripts in {where}: it has {', '.join(existing) or 'no columns'}, and none of "
+            f"them is called {' or '.join(names)}.",
+            "transcript",
+        )
+    return found
+
+
+def find_text_columns(existing: Sequence[str], candidates: Sequence[str]) -> list[str] | None:
+    """Return the text column out of `candidates`, or the two of a sentence pair; None if it cannot be told."""
+    for pair in TEXT_PAIRS:
+        if all(column in existing for column in pair):
+            return list(pair)
+    named = [name for name in INPUT_COLUMNS["text"] if name in candidates]
+    if named or len(candidates) == 1:
+        return [named[0] if named else candidates[0]]
+    return None
+
+
+def encode_labels(
+    raw: Sequence[Any], names: list[str] | None, universe: Iterable[Any], where: str
+) -> tuple[np.ndarray, list[str] | None]:
+    """Return labels as int64, or float32 for scores, and the class names.
+
+    Args:
+        raw: Whole numbers, scores or names; None is a missing label and becomes -1 (NaN among scores).
+        names: Class names that belong to whole numbers, if known.
+        universe: Labels of all splits. Names become classes in the sorted order of these, so that all splits agree.
+        where: Column and source, for the error.
+
+    Raises:
+        ValueError: If the labels are anything else.
+    """
+    kinds = {type(value) for value in raw if value is not None}
+    if kinds <= {int, bool}:
+        return np.array([-1 if value is None else int(value) for value in raw], dtype=np.int64), names
+    if kinds <= {int, float}:
+        return np.array([np.nan if value is None else value for value in raw], dtype=np.float32), None
+    if kinds == {str}:
+        names = sorted({str(value) for value in universe if value is not None})
+        code = {name: number for number, name in enumerate(names)}
+        return np.array([-1 if value is None else code[value] for value in raw], dtype=np.int64), names
+    found = ", ".join(sorted(kind.__name__ for kind in kinds))
+    raise ValueError(f"The labels of {where} are of type {found}; expected whole numbers, scores or names.")
+
+
+def read_lengths(raw: Sequence[Any], where: str) -> np.ndarray:
+    """Samples at 16 kHz, int64 (N,), from a column of samples (whole numbers) or seconds; -1 where there is none.
+
+    Raises:
+        ValueError: If a value is no positive number.
+    """
+    lengths = np.full(len(raw), -1, dtype=np.int64)
+    for row, value in enumerate(raw):
+        if value is None or value == "":
+            continue
+        text = str(value)
+        try:
+            lengths[row] = int(text) if text.isdecimal() else round(float(text) * SAMPLING_RATE)
+        except (ValueError, OverflowError):
+            lengths[row] = 0
+        if lengths[row] <= 0:
+            raise ValueError(
+                f"The length {value!r} in row {row} of {where} is no positive number of samples or seconds. Give "
+                "samples at 16 kHz as whole numbers, or seconds with a decimal point."
+            )
+    return lengths
+
+
+def concatenate(parts: Sequence[Table]) -> Table:
+    """Join tables of one source.
+
+    Raises:
+        ValueError: If their classes differ.
+    """
+    first = parts[0]
+    if any(part.label_names != first.label_names for part in parts):
+        raise ValueError("The splits to be joined do not have the same classes; open them one by one.")
+    names = None
+    if all(part.names is not None for part in parts):
+        names = [name for part in parts for name in part.names]
+    labels = None if any(part.labels is None for part in parts) else np.concatenate([part.labels for part in parts])
+    groups = None if any(part.groups is None for part in parts) else [name for part in parts for name in part.groups]
+    transcripts = None
+    if all(part.transcripts is not None for part in parts):
+        transcripts = [text for part in parts for text in part.transcripts]
+    lengths = None if any(part.lengths is None for part in parts) else np.concatenate([part.lengths for part in parts])
+    values = Joined([part.values for part in parts])
+    return Table(values, names, labels, groups, first.label_names, transcripts, lengths)
+
+
+class Joined(Sequence):
+    """Several sequences, one after another."""
+
+    def __init__(self, parts: list[Sequence[Any]]):
+        self.parts = parts
+        self.ends = np.cumsum([len(part) for part in parts])
+
+    def __len__(self) -> int:
+        return int(self.ends[-1])
+
+    def __getitem__(self, index: int) -> Any:
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        part = int(np.searchsorted(self.ends, index, side="right"))
+        return self.parts[part][index - (int(self.ends[part - 1]) if part else 0)]
+
+
+def keep_rows(values: Sequence[Any], rows: int) -> None:
+    """Have streamed values keep so many rows in memory; others are in memory or on a local disk anyway."""
+    for part in _parts(values):
+        if hasattr(part, "keep"):
+            part.keep(rows)
+
+
+def is_stream(values: Sequence[Any]) -> bool:
+    """Whether values are read from their files when they are asked for."""
+    return any(hasattr(part, "keep") for part in _parts(values))
+
+
+def is_remote(values: Sequence[Any]) -> bool:
+    """Whether values are read over the network."""
+    return any(getattr(part, "is_remote", False) for part in _parts(values))
+
+
+def _parts(values: Sequence[Any]) -> list[Sequence[Any]]:
+    return values.parts if isinstance(values, Joined) else [values]
+
+
+def identity_of(values: Sequence[Any]) -> str | None:
+    """Return what changes when undecoded values change; None if that cannot be told without reading them."""
+    if isinstance(values, Joined):
+        parts = [identity_of(part) for part in values.parts]
+        return None if None in parts else " ".join(parts)
+    if hasattr(values, "identity"):
+        return values.identity
+    if isinstance(values, list) and all(isinstance(value, Path) for value in values):
+        try:
+            return "\n".join(f"{path} {(stat := path.stat()).st_size} {stat.st_mtime_ns}" for path in values)
+        except OSError:
+            return None
+    # The cached table of a `datasets.Dataset`.
+    return getattr(getattr(values, "dataset", None), "_fingerprint", None)

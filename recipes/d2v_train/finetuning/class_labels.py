@@ -1,0 +1,153 @@
+"""Class labels of a data set as class ids of a model, told by their names.
+
+Legend: L classes.
+"""
+
+from __future__ import annotations
+
+import csv
+import logging
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from d2v_train.data.records import INPUT_KEYS, RawDataset
+
+
+logger = logging.getLogger(__name__)
+
+
+NO_LABEL = -100
+
+
+"""Class id of what is left out of losses and metrics."""
+
+
+class ClassTarget:
+    """Class id of a record, by the name of its class where the data has names.
+
+    Numbers without names are the names of the model's classes where those are whole numbers, else their ids.
+
+    Args:
+        raw: labelled samples.
+        names: names of the L classes of the model; a name's place is its id.
+        part: what to call the samples in messages.
+        skip_bad: give broken samples `NO_LABEL`, so that what stands in for them is not counted twice.
+
+    Attributes:
+        ids: class id by label.
+
+    Raises:
+        ValueError: for labels that are no classes of the model; the message names a sample.
+    """
+
+    def __init__(self, raw: RawDataset, names: Sequence[str], part: str = "training", skip_bad: bool = False) -> None:
+        if raw.labels.dtype.kind != "i":
+            raise ValueError(f"The labels of the {part} data are scores, but the model has classes.")
+        own = dict(enumerate(names if raw.label_names is None else raw.label_names))
+        if raw.label_names is None and all(re.fullmatch(r"-?\d+", name) for name in names):
+            own = {int(name): name for name in names}
+        place = {name: number for number, name in enumerate(names)}
+        self.raw, self.skip_bad = raw, skip_bad
+        self.ids = {label: place[name] for label, name in own.items() if name in place}
+        wrong = [label for label in np.unique(raw.labels).tolist() if label not in self.ids]
+        if wrong:
+            sample = raw.name_of(int(np.flatnonzero(raw.labels == wrong[0])[0]))
+            shown = ", ".join(names[:10]) + (", ..." if len(names) > 10 else "")
+            missing = " A missing label reads -1." if wrong[0] == -1 else ""
+            raise ValueError(
+                f"The label of {sample} of the {part} data is {own.get(wrong[0], wrong[0])!r}, which is none of the "
+                f"{len(names)} classes of the model: {shown}.{missing} Is it the right label column, and the task?"
+            )
+
+    def __call__(self, record: dict[str, Any]) -> int:
+        if self.skip_bad and self.raw.bad.is_bad(record["id"]):
+            return NO_LABEL
+        return self.ids[record["label"]]
+
+
+def class_target(
+    raw: RawDataset, names: Sequence[str], part: str, skip_bad: bool = False
+) -> Callable[[dict[str, Any]], int | None]:
+    """`ClassTarget`, or `no_label` for samples without labels, such as test sets."""
+    return ClassTarget(raw, names, part, skip_bad) if is_labelled(raw) else no_label
+
+
+def no_label(record: dict[str, Any]) -> None:
+    """The label of a sample of which it is not known."""
+
+
+def is_labelled(raw: RawDataset) -> bool:
+    """Whether a data set has labels at all; test sets often hold -1 in their place."""
+    return raw.labels is not None and not (raw.labels.dtype.kind == "i" and (raw.labels < 0).all())
+
+
+def labelled(raw: RawDataset, name: str) -> RawDataset:
+    """Checks that a data set has class labels.
+
+    Raises:
+        ValueError: if it has none, or numbers in their place.
+    """
+    if not is_labelled(raw):
+        raise ValueError(
+            f"The {name} data have no labels. Give one folder per class, a metadata.csv or parquet with a column "
+            "`label`, or name the column with --label_column_name."
+        )
+    if raw.labels.dtype.kind != "i":
+        raise ValueError(f"The labels of the {name} data are real numbers; a classification takes classes.")
+    return raw
+
+
+def warn_of_untaught(raw: RawDataset, names: Sequence[str]) -> None:
+    """Names the classes of a model that no training sample has: other splits may, and nothing is learned of them.
+
+    Args:
+        raw: training samples.
+        names: names of the L classes.
+    """
+    ids = ClassTarget(raw, names).ids
+    taught = {ids[label] for label in np.unique(raw.labels).tolist()}
+    untaught = [name for number, name in enumerate(names) if number not in taught]
+    if untaught:
+        shown = ", ".join(untaught[:10]) + (", ..." if len(untaught) > 10 else "")
+        logger.warning("No training sample is of %d of the %d classes: %s.", len(untaught), len(names), shown)
+
+
+def write_predictions(
+    path: Path, raw: RawDataset, names: Sequence[str], ids: np.ndarray, probabilities: np.ndarray
+) -> None:
+    """Writes the class of each sample as csv: sample, label, probability; those of a broken sample stay empty.
+
+    Args:
+        path: of the file.
+        raw: the N samples.
+        names: of the L classes.
+        ids, probabilities: most probable class of each sample, and how probable it is, (N,).
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow([INPUT_KEYS[raw.modality], "label", "probability"])
+        for index, (label, probability) in enumerate(zip(ids, probabilities, strict=True)):
+            found = ["", ""] if raw.bad.is_bad(index) else [names[label], f"{probability:.4f}"]
+            writer.writerow([raw.name_of(index), *found])
+
+
+def class_names(raw: RawDataset) -> list[str]:
+    """Names of the L classes of a labelled data set; the numbers that occur where they have no names."""
+    if raw.label_names is not None:
+        return list(raw.label_names)
+    return [str(number) for number in np.unique(raw.labels[raw.labels >= 0])]
+
+
+def fraction_of_each_class(labels: np.ndarray, fraction: float, seed: int) -> np.ndarray:
+    """Indices, in order, of a random share of each class, rounded, at least one sample of it."""
+    rng = np.random.default_rng(seed)
+    chosen = []
+    for label in np.unique(labels):
+        members = rng.permutation(np.flatnonzero(labels == label))
+        chosen.append(members[: max(1, round(fraction * len(members)))])
+    return np.sort(np.concatenate(chosen))

@@ -1,0 +1,91 @@
+"""Labelled samples for `Trainer`: transformed records with their targets, and batches of them.
+
+Legend: B samples, L classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from d2v_train.batching.order import stable_seed
+from d2v_train.data.records import RawDataset
+from d2v_train.inputs.collate import Collator
+
+
+class FinetuningDataset(Dataset):
+    """Samples of a `RawDataset` as inputs of a model, with "labels" from `target`.
+
+    What the transform draws depends on seed, epoch and sample alone: neither on the number of workers nor on where a
+    resumed run goes on. `FinetuningTrainer` calls `set_epoch`.
+
+    Args:
+        raw: the records.
+        transform: `transform(record, seed) -> inputs`, for example of `build_transform`.
+        target: label of a record; `None` takes its "label", and gives no "labels" where that is `None`.
+        seed: seed of the augmentation.
+    """
+
+    def __init__(
+        self,
+        raw: RawDataset,
+        transform: Callable[..., dict[str, Any]],
+        target: Callable[[dict[str, Any]], Any] | None = None,
+        seed: int = 0,
+    ) -> None:
+        self.raw, self.transform, self.target, self.seed = raw, transform, target, seed
+        # Shared, so that worker processes that outlive an epoch hear of the next one.
+        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
+
+    @property
+    def epoch(self) -> int:
+        """The epoch, counted from 0."""
+        return int(self._epoch)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Tells the epoch that follows, counted from 0."""
+        self._epoch.fill_(epoch)
+
+    def __len__(self) -> int:
+        return len(self.raw)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        record = self.raw[index]
+        item = self.transform(record, seed=stable_seed(self.seed, "augment", self.epoch, int(index)))
+        label = record["label"] if self.target is None else self.target(record)
+        return item if label is None else item | {"labels": label}
+
+
+class FinetuningCollator:
+    """Batches of `FinetuningDataset`: padded inputs with their attention mask, and labels.
+
+    Labels may be class ids or numbers, (B,), flags or probabilities (B, L), or sequences of ids, which are padded with
+    -100.
+
+    Args:
+        model_config: `Data2VecConfig`.
+    """
+
+    def __init__(self, model_config: Any) -> None:
+        self.inputs = Collator(model_config, masks=False)
+
+    def __call__(self, items: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
+        batch = self.inputs(items)
+        if "labels" in items[0]:
+            batch["labels"] = stack_labels([item["labels"] for item in items])
+        return batch
+
+
+def stack_labels(labels: Sequence[Any]) -> Tensor:
+    """Labels of B samples as one tensor; sequences of ids of different lengths are padded with -100."""
+    tensors = [torch.as_tensor(np.asarray(label)) for label in labels]
+    if tensors[0].is_floating_point():
+        return torch.stack(tensors).float()
+    if tensors[0].ndim == 0:
+        return torch.stack(tensors).long()
+    return torch.nn.utils.rnn.pad_sequence([tensor.long() for tensor in tensors], True, -100)

@@ -1,0 +1,73 @@
+"""Configuration and model of a fine-tuning run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from transformers import (
+    AutoConfig,
+    PreTrainedModel,
+)
+
+from d2v_train.finetuning.arguments import ModelArguments
+from modeling_d2v import Data2VecConfig
+
+
+def load_config(model_args: ModelArguments, **overrides: Any) -> Data2VecConfig:
+    """The configuration to fine-tune with.
+
+    Args:
+        model_args: where from.
+        overrides: fields that replace the checkpoint's; a dictionary changes fields of that sub-configuration. `None`
+            leaves a field as it is.
+
+    Raises:
+        ValueError: if there is no such model, or it has no such field.
+    """
+    name = model_args.config_name or model_args.model_name_or_path
+    if name in Data2VecConfig.preset_names() and not Path(name).exists():
+        config = Data2VecConfig.preset(name)
+    else:
+        try:
+            config = AutoConfig.from_pretrained(name, **model_args.hub_options)
+        except OSError as error:
+            raise ValueError(
+                f"{name} is no folder with a config.json, no preset ({', '.join(Data2VecConfig.preset_names())}), and "
+                f"not to be had from the Hub: {str(error).splitlines()[0]}"
+            ) from error
+    for key, value in overrides.items():
+        _override(config, key, value)
+    for part in (config, *map(config.modality_config, config.modalities)):
+        part.check()
+    return config
+
+
+def _override(config: Any, key: str, value: Any) -> None:
+    if value is None:
+        return
+    if isinstance(value, dict) and hasattr(getattr(config, key, None), "to_dict"):
+        for name, inner in value.items():
+            _override(getattr(config, key), name, inner)
+    elif hasattr(config, key):
+        setattr(config, key, value)
+    else:
+        raise ValueError(f"{type(config).__name__} has no field {key!r}.")
+
+
+def load_model(auto_class: Any, model_args: ModelArguments, config: Data2VecConfig) -> PreTrainedModel:
+    """The model to fine-tune: the checkpoint's weights under a new head, or random ones.
+
+    Args:
+        auto_class: such as `AutoModelForImageClassification`.
+        model_args: where from, and whether from scratch.
+        config: from `load_config`.
+    """
+    if model_args.from_scratch:
+        return auto_class.from_config(config, trust_remote_code=model_args.trust_remote_code)
+    return auto_class.from_pretrained(
+        model_args.model_name_or_path,
+        config=config,
+        ignore_mismatched_sizes=model_args.ignore_mismatched_sizes,
+        **model_args.hub_options,
+    )

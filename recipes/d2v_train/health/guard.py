@@ -1,0 +1,141 @@
+"""Stop a run that cannot usefully go on, and note what looks wrong."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from d2v_train.health.advice import advice_at_start
+from d2v_train.health.rules import Finding, Series, judge, judge_mask, judge_run
+from d2v_train.options.run import Options
+from d2v_train.support.jsonl import RunLog, read_log
+from d2v_train.support.processes import ONE_PROCESS, Processes
+from modeling_d2v import Data2VecConfig
+
+
+logger = logging.getLogger(__name__)
+
+
+class RunHealth:
+    """What the guard finds in a run, told once.
+
+    The main process judges, and all of them stop or none.
+
+    Args:
+        options: the run's options.
+        config: configuration of the model.
+        modalities: of the run.
+        folder: of the run, for `events.jsonl`.
+        processes: of the run.
+    """
+
+    def __init__(
+        self,
+        options: Options,
+        config: Data2VecConfig,
+        modalities: Iterable[str],
+        folder: Path,
+        processes: Processes = ONE_PROCESS,
+    ):
+        self.options, self.config, self.folder, self.processes = options, config, Path(folder), processes
+        self.guard = HealthGuard(options, list(modalities))
+        self.events = RunLog(self.folder / "events.jsonl" if processes.main else None)
+
+    def open(self, step: int) -> None:
+        """Takes up what former parts of the run saw and said, then says what the options alone tell.
+
+        Args:
+            step: finished steps.
+        """
+        if not self.processes.main:
+            return
+        self.events.open(step)
+        records = read_log(self.folder / "log.jsonl") if (self.folder / "log.jsonl").exists() else []
+        for record in records:
+            if record["step"] <= step:
+                self.guard.look(record)
+        for event in read_log(self.events.path) if self.events.path.exists() else []:
+            self.guard.said.add((event.get("event"), event.get("modality")))
+        self.tell(step, self.guard.new(advice_at_start(self.options, self.config)))
+
+    def check(self, record: dict[str, Any]) -> None:
+        """Judges a log record. Every process must call it.
+
+        Raises:
+            TrainingStopped: in all processes, when training cannot usefully go on.
+        """
+        found = self.guard.look(record) if self.processes.main else []
+        self.tell(record["step"], found)
+        reason = next((finding.message for finding in found if finding.stop), None)
+        stop = reason is not None and self.options.collapse == "stop"
+        if self.processes.sum(torch.tensor(int(stop), device=self.processes.device)):
+            step = record["step"]
+            raise TrainingStopped(
+                f"At step {step}: {reason}" if reason else f"At step {step}; the main process says why."
+            )
+
+    def tell(self, step: int, findings: Iterable[Finding]) -> None:
+        """Says what was found, on the console and in the file of events."""
+        for finding in findings:
+            logger.warning("Step %d: %s", step, finding.message)
+            self.note(step, finding.name, finding.message, modality=finding.modality, stop=finding.stop)
+
+    def note(self, step: int, event: str, message: str, **facts: Any) -> None:
+        """Adds a line to `events.jsonl`, in the main process."""
+        if self.processes.main:
+            self.events.write({"step": step, "event": event, **facts, "message": message})
+
+
+class TrainingStopped(RuntimeError):
+    """Training cannot usefully go on; the message says why and what to change."""
+
+
+class HealthGuard:
+    """Reads each log record: what stops a run, and what it is warned of, each thing once.
+
+    A function of the records alone, so that a run that was resumed, or a log without its run, is judged alike.
+
+    Args:
+        options: the run's options, for limits and for when the checks begin.
+        modalities: of the run.
+    """
+
+    def __init__(self, options: Options, modalities: Sequence[str]):
+        self.options = options
+        self.series = {name: Series(options.patience) for name in modalities}
+        self.whole = Series(options.patience)
+        # A fresh decoder predicts almost the same everywhere.
+        self.first_step = max(options.warmup_steps + 1, options.std_check_from)
+        self.said: set[tuple[str, str | None]] = set()
+
+    def look(self, record: dict[str, Any]) -> list[Finding]:
+        """What the log record of a step adds to what is known; the same is not found twice."""
+        found: list[Finding] = []
+        if "data_wait" in record:  # a probe between two log lines writes one without
+            self.whole.add(record)
+            found += judge_run(self.whole, self.options)
+        for name, series in self.series.items():
+            own = {key.removeprefix(f"{name}/"): value for key, value in record.items()
+                   if key.startswith(f"{name}/") or "/" not in key}  # fmt: skip
+            if "loss" not in own:
+                continue  # the interval had no step of this modality
+            if not series.first:
+                found += judge_mask(name, own, self.options)
+            series.begin(own)
+            if record["step"] >= self.first_step:
+                series.add(own)
+                found += judge(name, series, self.options)
+        return self.new(found)
+
+    def new(self, findings: Iterable[Finding]) -> list[Finding]:
+        """Those that were not found before."""
+        fresh = []
+        for finding in findings:
+            if (finding.name, finding.modality) not in self.said:
+                self.said.add((finding.name, finding.modality))
+                fresh.append(finding)
+        return fresh

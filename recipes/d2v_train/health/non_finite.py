@@ -1,0 +1,115 @@
+"""Steps whose loss or gradient is not finite: where it began, and how many of them a run may leave out."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from d2v_train.engine.sharding import own_slice
+from d2v_train.health.guard import TrainingStopped
+from d2v_train.options.run import Options
+
+
+logger = logging.getLogger(__name__)
+
+
+NAMES_SHOWN = 3
+
+
+FIRST_SHARE_STEP = 100
+
+
+"""Steps before the share of skipped ones means anything."""
+
+
+class NonFinitePolicy:
+    """Steps whose loss or gradient is not finite are skipped, up to a limit in a row and a share of all.
+
+    Args:
+        options: the run's options: `non_finite`, `max_bad_steps` and `max_skipped_share`.
+        note: keeps an event, `note(step, event, message, **facts)`.
+
+    Attributes:
+        skipped: steps that were skipped so far.
+        counted: those of them that mean trouble.
+        in_a_row: the last ones of these, without a good step between.
+    """
+
+    def __init__(self, options: Options, note: Callable[..., None] = lambda *args, **facts: None):
+        self.limit = 1 if options.non_finite == "stop" else options.max_bad_steps
+        self.share, self.note = options.max_skipped_share, note
+        self.skipped = self.counted = self.in_a_row = 0
+
+    def good(self) -> None:
+        """Counts a step that moved the weights."""
+        self.in_a_row = 0
+
+    def bad(self, step: int, where: str = "the loss or the gradient is not finite", counts: bool = True) -> None:
+        """Counts a skipped step.
+
+        Args:
+            step: its number, counted from 1.
+            where: what is not finite.
+            counts: whether it means trouble; an overflow by which fp16 finds its scale does not.
+
+        Raises:
+            TrainingStopped: there were more of them than the limits allow.
+        """
+        self.skipped += 1
+        self.counted += counts
+        self.in_a_row += counts
+        logger.warning("Step %d was skipped: %s.", step, where)
+        self.note(step, "skipped_step", f"Skipped: {where}.", counts=counts)
+        often = step >= FIRST_SHARE_STEP and self.counted > self.share * step
+        if self.in_a_row < self.limit and not often:
+            return
+        amount = (
+            f"{self.in_a_row} steps in a row" if self.in_a_row >= self.limit else f"{self.counted} of {step} steps"
+        )
+        reason = (
+            f"The loss or gradient was not finite in {amount}, the last one step {step} ({where}); the weights were "
+            "left as they were before. Lower optim.lr, lengthen optim.warmup, set optim.max_grad_norm, use "
+            "mixed_precision=bf16 instead of fp16, or check the data for values that are not finite. The last "
+            "checkpoint is from before these steps."
+        )
+        self.note(step, "non_finite", reason, stop=True)
+        raise TrainingStopped(reason)
+
+    def state_dict(self) -> dict[str, int]:
+        """Return the counts."""
+        return {"skipped": self.skipped, "counted": self.counted, "in_a_row": self.in_a_row}
+
+    def load_state_dict(self, state: Mapping[str, int]) -> None:
+        """Go on with the counts of a checkpoint."""
+        self.skipped, self.counted, self.in_a_row = state["skipped"], state["counted"], state["in_a_row"]
+
+
+def where_not_finite(
+    losses: Mapping[str, Tensor],
+    parameters: Iterable[tuple[str, nn.Parameter]],
+    reduce: Callable[[Tensor], Tensor],
+) -> str:
+    """Says what is not finite: losses of modalities, else gradients, the first ones by name.
+
+    Every process must call it, once it is known that something is not; it waits for the device.
+
+    Args:
+        losses: of the step, by modality.
+        parameters: the trained ones with their names and gradients.
+        reduce: sums a tensor over all processes.
+    """
+    flags = reduce(torch.stack([(~loss.isfinite()).int() for loss in losses.values()])).tolist()
+    bad = [name for name, flag in zip(losses, flags, strict=True) if flag]
+    if bad:
+        return f"the loss of {' and '.join(bad)} is not finite"
+    named = [(name, parameter.grad) for name, parameter in parameters if parameter.grad is not None]
+    flags = [(~own_slice(gradient).isfinite().all()).int() for _, gradient in named]
+    flags = reduce(torch.stack(flags)).tolist() if named else []
+    bad = [name for (name, _), flag in zip(named, flags, strict=True) if flag]
+    if not bad:
+        return "the norm of the gradient is not finite, though every part of it is"
+    more = f" and {len(bad) - NAMES_SHOWN} more" if len(bad) > NAMES_SHOWN else ""
+    return f"the gradient of {', '.join(bad[:NAMES_SHOWN])}{more} (of {len(named)} parameters) is not finite"

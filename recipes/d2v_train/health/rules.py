@@ -1,0 +1,334 @@
+"""What log records tell about the health of a run: explicit rules, each with its numbers and its advice.
+
+A rule looks at the last records of one modality and holds only if all of them agree, because good runs have bad
+records: a loss that falls, rises tenfold and falls again, or targets that tell nothing for a hundred steps. The limits
+were chosen on recorded runs, good and bad ones; `tests/fixtures/logs` keeps parts of them.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from statistics import mean, median
+from typing import Any
+
+from d2v_train.options.run import Options
+
+
+POSITION_ALARM = 0.95
+
+
+"""Share of the targets' variance explained by position; pictures of digits reach 0.93 in runs that learn well."""
+
+
+PREDICTION_ALARM = 0.95
+
+
+"""The same for the predictions. Good runs reached 0.93, others 0.90 on the way to something better; a speech run whose
+targets told nothing 0.98 and a loss of 1 % of its first. One was above it for eight records and then came free."""
+
+
+NEIGHBOUR_ALARM = 0.95
+
+
+"""The same for the token beside; speech that learns reaches 0.7."""
+
+
+RANK_ALARM = 1.5
+
+
+"""Effective rank of the predictions; images at a 15- to 50-fold learning rate end at 1.0 to 1.3, good ones
+above 2.5."""
+
+
+LOCAL_ALARM, LOCAL_FLOOR = 0.2, 0.02
+
+
+"""Standard deviation of the local encoder as a share of its first: good runs kept 0.3, useless ones 0.1, those with an
+absurd learning rate 0.01, from which nothing comes back."""
+
+
+WEAK_PREDICTIONS = 0.05
+
+
+"""Standard deviation of the predictions as a share of the targets'."""
+
+
+WORSE_THAN_CONSTANT = -0.1
+
+
+"""Share explained by the predictions of a run that has diverged; good runs pass it for a record or two."""
+
+
+LONG, PASSING = 4, 2
+
+
+"""Times the patience, for what may well last a while, or be over soon."""
+
+
+DATA_WAIT_ALARM = 0.3
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something that a user should know.
+
+    Attributes:
+        name: of the rule.
+        modality: that it is about, or None.
+        message: what was seen, what it means, and what to change.
+        stop: whether training cannot usefully go on.
+    """
+
+    name: str
+    modality: str | None
+    message: str
+    stop: bool = False
+
+
+class Series:
+    """The records of one modality: the last ones, and what the first said.
+
+    Args:
+        patience: records that must agree.
+    """
+
+    def __init__(self, patience: int):
+        self.patience = patience
+        self.window: deque[dict[str, Any]] = deque(maxlen=LONG * patience)
+        self.first: dict[str, Any] = {}
+        self.lowest_loss = float("inf")
+        self.early_grad_norm: float | None = None
+
+    def begin(self, record: dict[str, Any]) -> None:
+        """Keeps what the first record says, which may be too early to judge."""
+        if not self.first:
+            self.first = record
+
+    def add(self, record: dict[str, Any]) -> None:
+        """Adds a record (names without the modality) that is to be judged."""
+        self.window.append(record)
+        losses = self.last("loss")
+        if losses:
+            self.lowest_loss = min(self.lowest_loss, mean(losses))
+        if self.early_grad_norm is None and self.last("grad_norm"):
+            self.early_grad_norm = median(self.last("grad_norm"))
+
+    def last(self, name: str, times: int = 1) -> list[float]:
+        """Values of the last `times` x patience records; empty unless there are as many and each holds it."""
+        count = times * self.patience
+        values = [record.get(name) for record in list(self.window)[-count:]]
+        return [] if len(values) < count or None in values else values
+
+    def always(self, name: str, test: Callable[[float], bool], times: int = 1) -> bool:
+        """Whether the value passes in all of these records."""
+        values = self.last(name, times)
+        return bool(values) and all(map(test, values))
+
+
+def judge(name: str, series: Series, options: Options) -> Iterator[Finding]:
+    """Findings about a modality after its newest record."""
+    for rule in (_collapse, _local_encoder, _divergence, _easy_targets, _weak_predictions, _gradients, _fast_teacher):
+        for kind, message, stop in rule(name, series, options):
+            yield Finding(kind, name, message, stop)
+
+
+def _collapse(name: str, series: Series, options: Options) -> Iterable[tuple[str, str, bool]]:
+    for kind, floor in (("target_std", options.min_target_std), ("prediction_std", options.min_prediction_std)):
+        if series.always(kind, lambda value, floor=floor: value < floor):
+            yield (
+                f"{kind}_collapsed",
+                f"The {kind} of {name} is {series.last(kind)[-1]:.4f}, below min_{kind}={floor} in {series.patience} "
+                f"log lines in a row: tokens no longer differ. {_lower_rate(options)}, lengthen optim.warmup, raise "
+                f"model.ema_decay, or mask more of the input; min_{kind}=0 switches this check off.",
+                True,
+            )
+
+
+def _local_encoder(name: str, series: Series, options: Options) -> Iterable[tuple[str, str, bool]]:
+    start = series.first.get("local_std")
+    if not start:
+        return
+    now = series.last("local_std")[-1:]
+    if series.always("local_std", lambda value: value < LOCAL_FLOOR * start):
+        yield (
+            "local_encoder_dead",
+            f"The features of the local encoder of {name} have a standard deviation of {now[0]:.4f}, {start:.3f} at "
+            f"the start: the input no longer reaches the model. {_lower_rate(options)}, lengthen optim.warmup, or "
+            "lower optim.weight_decay.",
+            True,
+        )
+    elif series.always("local_std", lambda value: value < LOCAL_ALARM * start):
+        yield (
+            "local_encoder_weak",
+            f"The features of the local encoder of {name} have a standard deviation of {now[0]:.4f}, {start:.3f} at "
+            "the start: the model makes less and less of the input. Trust a probe, not the loss. "
+            + _position_advice(name, options),
+            False,
+        )
+
+
+def _divergence(name: str, series: Series, options: Options) -> Iterable[tuple[str, str, bool]]:
+    if series.always("explained_by_prediction", lambda value: value < WORSE_THAN_CONSTANT):
+        share, long = series.last("explained_by_prediction")[-1], LONG * series.patience
+        lasting = series.always("explained_by_prediction", lambda value: value < WORSE_THAN_CONSTANT, LONG)
+        yield (
+            "diverged" if lasting else "worse_than_constant",
+            f"The predictions of {name} are worse than a constant would be (they explain {share:.2f} of the targets' "
+            f"variance) for {long if lasting else series.patience} log lines: training diverges. "
+            f"{_lower_rate(options)}, lengthen optim.warmup (now {options.warmup_steps} steps), or set "
+            "optim.max_grad_norm to about 1.",
+            lasting,
+        )
+    elif series.always("explained_by_prediction", lambda value: value < 0.01, LONG):
+        yield (
+            "nothing_predicted",
+            f"For {LONG * series.patience} log lines the predictions of {name} were no better than the mean of the "
+            "targets. Text and large models may stay so for a while; if it lasts, warm up longer (now "
+            f"{options.warmup_steps} steps), or change optim.lr={options.optim.lr:g} by a factor of 3 either way.",
+            False,
+        )
+    if series.always("prediction_rank", lambda value: value < RANK_ALARM):
+        rank = series.last("prediction_rank")[-1]
+        yield (
+            "predictions_in_one_direction",
+            f"The predictions of {name} differ in one direction only (effective rank {rank:.2f} for "
+            f"{series.patience} log lines), though their standard deviation looks sound: the encoder tells tokens "
+            f"apart by hardly anything. {_lower_rate(options)}, or raise model.ema_decay.",
+            False,
+        )
+
+
+def _easy_targets(name: str, series: Series, options: Options) -> Iterable[tuple[str, str, bool]]:
+    if series.last("explained_by_position") and median(series.last("explained_by_position")) > POSITION_ALARM:
+        share = 100 * median(series.last("explained_by_position"))
+        yield (
+            "targets_of_position",
+            f"{share:.0f} % of the variance of the {name} targets is the same in every sample at the same position, "
+            "so they can be predicted without looking at the input. Trust a probe, not the loss. "
+            + _position_advice(name, options),
+            False,
+        )
+    if series.always("explained_by_prediction", lambda value: value > PREDICTION_ALARM, PASSING):
+        share, loss = 100 * series.last("explained_by_prediction")[-1], series.last("loss")[-1]
+        yield (
+            "targets_too_easy",
+            f"The predictions of {name} explain {share:.0f} % of the targets' variance (loss {loss:.3g}, "
+            f"{series.first.get('loss', loss):.3g} at the start): so easy are targets that tell little of the input, "
+            "though loss and standard deviations look good. Trust a probe, not the loss. "
+            + _position_advice(name, options),
+            False,
+        )
+    if series.always("explained_by_neighbour", lambda value: value > NEIGHBOUR_ALARM):
+        share = 100 * series.last("explained_by_neighbour")[-1]
+        yield (
+            "targets_constant",
+            f"{share:.0f} % of the variance of the {name} targets is the same in the next token: they hardly change "
+            "along the sample and can be copied from what is visible. Hide longer spans "
+            f"({modality_key(options, name)}.mask_length), raise model.ema_decay, or average fewer blocks "
+            f"({modality_key(options, name)}.average_top_k_layers).",
+            False,
+        )
+
+
+def _weak_predictions(name: str, series: Series, options: Options) -> Iterable[tuple[str, str, bool]]:
+    pairs = list(zip(series.last("prediction_std"), series.last("target_std"), strict=False))
+    if pairs and all(prediction < WEAK_PREDICTIONS * target for prediction, target in pairs):
+        prediction, target = pairs[-1]
+        yield (
+            "weak_predictions",
+            f"The predictions of {name} hardly differ from token to token: standard deviation {prediction:.3f}, "
+            f"targets {target:.3f}, for {series.patience} log lines. If it lasts, warm up longer, lower optim.lr="
+            f"{options.optim.lr:g}, or mask less, so that there is something to predict from.",
+            False,
+        )
+
+
+def _gradients(name: str, series: Series, options: Options) -> Iterable[tuple[str, str, bool]]:
+    limit = options.optim.max_grad_norm
+    norms = series.last("grad_norm")
+    if limit and norms and min(norms) > 100 * limit:
+        yield (
+            "always_clipped",
+            f"The norm of the gradient is {median(norms):.3g}, over a hundred times optim.max_grad_norm={limit:g}, "
+            f"in {series.patience} log lines in a row: the limit cuts every step instead of the odd one. Raise it to "
+            f"about {2 * median(norms):.2g}, or lower optim.lr if the norm grows.",
+            False,
+        )
+    if norms and series.early_grad_norm and min(norms) > 10 * series.early_grad_norm:
+        yield (
+            "growing_gradients",
+            f"The norm of the gradient has grown from {series.early_grad_norm:.3g} to {median(norms):.3g}: training "
+            f"is about to diverge. {_lower_rate(options)}, or set optim.max_grad_norm to about "
+            f"{3 * series.early_grad_norm:.2g}.",
+            False,
+        )
+
+
+def _fast_teacher(name: str, series: Series, options: Options) -> Iterable[tuple[str, str, bool]]:
+    if series.always("ema_decay", lambda value: value < 0.98) and series.always(
+        "loss", lambda value: value > 2 * series.lowest_loss
+    ):
+        yield (
+            "unsteady_targets",
+            f"The loss of {name} is {series.last('loss')[-1]:.3g}, it was {series.lowest_loss:.3g} before, and the "
+            f"teacher follows the student within a few steps (ema_decay {series.last('ema_decay')[-1]:.4g}): the "
+            "targets move faster than they are learned. Raise model.ema_decay to 0.99 or more.",
+            False,
+        )
+
+
+def judge_run(window: Series, options: Options) -> Iterator[Finding]:
+    """Findings about the run as a whole after its newest record."""
+    if window.always("data_wait", lambda value: value > DATA_WAIT_ALARM):
+        share = 100 * mean(window.last("data_wait"))
+        yield Finding(
+            "waits_for_data",
+            None,
+            f"{share:.0f} % of the time is spent waiting for data. Raise data.num_workers (now "
+            f"{options.data.num_workers}) up to the number of processor cores for each GPU, or keep the data on a "
+            "faster disk.",
+        )
+
+
+def judge_mask(name: str, record: dict[str, Any], options: Options) -> Iterator[Finding]:
+    """Findings about the first record's mask."""
+    share = record.get("masked_fraction")
+    if share is not None and not 0.1 <= share <= 0.95:
+        amount = "almost nothing is visible to predict from" if share > 0.5 else "hardly anything is left to predict"
+        yield Finding(
+            "mask",
+            name,
+            f"{100 * share:.0f} % of the tokens of {name} are masked: {amount}. Published runs mask 50 to 80 %; see "
+            f"mask_prob and its neighbours in {modality_key(options, name)}.",
+        )
+
+
+def modality_key(options: Options, name: str) -> str:
+    """Where a run sets the masks and targets of a modality: with `backbone` there is one, without a section."""
+    return "model" if options.backbone is not None else f"model.{name}_config"
+
+
+def _lower_rate(options: Options) -> str:
+    rate = options.optim.lr
+    return f"Lower optim.lr from {rate:g} to about {min(rate / 3, 1e-3):.1g}"
+
+
+def _position_advice(name: str, options: Options) -> str:
+    """How to keep targets from being told by their position."""
+    if name == "audio":
+        settings = options.model.get("audio_config") or {}
+        now = ", ".join(f"{key}={settings[key]}" for key in ("conv_pos_width", "conv_pos_depth") if key in settings)
+        width = f"model.audio_config.conv_pos_width{', now ' + now if now else ''}"
+        narrow = f"narrow the position convolutions ({width}), " if options.backbone is None else ""
+        return (
+            "Cut windows of random length (audio.transform.crop_seconds=[1.0, 2.0]) out of a stream of recordings "
+            f"(audio.transform.concat_group=true), {narrow}or raise model.ema_decay."
+        )
+    if name == "vision":
+        return (
+            "Vary where things are (vision.transform.crop_scale=[0.4, 1.0]), mask more, or raise model.ema_decay if "
+            "the teacher follows within a few steps."
+        )
+    return "Let documents start anywhere (longer or packed texts), mask more, or raise model.ema_decay."

@@ -1,0 +1,202 @@
+"""From a recording to the model's input: crop, speed, equaliser, normalisation."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from d2v_train.data.records import RawDataset
+from d2v_train.data.tables import SAMPLING_RATE
+from d2v_train.inputs.checks import _range
+from d2v_train.support.extras import need
+
+
+logger = logging.getLogger(__name__)
+
+
+CROP_LENGTHS = 11
+
+
+@dataclass
+class AudioTransform:
+    """Waveform to a standardised tensor (S,), mean 0 and variance 1 over the crop.
+
+    In training: optionally the clip followed by random others of the same speaker until `crop_seconds` are full, then
+    a crop of random length and place. In evaluation: the clip as it is, at most `max_seconds` of its beginning.
+
+    Attributes:
+        min_samples: Shorter clips are filled up with zeros after standardisation, and the zeros count as real; set by
+            `build_transform` to what two frames of the model need, the least that can be masked.
+        crop_seconds: Shortest and longest crop in seconds, one number for both, or None to keep whole clips. A clip
+            that is shorter than its crop stays whole.
+        concat_group: Whether clips of one group are concatenated up to the crop length. Without it, a set of single
+            words teaches where in the window things are instead of what they are. Data that does not tell the groups
+            is cropped without it, with a warning: voices that change within a window would be a giveaway.
+        speed: Slowest and fastest speed of a training clip or crop, or None for its own: tempo and pitch change
+            together, as if more people spoke.
+        equaliser: Standard deviation in decibels of the random gains that a training clip or crop gets at eight
+            frequencies, as if each came from another microphone; 0 = as recorded. Loudness is not kept, which only
+            tells where clips are not standardised.
+        max_seconds: Longest clip in evaluation and without crops, in seconds; None = no limit.
+        standardised: Whether each clip gets mean 0 and variance 1; without it, samples keep their range of -1 to 1.
+        train: Whether to augment.
+    """
+
+    min_samples: int = 400
+    crop_seconds: tuple[float, float] | None = None
+    concat_group: bool = False
+    speed: tuple[float, float] | None = None
+    equaliser: float = 0.0
+    max_seconds: float | None = None
+    standardised: bool = True
+    train: bool = True
+
+    def __post_init__(self):
+        if self.speed is not None:
+            self.speed = _range("speed", self.speed, 0.0, float("inf"))
+        self._equalise = Equaliser(self.equaliser)
+        if self.crop_seconds is not None:
+            self.crop_seconds = _range("crop_seconds", self.crop_seconds, 0.0, float("inf"))
+        elif self.concat_group:
+            raise ValueError("Audio option concat_group needs crop_seconds: clips are concatenated up to that length.")
+        self._dataset: RawDataset | None = None
+        self._members: dict[str, np.ndarray] = {}
+        self._block: int | None = None
+        self.concatenates = self.train and self.concat_group
+
+    def prepare(self, dataset: RawDataset, block: int | None = None) -> RawDataset:
+        """Index the groups of `dataset`, where clips are to be concatenated.
+
+        Without groups, clips are cropped one by one, and a warning says so.
+
+        Args:
+            dataset: Recordings.
+            block: Join a clip only with others of its block of so many consecutive ones: a stream has no more at hand.
+        """
+        self._block = block
+        self.concatenates = self.train and self.concat_group and dataset.groups is not None
+        if self.train and self.concat_group and dataset.groups is None:
+            logger.warning(
+                "audio.transform.concat_group joins clips of one speaker, but nothing in the data %s tells the "
+                "speaker: each of its clips is cropped by itself. Name the column of the speaker with "
+                "audio.dataset.group_column (for a plain folder, a column of its metadata.csv), or set concat_group "
+                "to false.",
+                dataset.source,
+            )
+        if self.concatenates:
+            groups = np.array(dataset.groups)
+            order = np.argsort(groups, kind="stable")
+            names, starts = np.unique(groups[order], return_index=True)
+            parts = np.split(order, starts[1:])
+            self._members = dict(zip(names.tolist(), parts, strict=True))
+            self._dataset = dataset
+        return dataset
+
+    def __call__(self, record: dict[str, Any], seed: int = 0) -> dict[str, Any]:
+        """Return {"input_values": float32 (S,), "id"}.
+
+        Raises:
+            ValueError: If clips are to be concatenated and `prepare` was not called.
+        """
+        samples = record["audio"]
+        rng = np.random.default_rng(seed)
+        speed = rng.uniform(*self.speed) if self.train and self.speed is not None else 1.0
+        if self.train and self.crop_seconds is not None:
+            length = max(1, round(self._crop_length(rng) * speed))
+            if self.concatenates:
+                samples = self._concatenate(record, length, rng)
+            start = int(rng.integers(max(0, len(samples) - length) + 1))
+            samples = samples[start : start + length]
+        elif self.max_seconds is not None:
+            samples = samples[: round(self.max_seconds * SAMPLING_RATE * speed)]
+        if speed != 1.0:
+            samples = _change_speed(samples, speed)
+        if self.train and self.equaliser:
+            samples = self._equalise(samples, rng)
+        samples = standardise(samples) if self.standardised else samples.astype(np.float32)
+        if len(samples) < self.min_samples:
+            samples = np.pad(samples, (0, self.min_samples - len(samples)))
+        return {"input_values": torch.from_numpy(samples), "id": record["id"]}
+
+    def _crop_length(self, rng: np.random.Generator) -> int:
+        """Return a random length in samples, one of `CROP_LENGTHS`.
+
+        A shape that comes back costs a convolution library nothing; preparing for a new one takes a quarter of a small
+        step.
+        """
+        least, greatest = self.crop_seconds
+        seconds = least + (greatest - least) * rng.integers(CROP_LENGTHS) / (CROP_LENGTHS - 1)
+        return round(seconds * SAMPLING_RATE)
+
+    def _concatenate(self, record: dict[str, Any], length: int, rng: np.random.Generator) -> np.ndarray:
+        """Return the record's clip and random others of its group, with at least one clip more than `length` needs.
+
+        The one more lets the crop start anywhere in the first clip.
+        """
+        if self._dataset is None:
+            raise ValueError("Call transform.prepare(dataset) first: clips of the same speaker are taken from there.")
+        members = self._members[record["group"]]
+        if self._block is not None:
+            first = record.get("place", record["id"]) // self._block * self._block
+            near = members[slice(*np.searchsorted(members, [first, first + self._block]))]
+            members = near if len(near) else members  # the substitute of a bad clip may be of a neighbouring block
+        clips = [record["audio"]]
+        total, wanted = len(clips[0]), length + len(clips[0])
+        while total < wanted:
+            clip = self._dataset[int(members[rng.integers(len(members))])]["audio"]
+            clips.append(clip)
+            total += len(clip)
+        return np.concatenate(clips)
+
+
+def standardise(samples: np.ndarray) -> np.ndarray:
+    """Return (S,) float32 of mean 0 and variance 1; a constant signal becomes zeros.
+
+    The small number under the root is that of `Wav2Vec2FeatureExtractor`, which users of the exported model will run.
+    """
+    samples = samples.astype(np.float32)
+    return (samples - samples.mean()) / np.sqrt(samples.var() + 1e-7)
+
+
+def _change_speed(samples: np.ndarray, speed: float) -> np.ndarray:
+    """Return (round(S / speed),) samples: the recording played faster or slower."""
+    length = max(1, round(len(samples) / speed))
+    changed = need("soxr", "audio").resample(samples, SAMPLING_RATE * speed, SAMPLING_RATE, quality="MQ")[:length]
+    return np.pad(changed, (0, length - len(changed)))
+
+
+KNOTS = 8
+
+
+"""Frequencies that are given a gain of their own: few, so that a vowel remains the vowel that it is."""
+
+
+class Equaliser:
+    """Multiplies the spectrum of a recording by a smooth random curve.
+
+    The curve is straight in decibels between `KNOTS` gains, which lie evenly on the mel scale from 0 Hz to half the
+    sampling rate and are independent and normal.
+
+    Args:
+        decibels: standard deviation of the gains.
+    """
+
+    def __init__(self, decibels: float):
+        self.decibels = decibels
+
+    def __call__(self, samples: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """Return (S,) float32, of the same length as the recording (S,)."""
+        hertz = np.fft.rfftfreq(len(samples), 1 / SAMPLING_RATE)
+        knots = np.linspace(0.0, _mel(SAMPLING_RATE / 2), KNOTS)
+        gains = rng.normal(0.0, self.decibels, KNOTS)
+        curve = 10 ** (np.interp(_mel(hertz), knots, gains) / 20)
+        return np.fft.irfft(np.fft.rfft(samples) * curve, len(samples)).astype(np.float32)
+
+
+def _mel(hertz: np.ndarray | float) -> np.ndarray | float:
+    """Pitch as it is heard, in mel (O'Shaughnessy's formula)."""
+    return 2595 * np.log10(1 + np.asarray(hertz) / 700)

@@ -1,0 +1,72 @@
+"""Processors of transformers with the settings of a run's transforms."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+from transformers import Wav2Vec2FeatureExtractor
+
+from d2v_train.support.extras import need
+from modeling_d2v import Data2VecConfig, Data2VecImageProcessor, Data2VecProcessor
+
+
+def image_processor(config: Data2VecConfig, transform: Any) -> Data2VecImageProcessor:
+    """Image processor with the size and normalisation that the model was trained with.
+
+    It does what `VisionTransform` does in evaluation: shorter side resized, centre cut out, colours as the model takes
+    them.
+
+    Args:
+        config: configuration of the model.
+        transform: `VisionTransform` of the run.
+
+    Raises:
+        MissingDependencyError: pillow is not installed.
+    """
+    need("PIL.Image", "vision")
+    size, channels = config.vision_config.image_size, config.vision_config.num_channels
+    return Data2VecImageProcessor(
+        num_channels=channels,
+        size={"shortest_edge": size},
+        crop_size={"height": size, "width": size},
+        resample=3,  # bicubic, as in training
+        image_mean=np.broadcast_to(transform.mean, channels).tolist(),
+        image_std=np.broadcast_to(transform.std, channels).tolist(),
+    )
+
+
+def feature_extractor(config: Data2VecConfig) -> Wav2Vec2FeatureExtractor:
+    """Feature extractor that standardises each waveform, as in training."""
+    return Wav2Vec2FeatureExtractor(
+        feature_size=1,
+        sampling_rate=config.audio_config.sampling_rate,
+        padding_value=0.0,
+        do_normalize=True,
+        return_attention_mask=True,
+    )
+
+
+def input_processor(config: Data2VecConfig, transforms: dict[str, Any], tokenizer: Any = None) -> Data2VecProcessor:
+    """What prepares the inputs of a model, for each modality of its run; arguments as of `export`."""
+    parts: dict[str, Any] = {}
+    if "vision" in transforms:
+        parts["image_processor"] = image_processor(config, transforms["vision"])
+    if "audio" in transforms:
+        parts["feature_extractor"] = feature_extractor(config)
+    if tokenizer is not None:
+        # What the model takes at most, so that users may truncate without naming a length.
+        tokenizer.model_max_length = config.text_config.max_position_embeddings
+        parts["tokenizer"] = tokenizer
+    return Data2VecProcessor(**parts)
+
+
+def input_files(config: Data2VecConfig, transforms: dict[str, Any], tokenizer: Any = None) -> dict[str, bytes]:
+    """The settings of `input_processor` by file name, for checkpoints, which can then be used as they are."""
+    with TemporaryDirectory() as folder:
+        input_processor(config, transforms, tokenizer).save_pretrained(folder)
+        files = sorted(path for path in Path(folder).iterdir() if path.is_file() and path.suffix != ".py")
+        # Not every tokenizer is a text: vocabularies of sentencepiece are not.
+        return {path.name: path.read_bytes() for path in files}

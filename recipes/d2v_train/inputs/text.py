@@ -1,0 +1,49 @@
+"""From a document to the model's input."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from d2v_train.data.records import RawDataset
+from d2v_train.inputs.packing import PackedTextDataset
+
+
+@dataclass
+class TextTransform:
+    """Text to token ids (T,): <s> text </s>, or <s> text </s></s> text pair </s>, cut to `max_length`.
+
+    In training with `pack`, `prepare` returns blocks of exactly `max_length` tokens, which pass through unchanged.
+
+    Attributes:
+        tokenizer: Of `build_tokenizer` or `load_tokenizer`.
+        max_length: Tokens, special ones included.
+        pack: Whether training documents are joined and cut into blocks.
+        cache_dir: Folder that keeps packed tokens between runs; None keeps them in memory only.
+        train: Whether `prepare` packs.
+    """
+
+    tokenizer: Any
+    max_length: int = 512
+    pack: bool = True
+    cache_dir: str | None = None
+    train: bool = True
+
+    def prepare(self, dataset: RawDataset) -> RawDataset | PackedTextDataset:
+        """Return the blocks that `dataset` packs into, or in evaluation `dataset` itself."""
+        if self.train and self.pack:
+            return PackedTextDataset(dataset, self.tokenizer, self.max_length, cache_dir=self.cache_dir)
+        return dataset
+
+    def __call__(self, record: dict[str, Any], seed: int = 0) -> dict[str, Any]:
+        """Return {"input_ids": int64 (T,), "id"}."""
+        ids = record.get("input_ids")
+        if ids is None:
+            encoded = self.tokenizer(
+                record["text"], record.get("text_pair"), truncation=True, max_length=self.max_length
+            )
+            ids = encoded["input_ids"]
+        return {"input_ids": torch.as_tensor(np.asarray(ids, dtype=np.int64)), "id": record["id"]}

@@ -1,0 +1,125 @@
+"""A byte-level BPE tokenizer with the special ids of RoBERTa, trained on the data or loaded.
+
+Ids: <s> 0, <pad> 1, </s> 2, <unk> 3, then 256 bytes and merges, <mask> last. Any text can be written; nothing becomes
+<unk>.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from transformers import AutoTokenizer
+
+
+SUBWORD_SPECIALS = ["<s>", "<pad>", "</s>", "<unk>"]
+
+
+MASK_TOKEN = "<mask>"
+
+
+SMALLEST_VOCABULARY = len(SUBWORD_SPECIALS) + 256 + 1
+
+
+def build_tokenizer(texts: Iterable[str], vocab_size: int = 8192, max_length: int | None = None) -> Any:
+    """Train a tokenizer; the same texts in the same order give the same tokenizer.
+
+    Args:
+        texts: Documents to train on.
+        vocab_size: Number of entries, <mask> included. Little text gives fewer: see `len(tokenizer)`.
+        max_length: Longest input in tokens that the model takes; stored with the tokenizer. None = no limit.
+
+    Returns:
+        `PreTrainedTokenizerFast`; after `save_pretrained`, `AutoTokenizer.from_pretrained` loads it.
+
+    Raises:
+        ValueError: If `vocab_size` does not even hold the 256 bytes and the special tokens.
+    """
+    if vocab_size < SMALLEST_VOCABULARY:
+        raise ValueError(
+            f"A vocabulary of {vocab_size} is too small for byte-level BPE; the 256 bytes and 5 special tokens alone "
+            f"take {SMALLEST_VOCABULARY}."
+        )
+    tokenizer = Tokenizer(models.BPE(unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)  # training splits text by it
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size - 1,
+        min_frequency=2,
+        special_tokens=SUBWORD_SPECIALS,
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return finish_tokenizer(tokenizer, max_length)
+
+
+def finish_tokenizer(tokenizer: Tokenizer, max_length: int | None = None) -> Any:
+    """A byte-level BPE model with <s> 0, <pad> 1, </s> 2 and <unk> 3 as the tokenizer that transformers loads.
+
+    Args:
+        tokenizer: What splits text and knows the vocabulary; <mask> is added where it lacks it.
+        max_length: Longest input in tokens that the model takes. None = no limit.
+    """
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0), add_prefix_space=False)
+    extra = {} if max_length is None else {"model_max_length": max_length}
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token="<s>",
+        eos_token="</s>",
+        cls_token="<s>",
+        sep_token="</s>",
+        pad_token="<pad>",
+        unk_token="<unk>",
+        mask_token=MASK_TOKEN,
+        model_input_names=["input_ids", "attention_mask"],
+        **extra,
+    )
+
+
+def load_tokenizer(name: str, **options: Any) -> Any:
+    """Load the tokenizer of a folder or of the Hub, with `options` of `AutoTokenizer.from_pretrained`.
+
+    Raises:
+        ValueError: If it lacks one of the tokens that packing and masking need.
+    """
+
+    tokenizer = AutoTokenizer.from_pretrained(name, **options)
+    # A tokenizer of BERT's kind has [CLS] and [SEP] in the places of <s> and </s>.
+    tokenizer.bos_token = tokenizer.bos_token or tokenizer.cls_token
+    tokenizer.eos_token = tokenizer.eos_token or tokenizer.sep_token
+    missing = [token for token in ("bos_token", "eos_token", "pad_token") if getattr(tokenizer, token) is None]
+    if missing:
+        raise ValueError(
+            f"The tokenizer {name!r} has no {', '.join(missing)}. Use one that has, or train one: `build_tokenizer`."
+        )
+    return tokenizer
+
+
+def check_vocabulary(tokenizer: Any, rows: int, how: str) -> None:
+    """Check once what a model on a GPU does not check: that it has a row for every token.
+
+    Args:
+        tokenizer: That makes the model's inputs.
+        rows: Size of the model's vocabulary.
+        how: To name the right tokenizer, for the message.
+
+    Raises:
+        ValueError: If there are more tokens.
+    """
+    if len(tokenizer) > rows:
+        raise ValueError(
+            f"The tokenizer {tokenizer.name_or_path} has {len(tokenizer)} tokens, the model {rows}. Name the one that "
+            f"the model was trained with {how}."
+        )
+
+
+# The order of the published models; the first is the blank of CTC.
+CTC_SPECIALS = ("<pad>", "<s>", "</s>", "<unk>")
+
+
+WORD_DELIMITER = "|"

@@ -1,0 +1,77 @@
+"""From a record to the model's input: crops, flips, standardisation, tokens.
+
+`transform(record, seed)` is a pure function: all that is random comes from a NumPy generator seeded by `seed`, so a
+sample is the same whichever worker prepares it. `transform.prepare(dataset)` returns the data set to draw records
+from, after the transform took from it what it needs: clips of the same speaker, or documents packed into blocks.
+
+Legend: C channels, H height, W width, S waveform samples, T tokens.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from typing import Any
+
+from d2v_train.inputs.audio import AudioTransform
+from d2v_train.inputs.text import TextTransform
+from d2v_train.inputs.vision import VisionTransform
+
+
+"""Lengths of training crops, evenly spaced over their range."""
+
+
+def build_transform(
+    modality: str, options: dict[str, Any] | None, model_config: Any, tokenizer: Any = None, train: bool = True
+) -> VisionTransform | AudioTransform | TextTransform:
+    """Build the transform of a modality.
+
+    Args:
+        modality: "text", "vision" or "audio".
+        options: Attributes of `VisionTransform`, `AudioTransform` or `TextTransform`; what is not given follows from
+            `model_config` (image size, channels, shortest waveform, longest text).
+        model_config: `Data2VecConfig`.
+        tokenizer: For text.
+        train: Whether to augment and pack.
+
+    Raises:
+        ValueError: If an option is unknown or wrong, or text has no tokenizer.
+    """
+    config = model_config.modality_config(modality)
+    if modality == "vision":
+        kind, given = VisionTransform, {"image_size": config.image_size, "num_channels": config.num_channels}
+    elif modality == "audio":
+        kind, given = AudioTransform, {"min_samples": config.frame_width + config.frame_stride}
+    else:
+        if tokenizer is None:
+            raise ValueError("The text transform needs a tokenizer; see `build_tokenizer` and `load_tokenizer`.")
+        kind, given = TextTransform, {"tokenizer": tokenizer, "max_length": config.max_position_embeddings}
+    valid = [field.name for field in dataclasses.fields(kind) if field.name not in ("train", "tokenizer")]
+    for name in options or {}:
+        if name not in valid:
+            close = difflib.get_close_matches(name, valid, n=1)
+            hint = f"Did you mean {close[0]!r}?" if close else f"Valid: {', '.join(valid)}."
+            raise ValueError(f"The {modality} transform has no option {name!r}. {hint}")
+    for name, value in (options or {}).items():
+        _check_kind(modality, name, value)
+    return kind(**(given | dict(options or {}) | {"train": train}))
+
+
+def _check_kind(modality: str, name: str, value: Any) -> None:
+    """Refuse a value that is no switch or no number where the option is one; ranges are checked elsewhere."""
+    if name in ("flip", "concat_group", "pack", "standardised"):
+        fits, kind = isinstance(value, bool), "true or false"
+    elif name in ("image_size", "num_channels", "min_samples", "max_length"):
+        fits, kind = isinstance(value, int) and not isinstance(value, bool) and value > 0, "a whole number above 0"
+    elif name == "max_seconds":
+        fits, kind = value is None or (isinstance(value, int | float) and value > 0), "a number above 0"
+    elif name == "equaliser":
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        # Far more than any microphone: what overflowed would be counted as a damaged recording.
+        fits, kind = number and 0 <= value <= 60, "a number of decibels from 0 to 60"
+    elif name == "color_jitter":
+        fits, kind = isinstance(value, int | float) and 0 <= value <= 1, "a number from 0 to 1"
+    else:
+        return
+    if not fits:
+        raise ValueError(f"The {modality} transform option {name} is {value!r}; it must be {kind}.")

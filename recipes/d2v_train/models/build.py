@@ -1,0 +1,100 @@
+"""From options to the parts of a run: configuration, tokenizer, model, data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from transformers import AutoConfig, set_seed
+
+from d2v_train.models.backbones import build_backbone_config, build_backbone_model
+from d2v_train.options.errors import OptionError
+from d2v_train.options.run import Options
+from modeling_d2v import Data2VecConfig, Data2VecForPreTraining
+
+
+def build_config(options: Options, vocab_size: int | None = None) -> Data2VecConfig:
+    """Configuration of the model: preset, `init_from` or `backbone`, then the fields of the `model` section.
+
+    Args:
+        options: the run's options.
+        vocab_size: entries of the tokenizer, which decide the size of the text embedding.
+    """
+    if options.backbone is not None:
+        return build_backbone_config(options)
+    fields = {key: dict(value) if isinstance(value, dict) else value for key, value in options.model.items()}
+    preset = fields.pop("preset", None)
+    if options.init_from is not None and preset is not None:
+        raise OptionError(f"init_from already decides the model, and model.preset={preset} contradicts it. Drop one.")
+    fields.setdefault("modalities", options.modalities)
+    if vocab_size is not None:
+        fields["text_config"] = {**(fields.get("text_config") or {}), "vocab_size": vocab_size}
+        # The last entry is the mask token; an id of the preset's larger vocabulary would lie outside.
+        fields["text_config"].setdefault("mask_token_id", vocab_size - 1)
+    if options.init_from is not None:
+        start = starting_config(options.init_from).to_dict()
+        fields["modalities"] = sorted({*start["modalities"], *fields["modalities"]})
+        fields = _merge(start, fields)
+        config = Data2VecConfig(**{key: value for key, value in fields.items() if key != "model_type"})
+    else:
+        config = Data2VecConfig.preset(preset, **fields) if preset else Data2VecConfig(**fields)
+    missing = [name for name in options.modalities if name not in config.modalities]
+    if missing:
+        raise OptionError(f"The run has a section for {', '.join(missing)}, but model.modalities is "
+                          f"{config.modalities}. Add it there, or set {missing[0]}=null.")  # fmt: skip
+    return config
+
+
+def starting_config(init_from: str) -> Data2VecConfig:
+    """Configuration of the checkpoint that a run starts from.
+
+    Raises:
+        OptionError: there is no such folder or repository, or it holds no model, or one of another kind.
+    """
+    try:
+        config = AutoConfig.from_pretrained(init_from)
+    except (OSError, ValueError) as error:
+        raise OptionError(
+            f"init_from={init_from} cannot be read; give the folder of a checkpoint, or the name of one on the Hub. "
+            f"({' '.join(str(error).split())})"
+        ) from error
+    if not isinstance(config, Data2VecConfig):
+        raise OptionError(f"init_from={init_from} is a model of type {config.model_type!r}. Give a checkpoint of this "
+                          f"package, of type {Data2VecConfig.model_type!r}.")  # fmt: skip
+    return config
+
+
+def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in over.items():
+        merged[key] = _merge(merged[key], value) if isinstance(value, dict) and merged.get(key) else value
+    return merged
+
+
+def build_model(options: Options, config: Data2VecConfig) -> Data2VecForPreTraining:
+    """Model with the weights of `init_from` or `backbone`, or new ones that follow from the seed alone.
+
+    Raises:
+        OptionError: the weights of `init_from` do not fit the `model` section.
+    """
+    set_seed(options.seed)
+    if options.backbone is not None:
+        model = build_backbone_model(options, config)
+    elif options.init_from is not None:
+        try:
+            model = Data2VecForPreTraining.from_pretrained(options.init_from, config=config)
+        except RuntimeError as error:
+            raise OptionError(
+                f"The weights of init_from={options.init_from} do not have the shapes that the model section asks "
+                "for. Leave out of the section what changes shapes, such as hidden_size: the checkpoint decides it. "
+                f"({' '.join(str(error).split())})"
+            ) from error
+        # The decay of the teacher follows the steps of this run, not those of the one before.
+        model.ema_step.zero_()
+    else:
+        model = Data2VecForPreTraining(config)
+    model = model.to(torch.float32)
+    if options.gradient_checkpointing:
+        model.activation_checkpointing_enable()
+    return model

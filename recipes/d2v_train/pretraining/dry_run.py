@@ -1,0 +1,280 @@
+"""What a run would be, without starting it: parameters, memory, data, time and disk.
+
+A few steps are read and taken with the real data, model and engine, in a scratch folder; the folder of the run is
+neither made nor written to.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+from d2v_train.batching.batches import MicroBatch, StepDataset, load_steps
+from d2v_train.health.advice import advice_at_start
+from d2v_train.measuring.flops import StepFlops
+from d2v_train.measuring.memory import FULL, Activations, current_memory, free_memory, state_bytes
+from d2v_train.measuring.speed import DTYPES, peak_memory_gib
+from d2v_train.options.errors import OptionError
+from d2v_train.options.run import Options
+from d2v_train.pretraining.dry_run_table import ADVICE, dry_run_table
+from d2v_train.pretraining.state import checkpoint_bytes
+from d2v_train.pretraining.training import Pretraining
+from d2v_train.support.processes import Processes
+from d2v_train.support.text import readable_bytes
+
+
+STEPS = 3
+
+
+"""Steps of each kind (each modality, or the mixture) that are taken; the first one is not timed."""
+
+
+SLOW_STEP_SECONDS = 20.0
+
+
+"""Seconds of a first step from which on it is the only one, and timed."""
+
+
+COUNTED = 2000
+
+
+"""Steps whose samples are counted at most; with token budgets, to count is to deal out all samples before."""
+
+
+_OWNERS = {
+    "data2vec.encoder": "shared blocks",
+    "data2vec.modality_encoders": "front end",
+    "decoders": "decoder",
+    "teacher": "teacher",
+}
+
+
+def dry_run(
+    options: Options, accelerator: Accelerator, processes: Processes, model: nn.Module, steps: StepDataset
+) -> dict[str, Any]:
+    """Takes a few steps and prints what they tell.
+
+    Returns:
+        The facts behind the table: "model", "memory", "data", "run", "advice".
+    """
+    parameters = count_parameters(model)
+    advice = [finding.message for finding in advice_at_start(options, model.config)]
+    with tempfile.TemporaryDirectory(prefix="dry_run_") as scratch:
+        rehearsal = Rehearsal(Pretraining(options, accelerator, processes, model, steps, Path(scratch)))
+        rehearsal.take()
+    facts = {"model": parameters, **rehearsal.facts(), "advice": advice}
+    if processes.main:
+        print(dry_run_table(options, facts), flush=True)
+    accelerator.end_training()
+    return facts
+
+
+def count_parameters(model: nn.Module) -> dict[str, int]:
+    """Parameters by part: front ends and decoders of each modality, shared blocks, teacher."""
+    counts: Counter[str] = Counter()
+    for name, parameter in model.named_parameters():
+        prefix = next((prefix for prefix in _OWNERS if name.startswith(prefix)), None)
+        part = _OWNERS.get(prefix, name.split(".")[0])
+        if part in ("front end", "decoder"):
+            part = f"{part} {name.removeprefix(prefix).split('.')[1]}"
+        counts[part] += parameter.numel()
+    order = ["front end", "shared blocks", "decoder", "teacher"]
+    place = {name: next((i for i, part in enumerate(order) if name.startswith(part)), 0) for name in counts}
+    return {name: counts[name] for name in sorted(counts, key=place.get)}
+
+
+class Rehearsal:
+    """A few steps of a run, and what was measured in them.
+
+    Args:
+        run: not yet started.
+    """
+
+    def __init__(self, run: Pretraining):
+        self.run, self.options, self.plan = run, run.options, run.steps.plan
+        self.processes, self.device = run.processes, run.processes.device
+        self.kinds = Counter(tuple(self.plan.modalities_at(step)) for step in range(len(self.plan.pattern)))
+        self.seconds: dict[tuple[str, ...], list[float]] = {kind: [] for kind in self.kinds}
+        self.loading: list[float] = []
+        self.batches: list[MicroBatch] = []
+        self.read: Counter[str] = Counter()
+        self.before: int | None = None
+        self.measured: float | None = None
+        self.failure: str | None = None
+
+    def take(self) -> None:
+        """Takes `STEPS` steps of each kind, or as many as memory and patience allow."""
+        self.run.speed.measure_peak(DTYPES[self.options.mixed_precision])
+        self.before = current_memory(self.device)
+        self.run.model.train()
+        for kind, step in self._chosen():
+            if sum(self.seconds[kind]) > SLOW_STEP_SECONDS:
+                continue
+            started = time.perf_counter()
+            (batches,) = load_steps(self.run.steps, step, step + 1)
+            self.loading.append(time.perf_counter() - started)
+            self.batches += batches
+            self.read.update(kind)
+            if self.failure is None:
+                self.failure = self.processes.first_problem(self._shortage(batches))
+            if self.failure is None:
+                self._step(kind, step, batches)
+        self.measured = None if self.failure else peak_memory_gib(self.device) * 2**30
+
+    def _chosen(self) -> list[tuple[tuple[str, ...], int]]:
+        """The first steps of each kind."""
+        steps = ((tuple(self.plan.modalities_at(step)), step) for step in range(STEPS * len(self.plan.pattern)))
+        found: dict[tuple[str, ...], list[int]] = {kind: [] for kind in self.kinds}
+        for kind, step in steps:
+            if len(found[kind]) < STEPS:
+                found[kind].append(step)
+        return [(kind, step) for kind, taken in found.items() for step in taken]
+
+    def _shortage(self, batches: list[MicroBatch]) -> str | None:
+        """What a step would lack of memory, as far as that can be told before."""
+        free, activations = free_memory(self.device), self._activations(batches)
+        if free is None or not activations:
+            return None
+        parts = self._state()
+        later = 0 if any(self.seconds.values()) else parts["gradients"] + parts["optimizer"]
+        needed = later + max(activations)
+        if needed < free:
+            return None
+        return f"it takes about {readable_bytes(needed)} more, and the machine has {readable_bytes(free)} left."
+
+    def _step(self, kind: tuple[str, ...], step: int, batches: list[MicroBatch]) -> None:
+        """Takes a step and its time; one that does not fit into the memory ends the attempts.
+
+        Raises:
+            OptionError: it does not, and there are other processes.
+        """
+        started = time.perf_counter()
+        try:
+            self.run.step = step
+            self.run.train_step([self.run.to_device(batch) for batch in batches])
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            self.failure = str(error).splitlines()[0]
+            if self.processes.count > 1:
+                # The others are in the middle of the step and wait for this one.
+                raise OptionError(
+                    f"A step does not fit into the memory of process {self.processes.rank}: "
+                    f"{self.failure}. {ADVICE} A dry run of a single process tells the estimate all the same."
+                ) from error
+            return
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        # The same number in all processes, which decide by it whether to take another step.
+        taken = torch.tensor(time.perf_counter() - started, device=self.device)
+        self.seconds[kind].append(self.processes.sum(taken).item() / self.processes.count)
+
+    def facts(self) -> dict[str, Any]:
+        """What the steps told, for the run as a whole; every process must call it."""
+        return {"memory": self._memory(), "data": self._data(), "run": self._run()}
+
+    def _memory(self) -> dict[str, Any]:
+        """Bytes by part, estimated, with their sum; what the process held before; the measured peak."""
+        parts, largest = self._state(), None
+        held = parts["weights"] + parts["teacher"]
+        sizes = self._activations(self.batches)
+        if sizes:
+            parts["activations"], batch = max(zip(sizes, self.batches, strict=True), key=lambda entry: entry[0])
+            largest = f"{len(batch.inputs['mask'])} samples of {batch.modality}"
+        return {
+            "parts": parts,
+            "largest": largest,
+            "before": 0 if self.before is None else max(self.before - held, 0),
+            "estimate": sum(parts.values()),
+            "measured": self.measured,
+            "failure": self.failure,
+        }
+
+    def _state(self) -> dict[str, int]:
+        """Bytes of what stays from step to step, of a process."""
+        shards = self.processes.count if self.run.accelerator.is_fsdp2 else 1
+        return state_bytes(self.run.inner, self.options.mixed_precision != "no", shards)
+
+    def _activations(self, batches: list[MicroBatch]) -> list[int]:
+        """Bytes that the backward pass of each micro-batch needs; none for encoders of transformers."""
+        flops, mixed = self.run.speed.flops, self.options.mixed_precision != "no"
+        if not isinstance(flops, StepFlops):
+            return []
+        count = Activations(flops.config, mixed, self.device.type == "cpu", self.options.gradient_checkpointing)
+        return [count(batch.modality, flops.shape(batch.modality, batch.inputs)) for batch in batches]
+
+    def _data(self) -> dict[str, dict[str, Any]]:
+        """By modality: samples, tokens and padding of a step, samples of the data, passes over its sources."""
+        counted = min(self.options.max_steps, COUNTED)
+        times = self.options.max_steps / counted
+        passes = {name: times * epoch for name, epoch in self.run.steps.epochs(counted).items()}
+        found = {}
+        for name, size in self.plan.sizes.items():
+            own = [batch for batch in self.batches if batch.modality == name]
+            sums = [
+                sum(len(batch.inputs["mask"]) for batch in own),
+                sum(batch.tokens for batch in own),
+                sum(batch.inputs["mask"][:, 0].numel() for batch in own),
+            ]
+            sums = self.processes.sum(torch.tensor(sums, dtype=torch.float32, device=self.device)).tolist()
+            samples, tokens, places = (value / self.read[name] for value in sums)
+            found[name] = {
+                "samples a step": round(samples, 1),
+                "tokens a step": round(tokens, 1),
+                "padding": 1 - tokens / places,
+                "samples in the data": size,
+                "passes": {key: value for key, value in passes.items() if key.startswith(f"{name}/")},
+            }
+        return found
+
+    def _run(self) -> dict[str, Any]:
+        """Time of a step and of the run, and room for its files."""
+        speed, total = self.run.speed, sum(self.kinds.values())
+        shares = {kind: count / total for kind, count in self.kinds.items()}
+        found: dict[str, Any] = {"steps": self.options.max_steps, "loading a step": fmean(self.loading)}
+        operations = self._operations(shares)
+        if operations:
+            found |= {"operations a step": operations, "matmul rate": speed.peak}
+        if self.failure is None:
+            step = sum(shares[kind] * fmean(taken[1:] or taken) for kind, taken in self.seconds.items())
+            if operations:
+                found["utilisation"] = operations / step / speed.peak
+            found["seconds a step"] = self._with_loading(step, found["loading a step"])
+        elif operations:
+            found["seconds a step"] = operations / speed.peak
+        if "seconds a step" in found:
+            found["seconds"] = found["seconds a step"] * self.options.max_steps
+        one = checkpoint_bytes(self.run.inner)
+        kept = self.options.keep_last + 1  # one more while it is written
+        kept += self.options.max_steps // self.options.keep_every if self.options.keep_every else 0
+        model = FULL * sum(parameter.numel() for parameter in self.run.inner.parameters())
+        return found | {"checkpoint": one, "checkpoints": kept, "disk": one * kept + model}
+
+    def _operations(self, shares: dict[tuple[str, ...], float]) -> float:
+        """Operations of a step of all processes, over the kinds of steps."""
+        flops = self.run.speed.flops
+        if flops is None:
+            return 0.0
+        by_name = Counter[str]()
+        for batch in self.batches:
+            by_name[batch.modality] += flops(batch.modality, batch.inputs)
+        own = sum(share * sum(by_name[name] / self.read[name] for name in kind) for kind, share in shares.items())
+        return self.processes.sum(torch.tensor(own, dtype=torch.float32, device=self.device)).item()
+
+    def _with_loading(self, step: float, loading: float) -> float:
+        """Seconds a step, with the data prepared between steps or by workers meanwhile."""
+        workers = self.options.data.num_workers
+        return max(step, loading / workers) if workers else step + loading
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory is what an error was about; CPUs have no exception of their own for it."""
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in str(error)

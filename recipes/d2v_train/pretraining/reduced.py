@@ -1,0 +1,80 @@
+"""A configuration of pretraining at a size that a CPU takes in seconds, with everything else as it is."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from d2v_train.models.build import build_config
+from d2v_train.options.run import Options
+
+
+WIDTH, HEADS, BLOCKS, SIDE, VOCABULARY = 64, 4, 4, 32, 400
+
+
+def reduced_overrides(options: Options, steps: int, output_dir: str) -> list[str]:
+    """`key=value` arguments after the configuration's name that make a short run of it on the built-in data.
+
+    What is reduced: steps and warm-up; width, heads, blocks, prenet, decoder width; channels of the speech front end;
+    image and patch size; vocabulary; data, crop, batch and what one forward pass takes of it. Numbers that are small
+    already stay. Objective, masks, target norms, teacher, optimizer, curve of the learning rate and scaling of the
+    batch are those of the configuration; precision is bf16 for all.
+
+    Args:
+        options: of the configuration, as `load_options` reads it.
+        steps: steps that the run takes; with a `batch_scale` the nearest number that it makes.
+        output_dir: its folder.
+    """
+    scale = options.batch_scale
+    changes: dict[str, Any] = {
+        "output_dir": output_dir,
+        "cpu": True,
+        # A process has one engine: that of the first run decides for those after it.
+        "mixed_precision": "bf16",
+        "max_steps": max(1, round(steps * scale)),
+        "log_every": 1,
+        "checkpoint_every": 0,
+        "data.num_workers": 0,
+        **{f"model.{name}": value for name, value in _smaller_model(options).items()},
+    }
+    if options.optim.warmup >= 1:
+        changes["optim.warmup"] = max(1.0, round(0.25 * steps * scale))
+    for name in options.modalities:
+        section = getattr(options, name)
+        changes |= {f"data.{name}": None, f"{name}.split": "train", f"{name}.dataset": {"max_samples": 200}}
+        if section.batch_tokens is not None:
+            changes |= {f"{name}.batch_tokens": round(240 / scale), f"{name}.micro_batch_tokens": 120}
+        else:
+            changes |= {f"{name}.batch_size": round(4 / scale), f"{name}.micro_batch_size": 2}
+        if name == "audio":
+            changes["audio.transform.crop_seconds"] = 1.0
+        if name == "text":
+            changes |= {"text.tokenizer": None, "text.tokenizer_documents": 50, "text.transform.max_length": 64}
+    # JSON is YAML, in one line.
+    return [f"{key}={json.dumps(value)}" for key, value in changes.items()]
+
+
+def _smaller_model(options: Options) -> dict[str, Any]:
+    config = build_config(options)
+    blocks = min(config.num_hidden_layers, BLOCKS)
+    model: dict[str, Any] = {
+        "hidden_size": min(config.hidden_size, WIDTH),
+        "num_hidden_layers": blocks,
+        "num_attention_heads": min(config.num_attention_heads, HEADS),
+        "intermediate_size": min(config.intermediate_size, 2 * WIDTH),
+    }
+    for name in options.modalities:
+        settings = config.modality_config(name)
+        small = {
+            "prenet_depth": min(settings.prenet_depth, 1),
+            "decoder_hidden_size": min(settings.decoder_hidden_size, WIDTH),
+            "average_top_k_layers": min(settings.average_top_k_layers or blocks, blocks),
+        }
+        if name == "audio":
+            small["conv_dim"] = [min(width, 32) for width in settings.conv_dim]
+        if name == "vision" and settings.image_size > SIDE:
+            small |= {"image_size": SIDE, "patch_size": 4}
+        if name == "text":
+            small |= {"vocab_size": min(settings.vocab_size, VOCABULARY), "max_position_embeddings": 66}
+        model |= {f"{name}_config.{field}": value for field, value in small.items()}
+    return model

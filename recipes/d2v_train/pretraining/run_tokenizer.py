@@ -1,0 +1,73 @@
+"""The tokenizer of a run: kept in its folder, given, or trained on its texts."""
+
+from __future__ import annotations
+
+import logging
+from contextvars import copy_context
+from pathlib import Path
+from typing import Any
+
+from d2v_train.data.source_list import parts_of
+from d2v_train.inputs.tokenizer import build_tokenizer, load_tokenizer
+from d2v_train.models.build import starting_config
+from d2v_train.options.errors import OptionError
+from d2v_train.options.run import Options
+from d2v_train.runs.checkpoints import CheckpointFolder
+from d2v_train.support.atomic import write_folder
+
+
+logger = logging.getLogger(__name__)
+
+
+def prepare_tokenizer(options: Options, documents: Any, folder: Path, write: bool = True) -> Any:
+    """Tokenizer of the run, kept in its folder so that a resumed run reads the same one.
+
+    A folder that an attempt without a checkpoint left behind may be of other data: it is replaced. Call it in the main
+    process first: a new tokenizer is trained once.
+
+    Args:
+        options: the run's options.
+        documents: raw text data set that a new tokenizer is trained on.
+        folder: where the tokenizer is kept, beside the run's `checkpoints`.
+        write: whether this is the main process, which writes; the others read what it wrote.
+    """
+    resumed = CheckpointFolder(folder.with_name("checkpoints")).newest() is not None
+    if resumed or not write:
+        kept = _kept_tokenizer(folder)
+        if kept is not None:
+            return kept
+        if resumed:
+            logger.warning("There is no whole tokenizer in %s; it is made again.", folder)
+    tokenizer = _new_tokenizer(options, documents)
+    if write:
+        with write_folder(folder) as draft:
+            tokenizer.save_pretrained(draft)
+    return tokenizer
+
+
+def _kept_tokenizer(folder: Path) -> Any:
+    """The tokenizer in a folder, or None where there is none or a part of one."""
+    files = [path for path in folder.glob("*") if path.is_file() and path.stat().st_size]
+    if "tokenizer_config.json" not in [path.name for path in files] or len(files) < 2:
+        return None
+    try:
+        return load_tokenizer(str(folder))
+    except (OSError, ValueError):
+        return None
+
+
+def _new_tokenizer(options: Options, documents: Any) -> Any:
+    """Tokenizer that the options name or `init_from` brings, or else one trained on the documents."""
+    if options.text.tokenizer is not None:
+        return load_tokenizer(options.text.tokenizer)
+    if options.init_from is not None and "text" in starting_config(options.init_from).modalities:
+        return load_tokenizer(options.init_from)
+    size = (options.model.get("text_config") or {}).get("vocab_size", 8192)
+    if not isinstance(size, int):
+        raise OptionError(f"model.text_config.vocab_size is {size!r}, which is no int.")
+    sources = parts_of(documents).values()
+    share = -(-options.text.tokenizer_documents // len(sources))
+    # The trainer reads in a thread of its own, which would not know who collects the bad documents.
+    context = copy_context()
+    first = (context.run(part.__getitem__, index) for part in sources for index in range(min(share, len(part))))
+    return build_tokenizer((record["text"] for record in first), size)

@@ -1,0 +1,222 @@
+"""A pretraining run from its options to the finished model."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+from accelerate.utils import set_seed
+
+from d2v_train.batching.build import build_steps
+from d2v_train.data.report import collect_data_report
+from d2v_train.data.source_list import open_sources
+from d2v_train.engine.engine import check_shared_folder, make_accelerator
+from d2v_train.engine.sharding import whole_model
+from d2v_train.inputs.processors import input_files
+from d2v_train.measuring.speed import DTYPES
+from d2v_train.models.backbones import complete_options, load_processor
+from d2v_train.models.build import build_config, build_model
+from d2v_train.options.errors import OptionError, options_explained
+from d2v_train.options.files import build_options, check_resumable, read_yaml, save_options
+from d2v_train.options.run import Options
+from d2v_train.pretraining.dry_run import dry_run
+from d2v_train.pretraining.run_tokenizer import prepare_tokenizer
+from d2v_train.pretraining.scaling import scale_batch, scaling_table
+from d2v_train.pretraining.state import checkpoint_bytes, prepare_checkpoints
+from d2v_train.pretraining.training import Pretraining
+from d2v_train.probing.online import OnlineProbe
+from d2v_train.probing.pictures import Pictures
+from d2v_train.publishing.backbone import backbone_card, export_backbone
+from d2v_train.publishing.export import export, push
+from d2v_train.publishing.run_card import run_card
+from d2v_train.runs.interruptions import RunInterrupted
+from d2v_train.runs.lock import RunLock
+from d2v_train.runs.record import Progress, RunRecord
+from d2v_train.runs.trackers import tracker_names
+from d2v_train.support.processes import Processes, ProcessLostError, is_lost_process
+from d2v_train.support.storage import WriteError, writing
+from modeling_d2v.sharing.publishing import PublishingError
+
+
+logger = logging.getLogger("pretrain")
+
+
+def pretrain(options: Options) -> dict[str, Any]:
+    """Trains by the options; resumes where a former run of the same options stopped.
+
+    Raises:
+        OptionError: an option turns out to be wrong when the run is set up.
+        CheckpointError: the run cannot be resumed.
+        TrainingStopped: training cannot usefully go on.
+        RunInterrupted: a signal stopped the run, after a checkpoint.
+        FolderInUseError: another run is writing in the folder.
+        WriteError: the folder cannot be written.
+        ProcessLostError: another process of the run has ended.
+        MissingDependencyError: the data needs a library of an extra that is not installed.
+    """
+    with options_explained("The model"):
+        configured = complete_options(options)
+        options = scale_batch(configured)
+    with options_explained("Devices and trackers"):
+        accelerator = make_accelerator(options, tracker_names(options.report_to))
+    processes = Processes.of(accelerator)
+    logging.basicConfig(level=logging.INFO if processes.main else logging.ERROR, format="%(message)s")
+    if options is not configured:
+        logger.info("%s", scaling_table(configured, options))
+    folder = Path(options.output_dir)
+    if options.dry_run:
+        return train(options, accelerator, processes, folder)
+    lock = RunLock(folder)
+    try:
+        with options_explained(f"The folder output_dir={folder}"):
+            processes.main_decides(lock.hold)
+        return train(options, accelerator, processes, folder)
+    except RunInterrupted:
+        accelerator.end_training()
+        raise
+    except RuntimeError as error:
+        if processes.count == 1 or not is_lost_process(error):
+            raise
+        raise ProcessLostError(
+            "Another process of the run has ended, so this one stops too; see the message of the other. The same "
+            f"command goes on from the newest checkpoint in {folder}."
+        ) from error
+    finally:
+        lock.release()
+
+
+def train(options: Options, accelerator: Accelerator, processes: Processes, folder: Path) -> dict[str, Any]:
+    """The run in its folder, which no other run is writing in; see `pretrain`. A dry run only reads there."""
+    write = processes.main and not options.dry_run
+    with options_explained(f"The folder output_dir={folder}"), accelerator.main_process_first():
+        prepare_folder(options, folder, write)
+    if not options.dry_run:
+        check_shared_folder(processes, folder)
+
+    channels = None
+    if "vision" in options.modalities:
+        with options_explained("The model"):
+            channels = build_config(options).vision_config.num_channels
+    with options_explained("The data"):
+        sources = open_sources(options, channels)
+    tokenizer = None
+    if "text" in sources:
+        # What is bad among the documents is met again, and reported, when they are packed.
+        with options_explained("The tokenizer"), accelerator.main_process_first(), collect_data_report():
+            tokenizer = prepare_tokenizer(options, sources["text"], folder / "tokenizer", write)
+    with options_explained("The model"):
+        config = build_config(options, vocab_size=None if tokenizer is None else len(tokenizer))
+        model = build_model(options, config)
+    with options_explained("The data"), collect_data_report() as report:
+        steps = build_steps(options, config, sources, tokenizer, processes)
+    if options.dry_run:
+        return dry_run(options, accelerator, processes, model, steps)
+    with options_explained("The probe"):
+        probe = OnlineProbe(options, config, tokenizer, processes)
+    pictures = Pictures(options.pictures_every, folder, steps, config, tokenizer, processes)
+    files = input_files(config, steps.transforms, tokenizer) if options.backbone is None else {}
+    run = Pretraining(options, accelerator, processes, model, steps, folder, [probe, pictures], files)
+    pictures.share = run.trackers.log_images
+    run.bad_samples.register_data({name: len(source) for name, source in sources.items()}, report)
+    start(run)
+    record = RunRecord(folder, processes)
+    record.add(trackers=run.trackers.start(options, record.content.get("trackers"), run.step))
+    with run.trackers:
+        record.start(
+            options,
+            model.config.to_dict(),
+            steps.fingerprint,
+            step=run.step,
+            engine=run.engine,
+            matmul_rate=run.speed.measure_peak(DTYPES[options.mixed_precision]),
+        )
+        with recorded(record, run):
+            summary = run.run()
+
+    trained = whole_model(run.inner, keep=processes.main)
+    if processes.main:
+        repository = options.hub_model_id or folder.resolve().name
+        with writing("The finished model", folder):
+            if options.backbone is None:
+                card = run_card(folder, config, repository, weights="all")
+                final = export(trained, folder / "final", steps.transforms, tokenizer, card)
+            else:
+                card = backbone_card(folder, config, repository)
+                beside = options.backbone if tokenizer is None else options.text.tokenizer
+                processor = load_processor(beside, config.modality)
+                final = export_backbone(trained, folder, processor, card)
+        print(json.dumps({**summary, "final": str(final)}, indent=1))
+        if options.push_to_hub:
+            upload_final(folder / "final", repository)
+    accelerator.wait_for_everyone()
+    accelerator.end_training()
+    return summary
+
+
+def upload_final(final: Path, repository: str) -> None:
+    """Publishes the finished model. What prevents it is no reason to lose a run that is finished."""
+    try:
+        logger.info("Uploaded: %s", push(final, repository))
+    except (PublishingError, ValueError) as error:
+        again = f"python recipes/publish.py {final} {repository}"
+        logger.error("The model is in %s, but it was not uploaded: %s\nTry again with: %s", final, error, again)
+
+
+def prepare_folder(options: Options, folder: Path, write: bool) -> None:
+    """Checks that the run may go on in its folder, and keeps its resolved options there.
+
+    Raises:
+        OptionError: the folder holds a run with other options, or a run although `resume` is `never`.
+    """
+    saved = folder / "run.yaml"
+    if any((folder / "checkpoints").glob("step_*")):
+        if options.resume == "never":
+            raise OptionError(f"{folder} already holds checkpoints and resume is never. Choose another output_dir.")
+        try:
+            before = build_options(read_yaml(saved))
+        except OptionError as error:
+            # Weights, optimizer and data say for themselves whether they fit; this is no reason to lose a run.
+            logger.warning("%s So whether the run goes on with its own options is not checked.", error)
+        else:
+            check_resumable(before, options)
+    if write:
+        save_options(options, saved)
+
+
+def start(run: Pretraining) -> None:
+    """Resumes from the newest whole checkpoint, or seeds the random states of a fresh run.
+
+    Raises:
+        CheckpointError: there are checkpoints, and none is whole.
+        WriteError: no checkpoint can be written.
+    """
+    needed = checkpoint_bytes(run.inner)
+    newest = run.processes.main_decides(partial(prepare_checkpoints, run.checkpoints, needed))
+    # Dropout and decoder noise differ between processes; whatever drew random numbers before this does not matter.
+    set_seed(run.options.seed, device_specific=True)
+    if newest is not None:
+        run.resume(newest)
+        logger.info("Resumed from %s.", newest)
+    run.accelerator.wait_for_everyone()
+
+
+@contextlib.contextmanager
+def recorded(record: RunRecord, run: Progress) -> Iterator[None]:
+    """Add to the record, after the training inside, how the last start ended and what the run came to."""
+
+    def stop(reason: str) -> None:
+        record.stop(reason, step=run.step, samples=run.samples, seconds=run.seconds)
+
+    try:
+        yield
+    except BaseException as error:
+        with contextlib.suppress(WriteError):  # a full disk, above all: what stopped the run is to be seen
+            stop(f"{type(error).__name__}: {error}")
+        raise
+    stop("finished")

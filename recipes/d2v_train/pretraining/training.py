@@ -1,0 +1,344 @@
+"""The training loop: gradients of the exact global mean, the teacher's update, log records and checkpoints."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from d2v_train.batching.batches import MicroBatch, StepDataset, load_steps
+from d2v_train.engine.engine import clip_gradient, engine_name, prepare_for_engine
+from d2v_train.health.guard import RunHealth
+from d2v_train.health.ledger import BadSampleLedger, data_explained
+from d2v_train.health.non_finite import NonFinitePolicy, where_not_finite
+from d2v_train.measuring.backbone_flops import step_flops
+from d2v_train.measuring.speed import SpeedMeter
+from d2v_train.measuring.step_meter import StepMeter, one_line
+from d2v_train.models.optim import build_optimizer, learning_rate, set_learning_rate
+from d2v_train.options.run import Options
+from d2v_train.pretraining.state import RunState, Stateful, states_by_name
+from d2v_train.probing.observers import Observer, Observers
+from d2v_train.runs.checkpoints import CheckpointFolder
+from d2v_train.runs.interruptions import Interruptions
+from d2v_train.runs.trackers import Trackers
+from d2v_train.support.jsonl import RunLog
+from d2v_train.support.processes import Processes
+
+
+logger = logging.getLogger(__name__)
+
+
+class Pretraining:
+    """A run over the steps of a plan.
+
+    Args:
+        options: the run's options.
+        accelerator: engine for devices and precision.
+        processes: of the engine.
+        model: a `Data2VecForPreTraining`.
+        steps: this process's micro-batches by step.
+        folder: folder of the run, for `checkpoints` and `log.jsonl`.
+        observers: look at the model at intervals.
+        input_files: settings of what prepares the model's inputs, by file name; kept in every checkpoint.
+
+    Attributes:
+        stateful: what a continued run needs besides weights, optimizer and random states, by name.
+    """
+
+    def __init__(
+        self,
+        options: Options,
+        accelerator: Accelerator,
+        processes: Processes,
+        model: torch.nn.Module,
+        steps: StepDataset,
+        folder: Path,
+        observers: Sequence[Observer] = (),
+        input_files: Mapping[str, bytes] | None = None,
+    ):
+        self.options, self.accelerator, self.processes, self.steps = options, accelerator, processes, steps
+        self.inner = model
+        optimizer = build_optimizer(model, options.optim)
+        self.model, self.optimizer = prepare_for_engine(accelerator, model, optimizer, options.modalities)
+        self.engine = engine_name(accelerator)
+        # In an order that all processes share; the teacher has no gradient.
+        self.trainable = {name: value for name, value in model.named_parameters() if value.requires_grad}
+        self.log = RunLog(Path(folder) / "log.jsonl" if processes.main else None)
+        self.checkpoints = CheckpointFolder(
+            Path(folder) / "checkpoints", options.keep_last, options.keep_every, processes
+        )
+        self.state = RunState(
+            self.checkpoints, model, self.optimizer, accelerator.scaler, processes, input_files or {}
+        )
+        self.outside = Interruptions(processes, options.checkpoint_minutes)
+        self.speed = SpeedMeter(processes, step_flops(model.config))
+        self.trackers = Trackers(accelerator)
+        self.meter = StepMeter(processes, self.speed)
+        self.bad_samples = BadSampleLedger(Path(folder) / "bad_samples.jsonl", options.max_bad_fraction, processes)
+        self.health = RunHealth(options, model.config, steps.plan.sizes, folder, processes)
+        self.finite = NonFinitePolicy(options, self.health.note)
+        self.observers = Observers(observers)
+        self.stateful: dict[str, Stateful] = {
+            "log": self.log,
+            "meter": self.meter,
+            "non_finite": self.finite,
+            "bad_samples": self.bad_samples,
+        }
+        self.step = 0
+        self.seconds = 0.0
+
+    @property
+    def samples(self) -> int:
+        """Samples of all log intervals since the run began."""
+        return self.meter.samples
+
+    # -- one step
+
+    def train_step(self, micro_batches: list[MicroBatch]) -> bool:
+        """Forward, backward, optimizer step and teacher update.
+
+        Returns:
+            Whether the weights moved; they do not when the loss or the gradient is not finite.
+        """
+        rate = self.learning_rate_at(self.step)
+        set_learning_rate(self.optimizer, rate)
+        self.optimizer.zero_grad(set_to_none=True)
+        counts = self.count_items(micro_batches)
+        weights = self.loss_weights(list(counts))
+        losses = {name: torch.zeros((), device=self.processes.device) for name in counts}
+        for place, batch in enumerate(micro_batches):
+            last = place + 1 == len(micro_batches)
+            # Gradients are reduced with the last micro-batch only.
+            with nullcontext() if last else self.accelerator.no_sync(self.model):
+                with self.accelerator.autocast():
+                    output = self.model(**batch.inputs, step=self.step, **counts[batch.modality])
+                # The engines average gradients; each process holds its part of one global sum.
+                scaled = output.loss * (weights[batch.modality] * self.processes.count)
+                self.accelerator.backward(scaled)
+            losses[batch.modality] += output.loss.detach().float()
+            first = place == 0 or micro_batches[place - 1].modality != batch.modality
+            self.meter.collect(batch, output, first)
+        parameters = list(self.trainable.values())
+        grad_norm = clip_gradient(self.accelerator, parameters, self.options.optim.max_grad_norm)
+        moved = self.step_if_finite(losses, grad_norm)
+        self.meter.add_grad_norm(grad_norm, moved)
+        self.meter.finish_step()
+        self.step += 1
+        if moved:
+            self.inner.update_teacher(self.step)
+        return moved
+
+    def count_items(self, micro_batches: list[MicroBatch]) -> dict[str, dict[str, Tensor]]:
+        """What the losses of each modality are divided by, over all processes and micro-batches.
+
+        Returns:
+            `num_items` (masked tokens) and `num_rows` (samples times masks), by modality.
+        """
+        counts: dict[str, Tensor] = {}
+        for batch in micro_batches:
+            mask = batch.inputs["mask"]
+            count = torch.stack([mask.sum(), mask.new_full((), mask.shape[:2].numel(), dtype=torch.int64)])
+            counts[batch.modality] = counts[batch.modality] + count if batch.modality in counts else count
+        total = self.processes.sum(torch.stack(list(counts.values())))
+        return {name: {"num_items": items, "num_rows": rows}
+                for name, (items, rows) in zip(counts, total, strict=True)}  # fmt: skip
+
+    def loss_weights(self, modalities: list[str]) -> dict[str, float]:
+        """Weight of each modality's loss in the step: its ratio, normalised over the modalities of the step."""
+        ratios = {name: getattr(self.options, name).ratio for name in modalities}
+        return {name: ratio / sum(ratios.values()) for name, ratio in ratios.items()}
+
+    def step_if_finite(self, losses: dict[str, Tensor], grad_norm: Tensor) -> bool:
+        """Optimizer step, unless the loss or the gradient of any process is not finite.
+
+        Raises:
+            TrainingStopped: after too many such steps, see `NonFinitePolicy`.
+        """
+        # The one host synchronisation of a step: the weights must not move before it is known.
+        finite = torch.stack([*losses.values(), grad_norm.float()]).isfinite()
+        bad = self.agree(~finite.all())
+        scaler = self.accelerator.scaler
+        if not bad or scaler is not None:
+            self.optimizer.step()  # a gradient scaler leaves out the step by itself and lowers its scale
+        if not bad:
+            self.finite.good()
+            return True
+        # fp16 finds its scale by overflowing; only once that is exhausted does an overflow mean trouble.
+        where = where_not_finite(losses, self.trainable.items(), self.processes.sum)
+        self.finite.bad(self.step + 1, where, counts=scaler is None or scaler.get_scale() <= 1)
+        return False
+
+    def agree(self, bad: Tensor) -> bool:
+        """Whether something is bad in any process; the same sum tells all what one of them was told from outside."""
+        bad, *wishes = self.processes.sum(torch.cat([bad.int().view(1), self.outside.wishes()])).tolist()
+        self.outside.agree(wishes)
+        return bool(bad)
+
+    def learning_rate_at(self, step: int) -> float:
+        """Learning rate of a step (counted from 0)."""
+        optim = self.options.optim
+        return learning_rate(
+            step,
+            peak=optim.lr,
+            least=optim.min_lr,
+            warmup_steps=self.options.warmup_steps,
+            total_steps=self.options.schedule_steps,
+            hold_steps=self.options.hold_steps,
+            curve=optim.curve,
+        )
+
+    # -- the run
+
+    def run(self) -> dict[str, Any]:
+        """Trains to `max_steps`.
+
+        Returns:
+            Summary: steps, seconds, samples, skipped steps and the last log record.
+
+        Raises:
+            RunInterrupted: the run was told to stop; a checkpoint of its present step was written.
+        """
+        options, processes = self.options, self.processes
+        self.log.open(self.step)
+        self.health.open(self.step)
+        self.bad_samples.open(self.step)
+        batches = load_steps(
+            self.steps,
+            self.step,
+            options.max_steps,
+            options.data.num_workers,
+            options.data.prefetch,
+            pin_memory=processes.device.type == "cuda",
+        )
+        self.model.train()
+        record: dict[str, Any] = self.log.last
+        # A bar is for terminals; a log file gets a line an interval instead.
+        shown = processes.main and sys.stderr.isatty()
+        bar = tqdm(total=options.max_steps, initial=self.step, disable=not shown, unit="step")
+        started = time.perf_counter()
+        self.speed.open()
+        if self.step == 0 and not self.log.last:
+            self.observe(alone=True)
+        with self.outside, bar:
+            while self.step < options.max_steps:
+                before = time.perf_counter()
+                with data_explained():
+                    micro_batches = next(batches)
+                self.speed.waited += time.perf_counter() - before
+                self.speed.count(micro_batches)
+                self.train_step([self.to_device(batch) for batch in micro_batches])
+                self.bad_samples.add(self.step, [batch.report for batch in micro_batches])
+                bar.update()
+                now = time.perf_counter()
+                # With each step: whatever ends the run, its record tells how long it trained.
+                self.seconds, started = self.seconds + now - started, now
+                logged = self.step % options.log_every == 0 or self.step == options.max_steps
+                seen = self.observe(alone=not logged)
+                if logged:
+                    record = self.report(seen)
+                    line = one_line(record, options.max_steps)
+                    bar.set_postfix_str(line.split("  ", 1)[1]) if shown else logger.info("%s", line)
+                if self.checkpoint_is_due():
+                    with self.speed.paused():
+                        self.log.flush()
+                        self.health.events.flush()
+                        self.save()
+                    self.outside.saved()
+                if self.outside.stop:
+                    raise self.outside.interruption(self.checkpoints.whole()[-1])
+            # A signal may have come while the last checkpoint was written.
+            self.agree(torch.zeros(1, device=processes.device))
+            if self.outside.stop:
+                raise self.outside.interruption(self.checkpoints.whole()[-1])
+        return {
+            "steps": self.step,
+            "seconds": round(self.seconds, 3),
+            "samples": self.samples,
+            "skipped_steps": self.finite.skipped,
+            **self.bad_samples.summary(),
+            "last": record,
+        }
+
+    def save(self) -> Path:
+        """Write a checkpoint of the present step and return its folder."""
+        # Before there is a checkpoint, after which none of them would be met again.
+        self.bad_samples.flush(to_disk=True)
+        progress = {
+            "seconds": self.seconds,
+            "data": self.steps.fingerprint,
+            "state": {name: part.state_dict() for name, part in self.stateful.items()},
+        }
+        return self.state.save(self.step, progress, self.meter.window.state_dict())
+
+    def resume(self, checkpoint: Path) -> None:
+        """Put everything back to what it was when the checkpoint was written.
+
+        Raises:
+            CheckpointError: the checkpoint is torn, or of another model.
+            OptionError: the data is not that of the checkpoint.
+        """
+        progress, window = self.state.load(checkpoint, self.steps.fingerprint)
+        self.step, self.seconds = progress["step"], progress["seconds"]
+        states = states_by_name(progress)
+        for name, part in self.stateful.items():
+            part.load_state_dict(states[name])
+        if window is not None:
+            self.meter.window.load_state_dict(window)
+
+    def checkpoint_is_due(self) -> bool:
+        """Whether a checkpoint belongs behind this step."""
+        intervals = (self.options.checkpoint_every, self.options.keep_every, self.options.max_steps)
+        return self.outside.checkpoint or any(every and self.step % every == 0 for every in intervals)
+
+    def to_device(self, batch: MicroBatch) -> MicroBatch:
+        """The micro-batch on the device of this process."""
+        device = self.processes.device
+        return batch._replace(inputs={name: value.to(device, non_blocking=True)
+                                      for name, value in batch.inputs.items()})  # fmt: skip
+
+    def observe(self, alone: bool) -> dict[str, Any]:
+        """Return what the observers see that are due after this step; their time is not the training's.
+
+        Args:
+            alone: whether it gets a line of its own in the log, because no log record follows.
+        """
+        if not self.observers.due(self.step):
+            return {}
+        with self.speed.paused():
+            seen = self.observers.look(self.inner, self.step)
+        if seen and alone:
+            self.log.write({"step": self.step} | seen)
+            self.trackers.log({"step": self.step} | seen)
+        return seen
+
+    def report(self, seen: dict[str, Any]) -> dict[str, Any]:
+        """Write the log record of the interval that ends here.
+
+        Args:
+            seen: what the observers saw after this step.
+
+        Raises:
+            TrainingStopped: the record shows that training cannot usefully go on.
+        """
+        record = {"step": self.step, "lr": self.learning_rate_at(self.step - 1),
+                  "ema_decay": float(self.inner.teacher_decay(self.step))}  # fmt: skip
+        record |= self.meter.record()
+        record |= self.steps.epochs(self.step)
+        record["skipped_steps"] = self.finite.skipped
+        self.bad_samples.flush()
+        record |= self.bad_samples.record()
+        record |= seen
+        self.log.write(record)
+        self.trackers.log(record)
+        self.bad_samples.check()
+        self.health.check(record)
+        return record

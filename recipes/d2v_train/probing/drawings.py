@@ -1,0 +1,222 @@
+"""Drawings of masked samples and of nearest neighbours, for people who want to see what a model sees.
+
+matplotlib is imported when the first one is drawn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from d2v_train.support.extras import need
+
+
+COLUMNS = 100
+
+
+"""Characters of a line of text."""
+
+
+LINES = 7
+
+
+"""Lines of a text that are shown."""
+
+
+FONT_SIZE = 7.5
+
+
+DPI = 110
+
+
+HIDDEN = "#d55e00"
+
+
+"""Colour of what is hidden."""
+
+
+def _figure(width: float, height: float) -> Any:
+    return need("matplotlib.figure", "plots").Figure(figsize=(width, height), dpi=DPI)
+
+
+def _save(figure: Any, path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path)
+    return path
+
+
+def picture(pixels: np.ndarray) -> np.ndarray:
+    """Pixels (C, H, W) of any range as (H, W) or (H, W, 3) in [0, 1]."""
+    least, most = float(pixels.min()), float(pixels.max())
+    pixels = (pixels - least) / max(most - least, 1e-6)
+    return pixels[0] if len(pixels) != 3 else pixels.transpose(1, 2, 0)
+
+
+def spectrogram(samples: np.ndarray, stride: int) -> np.ndarray:
+    """Log-magnitudes (frequencies, frames) of a waveform, a column for each frame of the model."""
+    width = max(2 * stride, 400)
+    padded = np.pad(samples, (0, width))
+    starts = np.arange(0, max(len(samples), 1), stride)
+    frames = padded[starts[:, None] + np.arange(width)] * np.hanning(width)
+    return np.log(np.abs(np.fft.rfft(frames, axis=1)).T[: width // 4] + 1e-2)
+
+
+def draw_image_masks(path: Path, images: Sequence[np.ndarray], masks: np.ndarray, names: Sequence[str]) -> Path:
+    """Each image beside what the student sees of it, for its first masks.
+
+    Args:
+        path: PNG to write.
+        images: (C, H, W) each.
+        masks: (B, M, rows, columns) bool, True = hidden.
+        names: of the images.
+    """
+    shown = min(masks.shape[1], 3)
+    figure = _figure(1.5 * (1 + shown), 1.6 * len(images) + 0.4)
+    axes = figure.subplots(len(images), 1 + shown, squeeze=False)
+    for row, image, own, name in zip(axes, images, masks, names, strict=True):
+        pixels = picture(image)
+        size = pixels.shape[:2]
+        grey = {"cmap": "gray", "vmin": 0, "vmax": 1}
+        for place, axis in enumerate(row):
+            axis.imshow(pixels, interpolation="nearest", **grey)
+            axis.set_xticks([]), axis.set_yticks([])
+            if place:
+                hidden = np.kron(own[place - 1], np.ones((size[0] // own.shape[1], size[1] // own.shape[2])))
+                axis.imshow(_overlay(hidden, 0.92), interpolation="nearest")
+        row[0].set_ylabel(name, fontsize=7)
+    axes[0, 0].set_title("image", fontsize=9)
+    for place in range(shown):
+        axes[0, 1 + place].set_title(f"mask {place + 1}: {masks[:, place].mean():.0%} hidden", fontsize=9)
+    figure.subplots_adjust(0.06, 0.01, 0.99, 0.96, wspace=0.08, hspace=0.08)
+    return _save(figure, path)
+
+
+def _overlay(hidden: np.ndarray, strength: float) -> np.ndarray:
+    """Colours (H, W, 4) that cover what is hidden."""
+    red, green, blue = (int(HIDDEN[place : place + 2], 16) / 255 for place in (1, 3, 5))
+    colours = np.empty((*hidden.shape, 4))
+    colours[..., 0], colours[..., 1], colours[..., 2], colours[..., 3] = red, green, blue, hidden * strength
+    return colours
+
+
+def draw_audio_masks(
+    path: Path, waves: Sequence[np.ndarray], masks: Sequence[np.ndarray], names: Sequence[str], stride: int, rate: int
+) -> Path:
+    """Spectrograms with the hidden frames covered, one mask each, all of them as a strip below.
+
+    Args:
+        path: PNG to write.
+        waves: (S,) each.
+        masks: (M, T) bool each, over the frames of the wave.
+        names: of the recordings.
+        stride: samples between two frames.
+        rate: samples a second.
+    """
+    figure = _figure(9, 1.6 * len(waves) + 0.4)
+    grid = figure.add_gridspec(len(waves), 1, left=0.08, right=0.98, top=0.96, bottom=0.07, hspace=0.5)
+    for place, (wave, own, name) in enumerate(zip(waves, masks, names, strict=True)):
+        upper, lower = grid[place].subgridspec(2, 1, height_ratios=[5, 1], hspace=0.1).subplots()
+        seconds, end = len(wave) / rate, own.shape[1] * stride / rate
+        values = spectrogram(wave, stride)
+        upper.imshow(values, origin="lower", aspect="auto", cmap="gray_r", extent=(0, seconds, 0, rate / 4000))
+        upper.imshow(_overlay(own[:1].astype(float), 0.55), aspect="auto", extent=(0, end, 0, rate / 4000))
+        upper.set_title(f"{name}: {own[0].mean():.0%} of {own.shape[1]} frames hidden", fontsize=8, loc="left")
+        upper.set_ylabel("kHz", fontsize=7)
+        lower.imshow(_overlay(own.astype(float), 1.0), aspect="auto", interpolation="nearest", extent=(0, end, 0, 1))
+        lower.set_yticks([]), upper.set_xticks([])
+        lower.set_ylabel(f"{len(own)} masks", fontsize=6, rotation=0, ha="right", va="center")
+        for axis in (upper, lower):
+            axis.set_xlim(0, seconds)
+            axis.tick_params(labelsize=7)
+    lower.set_xlabel("seconds", fontsize=8)
+    return _save(figure, path)
+
+
+def draw_text_masks(path: Path, texts: Sequence[Sequence[str]], masks: Sequence[np.ndarray]) -> Path:
+    """Texts token by token, the hidden ones on a coloured ground.
+
+    Args:
+        path: PNG to write.
+        texts: tokens of each text, as people read them.
+        masks: (T,) bool each.
+    """
+    axis = _page(COLUMNS + 2, len(texts) * (LINES + 2))
+    font = {"fontsize": FONT_SIZE, "va": "center", "family": "DejaVu Sans Mono", "parse_math": False}
+    for place, (tokens, mask) in enumerate(zip(texts, masks, strict=True)):
+        top = place * (LINES + 2) + 0.7
+        axis.text(1, top, f"{mask.mean():.0%} of {len(mask)} tokens hidden", **font, color="gray")
+        lines = [""]
+        for token, hidden in zip(tokens, mask, strict=True):
+            if len(lines[-1]) + len(token) > COLUMNS:
+                lines.append("")
+            if len(lines) > LINES:
+                break
+            if hidden:
+                start, height = 1 + len(lines[-1]), top + len(lines)
+                axis.fill_between(
+                    (start, start + len(token)), height - 0.45, height + 0.45, color=HIDDEN, alpha=0.45, lw=0
+                )
+            lines[-1] += token
+        for number, line in enumerate(lines[:LINES], start=1):
+            axis.text(1, top + number, line, **font)
+    return _save(axis.figure, path)
+
+
+def _page(columns: int, lines: int) -> Any:
+    """An axis that fills a figure, for so many lines of so many characters."""
+    # A character of this font is 0.602 of its size wide, in whole pixels.
+    figure = _figure(columns * round(0.602 * FONT_SIZE * DPI / 72) / DPI, 0.2 * lines + 0.1)
+    axis = figure.add_axes((0, 0, 1, 1))
+    axis.set_axis_off()
+    axis.set_xlim(0, columns)
+    axis.set_ylim(lines, 0)
+    return axis
+
+
+def draw_neighbours(
+    path: Path, samples: Sequence[Any], names: Sequence[str], order: np.ndarray, similarity: np.ndarray, kind: str
+) -> Path:
+    """Rows of a sample and its nearest neighbours, with cosine similarities.
+
+    Args:
+        path: PNG to write.
+        samples: images (C, H, W), spectrograms (frequencies, frames) or texts, by `kind`.
+        names: of the samples.
+        order: (rows, 1 + k) indices, the sample itself first.
+        similarity: (rows, 1 + k).
+        kind: "vision", "audio" or "text".
+    """
+    if kind == "text":
+        return _draw_texts(path, samples, order, similarity)
+    rows, columns = order.shape
+    figure = _figure(1.5 * columns, (1.6 if kind == "vision" else 1.4) * rows + 0.3)
+    axes = figure.subplots(rows, columns, squeeze=False)
+    for row, indices, likeness in zip(axes, order, similarity, strict=True):
+        for place, (axis, index, value) in enumerate(zip(row, indices, likeness, strict=True)):
+            axis.set_xticks([]), axis.set_yticks([])
+            if kind == "vision":
+                axis.imshow(picture(samples[index]), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+            else:
+                axis.imshow(samples[index], origin="lower", aspect="auto", cmap="gray_r")
+            text = names[index] if place == 0 or kind == "audio" else ""
+            axis.set_xlabel(f"{text}\n{value:.2f}".strip() if place else text, fontsize=7)
+    axes[0, 0].set_title("sample", fontsize=9)
+    axes[0, 1].set_title("nearest", fontsize=9, loc="left")
+    figure.subplots_adjust(0.02, 0.06, 0.99, 0.95, wspace=0.1, hspace=0.45 if kind == "audio" else 0.2)
+    return _save(figure, path)
+
+
+def _draw_texts(path: Path, texts: Sequence[str], order: np.ndarray, similarity: np.ndarray) -> Path:
+    rows, columns = order.shape
+    axis = _page(COLUMNS + 10, rows * (columns + 1))
+    for row, (indices, likeness) in enumerate(zip(order, similarity, strict=True)):
+        for place, (index, value) in enumerate(zip(indices, likeness, strict=True)):
+            font = {"fontsize": FONT_SIZE, "va": "center", "family": "DejaVu Sans Mono", "parse_math": False}
+            font["color"] = "black" if place else HIDDEN
+            height = row * (columns + 1) + place + 0.6
+            axis.text(1, height, f"{value:.2f}" if place else "sample", **font)
+            axis.text(8, height, " ".join(texts[index].split())[:COLUMNS], **font)
+    return _save(axis.figure, path)

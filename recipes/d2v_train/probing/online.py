@@ -1,0 +1,179 @@
+"""The online probe: what a simple classifier reads from the frozen features of a run, every so many steps.
+
+Loss and standard deviations of targets do not tell whether a run learns; this does. Features are extracted by all
+processes, each a part of the samples, so that nobody waits longer than needed; the classifier runs in the main one.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from d2v_train.batching.batches import part
+from d2v_train.data.labels import MissingLabelsError
+from d2v_train.data.records import RawDataset
+from d2v_train.inputs.transforms import build_transform
+from d2v_train.measuring.targets import effective_rank
+from d2v_train.models.encoders import observed_encoder, random_encoder
+from d2v_train.options.run import Options
+from d2v_train.options.sections import ProbeDataOptions
+from d2v_train.probing.classifiers import chance_accuracy, knn_accuracy, linear_accuracy
+from d2v_train.probing.features import BATCH_SIZES, FeatureSet, extract, groups_are_disjoint
+from d2v_train.probing.splits import open_parts
+from d2v_train.support.processes import ONE_PROCESS, Processes
+
+
+logger = logging.getLogger(__name__)
+
+
+EVALUATION_OPTIONS = {"vision": ("mean", "std"), "audio": ("max_seconds", "standardised"), "text": ("max_length",)}
+
+
+"""Options of a training transform that evaluation shares."""
+
+
+class OnlineProbe:
+    """Probes each modality that has labelled data.
+
+    Args:
+        options: the run's options; the `probe` section says how.
+        config: configuration of the model.
+        tokenizer: for text.
+        processes: of the run.
+
+    Attributes:
+        every: steps between two probes.
+        parts: training and test part by modality.
+
+    Raises:
+        MissingLabelsError: data that a `probe` section names has no labels.
+        ValueError: it has no such split or group.
+    """
+
+    def __init__(self, options: Options, config: Any, tokenizer: Any = None, processes: Processes = ONE_PROCESS):
+        self.options, self.config, self.processes = options, config, processes
+        self.every, self.kind, self.weights = options.probe.every, options.probe.kind, options.probe.weights
+        self.parts: dict[str, tuple[RawDataset, RawDataset]] = {}
+        self.transforms: dict[str, Any] = {}
+        if not self.every:
+            return
+        for name in options.modalities:
+            parts = self._open(name)
+            if parts is not None:
+                self.parts[name] = parts
+                kept = EVALUATION_OPTIONS[name]
+                given = {key: value for key, value in getattr(options, name).transform.items() if key in kept}
+                self.transforms[name] = build_transform(name, given, config, tokenizer, train=False)
+
+    def _open(self, name: str) -> tuple[RawDataset, RawDataset] | None:
+        """Parts of a modality; None where only the training data could be probed and it cannot."""
+        given: ProbeDataOptions | None = getattr(self.options.probe, name)
+        section = given or ProbeDataOptions()
+        source, arguments = section.data, dict(section.dataset)
+        exclude = list(section.exclude_groups)
+        if source is None:
+            source, training = _training_source(self.options, name)
+            arguments = {key: value for key, value in training.items() if key != "max_samples"} | arguments
+            # Groups that training leaves out are the ones that a section may want to test on.
+            left_out = arguments.pop("exclude_groups", None) or []
+            exclude = exclude or [group for group in left_out if group not in section.test_groups]
+        try:
+            train, test, _ = open_parts(
+                name, self.config, source, section.train_split, section.test_split, section.test_groups or None,
+                exclude or None, self.options.probe.max_samples, arguments,
+            )  # fmt: skip
+        except (MissingLabelsError, ValueError) as error:
+            if given is not None:
+                raise
+            logger.warning("%s is not probed (name labelled data with probe.%s.data): %s", name, name, error)
+            return None
+        return train, test
+
+    def look(self, model: nn.Module, step: int) -> dict[str, float]:
+        """Accuracies in percent, `vision/probe_knn` and so on, in the main process; the others get none.
+
+        `probe_rank` is the effective rank of the features of the test part. The first probe of a run that starts from
+        other weights adds `probe_knn_random`, of the same encoder with random ones; in any other run the encoder
+        itself is random then. `probe_chance` is the accuracy of always saying the commonest class.
+
+        Args:
+            model: the pretraining model; it is left as it was.
+            step: finished steps.
+        """
+        started = time.perf_counter()
+        found: dict[str, float] = {}
+        encoder = observed_encoder(model, self.weights)
+        for name in self.parts:
+            found |= self._measure(name, encoder, first=step == 0)
+        if step == 0 and (self.options.init_from or self.options.backbone) is not None and self.parts:
+            torch.manual_seed(self.options.seed)
+            random = random_encoder(self.config).to(next(encoder.parameters()).device)
+            for name in self.parts:
+                key = f"{name}/probe_{self.kind}"
+                compared = self._measure(name, random)
+                found |= {f"{key}_random": compared[key]} if key in compared else {}
+        if found:
+            shown = ", ".join(f"{name} {value:.1f}" for name, value in found.items() if not name.endswith("_rank"))
+            logger.info("Step %d: %s (%.1f s)", step, shown, time.perf_counter() - started)
+        return found
+
+    def _measure(self, name: str, encoder: nn.Module, first: bool = False) -> dict[str, float]:
+        """Values of a modality, in the main process; the others get none. What fails is no reason to end a run."""
+        sets = [self._features(name, encoder, dataset) for dataset in self.parts[name]]
+        if not self.processes.main or None in sets:
+            return {}
+        train, test = sets
+        data = (train.features, train.labels, test.features, test.labels)
+        try:
+            if self.kind == "knn":
+                accuracy = knn_accuracy(*data, k=self.options.probe.neighbours)
+            else:
+                groups = train.groups if groups_are_disjoint(train, test) else None
+                accuracy = linear_accuracy(*data, groups=groups)
+        except ValueError as error:
+            logger.warning("%s could not be probed: %s", name, error)
+            return {}
+        found = {f"{name}/probe_{self.kind}": accuracy, f"{name}/probe_rank": feature_rank(test.features)}
+        if first:
+            found[f"{name}/probe_chance"] = chance_accuracy(train.labels, test.labels)
+        return {key: round(value, 2) for key, value in found.items()}
+
+    def _features(self, name: str, encoder: nn.Module, dataset: RawDataset) -> FeatureSet | None:
+        """Features of a part, put together of those of all processes; None where one of them failed."""
+        own: FeatureSet | None = None
+        try:
+            samples = dataset.select(part(list(range(len(dataset))), self.processes.rank, self.processes.count))
+            own = extract(encoder, samples, self.transforms[name], batch_size=BATCH_SIZES[name])
+        except ValueError as error:
+            logger.warning("%s could not be probed: %s", name, error)
+        sets = self.processes.gather(own)
+        if None in sets:
+            return None
+        return FeatureSet(
+            np.concatenate([each.features for each in sets]),
+            np.concatenate([each.labels for each in sets]),
+            [group for each in sets for group in each.groups],
+            np.concatenate([each.indices for each in sets]),
+        )
+
+
+def feature_rank(features: np.ndarray) -> float:
+    """Effective rank of features (N, D): how many directions samples differ in."""
+    return effective_rank(torch.from_numpy(np.cov(features, rowvar=False))).item()
+
+
+def _training_source(options: Options, name: str) -> tuple[str | None, Mapping[str, Any]]:
+    """The first source of a modality of the run, and its arguments of `open_dataset`."""
+    source, arguments = getattr(options.data, name), dict(getattr(options, name).dataset)
+    if isinstance(source, list):
+        source = source[0]
+    if isinstance(source, dict):
+        own = {key: value for key, value in source.items() if key not in ("source", "split", "ratio")}
+        source, arguments = source.get("source"), arguments | own
+    return source, arguments

@@ -1,0 +1,217 @@
+"""Features that need no learning, the yardstick for learned ones: pixels, MFCC statistics and TF-IDF.
+
+A pretrained encoder that does not beat these on its own modality has not earned its compute. The MFCC follow
+Davis and Mermelstein (1980) with the choices common in toolkits: pre-emphasis .97, Hamming windows of 25 ms every
+10 ms, power spectrum, 40 triangular filters evenly spaced on the mel scale 2595 log10(1 + f / 700) between 20 Hz and
+half the sampling rate, natural logarithm, orthonormal DCT-II, the first 13 coefficients (the 0th, loudness, kept).
+
+Legend: F frames, S samples of a waveform, N recordings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import lru_cache
+
+import numpy as np
+from scipy import sparse
+from sklearn.feature_extraction.text import TfidfVectorizer
+
+from d2v_train.data.tables import SAMPLING_RATE
+
+
+WINDOW_SECONDS = 0.025
+
+
+HOP_SECONDS = 0.010
+
+
+PRE_EMPHASIS = 0.97
+
+
+NUM_FILTERS = 40
+
+
+NUM_COEFFICIENTS = 13
+
+
+LOWEST_FREQUENCY = 20.0
+
+
+LOG_FLOOR = 1e-10
+
+
+"""Power below which a filter counts as silent; it keeps the logarithm finite."""
+
+
+DELTA_REACH = 2
+
+
+"""Frames on either side in the regression that estimates the slope of a coefficient."""
+
+
+MAX_PIXEL_SIDE = 32
+
+
+"""Larger images are reduced to this side: a linear model on more pixels takes minutes and gains nothing."""
+
+
+MAX_TERMS = 20000
+
+
+def pixel_features(image, *, size: int, channels: int = 3) -> np.ndarray:
+    """Flatten a resized image.
+
+    Args:
+        image: PIL image.
+        size: side in pixels that the model uses; sides above 32 are taken as 32.
+        channels: 1 for grey values, 3 for RGB.
+
+    Returns:
+        (side * side * channels,) float32 in [0, 1].
+
+    Raises:
+        ValueError: `channels` is neither 1 nor 3.
+    """
+    if channels not in (1, 3):
+        raise ValueError(f"Pixel features were asked for {channels} channels; only 1 (grey) and 3 (RGB) exist.")
+    side = min(size, MAX_PIXEL_SIDE)
+    # 2 is PIL's bilinear filter, which averages over all source pixels when it reduces.
+    pixels = image.convert("L" if channels == 1 else "RGB").resize((side, side), 2)
+    return np.asarray(pixels, dtype=np.float32).ravel() / 255.0
+
+
+def hertz_to_mel(frequency):
+    """Map Hz to mel (O'Shaughnessy 1987)."""
+    return 2595.0 * np.log10(1.0 + np.asarray(frequency, dtype=np.float64) / 700.0)
+
+
+def mel_to_hertz(mel):
+    """Map mel to Hz, the inverse of `hertz_to_mel`."""
+    return 700.0 * (10.0 ** (np.asarray(mel, dtype=np.float64) / 2595.0) - 1.0)
+
+
+@lru_cache(maxsize=8)
+def mel_filters(sampling_rate: int = SAMPLING_RATE, fft_size: int = 512, count: int = NUM_FILTERS) -> np.ndarray:
+    """Triangular filters of height 1 whose corners are evenly spaced in mel.
+
+    Returns:
+        (count, fft_size // 2 + 1) weights of the bins of a real FFT.
+    """
+    corners = np.linspace(hertz_to_mel(LOWEST_FREQUENCY), hertz_to_mel(sampling_rate / 2), count + 2)
+    bins = hertz_to_mel(np.arange(fft_size // 2 + 1) * sampling_rate / fft_size)
+    rising = (bins - corners[:-2, None]) / (corners[1:-1] - corners[:-2])[:, None]
+    falling = (corners[2:, None] - bins) / (corners[2:] - corners[1:-1])[:, None]
+    return np.maximum(0.0, np.minimum(rising, falling))
+
+
+@lru_cache(maxsize=8)
+def dct_matrix(count: int = NUM_COEFFICIENTS, size: int = NUM_FILTERS) -> np.ndarray:
+    """First `count` rows of the orthonormal DCT-II of `size` values; (count, size), rows of unit norm."""
+    index = np.arange(size) + 0.5
+    matrix = np.sqrt(2.0 / size) * np.cos(np.pi / size * np.arange(count)[:, None] * index)
+    matrix[0] /= np.sqrt(2.0)
+    return matrix
+
+
+def log_mel(waveform, *, sampling_rate: int = SAMPLING_RATE) -> np.ndarray:
+    """Log power in 40 mel filters.
+
+    Args:
+        waveform: (S,) mono samples in [-1, 1]; shorter than one window it is padded with zeros to one.
+        sampling_rate: in Hz.
+
+    Returns:
+        (F, 40) natural logarithms, F = 1 + (S - window) // hop.
+
+    Raises:
+        ValueError: the waveform is empty or not one-dimensional.
+    """
+    waveform = np.asarray(waveform, dtype=np.float64)
+    if waveform.ndim != 1 or waveform.size == 0:
+        raise ValueError(f"A waveform must be a non-empty vector of samples; this one has shape {waveform.shape}.")
+    window = round(WINDOW_SECONDS * sampling_rate)
+    hop = round(HOP_SECONDS * sampling_rate)
+    emphasised = np.append(waveform[0], waveform[1:] - PRE_EMPHASIS * waveform[:-1])
+    emphasised = np.pad(emphasised, (0, max(0, window - len(emphasised))))
+    frames = np.lib.stride_tricks.sliding_window_view(emphasised, window)[::hop] * np.hamming(window)
+    fft_size = 1 << (window - 1).bit_length()
+    power = np.abs(np.fft.rfft(frames, fft_size)) ** 2 / fft_size
+    return np.log(np.maximum(power @ mel_filters(sampling_rate, fft_size).T, LOG_FLOOR))
+
+
+def mfcc(waveform, *, sampling_rate: int = SAMPLING_RATE) -> np.ndarray:
+    """Mel-frequency cepstral coefficients; see `log_mel` for arguments and errors. Returns (F, 13)."""
+    return log_mel(waveform, sampling_rate=sampling_rate) @ dct_matrix().T
+
+
+def deltas(coefficients: np.ndarray) -> np.ndarray:
+    """Slope of every coefficient by regression over two frames either side, edges repeated; (F, C) -> (F, C)."""
+    frames = len(coefficients)
+    padded = np.pad(coefficients, ((DELTA_REACH, DELTA_REACH), (0, 0)), mode="edge")
+    offsets = range(-DELTA_REACH, DELTA_REACH + 1)
+    slope = sum(o * padded[DELTA_REACH + o : DELTA_REACH + o + frames] for o in offsets)
+    return slope / sum(o * o for o in offsets)
+
+
+def mfcc_features(waveform, *, sampling_rate: int = SAMPLING_RATE, with_deltas: bool = False) -> np.ndarray:
+    """Mean and standard deviation over time of the MFCC.
+
+    Args:
+        waveform: (S,) mono samples.
+        sampling_rate: in Hz.
+        with_deltas: add the same statistics of the slopes, which tell how the sound moves.
+
+    Returns:
+        (26,) float32, or (52,) with deltas.
+    """
+    coefficients = mfcc(waveform, sampling_rate=sampling_rate)
+    if with_deltas:
+        coefficients = np.concatenate([coefficients, deltas(coefficients)], axis=1)
+    return np.concatenate([coefficients.mean(axis=0), coefficients.std(axis=0)]).astype(np.float32)
+
+
+def tfidf_features(train_texts: Iterable[str], test_texts: Iterable[str]) -> tuple[sparse.csr_array, sparse.csr_array]:
+    """TF-IDF of single words and pairs of words, vocabulary and weights from the training texts alone.
+
+    Returns:
+        Two sparse matrices with rows of unit norm and at most 20,000 columns.
+
+    Raises:
+        ValueError: the training texts hold no word at all.
+    """
+    # Single letters and marks count as words too, so that no text of a language without spaces comes out empty.
+    vectoriser = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, max_features=MAX_TERMS, token_pattern=r"\w+")
+    try:
+        train = vectoriser.fit_transform(train_texts)
+    except ValueError as error:
+        raise ValueError(f"TF-IDF found no word in the training texts ({error}); check the text column.") from error
+    return sparse.csr_array(train), sparse.csr_array(vectoriser.transform(test_texts))
+
+
+def simple_features(modality: str, train: Iterable[dict], test: Iterable[dict], **options) -> dict[str, tuple]:
+    """Compute every simple feature that belongs to a modality.
+
+    Args:
+        modality: "vision", "audio" or "text".
+        train, test: raw records with "image", "audio" (16 kHz) or "text"; each is read once.
+        options: `size` and `channels` of `pixel_features`, for vision.
+
+    Returns:
+        Name of the feature -> (training matrix, test matrix): "pixels"; "mfcc" and "mfcc_deltas"; or "tfidf".
+
+    Raises:
+        ValueError: the modality is unknown.
+    """
+    if modality == "vision":
+        both = tuple(np.stack([pixel_features(r["image"], **options) for r in part]) for part in (train, test))
+        return {"pixels": both}
+    if modality == "audio":
+        both = tuple(np.stack([mfcc_features(r["audio"], with_deltas=True) for r in part]) for part in (train, test))
+        # mean and std of [coefficients, slopes]: the statistics of the coefficients alone are a part of the columns.
+        plain = [i for i in range(4 * NUM_COEFFICIENTS) if (i // NUM_COEFFICIENTS) % 2 == 0]
+        return {"mfcc": tuple(part[:, plain] for part in both), "mfcc_deltas": both}
+    if modality == "text":
+        texts = ([" ".join((r["text"], r.get("text_pair") or "")) for r in part] for part in (train, test))
+        return {"tfidf": tfidf_features(*texts)}
+    raise ValueError(f"There are no simple features for modality {modality!r}; it is one of vision, audio, text.")

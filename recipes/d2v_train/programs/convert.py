@@ -1,0 +1,254 @@
+"""Converts a checkpoint of data2vec from another program into a folder that `AutoModel.from_pretrained` loads.
+
+    python recipes/convert.py base_libri.pt models/data2vec2-audio-base --verify
+    python recipes/convert.py audio_base_ls_960h.pt models/audio-960h --dict dict.ltr.txt
+    python recipes/convert.py nlp_base.pt models/text-base --dict dict.txt --bpe encoder.json vocab.bpe
+    python recipes/convert.py facebook/data2vec-vision-base-ft1k models/vision-ft1k
+    python recipes/convert.py runs/ctc for_transformers --to transformers --verify
+
+Sources: checkpoints of fairseq (2.0 and 1.0; pretrained, or fine-tuned for speech recognition, images or texts), of
+BEiT's program (images, 1.0), and models of type data2vec-audio, -text and -vision of transformers. A pretrained model
+keeps its teacher and decoders, so that `recipes/pretrain.py ... init_from=OUT` goes on from it. Nothing in a source is
+ever run, and OUT is whole or not there. With `--to transformers` the source is a model of this package, and OUT one of
+transformers' own classes, for code that does not have this package.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+
+from d2v_train.converting.dictionaries import read_dictionary
+from d2v_train.converting.summary import (
+    Summary,
+    card_of,
+    converted_license,
+    input_parts,
+    nearest_size,
+    summarise,
+    verify,
+    write_converted,
+)
+from modeling_d2v import Data2VecConfig, Data2VecModel, Data2VecProcessor
+from modeling_d2v.conversion.fairseq.convert import convert_checkpoint
+from modeling_d2v.conversion.hf.export_folder import export_to_transformers
+from modeling_d2v.conversion.hf.load import KINDS, from_transformers
+from modeling_d2v.modalities import MODALITIES
+from modeling_d2v.model_card import read_license
+from modeling_d2v.sharing.drafts import check_place
+from modeling_d2v.sharing.publishing import find_checkpoint
+
+
+FILE_SUFFIXES = (".pt", ".pth", ".ckpt", ".bin", ".tar", ".safetensors")
+
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "source": None}
+
+
+# Options that a source has no use for, with the value that they have where they are not given.
+_OF_FILES = {"dict": None, "bpe": None, "settings": None, "ignore_settings": []}
+
+
+_OF_THE_WAY_BACK = {"modality": None}
+
+
+_WITHOUT_USE: dict[str, dict[str, Any]] = {
+    "a checkpoint file": {"architecture": None, **_OF_THE_WAY_BACK},
+    "a model of transformers": {"weights": "student", **_OF_FILES, **_OF_THE_WAY_BACK},
+    "--to transformers": {"encoder_only": False, "architecture": None, "allow_nonfinite": False, **_OF_FILES},
+}
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Options of the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add(
+        "source",
+        help="checkpoint file, folder of a transformers model, its name on the Hub, or (--to) a model of ours",
+    )
+    add("out", type=Path, help="folder to write")
+    add("--dict", help="dictionary of fairseq: dict.ltr.txt of a speech recogniser, dict.txt of a text model")
+    add("--bpe", nargs=2, metavar=("ENCODER", "MERGES"), help="encoder.json and vocab.bpe of GPT-2, for a text model")
+    add("--verify", action="store_true", help="read the result back and compare every tensor with the source")
+    add("--dtype", choices=DTYPES, default="float32", help="type of the stored numbers (default: %(default)s)")
+    add("--encoder_only", action="store_true", help="leave out teacher and decoders, or the head")
+    add("--weights", choices=("student", "teacher"), default="student", help="which encoder --encoder_only takes")
+    add("--overwrite", action="store_true", help="replace OUT if it exists")
+    add("--allow_nonfinite", action="store_true", help="convert weights that are infinite or no numbers")
+    add("--license", help="identifier of the Hub for the card (default: that of the published models)")
+    add("--settings", help="JSON file with the settings (`cfg`) of a checkpoint that has none")
+    add("--ignore_settings", nargs="+", default=[], metavar="NAME", help="settings of the encoder to leave out")
+    add("--to", choices=("data2vec", "transformers"), default="data2vec", help="whose model OUT is (default: ours)")
+    add("--modality", choices=tuple(MODALITIES), help="which one of a joint encoder --to transformers takes")
+    add("--architecture", help="class of the transformers model, where its configuration does not say it")
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> Summary:
+    """Runs the program.
+
+    Returns:
+        what was converted.
+
+    Raises:
+        ValueError, OSError: the source, an option or the place to write is wrong.
+    """
+    args = build_parser().parse_args(arguments)
+    if args.out.exists() and not args.overwrite:
+        raise ValueError(f"{args.out} exists. Choose another folder, or replace it with --overwrite.")
+    if args.out.exists() and not (args.out / "config.json").is_file():
+        raise ValueError(f"{args.out} exists and is no folder of a model: it is not replaced. Choose another one.")
+    check_place(args.out, args.source, args.dict, args.settings, *(args.bpe or ()))
+    what, convert = "a checkpoint file", convert_file
+    if args.to == "transformers":
+        what, convert = "--to transformers", convert_back
+    elif is_transformers(args.source):
+        what, convert = "a model of transformers", convert_transformers
+    useless = [f"--{name}" for name, value in _WITHOUT_USE[what].items() if getattr(args, name) != value]
+    if useless:
+        raise ValueError(f"{', '.join(useless)} would change nothing for {what}: leave it out.")
+    summary = convert(args)
+    print(summary)
+    print(f"written     {args.out}")
+    return summary
+
+
+def is_transformers(source: str) -> bool:
+    """Whether a source is a folder or a name on the Hub, and not a checkpoint file."""
+    path = Path(source)
+    if path.is_dir():
+        return True
+    is_name = source.count("/") <= 1 and not source.startswith((".", "/"))
+    return is_name and not path.is_file() and path.suffix.lower() not in FILE_SUFFIXES
+
+
+def convert_file(args: argparse.Namespace) -> Summary:
+    """Converts a checkpoint file of fairseq or of BEiT's program."""
+    settings = read_settings(args.settings) if args.settings else None
+    converted = convert_checkpoint(
+        args.source,
+        encoder_only=args.encoder_only,
+        weights=args.weights,
+        settings=settings,
+        ignore_settings=args.ignore_settings,
+    )
+    symbols = read_dictionary(args.dict) if args.dict else None
+    parts, notes = input_parts(converted, symbols, args.bpe)
+    dtype = DTYPES[args.dtype]
+    summary = summarise(converted, args.license, notes)
+
+    def check(folder: Path) -> None:
+        compared = verify(folder, converted, dtype)
+        summary.notes.append(f"verified: {compared} tensors are those of the source")
+
+    write_converted(
+        args.out,
+        lambda folder: converted.save(folder, dtype, allow_nonfinite=args.allow_nonfinite),
+        parts,
+        card_of(summary, converted.config, args.source, args.out.name, args.dtype),
+        check if args.verify else None,
+    )
+    return summary
+
+
+def read_settings(path: str) -> dict[str, Any]:
+    """Settings of a checkpoint from a JSON file."""
+    try:
+        settings = json.loads(Path(path).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is no JSON file ({error}); --settings takes a dictionary such as `cfg`.") from None
+    if not isinstance(settings, dict):
+        raise ValueError(f"{path} holds a {type(settings).__name__}; --settings takes a dictionary such as `cfg`.")
+    return settings
+
+
+def convert_transformers(args: argparse.Namespace) -> Summary:
+    """Converts a model of transformers, with its tokenizer, feature extractor or image processor."""
+    architecture = args.architecture
+    model, unused = from_transformers(args.source, architecture=architecture)
+    if args.encoder_only and not isinstance(model, Data2VecModel):
+        model, unused = from_transformers(args.source, architecture=_encoder_of(model))
+    if DTYPES[args.dtype] is not None:
+        model = model.to(DTYPES[args.dtype])
+    identifier, reason = converted_license(model.config, args.license, args.source)
+    parts, notes = _parts_of(args.source)
+    kind = f"transformers data2vec-{model.config.modalities[0]}"
+    size, parameters = nearest_size(model.config), model.num_parameters()
+    summary = Summary(kind, "as published", type(model).__name__, size, parameters, identifier, reason, unused, notes)
+    wrong = [name for name, tensor in model.state_dict().items() if not tensor.isfinite().all()]
+    if wrong and not args.allow_nonfinite:
+        raise ValueError(f"{args.source} holds infinite values or no numbers (NaN) in {', '.join(wrong[:5])}.")
+
+    def check(folder: Path) -> None:
+        again = type(model).from_pretrained(folder).state_dict()
+        differing = [name for name, tensor in model.state_dict().items() if not torch.equal(again[name], tensor)]
+        if differing:
+            raise ValueError(f"The written model differs from the source in {', '.join(differing[:10])}.")
+        summary.notes.append(f"verified: {len(again)} tensors are those of the source")
+
+    card = card_of(summary, model.config, args.source, args.out.name, args.dtype)
+    write_converted(args.out, model.save_pretrained, parts, card, check if args.verify else None)
+    return summary
+
+
+def convert_back(args: argparse.Namespace) -> Summary:
+    """Exports a model of this package to the classes of transformers."""
+    config = Data2VecConfig.from_pretrained(find_checkpoint(args.source))
+    exported = export_to_transformers(
+        args.source,
+        args.out,
+        overwrite=args.overwrite,
+        dtype=DTYPES[args.dtype],
+        license=args.license,
+        verify=args.verify,
+        weights=args.weights,
+        modality=args.modality,
+    )
+    model, license = exported.model, read_license(args.out)
+    return Summary(
+        "this package",
+        (config.architectures or ["Data2VecModel"])[0],
+        type(model).__name__,
+        nearest_size(config),
+        model.num_parameters(),
+        license or "not known",
+        "as you said" if args.license else "what the card of the source says" if license else "its card names none",
+        exported.unused,
+        exported.notes,
+    )
+
+
+def _encoder_of(model: Any) -> str:
+    kind = {"audio": "data2vec-audio", "text": "data2vec-text", "vision": "data2vec-vision"}
+    classes = KINDS[kind[model.config.modalities[0]]].classes
+    return next(name for name, ours in classes.items() if ours is Data2VecModel)
+
+
+def _parts_of(source: str) -> tuple[dict[str, Any], list[str]]:
+    try:
+        processor = Data2VecProcessor.from_pretrained(source)
+    except OSError:
+        return {}, ["no tokenizer, feature extractor or image processor: the source has none"]
+    return {name: getattr(processor, name) for name in processor.get_attributes()}, []
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(message)s")
+    # To be ended by another program is an interruption too: a folder that is half written goes then.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit("convert.py: interrupted. Nothing was written.")
+    except (ValueError, OSError, SafetensorError) as error:
+        # A user's mistake, or a full disk: the sentence says it all, a traceback would hide it.
+        sys.exit(f"convert.py: {error}")

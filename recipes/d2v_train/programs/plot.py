@@ -1,0 +1,136 @@
+"""Plot the log of one or several pretraining runs: loss, standard deviations and online probe by modality.
+
+    python recipes/plot.py runs/demo --output docs/demo.png
+    python recipes/plot.py runs/a runs/b runs/c --output docs/seeds.png
+
+One row of panels a modality, its loss on the left, then the standard deviation of targets and predictions, and the
+accuracy of the online probe where a run has one. A standard deviation that goes to zero is a collapse; a healthy one
+together with a falling loss is still no proof that anything was learned, for which there are probes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from d2v_train.support.jsonl import read_log
+
+
+PANELS = ("vision", "audio", "text")
+
+
+PROBES = ("knn", "linear")
+
+
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")
+
+
+"""Okabe and Ito's colours, which colour-blind readers tell apart; one a run."""
+
+
+def find_log(run: str | Path) -> Path:
+    """Path of the log of a run, given the run's folder or the log itself.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    path = Path(run)
+    path = path / "log.jsonl" if path.is_dir() else path
+    if not path.is_file():
+        raise FileNotFoundError(f"{run} is neither a log nor the folder of a run with a log.jsonl inside.")
+    return path
+
+
+def plot_runs(runs: Sequence[str | Path], output: str | Path) -> Path:
+    """Draw the curves of several runs on top of each other.
+
+    Args:
+        runs: folders of runs, or their log files.
+        output: image to write, its format told by the suffix.
+
+    Returns:
+        `output`.
+
+    Raises:
+        FileNotFoundError: a run has no log.
+        ValueError: no log holds a loss of any modality.
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    paths = [find_log(run) for run in runs]
+    logs = [read_log(path) for path in paths]
+    names = [path.parent.name if path.name == "log.jsonl" else path.stem for path in paths]
+    shown = [m for m in PANELS if any(f"{m}/loss" in record for log in logs for record in log)]
+    if not shown:
+        raise ValueError(f"No loss was found in {', '.join(map(str, paths))}; the run may have stopped too early.")
+    probes = [f"{modality}/probe_{kind}" for modality in shown for kind in PROBES]
+    probed = any(key in record for log in logs for record in log for key in probes)
+    columns = 3 if probed else 2
+    figure, axes = plt.subplots(
+        len(shown), columns, figsize=(4.5 * columns, 2.4 * len(shown) + 0.6), squeeze=False, sharex="row"
+    )
+    for row, modality in zip(axes, shown, strict=True):
+        for log, name, colour in zip(logs, names, COLOURS * len(logs), strict=False):
+            # A line through one point shows nothing.
+            style = {"color": colour, "linewidth": 1.5, "marker": "o" if len(log) < 5 else None}
+            row[0].plot(*_series(log, f"{modality}/loss"), label=name, **style)
+            row[1].plot(*_series(log, f"{modality}/target_std"), **style)
+            row[1].plot(*_series(log, f"{modality}/prediction_std"), linestyle="--", **style)
+            if probed:
+                _plot_probe(row[2], log, modality, style)
+        row[0].set_ylabel(modality, fontsize=12)
+        for panel in row:
+            panel.grid(alpha=0.3)
+            panel.set_ylim(bottom=0)
+            panel.spines[["top", "right"]].set_visible(False)
+    axes[0, 0].set_title("loss")
+    axes[0, 1].set_title("standard deviation: targets (solid), predictions (dashed)", fontsize=10)
+    if probed:
+        axes[0, 2].set_title("accuracy of the probe in %, chance dotted", fontsize=10)
+    for panel in axes[-1]:
+        panel.set_xlabel("step")
+    if len(logs) > 1:
+        axes[0, 0].legend(frameon=False, fontsize=9)
+    figure.tight_layout()
+    output = Path(output)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(output, dpi=110)
+    plt.close(figure)
+    return output
+
+
+def _plot_probe(panel, log: list[dict], modality: str, style: dict) -> None:
+    """Draw the accuracies of the online probe, and what is to be reached without learning anything."""
+    for kind, marker in zip(PROBES, "os", strict=True):
+        steps, values = _series(log, f"{modality}/probe_{kind}")
+        panel.plot(steps, values, **{**style, "marker": marker, "markersize": 3})
+        for compared in (f"{modality}/probe_{kind}_random", f"{modality}/probe_chance"):
+            for value in _series(log, compared)[1][:1] if steps else []:
+                panel.axhline(value, color=style["color"], linewidth=1, linestyle=":")
+
+
+def _series(log: list[dict], key: str) -> tuple[list[int], list[float]]:
+    """Steps and values of the lines that hold `key`; a joint run need not log every modality in every line."""
+    points = [(record["step"], record[key]) for record in log if record.get(key) is not None]
+    return [step for step, _ in points], [value for _, value in points]
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Plot from the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", nargs="+", help="folders of runs, or log.jsonl files")
+    parser.add_argument("--output", default="docs/curves.png", help="image to write (default: %(default)s)")
+    args = parser.parse_args(arguments)
+    try:
+        print(plot_runs(args.runs, args.output))
+    except (FileNotFoundError, ValueError) as error:
+        sys.exit(f"plot.py: {error}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,75 @@
+"""Pretrains data2vec on text, images, speech, or all of them in one run.
+
+    python recipes/pretrain.py tiny_joint output_dir=runs/tiny_joint
+    python recipes/pretrain.py tiny_vision data.vision=path/to/images optim.lr=5e-4 max_steps=2000
+    python recipes/pretrain.py my_run.yaml --dry_run  # size, memory, time and disk of the run, without starting it
+    accelerate launch --num_processes 8 recipes/pretrain.py my_run.yaml --mixed_precision bf16 --report_to tensorboard
+
+The same command again goes on from the newest whole checkpoint. See `d2v_train/options/run.py` for every option.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+import sys
+from typing import Any
+
+from d2v_train.health.guard import TrainingStopped
+from d2v_train.options.errors import OptionError
+from d2v_train.options.files import as_overrides, load_options
+from d2v_train.pretraining.session import pretrain
+from d2v_train.runs.checkpoints import CheckpointError
+from d2v_train.runs.interruptions import RunInterrupted
+from d2v_train.runs.lock import FolderInUseError
+from d2v_train.support.extras import MissingDependencyError
+from d2v_train.support.processes import ProcessLostError
+from d2v_train.support.storage import WriteError
+
+
+logger = logging.getLogger("pretrain")
+
+
+def main(arguments: list[str]) -> dict[str, Any]:
+    """Runs the program.
+
+    Args:
+        arguments: configuration, then overrides as `key=value` or `--key value`.
+
+    Returns:
+        Summary of the run, see `Pretraining.run`.
+    """
+    if not arguments or arguments[0] in ("-h", "--help"):
+        raise SystemExit(__doc__)
+    return pretrain(load_options(arguments[0], as_overrides(arguments[1:])))
+
+
+def run_program(arguments: list[str]) -> int | str:
+    """Runs the program as a process.
+
+    Returns:
+        What the process ends with: 0, the code of an interruption, or what was wrong, in a sentence.
+    """
+    status: int | str = 0
+    try:
+        main(arguments)
+    except RunInterrupted as interruption:
+        logger.info("%s", interruption)
+        status = interruption.code
+    except (
+        OptionError,
+        CheckpointError,
+        WriteError,
+        FolderInUseError,
+        ProcessLostError,
+        TrainingStopped,
+        MissingDependencyError,
+    ) as error:
+        status = f"{type(error).__name__}: {error}"
+    # Engine and model go while the interpreter is whole: threads of gloo that let go of tensors later could abort it.
+    gc.collect()
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(run_program(sys.argv[1:]))

@@ -1,0 +1,79 @@
+"""Publish a checkpoint on the Hugging Face Hub, so that two lines load it.
+
+    hf auth login
+    python recipes/publish.py runs/images me/my-images --dry_run
+    python recipes/publish.py runs/images me/my-images
+    python recipes/publish.py runs/images me/my-images --weights teacher --revision teacher
+    python recipes/publish.py converted/vision me/vision --private
+
+CHECKPOINT is the folder of a finished run, or any folder with a model. Of a pretraining run the encoder goes up, with
+the code that loads it (one of transformers needs none), what prepares its inputs, and a card made from the run's
+record; reports of recipes/probe.py in
+the run's folder (`probe*.json`) and pictures (`*.png`, see recipes/plot.py) become part of it. All files arrive in one
+commit. After an interruption, the same command sends what is missing.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from safetensors import SafetensorError
+
+from d2v_train.options.errors import OptionError
+from d2v_train.publishing.hub import publish_checkpoint
+from modeling_d2v.sharing.publishing import WEIGHTS, Publication, PublishingError
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Arguments of the command."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("checkpoint", help="folder of a finished run or of a model")
+    add("repo_id", help="user/name, or a name alone for your own")
+    add("--weights", choices=WEIGHTS, default="student", help="of a pretraining model (default: %(default)s)")
+    add("--license", help="of the weights, as the Hub writes it (default: that of their source, else apache-2.0)")
+    add(
+        "--card", type=Path, help="file to use as README.md (default: the checkpoint's, or made from the run's record)"
+    )
+    add("--probe", type=Path, nargs="+", default=[], help="reports of recipes/probe.py for the card")
+    add("--private", action="store_true", default=None, help="make the repository private, if it is new")
+    add("--revision", help="branch to upload to, made if there is none (default: main)")
+    add("--create_pr", action="store_true", help="open a pull request instead of changing the branch")
+    add("--commit_message", default="Upload model", help="(default: %(default)s)")
+    add("--max_shard_size", default="50GB", help="write weights above this size in parts (default: %(default)s)")
+    add("--token", help="access token of the Hub (default: the stored one)")
+    add("--dry_run", action="store_true", help="show files, sizes and card; no network is used")
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> Publication:
+    """Publishes from the command line."""
+    args = build_parser().parse_args(arguments)
+    made = publish_checkpoint(
+        args.checkpoint,
+        args.repo_id,
+        weights=args.weights,
+        license=args.license,
+        card=args.card.read_text(encoding="utf-8") if args.card else None,
+        probes=args.probe,
+        max_shard_size=args.max_shard_size,
+        dry_run=args.dry_run,
+        private=args.private,
+        revision=args.revision,
+        create_pr=args.create_pr,
+        commit_message=args.commit_message,
+        token=args.token,
+    )
+    print(made.listing())
+    if args.dry_run:
+        print(f"\n{made.card}")
+    print(f"{'Would go to' if args.dry_run else 'Published'}: {made.url or made.repo_id} ({made.license})")
+    return made
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (OptionError, PublishingError, SafetensorError, ValueError, OSError) as error:
+        raise SystemExit(f"publish.py: {error}") from None

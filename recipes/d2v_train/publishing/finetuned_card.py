@@ -1,0 +1,106 @@
+"""The model card of a fine-tuned model: what it was made from and how, and what it reaches."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import EvalResult, ModelCardData
+
+from d2v_train.publishing.run_card import inherited_license
+from d2v_train.support.text import table
+
+
+NO_RESULTS = ("_runtime", "_samples_per_second", "_steps_per_second", "_samples", "_preparation_time")
+
+
+USE = """```python
+from transformers import pipeline
+
+import modeling_d2v  # registers the classes; without the package installed, pass trust_remote_code=True instead
+
+
+model = pipeline("{task}", "{name}")
+```"""
+
+
+def finetuned_card(
+    name: str,
+    results: Mapping[str, float],
+    settings: Mapping[str, Any],
+    *,
+    repository: str | None = None,
+    finetuned_from: str | None = None,
+    tasks: str | None = None,
+    dataset: str | None = None,
+    dataset_args: str | None = None,
+    language: str | None = None,
+    license: str | None = None,
+    tags: str | list[str] = (),
+) -> str:
+    """Text of the card, with its metadata on top.
+
+    Args:
+        name: of the model.
+        results: metrics of the evaluation by name.
+        settings: what it was trained with, by name; empty if it was only evaluated.
+        repository: name on the Hub, if it is uploaded.
+        finetuned_from: name on the Hub, or folder, of the pretrained model; `None` if there was none.
+        tasks: task of the Hub, such as "text-classification".
+        dataset, dataset_args: name of the data, and of its configuration.
+        language, tags: metadata.
+        license: of the weights; default: that of the pretrained model, Apache-2.0 if there was none.
+    """
+    local = finetuned_from is not None and Path(finetuned_from).exists()
+    # A path says something about a machine, its last part about the data.
+    dataset = Path(dataset).name if dataset and Path(dataset).exists() else dataset or "unnamed data"
+    data = f"{dataset} ({dataset_args})" if dataset_args else dataset
+    metrics = {key: value for key, value in results.items() if _is_result(key)}
+    metadata = ModelCardData(
+        language=language,
+        license=license or inherited_license(finetuned_from),
+        library_name="transformers",
+        pipeline_tag=tasks,
+        tags=["data2vec", *([tags] if isinstance(tags, str) else tags)],
+        # A folder is no name that the Hub knows, and it would refuse the card.
+        base_model=None if local else finetuned_from,
+        model_name=name,
+        eval_results=[
+            EvalResult(
+                task_type=tasks or "other",
+                dataset_type=dataset,
+                dataset_name=data,
+                metric_type=key.removeprefix("eval_"),
+                metric_value=value,
+            )
+            for key, value in metrics.items()
+            if not key.endswith("_loss")
+        ]
+        or None,
+    )
+    origin = (
+        "random weights" if finetuned_from is None else f"`{Path(finetuned_from).name if local else finetuned_from}`"
+    )
+    parts = [
+        f"---\n{metadata.to_yaml()}\n---",
+        f"# {name}",
+        f"A data2vec model for {tasks or 'a task of its own'}, "
+        f"{'trained from' if settings else 'evaluated with the weights of'} {origin} on {data}.",
+    ]
+    if tasks:
+        parts.append(f"## Use\n\n{USE.format(task=tasks, name=repository or name)}")
+    if metrics:
+        parts.append(f"## Results on the evaluation data\n\n{table(_rows('metric', metrics), markdown=True)}")
+    if settings:
+        parts.append(f"## Training\n\n{table(_rows('setting', settings), markdown=True)}")
+    return "\n\n".join(parts) + "\n"
+
+
+def _is_result(key: str) -> bool:
+    return key.startswith(("eval_", "test_")) and not key.endswith(NO_RESULTS)
+
+
+def _rows(head: str, values: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    shown = ((key, f"{value:.4g}" if isinstance(value, float) else value) for key, value in values.items())
+    return [(head, "value"), *shown]

@@ -1,0 +1,61 @@
+"""Publishes checkpoints of the programs here: those of a pretraining run get a card from the run's record."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoConfig
+
+from d2v_train.publishing.backbone import backbone_card
+from d2v_train.publishing.run_card import find_run, is_generated, run_card
+from modeling_d2v import BackbonePreTrainingConfig
+from modeling_d2v.sharing.publishing import Publication, find_checkpoint, publish
+
+
+def publish_checkpoint(
+    checkpoint: str | Path,
+    repo_id: str,
+    *,
+    weights: str = "student",
+    license: str | None = None,
+    card: str | None = None,
+    probes: Sequence[Path] = (),
+    **options: Any,
+) -> Publication:
+    """Uploads the folder of a run or of a model.
+
+    Args:
+        checkpoint: the folder.
+        repo_id: "user/name", or a name alone for one's own.
+        weights, license, options: see `modeling_d2v.publishing.publish`.
+        card: text of README.md; default: the one beside the model, unless it was made from the run's record: then it
+            is made again, with the probes and pictures that came since.
+        probes: reports of recipes/probe.py for the card, beside those in the folder of the run (`probe*.json`).
+
+    Raises:
+        FileNotFoundError, ValueError: there is no such model, or its licence is not known.
+        PublishingError: the upload failed.
+    """
+    folder = find_checkpoint(checkpoint)
+    run = find_run(folder)
+    pictures: list[Path] = []
+    if card is None and run is not None and is_generated(folder):
+        pictures = sorted(run.glob("*.png"))
+        config = AutoConfig.from_pretrained(folder)
+        make_card = backbone_card if isinstance(config, BackbonePreTrainingConfig) else run_card
+        card = make_card(
+            run,
+            config,
+            repo_id,
+            weights=weights,
+            license=license,
+            probes=[*sorted(run.glob("probe*.json")), *probes],
+            pictures=pictures,
+        )
+    elif probes:
+        raise ValueError(
+            f"Probes are for the card that is made from a run's record; that of {folder} is kept as it is."
+        )
+    return publish(folder, repo_id, weights=weights, license=license, card=card, extra_files=pictures, **options)

@@ -1,0 +1,277 @@
+"""The model card of a pretraining run, made from what the run recorded: options, log, record, probes.
+
+Paths say something about a machine, not about a model: of a local folder the card gives the last part of its name.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import yaml
+
+from d2v_train.options.files import read_yaml
+from d2v_train.runs.record import read_record
+from d2v_train.support.jsonl import read_log
+from d2v_train.support.text import duration, table
+from modeling_d2v import Data2VecConfig
+from modeling_d2v.model_card import CARD, DEFAULT_LICENSE, choose_license, model_card, read_license
+from modeling_d2v.model_card import table as facts_table
+
+
+OPTIONS_FILE, LOG_FILE = "run.yaml", "log.jsonl"
+
+
+GENERATED = (
+    "<!-- Made from the record of the run, and made again by recipes/publish.py; without this line it is kept. -->"
+)
+
+
+LOSS_ROWS = 8
+
+
+_COLUMNS = ("loss", "target_std", "prediction_std", "explained_by_prediction", "explained_by_position")
+
+
+_OF_THE_START = ("command", "end", "step")
+
+
+_HIDDEN = ("output_dir", "push_to_hub", "hub_model_id", "report_to")
+
+
+def find_run(checkpoint: Path) -> Path | None:
+    """Folder of the pretraining run that a checkpoint belongs to: itself, or around `final` or `checkpoints`."""
+    checkpoint = Path(checkpoint).resolve()
+    places = [checkpoint, checkpoint.parent, checkpoint.parent.parent]
+    return next((place for place in places if (place / OPTIONS_FILE).is_file()), None)
+
+
+def inherited_license(source: str | None) -> str | None:
+    """Licence of the weights that a run starts from: of its source, of the source's source, and so on.
+
+    Args:
+        source: folder or name on the Hub; `None` for random weights.
+
+    Returns:
+        `None` if nothing tells.
+    """
+    if source is None:
+        return DEFAULT_LICENSE
+    stated = read_license(source)
+    run = find_run(Path(source)) if stated is None and Path(source).is_dir() else None
+    if run is None:
+        return stated
+    options = read_yaml(run / OPTIONS_FILE)
+    return inherited_license(options.get("init_from") or options.get("backbone"))
+
+
+def run_card(
+    run: Path,
+    config: Data2VecConfig,
+    name: str,
+    *,
+    weights: str = "student",
+    license: str | None = None,
+    probes: Sequence[Path] = (),
+    pictures: Sequence[Path] = (),
+) -> str:
+    """Text of the card.
+
+    Args:
+        run: folder of the run.
+        config: of its model.
+        name: of the repository, for the example.
+        weights: what is published: the encoder with the weights of the "student" or the "teacher", or "all".
+        license: of the weights; default: inherited from `init_from`, Apache-2.0 for a run from random weights.
+        probes: files with what `recipes/probe.py` printed.
+        pictures: of the curves, to be uploaded beside the card.
+
+    Raises:
+        ValueError: for a report that is none, or a licence that the source of the weights does not allow.
+    """
+    start = read_yaml(run / OPTIONS_FILE).get("init_from")
+    inherited = inherited_license(start)
+    sections, published = training_sections(run, config.modalities, weights, probes, pictures)
+    card = model_card(
+        config,
+        "Data2VecForPreTraining" if weights == "all" else "Data2VecModel",
+        name,
+        license=choose_license(license, inherited) if license or inherited else None,
+        base_model=start if start and is_hub_name(start) else None,
+        datasets=published or None,
+        sections=sections,
+    )
+    return f"{card}\n{GENERATED}\n"
+
+
+def training_sections(
+    run: Path,
+    modalities: Sequence[str],
+    weights: str = "student",
+    probes: Sequence[Path] = (),
+    pictures: Sequence[Path] = (),
+) -> tuple[dict[str, str], list[str]]:
+    """What a card says about the run, by heading, and the data sets on the Hub that it names; see `run_card`."""
+    options, record = read_yaml(run / OPTIONS_FILE), read_record(run)
+    log = read_log(run / LOG_FILE) if (run / LOG_FILE).is_file() else []
+    log = [line for line in log if "lr" in line]  # a probe between two log lines writes one of its own
+    start = options.get("init_from") or options.get("backbone")
+    sources = [(modality, source) for modality in modalities for source in _sources(options["data"][modality])]
+    sections = {
+        "Training data": table(
+            [("modality", "data"), *((modality, f"`{_shown(source)}`") for modality, source in sources)], markdown=True
+        ),
+        "Training": facts_table(_settings(options, log, start) | _speed(log, record)),
+        "Loss": _losses(log, modalities, pictures),
+        "Results": _results(probes, weights),
+        "Code": _code(record, options),
+    }
+    published = sorted({source.partition(":")[0] for _, source in sources if is_hub_name(source)})
+    return {heading: text for heading, text in sections.items() if text}, published
+
+
+def is_generated(folder: Path) -> bool:
+    """Whether a folder has no card, or one that may be made again."""
+    path = Path(folder) / CARD
+    return not path.is_file() or GENERATED in path.read_text(encoding="utf-8")
+
+
+def _settings(options: dict[str, Any], log: list[dict[str, Any]], start: str | None) -> dict[str, Any]:
+    optim, model = options["optim"], options["model"]
+    sections = {name: options[name] for name in ("text", "vision", "audio") if options.get(name)}
+    batches = {name: each["batch_size"] or f"{each['batch_tokens']:,} tokens" for name, each in sections.items()}
+    shown = {
+        "started from": f"`{_shown(start)}`" if start else "random weights",
+        "preset": model.get("preset"),
+        "steps": log[-1]["step"] if log else options["max_steps"],
+        "samples": f"{log[-1]['samples']:,}" if log else None,
+        "batch size": ", ".join(f"{size} ({name})" for name, size in batches.items()),
+        "learning rate": _rate(optim),
+        "AdamW": f"betas {optim['betas'][0]:g} and {optim['betas'][1]:g}, weight decay {optim['weight_decay']:g}",
+        "precision": "fp32" if options["mixed_precision"] == "no" else options["mixed_precision"],
+        "seed": options["seed"],
+    }
+    return {key: value for key, value in shown.items() if value is not None}
+
+
+def _rate(optim: dict[str, Any]) -> str:
+    """Return the course of the learning rate in words."""
+    held = f", held {optim['hold']:g}" if optim["hold"] else ""
+    return f"{optim['lr']:g}, warm-up {optim['warmup']:g}{held}, then {optim['curve']} to {optim['min_lr']:g}"
+
+
+def _speed(log: list[dict[str, Any]], record: dict[str, Any]) -> dict[str, Any]:
+    """Size of the data, time and speed, as far as the run recorded them."""
+    sizes = {name: found.get("samples") for name, found in record.get("data", {}).items()}
+    shares = [line["utilisation"] for line in log if "utilisation" in line]
+    speed = f"{median(line['samples_per_s'] for line in log):.4g} samples/s" if log else None
+    if shares:
+        speed += f", {median(shares):.0%} of the machine's matrix-product rate"
+    shown = {
+        "samples in the data": ", ".join(f"{size:,} ({name})" for name, size in sizes.items() if size) or None,
+        "time": duration(record["progress"]["seconds"]) if "progress" in record else None,
+        "speed": speed,
+        "peak memory": f"{log[-1]['peak_memory_gib']:.3g} GiB a process" if log else None,
+    }
+    return {key: value for key, value in shown.items() if value is not None}
+
+
+def _losses(log: list[dict[str, Any]], modalities: list[str], pictures: Sequence[Path]) -> str:
+    parts = [f"![Curves of the run]({picture.name})" for picture in pictures]
+    for modality in modalities:
+        lines = [line for line in log if f"{modality}/loss" in line]
+        if not lines:
+            continue
+        chosen = sorted({round(i * (len(lines) - 1) / (LOSS_ROWS - 1)) for i in range(LOSS_ROWS)})
+        columns = [key for key in _COLUMNS if f"{modality}/{key}" in lines[-1]]
+        head = (f"step ({modality})", *(key.replace("_", " ") for key in columns))
+        rows = [
+            (line["step"], *(_number(line.get(f"{modality}/{key}")) for key in columns))
+            for line in (lines[i] for i in chosen)
+        ]
+        parts.append(table([head, *rows], markdown=True))
+    if parts:
+        parts.append("A low loss does not show that features are useful; a probe of them does.")
+    return "\n\n".join(parts)
+
+
+def _results(paths: Sequence[Path], weights: str) -> str:
+    """Probes as rows: this encoder, the same with random weights, features that need no training."""
+    rows = []
+    for path in paths:
+        for probe in _json_lines(path):
+            task = f"{probe['modality']}, `{_shown(probe['data'])}`, {probe['test_samples']} test samples"
+            kinds = {"this model": probe["pretrained"], "random weights": probe["random"], **probe.get("simple", {})}
+            rows += [
+                (task, kind, found["linear"], found["knn"], f"{found['few']} ± {found['few_std']}")
+                for kind, found in kinds.items()
+            ]
+    if not rows:
+        return ""
+    head = ("task", "features", "linear", "kNN", "few labels")
+    text = "Accuracy in % of frozen features on test data (`recipes/probe.py`), beside the same encoder untrained."
+    if weights == "teacher":
+        text += " Measured with the weights of the student; those published here are the teacher's."
+    return f"{text}\n\n{table([head, *rows], markdown=True)}"
+
+
+def _code(record: dict[str, Any], options: dict[str, Any]) -> str:
+    starts = record["starts"]
+    parts = []
+    if starts:
+        last = {key: value for key, value in starts[-1].items() if value is not None and key not in _OF_THE_START}
+        parts.append(facts_table({**last, **({"starts": len(starts)} if len(starts) > 1 else {})}))
+    kept = _without_paths({key: value for key, value in options.items() if key not in _HIDDEN})
+    text = yaml.safe_dump(kept, sort_keys=False)
+    parts.append(f"<details><summary>All options of recipes/pretrain.py</summary>\n\n```yaml\n{text}```\n\n</details>")
+    return "\n\n".join(parts)
+
+
+def _json_lines(path: Path) -> list[dict[str, Any]]:
+    """Reports of probes in a file; the program prints one a line.
+
+    Raises:
+        ValueError: the file holds something else.
+    """
+    try:
+        found = [json.loads(line) for line in Path(path).read_text(encoding="utf-8").splitlines() if line.strip()]
+        complete = all({"modality", "data", "pretrained", "random", "test_samples"} <= line.keys() for line in found)
+    except (ValueError, AttributeError):
+        complete = False
+    if not complete:
+        raise ValueError(f"{path} is no report of recipes/probe.py: each of its lines must be one that it printed.")
+    return found
+
+
+def _sources(value: Any) -> list[str | None]:
+    """Sources of a modality, given as one or as a list of names and mappings."""
+    entries = value if isinstance(value, list) else [value]
+    return [entry.get("source") if isinstance(entry, dict) else entry for entry in entries]
+
+
+def is_hub_name(source: str | None) -> bool:
+    """Whether a source is a name on the Hub, and not of something on this machine."""
+    return source is not None and source.count("/") == 1 and source[0] not in "./~" and not Path(source).exists()
+
+
+def _shown(source: str | None) -> str:
+    """A source as readers may see it."""
+    if source is None or source == "builtin":
+        return "built-in data"
+    return source if is_hub_name(source) else Path(source).name
+
+
+def _without_paths(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_paths(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_without_paths(each) for each in value]
+    is_path = isinstance(value, str) and "/" in value and not is_hub_name(value)
+    return Path(value).name if is_path else value
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.4g}"

@@ -1,0 +1,226 @@
+"""Checkpoints that survive a kill at any moment.
+
+A checkpoint is written into a temporary folder, flushed to the disk and renamed, so `step_*` folders appear whole;
+what is older is removed only after that. `manifest.py` tells those that were damaged later, which are passed over in
+favour of the one before. All tensors are read with safetensors or with `weights_only=True`, so a checkpoint cannot run
+code.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import pickle
+import shutil
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from d2v_train.runs.manifest import PREFIX, step_of, what_is_missing, write_manifest
+from d2v_train.support.atomic import draft_of, flush, put_in_place, remove_folder
+from d2v_train.support.processes import ONE_PROCESS, Processes
+from d2v_train.support.random_states import random_states
+from d2v_train.support.storage import is_write_failure, write_failure
+
+
+logger = logging.getLogger(__name__)
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint cannot be written or used; the message says why and what to do."""
+
+
+class CheckpointFolder:
+    """The `checkpoints` folder of a run.
+
+    With several processes the main one writes everything but the random states, which each process writes
+    itself. They proceed together, and give up together.
+
+    Args:
+        folder: where the `step_*` folders are.
+        keep_last: number of checkpoints that are kept.
+        keep_every: checkpoints of multiples of so many steps are kept besides; 0 = none.
+        processes: of the run.
+    """
+
+    def __init__(self, folder: Path, keep_last: int = 2, keep_every: int = 0, processes: Processes = ONE_PROCESS):
+        self.folder, self.keep_last, self.keep_every = Path(folder), keep_last, keep_every
+        self.processes = processes
+        # Those whose content turned out to be damaged when it was read; their sizes do not tell.
+        self.damaged: dict[Path, str] = {}
+
+    def save(
+        self,
+        step: int,
+        model_state: dict[str, torch.Tensor],
+        optimizer_state: dict[str, Any],
+        progress: dict[str, Any],
+        own_state: Any = None,
+        files: dict[str, bytes] | None = None,
+    ) -> Path:
+        """Writes a checkpoint and removes those that are too old.
+
+        Args:
+            step: finished optimizer steps.
+            model_state: state dict of the model, teacher and EMA step included.
+            optimizer_state: state dict of the optimizer (and of a gradient scaler).
+            progress: JSON values of the loop, the same in every process.
+            own_state: what this process alone keeps, in plain types and tensors.
+            files: contents of further files by name, such as the model's configuration.
+
+        Returns:
+            The folder of the checkpoint.
+
+        Raises:
+            CheckpointError: it could not be written, in every process; the checkpoints before it are as they were.
+        """
+        final = self.folder / f"{PREFIX}{step:08d}"
+        draft = draft_of(final)
+        tensors = {name: tensor.detach().contiguous().cpu() for name, tensor in model_state.items()}
+        stages = (
+            partial(self._begin, draft),
+            partial(self._write, draft, tensors, optimizer_state, {"step": step, **progress}, own_state, files or {}),
+            partial(self._finish, draft, final, step),
+        )
+        for stage in stages:
+            problem = cause = None
+            try:
+                stage()
+            except Exception as error:  # whatever it is: a process that stops alone leaves the others waiting
+                cause = error
+                needed = size_in_bytes(tensors) + size_in_bytes(optimizer_state)
+                problem = write_failure(f"The checkpoint of step {step}", self.folder, error, self._advice(), needed)
+            problem = self.processes.first_problem(problem)
+            if problem:
+                if self.processes.main:
+                    shutil.rmtree(draft, ignore_errors=True)
+                if cause is not None and not is_write_failure(cause):
+                    raise cause
+                raise CheckpointError(problem) from cause
+        return final
+
+    def _begin(self, draft: Path) -> None:
+        """Makes the draft; what former attempts left behind goes."""
+        if not self.processes.main:
+            return
+        if not self.folder.exists():
+            self.folder.mkdir(parents=True)
+            flush(self.folder.parent)
+        for left_over in self.folder.glob(f".{PREFIX}*"):
+            shutil.rmtree(left_over)
+        draft.mkdir()
+
+    def _write(
+        self,
+        draft: Path,
+        tensors: dict[str, torch.Tensor],
+        optimizer_state: dict[str, Any],
+        progress: dict[str, Any],
+        own_state: Any,
+        files: dict[str, bytes],
+    ) -> None:
+        """Writes the files of this process."""
+        own = draft / f"process_{self.processes.rank}.pt"
+        _save({"random": random_states(), "state": own_state}, own)
+        flush(own)
+        if not self.processes.main:
+            return
+        save_file(tensors, draft / "model.safetensors", metadata={"format": "pt"})
+        _save(optimizer_state, draft / "optimizer.pt")
+        (draft / "progress.json").write_text(json.dumps(progress, indent=1))
+        for name, content in files.items():
+            (draft / name).write_bytes(content)
+
+    def _finish(self, draft: Path, final: Path, step: int) -> None:
+        """Lists what was written, gives the checkpoint its name, and only then removes older ones."""
+        if not self.processes.main:
+            return
+        write_manifest(draft, step)
+        put_in_place(draft, final)
+        self.damaged.pop(final, None)
+        self.make_room(final)
+
+    def make_room(self, newest: Path) -> None:
+        """Removes what is not needed once `newest` is safe: whole ones beyond `keep_last`, and torn ones before it."""
+        kept = set(self.whole()[-self.keep_last :])
+        try:
+            for path in self._all():
+                if path < newest and path not in kept and not self._is_for_ever(path):
+                    remove_folder(path)
+        except OSError as error:
+            logger.warning("An old checkpoint in %s cannot be removed: %s.", self.folder, error)
+
+    def _is_for_ever(self, checkpoint: Path) -> bool:
+        return bool(self.keep_every) and step_of(checkpoint) % self.keep_every == 0
+
+    def _advice(self) -> str:
+        newest = next(reversed(self.whole()), None)
+        before = "There is none before it" if newest is None else f"{newest.name} before it is whole"
+        return f"{before}. Make room or repair the folder, then give the same command again."
+
+    def _all(self) -> Iterator[Path]:
+        return (path for path in sorted(self.folder.glob(f"{PREFIX}*")) if step_of(path) is not None)
+
+    def whole(self) -> list[Path]:
+        """Complete checkpoints, oldest first, as far as sizes and what has been read tell."""
+        return [path for path in self._all() if path not in self.damaged and not what_is_missing(path)]
+
+    def torn(self) -> dict[Path, str]:
+        """Checkpoints that cannot be used and why, as far as sizes and what has been read tell."""
+        reasons = {path: self.damaged.get(path) or what_is_missing(path) for path in self._all()}
+        return {path: reason for path, reason in reasons.items() if reason}
+
+    def newest(self) -> Path | None:
+        """The newest complete checkpoint; its content is read and compared."""
+        for path in reversed(self.whole()):
+            damage = what_is_missing(path, content=True)
+            if not damage:
+                return path
+            self.damaged[path] = damage
+        return None
+
+
+def read_run_checkpoint(checkpoint: Path, rank: int = 0) -> dict[str, Any]:
+    """Content of a checkpoint: `model`, `optimizer`, `progress`, and `own` of this process.
+
+    `own` holds `random` and `state`; it is None for a process that the run did not have when it was written. Sizes are
+    checked here; `CheckpointFolder.newest` has compared the content.
+
+    Raises:
+        CheckpointError: the checkpoint is torn.
+    """
+    missing = what_is_missing(checkpoint)
+    if missing:
+        raise CheckpointError(f"The checkpoint {checkpoint} is not whole: {missing}. Remove it, or use an older one.")
+    own = checkpoint / f"process_{rank}.pt"
+    try:
+        return {
+            "model": load_file(checkpoint / "model.safetensors"),
+            "optimizer": torch.load(checkpoint / "optimizer.pt", weights_only=True, map_location="cpu"),
+            "progress": json.loads((checkpoint / "progress.json").read_text()),
+            "own": torch.load(own, weights_only=True) if own.exists() else None,
+        }
+    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise CheckpointError(
+            f"The checkpoint {checkpoint} cannot be read: {reason} Remove it to go on from the one before."
+        ) from error
+
+
+def size_in_bytes(state: Any) -> int:
+    """Bytes of the tensors in a nested state."""
+    if isinstance(state, torch.Tensor):
+        return state.numel() * state.element_size()
+    values = state.values() if isinstance(state, dict) else state if isinstance(state, list | tuple) else ()
+    return sum(map(size_in_bytes, values))
+
+
+def _save(state: Any, path: Path) -> None:
+    """`torch.save` through a file of Python, whose errors name the reason, such as a full disk; others do not."""
+    with open(path, "wb") as file:
+        torch.save(state, file)

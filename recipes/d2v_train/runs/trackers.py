@@ -1,0 +1,216 @@
+"""Trackers of experiments, through Accelerate: which there are, what they are told, how a resumed run goes on in them.
+
+A tracker is a spectator: one that fails (a network that is gone, above all) is reported once and never stops a run.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import uuid
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from accelerate import Accelerator
+from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
+from accelerate.utils import LoggerType
+
+from d2v_train.measuring.speed import SPEED_FACTS
+from d2v_train.options.errors import OptionError
+from d2v_train.options.files import flatten
+from d2v_train.options.run import Options
+from d2v_train.support.extras import MissingDependencyError, need
+
+
+logger = logging.getLogger(__name__)
+
+
+# Where a package is not called like its tracker.
+_PACKAGES = {"comet_ml": "comet-ml"}
+
+
+ATTEMPTS = 3
+
+
+BUILT_IN = {str(name) for name in LoggerType} - {"all"}
+
+
+def tracker_names(wanted: list[str]) -> list[str]:
+    """Names for Accelerate's `log_with`.
+
+    Args:
+        wanted: option `report_to`; `all` stands for every tracker that is installed.
+
+    Raises:
+        OptionError: there is no tracker of this name.
+        MissingDependencyError: it is not installed; the message names its package.
+    """
+    available = [str(name) for name in get_available_trackers()]
+    if "all" in wanted and not available:
+        logger.warning("report_to is all, and no tracker is installed: log.jsonl is the only log.")
+    names = dict.fromkeys(entry for name in wanted for entry in (available if name == "all" else [name]))
+    for name in names:
+        if name not in LOGGER_TYPE_TO_CLASS:
+            known = ", ".join(sorted(LOGGER_TYPE_TO_CLASS))
+            raise OptionError(f"report_to names {name!r}, which is no tracker. It can be all or some of {known}.")
+        if name in BUILT_IN and name not in available:
+            raise MissingDependencyError(
+                f"report_to names {name}, which is not installed. Install it with: pip install "
+                f"{_PACKAGES.get(name, name)}"
+            )
+    return list(names)
+
+
+class Trackers:
+    """The trackers of a run, in its main process. Nothing happens before `start` or without any.
+
+    Args:
+        accelerator: engine, made with `log_with=tracker_names(...)`.
+    """
+
+    def __init__(self, accelerator: Accelerator):
+        self.accelerator = accelerator
+        self.active: list[Any] = []
+        self.in_a_row: Counter[str] = Counter()
+        self.reported: set[str] = set()
+
+    def start(self, options: Options, known: Mapping[str, str] | None, step: int) -> dict[str, str]:
+        """Start them, with the options as hyperparameters; those that can go on in their former run.
+
+        Args:
+            options: resolved.
+            known: what a former start returned; None for the first one.
+            step: finished steps.
+
+        Returns:
+            the ids that trackers know the run by, for the record of the run: "id" of our own making, and those that
+            trackers gave, by their names. Empty in processes other than the main one.
+
+        Raises:
+            OptionError: a tracker does not start. In a resumed run that is only reported: nobody may be there to help.
+        """
+        if not self.accelerator.is_main_process:
+            return {}
+        # A former start in this folder that left no checkpoint was another run.
+        ids = dict(known or {}) if step else {}
+        ids.setdefault("id", uuid.uuid4().hex)
+        started = []
+        for name in map(str, self.accelerator.log_with):
+            self.accelerator.log_with, self.accelerator.trackers = [name], []
+            try:
+                self.accelerator.init_trackers(
+                    options.project,
+                    # mlflow refuses to change what its run was started with.
+                    None if name in ids else hyperparameters(options),
+                    {name: start_arguments(name, options, ids, step)},
+                )
+            except Exception as error:  # whatever a tracker may raise
+                message = f"The tracker {name} does not start: {type(error).__name__}: {error}".rstrip(".")
+                if not step:
+                    raise OptionError(f"{message}. Repair it, or take it out of report_to.") from error
+                logger.warning("%s. The run goes on without it.", message)
+                continue
+            started += self.accelerator.trackers
+            if name == "mlflow":
+                ids[name] = self.accelerator.trackers[0].active_run.info.run_id
+        self.accelerator.trackers = self.active = started
+        return ids
+
+    def log(self, record: dict[str, Any]) -> None:
+        """Gives them a log record."""
+        for tracker in list(self.active):
+            try:
+                tracker.log(grouped_numbers(record), step=record["step"])
+                self.in_a_row[tracker.name] = 0
+            except Exception as error:
+                self._failed(tracker, f"{type(error).__name__}: {error}", record["step"])
+
+    def log_images(self, pictures: dict[str, Path], step: int) -> None:
+        """Gives pictures to the trackers that take some, as arrays of one picture each (1, H, W, 3)."""
+        takers = [tracker for tracker in self.active if hasattr(tracker, "log_images")]
+        if not takers:
+            return
+        image = need("PIL.Image", "vision")
+        values = {name: np.asarray(image.open(path).convert("RGB"))[None] for name, path in pictures.items()}
+        for tracker in takers:
+            try:
+                tracker.log_images(
+                    values, step=step, **{"dataformats": "NHWC"} if tracker.name == "tensorboard" else {}
+                )
+            except Exception as error:
+                self._failed(tracker, f"{type(error).__name__}: {error}", step)
+
+    def _failed(self, tracker: Any, what: str, step: int) -> None:
+        """Says so once; leaves a tracker alone that keeps failing."""
+        self.in_a_row[tracker.name] += 1
+        if self.in_a_row[tracker.name] == ATTEMPTS:
+            self.active.remove(tracker)
+        if tracker.name not in self.reported:
+            self.reported.add(tracker.name)
+            logger.warning(
+                "The tracker %s failed at step %d (%s). The run goes on, and log.jsonl has every record; after %d "
+                "failures in a row the tracker is left alone.",
+                tracker.name,
+                step,
+                what,
+                ATTEMPTS,
+            )
+
+    def finish(self) -> None:
+        """Closes them, so that Accelerate has none left to close."""
+        for tracker in self.active:
+            try:
+                tracker.finish()
+            except Exception as error:
+                logger.warning("The tracker %s did not close: %s: %s.", tracker.name, type(error).__name__, error)
+        self.active, self.accelerator.trackers = [], []
+
+    def __enter__(self) -> Trackers:
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self.finish()
+
+
+def hyperparameters(options: Options) -> dict[str, bool | int | float | str]:
+    """Options by dotted name, in the types that every tracker takes; those without a value are left out."""
+    flat = flatten(dataclasses.asdict(options))
+    return {
+        name: value if isinstance(value, bool | int | float | str) else str(value)
+        for name, value in flat.items()
+        if value is not None and value != {} and value != []
+    }
+
+
+def grouped_numbers(record: dict[str, Any]) -> dict[str, float]:
+    """Numbers of a log record under names that trackers group: `vision/loss`, `train/lr`, `speed/utilisation`."""
+    return {
+        name if "/" in name else f"{'speed' if name in SPEED_FACTS else 'train'}/{name}": float(value)
+        for name, value in record.items()
+        if isinstance(value, int | float) and name != "step"
+    }
+
+
+def start_arguments(name: str, options: Options, known: Mapping[str, str], step: int) -> dict[str, Any]:
+    """What a tracker takes to name the run, and to go on with it when it is resumed.
+
+    Args:
+        name: of the tracker.
+        options: resolved.
+        known: the ids that `Trackers.start` returns.
+        step: finished steps.
+    """
+    run_name = options.run_name or Path(options.output_dir).resolve().name
+    if name == "tensorboard":
+        # Points of steps that are taken again are dropped; a fresh run may look at its model at step 0.
+        return {"purge_step": step + 1 if step else 0}
+    if name == "wandb":
+        return {"id": known["id"], "name": run_name, "resume": "allow", "dir": options.output_dir}
+    if name == "trackio":
+        return {"name": run_name, "resume": "allow" if step else "never"}
+    if name == "mlflow":
+        return {"run_id": known["mlflow"]} if "mlflow" in known else {"run_name": run_name}
+    return {}

@@ -1,0 +1,34 @@
+"""Imports of what only some programs need, with an error that says what to install."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+from types import ModuleType
+
+
+class MissingDependencyError(ImportError):
+    """A library of one of the extras in setup.py is not installed; the message names the extra."""
+
+
+@functools.cache
+def need(module: str, extra: str) -> ModuleType:
+    """Import an optional library where it is used; later calls cost a dictionary lookup.
+
+    Call it outside of `try` blocks that count bad samples: a missing library is no property of a sample.
+
+    Args:
+        module: Name to import, such as "soundfile" or "PIL.Image".
+        extra: The extra in setup.py that brings it: such as "audio" or "vision".
+
+    Raises:
+        MissingDependencyError: If the library is not installed.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        library = {"PIL": "pillow"}.get(module.split(".")[0], module)
+        raise MissingDependencyError(
+            f"{library} cannot be imported ({error}), and this program needs it. Install it with the extra {extra!r}: "
+            f'pip install -e ".[{extra}]".'
+        ) from error

@@ -1,0 +1,97 @@
+"""The processes of a run: they sum, gather, and act as one when something goes wrong in a few of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list, gather_object, reduce
+from torch import Tensor
+
+
+Result = TypeVar("Result")
+
+
+# What gloo and NCCL say when the process at the other end is no more.
+_LOST = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "Socket closed", "Socket Timeout",
+         "remote process exited", "failed to recv", "failed to connect")  # fmt: skip
+
+
+class ProcessLostError(RuntimeError):
+    """Another process of the run ended; its own message tells why."""
+
+
+def is_lost_process(error: BaseException) -> bool:
+    """Whether an exception of a collective operation means that another process is gone."""
+    return any(words in str(error) for words in _LOST)
+
+
+@dataclass(frozen=True)
+class Processes:
+    """The processes of a run, as one of them sees them.
+
+    Every process must call the methods, in the same order. Of a single process they ask nothing.
+
+    Attributes:
+        rank: number of this process, counted from 0.
+        count: number of processes.
+        device: that this process computes on.
+    """
+
+    rank: int = 0
+    count: int = 1
+    device: torch.device = torch.device("cpu")
+
+    @classmethod
+    def of(cls, accelerator: Accelerator) -> Processes:
+        """Return the processes of an engine."""
+        return cls(accelerator.process_index, accelerator.num_processes, accelerator.device)
+
+    @property
+    def main(self) -> bool:
+        """Whether this is the main process, which writes files and speaks for all."""
+        return self.rank == 0
+
+    def sum(self, values: Tensor) -> Tensor:
+        """Return the sum of a tensor over all processes."""
+        return reduce(values, reduction="sum") if self.count > 1 else values
+
+    def gather(self, value: Any) -> list[Any]:
+        """Return a value of each process, in the order of their ranks."""
+        return gather_object([value]) if self.count > 1 else [value]
+
+    def first_problem(self, problem: str | None) -> str | None:
+        """Return the first thing that went wrong in any process.
+
+        Args:
+            problem: what went wrong in this one.
+        """
+        return next(filter(None, self.gather(problem)), None)
+
+    def main_decides(self, decide: Callable[[], Result]) -> Result:
+        """Return in every process the result of a function that only the main one calls; its error is raised in all.
+
+        Args:
+            decide: returns plain values.
+        """
+        if self.count == 1:
+            return decide()
+        outcome: list[Any] = [None, None]
+        if self.main:
+            try:
+                outcome[0] = decide()
+            except Exception as error:
+                outcome[1] = error
+        broadcast_object_list(outcome)
+        if outcome[1] is not None:
+            raise outcome[1]
+        return outcome[0]
+
+
+ONE_PROCESS = Processes()
+
+
+"""A single process on a CPU."""

@@ -1,0 +1,164 @@
+"""Lengths of samples without decoding them: headers, columns, tokenizers; never less than what the model gets."""
+
+import io
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import soundfile
+
+from d2v_train.batching import lengths as module
+from d2v_train.batching.lengths import header_seconds, read_header, sample_counts, token_lengths
+from d2v_train.data.records import RawDataset, open_dataset
+from d2v_train.inputs.tokenizer import build_tokenizer
+from d2v_train.inputs.transforms import build_transform
+from d2v_train.options.errors import OptionError
+from d2v_train.options.files import build_options
+from modeling_d2v import Data2VecConfig
+
+
+CONFIG = Data2VecConfig(
+    hidden_size=32,
+    num_hidden_layers=1,
+    num_attention_heads=2,
+    intermediate_size=32,
+    modalities=["audio", "text", "vision"],
+    text_config={"max_position_embeddings": 40, "vocab_size": 300, "mask_token_id": 299},
+)
+
+
+@pytest.fixture
+def recordings(tmp_path):
+    """Clips of several rates and kinds, and one whose header is no header."""
+    rng = np.random.default_rng(0)
+    for number, (count, rate, suffix) in enumerate(
+        [(9000, 16000, "wav"), (4000, 8000, "flac"), (44100, 44100, "wav")]
+    ):
+        soundfile.write(tmp_path / f"{number}.{suffix}", rng.normal(0, 0.1, count), rate)
+    (tmp_path / "3.wav").write_bytes(b"no header")
+    return tmp_path
+
+
+def test_headers_tell_the_length_of_the_decoded_recordings(recordings):
+    dataset = open_dataset("audio", str(recordings))
+    counts = sample_counts(dataset)
+    assert counts.tolist() == [len(dataset.load(index)["audio"]) for index in range(3)] + [-1]
+    assert counts.tolist() == [9000, 8000, 16000, -1]
+    assert sample_counts(open_dataset("audio", None, max_samples=5)).min() > 4000
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"max_seconds": 0.7},
+        {"crop_seconds": [0.2, 0.6]},
+        {"crop_seconds": [0.2, 0.6], "speed": [0.8, 1.2]},
+        {"crop_seconds": [0.2, 1.5], "concat_group": True},
+    ],
+)
+def test_lengths_of_recordings_are_those_after_the_transform_or_more(options):
+    dataset = open_dataset("audio", None, max_samples=12)
+    transform = build_transform("audio", options, CONFIG)
+    prepared = transform.prepare(dataset)
+    lengths = token_lengths(prepared, transform, CONFIG)
+    found = np.array(
+        [
+            max(
+                CONFIG.audio_config.num_frames(len(transform(prepared[index], seed=seed)["input_values"]))
+                for seed in range(40)
+            )
+            for index in range(12)
+        ]
+    )
+    assert (found <= lengths).all() and (found >= 0.85 * lengths).all()
+
+
+def test_an_unreadable_recording_counts_as_the_longest(recordings):
+    dataset = open_dataset("audio", str(recordings))
+    frames = token_lengths(dataset, build_transform("audio", {}, CONFIG), CONFIG)
+    assert frames[3] == frames[2] == frames.max()
+
+
+def test_a_column_tells_samples_or_seconds(recordings):
+    (recordings / "metadata.csv").write_text("file_name,duration,bad\n0.wav,0.5625,x\n1.flac,8000,2\n2.wav,,-1\n")
+    dataset = open_dataset("audio", str(recordings), length_column="duration")
+    assert sample_counts(dataset).tolist() == [9000, 8000, -1]
+    with pytest.raises(ValueError, match="'x'.*'bad'"):
+        open_dataset("audio", str(recordings), length_column="bad")
+    with pytest.raises(ValueError, match="'length'"):
+        open_dataset("audio", str(recordings), length_column="length")
+
+
+def test_lengths_of_many_recordings_are_looked_up_once_until_a_file_changes(recordings, monkeypatch):
+    monkeypatch.setattr(module, "KEPT_FROM", 1)
+    dataset = open_dataset("audio", str(recordings))
+    first = sample_counts(dataset)
+    with monkeypatch.context() as patched:
+        patched.setattr(module, "read_header", lambda value: pytest.fail("looked up again"))
+        assert (sample_counts(open_dataset("audio", str(recordings))) == first).all()
+    soundfile.write(recordings / "0.wav", np.zeros(5000), 16000)
+    assert sample_counts(open_dataset("audio", str(recordings)))[0] == 5000
+
+
+def test_lengths_of_texts_are_their_tokens(tmp_path, monkeypatch):
+    texts = ["one two three four five", "a", "word " * 100, "six seven"]
+    (tmp_path / "texts.jsonl").write_text("\n".join(f'"{text}"' for text in texts) + "\n5\n")
+    dataset = open_dataset("text", str(tmp_path))
+    tokenizer = build_tokenizer(texts, 300)
+    transform = build_transform("text", {"pack": False}, CONFIG, tokenizer)
+    lengths = token_lengths(transform.prepare(dataset), transform, CONFIG)
+    assert lengths.tolist() == [len(transform(dataset.load(index))["input_ids"]) for index in range(4)] + [40]
+    monkeypatch.setattr(module, "KEPT_FROM", 1)
+    stream = open_dataset("text", str(tmp_path), stream_block=2)
+    assert (token_lengths(stream, transform, CONFIG) == lengths).all()
+    monkeypatch.setattr(RawDataset, "load", lambda *_: pytest.fail("tokenised again"))
+    assert (token_lengths(stream, transform, CONFIG) == lengths).all()
+    monkeypatch.undo()
+    packing = build_transform("text", {"max_length": 16}, CONFIG, tokenizer)
+    assert set(token_lengths(packing.prepare(dataset), packing, CONFIG).tolist()) == {16}
+
+
+def test_images_have_no_lengths_and_options_that_contradict_are_sentences():
+    transform = build_transform("vision", {}, CONFIG)
+    with pytest.raises(ValueError, match="Images.*size"):
+        token_lengths(open_dataset("vision"), transform, CONFIG)
+    for section, message in [
+        ({"vision": {"batch_tokens": 100}}, "batch_tokens"),
+        ({"audio": {"batch_tokens": 100, "batch_size": 3}}, "audio.batch_size.*audio.batch_tokens"),
+        ({"audio": {"micro_batch_size": 0}}, "audio.micro_batch_size.*0.*1"),
+        ({"text": {"bucket_steps": -1}}, "text.bucket_steps.*-1"),
+    ]:
+        with pytest.raises(OptionError, match=message):
+            build_options({"output_dir": "run", **section})
+    assert build_options({"output_dir": "run", "audio": {"batch_tokens": 100}}).audio.batch_size is None
+
+
+def test_encoded_bytes_are_enough():
+    buffer = io.BytesIO()
+    soundfile.write(buffer, np.zeros(4000), 8000, format="FLAC")
+    assert read_header({"bytes": buffer.getvalue(), "path": "x.flac"}) == (4000, 8000)
+
+
+def test_both_lengths_come_from_one_reader(recordings, monkeypatch):
+    """Seconds for fine-tuning and samples for pretraining, of files, of none, and of what promises too much."""
+    soundfile.write(recordings / "4.wav", np.zeros(0), 16000)
+    dataset = open_dataset("audio", str(recordings))
+    assert header_seconds(dataset).tolist() == pytest.approx([9000 / 16000, 0.5, 1.0, np.nan, 0.0], nan_ok=True)
+    assert sample_counts(dataset).tolist() == [9000, 8000, 16000, -1, -1]
+    monkeypatch.setattr(module, "read_header", lambda value: (441, 44100))
+    assert header_seconds(dataset).tolist() == [0.01] * 5 and sample_counts(dataset).tolist() == [160] * 5
+    monkeypatch.undo()
+    endless = SimpleNamespace(frames=2**63 - 1, samplerate=16000)
+    monkeypatch.setattr(soundfile, "info", lambda file: endless)
+    assert read_header("a.wav") is None
+    monkeypatch.setattr(module, "need", lambda name, extra: pytest.fail("arrays need no library"))
+    assert read_header({"array": np.zeros((2, 30)), "sampling_rate": 8000}) == (30, 8000)
+    assert read_header({"array": np.zeros(0), "sampling_rate": 8000}) == (0, 8000)
+
+
+def test_headers_are_read_of_paths_and_of_bytes(recordings):
+    for value in (recordings / "1.flac", (recordings / "1.flac").read_bytes()):
+        assert read_header(value) == (4000, 8000)
+    assert read_header({"bytes": None, "path": str(recordings / "1.flac")}) == (4000, 8000)
+    assert read_header(recordings / "gone.wav") is read_header({"bytes": b"", "path": None}) is None

@@ -1,0 +1,71 @@
+"""Metrics against values computed by hand, and their behaviour where they are not defined."""
+
+import math
+
+import numpy as np
+import pytest
+
+from d2v_train.finetuning.metrics import F1, Accuracy, MatthewsCorrelation, Pearson, Spearman, compute_all
+
+
+TRUE, PREDICTED = [1, 1, 1, 0, 0, 0, 0, 0], [1, 1, 0, 1, 0, 0, 0, 0]  # 2 true positives, 1 of each error
+
+
+@pytest.mark.parametrize(
+    "metric, name, expected",
+    [
+        (Accuracy(), "accuracy", 6 / 8),
+        (F1(), "f1", 2 / 3),
+        (MatthewsCorrelation(), "matthews_correlation", (2 * 4 - 1 * 1) / math.sqrt(3 * 3 * 5 * 5)),
+    ],
+)
+def test_metrics_of_class_ids(metric, name, expected):
+    assert metric.compute(predictions=PREDICTED, references=TRUE) == {name: pytest.approx(expected)}
+
+
+def test_f1_averages_over_classes():
+    predictions, references = [0, 0, 1, 2], [0, 1, 1, 2]
+    expected = np.mean([2 / 3, 2 / 3, 1.0])
+    assert F1().compute(predictions=predictions, references=references, average="macro")["f1"] == (
+        pytest.approx(expected)
+    )
+    assert F1().compute(predictions=predictions, references=references, average="micro")["f1"] == pytest.approx(0.75)
+
+
+def test_correlations_of_numbers():
+    references = [0.0, 1.0, 2.0, 3.0]
+    predictions = [0.0, 1.0, 4.0, 9.0]
+    mean = np.mean(predictions)
+    covariance = np.sum((np.array(predictions) - mean) * (np.array(references) - 1.5))
+    expected = covariance / np.sqrt(np.sum((np.array(predictions) - mean) ** 2) * 5.0)
+    assert Pearson().compute(predictions=predictions, references=references)["pearson"] == pytest.approx(expected)
+    assert Spearman().compute(predictions=predictions, references=references)["spearmanr"] == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("metric", [F1(), MatthewsCorrelation(), Pearson(), Spearman()])
+def test_what_is_not_defined_is_0_without_a_warning(metric, recwarn):
+    (value,) = metric.compute(predictions=[0, 0, 0], references=[0, 0, 0]).values()
+    assert value == 0.0
+    assert not recwarn.list
+
+
+def test_batches_add_up():
+    metric = Accuracy()
+    metric.add_batch(predictions=PREDICTED[:3], references=TRUE[:3])
+    metric.add_batch(predictions=PREDICTED[3:], references=TRUE[3:])
+    assert metric.compute() == {"accuracy": 0.75}
+
+
+def test_several_metrics_and_their_mean():
+    values = compute_all([Accuracy(), F1()], PREDICTED, TRUE, combined="combined_score")
+    assert values == {
+        "accuracy": 0.75,
+        "f1": pytest.approx(2 / 3),
+        "combined_score": pytest.approx((0.75 + 2 / 3) / 2),
+    }
+    assert compute_all([Accuracy()], PREDICTED, TRUE) == {"accuracy": 0.75}
+
+
+def test_unequal_lengths_are_refused():
+    with pytest.raises(ValueError, match="match"):
+        Accuracy().compute(predictions=[0, 1], references=[0])

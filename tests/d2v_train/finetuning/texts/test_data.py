@@ -1,0 +1,174 @@
+"""Labelled texts from files and folders, their classes, and what is wrong with them."""
+
+import json
+
+import numpy as np
+import pytest
+from datasets import ClassLabel, Dataset, Features, Value
+
+from d2v_train.data.tables import UnclearColumnError
+from d2v_train.finetuning.class_labels import class_names, class_target, no_label
+from d2v_train.finetuning.texts.data import TextDataArguments, score_target
+
+
+ROWS = [("a first text", 1), ("a second text", 0), ("a third text", 1)]
+
+
+def write_csv(path, rows=ROWS, names=("sentence", "label"), delimiter=","):
+    lines = [delimiter.join(names), *(delimiter.join(map(str, row)) for row in rows)]
+    path.write_text("\n".join(lines) + "\n")
+    return str(path)
+
+
+def write_parquet(path, rows=ROWS, names=None):
+    label = Value("int64") if names is None else ClassLabel(names=names)
+    columns = {"sentence": [row[0] for row in rows], "label": [row[1] for row in rows]}
+    Dataset.from_dict(columns, features=Features({"sentence": Value("string"), "label": label})).to_parquet(path)
+
+
+def texts_of(raw) -> list[str]:
+    return [raw[i]["text"] for i in range(len(raw))]
+
+
+@pytest.mark.parametrize("suffix", ["csv", "tsv", "json", "jsonl", "parquet"])
+def test_files_of_every_kind_are_read(tmp_path, suffix):
+    path = tmp_path / f"anything.{suffix}"
+    if suffix == "parquet":
+        write_parquet(path)
+    elif suffix.startswith("json"):
+        path.write_text("".join(json.dumps({"sentence": text, "label": label}) + "\n" for text, label in ROWS))
+    else:
+        write_csv(path, delimiter="\t" if suffix == "tsv" else ",")
+    raw = TextDataArguments(train_file=str(path)).open(None, None).open("train")
+    assert texts_of(raw) == [text for text, _ in ROWS] and raw.labels.tolist() == [1, 0, 1]
+
+
+def test_the_splits_of_a_folder_are_told_by_the_names_of_its_files(tmp_path):
+    inner = tmp_path / "mnli"
+    inner.mkdir()
+    for number, name in enumerate(["train-00000-of-00002", "train-00001-of-00002"]):
+        write_parquet(inner / f"{name}.parquet", [(f"train {number}", 0)])
+    write_parquet(inner / "validation_matched-00000-of-00001.parquet", [("matched", 0)])
+    write_csv(inner / "dev_mismatched.csv", [("mismatched", 0)])
+    (inner / "README.md").write_text("no data")
+    source = TextDataArguments(dataset_name=str(tmp_path)).open("mnli", ["sentence"])
+    assert {split: texts_of(source.open(split)) for split in source.splits} == {
+        "train": ["train 0", "train 1"],
+        "validation_matched": ["matched"],
+        "validation_mismatched": ["mismatched"],
+    }
+    assert set(TextDataArguments(dataset_name=str(inner)).open("mnli", None).splits) == set(source.splits)
+    with pytest.raises(ValueError, match="'cola'"):
+        TextDataArguments(dataset_name=str(tmp_path), dataset_config_name="cola").open("mnli", None)
+
+
+def test_a_file_takes_the_place_of_a_split(tmp_path):
+    write_csv(tmp_path / "train.csv")
+    other = write_csv(tmp_path / "other.csv", [("another", 0)])
+    source = TextDataArguments(dataset_name=str(tmp_path), validation_file=other).open(None, None)
+    assert len(source.open("train")) == 3 and texts_of(source.open("validation")) == ["another"]
+
+
+def test_columns_are_found_or_named(tmp_path):
+    path = write_csv(tmp_path / "pairs.csv", [("one", "two", "x", 0)], ("premise", "hypothesis", "other", "gold"))
+    raw = TextDataArguments(train_file=path, label_column_name="gold").open(None, None).open("train")
+    assert raw[0]["text"] == "one" and raw[0]["text_pair"] == "two" and raw.labels.tolist() == [0]
+    raw = TextDataArguments(train_file=path, text_column_names=["other"]).open(None, ["premise"]).open("train")
+    assert texts_of(raw) == ["x"] and raw.labels is None
+    for options in ({"text_column_names": ["text"]}, {"label_column_name": "text"}):
+        with pytest.raises(ValueError, match="'text'"):
+            TextDataArguments(train_file=path, **options).open(None, None).open("train")
+
+
+def test_a_column_that_cannot_be_told_is_named_with_the_option_of_the_program(tmp_path):
+    path = write_csv(tmp_path / "two.csv", [("one", "two", 0)], ("left", "right", "label"))
+    with pytest.raises(UnclearColumnError, match="left, right. Name it with --text_column_names\\.$"):
+        TextDataArguments(train_file=path).open(None, None).open("train")
+
+
+def test_some_samples_are_drawn_in_order(tmp_path):
+    path = write_csv(tmp_path / "train.csv", [(f"text {number}", number % 2) for number in range(40)])
+    source = TextDataArguments(train_file=path).open(None, None)
+    some = source.open("train", 10)
+    assert len(some) == 10 and some.rows.tolist() == sorted(set(some.rows.tolist()))
+    assert some.rows.tolist() == source.open("train", 10).rows.tolist() != list(range(10))
+    assert len(source.open("train", 100)) == 40
+
+
+def test_sources_that_cannot_be_opened_say_why(tmp_path):
+    with pytest.raises(ValueError, match="--task_name"):
+        TextDataArguments().open(None, None)
+    with pytest.raises(FileNotFoundError, match="missing.csv"):
+        TextDataArguments(train_file="missing.csv").open(None, None)
+    (tmp_path / "notes.txt").write_text("text")
+    with pytest.raises(ValueError, match="notes.txt"):
+        TextDataArguments(train_file=str(tmp_path / "notes.txt")).open(None, None)
+    with pytest.raises(ValueError, match="notes.txt"):
+        TextDataArguments(dataset_name=str(tmp_path)).open(None, None)
+    (tmp_path / "cola").mkdir()
+    with pytest.raises(ValueError, match="notes.txt.*--task_name"):
+        TextDataArguments(dataset_name=str(tmp_path)).open(None, None)
+    (tmp_path / "broken.parquet").write_text("this is no parquet")
+    with pytest.raises(ValueError, match="broken.parquet"):
+        TextDataArguments(train_file=str(tmp_path / "broken.parquet")).open(None, None)
+
+
+def opened(tmp_path, labels, names=None, kind="csv"):
+    path = tmp_path / f"labels_{len(list(tmp_path.iterdir()))}.{kind}"
+    rows = [(f"text {number}", label) for number, label in enumerate(labels)]
+    if kind == "csv":
+        write_csv(path, rows)
+    else:
+        write_parquet(path, rows, names)
+    return TextDataArguments(train_file=str(path)).open(None, None).open("train")
+
+
+def ids(raw, names) -> list[int]:
+    target = class_target(raw, names, "training")
+    return [target(raw[i]) for i in range(len(raw))]
+
+
+def test_classes_are_the_names_or_numbers_that_occur(tmp_path):
+    words = opened(tmp_path, ["no", "yes", "maybe", "no"])
+    assert class_names(words) == ["maybe", "no", "yes"]
+    assert ids(words, ["maybe", "no", "yes"]) == [1, 2, 0, 1]
+    ratings = opened(tmp_path, [5, 1, 3])
+    assert class_names(ratings) == ["1", "3", "5"] and ids(ratings, ["1", "3", "5"]) == [2, 0, 1]
+    named = opened(tmp_path, [0, 1], names=["bad", "good"], kind="parquet")
+    assert class_names(named) == ["bad", "good"]
+    # The model's own order of the same names counts.
+    assert ids(named, ["good", "bad"]) == [1, 0]
+    assert ids(opened(tmp_path, [1, 0]), ["unacceptable", "acceptable"]) == [1, 0]
+
+
+@pytest.mark.parametrize(
+    "labels, names, message",
+    [
+        ([0, 1, 2], ["a", "b"], "row 2.*a, b"),
+        ([0, -1, 1], ["a", "b"], "row 1.*-1"),
+        ([1, 0], ["1", "2", "3"], "row 1"),
+        (["a", "c"], ["a", "b"], "row 1.*'c'"),
+        ([0.5, 1.0], ["a", "b"], "scores"),
+    ],
+)
+def test_labels_that_are_no_class_are_named(tmp_path, labels, names, message):
+    with pytest.raises(ValueError, match=message):
+        class_target(opened(tmp_path, labels), names, "training")
+
+
+def test_tests_without_labels_have_none(tmp_path):
+    assert class_target(opened(tmp_path, [-1, -1]), ["a", "b"], "test") is no_label
+    assert score_target(opened(tmp_path, [-1.0, -1.0]), "test") is no_label
+    raw = opened(tmp_path, [0.5, 2.5])
+    target = score_target(raw, "training")
+    assert [target(raw[0]), target(raw[1])] == [0.5, 2.5]
+    with pytest.raises(ValueError, match="row 1"):
+        score_target(opened(tmp_path, [0.5, ""]), "training")
+
+
+def test_a_text_that_stands_in_for_an_empty_one_brings_its_own_label(tmp_path):
+    raw = opened(tmp_path, [0, 1])
+    raw.table.values[0] = " "
+    target = class_target(raw, ["a", "b"], "training")
+    assert [target(raw[i]) for i in range(2)] == [1, 1]
+    assert np.flatnonzero(raw.bad.flags).tolist() == [0]

@@ -1,0 +1,249 @@
+"""What stops a run and what it is warned of, on logs of real runs and on made-up ones."""
+
+import json
+import logging
+from pathlib import Path
+
+import pytest
+
+from d2v_train.health.advice import advice_at_start, share_of_first_weights
+from d2v_train.health.guard import HealthGuard, RunHealth, TrainingStopped
+from d2v_train.health.rules import Finding
+from d2v_train.models.build import build_config
+from d2v_train.options.files import load_options, pretraining_configs
+from d2v_train.support.jsonl import read_log
+from d2v_train.support.processes import ONE_PROCESS, Processes
+from modeling_d2v import Data2VecConfig
+
+
+LOGS = Path(__file__).resolve().parents[2] / "fixtures" / "logs"
+CONFIGS = {"speech": "tiny_audio", "images": "tiny_cifar10", "digits": "tiny_vision", "text": "tiny_text"}
+GOOD = sorted(path.stem for path in LOGS.glob("*_good.jsonl"))
+
+
+def options(config="tiny_audio", *overrides):
+    return load_options(config, ["output_dir=x", *overrides])
+
+
+def findings(log, *overrides):
+    """Names of what the guard finds in a recorded log, with the steps and whether it stops the run."""
+    records = read_log(LOGS / f"{log}.jsonl")
+    last = records[-1]["step"]
+    chosen = options(CONFIGS[log.split("_")[0]], f"max_steps={last}", "optim.schedule_steps=null", *overrides)
+    guard = HealthGuard(chosen, chosen.modalities)
+    return {
+        found.name: (record["step"], found.stop, found.message) for record in records for found in guard.look(record)
+    }
+
+
+@pytest.mark.parametrize("log", GOOD)
+def test_good_runs_are_left_alone(log):
+    assert findings(log) == {}
+
+
+def test_the_good_speech_run_had_a_loss_that_rose_tenfold():
+    losses = [record["audio/loss"] for record in read_log(LOGS / "speech_good.jsonl")]
+    lowest = losses.index(min(losses))
+    assert losses[0] > 7 * losses[lowest] and max(losses[lowest:]) > 7 * losses[lowest]
+
+
+@pytest.mark.parametrize(
+    "log, expected",
+    [
+        # A speech run whose targets are functions of the position: std 0.94, loss 5 % of the first.
+        ("speech_of_positions", {"targets_too_easy": False, "local_encoder_weak": False}),
+        ("speech_lr_1", {"target_std_collapsed": True, "local_encoder_dead": True, "worse_than_constant": False}),
+        ("digits_lr_1", {"local_encoder_dead": True, "predictions_in_one_direction": False}),
+        ("digits_lr_0.1", {"predictions_in_one_direction": False}),
+        ("digits_ema_0", {"targets_of_position": False}),
+    ],
+)
+def test_runs_that_learn_nothing_are_stopped_or_flagged_with_advice(log, expected):
+    found = findings(log)
+    assert {name: stop for name, (_, stop, _) in found.items()} == expected
+    for _, _, message in found.values():
+        assert "model." in message or "optim." in message or "transform." in message
+
+
+def test_text_with_a_high_learning_rate_predicts_one_vector():
+    step, stop, _ = findings("text_lr_0.1", "std_check_from=20")["prediction_std_collapsed"]
+    assert step == 120 and stop  # the fifth line after the first one that is judged
+    warned = findings("text_lr_0.1", "std_check_from=20", "min_prediction_std=0")
+    assert "weak_predictions" in warned and not any(stop for _, stop, _ in warned.values())
+
+
+# -- made-up logs
+
+
+def record(step, **values):
+    return {"step": step, **{name.replace("__", "/"): value for name, value in values.items()}}
+
+
+def guard(*overrides):
+    chosen = options("tiny_audio", "std_check_from=0", "optim.warmup=0", "patience=3", *overrides)
+    return HealthGuard(chosen, ["audio"])
+
+
+def feed(judge, name, values, **others):
+    """Names found by the step at which they were."""
+    found = {}
+    for step, value in enumerate(values, start=1):
+        for entry in judge.look(record(step, **{"audio__loss": 1.0, name: value}, **others)):
+            found[entry.name] = step
+    return found
+
+
+def test_one_bad_record_is_no_collapse():
+    values = [1, 0.01, 0.01, 1, 0.01, 0.01, 0.01, 0.01]
+    assert feed(guard(), "audio__target_std", values) == {"target_std_collapsed": 7}
+    assert feed(guard("min_target_std=0"), "audio__target_std", values) == {}
+
+
+def test_nothing_is_judged_before_the_warm_up_is_over():
+    judge = HealthGuard(options("tiny_audio", "optim.warmup=10", "std_check_from=0", "patience=3"), ["audio"])
+    assert feed(judge, "audio__prediction_std", [0.0] * 20) == {"prediction_std_collapsed": 13}
+
+
+def test_divergence_is_flagged_first_and_stops_the_run_when_it_lasts():
+    judge = guard()
+    assert feed(judge, "audio__explained_by_prediction", [-1.0] * 14) == {"worse_than_constant": 3, "diverged": 12}
+    assert feed(guard(), "audio__explained_by_prediction", [-1.0, -1.0, 0.1] * 5) == {}
+
+
+@pytest.mark.parametrize(
+    "name, values, others, expected",
+    [
+        ("audio__explained_by_position", [0.97, 0.3, 0.99, 0.98], {}, {"targets_of_position": 3}),
+        ("audio__explained_by_neighbour", [0.97] * 4, {}, {"targets_constant": 3}),
+        ("audio__explained_by_prediction", [0.005] * 12, {}, {"nothing_predicted": 12}),
+        ("audio__explained_by_prediction", [0.98] * 5 + [0.3] * 4, {}, {}),  # caught for a while, then free
+        ("audio__explained_by_prediction", [0.98] * 6, {}, {"targets_too_easy": 6}),
+        ("audio__prediction_std", [0.04] * 3, {"audio__target_std": 0.9}, {"weak_predictions": 3}),
+        ("grad_norm", [1, 1, 1, 20, 20, 20], {}, {"growing_gradients": 6}),
+        ("audio__loss", [4, 1, 1, 1, 6, 6, 6], {"ema_decay": 0.9}, {"unsteady_targets": 7}),
+        ("audio__loss", [4, 1, 1, 1, 6, 6, 6], {"ema_decay": 0.999}, {}),
+        ("audio__masked_fraction", [0.98, 0.98], {}, {"mask": 1}),
+        ("data_wait", [0.5, 0.1, 0.5, 0.5, 0.5], {}, {"waits_for_data": 5}),
+    ],
+)
+def test_warnings(name, values, others, expected):
+    assert feed(guard(), name, values, **others) == expected
+
+
+def test_line_of_a_probe_is_no_log_line():
+    """A resumed run reads such lines too, and must find what the run found that wrote them."""
+    judge = guard()
+    waits = [record(step, audio__loss=1.0, data_wait=0.5) for step in (1, 2, 4)]
+    lines = [*waits[:2], record(3, audio__probe_knn=50.0), waits[2]]
+    assert [found.name for line in lines for found in judge.look(line)] == ["waits_for_data"]
+
+
+def test_limit_that_cuts_every_gradient():
+    assert feed(guard("optim.max_grad_norm=0.1"), "grad_norm", [12.0] * 4) == {"always_clipped": 3}
+    assert feed(guard("optim.max_grad_norm=1"), "grad_norm", [12.0] * 4) == {}
+
+
+# -- advice before the first step
+
+
+def advice(config, *overrides):
+    chosen = options(config, *overrides)
+    text = {"text_config": {"vocab_size": 300}} if "text" in chosen.modalities else None
+    return {found.name for found in advice_at_start(chosen, build_config(chosen, 300 if text else None))}
+
+
+@pytest.mark.parametrize("config", [path.stem for path in pretraining_configs()])
+def test_committed_configurations_need_no_advice(config):
+    assert advice(config) == set()
+
+
+@pytest.mark.parametrize(
+    "overrides, expected",
+    [
+        (["optim.lr=0.1"], "high_learning_rate"),
+        (["model.ema_decay=0", "model.ema_end_decay=0"], "teacher_too_fast"),
+        (["model.ema_decay=0.9998", "model.ema_end_decay=0.99999"], "teacher_too_slow"),
+        (["audio.batch_size=1", "accumulate=1"], "small_batch"),
+        (
+            ["audio.transform.crop_seconds=1.0", "audio.transform.concat_group=false",
+             "model.audio_config.conv_pos_width=95", "model.audio_config.conv_pos_depth=5"],
+            "positions_see_all",
+        ),
+    ],
+)  # fmt: skip
+def test_settings_that_cannot_learn_well_are_named(overrides, expected):
+    assert advice("tiny_audio", *overrides) == {expected}
+
+
+def test_advice_for_a_small_batch_fits_how_it_is_cut():
+    said = []
+    for limits in ([], ["audio.micro_batch_size=1"]):
+        chosen = options("tiny_audio", "audio.batch_size=1", *limits)
+        said += [found.message for found in advice_at_start(chosen, build_config(chosen))]
+    assert "accumulate=1 or more" in said[0] and "accumulate" not in said[1] and "micro-batches stay" in said[1]
+
+
+def test_share_of_the_first_weights_is_the_product_of_all_decays():
+    config = Data2VecConfig(modalities=["audio"], ema_decay=0.9, ema_end_decay=0.99, ema_anneal_end_step=50)
+    product = 1.0
+    for step in range(1, 81):
+        product *= 0.99 - 0.09 * (1 - min(step / 50, 1.0))
+    assert share_of_first_weights(config, 80) == pytest.approx(product, rel=0.1)
+
+
+# -- in a run
+
+
+def health(folder, *overrides, processes=ONE_PROCESS):
+    chosen = options("tiny_audio", "std_check_from=0", "optim.warmup=0", "patience=2", *overrides)
+    return RunHealth(chosen, build_config(chosen), ["audio"], folder, processes)
+
+
+class Other(Processes):
+    """A process whose main one wants to stop."""
+
+    def sum(self, values):
+        return values + 1
+
+
+BAD = {"audio__loss": 1.0, "audio__target_std": 0.0}
+
+
+def test_each_thing_is_said_once_also_over_a_restart(tmp_path, caplog):
+    run = health(tmp_path, "collapse=warn", "optim.lr=0.5")
+    run.open(0)
+    for step in (1, 2, 3):
+        run.check(record(step, **BAD))
+    events = read_log(tmp_path / "events.jsonl")
+    assert [(event["step"], event["event"]) for event in events] == [
+        (0, "high_learning_rate"), (2, "target_std_collapsed"),
+    ]  # fmt: skip
+    assert "optim.lr from 0.5 to about 0.001" in events[1]["message"] and events[1]["stop"]
+    assert caplog.text.count("tokens no longer differ") == 1
+
+    (tmp_path / "log.jsonl").write_text("".join(json.dumps(record(step, **BAD)) + "\n" for step in (1, 2, 3)))
+    again = health(tmp_path, "collapse=warn", "optim.lr=0.5")
+    again.open(1)  # what came after the checkpoint is found again
+    assert [event["step"] for event in read_log(tmp_path / "events.jsonl")] == [0]
+    again.check(record(2, **BAD))
+    again.check(record(3, **BAD))
+    assert read_log(tmp_path / "events.jsonl") == events
+
+
+def test_all_processes_stop_when_the_main_one_says_so(tmp_path):
+    main = health(tmp_path)
+    main.open(0)
+    main.check(record(1, **BAD))
+    with pytest.raises(TrainingStopped, match="step 2.*target_std.*audio"):
+        main.check(record(2, **BAD))
+    other = health(tmp_path, processes=Other(rank=1, count=2))
+    other.open(0)
+    with pytest.raises(TrainingStopped, match="main process"):
+        other.check(record(2))
+
+
+def test_findings_are_logged_with_their_step(tmp_path, caplog):
+    run = health(tmp_path)
+    with caplog.at_level(logging.WARNING):
+        run.tell(7, [Finding("name", "audio", "What was found.")])
+    assert "Step 7: What was found." in caplog.text

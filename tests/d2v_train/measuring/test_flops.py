@@ -1,0 +1,106 @@
+"""The analytic count of a step's operations against what PyTorch counts while it computes."""
+
+import pytest
+import torch
+from backbone_factory import KINDS, encoder, inputs_of, pretraining
+from model_factory import MODALITIES, VERSIONS, inputs_for, padded_inputs, version_config
+from torch.utils.flop_counter import FlopCounterMode
+
+from d2v_train.measuring.backbone_flops import BackboneFlops, step_flops
+from d2v_train.measuring.flops import StepFlops
+from modeling_d2v import BackboneForPreTraining, Data2VecForPreTraining
+
+
+# PyTorch's formula for the gradients of a grouped convolution leaves the groups out: it counts too many.
+UNGROUPED = {"text": {}, "vision": {"decoder_groups": 1}, "audio": {"decoder_groups": 1, "conv_pos_groups": 1}}
+OTHERS = {
+    "text": {"decoder_projection_layers": 1, "decoder_kernel_size": 4, "ema_scope": "all"},
+    "vision": {"decoder_kernel_size": 4, "embed_dim": 24, "ema_scope": "blocks", "cls_loss_weight": 0.0},
+    "audio": {"conv_pos_width": 8, "ema_scope": "all", "decoder_projection_layers": 2, "num_extra_tokens": 2},
+}
+
+
+def both_counts(config, modality, inputs, gradients=True):
+    """Own count by part, and PyTorch's; eager attention, because the fused kernel of CPUs is not in its table."""
+    model = Data2VecForPreTraining._from_config(config, attn_implementation="eager").train()
+    with torch.no_grad():
+        inputs = {**inputs, "mask": model(**inputs, step=0).mask}
+    with FlopCounterMode(display=False) as counter, torch.set_grad_enabled(gradients):
+        loss = model(**inputs, step=0).loss
+        if gradients:
+            loss.backward()
+    flops = StepFlops(config)
+    return flops.parts(modality, flops.shape(modality, inputs), gradients), counter.get_total_flops()
+
+
+@pytest.mark.parametrize("version", ["1.0", "2.0"])
+@pytest.mark.parametrize("modality", MODALITIES)
+@pytest.mark.parametrize("padded", [False, True])
+def test_a_step_is_counted_within_two_percent(version, modality, padded):
+    inputs = padded_inputs(modality)[0] if padded and modality != "vision" else inputs_for(modality)
+    settings = {**VERSIONS[version].get(f"{modality}_config", {}), **UNGROUPED[modality]}
+    own, counted = both_counts(version_config(version, modality, **{f"{modality}_config": settings}), modality, inputs)
+    assert sum(own.values()) == pytest.approx(counted, rel=0.02)
+    own, counted = both_counts(version_config(version, modality), modality, inputs, gradients=False)
+    assert sum(own.values()) == pytest.approx(counted, rel=0.02)
+
+
+@pytest.mark.parametrize("modality", MODALITIES)
+def test_other_layouts_are_counted_within_two_percent(modality):
+    settings = {**UNGROUPED[modality], **OTHERS[modality]}
+    own, counted = both_counts(
+        version_config("2.0", modality, **{f"{modality}_config": settings}), modality, inputs_for(modality)
+    )
+    assert sum(own.values()) == pytest.approx(counted, rel=0.02)
+
+
+def test_padding_is_work():
+    config = version_config("2.0", "text")
+    inputs = padded_inputs("text")[0]
+    mask = torch.zeros(3, 3, 20, dtype=torch.bool)
+    mask[:, :, :4] = True
+    shape = StepFlops(config).shape("text", {**inputs, "mask": mask})
+    assert (shape.tokens, shape.visible, shape.masked) == (20, 16, 36)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_encoders_of_transformers_are_counted_too(kind):
+    ungrouped = {"num_conv_pos_embedding_groups": 1} if KINDS[kind] == "audio" else {}
+    # Gradients of the depthwise convolutions of conformers are counted too often by PyTorch, see above. And they
+    # project their positions once a batch, not once a sample.
+    gradients, close = (True, 0.02) if kind != "wav2vec2-conformer" else (False, 0.06)
+    config = pretraining(encoder(kind, **ungrouped), num_masks=2).config
+    config.encoder_options = {**config.encoder_options, "attn_implementation": "eager"}
+    model = BackboneForPreTraining(config).train()
+    inputs = inputs_of(kind)
+    with torch.no_grad():
+        inputs["mask"] = model(**inputs, step=0).mask
+    with FlopCounterMode(display=False) as counter, torch.set_grad_enabled(gradients):
+        loss = model(**inputs, step=0).loss
+        if gradients:
+            loss.backward()
+    flops, mask = BackboneFlops(config), inputs["mask"]
+    own = flops.parts(*mask.shape, int(mask.sum()), gradients)
+    assert sum(own.values()) == pytest.approx(counter.get_total_flops(), rel=close)
+    if gradients:
+        assert flops(KINDS[kind], inputs) == sum(own.values())
+
+
+def test_longer_inputs_than_those_that_were_counted_follow():
+    model = encoder("wav2vec2")
+    flops = BackboneFlops(pretraining(model).config)
+    model.set_attn_implementation("eager")
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(torch.randn(1, 400 + 320 * 299))
+    assert flops.forward(300) == pytest.approx(counter.get_total_flops(), rel=1e-6)
+
+
+@pytest.mark.parametrize("error", [TypeError, AttributeError, IndexError, ImportError])
+def test_what_cannot_be_counted_costs_a_run_nothing(monkeypatch, caplog, error):
+    def fail(*_, **__):
+        raise error("of all things")
+
+    assert step_flops(object()) is None
+    config = pretraining("vit").config
+    monkeypatch.setattr(type(config), "make_encoder", fail)
+    assert step_flops(config) is None and "ViTModel" in caplog.text

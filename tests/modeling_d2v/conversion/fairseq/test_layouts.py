@@ -1,0 +1,264 @@
+"""Conversion of reference checkpoints: nothing is lost, filled twice or misshapen without an error that says so."""
+
+import pytest
+import torch
+
+from modeling_d2v import Data2VecForPreTraining
+from modeling_d2v.conversion.fairseq.layouts import (
+    FAIRSEQ_KINDS,
+    config_from_fairseq,
+    convert_state_dict,
+    detect_kind,
+    translate,
+)
+from modeling_d2v.conversion.tensors import Place, Unused, expected_shapes
+from tests.modeling_d2v.reference_fixtures import V1, V2, load_reference
+
+
+KINDS = {
+    "d2v1_audio_base": "fairseq-v1-audio",
+    "d2v1_text_base": "fairseq-v1-text",
+    "d2v1_image_base": "fairseq-v1-vision",
+} | dict.fromkeys(V2, "fairseq-v2")
+
+UNUSED = {
+    "d2v2_image_base": {
+        "modality_encoders.IMAGE.fixed_positional_encoder.positions",
+        "_ema.modality_encoders.IMAGE.fixed_positional_encoder.positions",
+    },
+    "d2v1_image_base": {
+        "encoder.rel_pos_bias.relative_position_index",
+        "_ema.rel_pos_bias.relative_position_index",
+        "final_proj.weight",
+        "final_proj.bias",
+    },
+    "d2v1_text_base": {"encoder.sentence_encoder.version", "_ema.version"},
+}
+
+
+def convert(reference, state=None, config=None, **options):
+    config = config or reference.config()
+    return convert_state_dict(reference.state if state is None else state, reference.kind, config, **options)
+
+
+@pytest.mark.parametrize("name", V2 + V1)
+def test_every_source_is_used_or_listed_and_every_target_filled(name):
+    reference = load_reference(name)
+    config = reference.config()
+    conversion = convert(reference, config=config, step=7)
+    assert {unused.name for unused in conversion.unused} == UNUSED.get(name, set())
+    assert all(unused.reason for unused in conversion.unused)
+    shapes = {key: tensor.shape for key, tensor in conversion.tensors.items()}
+    assert shapes == expected_shapes(Data2VecForPreTraining, config)
+    assert conversion.tensors["ema_step"].item() == 7
+
+
+@pytest.mark.parametrize(("name", "kind"), KINDS.items())
+def test_kind_is_told_by_the_names(name, kind):
+    assert detect_kind(load_reference(name).state) == kind
+
+
+def test_kind_falls_back_to_the_name_of_the_model():
+    assert detect_kind(["encoder.layers.0.fc1.weight"], {"_name": "data2vec_audio"}) == "fairseq-v1-audio"
+    with pytest.raises(ValueError, match="data2vec"):
+        detect_kind(["bert.embeddings.weight"])
+
+
+def test_query_key_and_value_are_stacked_in_this_order():
+    reference = load_reference("d2v1_audio_base")
+    state, tensors = reference.state, convert(reference).tensors
+    for owner, source in (("data2vec", state), ("teacher", state["_ema"])):
+        prefix = "encoder.layers.1.self_attn" if owner == "data2vec" else "layers.1.self_attn"
+        for end in ("weight", "bias"):
+            thirds = tensors[f"{owner}.encoder.blocks.1.attention.qkv.{end}"].chunk(3)
+            for part, third in zip("qkv", thirds, strict=True):
+                assert torch.equal(third, source[f"{prefix}.{part}_proj.{end}"])
+
+
+def test_missing_key_bias_of_vision_v1_is_zero():
+    reference = load_reference("d2v1_image_base")
+    query, key, value = convert(reference).tensors["data2vec.encoder.blocks.2.attention.qkv.bias"].chunk(3)
+    assert torch.equal(query, reference.state["encoder.blocks.2.attn.q_bias"])
+    assert not key.any()
+    assert torch.equal(value, reference.state["encoder.blocks.2.attn.v_bias"])
+
+
+def test_four_dimensional_alibi_scale_of_early_checkpoints():
+    reference = load_reference("d2v2_audio_base")
+    state, name = reference.state, "modality_encoders.AUDIO.alibi_scale"
+    state[name] = state[name].squeeze(0)
+    scale = convert(reference, state).tensors["data2vec.modality_encoders.audio.attention_bias.scale"]
+    assert torch.equal(scale, reference.state[name]) and scale.dim() == 5
+
+
+def test_fixed_alibi_scale_goes_to_the_configuration():
+    reference = load_reference("d2v2_audio_base")
+    settings = dict(reference.record["config"]["modalities"]["audio"], learned_alibi_scale=False, alibi_scale=0.5)
+    config = config_from_fairseq(
+        reference.record["config"] | {"modalities": {"audio": settings}}, "fairseq-v2", vocab_size=None
+    )
+    assert config.audio_config.alibi == "fixed" and config.audio_config.alibi_scale == 0.5
+    state, name = reference.state, "modality_encoders.AUDIO.alibi_scale"
+    state[name] = state["_ema"][name] = torch.full_like(state[name], 0.5)
+    unused = convert(reference, state, config).unused
+    assert {entry.name for entry in unused} == {name, f"_ema.{name}"}
+    state[name] = torch.full_like(state[name], 0.6)
+    with pytest.raises(ValueError, match=r"alibi_scale.*attention_bias\.scale"):
+        convert(reference, state, config)
+
+
+def test_patch_embedding_of_another_width():
+    reference = load_reference("d2v2_image_base")
+    config = reference.config()
+    config.vision_config.embed_dim = 24
+    state, source = reference.state, "modality_encoders.IMAGE.local_encoder"
+    for part in (state, state["_ema"]):
+        weight, bias = part.pop(f"{source}.proj.weight"), part.pop(f"{source}.proj.bias")
+        part |= {f"{source}.0.proj.weight": weight[:24], f"{source}.0.proj.bias": bias[:24]}
+        part |= {f"{source}.1.weight": torch.ones(32, 24), f"{source}.1.bias": torch.ones(32)}
+    tensors = convert(reference, state, config).tensors
+    local = "modality_encoders.vision.local_encoder"
+    assert tensors[f"data2vec.{local}.projection.weight"].shape == (24, 3, 16, 16)
+    assert tensors[f"teacher.{local}.expand.weight"].shape == (32, 24)
+
+
+def test_teacher_is_kept_apart_from_the_student():
+    reference = load_reference("d2v2_text_base")
+    tensors = convert(reference).tensors
+    assert torch.equal(tensors["teacher.encoder.blocks.1.mlp.fc1.weight"], reference.tensors["ema.1.mlp.fc1.weight"])
+    assert torch.equal(
+        tensors["data2vec.encoder.blocks.1.mlp.fc1.weight"], reference.tensors["model.blocks.1.mlp.fc1.weight"]
+    )
+
+
+def test_a_checkpoint_without_teacher_needs_to_be_announced():
+    reference = load_reference("d2v2_text_base")
+    state = reference.state
+    del state["_ema"]
+    with pytest.raises(ValueError, match=r"teacher\.encoder\.blocks\.0"):
+        convert(reference, state)
+    tensors = convert(reference, state, optional=("teacher.",)).tensors
+    assert not any(name.startswith("teacher.") for name in tensors)
+
+
+def test_half_a_teacher_is_an_error_in_any_case():
+    reference = load_reference("d2v2_text_base")
+    state = reference.state
+    del state["_ema"]["1.norm1.weight"]
+    with pytest.raises(ValueError, match=r"teacher\.encoder\.blocks\.1\.norm1\.weight"):
+        convert(reference, state, optional=("teacher.",))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda s: s.update({"blocks.0.extra.weight": torch.ones(2)}), r"blocks\.0\.extra"),
+        (lambda s: s.pop("blocks.0.norm1.weight"), r"data2vec\.encoder\.blocks\.0\.norm1\.weight"),
+        (lambda s: s.update({"blocks.0.norm1.weight": torch.ones(3)}), r"\(3,\).*\(32,\)"),
+        (lambda s: s.update({"blocks.0.attention.qkv.bias": torch.ones(96)}), r"both fill"),
+        (lambda s: s.update({"optimizer": {"lr": 1}}), "dict"),
+    ],
+)
+def test_errors_name_the_tensor(change, message):
+    reference = load_reference("d2v2_text_base")
+    state = reference.state
+    change(state)
+    with pytest.raises(ValueError, match=message):
+        convert(reference, state)
+
+
+def test_missing_part_of_query_key_and_value_is_an_error():
+    reference = load_reference("d2v1_text_base")
+    state = reference.state
+    del state["encoder.sentence_encoder.layers.0.self_attn.k_proj.bias"]
+    with pytest.raises(ValueError, match=r"qkv\.bias.*\['q'.*'v'\]"):
+        convert(reference, state)
+
+
+def test_old_names_of_text_v1():
+    assert translate("decoder.sentence_encoder.emb_layer_norm.bias", "fairseq-v1-text") == Place(
+        "data2vec.modality_encoders.text.local_encoder.layer_norm.bias"
+    )
+    assert translate("encoder.lm_head.2.weight", "fairseq-v1-text") == Place("decoders.text.projection.2.weight")
+    assert isinstance(translate("version", "fairseq-v1-text", teacher=True), Unused)
+
+
+@pytest.mark.parametrize("name", V2 + V1)
+def test_settings_left_out_are_listed_with_a_reason(name):
+    reference, notes = load_reference(name), []
+    config_from_fairseq(reference.record["config"], reference.kind, vocab_size=60, notes=notes)
+    assert notes and all("=" in note and ": " in note for note in notes)
+
+
+def test_settings_of_the_reference_become_ours():
+    audio = load_reference("d2v2_audio_large").config()
+    assert (audio.hidden_size, audio.num_hidden_layers, audio.num_attention_heads) == (36, 2, 6)
+    assert (audio.intermediate_size, audio.masked_tokens, audio.ema_end_decay) == (144, "dropped", 1.0)
+    mine = audio.audio_config
+    assert (mine.prenet_depth, mine.num_masks, mine.mask_sampler, mine.ema_scope) == (2, 3, "span", "context")
+    assert (mine.mask_prob, mine.mask_length, mine.mask_prob_adjust, mine.mask_noise_std) == (0.55, 5, 0.1, 0.0)
+    assert (mine.conv_dim, mine.conv_kernel) == ([12] * 7, [10, 3, 3, 3, 3, 2, 2])
+    assert (mine.alibi, mine.alibi_scale_per_head, mine.layer_target_norm) == ("learned", True, "instance")
+    image = load_reference("d2v2_image_base").config().vision_config
+    assert (image.mask_sampler, image.mean_target_norm, image.cls_loss_weight) == ("inverse_block", "layer", 0.01)
+    assert (image.ema_scope, image.embed_dim, image.num_extra_tokens) == ("all", None, 1)
+    text = load_reference("d2v1_text_base").config()
+    assert (text.masked_tokens, text.text_config.loss_beta, text.text_config.loss_scale) == ("replaced", 4.0, 1.0)
+    assert (text.text_config.mask_token_id, text.text_config.max_position_embeddings) == (59, 40)
+    vision = load_reference("d2v1_image_base").config()
+    assert (vision.norm_first, vision.layer_scale_init_value, vision.drop_path_rate) == (True, 1e-4, 0.25)
+    assert vision.vision_config.mask_prob == 7 / 16 and vision.vision_config.end_of_block_targets
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"brand_new": 1}, r"\['brand_new'\]"),
+        ({"norm_affine": False}, r"model\.norm_affine"),
+        ({"layer_norm_target_layer": True}, "instance"),
+        ({"modalities": {}}, "model.modalities.*'audio'"),
+        ({"modalities": {"audio": 3}}, "dictionary"),
+    ],
+)
+def test_settings_that_cannot_be_converted_are_errors(changes, message):
+    settings = load_reference("d2v2_audio_base").record["config"] | changes
+    with pytest.raises((ValueError, TypeError), match=message):
+        config_from_fairseq(settings, "fairseq-v2")
+
+
+@pytest.mark.parametrize("spec", ["[(12, 10)]", "12", "__import__('os')", "[(1, 2, 3)", "[(1, 2, 3), (1, 2)]"])
+def test_convolutions_that_cannot_be_read(spec):
+    settings = load_reference("d2v1_audio_base").record["config"] | {"conv_feature_layers": spec}
+    with pytest.raises(ValueError, match="convolutions"):
+        config_from_fairseq(settings, "fairseq-v1-audio")
+
+
+def test_text_needs_the_size_of_its_vocabulary():
+    for name in ("d2v2_text_base", "d2v1_text_base"):
+        reference = load_reference(name)
+        with pytest.raises(ValueError, match="`vocab_size`"):
+            config_from_fairseq(reference.record["config"], reference.kind)
+
+
+def test_unknown_kind():
+    with pytest.raises(ValueError, match="Known kinds: " + ", ".join(FAIRSEQ_KINDS)):
+        config_from_fairseq({}, "fairseq-v3")
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize("name", [name for name in V2 + V1 if name != "d2v2_audio_large"])
+def test_whole_checkpoint_files(name, shared_dir):
+    """Files in the layout of the reference's trainer hold the weights and, for v2, settings of every modality."""
+    reference = load_reference(name)
+    path = shared_dir / "reference" / "fairseq" / f"{name}.pt"
+    checkpoint = torch.load(path, weights_only=True)
+    model, settings = checkpoint["model"], checkpoint["cfg"]["model"]
+    kind = detect_kind(model, settings)
+    vocabulary = [v.shape[0] for k, v in model.items() if k.endswith("embed_tokens.weight")]
+    config = config_from_fairseq(
+        settings, kind, task_config=checkpoint["cfg"]["task"], vocab_size=vocabulary[0] if vocabulary else None
+    )
+    tensors = convert_state_dict(model, kind, config).tensors
+    expected = convert(reference).tensors
+    assert tensors.keys() == expected.keys()
+    assert all(torch.equal(tensor.float(), expected[key].float()) for key, tensor in tensors.items())
