@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 
+STUDENT, TEACHER = "data2vec.", "teacher."  # what the names of a pretraining model's encoders begin with
 _COUNTERS = ("ema_step", ".num_batches_tracked")  # of the only tensors that hold whole numbers
 
 

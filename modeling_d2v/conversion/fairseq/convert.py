@@ -20,10 +20,10 @@ from torch import Tensor
 
 from modeling_d2v.configuration_data2vec import Data2VecConfig
 from modeling_d2v.conversion.fairseq.finetuned import HEADS, convert_finetuned, head_config
-from modeling_d2v.conversion.fairseq.layouts import STUDENT, TEACHER, config_from_fairseq, convert_state_dict
+from modeling_d2v.conversion.fairseq.layouts import config_from_fairseq, convert_state_dict
 from modeling_d2v.conversion.fairseq.sources import PRETRAINING, Source, take_apart
 from modeling_d2v.conversion.files import read_checkpoint
-from modeling_d2v.conversion.tensors import Assembly, TensorMismatchError, Unused, expected_shapes
+from modeling_d2v.conversion.tensors import STUDENT, TEACHER, Assembly, TensorMismatchError, Unused, expected_shapes
 from modeling_d2v.modeling_data2vec import Data2VecModel, Data2VecPreTrainedModel
 from modeling_d2v.pretraining_data2vec import Data2VecForPreTraining
 

@@ -22,11 +22,9 @@ from modeling_d2v.conversion.fairseq.settings import Settings
 from modeling_d2v.conversion.fairseq.settings_beit import convert_beit
 from modeling_d2v.conversion.fairseq.settings_v1 import convert_v1_audio, convert_v1_text, convert_v1_vision
 from modeling_d2v.conversion.fairseq.settings_v2 import convert_v2
-from modeling_d2v.conversion.tensors import Conversion, Filler, Place, Unused, expected_shapes, walk
+from modeling_d2v.conversion.tensors import STUDENT, TEACHER, Conversion, Filler, Place, Unused, expected_shapes, walk
 from modeling_d2v.pretraining_data2vec import Data2VecForPreTraining
 
-
-STUDENT, TEACHER = "data2vec.", "teacher."
 
 Rules = tuple[tuple[str, str], ...]
 

@@ -13,10 +13,9 @@ from typing import Any
 import torch
 from transformers import Wav2Vec2Processor
 
-from modeling_d2v.conversion.fairseq.layouts import STUDENT, TEACHER
 from modeling_d2v.conversion.hf.export import Exported, to_transformers
 from modeling_d2v.conversion.hf.load import from_transformers
-from modeling_d2v.conversion.tensors import Unused, third
+from modeling_d2v.conversion.tensors import STUDENT, TEACHER, Unused, third
 from modeling_d2v.heads_audio import Data2VecForCTC
 from modeling_d2v.model_card import CARD, choose_license, license_text, read_license
 from modeling_d2v.modeling_data2vec import Data2VecPreTrainedModel
