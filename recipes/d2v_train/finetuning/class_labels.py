@@ -19,10 +19,7 @@ from d2v_train.data.records import INPUT_KEYS, RawDataset
 
 logger = logging.getLogger(__name__)
 
-
 NO_LABEL = -100
-
-
 """Class id of what is left out of losses and metrics."""
 
 
