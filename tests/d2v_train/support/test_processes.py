@@ -21,7 +21,8 @@ from d2v_train.support.processes import Processes
 def fail():
     raise KeyError("main")
 
-processes = Processes.of(Accelerator(cpu=True))
+accelerator = Accelerator(cpu=True)
+processes = Processes.of(accelerator)
 own = torch.tensor([1.0, processes.rank])
 found = {
     "rank": processes.rank,
@@ -39,6 +40,8 @@ try:
 except KeyError as error:
     found["error"] = str(error)
 open(f"{sys.argv[1]}/{processes.rank}.json", "w").write(json.dumps(found))
+accelerator.wait_for_everyone()
+accelerator.end_training()
 """
 
 
