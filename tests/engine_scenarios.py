@@ -5,7 +5,6 @@ import json
 import subprocess
 import sys
 
-import torch
 from tiny_run import ROOT, environment, tiny, write_config
 
 from d2v_train.pretraining.training import Pretraining
