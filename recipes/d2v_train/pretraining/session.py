@@ -164,7 +164,7 @@ def upload_final(final: Path, repository: str) -> None:
     try:
         logger.info("Uploaded: %s", push(final, repository))
     except (PublishingError, ValueError) as error:
-        again = f"python recipes/publish.py {final} {repository}"
+        again = f"d2v publish {final} {repository}"
         logger.error("The model is in %s, but it was not uploaded: %s\nTry again with: %s", final, error, again)
 
 

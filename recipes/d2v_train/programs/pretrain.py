@@ -1,9 +1,9 @@
 """Pretrains data2vec on text, images, speech, or all of them in one run.
 
-    python recipes/pretrain.py tiny_joint output_dir=runs/tiny_joint
-    python recipes/pretrain.py tiny_vision data.vision=path/to/images optim.lr=5e-4 max_steps=2000
-    python recipes/pretrain.py my_run.yaml --dry_run  # size, memory, time and disk of the run, without starting it
-    accelerate launch --num_processes 8 recipes/pretrain.py my_run.yaml --mixed_precision bf16 --report_to tensorboard
+    d2v pretrain tiny_joint output_dir=runs/tiny_joint
+    d2v pretrain tiny_vision data.vision=path/to/images optim.lr=5e-4 max_steps=2000
+    d2v pretrain my_run.yaml --dry_run  # size, memory, time and disk of the run, without starting it
+    accelerate launch --num_processes 8 -m d2v_train.programs.pretrain my_run.yaml --mixed_precision bf16
 
 The same command again goes on from the newest whole checkpoint. See `d2v_train/options/run.py` for every option.
 """
@@ -30,29 +30,32 @@ from d2v_train.support.storage import WriteError
 logger = logging.getLogger("pretrain")
 
 
-def main(arguments: list[str]) -> dict[str, Any]:
-    """Runs the program.
+def run_program(argv: list[str]) -> dict[str, Any]:
+    """Pretrain as a command line says.
 
     Args:
-        arguments: configuration, then overrides as `key=value` or `--key value`.
+        argv: configuration, then overrides as `key=value` or `--key value`.
 
     Returns:
         Summary of the run, see `Pretraining.run`.
     """
-    if not arguments or arguments[0] in ("-h", "--help"):
+    if not argv or argv[0] in ("-h", "--help"):
         raise SystemExit(__doc__)
-    return pretrain(load_options(arguments[0], as_overrides(arguments[1:])))
+    return pretrain(load_options(argv[0], as_overrides(argv[1:])))
 
 
-def run_program(arguments: list[str]) -> int | str:
-    """Runs the program as a process.
+def main(argv: list[str] | None = None) -> int | str:
+    """Run the program as a process.
+
+    Args:
+        argv: arguments; None for the command line.
 
     Returns:
-        What the process ends with: 0, the code of an interruption, or what was wrong, in a sentence.
+        What the process ends with: 0, the code of an interruption, or what was wrong in a sentence.
     """
     status: int | str = 0
     try:
-        main(arguments)
+        run_program(sys.argv[1:] if argv is None else argv)
     except RunInterrupted as interruption:
         logger.info("%s", interruption)
         status = interruption.code
@@ -72,4 +75,4 @@ def run_program(arguments: list[str]) -> int | str:
 
 
 if __name__ == "__main__":
-    sys.exit(run_program(sys.argv[1:]))
+    sys.exit(main())

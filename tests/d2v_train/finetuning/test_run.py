@@ -360,14 +360,15 @@ def test_broken_samples_are_named_and_too_many_stop_the_run(tmp_path, capsys):
 
 
 def test_results_are_one_line_and_mistakes_one_sentence(capsys):
-    launch(lambda argv: {"eval_loss": 1.0})
+    assert launch(lambda argv: {"eval_loss": float(argv[0])}, ["1.0"]) == 0
     assert json.loads(capsys.readouterr().out.splitlines()[-1]) == {"eval_loss": 1.0}
 
     def fails(argv):
         raise ValueError("What is wrong.")
 
-    with pytest.raises(SystemExit, match="^ValueError: What is wrong.$"):
-        launch(fails)
+    assert launch(fails, []) == "ValueError: What is wrong."
+    with pytest.raises(ValueError, match="^What is wrong.$"):
+        launch(fails, ["--log_level", "debug"])
 
 
 def example(folder, **options) -> list[str]:
