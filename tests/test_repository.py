@@ -239,7 +239,7 @@ def test_no_path_of_one_machine():
 
 
 def test_test_folders_are_no_packages():
-    # An __init__.py would make tests/recipes a package named like the folder that it tests.
+    # An __init__.py would make tests/d2v_train a package named like the folder that it tests.
     assert [name(path) for path in TESTS if path.name == "__init__.py"] == []
 
 
