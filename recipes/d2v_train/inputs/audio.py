@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from transformers.audio_utils import hertz_to_mel
 
 from d2v_train.data.records import RawDataset
 from d2v_train.data.report import DataReport
@@ -174,12 +175,7 @@ class Equaliser:
     def __call__(self, samples: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """Return (S,) float32, of the same length as the recording (S,)."""
         hertz = np.fft.rfftfreq(len(samples), 1 / SAMPLING_RATE)
-        knots = np.linspace(0.0, _mel(SAMPLING_RATE / 2), KNOTS)
+        knots = np.linspace(0.0, hertz_to_mel(SAMPLING_RATE / 2, "htk"), KNOTS)
         gains = rng.normal(0.0, self.decibels, KNOTS)
-        curve = 10 ** (np.interp(_mel(hertz), knots, gains) / 20)
+        curve = 10 ** (np.interp(hertz_to_mel(hertz, "htk"), knots, gains) / 20)
         return np.fft.irfft(np.fft.rfft(samples) * curve, len(samples)).astype(np.float32)
-
-
-def _mel(hertz: np.ndarray | float) -> np.ndarray | float:
-    """Pitch as it is heard, in mel (O'Shaughnessy's formula)."""
-    return 2595 * np.log10(1 + np.asarray(hertz) / 700)
