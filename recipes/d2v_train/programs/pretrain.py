@@ -5,7 +5,7 @@
     d2v pretrain my_run.yaml --dry_run  # size, memory, time and disk of the run, without starting it
     accelerate launch --num_processes 8 -m d2v_train.programs.pretrain my_run.yaml --mixed_precision bf16
 
-The same command again goes on from the newest whole checkpoint. See `d2v_train/options/run.py` for every option.
+The same command again goes on from the newest whole checkpoint. `--help` shows every option, `--help optim` a section.
 """
 
 from __future__ import annotations
@@ -15,16 +15,7 @@ import logging
 import sys
 from typing import Any
 
-from d2v_train.health.guard import TrainingStopped
-from d2v_train.options.errors import OptionError
-from d2v_train.options.files import as_overrides, load_options
-from d2v_train.pretraining.session import pretrain
-from d2v_train.runs.checkpoints import CheckpointError
-from d2v_train.runs.interruptions import RunInterrupted
-from d2v_train.runs.lock import FolderInUseError
-from d2v_train.support.extras import MissingDependencyError
-from d2v_train.support.processes import ProcessLostError
-from d2v_train.support.storage import WriteError
+from d2v_train.options.help import help_text
 
 
 logger = logging.getLogger("pretrain")
@@ -39,9 +30,34 @@ def run_program(argv: list[str]) -> dict[str, Any]:
     Returns:
         Summary of the run, see `Pretraining.run`.
     """
-    if not argv or argv[0] in ("-h", "--help"):
+    if not argv:
         raise SystemExit(__doc__)
+    # Here, not above: they bring PyTorch and transformers, for which nobody who asks for help should wait.
+    from d2v_train.options.files import as_overrides, load_options
+    from d2v_train.pretraining.session import pretrain
+
     return pretrain(load_options(argv[0], as_overrides(argv[1:])))
+
+
+def show_help(argv: list[str]) -> None:
+    """Print the help that the arguments ask for, if they do, and end the program.
+
+    Args:
+        argv: arguments of the program; those behind `--help` name sections or options.
+
+    Raises:
+        SystemExit: help was asked for.
+    """
+    place = next((place for place, argument in enumerate(argv) if argument in ("-h", "--help")), None)
+    if place is None:
+        return
+    wanted = argv[place + 1 :]
+    try:
+        text = help_text(wanted)
+    except LookupError as error:
+        raise SystemExit(str(error)) from error
+    print(text if wanted else f"{__doc__}\n{text}")
+    raise SystemExit(0)
 
 
 def main(argv: list[str] | None = None) -> int | str:
@@ -53,21 +69,18 @@ def main(argv: list[str] | None = None) -> int | str:
     Returns:
         What the process ends with: 0, the code of an interruption, or what was wrong in a sentence.
     """
+    argv = sys.argv[1:] if argv is None else argv
+    show_help(argv)
+    from d2v_train.pretraining.session import REASONS
+    from d2v_train.runs.interruptions import RunInterrupted
+
     status: int | str = 0
     try:
-        run_program(sys.argv[1:] if argv is None else argv)
+        run_program(argv)
     except RunInterrupted as interruption:
         logger.info("%s", interruption)
         status = interruption.code
-    except (
-        OptionError,
-        CheckpointError,
-        WriteError,
-        FolderInUseError,
-        ProcessLostError,
-        TrainingStopped,
-        MissingDependencyError,
-    ) as error:
+    except REASONS as error:
         status = f"{type(error).__name__}: {error}"
     # Engine and model go while the interpreter is whole: threads of gloo that let go of tensors later could abort it.
     gc.collect()
