@@ -43,11 +43,7 @@ SUFFIXES = {
     "audio": (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aiff", ".aif", ".au"),
     "text": (".txt", ".jsonl"),
 }
-
-
 METADATA_NAMES = ("metadata.csv", "metadata.jsonl")
-
-
 TRANSCRIPT_SUFFIX = ".trans.txt"
 
 

@@ -16,8 +16,6 @@ from typing import Any
 
 
 FOOTER_THREADS = 16
-
-
 """Footers that are read at the same time."""
 
 

@@ -21,22 +21,12 @@ from d2v_train.support.extras import MissingDependencyError
 
 logger = logging.getLogger(__name__)
 
-
 INPUT_KEYS = {"vision": "image", "audio": "audio", "text": "text"}
-
-
 """Key of the raw input in a record, by modality."""
 
-
 AUTO_CACHE_BYTES = 256 * 2**20
-
-
 """Decoded samples that `cache="auto"` keeps, in bytes per process."""
-
-
 MAX_WARNINGS = 5
-
-
 """Bad samples of a data set, or of a modality of a run, that are logged one by one."""
 
 

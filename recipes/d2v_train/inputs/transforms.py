@@ -18,9 +18,6 @@ from d2v_train.inputs.text import TextTransform
 from d2v_train.inputs.vision import VisionTransform
 
 
-"""Lengths of training crops, evenly spaced over their range."""
-
-
 def build_transform(
     modality: str, options: dict[str, Any] | None, model_config: Any, tokenizer: Any = None, train: bool = True
 ) -> VisionTransform | AudioTransform | TextTransform:

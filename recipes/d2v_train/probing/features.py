@@ -24,19 +24,10 @@ from d2v_train.inputs.collate import MODALITY_OF_INPUT, Collator
 
 logger = logging.getLogger(__name__)
 
-
 WINDOW_BATCHES = 16
-
-
 """Batches read ahead and sorted by length together."""
-
-
 BATCH_SIZES = {"vision": 64, "audio": 16, "text": 32}
-
-
 """Samples of a forward pass, for probes that are not told."""
-
-
 BAD_NAMES_SHOWN = 5
 
 

@@ -31,10 +31,7 @@ from d2v_train.support.processes import ONE_PROCESS, Processes
 
 logger = logging.getLogger(__name__)
 
-
 EVALUATION_OPTIONS = {"vision": ("mean", "std"), "audio": ("max_seconds", "standardised"), "text": ("max_length",)}
-
-
 """Options of a training transform that evaluation shares."""
 
 

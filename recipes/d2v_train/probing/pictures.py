@@ -27,25 +27,12 @@ from d2v_train.support.processes import ONE_PROCESS, Processes
 
 logger = logging.getLogger(__name__)
 
-
 MASKED = {"vision": 6, "audio": 4, "text": 3}
-
-
 """Samples that are shown under their masks."""
-
-
 POOL = 64
-
-
 """Samples that neighbours are looked for among."""
-
-
 ROWS, NEIGHBOURS = 5, 5
-
-
 MOST_STEPS = 200
-
-
 """Steps whose batches are looked through for that many."""
 
 

@@ -12,9 +12,6 @@ from d2v_train.data.tables import SplitNotFoundError
 logger = logging.getLogger(__name__)
 
 
-"""Part of the training split that is measured on where there is no test split."""
-
-
 def open_parts(
     modality: str,
     config,

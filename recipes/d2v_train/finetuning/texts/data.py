@@ -26,8 +26,6 @@ GLUE = "nyu-mll/glue"
 
 
 READERS = {".parquet": "parquet", ".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json"}
-
-
 SPLITS = {
     "train": "train",
     "validation_matched": "validation_matched",
@@ -40,8 +38,6 @@ SPLITS = {
     "test_mismatched": "test_mismatched",
     "test": "test",
 }
-
-
 """Split by the beginning of a file's name; longer names stand before those that they begin with."""
 
 
