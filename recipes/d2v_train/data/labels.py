@@ -39,8 +39,8 @@ def hold_out(
             chosen[members[: max(1, round(len(members) * share))]] = True
     if not chosen.any():
         raise ValueError(
-            f"There is no test split, and none can be held out of the {len(labels)} training samples, because no "
-            "class has two of them. Give more samples of a class, or a test split."
+            f"Nothing can be held out of the {len(labels)} training samples to measure on, because no class has two "
+            "of them. Give more samples of a class, or a split of their own."
         )
     parts = []
     for indices in (np.flatnonzero(~chosen), np.flatnonzero(chosen)):

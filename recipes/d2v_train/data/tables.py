@@ -77,7 +77,7 @@ class UnclearColumnError(ValueError):
 
 @contextmanager
 def column_named_by(option: str) -> Iterator[None]:
-    """Have an `UnclearColumnError` of the block name the option of a program, such as "--text_column_names"."""
+    """Have an `UnclearColumnError` of the block name the option of a program, such as "--text_column"."""
     try:
         yield
     except UnclearColumnError as error:

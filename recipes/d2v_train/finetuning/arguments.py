@@ -1,42 +1,82 @@
-"""Arguments that all fine-tuning programs share."""
+"""Options that the fine-tuning programs share: which model, which data, and how it is trained.
+
+The options of a program are dataclasses. `title` of a class is the group of its options in `--help`; their help lines
+and defaults come from the fields.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from transformers import (
-    TrainingArguments,
-)
+from transformers import TrainingArguments
+
+from d2v_train.options.errors import OptionError, at_least
+
+
+if TYPE_CHECKING:
+    from d2v_train.data.records import RawDataset
+
+
+PARTS = ("train", "validation", "test")
+
+
+def option(default: Any, help: str) -> Any:
+    """Return the field of a dataclass for an option with a default and a line for `--help`."""
+    if isinstance(default, list):
+        return field(default_factory=lambda: list(default), metadata={"help": help})
+    return field(default=default, metadata={"help": help})
+
+
+def with_defaults(**defaults: Any) -> Callable[[type], type]:
+    """Decorate a class to make it a dataclass in which inherited options have other defaults and keep their help.
+
+    Args:
+        defaults: default by name of the option.
+    """
+
+    def decorate(cls: type) -> type:
+        for name, default in defaults.items():
+            inherited = cls.__dataclass_fields__[name]
+            cls.__annotations__[name] = inherited.type
+            setattr(cls, name, field(default=default, metadata=inherited.metadata))
+        return dataclass(cls)
+
+    return decorate
+
+
+def check_share(name: str, value: float, whole: bool = False) -> None:
+    """Check that an option is a share.
+
+    Args:
+        name: of the option.
+        value: that was given.
+        whole: whether 1 is one.
+
+    Raises:
+        OptionError: it is not above 0 and below 1.
+    """
+    if not (0 < value < 1 or (whole and value == 1)):
+        raise OptionError(f"--{name} is {value}; it must be above 0 and {'at most' if whole else 'below'} 1.")
 
 
 @dataclass
 class ModelArguments:
     """Which model to start from."""
 
-    model_name_or_path: str | None = field(
-        default=None, metadata={"help": "Checkpoint to start from: a folder or a name on the Hub."}
-    )
-    config_name: str | None = field(
-        default=None, metadata={"help": "Configuration, where it is not the checkpoint's: folder, Hub name or preset."}
-    )
-    tokenizer_name: str | None = field(default=None, metadata={"help": "Tokenizer, where it is not the checkpoint's."})
-    processor_name: str | None = field(
-        default=None, metadata={"help": "Feature extractor or image processor, where it is not the checkpoint's."}
-    )
-    from_scratch: bool = field(
-        default=False, metadata={"help": "Random weights instead of the checkpoint's: the baseline of a comparison."}
-    )
-    cache_dir: str | None = field(default=None, metadata={"help": "Where downloads are kept."})
-    model_revision: str = field(default="main", metadata={"help": "Branch, tag or commit on the Hub."})
-    token: str | None = field(default=None, metadata={"help": "Access token of the Hub; default is the stored one."})
-    trust_remote_code: bool = field(
-        default=False,
-        metadata={"help": "Run the code that lies beside a checkpoint instead of the installed package."},
-    )
-    ignore_mismatched_sizes: bool = field(
-        default=False, metadata={"help": "Load a fine-tuned checkpoint whose head has another number of classes."}
-    )
+    title: ClassVar[str] = "model"
+
+    model_name_or_path: str | None = option(None, "Checkpoint to start from: a folder or a name on the Hub.")
+    config_name: str | None = option(None, "Configuration, where not the checkpoint's: folder, Hub name or preset.")
+    tokenizer_name: str | None = option(None, "Tokenizer, where not the checkpoint's.")
+    processor_name: str | None = option(None, "Feature extractor or image processor, where not the checkpoint's.")
+    from_scratch: bool = option(False, "Random weights instead of the checkpoint's: the baseline of a comparison.")
+    cache_dir: str | None = option(None, "Where downloads are kept.")
+    model_revision: str = option("main", "Branch, tag or commit on the Hub.")
+    token: str | None = option(None, "Access token of the Hub; default is the stored one.")
+    trust_remote_code: bool = option(False, "Run the code beside a checkpoint instead of the installed package.")
+    ignore_mismatched_sizes: bool = option(False, "Replace the head of a checkpoint with another number of classes.")
 
     def __post_init__(self) -> None:
         if self.model_name_or_path is None and (self.config_name is None or not self.from_scratch):
@@ -62,40 +102,139 @@ class ModelArguments:
 
 
 @dataclass
+class DataArguments:
+    """Which data to train on, to evaluate on and to predict."""
+
+    title: ClassVar[str] = "data"
+    place: ClassVar[str] = "dir"
+    """How options name data of one part alone: "dir" for --train_dir, "file" for --train_file."""
+
+    dataset_name: str | None = option(None, "Folder, file, or name on the Hub, that holds all splits.")
+    dataset_config_name: str | None = option(None, "Configuration on the Hub, or sub-folder of a local data set.")
+    train_split: str = option("train", "Split to train on; several as in train.100+train.360.")
+    validation_split: str = option("validation", "Split to evaluate on; without one, see train_val_split.")
+    test_split: str = option("test", "Split of --do_predict.")
+    train_val_split: float = option(0.15, "Share of the training data to hold out without a validation split.")
+    max_train_samples: int | None = option(None, "Train on at most so many samples, drawn at random once for all.")
+    max_eval_samples: int | None = option(None, "Evaluate on at most so many samples.")
+    max_predict_samples: int | None = option(None, "Predict at most so many samples.")
+
+    def __post_init__(self) -> None:
+        for name in ("max_train_samples", "max_eval_samples", "max_predict_samples"):
+            at_least(f"--{name}", getattr(self, name), 1)
+        check_share("train_val_split", self.train_val_split)
+
+    def own_source(self, part: str) -> str | None:
+        """Return the source of "train", "validation" or "test" alone, where one is named."""
+        return getattr(self, f"{part}_{self.place}")
+
+    def split_of(self, part: str) -> str:
+        """Return the name of the split of "train", "validation" or "test"."""
+        return getattr(self, f"{part}_split")
+
+    @property
+    def described(self) -> str | None:
+        """Name of the data for messages and the model card; None where none is named."""
+        return next((name for name in (self.dataset_name, *map(self.own_source, PARTS)) if name), None)
+
+    @property
+    def may_hold_out(self) -> bool:
+        """Whether a part of the training data may stand in for a missing validation split: none was asked for."""
+        return self.validation_split == "validation" and self.own_source("validation") is None
+
+
+@dataclass
+class MediaDataArguments(DataArguments):
+    """Which images or recordings to train on, to evaluate on and to predict.
+
+    Attributes:
+        modality: "vision" or "audio".
+        input_column: name of the option that names the column of the input.
+    """
+
+    modality: ClassVar[str]
+    input_column: ClassVar[str]
+
+    train_dir: str | None = option(None, "Folder or file of the training data, where it is not in dataset_name.")
+    validation_dir: str | None = option(None, "The same of the data to evaluate on.")
+    test_dir: str | None = option(None, "The same of the data to predict.")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.described is None:
+            raise ValueError(
+                'Name the data with --dataset_name ("builtin" for the built-in one), or with --train_dir and '
+                "--validation_dir."
+            )
+
+    def open(self, part: str, **options: Any) -> RawDataset:
+        """Open "train", "validation" or "test".
+
+        Args:
+            part: which one.
+            options: further arguments of `open_dataset`.
+
+        Raises:
+            SplitNotFoundError: there is no such data.
+            ColumnNotFoundError, UnclearColumnError: it lacks a column.
+        """
+        from d2v_train.data.records import open_dataset
+        from d2v_train.data.tables import SplitNotFoundError, column_named_by
+
+        own = self.own_source(part)
+        source = own or self.dataset_name
+        if source is None:
+            raise SplitNotFoundError(f"There is no {part} data: name it with --{part}_dir or --dataset_name.")
+        if own is None and self.dataset_config_name:
+            source = f"{source}:{self.dataset_config_name}"
+        options = {"column": getattr(self, self.input_column), **options}
+        with column_named_by(f"--{self.input_column}"):
+            try:
+                return open_dataset(self.modality, source, self.split_of(part), **options)
+            except SplitNotFoundError:
+                if own is None or self.split_of(part) != part:
+                    raise
+                # A folder of its own needs no name for the only split in it.
+                return open_dataset(self.modality, source, "train", **options)
+
+
+@dataclass
+class ClassArguments:
+    """The classes of images or recordings: what `MediaDataArguments` lacks for them."""
+
+    label_column: str | None = option(None, "Column of the class; default: a usual name.")
+    train_fraction: float = option(1.0, "Share of each class to train on, drawn by --seed: few labels.")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_share("train_fraction", self.train_fraction, whole=True)
+
+
+@dataclass
 class FinetuningArguments(TrainingArguments):
     """`TrainingArguments` and what fine-tuning data2vec takes beside them."""
 
-    output_dir: str | None = field(default=None, metadata={"help": "Folder of the run."})
+    title: ClassVar[str] = "this task"
+
+    output_dir: str | None = option(None, "Folder of the run.")
     # A loss that is no number shall be seen, not averaged away.
-    logging_nan_inf_filter: bool = field(default=False, metadata={"help": "Keep such losses out of the log."})
-    layer_decay: float = field(
-        default=1.0, metadata={"help": "Factor of the learning rate from each layer to the one below; 1 = off."}
+    logging_nan_inf_filter: bool = option(False, "Keep such losses out of the log.")
+    layer_decay: float = option(1.0, "Factor of the learning rate from each layer to the one below; 1 = off.")
+    freeze_encoder_steps: int = option(0, "Updates at the start that train the head alone.")
+    tri_stage: str | None = option(
+        None, "Shares of warm-up, hold and decay, such as 0.1,0.4,0.5, instead of --lr_scheduler_type; or none."
     )
-    freeze_encoder_steps: int = field(default=0, metadata={"help": "Updates at the start that train the head alone."})
-    tri_stage: str | None = field(
-        default=None,
-        metadata={
-            "help": "Shares of the run for warm-up, hold and decay, such as 0.1,0.4,0.5; replaces the scheduler."
-        },
-    )
-    weights_ema_decay: float | None = field(
-        default=None, metadata={"help": "Evaluate and keep a moving average of the weights with this decay."}
-    )
-    early_stopping_patience: int | None = field(
-        default=None, metadata={"help": "Stop after so many evaluations without improvement."}
-    )
-    early_stopping_threshold: float = field(default=0.0, metadata={"help": "Least change that is an improvement."})
-    max_bad_fraction: float = field(
-        default=0.05, metadata={"help": "Stop when more than this share of the samples is broken."}
-    )
+    weights_ema_decay: float | None = option(None, "Evaluate and keep an average of the weights with this decay.")
+    early_stopping_patience: int | None = option(None, "Stop after so many evaluations without improvement.")
+    early_stopping_threshold: float = option(0.0, "Least change that is an improvement.")
+    max_bad_fraction: float = option(0.05, "Stop when more than this share of the samples is broken.")
 
     def __post_init__(self) -> None:
         if not self.output_dir:
             raise ValueError("Name the folder of the run with --output_dir.")
-        if not 0 < self.layer_decay <= 1:
-            raise ValueError(f"--layer_decay is {self.layer_decay}; it must be above 0 and at most 1.")
-        if self.weights_ema_decay is not None and not 0 < self.weights_ema_decay < 1:
-            raise ValueError(f"--weights_ema_decay is {self.weights_ema_decay}; it must be between 0 and 1.")
+        check_share("layer_decay", self.layer_decay, whole=True)
+        if self.weights_ema_decay is not None:
+            check_share("weights_ema_decay", self.weights_ema_decay)
         self.tri_stage_phases = self._phases()
         if self.ddp_find_unused_parameters is None:
             # Every parameter takes part in every step, also of blocks that are left out. Only while the encoder is

@@ -5,16 +5,14 @@ Legend: L classes.
 
 from __future__ import annotations
 
-import csv
 import logging
 import re
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from d2v_train.data.records import INPUT_KEYS, RawDataset
+from d2v_train.data.records import RawDataset
 
 
 logger = logging.getLogger(__name__)
@@ -69,7 +67,7 @@ class ClassTarget:
 def class_target(
     raw: RawDataset, names: Sequence[str], part: str, skip_bad: bool = False
 ) -> Callable[[dict[str, Any]], int | None]:
-    """`ClassTarget`, or `no_label` for samples without labels, such as test sets."""
+    """Return `ClassTarget`, or `no_label` for samples without labels, such as test sets."""
     return ClassTarget(raw, names, part, skip_bad) if is_labelled(raw) else no_label
 
 
@@ -78,20 +76,20 @@ def no_label(record: dict[str, Any]) -> None:
 
 
 def is_labelled(raw: RawDataset) -> bool:
-    """Whether a data set has labels at all; test sets often hold -1 in their place."""
+    """Return whether a data set has labels at all; test sets often hold -1 instead."""
     return raw.labels is not None and not (raw.labels.dtype.kind == "i" and (raw.labels < 0).all())
 
 
 def labelled(raw: RawDataset, name: str) -> RawDataset:
-    """Checks that a data set has class labels.
+    """Check that a data set has class labels.
 
     Raises:
-        ValueError: if it has none, or numbers in their place.
+        ValueError: if it has none, or numbers instead.
     """
     if not is_labelled(raw):
         raise ValueError(
             f"The {name} data have no labels. Give one folder per class, a metadata.csv or parquet with a column "
-            "`label`, or name the column with --label_column_name."
+            "`label`, or name the column with --label_column."
         )
     if raw.labels.dtype.kind != "i":
         raise ValueError(f"The labels of the {name} data are real numbers; a classification takes classes.")
@@ -99,7 +97,7 @@ def labelled(raw: RawDataset, name: str) -> RawDataset:
 
 
 def warn_of_untaught(raw: RawDataset, names: Sequence[str]) -> None:
-    """Names the classes of a model that no training sample has: other splits may, and nothing is learned of them.
+    """Name the classes of a model that no training sample has: other splits may, and nothing is learned of them.
 
     Args:
         raw: training samples.
@@ -113,35 +111,24 @@ def warn_of_untaught(raw: RawDataset, names: Sequence[str]) -> None:
         logger.warning("No training sample is of %d of the %d classes: %s.", len(untaught), len(names), shown)
 
 
-def write_predictions(
-    path: Path, raw: RawDataset, names: Sequence[str], ids: np.ndarray, probabilities: np.ndarray
-) -> None:
-    """Writes the class of each sample as csv: sample, label, probability; those of a broken sample stay empty.
-
-    Args:
-        path: of the file.
-        raw: the N samples.
-        names: of the L classes.
-        ids, probabilities: most probable class of each sample, and how probable it is, (N,).
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow([INPUT_KEYS[raw.modality], "label", "probability"])
-        for index, (label, probability) in enumerate(zip(ids, probabilities, strict=True)):
-            found = ["", ""] if raw.bad.is_bad(index) else [names[label], f"{probability:.4f}"]
-            writer.writerow([raw.name_of(index), *found])
+def class_fields(names: Sequence[str]) -> dict[str, Any]:
+    """Return the fields of a model's configuration for one of the L classes of these names."""
+    return {
+        "id2label": dict(enumerate(names)),
+        "label2id": {name: number for number, name in enumerate(names)},
+        "problem_type": "single_label_classification",
+    }
 
 
 def class_names(raw: RawDataset) -> list[str]:
-    """Names of the L classes of a labelled data set; the numbers that occur where they have no names."""
+    """Return the names of the L classes of a labelled data set; the numbers that occur where they have no names."""
     if raw.label_names is not None:
         return list(raw.label_names)
     return [str(number) for number in np.unique(raw.labels[raw.labels >= 0])]
 
 
 def fraction_of_each_class(labels: np.ndarray, fraction: float, seed: int) -> np.ndarray:
-    """Indices, in order, of a random share of each class, rounded, at least one sample of it."""
+    """Return the indices, in order, of a random share of each class, rounded, at least one sample of it."""
     rng = np.random.default_rng(seed)
     chosen = []
     for label in np.unique(labels):

@@ -1,93 +1,191 @@
-"""Command line of the fine-tuning programs."""
+"""Command line of the fine-tuning programs: options, files of options, `--help`, what a user gets wrong."""
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import json
 import os
 import sys
+import textwrap
+from argparse import Action
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-import yaml
-from accelerate import PartialState
-from transformers import (
-    HfArgumentParser,
-)
+from transformers import HfArgumentParser, TrainingArguments
+from transformers.hf_argparser import string_to_bool
 
-from d2v_train.options.files import CONFIG_FOLDER
+from d2v_train.options.errors import OptionError
+from d2v_train.options.files import CONFIG_FOLDER, read_yaml
 from d2v_train.support.extras import MissingDependencyError
 
 
-def parse_arguments(*classes: type, argv: list[str], prog: str | None = None) -> tuple[Any, ...]:
-    """Options of a program as one instance per dataclass.
+# Group of options -> beginnings of the names of those of TrainingArguments that belong to it.
+TRAINING_GROUPS = {
+    "speed and memory": (
+        "per_device_ gradient_accumulation_steps bf16 fp16 tf32 torch_compile activation_checkpointing "
+        "gradient_checkpointing dataloader_ auto_find_batch_size torch_empty_cache_steps use_cpu use_liger_kernel "
+        "liger_kernel_config"
+    ),
+    "run": "output_dir do_ resume_from_checkpoint seed data_seed full_determinism",
+    "training": (
+        "num_train_epochs max_steps learning_rate lr_scheduler_ warmup_ optim weight_decay adam_ max_grad_norm "
+        "label_smoothing_factor train_sampling_strategy neftune_noise_alpha average_tokens_across_devices"
+    ),
+    "evaluation": "eval_ metric_for_best_model greater_is_better load_best_model_at_end prediction_loss_only",
+    "checkpoints": "save_ ignore_data_skip restore_callback_states enable_jit_checkpoint",
+    "log": "logging_ log_ disable_tqdm report_to run_name project trackio_",
+    "Hub": "push_to_hub hub_",
+    "several devices": "ddp_ fsdp deepspeed accelerator_config parallelism_config local_rank",
+    "other options of TrainingArguments": "",
+}
+OWN_GROUPS = ("model", "data", "augmentation", "this task")
+# What other programs, here and in transformers, call an option; names that begin alike are found without it.
+OTHER_NAMES = {
+    "data": "dataset_name",
+    "eval_split": "validation_split",
+    "eval_split_name": "validation_split",
+    "model": "model_name_or_path",
+}
+HELP_COLUMN, HELP_WIDTH = 34, 119
 
-    The first argument may be a .yaml or .json file of options; what follows on the command line replaces what it says.
+
+def parse_arguments(
+    *classes: type, argv: list[str], prog: str | None = None, description: str | None = None
+) -> tuple[Any, ...]:
+    """Parse the options of a program.
+
+    The first argument may be a configuration: a .yaml or .json file of options, or the name of one in
+    `d2v_train/configs`. What follows on the command line replaces what it says.
 
     Args:
         classes: dataclasses of options.
         argv: arguments.
         prog: name of the program in its usage and errors; None for that of the process.
+        description: of the program, for --help.
+
+    Returns:
+        An instance of each dataclass.
     """
     # No abbreviations: an option that is added later would change what they mean.
-    parser = _Parser(classes, prog=prog, allow_abbrev=False)
+    parser = _Parser(classes, prog=prog, allow_abbrev=False, description=description)
     try:
-        argv = with_options_of_file(argv)
+        argv = with_options_of_file(argv, parser)
         _, unknown = parser.parse_known_args(argv)
         if unknown:
-            known = [name for action in parser._actions for name in action.option_strings]
-            nearest = difflib.get_close_matches(unknown[0], known, n=1, cutoff=0.0)
-            raise ValueError(f"There is no option {unknown[0]}. The nearest valid one is {nearest[0]}.")
+            name = unknown[0].partition("=")[0]
+            raise OptionError(f"There is no option {name}. The nearest valid one is --{parser.nearest(name)}.")
         return parser.parse_args_into_dataclasses(args=argv)
     except (ValueError, OSError) as error:
-        parser.error(str(error))
+        parser.error(" ".join(str(error).split()))
 
 
-def with_options_of_file(argv: Sequence[str]) -> list[str]:
-    """A command line whose first argument may be a file of options, with these options in its place.
+def with_options_of_file(argv: Sequence[str], parser: _Parser | None = None) -> list[str]:
+    """Return a command line in which a configuration as first argument is replaced by the options that it holds.
 
-    A file that is not there is looked for among the configurations of this package.
+    Args:
+        argv: arguments.
+        parser: of the program, to name its configurations where there is no such one.
 
     Raises:
-        ValueError: if the file holds no options.
-        OSError: if it cannot be read.
+        OptionError: there is no such configuration, or it holds no options.
     """
-    if argv and Path(argv[0]).suffix in (".yaml", ".yml", ".json"):
-        path, shipped = Path(argv[0]), CONFIG_FOLDER / argv[0]
-        return _arguments_in(path if path.exists() or not shipped.is_file() else shipped) + list(argv[1:])
-    return list(argv)
+    if not argv or argv[0].startswith("-"):
+        return list(argv)
+    words = []
+    for name, value in read_yaml(_configuration(argv[0], parser)).items():
+        if value is not None:
+            values = value if isinstance(value, list) else [json.dumps(value) if isinstance(value, dict) else value]
+            words += [f"--{name}", *map(str, values)]
+    return words + list(argv[1:])
+
+
+def _configuration(name: str, parser: _Parser | None) -> Path:
+    for path in (Path(name), CONFIG_FOLDER / name, CONFIG_FOLDER / f"{name}.yaml"):
+        if path.is_file():
+            return path
+    known = [path.stem for path in sorted(CONFIG_FOLDER.glob("*.yaml")) if parser and parser.takes(read_yaml(path))]
+    listed = f" or one of the names {', '.join(known)}" if known else ""
+    raise OptionError(f"There is no configuration {name!r}. Give the path of a YAML file{listed}; options have --.")
 
 
 class _Parser(HfArgumentParser):
-    """Without the list of all options, hundreds of lines, above every error."""
+    """Parser of dataclasses whose help has their options in groups, those of this package first."""
+
+    def __init__(self, classes: Sequence[type], **options: Any) -> None:
+        super().__init__(classes, **options)
+        trained = {field.name for field in dataclasses.fields(TrainingArguments)}
+        self.groups: dict[str, list[str]] = {name: [] for name in (*OWN_GROUPS, *TRAINING_GROUPS)}
+        for kind in classes:
+            for field in dataclasses.fields(kind):
+                if field.init:
+                    self.groups[_training_group(field.name) if field.name in trained else kind.title].append(
+                        field.name
+                    )
+
+    def takes(self, options: dict[str, Any]) -> bool:
+        """Whether all options of a configuration are options of this program."""
+        return options.keys() <= {name for names in self.groups.values() for name in names}
+
+    def nearest(self, unknown: str) -> str:
+        """Return the name of the option that is meant most likely: one that begins alike, else a similar one."""
+        name = unknown.lstrip("-").replace("-", "_")
+        name = OTHER_NAMES.get(name, name)
+        names = [name for names in self.groups.values() for name in names]
+        alike = [known for known in names if known.startswith(name) or name.startswith(known)] if name else []
+        return difflib.get_close_matches(name, alike or names, n=1, cutoff=0.0)[0]
+
+    def format_help(self) -> str:
+        actions: dict[str, Action] = {}
+        for action in self._actions:
+            # The first one of an option that is on by default; the second one is --no_option.
+            actions.setdefault(action.dest, action)
+        parts = [
+            (self.description or "").strip(),
+            f"usage: {self.prog} [CONFIGURATION] [--OPTION VALUE ...]\n\n"
+            "CONFIGURATION is a YAML file of options, or the name of one in d2v_train/configs.",
+        ]
+        for group, names in self.groups.items():
+            if names:
+                parts.append("\n".join([f"{group}:", *(_described(actions[name]) for name in names)]))
+        return "\n\n".join(filter(None, parts)) + "\n"
 
     def error(self, message: str) -> NoReturn:
+        # Without the list of all options, hundreds of lines, above it.
         self.exit(2, f"{self.prog}: {message}\n")
 
 
-def _arguments_in(path: Path) -> list[str]:
-    """Options of a file, written as a command line."""
-    try:
-        options = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path} is no YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(options, dict):
-        raise ValueError(f"{path} holds no options; its top level must be `name: value` lines.")
-    words = []
-    for name, value in options.items():
-        if value is None:
-            continue
-        values = value if isinstance(value, list) else [json.dumps(value) if isinstance(value, dict) else value]
-        words += [f"--{name}", *map(str, values)]
-    return words
+def _training_group(name: str) -> str:
+    """Return the group of an option of TrainingArguments; the last group takes what no other one does."""
+    return next(group for group, starts in TRAINING_GROUPS.items() if name.startswith(tuple(starts.split()) or ""))
+
+
+def _described(action: Action) -> str:
+    """Return the lines of the help for one option."""
+    name = f"  --{action.dest}"
+    if action.const is True:
+        name += f", --no_{action.dest}" if action.default is True else ""
+    elif not action.choices:
+        kind = "bool" if action.type is string_to_bool else getattr(action.type, "__name__", "value")
+        name += f" {kind.upper()}" + (" ..." if action.nargs == "+" else "")
+    text = " ".join((action.help or "").replace("%%", "%").split())
+    if action.choices:
+        text += f" One of {', '.join(map(str, action.choices))}."
+    if action.default not in (None, [], ""):
+        shown = getattr(action.default, "value", action.default)
+        text += f" (default: {' '.join(map(str, shown)) if isinstance(shown, list) else shown})"
+    lines = textwrap.wrap(text, HELP_WIDTH - HELP_COLUMN) or [""]
+    if len(name) < HELP_COLUMN - 1:
+        name, lines = f"{name:{HELP_COLUMN}}{lines[0]}", lines[1:]
+    return "\n".join([name.rstrip(), *(" " * HELP_COLUMN + line for line in lines)])
 
 
 def check_folder(folder: Path) -> None:
-    """Refuses a folder that cannot be made or written to.
+    """Refuse a folder that cannot be made or written to.
 
     Raises:
-        ValueError: if it is a file, or may not be written to.
+        ValueError: it is a file, or may not be written to.
     """
     existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
     if not existing.is_dir():
@@ -106,6 +204,8 @@ def launch(program: Callable[[list[str]], dict[str, Any]], argv: list[str] | Non
     Returns:
         What the process ends with: 0, or the mistake of the user in a sentence.
     """
+    from accelerate import PartialState
+
     argv = sys.argv[1:] if argv is None else argv
     try:
         results = program(argv)

@@ -1,10 +1,11 @@
-"""Labelled samples for `Trainer`: transformed records with their targets, and batches of them.
+"""Labelled samples for `Trainer`: transformed records with their targets, batches of them, a part that is held out.
 
 Legend: B samples, L classes.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -14,8 +15,12 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from d2v_train.batching.order import stable_seed
+from d2v_train.data.labels import hold_out
 from d2v_train.data.records import RawDataset
 from d2v_train.inputs.collate import Collator
+
+
+logger = logging.getLogger(__name__)
 
 
 class FinetuningDataset(Dataset):
@@ -48,7 +53,7 @@ class FinetuningDataset(Dataset):
         return int(self._epoch)
 
     def set_epoch(self, epoch: int) -> None:
-        """Tells the epoch that follows, counted from 0."""
+        """Set the epoch that follows, counted from 0."""
         self._epoch.fill_(epoch)
 
     def __len__(self) -> int:
@@ -82,10 +87,48 @@ class FinetuningCollator:
 
 
 def stack_labels(labels: Sequence[Any]) -> Tensor:
-    """Labels of B samples as one tensor; sequences of ids of different lengths are padded with -100."""
+    """Return the labels of B samples as one tensor; sequences of ids of different lengths are padded with -100."""
     tensors = [torch.as_tensor(np.asarray(label)) for label in labels]
     if tensors[0].is_floating_point():
         return torch.stack(tensors).float()
     if tensors[0].ndim == 0:
         return torch.stack(tensors).long()
     return torch.nn.utils.rnn.pad_sequence([tensor.long() for tensor in tensors], True, -100)
+
+
+def hold_out_validation(training: RawDataset, share: float, reason: str) -> tuple[RawDataset, RawDataset]:
+    """Hold a part of the training data out, the same one in every run, and log a warning that says so.
+
+    Args:
+        training: all training data.
+        share: of every class, or of data without classes as a whole, that is held out; at least one sample.
+        reason: why there is no validation data, a sentence.
+
+    Returns:
+        What stays for training, and the part held out.
+
+    Raises:
+        ValueError: there are too few samples.
+    """
+    if training.labels is not None and training.labels.dtype.kind == "i" and (training.labels >= 0).all():
+        kept, held = hold_out(training, share=share)
+        whole = "each class"
+    elif len(training) > 1:
+        drawn = np.zeros(len(training), dtype=bool)
+        drawn[np.random.default_rng(0).permutation(len(training))[: max(1, round(share * len(training)))]] = True
+        kept, held = training.select(np.flatnonzero(~drawn)), training.select(np.flatnonzero(drawn))
+        whole = "the samples"
+    else:
+        raise ValueError(f"{reason} Nothing can be held out of a single training sample.")
+    logger.warning(
+        "%s %g %% of %s are held out of the training data (%d, %d stay).%s",
+        reason,
+        100 * share,
+        whole,
+        len(held),
+        len(kept),
+        " The same speakers may be in both parts: --exclude_groups and --only_groups keep them apart."
+        if training.modality == "audio"
+        else "",
+    )
+    return kept, held

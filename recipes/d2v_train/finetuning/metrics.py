@@ -18,6 +18,7 @@ import numpy as np
 from scipy.stats import pearsonr, spearmanr
 from sklearn.metrics import f1_score, matthews_corrcoef
 
+from d2v_train.finetuning.class_labels import NO_LABEL
 from d2v_train.support.extras import need
 
 
@@ -112,6 +113,21 @@ def compute_all(
     if combined is not None:
         values[combined] = float(np.mean(list(values.values())))
     return values
+
+
+def accuracies(top: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    """Return the share of N samples whose class is the first, and with more than five classes among the first five.
+
+    Args:
+        top: (N, up to 6) class ids, most probable first.
+        labels: (N,) class ids; those of `NO_LABEL` are left out.
+    """
+    counted = labels != NO_LABEL
+    hits = top[counted] == labels[counted, None]
+    result = {"accuracy": float(hits[:, 0].mean()) if counted.any() else 0.0}
+    if top.shape[1] > 5:
+        result["top_5_accuracy"] = float(hits[:, :5].any(axis=1).mean()) if counted.any() else 0.0
+    return result
 
 
 class _ErrorRate(OfflineMetric):

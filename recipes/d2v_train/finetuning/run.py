@@ -1,40 +1,263 @@
-"""Options and steps that every fine-tuning program shares.
+"""The run that all fine-tuning programs share, and `Task`: what one of them adds to it.
 
-A program defines its data options, a subclass of `FinetuningArguments` with the published settings of its task as
-defaults, and a `FinetuningTrainer`; parsing, loading, resuming, evaluation, the record and the upload happen here.
+A program parses its options and calls `finetune` with a subclass of `Task`. Opening and holding out data, loading,
+resuming, evaluation, predictions, the record, the card and the upload happen here, in the same way for all of them.
 """
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from accelerate.utils import gather_object
-from transformers import (
-    set_seed,
-)
+from transformers import EvalPrediction, PreTrainedModel, set_seed
 from transformers.utils import logging as transformers_logging
 
-from d2v_train.finetuning.arguments import FinetuningArguments
+from d2v_train.data.records import RawDataset
+from d2v_train.data.tables import SplitNotFoundError
+from d2v_train.finetuning.arguments import DataArguments, FinetuningArguments, ModelArguments
 from d2v_train.finetuning.callbacks import check_bad_samples
 from d2v_train.finetuning.command_line import check_folder
+from d2v_train.finetuning.data import FinetuningCollator, FinetuningDataset, hold_out_validation
+from d2v_train.finetuning.models import load_config, load_model
 from d2v_train.finetuning.resume import check_options, is_finished, resume_point
 from d2v_train.finetuning.trainer import FinetuningTrainer
-from d2v_train.support.atomic import write_json
+from d2v_train.support.atomic import write_json, write_text
+from modeling_d2v import Data2VecConfig
 
 
 logger = logging.getLogger(__name__)
 
 
-def prepare_program(args: FinetuningArguments) -> None:
-    """Log level and seed of a program, and mistakes that it shall not take minutes to find.
+class Task:
+    """What one kind of fine-tuning adds to `finetune`, which calls the methods in the order in which they stand here.
+
+    A data set of the run has the name "training", "validation" or "test"; where there are several to evaluate on and
+    to predict, that is followed by one of `parts`, as in "validation matched".
+
+    Args:
+        model_args, data_args, args: options of the program.
+
+    Attributes:
+        modality: of the inputs.
+        auto_class: Auto class of the model.
+        hub_task: name of the task on the Hub and of its pipeline.
+        trainer_class: class of the trainer.
+        parts: names of the data sets to evaluate on and to predict.
+        config: of the model; at first that of the checkpoint.
+    """
+
+    modality: ClassVar[str]
+    auto_class: ClassVar[Any]
+    hub_task: ClassVar[str]
+    trainer_class: ClassVar[type[FinetuningTrainer]] = FinetuningTrainer
+    parts: Sequence[str] = ("",)
+
+    def __init__(self, model_args: ModelArguments, data_args: DataArguments, args: FinetuningArguments) -> None:
+        self.model_args, self.data_args, self.args = model_args, data_args, args
+        self.config = load_config(model_args)
+        self.config.modality_config(self.modality)
+
+    def open(self, split: str, part: str = "") -> RawDataset:
+        """Open the "train", "validation" or "test" data.
+
+        Raises:
+            SplitNotFoundError: there is none.
+        """
+        return self.data_args.open(split)
+
+    def learn(self, training: RawDataset | None) -> None:
+        """Find out what is to be learned, such as the classes; without training data the checkpoint knows it."""
+
+    def select(self, raw: dict[str, RawDataset]) -> dict[str, RawDataset]:
+        """Return the samples to use of each data set."""
+        return raw
+
+    def configuration(self) -> Data2VecConfig:
+        """Return the configuration of the model: the checkpoint's with the head and the regularisation of the run."""
+        raise NotImplementedError
+
+    def build_model(self, training: RawDataset | None) -> PreTrainedModel:
+        """Return the model to train."""
+        return load_model(self.auto_class, self.model_args, self.config)
+
+    def usable(self, raw: RawDataset) -> RawDataset:
+        """Return the samples of a data set that can be evaluated: each counts once, no other one stands in for it."""
+        good = raw.without_bad()
+        good.on_bad = "raise"
+        return good
+
+    def dataset(self, name: str, raw: RawDataset) -> FinetuningDataset:
+        """Return the inputs and labels of a data set; a test set may have none."""
+        raise NotImplementedError
+
+    def collator(self) -> Callable[..., Any]:
+        """Return what makes batches."""
+        return FinetuningCollator(self.config)
+
+    def trainer_options(self) -> dict[str, Any]:
+        """Return further arguments of `trainer_class`, such as the processor that is saved beside the model."""
+        return {}
+
+    def measure(self, prediction: EvalPrediction) -> dict[str, float]:
+        """Return the metrics of an evaluation."""
+        raise NotImplementedError
+
+    def card(self) -> dict[str, Any]:
+        """Return what the model card says beside results and settings: arguments of `finetuned_card`."""
+        return {
+            "tasks": self.hub_task,
+            "finetuned_from": self.model_args.finetuned_from,
+            "dataset": self.data_args.described,
+            "dataset_args": self.data_args.dataset_config_name,
+        }
+
+    def describe(self, update: int) -> str:
+        """Return what is special about the training, for the log, before it starts.
+
+        Args:
+            update: samples in an update.
+        """
+        return ""
+
+    def after_evaluation(self, dataset: FinetuningDataset | None) -> None:
+        """Write what an evaluation has found; called by the first process, at the end of the run alone."""
+
+    def predictions(self, name: str, dataset: FinetuningDataset, raw: RawDataset, output: Any) -> None:
+        """Write the predictions of a test set; called by the first process.
+
+        Args:
+            name: of the data set.
+            dataset: what was predicted.
+            raw: the same with the samples that cannot be used.
+            output: of `Trainer.predict`.
+        """
+        raise NotImplementedError
+
+
+def finetune(
+    task_class: type[Task], model_args: ModelArguments, data_args: DataArguments, args: FinetuningArguments, *more: Any
+) -> dict[str, float]:
+    """Run a task as the options say.
+
+    Args:
+        task_class: of the task.
+        model_args, data_args, args, more: options, which its constructor takes.
+
+    Returns:
+        All metrics, as in `all_results.json`.
 
     Raises:
-        ValueError: if there is nothing to do, or nowhere to write.
+        ValueError: for a mistake of the user.
+    """
+    prepare_program(args)
+    task = task_class(model_args, data_args, args, *more)
+    raw = open_data(task)
+    task.learn(raw.get("training"))
+    raw = task.select(raw)
+    task.config = task.configuration()
+    datasets = {
+        name: task.dataset(name, part if name == "training" else task.usable(part)) for name, part in raw.items()
+    }
+    validation = {name[10:].strip(): part for name, part in datasets.items() if name.startswith("validation")}
+    trainer = task.trainer_class(
+        model=task.build_model(raw.get("training")),
+        args=args,
+        data_collator=task.collator(),
+        train_dataset=datasets.get("training"),
+        eval_dataset=validation.get("", validation) or None,
+        compute_metrics=task.measure,
+        raw_datasets=raw,
+        card=task.card(),
+        **task.trainer_options(),
+    )
+    if args.do_train:
+        update = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+        logger.info(
+            "%s: %d samples to train on, %d an update, learning rate %g%s.",
+            task.card()["dataset_args"] or task.card()["dataset"],
+            len(raw["training"]),
+            update,
+            args.learning_rate,
+            task.describe(update),
+        )
+
+    def predict() -> dict[str, float]:
+        results = {}
+        if trainer.is_world_process_zero() and args.do_eval:
+            task.after_evaluation(datasets.get("validation"))
+        for name in [name for name in datasets if name.startswith("test")]:
+            prefix = name.replace(" ", "_")
+            output = trainer.predict(datasets[name], metric_key_prefix=prefix)
+            if trainer.is_world_process_zero():
+                task.predictions(name, datasets[name], raw[name], output)
+            if output.label_ids is not None:
+                results |= record(trainer, prefix, output.metrics)
+        return results
+
+    return run(trainer, predict=predict)
+
+
+def open_data(task: Task) -> dict[str, RawDataset]:
+    """Open what is trained on, evaluated on and predicted; held out of the training data where that is needed.
+
+    Returns:
+        Data sets by name.
+
+    Raises:
+        SplitNotFoundError: one that was asked for does not exist.
+    """
+    args, data = task.args, task.data_args
+    raw = {"training": task.open("train")} if args.do_train else {}
+    for part in task.parts if args.do_eval else ():
+        name = f"validation {part}".strip()
+        try:
+            raw[name] = task.open("validation", part)
+        except SplitNotFoundError as error:
+            if not args.do_train or part or not data.may_hold_out:
+                raise
+            raw["training"], raw[name] = hold_out_validation(raw["training"], data.train_val_split, str(error))
+    for part in task.parts if args.do_predict else ():
+        raw[f"test {part}".strip()] = task.open("test", part)
+    limits = {
+        "training": data.max_train_samples,
+        "validation": data.max_eval_samples,
+        "test": data.max_predict_samples,
+    }
+    return {name: part.subset(limits[name.partition(" ")[0]]) for name, part in raw.items()}
+
+
+def write_predictions(path: Path, columns: Mapping[str, Sequence[Any]]) -> None:
+    """Write predictions, one line for each sample, and print where they are.
+
+    Args:
+        path: of a .csv, .tsv or .jsonl file.
+        columns: values of all samples by name.
+    """
+    rows = list(zip(*columns.values(), strict=True))
+    if path.suffix == ".jsonl":
+        lines = (json.dumps(dict(zip(columns, row, strict=True)), ensure_ascii=False) for row in rows)
+        text = "".join(f"{line}\n" for line in lines)
+    else:
+        file = io.StringIO()
+        layout = {"delimiter": "\t", "lineterminator": "\n"} if path.suffix == ".tsv" else {}
+        csv.writer(file, **layout).writerows([list(columns), *rows])
+        text = file.getvalue()
+    write_text(path, text)
+    print(f"{len(rows):,} predictions: {path}")
+
+
+def prepare_program(args: FinetuningArguments) -> None:
+    """Set the log level and the seed of a program, and find mistakes that must not take minutes to find.
+
+    Raises:
+        ValueError: there is nothing to do, or nowhere to write.
     """
     if not (args.do_train or args.do_eval or args.do_predict):
         raise ValueError("Nothing to do: give --do_train, --do_eval or --do_predict.")
@@ -50,7 +273,7 @@ def prepare_program(args: FinetuningArguments) -> None:
 
 
 def run(trainer: FinetuningTrainer, *, predict: Callable[[], dict[str, float]] | None = None) -> dict[str, float]:
-    """Trains and evaluates as --do_train and --do_eval say, writes the record and the card, uploads if asked.
+    """Train and evaluate as --do_train and --do_eval say, write the record and the card, upload if asked.
 
     Args:
         trainer: with model, data sets and processor.
@@ -93,7 +316,7 @@ def _train(trainer: FinetuningTrainer) -> dict[str, float]:
 
 
 def _origin(trainer: FinetuningTrainer) -> dict[str, Any]:
-    """What a run starts from and learns from, as far as the program says it."""
+    """Return what a run starts from and learns from, as far as the program says it."""
     origin = {}
     if "finetuned_from" in trainer.card:
         origin["start"] = trainer.card["finetuned_from"] or "random weights"
@@ -104,17 +327,17 @@ def _origin(trainer: FinetuningTrainer) -> dict[str, Any]:
 
 
 def record(trainer: FinetuningTrainer, name: str, metrics: dict[str, float]) -> dict[str, float]:
-    """Prints metrics of "train", "eval" or "test", and adds them to the files of the run."""
+    """Print metrics of "train", "eval" or "test", and add them to the files of the run."""
     trainer.log_metrics(name, metrics)
     trainer.save_metrics(name, metrics)
     return metrics
 
 
 def report_bad_samples(trainer: FinetuningTrainer) -> None:
-    """Names the broken samples of every data set on the screen and in `bad_samples.json`.
+    """Name the broken samples of every data set on the screen and in `bad_samples.json`.
 
     Raises:
-        ValueError: if more than `--max_bad_fraction` of a data set is broken.
+        ValueError: more than `--max_bad_fraction` of a data set is broken.
     """
     for dataset in trainer.raw_datasets.values():
         # Each process has met those of its own part.

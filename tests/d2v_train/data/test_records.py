@@ -409,9 +409,9 @@ def test_a_column_that_is_missing_is_an_error_that_tells_its_role(tmp_path, role
 
 
 def test_programs_name_their_own_option_for_the_input_column():
-    with pytest.raises(UnclearColumnError) as caught, column_named_by("--text_column_names"):
+    with pytest.raises(UnclearColumnError) as caught, column_named_by("--text_column"):
         raise UnclearColumnError("Two columns could be meant: a, b.")
-    assert str(caught.value) == "Two columns could be meant: a, b. Name it with --text_column_names."
+    assert str(caught.value) == "Two columns could be meant: a, b. Name it with --text_column."
     assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
     assert str(UnclearColumnError("Which?")) == "Which? Name it with the option `column`."
 

@@ -17,17 +17,20 @@ from safetensors.torch import load_file
 from transformers import AutoConfig, EvalPrediction, pipeline
 
 from d2v_train.finetuning.command_line import parse_arguments
+from d2v_train.finetuning.run import open_data
+from d2v_train.finetuning.speech.classification import AudioClassification
 from d2v_train.finetuning.speech.training import SpeechTrainer
+from d2v_train.options.files import CONFIG_FOLDER
 from d2v_train.programs.finetune_audio_classification import (
     ClassDataArguments,
     ClassifierArguments,
     ClassTrainingArguments,
-    measure,
 )
 from d2v_train.programs.finetune_audio_classification import run_program as main
 
 
 ROOT = Path(__file__).resolve().parents[3]
+CLASSES = (ClassifierArguments, ClassDataArguments, ClassTrainingArguments)
 WORDS = {"high": "DDD", "low": "AAAA", "rising": "ABC"}
 
 
@@ -137,22 +140,25 @@ def test_speakers_are_kept_apart(checkpoint, tmp_path, capsys):
         write_classes(data / speaker, 2, seed=len(rows))
         rows += [f"{speaker}/{name}/{number}.wav,{name},{speaker}" for name in WORDS for number in range(2)]
     (data / "metadata.csv").write_text("\n".join(rows))
-    groups = ["--exclude_groups", "cid", "--only_groups", "cid", "--eval_split_name", "train"]
+    groups = ["--exclude_groups", "cid", "--only_groups", "cid", "--validation_split", "train"]
     main(run_options(checkpoint, tmp_path / "run", data, *groups))
     printed = capsys.readouterr().out
-    assert "training data: 12 of 12" in printed and "evaluation data: 6 of 6" in printed
+    assert "training data: 12 of 12" in printed and "validation data: 6 of 6" in printed
     with pytest.raises(ValueError, match="'dan'.*ann, bob, cid"):
         main(run_options(checkpoint, tmp_path / "other", data, "--exclude_groups", "dan"))
 
 
 def test_a_part_is_held_out_where_there_is_no_other(checkpoint, tmp_path, caplog):
     data = write_classes(tmp_path / "data", 10)
-    options = ClassDataArguments(str(data), train_val_split=0.2)
-    train, evaluation = options.open_parts(True, True)
-    assert np.bincount(train.labels).tolist() == [8, 8, 8] and np.bincount(evaluation.labels).tolist() == [2, 2, 2]
-    assert not {train.name_of(i) for i in range(24)} & {evaluation.name_of(i) for i in range(6)}
-    assert (train.on_bad, evaluation.on_bad) == ("substitute", "raise")
-    assert "6 recordings" in caplog.text
+    argv = run_options(checkpoint, tmp_path / "run", data, train_val_split=0.2)
+    task = AudioClassification(*parse_arguments(*CLASSES, argv=argv))
+    raw = open_data(task)
+    train, validation = raw["training"], raw["validation"]
+    assert np.bincount(train.labels).tolist() == [8, 8, 8] and np.bincount(validation.labels).tolist() == [2, 2, 2]
+    assert not {train.name_of(i) for i in range(24)} & {validation.name_of(i) for i in range(6)}
+    assert (train.on_bad, task.usable(validation).on_bad) == ("substitute", "raise")
+    assert "20 % of each class are held out of the training data (6, 24 stay)" in caplog.text
+    assert "--exclude_groups" in caplog.text
 
 
 def test_numbers_without_names_are_classes_as_they_occur(checkpoint, tmp_path):
@@ -162,7 +168,7 @@ def test_numbers_without_names_are_classes_as_they_occur(checkpoint, tmp_path):
     ]
     lines = [json.dumps({"file_name": row.split(",")[0], "label": int(row.split(",")[1])}) for row in rows]
     (data / "metadata.jsonl").write_text("\n".join(lines))
-    main(run_options(checkpoint, tmp_path / "run", data, eval_split_name="train"))
+    main(run_options(checkpoint, tmp_path / "run", data, validation_split="train"))
     assert AutoConfig.from_pretrained(tmp_path / "run").id2label == {0: "237", 1: "1688", 2: "3005"}
 
 
@@ -174,7 +180,7 @@ def test_long_recordings_are_cut_at_random_in_training_alone(checkpoint, clips, 
             lengths["train" if model.training else "eval"].add(inputs["input_values"].shape[1])
             return super().compute_loss(model, inputs, *args, **kwargs)
 
-    monkeypatch.setattr("d2v_train.programs.finetune_audio_classification.SpeechTrainer", Recorder)
+    monkeypatch.setattr(AudioClassification, "trainer_class", Recorder)
     main(run_options(checkpoint, tmp_path, clips, max_length_seconds=0.25))
     assert lengths["train"] == {4000}
     assert lengths["eval"] == {len(spoken(WORDS["low"]))}
@@ -192,10 +198,10 @@ def test_recordings_that_cannot_be_used(checkpoint, clips, tmp_path, capsys):
     (data / "rising" / "0.wav").write_text("no audio")
     (data / "rising" / "notes.txt").write_text("not a recording")
     soundfile.write(data / "rising" / "9.mp3", spoken("ABC", 48_000), 48_000)
-    argv = run_options(checkpoint, tmp_path / "run", data, eval_split_name="train", max_steps=6, max_bad_fraction=0.5)
+    argv = run_options(checkpoint, tmp_path / "run", data, validation_split="train", max_steps=6, max_bad_fraction=0.5)
     main(argv)
     bad = json.loads((tmp_path / "run" / "bad_samples.json").read_text())
-    assert bad["evaluation"] == {
+    assert bad["validation"] == {
         "unreadable": ["rising/0.wav"],
         "truncated": ["low/2.wav"],
         "empty": ["high/1.wav", "low/1.wav"],
@@ -205,7 +211,7 @@ def test_recordings_that_cannot_be_used(checkpoint, clips, tmp_path, capsys):
     }
     assert all(loss > 0 for loss in losses(tmp_path / "run"))
     printed = capsys.readouterr().out
-    assert "evaluation data: Of 25 samples, 5 are unusable" in printed
+    assert "validation data: Of 25 samples, 5 are unusable" in printed
     with pytest.raises(ValueError, match="5 of 25"):
         main([*argv, "--output_dir", str(tmp_path / "strict"), "--max_bad_fraction", "0.1", "--max_steps", "1"])
 
@@ -215,9 +221,9 @@ def test_a_recording_without_a_class_is_left_out(checkpoint, tmp_path):
     lines = [json.dumps({"file_name": f"{name}/{i}.wav", "label": name}) for name in WORDS for i in range(2)]
     lines[3] = json.dumps({"file_name": "low/1.wav", "label": None})
     (data / "metadata.jsonl").write_text("\n".join(lines))
-    main(run_options(checkpoint, tmp_path / "run", data, eval_split_name="train"))
+    main(run_options(checkpoint, tmp_path / "run", data, validation_split="train"))
     left_out = json.loads((tmp_path / "run" / "left_out.json").read_text())
-    assert left_out["training"] == left_out["evaluation"] == {"without a class": ["low/1.wav"]}
+    assert left_out["training"] == left_out["validation"] == {"without a class": ["low/1.wav"]}
 
 
 def test_a_run_that_was_cut_off_ends_like_one_that_was_not(checkpoint, clips, tmp_path):
@@ -237,13 +243,13 @@ def test_a_run_that_was_cut_off_ends_like_one_that_was_not(checkpoint, clips, tm
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (["--label_column_name", "word"], "'word'"),
+        (["--label_column", "word"], "'word'"),
         (["--max_length_seconds", "0"], "must be above 0"),
-        (["--train_val_split", "1"], "between 0 and 1"),
+        (["--train_val_split", "1"], "below 1"),
         (["--max_eval_samples", "0"], "max_eval_samples"),
         (["--train_fraction", "0"], "train_fraction"),
-        (["--audio_column_name", "sond"], "'sond'"),
-        (["--eval_split_name", "test", "--only_groups", "ann"], "group"),
+        (["--audio_column", "sond"], "'sond'"),
+        (["--validation_split", "test", "--only_groups", "ann"], "group"),
     ],
 )
 def test_mistakes_are_explained(checkpoint, clips, tmp_path, more, message, capsys):
@@ -254,19 +260,18 @@ def test_mistakes_are_explained(checkpoint, clips, tmp_path, more, message, caps
 
 def test_data_without_classes_is_refused(checkpoint, clips, tmp_path):
     with pytest.raises(ValueError, match="labels"):
-        main(run_options(checkpoint, tmp_path / "run", clips / "train" / "low", eval_split_name="train"))
+        main(run_options(checkpoint, tmp_path / "run", clips / "train" / "low", validation_split="train"))
 
 
 def parsed(*argv) -> dict:
-    classes = (ClassifierArguments, ClassDataArguments, ClassTrainingArguments)
     words = ["--model_name_or_path", "m", "--dataset_name", "d", "--output_dir", "o", "--use_cpu", "--do_eval"]
     return {
-        name: value for part in parse_arguments(*classes, argv=[*argv, *words]) for name, value in vars(part).items()
+        name: value for part in parse_arguments(*CLASSES, argv=[*argv, *words]) for name, value in vars(part).items()
     }
 
 
 def test_every_option_of_the_configuration_exists_and_is_taken():
-    path = ROOT / "recipes" / "configs" / "audio_classification_tiny.yaml"
+    path = CONFIG_FOLDER / "audio_classification_tiny.yaml"
     values, taken = yaml.safe_load(path.read_text()), parsed(str(path))
     assert values == {name: taken[name] for name in values}
 
@@ -288,10 +293,11 @@ def test_defaults_are_those_that_the_program_states():
     assert expected == {name: taken[name] for name in expected}
 
 
-def test_macro_f1_counts_rare_classes_as_much_as_frequent_ones():
+def test_macro_f1_counts_rare_classes_as_much_as_frequent_ones(checkpoint, clips, tmp_path):
+    task = AudioClassification(*parse_arguments(*CLASSES, argv=run_options(checkpoint, tmp_path, clips)))
     labels = np.array([0] * 8 + [1] * 2)
-    logits = np.tile([1.0, 0.0], (10, 1))
-    result = measure(EvalPrediction(predictions=logits, label_ids=labels))
+    found = np.tile([0, 1], (10, 1))
+    result = task.measure(EvalPrediction(predictions=(found, found), label_ids=labels))
     assert result == {"accuracy": 0.8, "macro_f1": pytest.approx((16 / 18 + 0) / 2)}
 
 

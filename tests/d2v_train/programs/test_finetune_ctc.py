@@ -17,7 +17,7 @@ from transformers import AutoConfig, AutoProcessor, pipeline
 from transformers.models.wav2vec2 import Wav2Vec2CTCTokenizer
 
 from d2v_train.finetuning.command_line import parse_arguments
-from d2v_train.finetuning.speech.ctc import CTCDataArguments
+from d2v_train.finetuning.speech.arguments import CTCDataArguments
 from d2v_train.finetuning.speech.transcripts import build_ctc_tokenizer
 from d2v_train.programs.finetune_ctc import CTCModelArguments, CTCTrainingArguments
 from d2v_train.programs.finetune_ctc import run_program as main
@@ -101,7 +101,9 @@ def test_padding_changes_no_prediction(learned, recordings, tmp_path):
 def test_the_vocabulary_of_a_checkpoint_is_kept(learned, tmp_path, caplog):
     data = write_recordings(tmp_path / "data", ["ABBA", "CAB"])
     (data / "metadata.csv").write_text("file_name,text\n0.wav,abba!\n1.wav,cäb\n", encoding="utf-8")
-    argv = run_options(str(learned[0]), tmp_path / "run", data, "--chars_to_ignore", "!", "?", eval_split_name="train")
+    argv = run_options(
+        str(learned[0]), tmp_path / "run", data, "--chars_to_ignore", "!", "?", validation_split="train"
+    )
     results = main([*argv, "--do_lower_case", "--learning_rate", "0"])
     assert len(AutoProcessor.from_pretrained(tmp_path / "run").tokenizer) == 9
     assert "lacks 1 characters" in caplog.text and "'Ä' (1)" in caplog.text
@@ -159,7 +161,7 @@ def test_recordings_that_cannot_be_used(checkpoint, recordings, tmp_path, capsys
     (data / "14.wav").write_bytes(whole[: len(whole) // 2])
     (data / "15.wav").write_bytes(b"")
     (data / "16.wav").unlink()
-    argv = run_options(checkpoint, tmp_path / "run", data, eval_split_name="train", max_steps=6, max_bad_fraction=0.3)
+    argv = run_options(checkpoint, tmp_path / "run", data, validation_split="train", max_steps=6, max_bad_fraction=0.3)
     main([*argv, "--max_duration_in_seconds", "5", "--min_duration_in_seconds", "0.1"])
     left_out = json.loads((tmp_path / "run" / "left_out.json").read_text())
     assert left_out == {
@@ -168,11 +170,11 @@ def test_recordings_that_cannot_be_used(checkpoint, recordings, tmp_path, capsys
             "longer than --max_duration_in_seconds 5": ["17.wav"],
             "with a transcript too long for its frames": ["13.wav"],
         },
-        "evaluation": {"without a transcript": ["12.wav"]},
+        "validation": {"without a transcript": ["12.wav"]},
     }
     bad = json.loads((tmp_path / "run" / "bad_samples.json").read_text())
-    assert bad["evaluation"] == {"truncated": ["14.wav"], "missing": ["16.wav"], "empty": ["15.wav"]}
-    assert bad["training"] == bad["evaluation"]
+    assert bad["validation"] == {"truncated": ["14.wav"], "missing": ["16.wav"], "empty": ["15.wav"]}
+    assert bad["training"] == bad["validation"]
     assert len(predictions(tmp_path / "run")) == 14
     printed = capsys.readouterr().out
     assert (
@@ -186,7 +188,7 @@ def test_recordings_that_cannot_be_used(checkpoint, recordings, tmp_path, capsys
 def test_a_loss_of_0_stands_in_for_an_infinite_one(learned, tmp_path):
     data = write_recordings(tmp_path / "data", ["AB", "ABCD"])
     (data / "metadata.csv").write_text(f"file_name,text\n0.wav,{'AB' * 90}\n1.wav,ABCD\n")
-    argv = options(str(learned[0]), tmp_path / "run", "--do_eval", dataset_name=data, eval_split_name="train")
+    argv = options(str(learned[0]), tmp_path / "run", "--do_eval", dataset_name=data, validation_split="train")
     results = main(argv)
     assert 0 <= results["eval_loss"] < 1 and results["eval_wer"] == 1 / 2
     assert main([*argv, "--ctc_zero_infinity", "false"])["eval_loss"] == float("inf")
@@ -219,8 +221,8 @@ def test_early_stopping_follows_the_word_error_rate(learned, recordings, tmp_pat
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (["--text_column_name", "words"], "words"),
-        (["--train_split_name", "night"], "'night'"),
+        (["--text_column", "words"], "words"),
+        (["--train_split", "night"], "'night'"),
         (["--tokenizer_name", "{checkpoint}"], "Wav2Vec2CTCTokenizer"),
         (["--max_duration_in_seconds", "0.01"], "training data"),
         (["--dataset_name", "nowhere/at/all"], "exist"),
@@ -274,7 +276,9 @@ def test_defaults_are_the_published_settings():
     assert (args.max_steps, args.num_train_epochs) == (-1, 3)
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "recipes" / "configs").glob("ctc_*.yaml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "recipes" / "d2v_train" / "configs").glob("ctc_*.yaml")), ids=lambda path: path.stem
+)
 def test_every_option_of_a_configuration_exists_and_is_taken(path):
     values = yaml.safe_load(path.read_text())
     taken = {name: value for part in parsed(str(path)) for name, value in vars(part).items()}
@@ -327,7 +331,7 @@ def test_real_speech_is_learned_by_heart(shared_dir, tmp_path):
     from d2v_train.programs.pretrain import run_program as pretrain
 
     pretrain(["tiny_audio", f"output_dir={tmp_path / 'pretrained'}", "max_steps=2", "cpu=true"])
-    config = str(ROOT / "recipes" / "configs" / "ctc_overfit.yaml")
+    config = str(ROOT / "recipes" / "d2v_train" / "configs" / "ctc_overfit.yaml")
     argv = ["--dataset_name", str(shared_dir / "data" / "librispeech_small"), "--output_dir", str(tmp_path / "run")]
     count = ["--max_train_samples", "4", "--max_eval_samples", "4", "--max_steps", "400", "--use_cpu"]
     start = ["--config_name", str(tmp_path / "pretrained" / "final"), "--from_scratch"]

@@ -20,9 +20,10 @@ from model_factory import tiny_config
 from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
-from d2v_train.finetuning.texts.glue import CLASSES, SCORES, TASKS, decide_task, write_glue_predictions
+from d2v_train.finetuning.run import write_predictions
+from d2v_train.finetuning.texts.glue import CLASSES, SCORES, TASKS, decide_task, of_one_process
 from d2v_train.inputs.tokenizer import build_tokenizer
-from d2v_train.programs.finetune_glue import GlueArguments, of_one_process
+from d2v_train.programs.finetune_glue import GlueArguments
 from d2v_train.programs.finetune_glue import run_program as main
 from modeling_d2v import Data2VecForPreTraining
 
@@ -193,7 +194,7 @@ def test_own_files_with_names_of_classes(pretrained, tmp_path):
         for split, size in (("train", 48), ("validation", 24), ("test", 9))
     }
     options = [word for split, file in files.items() for word in (f"--{split}_file", file)]
-    options += ["--text_column_names", "said", "--label_column_name", "topic", "--learning_rate", 3e-3]
+    options += ["--text_column", "said", "--label_column", "topic", "--learning_rate", 3e-3]
     results = main(arguments(pretrained, tmp_path / "run", *options, "--num_train_epochs", 14, "--do_predict"))
     assert results["eval_accuracy"] > 0.9
     head, *predicted = read_tsv(tmp_path / "run" / "predictions" / "predictions.tsv")
@@ -281,10 +282,10 @@ def test_dropout_and_length_are_options(glue, pretrained, tmp_path):
     [
         (["--task_name", "glue"], "the tasks are cola, sst2"),
         (
-            ["--task_name", "rte", "--label_column_name", "lable"],
+            ["--task_name", "rte", "--label_column", "lable"],
             "no label column 'lable'.*sentence1, sentence2, label",
         ),
-        (["--task_name", "rte", "--text_column_names", "text"], "no column 'text'.*sentence1, sentence2, label"),
+        (["--task_name", "rte", "--text_column", "text"], "no column 'text'.*sentence1, sentence2, label"),
         (["--task_name", "rte", "--dataset_config_name", "cola"], "is 'acceptable'|sentence1"),
         (["--task_name", "rte", "--tokenizer_name", "nowhere/to/be/found"], "Name one with --tokenizer_name"),
         (["--task_name", "rte", "--seeds", "1", "--push_to_hub"], "--push_to_hub uploads one run"),
@@ -323,13 +324,12 @@ def test_classes_of_a_model_in_another_order_keep_it():
     assert decide_task(None, config, None) is SCORES
 
 
-def test_the_file_of_predictions(tmp_path):
-    path = write_glue_predictions(
-        tmp_path / "new" / "RTE.tsv", [0, 2], np.array([1, 0]), ["entailment", "not_entailment"]
-    )
+def test_what_the_server_of_glue_takes(tmp_path):
+    path = tmp_path / "new" / "RTE.tsv"
+    write_predictions(path, {"index": np.array([0, 2]), "prediction": TASKS["rte"].shown(np.array([1, 0]))})
     assert path.read_text() == "index\tprediction\n0\tnot_entailment\n2\tentailment\n"
-    assert read_tsv(write_glue_predictions(tmp_path / "a.tsv", [0], np.array([1])))[1] == ["0", "1"]
-    assert read_tsv(write_glue_predictions(tmp_path / "b.tsv", [0], np.array([1.23456])))[1] == ["0", "1.235"]
+    assert TASKS["cola"].shown(np.array([1])) == [1]
+    assert TASKS["stsb"].shown(np.array([1.23456])) == ["1.235"]
 
 
 def command(pretrained: Path, glue: Path, output: Path, *more: object) -> list[str]:

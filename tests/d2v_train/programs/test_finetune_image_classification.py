@@ -21,7 +21,8 @@ from transformers import AutoImageProcessor, AutoProcessor, pipeline
 from d2v_train.data.bad_samples import FATAL, NOTES
 from d2v_train.data.tables import SplitNotFoundError
 from d2v_train.finetuning.class_labels import fraction_of_each_class
-from d2v_train.finetuning.images.data import ImageDataArguments, accuracies
+from d2v_train.finetuning.images.arguments import ImageDataArguments
+from d2v_train.finetuning.metrics import accuracies
 from d2v_train.inputs.processors import image_processor
 from d2v_train.inputs.vision import VisionTransform
 from d2v_train.programs.finetune_image_classification import run_program as main
@@ -212,19 +213,22 @@ def test_validation_images_are_held_out_of_every_class(checkpoint, pictures, tmp
     argv = options(checkpoint, tmp_path, "--do_train", "--do_eval", train_dir=pictures / "train", max_steps=1)
     with caplog.at_level(logging.WARNING):
         results = main([*argv, "--train_val_split", "0.2"])
-    assert "20 % of each class are held out of the training images (6, 24 stay)" in caplog.text
+    assert "20 % of each class are held out of the training data (6, 24 stay)" in caplog.text
     assert results["eval_accuracy"] * 6 == pytest.approx(round(results["eval_accuracy"] * 6))
 
 
-def test_other_mistakes_are_not_taken_for_a_missing_validation_split(pictures, tmp_path):
+def test_other_mistakes_are_not_taken_for_a_missing_validation_split(checkpoint, pictures, tmp_path):
     data = ImageDataArguments(train_dir=str(pictures / "train"), validation_dir=str(pictures / "validation"))
-    parts = data.open_training_parts(channels=3, seed=0, evaluate=True)
+    parts = [data.open("train"), data.open("validation")]
     assert list(map(len, parts)) == [30, 12], "a folder of its own has one split, whatever its name"
     with pytest.raises(SplitNotFoundError, match="no split 'dawn'"):
-        ImageDataArguments(dataset_name=str(pictures), train_split="dawn").open("train", channels=3)
-    data.validation_dir = str(tmp_path)
-    with pytest.raises(ValueError, match="no files of modality vision"):
-        data.open_training_parts(channels=3, seed=0, evaluate=True)
+        ImageDataArguments(dataset_name=str(pictures), train_split="dawn").open("train")
+    for values, message in (
+        ({"train_dir": pictures / "train", "validation_dir": tmp_path}, "no files of modality vision"),
+        ({"dataset_name": pictures, "validation_split": "dusk"}, "no split 'dusk'"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            main(options(checkpoint, tmp_path / "run", "--do_train", "--do_eval", **values))
 
 
 def test_another_image_size(checkpoint, pictures, tmp_path):
@@ -266,9 +270,9 @@ def test_accumulated_batches_give_the_loss_of_one(checkpoint, pictures, tmp_path
 @pytest.mark.parametrize(
     "more, message",
     [
-        (["--label_column_name", "kind"], "no label column 'kind'.*It has: label"),
+        (["--label_column", "kind"], "no label column 'kind'.*It has: label"),
         (["--image_size", "30"], "patches of 8"),
-        (["--image_column_name", "imag"], "no column 'imag'"),
+        (["--image_column", "imag"], "no column 'imag'"),
         (["--train_fraction", "0"], "train_fraction is 0"),
         (["--max_train_samples", "0"], "max_train_samples is 0"),
         (["--crop_scale", "0.5", "2"], "crop_scale"),

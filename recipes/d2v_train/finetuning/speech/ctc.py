@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 
 from d2v_train.data.records import RawDataset
-from d2v_train.data.tables import SAMPLING_RATE, TRANSCRIPT_COLUMNS, ColumnNotFoundError
+from d2v_train.data.tables import SAMPLING_RATE
 from d2v_train.finetuning.arguments import ModelArguments
-from d2v_train.finetuning.speech.data import SpeechDataArguments
+from d2v_train.finetuning.speech.arguments import CTCDataArguments
 from d2v_train.finetuning.speech.selection import Selection
 from d2v_train.finetuning.speech.transcripts import (
     Normaliser,
@@ -33,30 +33,6 @@ EMPTY = "without a transcript"
 
 
 @dataclass
-class CTCDataArguments(SpeechDataArguments):
-    """Which recordings and transcripts to train on and to evaluate on."""
-
-    text_column_name: str | None = field(default=None, metadata={"help": "Column of the transcripts; default: found."})
-    do_lower_case: bool = field(
-        default=False, metadata={"help": "Small letters instead of capitals; a given vocabulary tells by itself."}
-    )
-    chars_to_ignore: list[str] = field(
-        default_factory=list, metadata={"help": "Characters to leave out of the transcripts, such as , . ? !"}
-    )
-    min_duration_in_seconds: float = field(default=0.0, metadata={"help": "Train on no shorter recordings."})
-    max_duration_in_seconds: float = field(default=30.0, metadata={"help": "Train on no longer recordings."})
-
-    def open_spoken(self, part: str) -> RawDataset:
-        """Opens "train", "validation" or "test" with its transcripts; recordings to test on need none."""
-        try:
-            return self.open(part, text_column=self.text_column_name or TRANSCRIPT_COLUMNS)
-        except ColumnNotFoundError as error:
-            if part != "test" or self.text_column_name or error.role != "transcript":
-                raise
-            return self.open(part)
-
-
-@dataclass
 class Transcription:
     """How a transcript becomes labels.
 
@@ -69,15 +45,15 @@ class Transcription:
     tokenizer: Any
 
     def labels(self, record: dict[str, Any]) -> np.ndarray:
-        """Label ids of a record of a `RawDataset`, int64."""
+        """Return the label ids of a record of a `RawDataset`, int64."""
         return encode([self.normalise(record["transcript"])], self.tokenizer)[0]
 
     def texts(self, raw: RawDataset) -> list[str]:
-        """Normalised transcripts of all records."""
+        """Return the normalised transcripts of all records."""
         return [self.normalise(text) for text in raw.transcripts]
 
     def min_frames(self, texts: Sequence[str]) -> np.ndarray:
-        """Frames that each normalised text needs at least to be aligned."""
+        """Return the frames that each normalised text needs at least to be aligned."""
         labels = [torch.from_numpy(ids) for ids in encode(texts, self.tokenizer)]
         return np.array([int(ctc_min_frames(ids, self.tokenizer.pad_token_id)) for ids in labels])
 
@@ -85,10 +61,10 @@ class Transcription:
 def prepare_transcription(
     model_args: ModelArguments, data_args: CTCDataArguments, train: RawDataset | None
 ) -> Transcription:
-    """The vocabulary of --tokenizer_name, else of the checkpoint, else of the training transcripts.
+    """Return the vocabulary of --tokenizer_name, else of the checkpoint, else of the training transcripts.
 
     Raises:
-        ValueError: if there is none of the three.
+        ValueError: there is none of the three.
     """
     tokenizer = _known_tokenizer(model_args)
     ignored = "".join(data_args.chars_to_ignore)
@@ -135,7 +111,7 @@ def select_training(
     config: Data2VecAudioConfig,
     data_args: CTCDataArguments,
 ) -> Selection:
-    """The recordings to train on.
+    """Return the recordings to train on.
 
     One whose transcript is longer than its frames allow has no alignment, and its loss would be infinite. The model
     counts it as 0; here it is left out, because it can teach nothing.
@@ -159,8 +135,8 @@ def select_training(
     return selection
 
 
-def select_evaluation(raw: RawDataset, transcription: Transcription, name: str = "evaluation") -> Selection:
-    """The recordings to evaluate on: all that have a transcript, however long."""
+def select_evaluation(raw: RawDataset, transcription: Transcription, name: str = "validation") -> Selection:
+    """Return the recordings to evaluate on: all that have a transcript, however long."""
     selection = Selection(raw, name)
     if raw.transcripts is not None:
         selection.leave_out(EMPTY, np.array([not text for text in transcription.texts(raw)]))

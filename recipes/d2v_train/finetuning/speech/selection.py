@@ -9,8 +9,11 @@ from typing import Any
 import numpy as np
 
 from d2v_train.data.records import RawDataset
-from d2v_train.finetuning.speech.data import SHOWN_NAMES
 from d2v_train.support.atomic import write_json
+
+
+SHOWN_NAMES = 5
+"""Names that are printed of each kind of sample that is left out."""
 
 
 class Selection:
@@ -27,7 +30,7 @@ class Selection:
         self.left_out: dict[str, np.ndarray] = {}
 
     def leave_out(self, reason: str, which: np.ndarray) -> None:
-        """Leaves out what is true in `which` (N,) and was not left out before."""
+        """Leave out what is true in `which` (N,) and was not left out before."""
         new = which & self.kept
         if new.any():
             self.left_out[reason] = np.flatnonzero(new)
@@ -38,18 +41,18 @@ class Selection:
         """Places of the samples that are used.
 
         Raises:
-            ValueError: if there are none.
+            ValueError: there are none.
         """
         if not self.kept.any():
             raise ValueError(f"No sample of the {self.name} data is left. {self.report()}")
         return np.flatnonzero(self.kept)
 
     def names(self, reason: str, limit: int | None = None) -> list[str]:
-        """Names of the samples that were left out for a reason."""
+        """Return the names of the samples that were left out for a reason."""
         return [self.raw.name_of(int(index)) for index in self.left_out[reason][:limit]]
 
     def report(self) -> str:
-        """What is used and what is not, with the first names of each kind."""
+        """Return what is used and what is not, with the first names of each kind."""
         lines = [f"{self.name} data: {int(self.kept.sum()):,} of {len(self.raw):,} recordings are used."]
         for reason, indices in self.left_out.items():
             more = ", ..." if len(indices) > SHOWN_NAMES else ""
@@ -58,7 +61,7 @@ class Selection:
 
 
 def report_selections(selections: Sequence[Selection], args: Any) -> None:
-    """Prints what is used, and names all that is not in `left_out.json` in the folder of the run."""
+    """Print what is used, and name all that is not in `left_out.json` in the folder of the run."""
     if args.process_index != 0:
         return
     print("\n".join(part.report() for part in selections))

@@ -5,25 +5,15 @@ Shapes: B samples, T frames, W tokens of the vocabulary.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.data import Sampler, SequentialSampler
-from transformers import EvalPrediction
 
-from d2v_train.data.records import RawDataset
-from d2v_train.finetuning.metrics import CharacterErrorRate, WordErrorRate, compute_all
 from d2v_train.finetuning.speech.length_sampler import LengthSampler
-from d2v_train.finetuning.speech.transcripts import decode_frames, decode_labels
 from d2v_train.finetuning.trainer import FinetuningTrainer
-
-
-SHOWN_TEXTS = 3
-"""Recordings whose texts are printed."""
 
 
 class SpeechTrainer(FinetuningTrainer):
@@ -74,54 +64,3 @@ class CTCTrainer(SpeechTrainer):
             padding = torch.arange(ids.shape[1], device=ids.device) >= frames[:, None]
             ids = ids.masked_fill(padding, audio.pad_token_id)
         return loss, ids, labels
-
-
-class CTCMetrics:
-    """Word and character error rate of the best token of each frame; keeps the texts of the last evaluation.
-
-    Args:
-        tokenizer: a `Wav2Vec2CTCTokenizer`.
-
-    Attributes:
-        references, hypotheses: texts of the last evaluation, in the order of its data.
-    """
-
-    def __init__(self, tokenizer: Any) -> None:
-        self.tokenizer = tokenizer
-        self.references: list[str] = []
-        self.hypotheses: list[str] = []
-
-    def __call__(self, prediction: EvalPrediction) -> dict[str, float]:
-        self.hypotheses = decode_frames(prediction.predictions, self.tokenizer)
-        self.references = decode_labels(prediction.label_ids, self.tokenizer)
-        return compute_all([WordErrorRate(), CharacterErrorRate()], self.hypotheses, self.references)
-
-
-def save_texts(
-    trainer: FinetuningTrainer,
-    name: str,
-    raw: RawDataset,
-    hypotheses: Sequence[str],
-    references: Sequence[str] | None,
-) -> None:
-    """Writes what was heard in each recording, and what was said if that is known, and shows the first ones.
-
-    The file is `predictions_{name}.jsonl` in the folder of the run, one JSON object a line.
-
-    Args:
-        trainer: of the run; only its first process writes.
-        name: "eval" or "test".
-        raw: the recordings, in the order of the texts.
-        hypotheses, references: texts.
-    """
-    if not trainer.is_world_process_zero():
-        return
-    lines = [{"id": raw.name_of(i), "hypothesis": text} for i, text in enumerate(hypotheses)]
-    if references is not None:
-        lines = [{**line, "reference": text} for line, text in zip(lines, references, strict=True)]
-    path = Path(trainer.args.output_dir) / f"predictions_{name}.jsonl"
-    path.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8")
-    for line in lines[:SHOWN_TEXTS]:
-        if references is not None:
-            print(f"said:  {line['reference']}")
-        print(f"heard: {line['hypothesis']}")

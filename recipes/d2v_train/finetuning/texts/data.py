@@ -7,7 +7,6 @@ begin with the name of their split (`train-00000-of-00001.parquet`, `validation_
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +14,15 @@ import numpy as np
 
 from d2v_train.data.records import RawDataset
 from d2v_train.data.sources import table_of
-from d2v_train.data.tables import Columns, column_named_by
+from d2v_train.data.tables import Columns, column_named_by, concatenate
+from d2v_train.finetuning.arguments import PARTS
 from d2v_train.finetuning.class_labels import no_label
+from d2v_train.finetuning.texts.arguments import TextDataArguments
 from d2v_train.inputs.tokenizer import check_vocabulary, load_tokenizer
-from d2v_train.options.errors import at_least
+
+
+GLUE = "nyu-mll/glue"
+"""Where the tasks of GLUE are, if no other place is named."""
 
 
 READERS = {".parquet": "parquet", ".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json"}
@@ -37,94 +41,62 @@ SPLITS = {
 """Split by the beginning of a file's name; longer names stand before those that they begin with."""
 
 
-@dataclass
-class TextDataArguments:
-    """Where the texts come from."""
+def open_texts(
+    args: TextDataArguments, task: str | None, columns: Sequence[str] | None, token: str | None = None
+) -> OpenTexts:
+    """Open all splits.
 
-    dataset_name: str | None = field(
-        default=None, metadata={"help": "Name on the Hub, or local folder. Default for a task of GLUE: nyu-mll/glue."}
-    )
-    dataset_config_name: str | None = field(
-        default=None, metadata={"help": "Configuration on the Hub, or sub-folder. Default: the task, if it exists."}
-    )
-    train_file: str | None = field(default=None, metadata={"help": "File of training data: parquet, csv, tsv, json."})
-    validation_file: str | None = field(default=None, metadata={"help": "The same to evaluate on."})
-    test_file: str | None = field(default=None, metadata={"help": "The same to predict."})
-    text_column_names: list[str] | None = field(
-        default=None,
-        metadata={"help": "Column of the text, or the two of a pair. Default: the task's, or a usual one."},
-    )
-    label_column_name: str | None = field(
-        default=None, metadata={"help": "Column of classes (names or whole numbers) or scores. Default: a usual one."}
-    )
-    max_seq_length: int = field(default=512, metadata={"help": "Tokens after which a text, or a pair, is cut."})
-    max_train_samples: int | None = field(default=None, metadata={"help": "Train on so many random samples only."})
-    max_eval_samples: int | None = field(default=None, metadata={"help": "Evaluate on so many random samples only."})
-    max_predict_samples: int | None = field(default=None, metadata={"help": "Predict so many random samples only."})
+    Args:
+        args: where they are.
+        task: name of the task of GLUE, if it is one.
+        columns: its columns.
+        token: access token of the Hub.
 
-    def __post_init__(self) -> None:
-        at_least("--max_seq_length", self.max_seq_length, 3)
-        for name in ("max_train_samples", "max_eval_samples", "max_predict_samples"):
-            at_least(f"--{name}", getattr(self, name), 1)
+    Raises:
+        ValueError: no source is named, or a file cannot be read.
+        FileNotFoundError: a file does not exist.
+    """
+    from datasets import DatasetDict, get_dataset_config_names, load_dataset
+    from datasets.exceptions import DatasetGenerationError
 
-    @property
-    def name(self) -> str:
-        """The data, for people."""
-        return self.dataset_name or self.train_file or self.validation_file or self.test_file or "nyu-mll/glue"
-
-    def open(self, task: str | None, columns: Sequence[str] | None, token: str | None = None) -> OpenTexts:
-        """Opens all splits.
-
-        Args:
-            task: name of the task of GLUE, if it is one.
-            columns: its columns.
-            token: access token of the Hub.
-
-        Raises:
-            ValueError: if no source is named, or a file cannot be read.
-            FileNotFoundError: if a file does not exist.
-        """
-        from datasets import DatasetDict, get_dataset_config_names, load_dataset
-        from datasets.exceptions import DatasetGenerationError
-
-        files = {"train": self.train_file, "validation": self.validation_file, "test": self.test_file}
-        files = {split: [Path(file).expanduser()] for split, file in files.items() if file}
-        name = self.dataset_name or (None if files or task is None else "nyu-mll/glue")
-        if name is None and not files:
-            raise ValueError(
-                "Name the data: --task_name for a task of GLUE, --dataset_name for a folder or a name on the Hub, or "
-                "--train_file, --validation_file and --test_file."
-            )
-        folder = None if name is None else Path(name).expanduser()
-        if folder is not None and folder.is_dir():
-            files = _files_of(folder, self.dataset_config_name, task) | files
-            folder = folder.resolve()
-        elif name is not None:
-            config = self.dataset_config_name
-            if config is None and task in get_dataset_config_names(name, token=token):
-                config = task
-            return OpenTexts(load_dataset(name, config, token=token), name, self, columns)
-        parts = {}
-        for split, paths in files.items():
-            suffix = paths[0].suffix.lower()
-            missing = [path for path in paths if not path.is_file()]
-            if missing:
-                raise FileNotFoundError(f"There is no file {missing[0]} for the {split} data.")
-            if suffix not in READERS:
-                raise ValueError(f"{paths[0]} is none of the kinds that can be read: {', '.join(READERS)}.")
-            options = {"delimiter": "\t"} if suffix == ".tsv" else {}
-            try:
-                parts[split] = load_dataset(
-                    READERS[suffix], data_files={"train": [str(path) for path in paths]}, **options
-                )["train"]
-            except (DatasetGenerationError, ValueError) as error:
-                reason = str(error.__cause__ or error).splitlines()[0]
-                raise ValueError(f"{paths[0]} cannot be read as {READERS[suffix]}: {reason}") from error
-        return OpenTexts(DatasetDict(parts), self.name, self, columns)
+    files = {args.split_of(part): [Path(args.own_source(part))] for part in PARTS if args.own_source(part)}
+    name = args.dataset_name or (None if files or task is None else GLUE)
+    if name is None and not files:
+        raise ValueError(
+            "Name the data: --task_name for a task of GLUE, --dataset_name for a folder or a name on the Hub, or "
+            "--train_file, --validation_file and --test_file."
+        )
+    folder = None if name is None else Path(name).expanduser()
+    if folder is not None and folder.is_dir():
+        files = _files_of(folder, args.dataset_config_name, task) | files
+        folder = folder.resolve()
+    elif name is not None:
+        config = args.dataset_config_name
+        if config is None and task in get_dataset_config_names(name, token=token):
+            config = task
+        return OpenTexts(load_dataset(name, config, token=token), name, args, columns)
+    parts = {}
+    for split, paths in files.items():
+        paths = [path.expanduser() for path in paths]
+        suffix = paths[0].suffix.lower()
+        missing = [path for path in paths if not path.is_file()]
+        if missing:
+            raise FileNotFoundError(f"There is no file {missing[0]} for the {split} data.")
+        if suffix not in READERS:
+            raise ValueError(f"{paths[0]} is none of the kinds that can be read: {', '.join(READERS)}.")
+        options = {"delimiter": "\t"} if suffix == ".tsv" else {}
+        try:
+            parts[split] = load_dataset(
+                READERS[suffix], data_files={"train": [str(path) for path in paths]}, **options
+            )["train"]
+        except (DatasetGenerationError, ValueError) as error:
+            reason = str(error.__cause__ or error).splitlines()[0]
+            raise ValueError(f"{paths[0]} cannot be read as {READERS[suffix]}: {reason}") from error
+    return OpenTexts(DatasetDict(parts), args.described, args, columns)
 
 
 def _files_of(folder: Path, config: str | None, task: str | None) -> dict[str, list[Path]]:
-    """Files of a folder, or of its sub-folder for the configuration or task, by split."""
+    """Return the files of a folder, or of its sub-folder for the configuration or task, by split."""
     inner = next((folder / name for name in (config, task) if name and (folder / name).is_dir()), folder)
     if config and inner.name != config:
         raise ValueError(f"There is no folder {config!r} in {folder}.")
@@ -156,29 +128,30 @@ class OpenTexts:
 
     def __init__(self, splits: Any, where: str, args: TextDataArguments, columns: Sequence[str] | None) -> None:
         self.splits, self.where = splits, where
-        self.columns = Columns(args.text_column_names or columns, args.label_column_name)
+        self.columns = Columns(args.text_column or columns, args.label_column)
 
     @property
     def column_names(self) -> list[str]:
-        """All columns."""
+        """Names of all columns."""
         return list(next(iter(self.splits.values())).features)
 
-    def open(self, split: str, max_samples: int | None = None) -> RawDataset:
-        """One split, or as many random samples of it.
+    def open(self, split: str) -> RawDataset:
+        """Open a split, or several joined by "+".
 
         Raises:
             SplitNotFoundError, ColumnNotFoundError, UnclearColumnError: the message names those that exist.
         """
-        with column_named_by("--text_column_names"):
-            raw = RawDataset("text", table_of("text", self.splits, split, self.columns, self.where))
-        return raw.subset(max_samples)
+        with column_named_by("--text_column"):
+            tables = [table_of("text", self.splits, name, self.columns, self.where) for name in split.split("+")]
+        return RawDataset("text", tables[0] if len(tables) == 1 else concatenate(tables))
 
 
 def score_target(raw: RawDataset, split: str) -> Callable[[dict[str, Any]], float | None]:
-    """Gives the score of a record of a data set; `None` if it has none, as the test set of STS-B, where all are -1.
+    """Return the function from a record to its score, `no_label` for data without scores, such as the test set
+    of STS-B, where all are -1.
 
     Raises:
-        ValueError: if some are missing.
+        ValueError: some are missing.
     """
     if raw.labels is None or (raw.labels == -1).all():
         return no_label
@@ -189,15 +162,15 @@ def score_target(raw: RawDataset, split: str) -> Callable[[dict[str, Any]], floa
 
 
 def score(record: dict[str, Any]) -> float:
-    """The label of a record as a number."""
+    """Return the label of a record as a number."""
     return float(record["label"])
 
 
 def open_tokenizer(model_args: Any, config: Any) -> Any:
-    """The tokenizer of the checkpoint, or the named one.
+    """Load the tokenizer of the checkpoint, or the named one.
 
     Raises:
-        ValueError: if there is none, or it has more tokens than the model.
+        ValueError: there is none, or it has more tokens than the model.
     """
     name = model_args.tokenizer_name or model_args.model_name_or_path or model_args.config_name
     try:

@@ -8,18 +8,14 @@ Neither publishes settings for WNLI; here it has those of RTE.
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Sequence
+import os
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
-import evaluate
 import numpy as np
 
 from d2v_train.data.records import RawDataset
 from d2v_train.finetuning.class_labels import class_names
-from d2v_train.finetuning.metrics import F1, Accuracy, MatthewsCorrelation, Pearson, Spearman, compute_all
 
 
 BINARY = ("entailment", "not_entailment")
@@ -32,7 +28,8 @@ class GlueTask:
     Attributes:
         columns: the text, or the two texts, of a sample.
         labels: names of the classes in the order of their ids; `None` for scores.
-        metrics: what is measured; several are also averaged, as in the GLUE paper ("combined_score").
+        metrics: what is measured, classes of `metrics.py`; several are also averaged, as in the GLUE paper
+            ("combined_score").
         main_metric: the one of which the best checkpoint has most.
         server_files: prediction files by test set.
         written: whether the server wants names of classes, not their ids.
@@ -42,7 +39,7 @@ class GlueTask:
 
     columns: tuple[str, ...]
     labels: tuple[str, ...] | None
-    metrics: tuple[type[evaluate.Metric], ...]
+    metrics: tuple[str, ...]
     main_metric: str
     server_files: tuple[str, ...]
     written: bool = False
@@ -52,20 +49,31 @@ class GlueTask:
     parts: tuple[str, ...] = ("",)
 
     def decide(self, logits: np.ndarray) -> np.ndarray:
-        """Class ids or scores (N,) of logits (N, L)."""
+        """Return the class ids or scores (N,) of logits (N, L)."""
         return logits[:, 0] if self.labels is None else logits.argmax(axis=-1)
 
+    def shown(self, predictions: np.ndarray) -> list[str | int]:
+        """Return class ids or scores (N,) as the server takes them; scores have three decimals."""
+        if self.labels is None:
+            return [f"{score:.3f}" for score in predictions]
+        return [self.labels[number] if self.written else int(number) for number in predictions]
+
     def measure(self, predictions: np.ndarray, references: np.ndarray) -> dict[str, float]:
-        """The metrics of class ids or scores (N,)."""
+        """Return the metrics of class ids or scores (N,)."""
+        # Imported where it is used: with `evaluate` it takes seconds, and --help shows the tasks without it.
+        from d2v_train.finetuning import metrics
+
         combined = "combined_score" if len(self.metrics) > 1 else None
-        return compute_all([metric() for metric in self.metrics], predictions, references, combined)
+        return metrics.compute_all(
+            [getattr(metrics, name)() for name in self.metrics], predictions, references, combined
+        )
 
 
 TASKS: dict[str, GlueTask] = {
     "cola": GlueTask(
         columns=("sentence",),
         labels=("unacceptable", "acceptable"),
-        metrics=(MatthewsCorrelation,),
+        metrics=("MatthewsCorrelation",),
         main_metric="matthews_correlation",
         server_files=("CoLA",),
         batch_size=16,
@@ -73,14 +81,14 @@ TASKS: dict[str, GlueTask] = {
     "sst2": GlueTask(
         columns=("sentence",),
         labels=("negative", "positive"),
-        metrics=(Accuracy,),
+        metrics=("Accuracy",),
         main_metric="accuracy",
         server_files=("SST-2",),
     ),
     "mrpc": GlueTask(
         columns=("sentence1", "sentence2"),
         labels=("not_equivalent", "equivalent"),
-        metrics=(Accuracy, F1),
+        metrics=("Accuracy", "F1"),
         main_metric="combined_score",
         server_files=("MRPC",),
         batch_size=16,
@@ -88,7 +96,7 @@ TASKS: dict[str, GlueTask] = {
     "qqp": GlueTask(
         columns=("question1", "question2"),
         labels=("not_duplicate", "duplicate"),
-        metrics=(Accuracy, F1),
+        metrics=("Accuracy", "F1"),
         main_metric="combined_score",
         server_files=("QQP",),
         warmup=0.25,
@@ -96,7 +104,7 @@ TASKS: dict[str, GlueTask] = {
     "stsb": GlueTask(
         columns=("sentence1", "sentence2"),
         labels=None,
-        metrics=(Pearson, Spearman),
+        metrics=("Pearson", "Spearman"),
         main_metric="combined_score",
         server_files=("STS-B",),
         batch_size=16,
@@ -105,7 +113,7 @@ TASKS: dict[str, GlueTask] = {
     "mnli": GlueTask(
         columns=("premise", "hypothesis"),
         labels=("entailment", "neutral", "contradiction"),
-        metrics=(Accuracy,),
+        metrics=("Accuracy",),
         main_metric="matched_accuracy",
         server_files=("MNLI-m", "MNLI-mm"),
         written=True,
@@ -114,7 +122,7 @@ TASKS: dict[str, GlueTask] = {
     "qnli": GlueTask(
         columns=("question", "sentence"),
         labels=BINARY,
-        metrics=(Accuracy,),
+        metrics=("Accuracy",),
         main_metric="accuracy",
         server_files=("QNLI",),
         written=True,
@@ -122,7 +130,7 @@ TASKS: dict[str, GlueTask] = {
     "rte": GlueTask(
         columns=("sentence1", "sentence2"),
         labels=BINARY,
-        metrics=(Accuracy,),
+        metrics=("Accuracy",),
         main_metric="accuracy",
         server_files=("RTE",),
         written=True,
@@ -131,23 +139,27 @@ TASKS: dict[str, GlueTask] = {
     "wnli": GlueTask(
         columns=("sentence1", "sentence2"),
         labels=("not_entailment", "entailment"),
-        metrics=(Accuracy,),
+        metrics=("Accuracy",),
         main_metric="accuracy",
         server_files=("WNLI",),
         batch_size=16,
     ),
 }
-
 # Texts that are no task of GLUE, with classes or with scores.
-CLASSES = GlueTask((), (), (Accuracy,), "accuracy", ("predictions",), written=True)
-SCORES = GlueTask((), None, (Pearson, Spearman), "combined_score", ("predictions",))
+CLASSES = GlueTask((), (), ("Accuracy",), "accuracy", ("predictions",), written=True)
+SCORES = GlueTask((), None, ("Pearson", "Spearman"), "combined_score", ("predictions",))
+
+
+def of_one_process(batch: int) -> int:
+    """Return the part of a batch that one process gets; known before the processes have met."""
+    return max(1, batch // int(os.environ.get("WORLD_SIZE", 1)))
 
 
 def decide_task(name: str | None, config: Any, training: RawDataset | None) -> GlueTask:
-    """What is learned: the named task, else classes or scores, as the labels are; without training, as the model is.
+    """Return what is learned: the named task, else classes or scores, as the labels or the model have them.
 
     Raises:
-        ValueError: if the training data has no labels.
+        ValueError: the training data has no labels.
     """
     named = list(config.id2label.values())
     if name is not None:
@@ -157,34 +169,7 @@ def decide_task(name: str | None, config: Any, training: RawDataset | None) -> G
     if training is None:
         return SCORES if config.problem_type == "regression" else replace(CLASSES, labels=tuple(named))
     if training.labels is None:
-        raise ValueError("The training data has no labels: name their column with --label_column_name.")
+        raise ValueError("The training data has no labels: name their column with --label_column.")
     if training.labels.dtype.kind == "f":
         return SCORES
     return replace(CLASSES, labels=tuple(class_names(training)))
-
-
-def write_glue_predictions(
-    path: str | Path, rows: Sequence[int], predictions: np.ndarray, names: Sequence[str] | None = None
-) -> Path:
-    """Writes predictions as the GLUE server takes them: tab-separated, with columns "index" and "prediction".
-
-    Args:
-        path: of the file.
-        rows: place of each sample in its data set, from 0.
-        predictions: class ids or scores (N,).
-        names: names of the classes, to write these; `None` writes ids, and scores with three decimals.
-    """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, delimiter="\t", lineterminator="\n")
-        writer.writerow(["index", "prediction"])
-        for row, prediction in zip(rows, predictions, strict=True):
-            if names is not None:
-                shown = names[int(prediction)]
-            elif np.issubdtype(predictions.dtype, np.floating):
-                shown = f"{prediction:.3f}"
-            else:
-                shown = int(prediction)
-            writer.writerow([int(row), shown])
-    return path

@@ -8,7 +8,8 @@ from datasets import ClassLabel, Dataset, Features, Value
 
 from d2v_train.data.tables import UnclearColumnError
 from d2v_train.finetuning.class_labels import class_names, class_target, no_label
-from d2v_train.finetuning.texts.data import TextDataArguments, score_target
+from d2v_train.finetuning.texts.arguments import TextDataArguments
+from d2v_train.finetuning.texts.data import open_texts, score_target
 
 
 ROWS = [("a first text", 1), ("a second text", 0), ("a third text", 1)]
@@ -39,7 +40,7 @@ def test_files_of_every_kind_are_read(tmp_path, suffix):
         path.write_text("".join(json.dumps({"sentence": text, "label": label}) + "\n" for text, label in ROWS))
     else:
         write_csv(path, delimiter="\t" if suffix == "tsv" else ",")
-    raw = TextDataArguments(train_file=str(path)).open(None, None).open("train")
+    raw = open_texts(TextDataArguments(train_file=str(path)), None, None).open("train")
     assert texts_of(raw) == [text for text, _ in ROWS] and raw.labels.tolist() == [1, 0, 1]
 
 
@@ -51,66 +52,66 @@ def test_the_splits_of_a_folder_are_told_by_the_names_of_its_files(tmp_path):
     write_parquet(inner / "validation_matched-00000-of-00001.parquet", [("matched", 0)])
     write_csv(inner / "dev_mismatched.csv", [("mismatched", 0)])
     (inner / "README.md").write_text("no data")
-    source = TextDataArguments(dataset_name=str(tmp_path)).open("mnli", ["sentence"])
+    source = open_texts(TextDataArguments(dataset_name=str(tmp_path)), "mnli", ["sentence"])
     assert {split: texts_of(source.open(split)) for split in source.splits} == {
         "train": ["train 0", "train 1"],
         "validation_matched": ["matched"],
         "validation_mismatched": ["mismatched"],
     }
-    assert set(TextDataArguments(dataset_name=str(inner)).open("mnli", None).splits) == set(source.splits)
+    assert set(open_texts(TextDataArguments(dataset_name=str(inner)), "mnli", None).splits) == set(source.splits)
     with pytest.raises(ValueError, match="'cola'"):
-        TextDataArguments(dataset_name=str(tmp_path), dataset_config_name="cola").open("mnli", None)
+        open_texts(TextDataArguments(dataset_name=str(tmp_path), dataset_config_name="cola"), "mnli", None)
 
 
 def test_a_file_takes_the_place_of_a_split(tmp_path):
     write_csv(tmp_path / "train.csv")
     other = write_csv(tmp_path / "other.csv", [("another", 0)])
-    source = TextDataArguments(dataset_name=str(tmp_path), validation_file=other).open(None, None)
+    source = open_texts(TextDataArguments(dataset_name=str(tmp_path), validation_file=other), None, None)
     assert len(source.open("train")) == 3 and texts_of(source.open("validation")) == ["another"]
 
 
 def test_columns_are_found_or_named(tmp_path):
     path = write_csv(tmp_path / "pairs.csv", [("one", "two", "x", 0)], ("premise", "hypothesis", "other", "gold"))
-    raw = TextDataArguments(train_file=path, label_column_name="gold").open(None, None).open("train")
+    raw = open_texts(TextDataArguments(train_file=path, label_column="gold"), None, None).open("train")
     assert raw[0]["text"] == "one" and raw[0]["text_pair"] == "two" and raw.labels.tolist() == [0]
-    raw = TextDataArguments(train_file=path, text_column_names=["other"]).open(None, ["premise"]).open("train")
+    raw = open_texts(TextDataArguments(train_file=path, text_column=["other"]), None, ["premise"]).open("train")
     assert texts_of(raw) == ["x"] and raw.labels is None
-    for options in ({"text_column_names": ["text"]}, {"label_column_name": "text"}):
+    for options in ({"text_column": ["text"]}, {"label_column": "text"}):
         with pytest.raises(ValueError, match="'text'"):
-            TextDataArguments(train_file=path, **options).open(None, None).open("train")
+            open_texts(TextDataArguments(train_file=path, **options), None, None).open("train")
 
 
 def test_a_column_that_cannot_be_told_is_named_with_the_option_of_the_program(tmp_path):
     path = write_csv(tmp_path / "two.csv", [("one", "two", 0)], ("left", "right", "label"))
-    with pytest.raises(UnclearColumnError, match="left, right. Name it with --text_column_names\\.$"):
-        TextDataArguments(train_file=path).open(None, None).open("train")
+    with pytest.raises(UnclearColumnError, match="left, right. Name it with --text_column\\.$"):
+        open_texts(TextDataArguments(train_file=path), None, None).open("train")
 
 
 def test_some_samples_are_drawn_in_order(tmp_path):
     path = write_csv(tmp_path / "train.csv", [(f"text {number}", number % 2) for number in range(40)])
-    source = TextDataArguments(train_file=path).open(None, None)
-    some = source.open("train", 10)
+    source = open_texts(TextDataArguments(train_file=path), None, None)
+    some = source.open("train").subset(10)
     assert len(some) == 10 and some.rows.tolist() == sorted(set(some.rows.tolist()))
-    assert some.rows.tolist() == source.open("train", 10).rows.tolist() != list(range(10))
-    assert len(source.open("train", 100)) == 40
+    assert some.rows.tolist() == source.open("train").subset(10).rows.tolist() != list(range(10))
+    assert len(source.open("train").subset(100)) == 40
 
 
 def test_sources_that_cannot_be_opened_say_why(tmp_path):
     with pytest.raises(ValueError, match="--task_name"):
-        TextDataArguments().open(None, None)
+        open_texts(TextDataArguments(), None, None)
     with pytest.raises(FileNotFoundError, match="missing.csv"):
-        TextDataArguments(train_file="missing.csv").open(None, None)
+        open_texts(TextDataArguments(train_file="missing.csv"), None, None)
     (tmp_path / "notes.txt").write_text("text")
     with pytest.raises(ValueError, match="notes.txt"):
-        TextDataArguments(train_file=str(tmp_path / "notes.txt")).open(None, None)
+        open_texts(TextDataArguments(train_file=str(tmp_path / "notes.txt")), None, None)
     with pytest.raises(ValueError, match="notes.txt"):
-        TextDataArguments(dataset_name=str(tmp_path)).open(None, None)
+        open_texts(TextDataArguments(dataset_name=str(tmp_path)), None, None)
     (tmp_path / "cola").mkdir()
     with pytest.raises(ValueError, match="notes.txt.*--task_name"):
-        TextDataArguments(dataset_name=str(tmp_path)).open(None, None)
+        open_texts(TextDataArguments(dataset_name=str(tmp_path)), None, None)
     (tmp_path / "broken.parquet").write_text("this is no parquet")
     with pytest.raises(ValueError, match="broken.parquet"):
-        TextDataArguments(train_file=str(tmp_path / "broken.parquet")).open(None, None)
+        open_texts(TextDataArguments(train_file=str(tmp_path / "broken.parquet")), None, None)
 
 
 def opened(tmp_path, labels, names=None, kind="csv"):
@@ -120,7 +121,7 @@ def opened(tmp_path, labels, names=None, kind="csv"):
         write_csv(path, rows)
     else:
         write_parquet(path, rows, names)
-    return TextDataArguments(train_file=str(path)).open(None, None).open("train")
+    return open_texts(TextDataArguments(train_file=str(path)), None, None).open("train")
 
 
 def ids(raw, names) -> list[int]:

@@ -1,0 +1,92 @@
+"""What tasks with one class for each image or recording share.
+
+Legend: N samples, L classes.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from d2v_train.data.records import INPUT_KEYS, RawDataset
+from d2v_train.finetuning.class_labels import (
+    class_fields,
+    class_names,
+    class_target,
+    fraction_of_each_class,
+    labelled,
+    warn_of_untaught,
+)
+from d2v_train.finetuning.data import FinetuningDataset
+from d2v_train.finetuning.models import load_config
+from d2v_train.finetuning.run import Task, write_predictions
+from modeling_d2v import Data2VecConfig
+
+
+class ClassificationTask(Task):
+    """One class for each sample, out of those of the training data, else out of those of the checkpoint.
+
+    Attributes:
+        names: of the L classes.
+        skips_bad: whether samples that cannot be used are met in the evaluation, and left out of its metrics then,
+            instead of being looked for before it.
+    """
+
+    skips_bad = False
+
+    def open(self, split: str, part: str = "") -> RawDataset:
+        return self.data_args.open(split, label_column=self.data_args.label_column)
+
+    def learn(self, training: RawDataset | None) -> None:
+        known = [self.config.id2label[number] for number in range(self.config.num_labels)]
+        self.names = known if training is None else class_names(labelled(training, "training"))
+
+    def select(self, raw: dict[str, RawDataset]) -> dict[str, RawDataset]:
+        if "training" in raw:
+            if self.data_args.train_fraction < 1:
+                chosen = fraction_of_each_class(raw["training"].labels, self.data_args.train_fraction, self.args.seed)
+                raw["training"] = raw["training"].select(chosen)
+            warn_of_untaught(raw["training"], self.names)
+        return raw
+
+    def configuration(self) -> Data2VecConfig:
+        return load_config(self.model_args, **class_fields(self.names), **self.fields())
+
+    def fields(self) -> dict[str, Any]:
+        """Return what the run sets in the configuration of the model besides the classes."""
+        return {}
+
+    def usable(self, raw: RawDataset) -> RawDataset:
+        return raw if self.skips_bad else super().usable(raw)
+
+    def dataset(self, name: str, raw: RawDataset) -> FinetuningDataset:
+        skip_bad = self.skips_bad and name != "training"
+        target = class_target(raw if name == "test" else labelled(raw, name), self.names, name, skip_bad)
+        return FinetuningDataset(raw, self.transform(name == "training"), target, self.args.seed)
+
+    def transform(self, training: bool) -> Any:
+        """Return what makes a record an input of the model, in the training or outside of it."""
+        raise NotImplementedError
+
+    def trainer_options(self) -> dict[str, Any]:
+        return {**super().trainer_options(), "preprocess_logits_for_metrics": most_probable}
+
+    def predictions(self, name: str, dataset: FinetuningDataset, raw: RawDataset, output: Any) -> None:
+        """Write `predictions.csv`: sample, class, probability; the last two stay empty where a sample is broken."""
+        raw, count = dataset.raw, range(len(dataset))
+        ids, probabilities = (values[:, 0] for values in output.predictions)
+        broken = [raw.bad.is_bad(index) for index in count]
+        columns = {
+            INPUT_KEYS[raw.modality]: [raw.name_of(index) for index in count],
+            "label": ["" if broken[index] else self.names[ids[index]] for index in count],
+            "probability": ["" if broken[index] else f"{probabilities[index]:.4f}" for index in count],
+        }
+        write_predictions(Path(self.args.output_dir) / "predictions.csv", columns)
+
+
+def most_probable(logits: torch.Tensor, labels: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return ids and probabilities of the most probable classes, (N, up to 6): what metrics and predictions need."""
+    best = logits.float().softmax(dim=-1).topk(min(logits.shape[-1], 6))
+    return best.indices, best.values

@@ -1,0 +1,93 @@
+"""Classification of images as a `Task`."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from transformers import AutoModelForImageClassification, EvalPrediction
+
+from d2v_train.data.records import RawDataset
+from d2v_train.finetuning.arguments import ModelArguments
+from d2v_train.finetuning.classification import ClassificationTask
+from d2v_train.finetuning.images.arguments import AugmentationArguments, ImageDataArguments
+from d2v_train.finetuning.images.augmentation import Mixing, MixingCollator
+from d2v_train.finetuning.images.data import ProcessorTransform, make_image_processor, output_size, training_transform
+from d2v_train.finetuning.metrics import accuracies
+from d2v_train.finetuning.trainer import FinetuningTrainer
+from modeling_d2v import Data2VecProcessor
+
+
+logger = logging.getLogger(__name__)
+PUBLISHED_BATCH = 512
+NO_DROPOUT = dict.fromkeys(("hidden_dropout", "mlp_dropout", "attention_dropout", "activation_dropout"), 0.0)
+
+
+class ImageTrainer(FinetuningTrainer):
+    """`FinetuningTrainer` that leaves the smoothing of labels to the collator, which does it in training only."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.label_smoother = None
+
+
+class ImageClassification(ClassificationTask):
+    """One class for each image, learned from augmented and mixed images.
+
+    Args:
+        model_args, data_args, args, augmentation: options of the program.
+    """
+
+    modality = "vision"
+    auto_class = AutoModelForImageClassification
+    hub_task = "image-classification"
+    trainer_class = ImageTrainer
+    skips_bad = True
+
+    def __init__(
+        self, model_args: ModelArguments, data_args: ImageDataArguments, args: Any, augmentation: AugmentationArguments
+    ) -> None:
+        super().__init__(model_args, data_args, args)
+        self.augmentation = augmentation
+        self.channels = self.config.vision_config.num_channels
+        self.processor = make_image_processor(
+            model_args, self.config, data_args.image_size, data_args.crop_pct, train=args.do_train
+        )
+
+    def open(self, split: str, part: str = "") -> RawDataset:
+        return self.data_args.open(split, label_column=self.data_args.label_column, channels=self.channels)
+
+    def fields(self) -> dict[str, Any]:
+        undisturbed = {"prenet_dropout": 0.0, "prenet_layerdrop": 0.0}
+        rate = self.args.drop_path_rate
+        return {"drop_path_rate": rate, "layerdrop": 0.0, "vision_config": undisturbed, **NO_DROPOUT}
+
+    def transform(self, training: bool) -> Any:
+        if training:
+            return training_transform(self.augmentation, self.processor, self.channels)
+        return ProcessorTransform(self.processor)
+
+    def collator(self) -> MixingCollator:
+        given = self.augmentation
+        ways = (given.mixup, given.cutmix, given.mix_probability, given.cutmix_probability)
+        return MixingCollator(self.config, Mixing(len(self.names), *ways, self.args.label_smoothing_factor))
+
+    def trainer_options(self) -> dict[str, Any]:
+        return {**super().trainer_options(), "processor": Data2VecProcessor(image_processor=self.processor)}
+
+    def measure(self, prediction: EvalPrediction) -> dict[str, float]:
+        """Return the accuracy, and the top-5 accuracy where there are more than five classes."""
+        return accuracies(prediction.predictions[0], prediction.label_ids)
+
+    def describe(self, update: int) -> str:
+        published = type(self.args).__dataclass_fields__["learning_rate"].default
+        if self.args.learning_rate == published and update != PUBLISHED_BATCH:
+            logger.warning(
+                "The learning rate is the published one, %g, which belongs to %d images an update; here it is %d. "
+                "--gradient_accumulation_steps makes it more; in proportion, --learning_rate would be %.2g.",
+                published,
+                PUBLISHED_BATCH,
+                update,
+                published * update / PUBLISHED_BATCH,
+            )
+        return f", {len(self.names)} classes, {output_size(self.processor)} pixels a side"

@@ -1,0 +1,48 @@
+"""Classification of recordings as a `Task`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from transformers import AutoModelForAudioClassification, EvalPrediction
+
+from d2v_train.batching.lengths import header_seconds
+from d2v_train.data.records import RawDataset
+from d2v_train.finetuning.classification import ClassificationTask
+from d2v_train.finetuning.metrics import F1, Accuracy
+from d2v_train.finetuning.speech.selection import Selection
+from d2v_train.finetuning.speech.task import SpeechTask
+from d2v_train.inputs.transforms import build_transform
+
+
+class AudioClassification(SpeechTask, ClassificationTask):
+    """One class for each recording, learned from random parts of long ones."""
+
+    auto_class = AutoModelForAudioClassification
+    hub_task = "audio-classification"
+
+    def selection(self, name: str, raw: RawDataset) -> Selection:
+        selection = Selection(raw, name)
+        if name != "test":
+            selection.leave_out("without a class", raw.labels == -1)
+        return selection
+
+    def select(self, raw: dict[str, RawDataset]) -> dict[str, RawDataset]:
+        raw = super().select(raw)
+        if "training" in raw:
+            self.seconds = np.minimum(header_seconds(raw["training"]), self.data_args.max_length_seconds)
+        return raw
+
+    def fields(self) -> dict[str, Any]:
+        return self.model_args.fields()
+
+    def transform(self, training: bool) -> Any:
+        crop = {"crop_seconds": self.data_args.max_length_seconds} if training else None
+        return build_transform("audio", crop, self.config, train=training)
+
+    def measure(self, prediction: EvalPrediction) -> dict[str, float]:
+        """Return accuracy, and F1 as the mean over the classes, in which rare ones count as much as frequent ones."""
+        classes, labels = prediction.predictions[0][:, 0], prediction.label_ids
+        f1 = F1().compute(predictions=classes, references=labels, average="macro")["f1"]
+        return {**Accuracy().compute(predictions=classes, references=labels), "macro_f1": f1}

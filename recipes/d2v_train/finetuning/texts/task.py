@@ -1,0 +1,109 @@
+"""Classes or scores of texts and pairs of texts, among them the tasks of GLUE, as a `Task`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import AutoModelForSequenceClassification, EvalPrediction, PreTrainedModel
+
+from d2v_train.data.records import RawDataset
+from d2v_train.finetuning.class_labels import class_fields, class_target, no_label, warn_of_untaught
+from d2v_train.finetuning.data import FinetuningDataset
+from d2v_train.finetuning.models import load_config
+from d2v_train.finetuning.run import Task, write_predictions
+from d2v_train.finetuning.texts.data import GLUE, open_texts, open_tokenizer, score_target
+from d2v_train.finetuning.texts.glue import CLASSES, TASKS, decide_task
+from d2v_train.inputs.text import TextTransform
+from modeling_d2v import Data2VecConfig
+
+
+class TextClassification(Task):
+    """A class or a score for each text or pair of texts.
+
+    Attributes:
+        glue: what is learned.
+        regression: whether that is a score.
+    """
+
+    modality = "text"
+    auto_class = AutoModelForSequenceClassification
+    hub_task = "text-classification"
+
+    def __init__(self, model_args: Any, data_args: Any, args: Any) -> None:
+        super().__init__(model_args, data_args, args)
+        self.glue = TASKS.get(args.task_name, CLASSES)
+        self.parts = self.glue.parts
+        self.tokenizer = open_tokenizer(model_args, self.config)
+        longest = self.config.text_config.max_position_embeddings
+        self.tokenizer.model_max_length = longest
+        self.transform = TextTransform(self.tokenizer, max_length=min(data_args.max_seq_length, longest), train=False)
+        self.texts = open_texts(data_args, args.task_name, self.glue.columns or None, model_args.token)
+
+    def open(self, split: str, part: str = "") -> RawDataset:
+        return self.texts.open(f"{self.data_args.split_of(split)}_{part}".strip("_"))
+
+    def learn(self, training: RawDataset | None) -> None:
+        self.glue = decide_task(self.args.task_name, self.config, training)
+        self.regression = self.glue.labels is None
+        if self.args.takes_main_metric:
+            self.args.metric_for_best_model = self.glue.main_metric
+
+    def select(self, raw: dict[str, RawDataset]) -> dict[str, RawDataset]:
+        if "training" in raw and not self.regression:
+            warn_of_untaught(raw["training"], self.glue.labels)
+        return raw
+
+    def configuration(self) -> Data2VecConfig:
+        fields = class_fields(self.glue.labels or ["score"])
+        if self.regression:
+            fields["problem_type"] = "regression"
+        dropout = dict.fromkeys(("hidden_dropout", "mlp_dropout", "attention_dropout"), self.args.dropout)
+        return load_config(self.model_args, **fields, **dropout)
+
+    def build_model(self, training: RawDataset | None) -> PreTrainedModel:
+        model = super().build_model(training)
+        bias = model.classifier.out_proj.bias
+        if self.regression and training is not None and not bias.any():
+            # A new head would need hundreds of updates to reach the mean of the scores.
+            with torch.no_grad():
+                bias.fill_(float(training.labels.mean()))
+        return model
+
+    def dataset(self, name: str, raw: RawDataset) -> FinetuningDataset:
+        target = score_target(raw, name) if self.regression else class_target(raw, self.glue.labels, name)
+        if target is no_label and not name.startswith("test"):
+            raise ValueError(
+                f"The {name} data has no labels. Its columns are {', '.join(self.texts.column_names)}; name the right "
+                "one with --label_column."
+            )
+        return FinetuningDataset(raw, self.transform, target, self.args.seed)
+
+    def trainer_options(self) -> dict[str, Any]:
+        return {"processing_class": self.tokenizer}
+
+    def measure(self, prediction: EvalPrediction) -> dict[str, float]:
+        return self.glue.measure(self.glue.decide(prediction.predictions), prediction.label_ids)
+
+    def card(self) -> dict[str, Any]:
+        card = super().card()
+        return card | {
+            "dataset": card["dataset"] or GLUE,
+            "dataset_args": self.args.task_name or card["dataset_args"],
+        }
+
+    def describe(self, update: int) -> str:
+        kinds = "scores" if self.regression else f"{len(self.glue.labels)} classes"
+        return f", {kinds}, at most {self.transform.max_length} tokens a text"
+
+    def predictions(self, name: str, dataset: FinetuningDataset, raw: RawDataset, output: Any) -> None:
+        """Write a file for the server of GLUE; unreadable texts get the most common class, or the mean score."""
+        found = self.glue.decide(output.predictions)
+        common = found.mean() if self.regression else np.bincount(found).argmax()
+        predictions = np.full(len(raw), common, dtype=found.dtype)
+        predictions[np.isin(raw.rows, dataset.raw.rows)] = found
+        file = self.glue.server_files[self.parts.index(name.removeprefix("test").strip())]
+        columns = {"index": raw.rows, "prediction": self.glue.shown(predictions)}
+        write_predictions(Path(self.args.output_dir) / "predictions" / f"{file}.tsv", columns)
