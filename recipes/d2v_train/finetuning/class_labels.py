@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from d2v_train.data.records import INPUT_KEYS, RawDataset
+from d2v_train.data.kinds import RECORD_KINDS
+from d2v_train.data.records import RawDataset
 
 
 logger = logging.getLogger(__name__)
@@ -130,7 +131,7 @@ def write_predictions(
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        writer.writerow([INPUT_KEYS[raw.modality], "label", "probability"])
+        writer.writerow([RECORD_KINDS[raw.modality].key, "label", "probability"])
         for index, (label, probability) in enumerate(zip(ids, probabilities, strict=True)):
             found = ["", ""] if raw.bad.is_bad(index) else [names[label], f"{probability:.4f}"]
             writer.writerow([raw.name_of(index), *found])

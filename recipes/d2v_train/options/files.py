@@ -88,7 +88,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 def build_options(tree: dict[str, Any]) -> Options:
     """Options from a nested dictionary, every key and type checked."""
-    options = _build(Options, tree, "")
+    options = build_section(Options, tree, "")
     if options.backbone is None:
         _check_model(options.model)
     else:
@@ -131,7 +131,17 @@ def _unknown(key: str, valid: list[str], prefix: str) -> OptionError:
     return OptionError(f"Unknown option {prefix + key!r}.{hint}")
 
 
-def _build(cls: type, tree: Any, prefix: str) -> Any:
+def build_section(cls: type, tree: Any, prefix: str) -> Any:
+    """Make a dataclass from a mapping, every key and type checked.
+
+    Args:
+        cls: The dataclass.
+        tree: The mapping.
+        prefix: Where it stands, with a dot behind it, for messages.
+
+    Raises:
+        OptionError: A key is unknown, or a value is of another type.
+    """
     if not isinstance(tree, dict):
         raise OptionError(f"{prefix.rstrip('.')} is {tree!r}. It is a section: give its options as key: value lines.")
     hints = typing.get_type_hints(cls)
@@ -149,7 +159,7 @@ def _coerce(value: Any, hint: Any, key: str) -> Any:
     kinds = [variant for variant in variants if variant is not type(None)]
     wanted = next((kind for kind in kinds if isinstance(value, typing.get_origin(kind) or kind)), kinds[0])
     if dataclasses.is_dataclass(wanted):
-        return _build(wanted, {} if value is None else value, key + ".")
+        return build_section(wanted, {} if value is None else value, key + ".")
     origin = typing.get_origin(wanted) or wanted
     if origin is dict and value is None:
         return {}
