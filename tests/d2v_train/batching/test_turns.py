@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from d2v_train.batching.batches import BatchPlan, PassLimit, StepDataset
+from d2v_train.batching.batches import BatchPlan, ModalityData, PassLimit, StepDataset
 from d2v_train.batching.cutting import even_bounds, padded_bounds, padded_sizes, pass_bounds
 from d2v_train.batching.order import Mixture
 from d2v_train.batching.turns import FixedTurns, SortedTurns
@@ -139,16 +139,13 @@ def steps(rank=0, world_size=1, limit=None, accumulate=1):
         ids = torch.tensor([item["id"] for item in items])
         return {"id": ids, "mask": torch.ones(len(items), 1, 1).bool()}
 
-    data, limits = [{"id": index} for index in range(300)], {} if limit is None else {"audio": limit}
-    plan = BatchPlan({"audio": turns(stretch=4)})
-    transforms = {"audio": lambda record, seed: record}
+    records, plan = [{"id": index} for index in range(300)], BatchPlan({"audio": turns(stretch=4)})
+    data = ModalityData(records, lambda record, seed: record, plan.turns["audio"], limit)
     return StepDataset(
         plan,
         {"audio": data},
-        transforms,
         collate,
         accumulate=accumulate,
-        limits=limits,
         processes=Processes(rank, world_size),
     )
 

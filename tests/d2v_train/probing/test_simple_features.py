@@ -6,6 +6,7 @@ from PIL import Image
 
 from d2v_train.probing.simple_features import (
     NUM_FILTERS,
+    SIMPLE_FEATURES,
     dct_matrix,
     deltas,
     hertz_to_mel,
@@ -18,6 +19,8 @@ from d2v_train.probing.simple_features import (
     simple_features,
     tfidf_features,
 )
+from modeling_d2v.configuration_modalities import Data2VecVisionConfig
+from modeling_d2v.modalities import MODALITIES
 
 
 RATE = 16000
@@ -120,11 +123,11 @@ def test_tfidf_learns_its_vocabulary_from_the_training_texts_only():
 
 def test_every_modality_has_its_simple_features():
     clips = [{"audio": np.random.default_rng(i).normal(size=4000)} for i in range(4)]
-    audio = simple_features("audio", clips[:3], clips[3:])
+    audio = simple_features("audio", clips[:3], clips[3:], None)
     assert audio["mfcc"][0].shape == (3, 26) and audio["mfcc_deltas"][1].shape == (1, 52)
     np.testing.assert_array_equal(audio["mfcc"][1][0], mfcc_features(clips[3]["audio"]))
+    shape = Data2VecVisionConfig(image_size=8, patch_size=2, num_channels=1)
     images = [{"image": Image.new("L", (8, 8), i)} for i in range(4)]
-    assert simple_features("vision", images[:3], images[3:], size=8, channels=1)["pixels"][0].shape == (3, 64)
-    assert list(simple_features("text", [{"text": "one"}], [{"text": "two"}])) == ["tfidf"]
-    with pytest.raises(ValueError, match="'video'"):
-        simple_features("video", [], [])
+    assert simple_features("vision", images[:3], images[3:], shape)["pixels"][0].shape == (3, 64)
+    assert list(simple_features("text", [{"text": "one"}], [{"text": "two"}], None)) == ["tfidf"]
+    assert SIMPLE_FEATURES.keys() == MODALITIES.keys()
