@@ -31,13 +31,8 @@ from d2v_train.support.extras import need
 
 logger = logging.getLogger(__name__)
 
-
 HEADER_THREADS = 8
-
-
 KEPT_FROM = 1000
-
-
 """Samples from which lengths are kept between runs."""
 
 

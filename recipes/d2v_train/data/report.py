@@ -18,12 +18,6 @@ from typing import Any, NamedTuple
 from d2v_train.support.atomic import write_json
 
 
-"""Samples after a bad one that are tried before others are, so that one damaged folder does not end a run."""
-
-
-"""Samples that are tried in the place of a bad one."""
-
-
 class NoUsableSample(ValueError):
     """Neither a sample nor any of those that could stand in for it can be used; there is no point in going on."""
 

@@ -16,9 +16,9 @@ from d2v_train.support.extras import MissingDependencyError
 
 
 NEIGHBOURS = 100
-
-
+"""Samples after a bad one that are tried before others are, so that one damaged folder does not end a run."""
 MOST_TRIES = 1000
+"""Samples that are tried in the place of a bad one."""
 
 
 def candidates(index: int, size: int) -> Iterator[int]:

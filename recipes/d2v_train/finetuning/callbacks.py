@@ -17,8 +17,6 @@ from d2v_train.data.records import RawDataset
 
 
 AVERAGE_FILE = "weights_average.safetensors"
-
-
 START_SCALE, END_SCALE = 0.01, 0.05
 
 

@@ -29,16 +29,9 @@ from d2v_train.support.storage import writing
 
 logger = logging.getLogger(__name__)
 
-
 TOLERATED = 10
-
-
 """Bad samples of a modality that never stop a run, and draws of them: of so few, a share says nothing yet."""
-
-
 MAX_DETAIL = 300
-
-
 """Characters of what a library said that are kept."""
 
 

@@ -15,13 +15,8 @@ from d2v_train.options.run import Options
 
 logger = logging.getLogger(__name__)
 
-
 NAMES_SHOWN = 3
-
-
 FIRST_SHARE_STEP = 100
-
-
 """Steps before the share of skipped ones means anything."""
 
 

@@ -17,7 +17,6 @@ from d2v_train.support.extras import need
 
 logger = logging.getLogger(__name__)
 
-
 CROP_LENGTHS = 11
 
 
@@ -189,8 +188,6 @@ def _change_speed(samples: np.ndarray, speed: float) -> np.ndarray:
 
 
 KNOTS = 8
-
-
 """Frequencies that are given a gain of their own: few, so that a vowel remains the vowel that it is."""
 
 

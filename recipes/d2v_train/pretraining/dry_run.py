@@ -33,23 +33,11 @@ from d2v_train.support.text import readable_bytes
 
 
 STEPS = 3
-
-
 """Steps of each kind (each modality, or the mixture) that are taken; the first one is not timed."""
-
-
 SLOW_STEP_SECONDS = 20.0
-
-
 """Seconds of a first step from which on it is the only one, and timed."""
-
-
 COUNTED = 2000
-
-
 """Steps whose samples are counted at most; with token budgets, to count is to deal out all samples before."""
-
-
 _OWNERS = {
     "data2vec.encoder": "shared blocks",
     "data2vec.modality_encoders": "front end",

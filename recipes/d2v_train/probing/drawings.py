@@ -15,26 +15,12 @@ from d2v_train.support.extras import need
 
 
 COLUMNS = 100
-
-
 """Characters of a line of text."""
-
-
 LINES = 7
-
-
 """Lines of a text that are shown."""
-
-
 FONT_SIZE = 7.5
-
-
 DPI = 110
-
-
 HIDDEN = "#d55e00"
-
-
 """Colour of what is hidden."""
 
 

@@ -22,41 +22,17 @@ from d2v_train.data.tables import SAMPLING_RATE
 
 
 WINDOW_SECONDS = 0.025
-
-
 HOP_SECONDS = 0.010
-
-
 PRE_EMPHASIS = 0.97
-
-
 NUM_FILTERS = 40
-
-
 NUM_COEFFICIENTS = 13
-
-
 LOWEST_FREQUENCY = 20.0
-
-
 LOG_FLOOR = 1e-10
-
-
 """Power below which a filter counts as silent; it keeps the logarithm finite."""
-
-
 DELTA_REACH = 2
-
-
 """Frames on either side in the regression that estimates the slope of a coefficient."""
-
-
 MAX_PIXEL_SIDE = 32
-
-
 """Larger images are reduced to this side: a linear model on more pixels takes minutes and gains nothing."""
-
-
 MAX_TERMS = 20000
 
 

@@ -48,18 +48,12 @@ from modeling_d2v.sharing.publishing import find_checkpoint
 
 
 FILE_SUFFIXES = (".pt", ".pth", ".ckpt", ".bin", ".tar", ".safetensors")
-
-
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "source": None}
 
 
 # Options that a source has no use for, with the value that they have where they are not given.
 _OF_FILES = {"dict": None, "bpe": None, "settings": None, "ignore_settings": []}
-
-
 _OF_THE_WAY_BACK = {"modality": None}
-
-
 _WITHOUT_USE: dict[str, dict[str, Any]] = {
     "a checkpoint file": {"architecture": None, **_OF_THE_WAY_BACK},
     "a model of transformers": {"weights": "student", **_OF_FILES, **_OF_THE_WAY_BACK},

@@ -30,21 +30,13 @@ from d2v_train.support.text import table
 
 
 CONFIG = "tiny_joint"
-
-
 CONTENT = {
     "vision": ("images", "handwritten digits, pictures not seen in training"),
     "audio": ("speech", "spoken digits, voices not heard in training"),
     "text": ("text", "area that a paragraph of Python's documentation is about, documents not seen in training"),
 }
-
-
 MAX_PROBE_SAMPLES = 1500
-
-
 """Of either part; it shortens the text probe, whose verdict a larger one does not change."""
-
-
 ROW_NAMES = {
     "pretrained": "pretrained",
     "random": "random weights",

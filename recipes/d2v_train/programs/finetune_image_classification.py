@@ -63,10 +63,7 @@ from modeling_d2v import Data2VecProcessor
 
 logger = logging.getLogger("finetune_image_classification")
 
-
 PUBLISHED_BATCH = 512
-
-
 NO_DROPOUT = dict.fromkeys(("hidden_dropout", "mlp_dropout", "attention_dropout", "activation_dropout"), 0.0)
 
 

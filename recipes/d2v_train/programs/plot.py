@@ -19,14 +19,8 @@ from d2v_train.support.jsonl import read_log
 
 
 PANELS = ("vision", "audio", "text")
-
-
 PROBES = ("knn", "linear")
-
-
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")
-
-
 """Okabe and Ito's colours, which colour-blind readers tell apart; one a run."""
 
 

@@ -23,22 +23,12 @@ from modeling_d2v.model_card import table as facts_table
 
 
 OPTIONS_FILE, LOG_FILE = "run.yaml", "log.jsonl"
-
-
 GENERATED = (
     "<!-- Made from the record of the run, and made again by recipes/publish.py; without this line it is kept. -->"
 )
-
-
 LOSS_ROWS = 8
-
-
 _COLUMNS = ("loss", "target_std", "prediction_std", "explained_by_prediction", "explained_by_position")
-
-
 _OF_THE_START = ("command", "end", "step")
-
-
 _HIDDEN = ("output_dir", "push_to_hub", "hub_model_id", "report_to")
 
 

@@ -27,11 +27,7 @@ from d2v_train.support.processes import ONE_PROCESS, Processes
 
 
 RECORD_FILE = "run.json"
-
-
 LIBRARIES = ("torch", "transformers", "accelerate", "datasets", "tokenizers")
-
-
 ROOT = Path(__file__).resolve().parents[3]
 
 

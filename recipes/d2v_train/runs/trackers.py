@@ -27,14 +27,9 @@ from d2v_train.support.extras import MissingDependencyError, need
 
 logger = logging.getLogger(__name__)
 
-
 # Where a package is not called like its tracker.
 _PACKAGES = {"comet_ml": "comet-ml"}
-
-
 ATTEMPTS = 3
-
-
 BUILT_IN = {str(name) for name in LoggerType} - {"all"}
 
 
