@@ -7,6 +7,7 @@ kept: a checkpoint does not depend on the search giving the same answer again.
 import copy
 import inspect
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -199,6 +200,14 @@ class BackbonePreTrainingConfig(ConvFrames, MaskedPredictionConfig):
     def grid_size(self, height: int, width: int) -> tuple[int, int]:
         """Patches down and across an image; what is left over at its edge is not seen, as the convolution has it."""
         return height // self.patch_size, width // self.patch_size
+
+    def token_grid(self, shape: Sequence[int]) -> tuple[int, int] | None:
+        """Rows and columns of the tokens of an input of `shape`, batch left out; None where they lie in a line."""
+        return BACKBONE_INPUTS[self.modality].token_grid(self, shape)
+
+    def num_tokens(self, length: Any) -> Any:
+        """Tokens of an input of `length` ids or samples (int or integer tensor); not for images."""
+        return BACKBONE_INPUTS[self.modality].num_tokens(self, length)
 
     @property
     def num_channels(self) -> int:

@@ -3,34 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-from torch import Tensor
 
-from d2v_train.batching.batches import BatchPlan, PassLimit, StepDataset
+from d2v_train.batching.batches import BatchPlan, ModalityData, PassLimit, StepDataset
 from d2v_train.batching.lengths import token_lengths
 from d2v_train.batching.order import Mixture
 from d2v_train.batching.turns import FixedTurns, SortedTurns
 from d2v_train.data.report import DataReport
 from d2v_train.data.source_list import JoinedDataset, parts_of
 from d2v_train.inputs.collate import Collator
+from d2v_train.inputs.modalities import DATA_KINDS
 from d2v_train.inputs.transforms import build_transform
 from d2v_train.options.errors import OptionError
 from d2v_train.options.run import Options
 from d2v_train.options.sections import ModalityOptions
 from d2v_train.support.processes import ONE_PROCESS, Processes
 from modeling_d2v import Data2VecConfig
-
-
-class ModalityData(NamedTuple):
-    """What the steps of a modality draw from."""
-
-    dataset: Any
-    transform: Any
-    turns: FixedTurns | SortedTurns
-    limit: PassLimit | None
-    fingerprint: dict[str, int | str]
 
 
 def prepare_modality(
@@ -87,7 +77,7 @@ def _sorted_turns(
         if most is not None and lengths.max() > most:
             raise OptionError(
                 f"{modality}.{option} is {most}, and a sample has up to {lengths.max()} tokens. Raise it, or shorten "
-                f"the samples with {modality}.transform.{'crop_seconds' if modality == 'audio' else 'max_length'}."
+                f"the samples with {modality}.transform.{DATA_KINDS[modality].longest}."
             )
     return SortedTurns(
         order,
@@ -98,25 +88,6 @@ def _sorted_turns(
         seed=seed,
         label=modality,
     )
-
-
-class TokenCounter:
-    """Counts the real tokens of a batch, so that padding does not pass for throughput.
-
-    Args:
-        config: configuration of the model, which knows the frames of a waveform.
-    """
-
-    def __init__(self, config: Data2VecConfig):
-        self.config = config
-
-    def __call__(self, modality: str, inputs: dict[str, Tensor]) -> int:
-        """Real tokens of a collated batch, masked or not."""
-        real = inputs.get("attention_mask")
-        if real is None:
-            return inputs["mask"][:, 0].numel()
-        lengths = real.sum(dim=1)
-        return int((self.config.audio_config.num_frames(lengths) if modality == "audio" else lengths).sum())
 
 
 def build_steps(
@@ -148,15 +119,13 @@ def build_steps(
         {name: getattr(options, name).ratio for name in data},
         mixed=options.schedule == "mixed",
     )
+    collator = Collator(config, options.seed)
     return StepDataset(
         plan,
-        {name: each.dataset for name, each in data.items()},
-        {name: each.transform for name, each in data.items()},
-        Collator(config, options.seed),
-        TokenCounter(config),
+        data,
+        collator,
+        collator.count_tokens,
         seed=options.seed,
         accumulate=options.accumulate,
-        limits={name: each.limit for name, each in data.items() if each.limit is not None},
         processes=processes,
-        fingerprint={name: each.fingerprint for name, each in data.items()},
     )

@@ -15,12 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from huggingface_hub.utils import WeakFileLock
 from tqdm.auto import tqdm
 
 from d2v_train.data.bad_samples import BadSample
 from d2v_train.data.records import RawDataset
-from d2v_train.data.tables import SAMPLING_RATE, identity_of, is_remote
+from d2v_train.data.tables import SAMPLING_RATE
 from d2v_train.inputs.audio import AudioTransform
 from d2v_train.inputs.joined_clips import JoinedClips
 from d2v_train.inputs.packing import DOCUMENTS_AT_ONCE, PackedTextDataset
@@ -50,9 +51,7 @@ def token_lengths(dataset: Any, transform: Any, config: Any) -> np.ndarray:
     if isinstance(transform, AudioTransform):
         joined = isinstance(dataset, JoinedClips)
         samples = _after_transform(sample_counts(dataset.dataset if joined else dataset), transform, joined)
-        config = config.audio_config
-        frames = (samples - config.frame_width) // config.frame_stride + 1
-        return np.maximum(frames, 1)
+        return np.maximum(config.audio_config.num_tokens(torch.from_numpy(samples)).numpy(), 1)
     if isinstance(dataset, PackedTextDataset):
         return np.full(len(dataset), min(dataset.block_size, len(dataset.tokens) + 2))
     if isinstance(transform, TextTransform):
@@ -86,7 +85,7 @@ def sample_counts(dataset: RawDataset) -> np.ndarray:
     """
     if dataset.lengths is not None:
         return dataset.lengths
-    if is_remote(dataset.table.values):
+    if dataset.table.values.is_remote:
         raise ValueError(
             f"The lengths of the recordings of {dataset.source} could only be found by downloading all of them. Name "
             "a column that tells them with the option length_column, or do without batch_tokens, micro_batch_tokens "
@@ -159,7 +158,7 @@ def _kept_file(dataset: RawDataset, kind: str) -> Path | None:
     """Where the lengths of a large source are kept between runs; None where nothing would tell that it has changed."""
     if len(dataset) < KEPT_FROM:
         return None
-    identity = identity_of(dataset.table.values)
+    identity = dataset.table.values.identity
     if identity is None:
         return None
     from datasets.config import HF_DATASETS_CACHE

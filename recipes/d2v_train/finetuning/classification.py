@@ -10,7 +10,8 @@ from typing import Any
 
 import torch
 
-from d2v_train.data.records import INPUT_KEYS, RawDataset
+from d2v_train.data.kinds import RECORD_KINDS
+from d2v_train.data.records import RawDataset
 from d2v_train.finetuning.class_labels import (
     class_fields,
     class_names,
@@ -79,7 +80,7 @@ class ClassificationTask(Task):
         ids, probabilities = (values[:, 0] for values in output.predictions)
         broken = [raw.bad.is_bad(index) for index in count]
         columns = {
-            INPUT_KEYS[raw.modality]: [raw.name_of(index) for index in count],
+            RECORD_KINDS[raw.modality].key: [raw.name_of(index) for index in count],
             "label": ["" if broken[index] else self.names[ids[index]] for index in count],
             "probability": ["" if broken[index] else f"{probabilities[index]:.4f}" for index in count],
         }

@@ -68,6 +68,25 @@ class AudioTransform:
         elif self.concat_group:
             raise ValueError("Audio option concat_group needs crop_seconds: clips are concatenated up to that length.")
 
+    @staticmethod
+    def of_model(settings: Any, tokenizer: Any = None) -> dict[str, Any]:
+        """Return the options that follow from the configuration of the modality."""
+        return {"min_samples": settings.frame_width + settings.frame_stride}
+
+    @staticmethod
+    def of_processor(processor: Any) -> dict[str, Any]:
+        """Return the options that do what a feature extractor does.
+
+        Raises:
+            ValueError: If it takes recordings of another rate.
+        """
+        if processor.sampling_rate != SAMPLING_RATE:
+            raise ValueError(
+                f"The encoder takes recordings of {processor.sampling_rate} Hz, and the data is read at "
+                f"{SAMPLING_RATE} Hz."
+            )
+        return {"standardised": bool(processor.do_normalize)}
+
     def prepare(
         self, dataset: RawDataset, block: int | None = None, report: DataReport | None = None
     ) -> RawDataset | JoinedClips:

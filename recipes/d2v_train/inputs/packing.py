@@ -15,7 +15,6 @@ from torch.utils.data import Dataset
 from d2v_train.data.bad_samples import BadSample
 from d2v_train.data.records import RawDataset
 from d2v_train.data.report import DataReport, keep_report, repeat_report
-from d2v_train.data.tables import identity_of, is_stream
 from d2v_train.support.atomic import write_file
 
 
@@ -100,10 +99,10 @@ def _tokens_of(
     """Return all token ids, each document followed by </s>."""
     rules = tokenizer.backend_tokenizer.to_str().encode()
     met = DataReport()  # while the file is written
-    if is_stream(dataset.table.values):
+    if dataset.table.values.is_stream:
         # Too large for memory, and for being read twice: what tells the files apart tells the documents apart.
         digest = hashlib.blake2b(rules + dataset.rows.astype("<i8").tobytes(), digest_size=16)
-        digest.update(identity_of(dataset.table.values).encode("utf-8", "surrogateescape"))
+        digest.update(dataset.table.values.identity.encode("utf-8", "surrogateescape"))
         documents: Iterable[str] = _good_texts(dataset, met)
         folder = _default_folder() if cache_dir is None else Path(cache_dir)
     else:

@@ -33,6 +33,22 @@ class TextTransform:
     cache_dir: str | None = None
     train: bool = True
 
+    @staticmethod
+    def of_model(settings: Any, tokenizer: Any = None) -> dict[str, Any]:
+        """Return the options that follow from the configuration of the modality and the tokenizer.
+
+        Raises:
+            ValueError: If there is no tokenizer.
+        """
+        if tokenizer is None:
+            raise ValueError("The text transform needs a tokenizer; see `build_tokenizer` and `load_tokenizer`.")
+        return {"tokenizer": tokenizer, "max_length": settings.max_position_embeddings}
+
+    @staticmethod
+    def of_processor(processor: Any) -> dict[str, Any]:
+        """Return no options: the tokenizer itself is what the transform takes."""
+        return {}
+
     def prepare(
         self, dataset: RawDataset, block: int | None = None, report: DataReport | None = None
     ) -> RawDataset | PackedTextDataset:

@@ -56,6 +56,18 @@ class VisionTransform:
         if (self._std <= 0).any():
             raise ValueError(f"Vision option std is {self.std}; it must be positive.")
 
+    @staticmethod
+    def of_model(settings: Any, tokenizer: Any = None) -> dict[str, Any]:
+        """Return the options that follow from the configuration of the modality."""
+        return {"image_size": settings.image_size, "num_channels": settings.num_channels}
+
+    @staticmethod
+    def of_processor(processor: Any) -> dict[str, Any]:
+        """Return the options that do what an image processor does to colours."""
+        if not getattr(processor, "do_normalize", True):
+            return {"mean": 0.0, "std": 1.0}
+        return {"mean": list(processor.image_mean), "std": list(processor.image_std)}
+
     def prepare(self, dataset: RawDataset, block: int | None = None, report: DataReport | None = None) -> RawDataset:
         """Return `dataset` itself: images need nothing from one another, so neither `block` nor `report` is used."""
         return dataset

@@ -27,6 +27,7 @@ from d2v_train.options.run import Options
 from d2v_train.pretraining.dry_run_table import ADVICE, dry_run_table
 from d2v_train.pretraining.state import checkpoint_bytes
 from d2v_train.pretraining.training import Pretraining
+from d2v_train.runs.trackers import Trackers
 from d2v_train.support.processes import Processes
 from d2v_train.support.text import readable_bytes
 
@@ -56,7 +57,8 @@ def dry_run(
     parameters = count_parameters(model)
     advice = [finding.message for finding in advice_at_start(options, model.config)]
     with tempfile.TemporaryDirectory(prefix="dry_run_") as scratch:
-        rehearsal = Rehearsal(Pretraining(options, accelerator, processes, model, steps, Path(scratch)))
+        run = Pretraining(options, accelerator, processes, model, steps, Path(scratch), Trackers(accelerator))
+        rehearsal = Rehearsal(run)
         rehearsal.take()
     facts = {"model": parameters, **rehearsal.facts(), "advice": advice}
     if processes.main:

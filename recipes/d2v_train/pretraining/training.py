@@ -47,6 +47,7 @@ class Pretraining:
         model: a `Data2VecForPreTraining`.
         steps: this process's micro-batches by step.
         folder: folder of the run, for `checkpoints` and `log.jsonl`.
+        trackers: get the log records too.
         observers: look at the model at intervals.
         input_files: settings of what prepares the model's inputs, by file name; kept in every checkpoint.
 
@@ -62,6 +63,7 @@ class Pretraining:
         model: torch.nn.Module,
         steps: StepDataset,
         folder: Path,
+        trackers: Trackers,
         observers: Sequence[Observer] = (),
         input_files: Mapping[str, bytes] | None = None,
     ):
@@ -79,7 +81,7 @@ class Pretraining:
         )
         self.outside = Interruptions(processes, options.checkpoints.minutes)
         self.speed = SpeedMeter(processes, step_flops(model.config))
-        self.trackers = Trackers(accelerator, options.logging, folder)
+        self.trackers = trackers
         self.meter = StepMeter(processes, self.speed)
         self.bad_samples = BadSampleLedger(
             Path(folder) / "bad_samples.jsonl", options.health.max_bad_fraction, processes

@@ -10,8 +10,9 @@ Legend: F frames, S samples of a waveform, N recordings.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from scipy import sparse
@@ -138,29 +139,35 @@ def tfidf_features(train_texts: Iterable[str], test_texts: Iterable[str]) -> tup
     return sparse.csr_array(train), sparse.csr_array(vectoriser.transform(test_texts))
 
 
-def simple_features(modality: str, train: Iterable[dict], test: Iterable[dict], **options) -> dict[str, tuple]:
+def _pixels(train: Iterable[dict], test: Iterable[dict], settings: Any) -> dict[str, tuple]:
+    shape = {"size": settings.image_size, "channels": settings.num_channels}
+    return {"pixels": tuple(np.stack([pixel_features(r["image"], **shape) for r in part]) for part in (train, test))}
+
+
+def _mfcc(train: Iterable[dict], test: Iterable[dict], settings: Any) -> dict[str, tuple]:
+    both = tuple(np.stack([mfcc_features(r["audio"], with_deltas=True) for r in part]) for part in (train, test))
+    # mean and std of [coefficients, slopes]: the statistics of the coefficients alone are a part of the columns.
+    plain = [i for i in range(4 * NUM_COEFFICIENTS) if (i // NUM_COEFFICIENTS) % 2 == 0]
+    return {"mfcc": tuple(part[:, plain] for part in both), "mfcc_deltas": both}
+
+
+def _tfidf(train: Iterable[dict], test: Iterable[dict], settings: Any) -> dict[str, tuple]:
+    texts = ([" ".join((r["text"], r.get("text_pair") or "")) for r in part] for part in (train, test))
+    return {"tfidf": tfidf_features(*texts)}
+
+
+SIMPLE_FEATURES: dict[str, Callable[..., dict[str, tuple]]] = {"text": _tfidf, "vision": _pixels, "audio": _mfcc}
+
+
+def simple_features(modality: str, train: Iterable[dict], test: Iterable[dict], settings: Any) -> dict[str, tuple]:
     """Compute every simple feature that belongs to a modality.
 
     Args:
-        modality: "vision", "audio" or "text".
+        modality: A key of `SIMPLE_FEATURES`.
         train, test: raw records with "image", "audio" (16 kHz) or "text"; each is read once.
-        options: `size` and `channels` of `pixel_features`, for vision.
+        settings: of the modality in the model, for the size and the channels of images.
 
     Returns:
         Name of the feature -> (training matrix, test matrix): "pixels"; "mfcc" and "mfcc_deltas"; or "tfidf".
-
-    Raises:
-        ValueError: the modality is unknown.
     """
-    if modality == "vision":
-        both = tuple(np.stack([pixel_features(r["image"], **options) for r in part]) for part in (train, test))
-        return {"pixels": both}
-    if modality == "audio":
-        both = tuple(np.stack([mfcc_features(r["audio"], with_deltas=True) for r in part]) for part in (train, test))
-        # mean and std of [coefficients, slopes]: the statistics of the coefficients alone are a part of the columns.
-        plain = [i for i in range(4 * NUM_COEFFICIENTS) if (i // NUM_COEFFICIENTS) % 2 == 0]
-        return {"mfcc": tuple(part[:, plain] for part in both), "mfcc_deltas": both}
-    if modality == "text":
-        texts = ([" ".join((r["text"], r.get("text_pair") or "")) for r in part] for part in (train, test))
-        return {"tfidf": tfidf_features(*texts)}
-    raise ValueError(f"There are no simple features for modality {modality!r}; it is one of vision, audio, text.")
+    return SIMPLE_FEATURES[modality](train, test, settings)

@@ -24,8 +24,8 @@ from transformers.utils import logging as transformers_logging
 from d2v_train.options.errors import OptionError
 from d2v_train.options.files import load_options
 from d2v_train.pretraining.session import pretrain
+from d2v_train.probing.run import ProbeSettings, run_probe
 from d2v_train.programs.plot import plot_runs
-from d2v_train.programs.probe import run_probe
 from d2v_train.support.text import table
 
 
@@ -73,7 +73,9 @@ def run_demo(output_dir: str | Path, seed: int = 0, steps: int | None = None, ov
     final = folder / "final"
     encoder = AutoModel.from_pretrained(final)
     results = {
-        modality: run_probe(str(final), modality, random_seed=seed, max_samples=MAX_PROBE_SAMPLES)
+        modality: run_probe(
+            ProbeSettings(model=str(final), modality=modality, random_seed=seed, max_samples=MAX_PROBE_SAMPLES)
+        )
         for modality in CONTENT
         if modality in options.modalities
     }

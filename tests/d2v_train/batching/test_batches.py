@@ -5,7 +5,7 @@ from collections import Counter
 import pytest
 import torch
 
-from d2v_train.batching.batches import BatchPlan, StepDataset, load_steps, part
+from d2v_train.batching.batches import BatchPlan, ModalityData, StepDataset, load_steps, part
 from d2v_train.batching.order import Mixture, spread_pattern, stable_seed
 from d2v_train.batching.turns import FixedTurns
 from d2v_train.support.processes import Processes
@@ -42,12 +42,10 @@ def collate(items, step):
 
 
 def steps(rank=0, world_size=1, accumulate=1, **changes):
-    sizes = {"audio": Numbers(7), "vision": Numbers(10)}
-    transforms = dict.fromkeys(sizes, transform)
+    shared, sizes = plan(**changes), {"audio": Numbers(7), "vision": Numbers(10)}
     return StepDataset(
-        plan(**changes),
-        sizes,
-        transforms,
+        shared,
+        {name: ModalityData(numbers, transform, shared.turns[name]) for name, numbers in sizes.items()},
         collate,
         seed=3,
         accumulate=accumulate,

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from d2v_train.batching.batches import BatchPlan, PassLimit, StepDataset
+from d2v_train.batching.batches import BatchPlan, ModalityData, PassLimit, StepDataset
 from d2v_train.batching.cutting import even_bounds, padded_bounds, padded_sizes, pass_bounds
 from d2v_train.batching.order import Mixture
 from d2v_train.batching.turns import FixedTurns, SortedTurns
@@ -149,16 +149,13 @@ def steps(rank=0, world_size=1, limit=None, accumulate=1):
         ids = torch.tensor([item["id"] for item in items])
         return {"id": ids, "mask": torch.ones(len(items), 1, 1).bool()}
 
-    limits = {} if limit is None else {"audio": limit}
     plan = BatchPlan({"audio": turns(stretch=4)})
-    transforms = {"audio": lambda record, seed: record}
+    data = ModalityData(Numbers(), lambda record, seed: record, plan.turns["audio"], limit)
     return StepDataset(
         plan,
-        {"audio": Numbers()},
-        transforms,
+        {"audio": data},
         collate,
         accumulate=accumulate,
-        limits=limits,
         processes=Processes(rank, world_size),
     )
 

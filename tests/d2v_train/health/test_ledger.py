@@ -14,6 +14,7 @@ from d2v_train.data.bad_samples import BadSample
 from d2v_train.data.decoding import decode_audio, decode_image
 from d2v_train.data.records import RawDataset, open_dataset
 from d2v_train.data.report import BadRecord, DataReport, NoUsableSample
+from d2v_train.data.rows import MemoryRows, Rows
 from d2v_train.data.substitutes import candidates, check_item, usable_item
 from d2v_train.data.tables import Table
 from d2v_train.health.guard import TrainingStopped
@@ -252,7 +253,7 @@ def test_stand_ins_differ_and_reach_beyond_the_neighbours(size):
 
 
 def test_samples_without_end_are_not_tried():
-    class Empty:
+    class Empty(Rows):
         tries = 0
 
         def __len__(self):
@@ -332,7 +333,7 @@ def test_rows_without_a_picture_in_a_table(tmp_path, monkeypatch):
 
 def test_names_that_are_no_text_can_be_written(tmp_path):
     name = os.fsdecode(b"caf\xe9.png")
-    data = RawDataset("vision", Table([b"", np.zeros((4, 4), np.uint8)], [name, "good"]))
+    data = RawDataset("vision", Table(MemoryRows([b"", np.zeros((4, 4), np.uint8)], [name, "good"])))
     report = DataReport()
     data.read(0, report)
     assert [record.name.encode() for record in report.bad.values()] == [b"caf\\udce9.png"]

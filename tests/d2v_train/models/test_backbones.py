@@ -23,8 +23,8 @@ from d2v_train.models.encoders import observed_encoder
 from d2v_train.options.errors import OptionError
 from d2v_train.options.files import build_options, load_options
 from d2v_train.pretraining.session import upload_final
+from d2v_train.probing.run import ProbeSettings, run_probe
 from d2v_train.programs import publish
-from d2v_train.programs.probe import run_probe
 from d2v_train.support.jsonl import read_log
 from modeling_d2v import BackbonePreTrainingConfig, Data2VecConfig
 
@@ -191,7 +191,8 @@ def test_probe_reads_the_encoder(options, sources, tmp_path):
     assert last["vision/probe_knn"] > first["vision/probe_chance"] + 5 and last["vision/probe_rank"] > 1.5
     # The same measure by hand, before and after.
     for folder, seen in ((sources["vision"], first), (tmp_path / "run" / "final_backbone", last)):
-        result = run_probe(str(folder), "vision", max_samples=100, neighbours=20, simple=False)
+        settings = ProbeSettings(model=str(folder), modality="vision", max_samples=100, neighbours=20, simple=False)
+        result = run_probe(settings)
         assert result["pretrained"]["knn"] == seen["vision/probe_knn"]
         assert result["random"]["knn"] == first["vision/probe_knn_random"]
 

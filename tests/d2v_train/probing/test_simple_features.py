@@ -7,6 +7,7 @@ from transformers.audio_utils import hertz_to_mel
 
 from d2v_train.probing.simple_features import (
     NUM_FILTERS,
+    SIMPLE_FEATURES,
     deltas,
     log_mel,
     mel_filters,
@@ -16,6 +17,8 @@ from d2v_train.probing.simple_features import (
     simple_features,
     tfidf_features,
 )
+from modeling_d2v.configuration_modalities import Data2VecVisionConfig
+from modeling_d2v.modalities import MODALITIES
 
 
 RATE = 16000
@@ -112,11 +115,11 @@ def test_tfidf_learns_its_vocabulary_from_the_training_texts_only():
 
 def test_every_modality_has_its_simple_features():
     clips = [{"audio": np.random.default_rng(i).normal(size=4000)} for i in range(4)]
-    audio = simple_features("audio", clips[:3], clips[3:])
+    audio = simple_features("audio", clips[:3], clips[3:], None)
     assert audio["mfcc"][0].shape == (3, 26) and audio["mfcc_deltas"][1].shape == (1, 52)
     np.testing.assert_array_equal(audio["mfcc"][1][0], mfcc_features(clips[3]["audio"]))
+    shape = Data2VecVisionConfig(image_size=8, patch_size=2, num_channels=1)
     images = [{"image": Image.new("L", (8, 8), i)} for i in range(4)]
-    assert simple_features("vision", images[:3], images[3:], size=8, channels=1)["pixels"][0].shape == (3, 64)
-    assert list(simple_features("text", [{"text": "one"}], [{"text": "two"}])) == ["tfidf"]
-    with pytest.raises(ValueError, match="'video'"):
-        simple_features("video", [], [])
+    assert simple_features("vision", images[:3], images[3:], shape)["pixels"][0].shape == (3, 64)
+    assert list(simple_features("text", [{"text": "one"}], [{"text": "two"}], None)) == ["tfidf"]
+    assert SIMPLE_FEATURES.keys() == MODALITIES.keys()
