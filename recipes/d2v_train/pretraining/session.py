@@ -123,7 +123,7 @@ def train(options: Options, accelerator: Accelerator, processes: Processes, fold
     if processes.main:
         final = save_final(options, trained, folder, parts)
         print(json.dumps({**summary, "final": str(final)}, indent=1))
-        if options.push_to_hub:
+        if options.hub.push:
             upload_final(folder / "final", repository_name(options, folder))
     accelerator.wait_for_everyone()
     accelerator.end_training()
