@@ -25,22 +25,11 @@ from d2v_train.support.extras import need
 
 
 DIGIT_WORDS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
-
-
 DATA_FOLDER = Path(__file__).resolve().parent / "builtin_files"
-
-
 TEST_SHARE_OF_DIGITS = 0.2
-
-
 PLAIN_WORD = re.compile(r"(?<!\S)[(\"']?[A-Za-z][A-Za-z'-]+[.,:;)\"']*(?!\S)")
-
-
 MIN_WORDS = 8
-
-
 """Paragraphs with fewer plain words are code or say too little to tell what they are about."""
-
 
 # Modules that CPython 3.10 to 3.13 all have and that Linux distributions do not split off into packages of their own
 # (as they do with tkinter, idlelib, distutils, test).
@@ -73,11 +62,7 @@ TEXT_AREAS: dict[str, dict[str, str]] = {
         "test": "pdb bdb dis traceback trace timeit profile pstats cProfile warnings zipimport",
     },
 }
-
-
 LANGUAGE_AREA = "language"
-
-
 TEST_TOPICS = {"string-methods", "import", "strings", "numeric-types", "naming", "sequence-types", "calls", "class"}
 
 

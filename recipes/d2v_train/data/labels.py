@@ -8,6 +8,7 @@ from d2v_train.data.records import RawDataset, draw_rows
 
 
 TEST_SHARE = 0.2
+"""Part of the training split that is measured on where there is no test split."""
 
 
 def hold_out(

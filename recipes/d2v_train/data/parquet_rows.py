@@ -18,8 +18,6 @@ from d2v_train.data.rows import Rows
 
 
 FOOTER_THREADS = 16
-
-
 """Footers that are read at the same time."""
 
 

@@ -34,8 +34,6 @@ from d2v_train.data.text_rows import TextRows
 
 
 MAX_TEXT_BYTES = 2**29
-
-
 """Text up to this size is read into memory at once, which is ten times as fast as row by row."""
 
 

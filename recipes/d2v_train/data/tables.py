@@ -15,46 +15,27 @@ from d2v_train.data.rows import JoinedRows, MemoryRows, Rows
 
 logger = logging.getLogger(__name__)
 
-
 SAMPLING_RATE = 16_000
-
-
 """Rate of decoded recordings, in Hz."""
-
 
 SPLIT_ALIASES = {
     "train": ("train", "training"),
     "validation": ("validation", "valid", "val", "dev", "test", "eval"),
     "test": ("test", "eval", "validation", "valid", "val", "dev"),
 }
-
-
 """Names under which a split is looked for, best first."""
-
-
 SPLIT_NAMES = {name for names in SPLIT_ALIASES.values() for name in names}
 
-
 TEXT_COLUMNS = ("text", "sentence", "document", "content", "article", "paragraph")
-
-
 TEXT_PAIRS = (
     ("sentence1", "sentence2"),
     ("question", "sentence"),
     ("premise", "hypothesis"),
     ("question1", "question2"),
 )
-
-
 LABEL_COLUMNS = ("label", "labels", "fine_label", "class", "category", "intent_class", "target")
-
-
 GROUP_COLUMNS = ("speaker", "speaker_id", "client_id", "group")
-
-
 TRANSCRIPT_COLUMNS = ("text", "transcript", "transcription", "sentence", "normalized_text")
-
-
 """Names that a program may pass as `Columns.text`: without it no transcript is read."""
 
 

@@ -19,8 +19,6 @@ from d2v_train.data.tables import Columns
 
 
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-
-
 OBJECTS_LOOKED_AT = 1000
 
 

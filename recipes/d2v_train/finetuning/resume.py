@@ -21,16 +21,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-
 AUTO, NEVER = (None, "auto", "True", "true"), ("never", "False", "false")
-
-
 OPTIONS_FILE = "options.json"
-
-
 STATE_FILE = "trainer_state.json"
-
-
 FIXED_OPTIONS = (
     "learning_rate",
     "lr_scheduler_type",
@@ -49,8 +42,6 @@ FIXED_OPTIONS = (
     "seed",
     "data_seed",
 )
-
-
 """Options with which a run would be another one. A longer run is the same one; its learning rate falls anew."""
 
 

@@ -25,7 +25,6 @@ from modeling_d2v.modalities import modality_of_input
 
 logger = logging.getLogger(__name__)
 
-
 PLAIN_FOLDER = "final_backbone"
 
 

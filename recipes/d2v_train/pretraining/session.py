@@ -16,17 +16,19 @@ from transformers import PreTrainedModel
 
 from d2v_train.batching.batches import StepDataset
 from d2v_train.batching.build import build_steps
-from d2v_train.data.report import DataReport, collect_data_report
+from d2v_train.data.report import DataReport
 from d2v_train.data.source_list import open_sources
 from d2v_train.engine.engine import check_shared_folder, make_accelerator
 from d2v_train.engine.sharding import whole_model
+from d2v_train.health.guard import TrainingStopped
 from d2v_train.inputs.modalities import source_defaults
 from d2v_train.inputs.processor_files import input_files
 from d2v_train.measuring.speed import DTYPES
 from d2v_train.models.backbones import complete_options, load_processor
 from d2v_train.models.build import build_config, build_model
 from d2v_train.options.errors import OptionError, options_explained
-from d2v_train.options.files import build_options, check_resumable, read_yaml, save_options
+from d2v_train.options.files import RUN_FILE, build_options, read_run_options, save_options
+from d2v_train.options.resume import check_resumable
 from d2v_train.options.run import Options
 from d2v_train.pretraining.dry_run import dry_run
 from d2v_train.pretraining.run_tokenizer import prepare_tokenizer
@@ -38,16 +40,28 @@ from d2v_train.probing.pictures import Pictures
 from d2v_train.publishing.backbone import backbone_card, export_backbone
 from d2v_train.publishing.export import export, push
 from d2v_train.publishing.run_card import run_card
+from d2v_train.runs.checkpoints import CheckpointError
 from d2v_train.runs.interruptions import RunInterrupted
-from d2v_train.runs.lock import RunLock
+from d2v_train.runs.lock import FolderInUseError, RunLock
 from d2v_train.runs.record import Progress, RunRecord
-from d2v_train.runs.trackers import Trackers, tracker_names
+from d2v_train.runs.trackers import Trackers, hyperparameters, tracker_names
+from d2v_train.support.extras import MissingDependencyError
 from d2v_train.support.processes import Processes, ProcessLostError, is_lost_process
 from d2v_train.support.storage import WriteError, writing
 from modeling_d2v.sharing.publishing import PublishingError
 
 
 logger = logging.getLogger("pretrain")
+REASONS = (
+    OptionError,
+    CheckpointError,
+    WriteError,
+    FolderInUseError,
+    ProcessLostError,
+    TrainingStopped,
+    MissingDependencyError,
+)
+"""Errors that end a run with a sentence; any other is an error of the program."""
 
 
 def pretrain(options: Options) -> dict[str, Any]:
@@ -67,7 +81,7 @@ def pretrain(options: Options) -> dict[str, Any]:
         configured = complete_options(options)
         options = scale_batch(configured)
     with options_explained("Devices and trackers"):
-        accelerator = make_accelerator(options, tracker_names(options.report_to))
+        accelerator = make_accelerator(options, tracker_names(options.logging.report_to))
     processes = Processes.of(accelerator)
     logging.basicConfig(level=logging.INFO if processes.main else logging.ERROR, format="%(message)s")
     if options is not configured:
@@ -109,7 +123,7 @@ def train(options: Options, accelerator: Accelerator, processes: Processes, fold
     if processes.main:
         final = save_final(options, trained, folder, parts)
         print(json.dumps({**summary, "final": str(final)}, indent=1))
-        if options.push_to_hub:
+        if options.hub.push:
             upload_final(folder / "final", repository_name(options, folder))
     accelerator.wait_for_everyone()
     accelerator.end_training()
@@ -141,15 +155,15 @@ def build_parts(options: Options, accelerator: Accelerator, processes: Processes
         sources = open_sources(options, {name: source_defaults(config, name) for name in options.modalities})
     tokenizer = None
     if options.text is not None:
-        # What is bad among the documents is met again, and reported, when they are packed.
-        with options_explained("The tokenizer"), accelerator.main_process_first(), collect_data_report():
+        with options_explained("The tokenizer"), accelerator.main_process_first():
             write = processes.main and not options.dry_run
             tokenizer = prepare_tokenizer(options, sources["text"], folder / "tokenizer", write)
     with options_explained("The model"):
         config = build_config(options, vocab_size=None if tokenizer is None else len(tokenizer))
         model = build_model(options, config)
-    with options_explained("The data"), collect_data_report() as met:
-        steps = build_steps(options, config, sources, tokenizer, processes)
+    met = DataReport()
+    with options_explained("The data"):
+        steps = build_steps(options, config, sources, tokenizer, processes, met)
     return RunParts(model, steps, tokenizer, {name: len(source) for name, source in sources.items()}, met)
 
 
@@ -165,18 +179,18 @@ def open_run(
         WriteError: no checkpoint can be written.
     """
     model, steps, tokenizer = parts.model, parts.steps, parts.tokenizer
-    trackers = Trackers(accelerator)
+    trackers = Trackers(accelerator, options.logging, folder)
     with options_explained("The probe"):
         probe = OnlineProbe(options, model.config, tokenizer, processes)
     share = trackers.log_images
-    pictures = Pictures(options.pictures_every, folder, steps, model.config, tokenizer, processes, share)
+    pictures = Pictures(options.logging.pictures_every, folder, steps, model.config, tokenizer, processes, share)
     files = input_files(model.config, steps.transforms, tokenizer) if options.backbone is None else {}
     run = Pretraining(options, accelerator, processes, model, steps, folder, trackers, [probe, pictures], files)
     run.bad_samples.register_data(parts.sizes, parts.met)
     resume_or_seed(run)
     record = RunRecord(folder, processes)
     # A tracker goes on with its own run, by the ids of the former start, from the step that the checkpoint is of.
-    record.add(trackers=trackers.start(options, record.content.get("trackers"), run.step))
+    record.add(trackers=trackers.start(hyperparameters(options), record.content.get("trackers"), run.step))
     with trackers:
         rate = run.speed.measure_peak(DTYPES[options.mixed_precision])
         fingerprint = steps.fingerprint
@@ -187,7 +201,7 @@ def open_run(
 
 def repository_name(options: Options, folder: Path) -> str:
     """Where the finished model is uploaded to."""
-    return options.hub_model_id or folder.resolve().name
+    return options.hub.model_id or folder.resolve().name
 
 
 def save_final(options: Options, model: PreTrainedModel, folder: Path, parts: RunParts) -> Path:
@@ -211,7 +225,7 @@ def upload_final(final: Path, repository: str) -> None:
     try:
         logger.info("Uploaded: %s", push(final, repository))
     except (PublishingError, ValueError) as error:
-        again = f"python recipes/publish.py {final} {repository}"
+        again = f"d2v publish {final} {repository}"
         logger.error("The model is in %s, but it was not uploaded: %s\nTry again with: %s", final, error, again)
 
 
@@ -221,12 +235,12 @@ def prepare_folder(options: Options, folder: Path, write: bool) -> None:
     Raises:
         OptionError: the folder holds a run with other options, or a run although `resume` is `never`.
     """
-    saved = folder / "run.yaml"
+    saved = folder / RUN_FILE
     if any((folder / "checkpoints").glob("step_*")):
         if options.resume == "never":
             raise OptionError(f"{folder} already holds checkpoints and resume is never. Choose another output_dir.")
         try:
-            before = build_options(read_yaml(saved))
+            before = build_options(read_run_options(saved))
         except OptionError as error:
             # Weights, optimizer and data say for themselves whether they fit; this is no reason to lose a run.
             logger.warning("%s So whether the run goes on with its own options is not checked.", error)

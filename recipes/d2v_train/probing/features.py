@@ -25,13 +25,8 @@ from modeling_d2v.modalities import modality_of_input
 
 logger = logging.getLogger(__name__)
 
-
 WINDOW_BATCHES = 16
-
-
 """Batches read ahead and sorted by length together."""
-
-
 BAD_NAMES_SHOWN = 5
 
 

@@ -31,19 +31,10 @@ from modeling_d2v.modalities import modality_of_input
 
 logger = logging.getLogger(__name__)
 
-
 POOL = 64
-
-
 """Samples that neighbours are looked for among."""
-
-
 ROWS, NEIGHBOURS = 5, 5
-
-
 MOST_STEPS = 200
-
-
 """Steps whose batches are looked through for that many."""
 
 

@@ -38,8 +38,6 @@ from modeling_d2v import BackbonePreTrainingConfig, Data2VecConfig
 
 
 logger = logging.getLogger("probe")
-
-
 POOLING = ("mean", "first")
 
 

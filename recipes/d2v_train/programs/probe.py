@@ -1,11 +1,11 @@
 """Measure what a pretrained encoder knows, without training it: kNN, linear and few-label accuracy of its features.
 
-    python recipes/probe.py runs/demo/final --modality vision --data builtin
-    python recipes/probe.py runs/fsdd/final --modality audio --data data/fsdd --test_groups george
-    python recipes/probe.py runs/images/final --modality vision --data path/to/labelled/images
-    python recipes/probe.py runs/text/final --modality text --data data/glue/sst2 --layer 6 --batch_size 64
-    python recipes/probe.py FacebookAI/roberta-base --modality text --data data/glue/sst2
-    python recipes/probe.py runs/roberta/final_backbone --modality text --data data/glue/sst2
+    d2v probe runs/demo/final --modality vision --data builtin
+    d2v probe runs/fsdd/final --modality audio --data data/fsdd --test_groups george
+    d2v probe runs/images/final --modality vision --data path/to/labelled/images
+    d2v probe runs/text/final --modality text --data data/glue/sst2 --layer 6 --batch_size 64
+    d2v probe FacebookAI/roberta-base --modality text --data data/glue/sst2
+    d2v probe runs/roberta/final_backbone --modality text --data data/glue/sst2
 
 The last two are an encoder of transformers before and after its pretraining was continued.
 
@@ -29,23 +29,23 @@ from d2v_train.probing.run import ProbeSettings, run_probe
 
 
 OF_THE_SOURCE = ("column", "label_column", "group_column")
-
-
 """Fields of `SourceSettings` that are options of the command."""
 
 
 def build_parser() -> argparse.ArgumentParser:
     """Arguments of the command: the fields of `ProbeSettings`, and some of the mappings among them."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="d2v probe", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     add_arguments(parser, ProbeSettings, positional=("model",), without=("dataset", "transform"))
     add_arguments(parser, SourceSettings, only=OF_THE_SOURCE)
     parser.add_argument("--max_seconds", type=float, help="Of recordings, use at most so much of the beginning.")
     return parser
 
 
-def main(arguments: list[str] | None = None) -> None:
+def main(argv: list[str] | None = None) -> None:
     """Run the probe from the command line."""
-    args = build_parser().parse_args(arguments)
+    args = build_parser().parse_args(argv)
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(message)s")
     try:
         if args.max_seconds is not None and not args.max_seconds > 0:
@@ -56,9 +56,9 @@ def main(arguments: list[str] | None = None) -> None:
         result = run_probe(settings)
     except (ValueError, OSError) as error:
         # A user's mistake: the sentence says it all, a traceback would hide it.
-        sys.exit(f"probe.py: {error}")
+        sys.exit(f"d2v probe: {error}")
     print(json.dumps(result))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

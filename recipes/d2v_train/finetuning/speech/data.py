@@ -14,8 +14,6 @@ from d2v_train.options.errors import at_least
 
 
 SHOWN_NAMES = 5
-
-
 """Names that are printed of each kind of sample that is left out."""
 
 

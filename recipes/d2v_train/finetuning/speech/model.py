@@ -11,8 +11,6 @@ from modeling_d2v import Data2VecConfig
 
 
 SHARED = ("attention_dropout", "activation_dropout", "layerdrop")
-
-
 AUDIO = (
     "feat_proj_dropout",
     "apply_spec_augment",

@@ -23,8 +23,6 @@ from d2v_train.finetuning.trainer import FinetuningTrainer
 
 
 SHOWN_TEXTS = 3
-
-
 """Recordings whose texts are printed."""
 
 

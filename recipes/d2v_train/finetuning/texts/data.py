@@ -22,8 +22,6 @@ from d2v_train.options.errors import at_least
 
 
 READERS = {".parquet": "parquet", ".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json"}
-
-
 SPLITS = {
     "train": "train",
     "validation_matched": "validation_matched",
@@ -36,8 +34,6 @@ SPLITS = {
     "test_mismatched": "test_mismatched",
     "test": "test",
 }
-
-
 """Split by the beginning of a file's name; longer names stand before those that they begin with."""
 
 

@@ -138,11 +138,8 @@ TASKS: dict[str, GlueTask] = {
     ),
 }
 
-
 # Texts that are no task of GLUE, with classes or with scores.
 CLASSES = GlueTask((), (), (Accuracy,), "accuracy", ("predictions",), written=True)
-
-
 SCORES = GlueTask((), None, (Pearson, Spearman), "combined_score", ("predictions",))
 
 
