@@ -41,7 +41,6 @@ from d2v_train.data.tables import (
 
 
 METADATA_NAMES = ("metadata.csv", "metadata.jsonl")
-TRANSCRIPT_SUFFIX = ".trans.txt"
 
 
 def open_media_folder(modality: str, root: Path, split: str, columns: Columns) -> Table:

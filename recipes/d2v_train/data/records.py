@@ -22,6 +22,7 @@ from d2v_train.support.extras import MissingDependencyError
 
 
 logger = logging.getLogger(__name__)
+
 AUTO_CACHE_BYTES = 256 * 2**20
 """Decoded samples that `cache="auto"` keeps, in bytes per process."""
 MAX_WARNINGS = 5

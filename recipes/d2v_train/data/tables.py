@@ -25,6 +25,7 @@ SPLIT_ALIASES = {
 }
 """Names under which a split is looked for, best first."""
 SPLIT_NAMES = {name for names in SPLIT_ALIASES.values() for name in names}
+
 TEXT_COLUMNS = ("text", "sentence", "document", "content", "article", "paragraph")
 TEXT_PAIRS = (
     ("sentence1", "sentence2"),

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import ast
 import dataclasses
-import inspect
-import textwrap
 import types
 import typing
 from collections.abc import Callable, Collection
 from typing import Any
+
+from d2v_train.options.documentation import fields_of
+from d2v_train.options.fields import field_types
 
 
 def add_arguments(
@@ -32,7 +32,8 @@ def add_arguments(
         without: Fields to leave out.
         positional: Fields that are arguments by their place.
     """
-    docs, hints = field_docs(cls), typing.get_type_hints(cls)
+    docs = {field.name: field.doc for field in fields_of(cls.__module__, cls.__name__)}
+    hints = field_types(cls)
     for field in dataclasses.fields(cls):
         if field.name in without or (only is not None and field.name not in only):
             continue
@@ -70,19 +71,6 @@ def arguments_of(args: argparse.Namespace, cls: type, only: Collection[str] | No
     """
     found = {field.name: getattr(args, field.name, None) for field in dataclasses.fields(cls)}
     return {name: value for name, value in found.items() if value is not None and (only is None or name in only)}
-
-
-def field_docs(cls: type) -> dict[str, str]:
-    """Return what stands below each field of a dataclass, in one line; a class says it for those that it inherits."""
-    found: dict[str, str] = {}
-    for base in reversed(cls.__mro__):
-        if not dataclasses.is_dataclass(base):
-            continue
-        (node,) = ast.parse(textwrap.dedent(inspect.getsource(base))).body
-        for entry, below in zip(node.body, node.body[1:], strict=False):
-            if isinstance(entry, ast.AnnAssign) and isinstance(below, ast.Expr):
-                found[entry.target.id] = " ".join(below.value.value.split())
-    return found
 
 
 def _kind(hint: Any) -> tuple[Callable[[str], Any], bool]:

@@ -26,17 +26,17 @@ LISTED_ELSEWHERE = {
     "text.transform": "d2v_train.inputs.text:TextTransform",
     "vision.transform": "d2v_train.inputs.vision:VisionTransform",
     "audio.transform": "d2v_train.inputs.audio:AudioTransform",
-    **{f"{name}.dataset": "d2v_train.data.records:open_dataset" for name in ("text", "vision", "audio")},
+    **{f"{name}.dataset": "d2v_train.data.records:SourceSettings" for name in ("text", "vision", "audio")},
 }
-"""Options that are mappings, with the class or function whose fields or keyword arguments they hold."""
+"""Options that are mappings, with the class whose fields they hold."""
 
 
 BACKBONE = "modeling_d2v.backbone_configuration:BackbonePreTrainingConfig"
 """What the `model` section holds of a run with `backbone`."""
 
 
-NOT_OPTIONS = {"tokenizer", "train", "stream_block"}
-"""Fields and arguments among them that the program sets itself."""
+NOT_OPTIONS = {"tokenizer", "train"}
+"""Fields among them that the program sets itself."""
 
 
 PRESET = (
@@ -54,7 +54,7 @@ class Option(NamedTuple):
         default: value, or the source of it as `Expression` where it is not a plain value; `SET_BY_RUN` without one.
         doc: what stands below the field, in one line.
         is_free: whether it may differ when a run is resumed.
-        listed: whether it is a key of a mapping, described by another class or function than a section.
+        listed: whether it is a key of a mapping, described by another class than a section.
     """
 
     name: str
@@ -93,7 +93,7 @@ def sections() -> list[OptionSection]:
     """Return the top level and the sections below it, in the order of their definition."""
     module, _, name = OPTIONS.partition(":")
     whole, found = [], []
-    for field in _fields(module, name):
+    for field in fields_of(module, name):
         inner = _section_class(module, field.type)
         if inner is None:
             whole.append(field)
@@ -114,12 +114,12 @@ def options() -> list[Option]:
 
 def backbone_options() -> list[Option]:
     """Return what the `model` section holds of a run with `backbone`."""
-    return [field._replace(name=f"model.{field.name}", listed=True) for field in _fields(*BACKBONE.split(":"))]
+    return [field._replace(name=f"model.{field.name}", listed=True) for field in fields_of(*BACKBONE.split(":"))]
 
 
 def _below(module: str, section: str, prefix: str, is_free: bool = False) -> Iterator[Option]:
     """Yield the options of a section and of those below it."""
-    for field in _fields(module, section):
+    for field in fields_of(module, section):
         option = field._replace(name=prefix + field.name, is_free=is_free or field.is_free)
         inner = _section_class(module, field.type)
         if inner is None:
@@ -130,10 +130,10 @@ def _below(module: str, section: str, prefix: str, is_free: bool = False) -> Ite
 
 
 def _listed(mapping: Option) -> list[Option]:
-    """Return the keys of a mapping that another class or function describes, with those of the mappings inside it."""
+    """Return the keys of a mapping that another class describes, with those of the mappings inside it."""
     if mapping.name not in LISTED_ELSEWHERE:
         return []
-    fields = _fields(*LISTED_ELSEWHERE[mapping.name].split(":"))
+    fields = fields_of(*LISTED_ELSEWHERE[mapping.name].split(":"))
     found = [Option("model.preset", "str | None", None, PRESET, listed=True)] if mapping.name == "model" else []
     for field in fields:
         if field.name not in NOT_OPTIONS:
@@ -161,7 +161,7 @@ def _module(name: str) -> ast.Module:
 def _find(module: str, name: str) -> tuple[str, str] | None:
     """Return module and name of the definition that a name in a module stands for; None outside of these packages."""
     for node in _module(module).body:
-        if isinstance(node, ast.ClassDef | ast.FunctionDef) and node.name == name:
+        if isinstance(node, ast.ClassDef) and node.name == name:
             return module, name
         if isinstance(node, ast.ImportFrom) and name in [alias.asname or alias.name for alias in node.names]:
             source = f"{module.rpartition('.')[0]}.{node.module}" if node.level else node.module
@@ -170,7 +170,7 @@ def _find(module: str, name: str) -> tuple[str, str] | None:
     return None
 
 
-def _definition(module: str, name: str) -> ast.ClassDef | ast.FunctionDef:
+def _definition(module: str, name: str) -> ast.ClassDef:
     return next(node for node in _module(module).body if getattr(node, "name", None) == name)
 
 
@@ -185,20 +185,15 @@ def _first_line(node: ast.ClassDef) -> str:
     return (ast.get_docstring(node) or "").split("\n\n")[0].replace("\n", " ")
 
 
-def _fields(module: str, name: str) -> list[Option]:
-    """Return the fields of a class, those of its bases first, or the keyword arguments of a function."""
+def fields_of(module: str, name: str) -> list[Option]:
+    """Return the fields of a class, those of its bases first."""
     node = _definition(module, name)
     described = _described(ast.get_docstring(node) or "")
-    if isinstance(node, ast.FunctionDef):
-        return [
-            Option(argument.arg, ast.unparse(argument.annotation), _value(default), described.get(argument.arg, ""))
-            for argument, default in zip(node.args.kwonlyargs, node.args.kw_defaults, strict=True)
-        ]
     found: dict[str, Option] = {}
     # As Python resolves them: what stands further left goes before.
     for base in reversed(node.bases):
         origin = _find(module, base.id) if isinstance(base, ast.Name) else None
-        found |= {field.name: field for field in (_fields(*origin) if origin else [])}
+        found |= {field.name: field for field in (fields_of(*origin) if origin else [])}
     for place, entry in enumerate(node.body):
         if not isinstance(entry, ast.AnnAssign) or entry.target.id.startswith("_"):
             continue
@@ -223,9 +218,12 @@ def _value(node: ast.expr | None) -> Any:
     if node is None:
         return SET_BY_RUN
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("free", "field"):
-        if node.args:
-            return _value(node.args[0])
-        made = next(keyword.value for keyword in node.keywords if keyword.arg == "default_factory")
+        given = {keyword.arg: keyword.value for keyword in node.keywords}
+        if node.args or "default" in given:
+            return _value(node.args[0] if node.args else given["default"])
+        made = given.get("default_factory")
+        if made is None:
+            return REQUIRED
         if isinstance(made, ast.Lambda):
             return _value(made.body)
         return {"list": [], "dict": {}}.get(made.id, SET_BY_RUN)

@@ -57,7 +57,8 @@ def dry_run(
     parameters = count_parameters(model)
     advice = [finding.message for finding in advice_at_start(options, model.config)]
     with tempfile.TemporaryDirectory(prefix="dry_run_") as scratch:
-        run = Pretraining(options, accelerator, processes, model, steps, Path(scratch), Trackers(accelerator))
+        trackers = Trackers(accelerator, options.logging, Path(scratch))
+        run = Pretraining(options, accelerator, processes, model, steps, Path(scratch), trackers)
         rehearsal = Rehearsal(run)
         rehearsal.take()
     facts = {"model": parameters, **rehearsal.facts(), "advice": advice}

@@ -30,6 +30,7 @@ from modeling_d2v.modalities import modality_of_input
 
 
 logger = logging.getLogger(__name__)
+
 POOL = 64
 """Samples that neighbours are looked for among."""
 ROWS, NEIGHBOURS = 5, 5

@@ -29,8 +29,6 @@ from d2v_train.probing.run import ProbeSettings, run_probe
 
 
 OF_THE_SOURCE = ("column", "label_column", "group_column")
-
-
 """Fields of `SourceSettings` that are options of the command."""
 
 
