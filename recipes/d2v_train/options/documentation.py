@@ -223,7 +223,7 @@ def _value(node: ast.expr | None) -> Any:
             return _value(node.args[0] if node.args else given["default"])
         made = given.get("default_factory")
         if made is None:
-            return REQUIRED
+            return SET_BY_RUN
         if isinstance(made, ast.Lambda):
             return _value(made.body)
         return {"list": [], "dict": {}}.get(made.id, SET_BY_RUN)

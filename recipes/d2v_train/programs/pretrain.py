@@ -12,7 +12,9 @@ from __future__ import annotations
 
 import gc
 import logging
+import os
 import sys
+import time
 from typing import Any
 
 from d2v_train.options.help import help_text
@@ -83,6 +85,10 @@ def main(argv: list[str] | None = None) -> int | str:
     except REASONS as error:
         status = f"{type(error).__name__}: {error}"
     # Engine and model go while the interpreter is whole: threads of gloo that let go of tensors later could abort it.
+    # Before that these threads get the interpreter for a moment, to let go of the tensors of the last barrier: whoever
+    # drops the last reference to the process group waits for them, and does not let them have it.
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        time.sleep(0.1)
     gc.collect()
     return status
 
