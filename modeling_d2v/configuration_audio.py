@@ -50,9 +50,9 @@ class Data2VecAudioConfig(ConvFrames, Data2VecModalityConfig):
 
     Args:
         conv_dim, conv_kernel, conv_stride: the feature extractor's layers, as many entries each.
-        conv_bias: default False.
+        conv_bias: give those layers a bias. Default False.
         conv_dropout: after each of those layers. Default 0.
-        sampling_rate: Hz. Default 16000.
+        sampling_rate: of the recordings, in Hz. Default 16000.
         conv_pos_depth, conv_pos_width, conv_pos_groups: layers of the position encoder, their total width in frames,
             and their groups. Default 5, 95, 16.
 

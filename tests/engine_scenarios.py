@@ -37,10 +37,10 @@ SCENARIOS = {
                 "model.vision_config.prenet_depth=1"],
 }  # fmt: skip
 
-TWENTY = ["max_steps=20", "checkpoint_every=0"]
-EIGHT = ["max_steps=8", "checkpoint_every=4", "schedule=mixed", "optim.schedule_steps=8"]
+TWENTY = ["max_steps=20", "checkpoints.every=0"]
+EIGHT = ["max_steps=8", "checkpoints.every=4", "schedule=mixed", "optim.schedule_steps=8"]
 HALF = [*EIGHT, "max_steps=4"]
-BF16 = ["max_steps=4", "checkpoint_every=0", "mixed_precision=bf16"]
+BF16 = ["max_steps=4", "checkpoints.every=0", "mixed_precision=bf16"]
 
 
 def launch(folder, entries, **variables):

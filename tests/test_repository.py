@@ -55,9 +55,9 @@ def unguarded_imports(tree: ast.Module) -> list[tuple[int, str]]:
 
 
 def imported_files(tree: ast.Module) -> list[Path]:
-    """Files of d2v_train that a file imports as soon as it is imported itself."""
+    """Files of d2v_train that a file imports, wherever: a program may do so when it runs only."""
     found = []
-    for node in tree.body:
+    for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and node.module.split(".")[0] == "d2v_train":
             module = (ROOT / "recipes").joinpath(*node.module.split("."))
             candidates = [module.with_suffix(".py"), *(module / f"{alias.name}.py" for alias in node.names)]

@@ -54,7 +54,7 @@ def tiny(*modalities: str, **changes: Any) -> dict[str, Any]:
     """
     tree = {
         "max_steps": 6,
-        "log_every": 1,
+        "logging": {"every": 1},
         "cpu": True,
         **{name: SECTIONS[name] for name in modalities},
         "model": {

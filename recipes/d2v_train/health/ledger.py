@@ -134,9 +134,10 @@ class BadSampleLedger:
             share = self._share_above_limit(modality, reasons.total())
             if share:
                 raise TrainingStopped(
-                    f"{share} cannot be used, more than max_bad_fraction={self.max_fraction:g} allows. Met so far: "
-                    f"{_listed(reasons)}. {self.path} names each one and the reason. Repair the files, remove that "
-                    "list and give the same command again; or allow more with max_bad_fraction (1 = any number)."
+                    f"{share} cannot be used, more than health.max_bad_fraction={self.max_fraction:g} allows. Met so "
+                    f"far: {_listed(reasons)}. {self.path} names each one and the reason. Repair the files, remove "
+                    "that list and give the same command again; or allow more with health.max_bad_fraction (1 = any "
+                    "number)."
                 )
 
     def _share_above_limit(self, modality: str, bad: int) -> str | None:

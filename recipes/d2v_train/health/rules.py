@@ -103,13 +103,15 @@ def judge(name: str, series: Series, options: Options) -> Iterator[Finding]:
 
 
 def _collapse(name: str, series: Series, options: Options) -> Iterable[tuple[str, str, bool]]:
-    for kind, floor in (("target_std", options.min_target_std), ("prediction_std", options.min_prediction_std)):
+    limits = options.health
+    for kind, floor in (("target_std", limits.min_target_std), ("prediction_std", limits.min_prediction_std)):
         if series.always(kind, lambda value, floor=floor: value < floor):
             yield (
                 f"{kind}_collapsed",
-                f"The {kind} of {name} is {series.last(kind)[-1]:.4f}, below min_{kind}={floor} in {series.patience} "
-                f"log lines in a row: tokens no longer differ. {_lower_rate(options)}, lengthen optim.warmup, raise "
-                f"model.ema_decay, or mask more of the input; min_{kind}=0 switches this check off.",
+                f"The {kind} of {name} is {series.last(kind)[-1]:.4f}, below health.min_{kind}={floor} in "
+                f"{series.patience} log lines in a row: tokens no longer differ. {_lower_rate(options)}, lengthen "
+                f"optim.warmup, raise model.ema_decay, or mask more of the input; health.min_{kind}=0 switches this "
+                "check off.",
                 True,
             )
 

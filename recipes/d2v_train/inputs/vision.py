@@ -31,7 +31,7 @@ class VisionTransform:
         flip: Whether training images are flipped at random. Off by default: it changes the meaning of digits.
         color_jitter: Brightness, contrast and saturation of a training crop vary by up to this share, 0 to 1.
         mean: Subtracted, per channel or one number, of values in [0, 1].
-        std: Divided by, likewise.
+        std: Divided by, after that, per channel or one number.
         train: Whether to augment.
     """
 

@@ -241,8 +241,9 @@ class Rehearsal:
         if "seconds a step" in found:
             found["seconds"] = found["seconds a step"] * self.options.max_steps
         one = checkpoint_bytes(self.run.inner)
-        kept = self.options.keep_last + 1  # one more while it is written
-        kept += self.options.max_steps // self.options.keep_every if self.options.keep_every else 0
+        checkpoints = self.options.checkpoints
+        kept = checkpoints.keep_last + 1  # one more while it is written
+        kept += self.options.max_steps // checkpoints.keep_every if checkpoints.keep_every else 0
         model = FULL * sum(parameter.numel() for parameter in self.run.inner.parameters())
         return found | {"checkpoint": one, "checkpoints": kept, "disk": one * kept + model}
 

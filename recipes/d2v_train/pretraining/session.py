@@ -18,12 +18,14 @@ from d2v_train.data.report import collect_data_report
 from d2v_train.data.source_list import open_sources
 from d2v_train.engine.engine import check_shared_folder, make_accelerator
 from d2v_train.engine.sharding import whole_model
+from d2v_train.health.guard import TrainingStopped
 from d2v_train.inputs.processors import input_files
 from d2v_train.measuring.speed import DTYPES
 from d2v_train.models.backbones import complete_options, load_processor
 from d2v_train.models.build import build_config, build_model
 from d2v_train.options.errors import OptionError, options_explained
-from d2v_train.options.files import build_options, check_resumable, read_yaml, save_options
+from d2v_train.options.files import RUN_FILE, build_options, read_run_options, save_options
+from d2v_train.options.resume import check_resumable
 from d2v_train.options.run import Options
 from d2v_train.pretraining.dry_run import dry_run
 from d2v_train.pretraining.run_tokenizer import prepare_tokenizer
@@ -35,16 +37,28 @@ from d2v_train.probing.pictures import Pictures
 from d2v_train.publishing.backbone import backbone_card, export_backbone
 from d2v_train.publishing.export import export, push
 from d2v_train.publishing.run_card import run_card
+from d2v_train.runs.checkpoints import CheckpointError
 from d2v_train.runs.interruptions import RunInterrupted
-from d2v_train.runs.lock import RunLock
+from d2v_train.runs.lock import FolderInUseError, RunLock
 from d2v_train.runs.record import Progress, RunRecord
-from d2v_train.runs.trackers import tracker_names
+from d2v_train.runs.trackers import hyperparameters, tracker_names
+from d2v_train.support.extras import MissingDependencyError
 from d2v_train.support.processes import Processes, ProcessLostError, is_lost_process
 from d2v_train.support.storage import WriteError, writing
 from modeling_d2v.sharing.publishing import PublishingError
 
 
 logger = logging.getLogger("pretrain")
+REASONS = (
+    OptionError,
+    CheckpointError,
+    WriteError,
+    FolderInUseError,
+    ProcessLostError,
+    TrainingStopped,
+    MissingDependencyError,
+)
+"""Errors that end a run with a sentence; any other is an error of the program."""
 
 
 def pretrain(options: Options) -> dict[str, Any]:
@@ -64,7 +78,7 @@ def pretrain(options: Options) -> dict[str, Any]:
         configured = complete_options(options)
         options = scale_batch(configured)
     with options_explained("Devices and trackers"):
-        accelerator = make_accelerator(options, tracker_names(options.report_to))
+        accelerator = make_accelerator(options, tracker_names(options.logging.report_to))
     processes = Processes.of(accelerator)
     logging.basicConfig(level=logging.INFO if processes.main else logging.ERROR, format="%(message)s")
     if options is not configured:
@@ -119,14 +133,14 @@ def train(options: Options, accelerator: Accelerator, processes: Processes, fold
         return dry_run(options, accelerator, processes, model, steps)
     with options_explained("The probe"):
         probe = OnlineProbe(options, config, tokenizer, processes)
-    pictures = Pictures(options.pictures_every, folder, steps, config, tokenizer, processes)
+    pictures = Pictures(options.logging.pictures_every, folder, steps, config, tokenizer, processes)
     files = input_files(config, steps.transforms, tokenizer) if options.backbone is None else {}
     run = Pretraining(options, accelerator, processes, model, steps, folder, [probe, pictures], files)
     pictures.share = run.trackers.log_images
     run.bad_samples.register_data({name: len(source) for name, source in sources.items()}, report)
     start(run)
     record = RunRecord(folder, processes)
-    record.add(trackers=run.trackers.start(options, record.content.get("trackers"), run.step))
+    record.add(trackers=run.trackers.start(hyperparameters(options), record.content.get("trackers"), run.step))
     with run.trackers:
         record.start(
             options,
@@ -141,7 +155,7 @@ def train(options: Options, accelerator: Accelerator, processes: Processes, fold
 
     trained = whole_model(run.inner, keep=processes.main)
     if processes.main:
-        repository = options.hub_model_id or folder.resolve().name
+        repository = options.hub.model_id or folder.resolve().name
         with writing("The finished model", folder):
             if options.backbone is None:
                 card = run_card(folder, config, repository, weights="all")
@@ -152,7 +166,7 @@ def train(options: Options, accelerator: Accelerator, processes: Processes, fold
                 processor = load_processor(beside, config.modality)
                 final = export_backbone(trained, folder, processor, card)
         print(json.dumps({**summary, "final": str(final)}, indent=1))
-        if options.push_to_hub:
+        if options.hub.push:
             upload_final(folder / "final", repository)
     accelerator.wait_for_everyone()
     accelerator.end_training()
@@ -174,12 +188,12 @@ def prepare_folder(options: Options, folder: Path, write: bool) -> None:
     Raises:
         OptionError: the folder holds a run with other options, or a run although `resume` is `never`.
     """
-    saved = folder / "run.yaml"
+    saved = folder / RUN_FILE
     if any((folder / "checkpoints").glob("step_*")):
         if options.resume == "never":
             raise OptionError(f"{folder} already holds checkpoints and resume is never. Choose another output_dir.")
         try:
-            before = build_options(read_yaml(saved))
+            before = build_options(read_run_options(saved))
         except OptionError as error:
             # Weights, optimizer and data say for themselves whether they fit; this is no reason to lose a run.
             logger.warning("%s So whether the run goes on with its own options is not checked.", error)

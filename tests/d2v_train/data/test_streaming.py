@@ -239,7 +239,7 @@ def test_a_name_that_is_neither_here_nor_on_the_hub_is_said_to_be_neither(monkey
 def test_a_run_goes_on_from_a_checkpoint_streaming_or_not(data, tmp_path):
     section = {"batch_size": None, "batch_tokens": 60, "bucket_steps": 2, "transform": {"crop_seconds": [0.1, 0.3]}}
     source = {"audio": str(data / "clips"), "shuffle_buffer": 10}
-    settings = tiny("audio", checkpoint_every=3, optim={"schedule_steps": 6}, audio=section, data=source)
+    settings = tiny("audio", checkpoints={"every": 3}, optim={"schedule_steps": 6}, audio=section, data=source)
     config = write_config(tmp_path, settings)
     pretrain(config, tmp_path / "whole", "data.streaming=true")
     pretrain(config, tmp_path / "broken", "max_steps=3", "data.streaming=true")

@@ -32,9 +32,9 @@ TINY = tiny(
     "vision",
     "audio",
     max_steps=12,
-    log_every=3,
-    checkpoint_every=3,
-    max_bad_fraction=1,
+    logging={"every": 3},
+    checkpoints={"every": 3},
+    health={"max_bad_fraction": 1},
     vision={"batch_size": 5},
     audio={"batch_size": 4, "transform": {"crop_seconds": 0.1}, "dataset": {"max_samples": None}},
     model={"vision_config": {"num_channels": 3}},
@@ -98,20 +98,20 @@ def test_workers_make_the_same_list(data, whole, tmp_path):
 
 def test_an_interrupted_run_makes_the_same_list(data, whole, tmp_path):
     with stopped_before(7):
-        pretrain(data[0], tmp_path, "checkpoint_every=4")
+        pretrain(data[0], tmp_path, "checkpoints.every=4")
     before = lines(tmp_path)
     assert before[-1]["step"] > 4, "something was met after the checkpoint, and will be met again"
     with open(tmp_path / "bad_samples.jsonl", "a") as file:
         file.write('{"step": 7, "modality": "aud')  # the kill came in the middle of a line
-    pretrain(data[0], tmp_path, "checkpoint_every=4")
+    pretrain(data[0], tmp_path, "checkpoints.every=4")
     assert lines(tmp_path) == lines(whole[0])
     assert read_log(tmp_path / "log.jsonl")[-1]["audio/bad_samples"] == 6
 
 
 def test_a_run_with_too_many_bad_samples_stops_and_says_where(data, tmp_path, monkeypatch):
     monkeypatch.setattr("d2v_train.health.ledger.TOLERATED", 3)
-    with pytest.raises(TrainingStopped, match="max_bad_fraction=0.2.*bad_samples.jsonl"):
-        pretrain(data[0], tmp_path, "max_bad_fraction=0.2", "text=null", "model.text_config=null")
+    with pytest.raises(TrainingStopped, match="health.max_bad_fraction=0.2.*bad_samples.jsonl"):
+        pretrain(data[0], tmp_path, "health.max_bad_fraction=0.2", "text=null", "model.text_config=null")
     assert len(lines(tmp_path)) > 3
 
 
@@ -132,8 +132,8 @@ def test_files_that_go_away_are_counted_until_they_are_too_many(tmp_path):
             (tmp_path / "pictures" / f"{number:02}.png").unlink()
 
     section = {"batch_size": 10, "dataset": {"cache": False}}
-    settings = tiny("vision", data={"vision": str(tmp_path / "pictures")}, vision=section)
-    config = write_config(tmp_path, settings | {"max_steps": 12, "checkpoint_every": 3, "max_bad_fraction": 0.4})
+    settings = tiny("vision", max_steps=12, data={"vision": str(tmp_path / "pictures")}, vision=section)
+    config = write_config(tmp_path, settings | {"checkpoints": {"every": 3}, "health": {"max_bad_fraction": 0.4}})
     with (
         before_step(3, unmount),
         pytest.raises(TrainingStopped, match=r"^1[3-5] of the 30 vision samples .*: 1[3-5] missing\. "),
@@ -206,7 +206,7 @@ def test_only_the_first_bad_samples_are_shown(tmp_path, caplog):
 
 def test_a_share_is_a_share():
     with pytest.raises(OptionError, match="max_bad_fraction.*2"):
-        load_options("tiny_vision", ["output_dir=x", "max_bad_fraction=2"])
+        load_options("tiny_vision", ["output_dir=x", "health.max_bad_fraction=2"])
 
 
 # ---- one sample

@@ -29,7 +29,7 @@ from d2v_train.support.jsonl import read_log
 from modeling_d2v import BackbonePreTrainingConfig, Data2VecConfig
 
 
-COMMON = {"max_steps": 4, "log_every": 1, "checkpoint_every": 2, "cpu": True, "optim": {"lr": 1e-3}}
+COMMON = {"max_steps": 4, "logging": {"every": 1}, "checkpoints": {"every": 2}, "cpu": True, "optim": {"lr": 1e-3}}
 RUNS = {
     "text": {"text": {"batch_size": 3, "transform": {"max_length": 24}}},
     "vision": {"vision": {"batch_size": 4}, "model": {"mask_prob": 0.5}},
@@ -226,7 +226,7 @@ def test_resolved_options_are_kept_and_the_plain_encoder_goes_up(options, source
     (sources["vision"] / "README.md").write_text("---\nlicense: mit\n---\n")
     with HubServer() as server:
         server.connect(monkeypatch)
-        pretrain(options("vision", max_steps=1), tmp_path / "run", "push_to_hub=true", "hub_model_id=user/continued")
+        pretrain(options("vision", max_steps=1), tmp_path / "run", "hub.push=true", "hub.model_id=user/continued")
         files = server.files("user/continued")
     assert {"config.json", "model.safetensors", "preprocessor_config.json", "README.md"} <= set(files)
     assert not {name for name in files if name.endswith(".py")}

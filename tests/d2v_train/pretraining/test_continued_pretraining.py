@@ -83,7 +83,7 @@ def test_pretraining_goes_on(kind, tmp_path, pictures):
     options = [f"output_dir={tmp_path / 'run'}", f"init_from={tmp_path / 'model'}", "model=null", "cpu=true"]
     # So small a step, and so slow a teacher, that what the run began with is what it ends with, almost.
     options += ["model.ema_decay=1.0", "model.ema_end_decay=1.0"]
-    options += ["max_steps=2", "log_every=1", f"{modality}.batch_size=2", "optim.lr=1e-6", "optim.warmup=0.0"]
+    options += ["max_steps=2", "logging.every=1", f"{modality}.batch_size=2", "optim.lr=1e-6", "optim.warmup=0.0"]
     options += {
         "audio": ["audio.transform.crop_seconds=[0.3,0.5]", "audio.dataset.max_samples=8"],
         "vision": [f"data.vision={pictures}", "vision.transform=null"],

@@ -18,7 +18,7 @@ from d2v_train.support.processes import Processes
 from modeling_d2v import Data2VecForPreTraining
 
 
-SMALL = ["cpu=true", "max_steps=30", "log_every=1", "text=null", "vision.batch_size=2", "audio.batch_size=2",
+SMALL = ["cpu=true", "max_steps=30", "logging.every=1", "text=null", "vision.batch_size=2", "audio.batch_size=2",
          "model.text_config=null", "model.num_hidden_layers=1", "vision.ratio=2", "audio.ratio=1"]  # fmt: skip
 
 

@@ -26,7 +26,7 @@ PROBE = ["probe.every=3", "probe.max_samples=60"]
 @pytest.fixture
 def config(tmp_path):
     changes = {"hidden_dropout": 0.1, "vision_config": {"patch_size": 4}}
-    return write_config(tmp_path, tiny("vision", log_every=2, checkpoint_every=2, model=changes))
+    return write_config(tmp_path, tiny("vision", logging={"every": 2}, checkpoints={"every": 2}, model=changes))
 
 
 def records(folder, probed=True):

@@ -152,7 +152,7 @@ def test_pretraining_goes_on_from_a_converted_model(tmp_path):
         loss = model(**reference.batch()).loss.item()
     recorded = reference.tensors["out.AUDIO_regression.loss_sum"].item() / reference.num_items
     assert loss == pytest.approx(recorded, rel=1e-5)
-    short = ["max_steps=2", "log_every=1", "audio.transform.crop_seconds=[0.2,0.4]", "audio.dataset.max_samples=8"]
+    short = ["max_steps=2", "logging.every=1", "audio.transform.crop_seconds=[0.2,0.4]", "audio.dataset.max_samples=8"]
     pretrain([str(ROOT / "recipes/d2v_train/configs/tiny_audio.yaml"), *options, *short])
     assert read_log(tmp_path / "run" / "log.jsonl")[-1]["step"] == 2
     assert AutoModel.from_pretrained(tmp_path / "run" / "final").config.hidden_size == 36

@@ -40,7 +40,7 @@ PROBE = {
 def train(folder, *options):
     AcceleratorState._reset_state(reset_partial_state=True)
     try:
-        pretrain.main(["tiny_vision", f"output_dir={folder}", "max_steps=3", "log_every=1", "cpu=true", *options])
+        pretrain.main(["tiny_vision", f"output_dir={folder}", "max_steps=3", "logging.every=1", "cpu=true", *options])
     finally:
         AcceleratorState._reset_state(reset_partial_state=True)
         GradientState._reset_state()
@@ -73,7 +73,7 @@ def finished(shared_hub, tmp_path_factory):
     """A run that was uploaded when it ended."""
     with pytest.MonkeyPatch.context() as patch:
         shared_hub.connect(patch)
-        return train(tmp_path_factory.mktemp("runs") / "digits", "push_to_hub=true", "seed=5")
+        return train(tmp_path_factory.mktemp("runs") / "digits", "hub.push=true", "seed=5")
 
 
 @pytest.fixture
@@ -127,7 +127,7 @@ def test_the_card_lies_beside_the_exported_model(finished):
 def test_a_run_without_the_hub_is_not_lost(hub, tmp_path, monkeypatch, caplog):
     monkeypatch.delenv("HF_TOKEN")
     with caplog.at_level(logging.ERROR):
-        train(tmp_path / "run", "push_to_hub=true", "hub_model_id=user/lost")
+        train(tmp_path / "run", "hub.push=true", "hub.model_id=user/lost")
     assert (tmp_path / "run" / "final" / "model.safetensors").is_file()
     assert "token" in caplog.text and "recipes/publish.py" in caplog.text
     assert "user/lost" not in hub.repositories
