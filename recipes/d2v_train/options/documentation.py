@@ -51,7 +51,7 @@ class Option(NamedTuple):
     Attributes:
         name: with dots.
         type: annotation of the field.
-        default: value, or the source of it as `Source` where it is not a plain value; `REQUIRED` without one.
+        default: value, or the source of it as `Expression` where it is not a plain value; `SET_BY_RUN` without one.
         doc: what stands below the field, in one line.
         is_free: whether it may differ when a run is resumed.
         listed: whether it is a key of a mapping, described by another class or function than a section.
@@ -65,31 +65,31 @@ class Option(NamedTuple):
     listed: bool = False
 
 
-class Source(str):
+class Expression(str):
     """Source of a default that is not a plain value."""
 
 
-REQUIRED = Source("set by the run")
+SET_BY_RUN = Expression("set by the run")
 
 
-class Section(NamedTuple):
+class OptionSection(NamedTuple):
     """A section of the options.
 
     Attributes:
         name: with dots, "" for the top level.
         doc: first line of its class.
-        bases: names of the classes that it inherits from.
+        shared: first line of the class that it has in common with other sections; "" where there is none.
         options: those that lie in it or below it.
     """
 
     name: str
     doc: str
-    bases: list[str]
+    shared: str
     options: list[Option]
 
 
 @cache
-def sections() -> list[Section]:
+def sections() -> list[OptionSection]:
     """Return the top level and the sections below it, in the order of their definition."""
     module, _, name = OPTIONS.partition(":")
     whole, found = [], []
@@ -98,12 +98,13 @@ def sections() -> list[Section]:
         if inner is None:
             whole.append(field)
             if field.type.startswith("dict"):  # the model, which is a section to its users
-                found.append(Section(field.name, field.doc, [], _listed(field)))
+                found.append(OptionSection(field.name, field.doc, "", _listed(field)))
         else:
             options = list(_below(*inner, f"{field.name}.", field.is_free))
             node = _definition(*inner)
-            found.append(Section(field.name, _first_line(node), [base.id for base in node.bases], options))
-    return [Section("", _first_line(_definition(module, name)), [], whole), *found]
+            shared = "".join(_first_line(_definition(*_find(inner[0], base.id))) for base in node.bases)
+            found.append(OptionSection(field.name, _first_line(node), shared, options))
+    return [OptionSection("", _first_line(_definition(module, name)), "", whole), *found]
 
 
 def options() -> list[Option]:
@@ -138,7 +139,7 @@ def _listed(mapping: Option) -> list[Option]:
         if field.name not in NOT_OPTIONS:
             key = field._replace(name=f"{mapping.name}.{field.name}", is_free=mapping.is_free, listed=True)
             if key.name == "model.modalities":
-                key = key._replace(default=REQUIRED)
+                key = key._replace(default=SET_BY_RUN)
             found += [key, *_listed(key)]
     return found
 
@@ -220,18 +221,18 @@ def _is_free(value: ast.expr | None) -> bool:
 def _value(node: ast.expr | None) -> Any:
     """Return the default that an expression gives a field."""
     if node is None:
-        return REQUIRED
+        return SET_BY_RUN
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("free", "field"):
         if node.args:
             return _value(node.args[0])
         made = next(keyword.value for keyword in node.keywords if keyword.arg == "default_factory")
         if isinstance(made, ast.Lambda):
             return _value(made.body)
-        return {"list": [], "dict": {}}.get(made.id, REQUIRED)
+        return {"list": [], "dict": {}}.get(made.id, SET_BY_RUN)
     try:
         return ast.literal_eval(node)
     except ValueError:
-        return Source(ast.unparse(node))
+        return Expression(ast.unparse(node))
 
 
 def _described(docstring: str) -> dict[str, str]:

@@ -12,16 +12,16 @@ import textwrap
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from d2v_train.options.documentation import Option, Section, Source, options, sections
+from d2v_train.options.documentation import Expression, Option, OptionSection, options, sections
 from d2v_train.options.names import nearest_name
 
 
-INTRODUCTION = """\
-An option is set in the YAML file of the run, or behind its name on the command line: optim.lr=1e-3 or --optim.lr 1e-3.
-What follows the equals sign is the default. Options marked "free on resume" may differ when a run goes on; all others
-must stay. `--help NAME` shows one section or one option, such as `--help optim` or `--help model.vision_config`."""
-
-
+INTRODUCTION = (
+    "An option is set in the YAML file of the run, or on the command line as optim.lr=1e-3 or --optim.lr 1e-3. What "
+    'follows the equals sign below is the default. Options marked "free on resume" may differ when a run goes on; all '
+    "others must stay. `--help NAME` shows one section or one option, such as `--help optim` or "
+    "`--help model.vision_config`."
+)
 MARKDOWN_INTRODUCTION = """\
 # Options of pretraining
 
@@ -31,8 +31,8 @@ the source, not this page. `python recipes/pretrain.py --help` shows the same, a
 An option is set in the YAML file of the run, or on the command line as `optim.lr=1e-3` or `--optim.lr 1e-3`. Options
 marked with ↻ may differ when a run is resumed; all others must stay."""
 
-
-TOP_LEVEL, MODALITY = "run", "A modality of the run; one without a section takes no part."
+TOP_LEVEL = "run"
+"""What the options outside of any section are called."""
 
 
 def help_text(wanted: Sequence[str] = (), width: int | None = None) -> str:
@@ -48,7 +48,7 @@ def help_text(wanted: Sequence[str] = (), width: int | None = None) -> str:
     """
     width = width or min(max(shutil.get_terminal_size((100, 24)).columns, 60), 119)
     if not wanted:
-        parts = [INTRODUCTION, *(_group_text(*group, width) for group in groups())]
+        parts = [textwrap.fill(INTRODUCTION, width), *(_group_text(*group, width) for group in groups())]
         return "\n\n\n".join(parts)
     return "\n\n".join(_part_text(name.strip(".-"), width) for name in wanted)
 
@@ -56,16 +56,15 @@ def help_text(wanted: Sequence[str] = (), width: int | None = None) -> str:
 def groups() -> list[tuple[str, str, list[Option]]]:
     """Return heading, description and options of each part of the help.
 
-    Sections of one base class, those of the modalities, are one part.
+    Sections that share a class, those of the modalities, are one part.
     """
-    found: dict[str, list[Section]] = {}
+    found: dict[str, list[OptionSection]] = {}
     for section in sections():
-        key = section.bases[0] if section.bases else section.name
-        found.setdefault(key, []).append(section)
+        found.setdefault(section.shared or section.name, []).append(section)
     return [
         (
             ", ".join(section.name or TOP_LEVEL for section in together),
-            together[0].doc if len(together) == 1 else MODALITY,
+            together[0].shared or together[0].doc,
             [option for section in together for option in section.options],
         )
         for together in found.values()
@@ -96,7 +95,8 @@ def _group_text(heading: str, doc: str, members: list[Option], width: int) -> st
         text = ", ".join(f"{key.name.rpartition('.')[2]}={_value(key.default)}" for key in keys)
         same.setdefault(text, []).append(mapping)
     for text, mappings in same.items():
-        title = f"  {', '.join(mappings)} (--help {mappings[0]} describes each):"
+        title = textwrap.fill(f"{', '.join(mappings)} (--help {mappings[0]} describes each):", width,
+                              initial_indent="  ", subsequent_indent="    ", break_on_hyphens=False)  # fmt: skip
         shown.append(f"{title}\n{textwrap.fill(text, width, initial_indent=' ' * 6, subsequent_indent=' ' * 6)}")
     return "\n\n".join([_heading(heading, doc, width), *shown])
 
@@ -136,7 +136,7 @@ def _kind(annotation: str) -> str:
 
 def _value(value: Any) -> str:
     """Return a default as YAML writes it."""
-    if isinstance(value, Source):
+    if isinstance(value, Expression):
         return str(value)
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from d2v_train.options import documentation
-from d2v_train.options.documentation import LISTED_ELSEWHERE, REQUIRED, Source
+from d2v_train.options.documentation import LISTED_ELSEWHERE, SET_BY_RUN, Expression
 from d2v_train.options.fields import dotted_names, field_types, is_free, section_class
 from d2v_train.options.help import groups, help_text, markdown, merged
 from d2v_train.options.run import Options
@@ -73,8 +73,8 @@ def test_fields_of_the_model_are_those_of_its_configuration(prefix):
     assert listed.keys() - {"preset"} == own.keys()
     for name, default in own.items():
         shown = listed[name].default
-        if shown is not REQUIRED:
-            known = eval(shown) if isinstance(shown, Source) else shown
+        if shown is not SET_BY_RUN:
+            known = eval(shown) if isinstance(shown, Expression) else shown
             assert known == default, name
 
 
