@@ -21,7 +21,7 @@ from accelerate.state import AcceleratorState, GradientState, PartialState  # no
 from engine_scenarios import ENGINES, poison  # noqa: E402
 
 from d2v_train.options.errors import OptionError  # noqa: E402
-from d2v_train.programs.pretrain import main  # noqa: E402
+from d2v_train.programs.pretrain import run_program  # noqa: E402
 
 
 def run_all(entries: list[dict]) -> None:
@@ -37,13 +37,13 @@ def run_all(entries: list[dict]) -> None:
         arguments = [argument.replace("{rank}", os.environ["RANK"]) for argument in entry["arguments"]]
         if entry["refused"]:
             try:
-                main(arguments)
+                run_program(arguments)
             except OptionError as error:
                 print(error, file=sys.stderr)
                 continue
             raise AssertionError(f"not refused: {arguments}")
         with poison() if entry["poisoned"] else contextlib.nullcontext():
-            main(arguments)
+            run_program(arguments)
 
 
 if __name__ == "__main__":

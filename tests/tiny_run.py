@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 
 from d2v_train.measuring.speed import SPEED_FACTS
 from d2v_train.pretraining.training import Pretraining
-from d2v_train.programs.pretrain import main
+from d2v_train.programs.pretrain import run_program
 from d2v_train.support.jsonl import read_log
 
 
@@ -88,7 +88,7 @@ def pretrain(config: Path | str, folder: Path, *overrides: str) -> dict[str, Any
     """A run in this process, as if it were the first one; its summary."""
     AcceleratorState._reset_state(reset_partial_state=True)
     GradientState._reset_state()
-    return main([str(config), f"output_dir={folder}", *overrides])
+    return run_program([str(config), f"output_dir={folder}", *overrides])
 
 
 def environment() -> dict[str, str]:

@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader, Dataset
 from d2v_train.batching.cutting import pass_bounds
 from d2v_train.batching.order import SampleKey, spread_pattern, stable_seed
 from d2v_train.batching.turns import FixedTurns, SortedTurns
-from d2v_train.data.report import DataReport, NoUsableSample, collect_data_report
+from d2v_train.data.report import DataReport, NoUsableSample
 from d2v_train.data.substitutes import usable_item
 from d2v_train.support.extras import MissingDependencyError
 from d2v_train.support.processes import ONE_PROCESS, Processes
@@ -152,10 +152,10 @@ class StepDataset(Dataset):
         batches = []
         for modality in self.plan.modalities_at(step):
             for keys in self.own_passes(self.plan.samples(step, modality), modality):
-                with collect_data_report() as report:
-                    items = [self._item(modality, key) for key in keys]
+                report = DataReport()
+                items = [self._item(modality, key, report) for key in keys]
                 inputs = self.collator(items, step)
-                batches.append(MicroBatch(modality, inputs, self.count_tokens(modality, inputs), report.packed()))
+                batches.append(MicroBatch(modality, inputs, self.count_tokens(modality, inputs), report))
         return batches
 
     def own_passes(self, keys: list[SampleKey], modality: str) -> list[list[SampleKey]]:
@@ -181,9 +181,9 @@ class StepDataset(Dataset):
                       for name, epoch in zip(names, epochs, strict=True)}  # fmt: skip
         return found
 
-    def _item(self, modality: str, key: SampleKey) -> dict[str, Any]:
+    def _item(self, modality: str, key: SampleKey, report: DataReport) -> dict[str, Any]:
         seed = stable_seed(self.seed, "augment", modality, *key)
-        return usable_item(self.datasets[modality], key.index, self.transforms[modality], modality, seed)
+        return usable_item(self.datasets[modality], key.index, self.transforms[modality], modality, seed, report)
 
 
 def load_steps(

@@ -12,7 +12,8 @@ from d2v_train.batching.batches import BatchPlan, PassLimit, StepDataset
 from d2v_train.batching.lengths import token_lengths
 from d2v_train.batching.order import Mixture
 from d2v_train.batching.turns import FixedTurns, SortedTurns
-from d2v_train.data.source_list import JoinedDataset, TransformBySource, parts_of
+from d2v_train.data.report import DataReport
+from d2v_train.data.source_list import JoinedDataset, parts_of
 from d2v_train.inputs.collate import Collator
 from d2v_train.inputs.transforms import build_transform
 from d2v_train.options.errors import OptionError
@@ -33,7 +34,12 @@ class ModalityData(NamedTuple):
 
 
 def prepare_modality(
-    options: Options, config: Data2VecConfig, modality: str, source: Any, tokenizer: Any = None
+    options: Options,
+    config: Data2VecConfig,
+    modality: str,
+    source: Any,
+    tokenizer: Any = None,
+    report: DataReport | None = None,
 ) -> ModalityData:
     """Prepares a modality of a run.
 
@@ -43,6 +49,7 @@ def prepare_modality(
         modality: its name.
         source: raw data set, `RawDataset` or `JoinedDataset`.
         tokenizer: for text.
+        report: takes what is met where data is read as a whole.
 
     Raises:
         ValueError: a transform option is wrong, or there is too little data.
@@ -50,17 +57,16 @@ def prepare_modality(
     """
     section = getattr(options, modality)
     block = options.data.shuffle_buffer
-    transforms, prepared = _prepare(section, config, modality, source, tokenizer, block)
-    dataset, transform, ratios = prepared[0], transforms[0], None
+    transform = build_transform(modality, section.transform, config, tokenizer, train=True)
+    # Each by itself: the same name may be of two speakers in two sources.
+    prepared = [transform.prepare(part, block, report) for part in parts_of(source).values()]
+    dataset, ratios = prepared[0], None
     if isinstance(source, JoinedDataset):
         ratios = source.ratios
         dataset = JoinedDataset(prepared, source.names, ratios)
-        if modality == "audio":
-            transform = TransformBySource(transforms)
     order = Mixture([len(part) for part in prepared], ratios, options.seed, modality, block)
     if section.needs_lengths:
-        pairs = zip(prepared, transforms, strict=True)
-        lengths = np.concatenate([token_lengths(part, each, config) for part, each in pairs])
+        lengths = np.concatenate([token_lengths(part, transform, config) for part in prepared])
         turns = _sorted_turns(section, order, lengths, options.seed, modality)
     else:
         turns = FixedTurns(order, section.batch_size)
@@ -71,18 +77,6 @@ def prepare_modality(
     }
     limit = PassLimit(section.micro_batch_size, section.micro_batch_tokens) if section.is_limited else None
     return ModalityData(dataset, transform, turns, limit, fingerprint)
-
-
-def _prepare(
-    section: ModalityOptions, config: Data2VecConfig, modality: str, source: Any, tokenizer: Any, block: int | None
-) -> tuple[list[Any], list[Any]]:
-    """Transform and prepared data set of each source; only that of speech keeps something of the source."""
-    raw = list(parts_of(source).values())
-    count = len(raw) if modality == "audio" else 1
-    transforms = [build_transform(modality, section.transform, config, tokenizer, train=True) for _ in range(count)]
-    transforms *= len(raw) // count
-    within = {"block": block} if modality == "audio" else {}
-    return transforms, [transform.prepare(part, **within) for transform, part in zip(transforms, raw, strict=True)]
 
 
 def _sorted_turns(
@@ -131,6 +125,7 @@ def build_steps(
     sources: Mapping[str, Any],
     tokenizer: Any = None,
     processes: Processes = ONE_PROCESS,
+    report: DataReport | None = None,
 ) -> StepDataset:
     """Micro-batches of this process by step.
 
@@ -140,11 +135,14 @@ def build_steps(
         sources: raw data sets by modality.
         tokenizer: for text.
         processes: of the run.
+        report: takes what is met where data is read as a whole.
 
     Raises:
         ValueError: a transform option is wrong, or a modality has too little data or too small a batch.
     """
-    data = {name: prepare_modality(options, config, name, source, tokenizer) for name, source in sources.items()}
+    data = {
+        name: prepare_modality(options, config, name, source, tokenizer, report) for name, source in sources.items()
+    }
     plan = BatchPlan(
         {name: each.turns for name, each in data.items()},
         {name: getattr(options, name).ratio for name in data},

@@ -22,6 +22,7 @@ from d2v_train.data.bad_samples import BadSample
 from d2v_train.data.records import RawDataset
 from d2v_train.data.tables import SAMPLING_RATE, identity_of, is_remote
 from d2v_train.inputs.audio import AudioTransform
+from d2v_train.inputs.joined_clips import JoinedClips
 from d2v_train.inputs.packing import DOCUMENTS_AT_ONCE, PackedTextDataset
 from d2v_train.inputs.text import TextTransform
 from d2v_train.support.atomic import write_file
@@ -47,7 +48,8 @@ def token_lengths(dataset: Any, transform: Any, config: Any) -> np.ndarray:
         ValueError: the samples all have the same size, as images have.
     """
     if isinstance(transform, AudioTransform):
-        samples = _after_transform(sample_counts(dataset), transform)
+        joined = isinstance(dataset, JoinedClips)
+        samples = _after_transform(sample_counts(dataset.dataset if joined else dataset), transform, joined)
         config = config.audio_config
         frames = (samples - config.frame_width) // config.frame_stride + 1
         return np.maximum(frames, 1)
@@ -59,8 +61,8 @@ def token_lengths(dataset: Any, transform: Any, config: Any) -> np.ndarray:
     raise ValueError("Images all have the same size: there is nothing to sort or to budget. Give a batch_size.")
 
 
-def _after_transform(samples: np.ndarray, transform: AudioTransform) -> np.ndarray:
-    """Samples that the model gets at most, from those of the recordings; -1 of unknown ones."""
+def _after_transform(samples: np.ndarray, transform: AudioTransform, joined: bool) -> np.ndarray:
+    """Return the samples that the model gets at most, from those of the recordings (-1 of unknown ones)."""
     slowest = 1.0 if transform.speed is None else transform.speed[0]
     longest = np.ceil(samples / slowest)
     unknown = samples < 0
@@ -71,7 +73,7 @@ def _after_transform(samples: np.ndarray, transform: AudioTransform) -> np.ndarr
         most = round(transform.max_seconds * SAMPLING_RATE)
     if most is not None:
         longest = np.minimum(longest, most)
-        if transform.concatenates:
+        if joined:
             longest[:] = most
     longest[unknown] = longest.max() if most is None else most
     return np.maximum(longest, transform.min_samples).astype(np.int64)

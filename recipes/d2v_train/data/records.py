@@ -5,14 +5,14 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from torch.utils.data import Dataset
 
 from d2v_train.data.bad_samples import BadSample, BadSamples
 from d2v_train.data.decoding import decode_audio, decode_image, decode_text
-from d2v_train.data.report import BadRecord, NoUsableSample, collecting
+from d2v_train.data.report import BadRecord, DataReport, NoUsableSample
 from d2v_train.data.sources import open_table
 from d2v_train.data.substitutes import candidates
 from d2v_train.data.tables import SAMPLING_RATE, Columns, Table, keep_rows
@@ -30,16 +30,29 @@ MAX_WARNINGS = 5
 """Bad samples of a data set, or of a modality of a run, that are logged one by one."""
 
 
+class Origin(NamedTuple):
+    """Where a record is from."""
+
+    dataset: RawDataset
+    index: int
+    drawn: bool
+    """Whether the record was asked for, or stands in for another one."""
+
+    def reject(self, error: BadSample, report: DataReport | None = None) -> None:
+        """Count the sample as bad, for what only showed in its transform."""
+        self.dataset.reject(self.index, error, self.drawn, report)
+
+
 class RawDataset(Dataset):
     """Decoded records of one split of one source.
 
     `dataset[i]` is a dict with "id" (int, always i), the raw input ("image": upright PIL image | "audio": float32
     (S,) mono at 16 kHz | "text": str, and "text_pair": str for sentence pairs), "label" (int class, float score or
-    None), "group" (str or None), and "transcript" (str) where a column of them was named.
+    None), "group" (str or None), "transcript" (str) where a column of them was named, and "origin" (`Origin`).
 
     A bad record is replaced by the next good one, in a fixed order, under its own id: the sample after it, the one
     after that, and so on, round the end (in large data sets, distant ones after the next hundred). `bad` counts what
-    was met; `bad.report()` prints it. Who collects reports (`collect_data_report`) is told of each read too.
+    was met; `bad.report()` prints it. A `DataReport` that is handed to `read` takes each of them too.
 
     Args:
         modality: "text", "vision" or "audio".
@@ -99,39 +112,49 @@ class RawDataset(Dataset):
         return len(self.rows)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
+        return self.read(index)
+
+    def read(self, index: int, report: DataReport | None = None, drawn: bool = True) -> dict[str, Any]:
+        """Return record `index`, with `on_bad="substitute"` that of another sample under its id where it is bad.
+
+        Args:
+            index: The sample.
+            report: That takes what is met; None logs bad samples instead.
+            drawn: Whether the sample was asked for, or stands in for another one.
+
+        Raises:
+            IndexError: If there is no such sample.
+            BadSample: If it is bad and `on_bad` is "raise".
+            NoUsableSample: If no other one can be used either.
+        """
         if not -len(self) <= index < len(self):
             raise IndexError(f"There is no sample {index} in a data set of {len(self)}.")
         index = int(index) % len(self)
         if self.on_bad == "raise":
-            return self.load(index)
+            return self.load(index, report, drawn)
         tried = 0
         for candidate in candidates(index, len(self)):
             try:
-                return self._load(candidate, drawn=not tried) | {"id": index}
+                return self.load(candidate, report, drawn and not tried) | {"id": index}
             except BadSample:
                 tried += 1
         which = f"the {tried}" if tried == len(self) else f"{tried} of the {len(self)}"
         raise NoUsableSample(f"Not one of {which} samples can be used. {self.bad.report()}")
 
-    def load(self, index: int) -> dict[str, Any]:
-        """Return record `index` itself, with no substitute.
+    def load(self, index: int, report: DataReport | None = None, drawn: bool = True) -> dict[str, Any]:
+        """Return record `index` itself, with no substitute; arguments as of `read`.
 
         Raises:
             BadSample: If it is bad; it is then counted in `bad`.
         """
-        return self._load(index, drawn=True)
-
-    def _load(self, index: int, drawn: bool) -> dict[str, Any]:
-        """Record `index`, which was asked for (`drawn`) or stands in for another one."""
-        report = collecting()
         if report is not None:
-            report.read(self, index, drawn)
+            report.count(self.modality, drawn)
         try:
-            value = self._cache[index] if index in self._cache else self._decode(index)
+            value = self._cache[index] if index in self._cache else self._decode(index, report)
         except BadSample as error:
-            self.reject(index, error, drawn)
+            self.reject(index, error, drawn, report)
             raise
-        record = {"id": index, INPUT_KEYS[self.modality]: value}
+        record = {"id": index, INPUT_KEYS[self.modality]: value, "origin": Origin(self, index, drawn)}
         if isinstance(value, tuple):
             record["text"], record["text_pair"] = value
         record["label"] = None if self.labels is None else self.labels[index].item()
@@ -201,15 +224,16 @@ class RawDataset(Dataset):
         path = value.get("path") if isinstance(value, dict) else None
         return f"row {row} ({path})" if path else f"row {row}"
 
-    def reject(self, index: int, error: BadSample, drawn: bool = True) -> None:
+    def reject(self, index: int, error: BadSample, drawn: bool = True, report: DataReport | None = None) -> None:
         """Count a sample as bad, and log it unless there were many: the report of `bad` has them all.
 
         Args:
             index: The sample.
             error: Why it is bad.
             drawn: Whether it was asked for, or stands in for another one.
+            report: That takes it; None logs it instead.
         """
-        known, report = self.bad.is_bad(index), collecting()
+        known = self.bad.is_bad(index)
         self.bad.mark(index, error.reason)
         if report is not None:
             # Whoever collects also reports; it is told each time, as another process may have met the sample first.
@@ -228,7 +252,7 @@ class RawDataset(Dataset):
         """What tells a sample from those of all other data sets."""
         return self.modality, self.source, self.split, int(self.rows[index])
 
-    def _decode(self, index: int) -> Any:
+    def _decode(self, index: int, report: DataReport | None) -> Any:
         """The decoded value; one that cannot be decoded is not tried again, but for a file that may come back."""
         if index in self._broken:
             raise self._broken[index].with_traceback(None)
@@ -243,7 +267,6 @@ class RawDataset(Dataset):
         except Exception as error:  # reading a table fails in the ways of its library
             broken = BadSample("unreadable", f"{type(error).__name__}: {error}")
             raise broken from error
-        report = collecting()
         for note in notes:
             self.bad.mark(index, note)
             if report is not None:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from torch.utils.data import Dataset
 
 from d2v_train.data.records import open_dataset
+from d2v_train.data.report import DataReport
 from d2v_train.options.errors import OptionError
 from d2v_train.options.run import Options
 
@@ -43,30 +44,16 @@ class JoinedDataset(Dataset):
         return sum(len(part) for part in self.parts)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """A record, with "source" (int), the number of its source from 0, and "place" (int), its place in it."""
+        return self.read(index)
+
+    def read(self, index: int, report: DataReport | None = None, drawn: bool = True) -> dict[str, Any]:
+        """Return a record; arguments as of `RawDataset.read`."""
         place = int(index)
-        for number, part in enumerate(self.parts):
+        for part in self.parts:
             if 0 <= place < len(part):
-                return part[place] | {"id": int(index), "source": number, "place": place}
+                return part.read(place, report, drawn) | {"id": int(index)}
             place -= len(part)
         raise IndexError(f"There is no sample {index} in {len(self)} samples of {len(self.parts)} sources.")
-
-
-class TransformBySource:
-    """The transform of a modality with several sources: each has its own, prepared with its own data.
-
-    Clips of one speaker are looked for in one source only: in two of them the same name may be of two people.
-
-    Args:
-        transforms: of the sources, in order.
-    """
-
-    def __init__(self, transforms: Sequence[Callable[..., dict[str, Any]]]):
-        self.transforms = list(transforms)
-
-    def __call__(self, record: dict[str, Any], seed: int = 0) -> dict[str, Any]:
-        """Item of a record of a `JoinedDataset`."""
-        return self.transforms[record["source"]](record, seed=seed)
 
 
 def parts_of(dataset: Any) -> dict[str, Any]:

@@ -16,21 +16,22 @@ from transformers import (
     HfArgumentParser,
 )
 
+from d2v_train.options.files import CONFIG_FOLDER
 from d2v_train.support.extras import MissingDependencyError
 
 
-def parse_arguments(*classes: type, argv: list[str] | None = None) -> tuple[Any, ...]:
+def parse_arguments(*classes: type, argv: list[str], prog: str | None = None) -> tuple[Any, ...]:
     """Options of a program as one instance per dataclass.
 
     The first argument may be a .yaml or .json file of options; what follows on the command line replaces what it says.
 
     Args:
         classes: dataclasses of options.
-        argv: arguments; default is the command line.
+        argv: arguments.
+        prog: name of the program in its usage and errors; None for that of the process.
     """
-    argv = sys.argv[1:] if argv is None else argv
     # No abbreviations: an option that is added later would change what they mean.
-    parser = _Parser(classes, allow_abbrev=False)
+    parser = _Parser(classes, prog=prog, allow_abbrev=False)
     try:
         argv = with_options_of_file(argv)
         _, unknown = parser.parse_known_args(argv)
@@ -46,12 +47,15 @@ def parse_arguments(*classes: type, argv: list[str] | None = None) -> tuple[Any,
 def with_options_of_file(argv: Sequence[str]) -> list[str]:
     """A command line whose first argument may be a file of options, with these options in its place.
 
+    A file that is not there is looked for among the configurations of this package.
+
     Raises:
         ValueError: if the file holds no options.
         OSError: if it cannot be read.
     """
     if argv and Path(argv[0]).suffix in (".yaml", ".yml", ".json"):
-        return _arguments_in(Path(argv[0])) + list(argv[1:])
+        path, shipped = Path(argv[0]), CONFIG_FOLDER / argv[0]
+        return _arguments_in(path if path.exists() or not shipped.is_file() else shipped) + list(argv[1:])
     return list(argv)
 
 
@@ -92,18 +96,24 @@ def check_folder(folder: Path) -> None:
         raise ValueError(f"--output_dir {folder} cannot be written: {existing} is read-only for this user.")
 
 
-def launch(main: Callable[[list[str]], dict[str, Any]]) -> None:
-    """Runs a program: its results as one line of JSON, mistakes of the user as one sentence.
+def launch(program: Callable[[list[str]], dict[str, Any]], argv: list[str] | None = None) -> int | str:
+    """Run a program as a process, and print its results as one line of JSON.
 
     Args:
-        main: takes the command line, returns the metrics.
+        program: takes the arguments, returns the metrics.
+        argv: arguments; None for the command line.
+
+    Returns:
+        What the process ends with: 0, or the mistake of the user in a sentence.
     """
+    argv = sys.argv[1:] if argv is None else argv
     try:
-        results = main(sys.argv[1:])
+        results = program(argv)
     except (ValueError, OSError, MissingDependencyError) as error:
-        if "debug" in sys.argv:  # --log_level debug shows where
+        if "debug" in argv:  # --log_level debug shows where
             raise
-        raise SystemExit(f"{type(error).__name__}: {error}") from None
+        return f"{type(error).__name__}: {error}"
     if PartialState().is_main_process:
         print(json.dumps(results))
     PartialState().destroy_process_group()
+    return 0

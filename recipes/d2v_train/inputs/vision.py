@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from d2v_train.data.records import RawDataset
+from d2v_train.data.report import DataReport
 from d2v_train.inputs.checks import _range
 from d2v_train.support.extras import need
 
@@ -55,8 +56,8 @@ class VisionTransform:
         if (self._std <= 0).any():
             raise ValueError(f"Vision option std is {self.std}; it must be positive.")
 
-    def prepare(self, dataset: RawDataset) -> RawDataset:
-        """Return `dataset` itself: images need nothing from one another."""
+    def prepare(self, dataset: RawDataset, block: int | None = None, report: DataReport | None = None) -> RawDataset:
+        """Return `dataset` itself: images need nothing from one another, so neither `block` nor `report` is used."""
         return dataset
 
     def __call__(self, record: dict[str, Any], seed: int = 0) -> dict[str, Any]:

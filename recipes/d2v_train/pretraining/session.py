@@ -14,7 +14,7 @@ from accelerate import Accelerator
 from accelerate.utils import set_seed
 
 from d2v_train.batching.build import build_steps
-from d2v_train.data.report import collect_data_report
+from d2v_train.data.report import DataReport
 from d2v_train.data.source_list import open_sources
 from d2v_train.engine.engine import check_shared_folder, make_accelerator
 from d2v_train.engine.sharding import whole_model
@@ -121,14 +121,14 @@ def train(options: Options, accelerator: Accelerator, processes: Processes, fold
         sources = open_sources(options, channels)
     tokenizer = None
     if "text" in sources:
-        # What is bad among the documents is met again, and reported, when they are packed.
-        with options_explained("The tokenizer"), accelerator.main_process_first(), collect_data_report():
+        with options_explained("The tokenizer"), accelerator.main_process_first():
             tokenizer = prepare_tokenizer(options, sources["text"], folder / "tokenizer", write)
     with options_explained("The model"):
         config = build_config(options, vocab_size=None if tokenizer is None else len(tokenizer))
         model = build_model(options, config)
-    with options_explained("The data"), collect_data_report() as report:
-        steps = build_steps(options, config, sources, tokenizer, processes)
+    report = DataReport()
+    with options_explained("The data"):
+        steps = build_steps(options, config, sources, tokenizer, processes, report)
     if options.dry_run:
         return dry_run(options, accelerator, processes, model, steps)
     with options_explained("The probe"):
@@ -178,7 +178,7 @@ def upload_final(final: Path, repository: str) -> None:
     try:
         logger.info("Uploaded: %s", push(final, repository))
     except (PublishingError, ValueError) as error:
-        again = f"python recipes/publish.py {final} {repository}"
+        again = f"d2v publish {final} {repository}"
         logger.error("The model is in %s, but it was not uploaded: %s\nTry again with: %s", final, error, again)
 
 

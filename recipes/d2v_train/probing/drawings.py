@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from transformers import audio_utils
 
 from d2v_train.support.extras import need
 
@@ -44,10 +45,10 @@ def picture(pixels: np.ndarray) -> np.ndarray:
 def spectrogram(samples: np.ndarray, stride: int) -> np.ndarray:
     """Log-magnitudes (frequencies, frames) of a waveform, a column for each frame of the model."""
     width = max(2 * stride, 400)
-    padded = np.pad(samples, (0, width))
-    starts = np.arange(0, max(len(samples), 1), stride)
-    frames = padded[starts[:, None] + np.arange(width)] * np.hanning(width)
-    return np.log(np.abs(np.fft.rfft(frames, axis=1)).T[: width // 4] + 1e-2)
+    window = audio_utils.window_function(width, "hann", periodic=False)
+    padded = np.pad(samples, (0, width - 1))
+    magnitudes = audio_utils.spectrogram(padded, window, width, stride, power=1.0, center=False)
+    return np.log(magnitudes[: width // 4] + 1e-2)
 
 
 def draw_image_masks(path: Path, images: Sequence[np.ndarray], masks: np.ndarray, names: Sequence[str]) -> Path:

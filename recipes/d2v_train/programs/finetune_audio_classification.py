@@ -1,10 +1,10 @@
 """Fine-tunes data2vec to classify recordings: keywords, speakers, languages, sounds.
 
-    python recipes/finetune_audio_classification.py --model_name_or_path runs/speech/final \\
+    d2v finetune-audio --model_name_or_path runs/speech/final \\
         --dataset_name path/to/recordings --output_dir runs/keywords --do_train --do_eval
-    python recipes/finetune_audio_classification.py --config_name audio-base --from_scratch \\
+    d2v finetune-audio --config_name audio-base --from_scratch \\
         --dataset_name path/to/recordings --output_dir runs/scratch --do_train --do_eval
-    accelerate launch --num_processes 8 recipes/finetune_audio_classification.py --bf16 \\
+    accelerate launch --num_processes 8 -m d2v_train.programs.finetune_audio_classification --bf16 \\
         --model_name_or_path user/data2vec2-audio-base --dataset_name google/speech_commands \\
         --dataset_config_name v0.02 --output_dir runs/commands --do_train --do_eval
 
@@ -29,6 +29,7 @@ transformers' own example uses for wav2vec 2.0 on keywords.
 from __future__ import annotations
 
 import logging
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -147,17 +148,17 @@ class ClassTrainingArguments(FinetuningArguments):
     greater_is_better: bool | None = True
 
 
-def main(argv: list[str] | None = None) -> dict[str, float]:
-    """Runs the program.
+def run_program(argv: list[str]) -> dict[str, float]:
+    """Fine-tune as a command line says.
 
     Args:
-        argv: arguments; default is the command line.
+        argv: its arguments.
 
     Returns:
         All metrics.
     """
     model_args, data_args, args = parse_arguments(
-        ClassifierArguments, ClassDataArguments, ClassTrainingArguments, argv=argv
+        ClassifierArguments, ClassDataArguments, ClassTrainingArguments, argv=argv, prog="d2v finetune-audio"
     )
     prepare_program(args)
     train, evaluation = data_args.open_parts(args.do_train, args.do_eval)
@@ -249,5 +250,10 @@ def measure(prediction: EvalPrediction) -> dict[str, float]:
     return {**Accuracy().compute(predictions=classes, references=labels), "macro_f1": f1}
 
 
+def main(argv: list[str] | None = None) -> int | str:
+    """Run the program as a process, see `launch`."""
+    return launch(run_program, argv)
+
+
 if __name__ == "__main__":
-    launch(main)
+    sys.exit(main())

@@ -1,10 +1,10 @@
 """Fine-tunes data2vec for speech recognition with CTC, on LibriSpeech or on recordings of your own.
 
-    python recipes/finetune_ctc.py --model_name_or_path runs/speech/final --dataset_name openslr/librispeech_asr \\
+    d2v finetune-ctc --model_name_or_path runs/speech/final --dataset_name openslr/librispeech_asr \\
         --dataset_config_name clean --train_split_name train.100 --output_dir runs/asr --do_train --do_eval
-    python recipes/finetune_ctc.py recipes/d2v_train/configs/ctc_10m.yaml --config_name audio-base --from_scratch \\
+    d2v finetune-ctc ctc_10m.yaml --config_name audio-base --from_scratch \\
         --dataset_name path/to/recordings --output_dir runs/asr_scratch --do_train --do_eval
-    accelerate launch --num_processes 8 recipes/finetune_ctc.py recipes/d2v_train/configs/ctc_960h.yaml --bf16 \\
+    accelerate launch --num_processes 8 -m d2v_train.programs.finetune_ctc ctc_960h.yaml --bf16 \\
         --model_name_or_path runs/speech/final --dataset_name path/to/LibriSpeech --output_dir runs/asr_960h ...
 
 The data is a name on the Hub, parquet, a folder with `metadata.csv` or `metadata.jsonl` (columns `file_name` and
@@ -19,11 +19,12 @@ options, those of `TrainingArguments` among them; a .yaml file of options may co
 The defaults are what the authors publish for 100 hours of LibriSpeech, for wav2vec 2.0 and both versions of data2vec
 (Baevski et al. 2022 and 2023; fairseq `examples/wav2vec/config/finetuning/base_100h`): 80,000 updates of about 1,600 s
 of speech (here 128 recordings), Adam at 3e-5 in three stages, the convolutions frozen, spans drawn over 65 % of the
-frames and 50 % of the channels. `recipes/d2v_train/configs/ctc_*.yaml` hold those for 10 minutes, 1, 10 and 960 hours.
+frames and 50 % of the channels. `d2v_train/configs/ctc_*.yaml` hold those for 10 minutes, 1, 10 and 960 hours.
 """
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass, field
 
 from transformers import AutoModelForCTC
@@ -97,16 +98,18 @@ class CTCTrainingArguments(FinetuningArguments):
         super().__post_init__()
 
 
-def main(argv: list[str] | None = None) -> dict[str, float]:
-    """Runs the program.
+def run_program(argv: list[str]) -> dict[str, float]:
+    """Fine-tune as a command line says.
 
     Args:
-        argv: arguments; default is the command line.
+        argv: its arguments.
 
     Returns:
         All metrics.
     """
-    model_args, data_args, args = parse_arguments(CTCModelArguments, CTCDataArguments, CTCTrainingArguments, argv=argv)
+    model_args, data_args, args = parse_arguments(
+        CTCModelArguments, CTCDataArguments, CTCTrainingArguments, argv=argv, prog="d2v finetune-ctc"
+    )
     prepare_program(args)
     if args.do_eval or args.do_predict:
         need("jiwer", "audio")
@@ -172,5 +175,10 @@ def samples(
     return FinetuningDataset(raw, build_transform("audio", None, config, train=training), target, seed)
 
 
+def main(argv: list[str] | None = None) -> int | str:
+    """Run the program as a process, see `launch`."""
+    return launch(run_program, argv)
+
+
 if __name__ == "__main__":
-    launch(main)
+    sys.exit(main())

@@ -1,15 +1,15 @@
 """Fine-tunes data2vec on a task of GLUE, or to classify or score other texts and pairs of texts.
 
-    python recipes/finetune_glue.py --model_name_or_path runs/text/final --task_name cola \\
+    d2v finetune-glue --model_name_or_path runs/text/final --task_name cola \\
         --output_dir runs/cola --do_train --do_eval
-    python recipes/finetune_glue.py --model_name_or_path runs/text/final --from_scratch --task_name rte \\
+    d2v finetune-glue --model_name_or_path runs/text/final --from_scratch --task_name rte \\
         --dataset_name path/to/glue --output_dir runs/rte_scratch --do_train --do_eval
-    accelerate launch --num_processes 4 recipes/finetune_glue.py --model_name_or_path user/data2vec2-text-base \\
-        --task_name mnli --output_dir runs/mnli --do_train --do_eval --do_predict --bf16
+    accelerate launch --num_processes 4 -m d2v_train.programs.finetune_glue --bf16 --task_name mnli \\
+        --model_name_or_path user/data2vec2-text-base --output_dir runs/mnli --do_train --do_eval --do_predict
 
 Several runs in one call, each in its own sub-folder, with a table at the end:
 
-    python recipes/finetune_glue.py --model_name_or_path runs/text/final --task_name rte --output_dir runs/rte \\
+    d2v finetune-glue --model_name_or_path runs/text/final --task_name rte --output_dir runs/rte \\
         --do_train --do_eval --learning_rates 1e-5 2e-5 3e-5 --seeds 1 2 3 4 5
 
 Tasks: cola, sst2, mrpc, qqp, stsb, mnli, qnli, rte, wnli. Other texts come from --dataset_name (Hub, or a folder with
@@ -110,23 +110,26 @@ def of_one_process(batch: int) -> int:
     return max(1, batch // int(os.environ.get("WORLD_SIZE", 1)))
 
 
-def main(argv: list[str] | None = None) -> dict[str, Any]:
-    """Runs the program, once or for several learning rates and seeds.
+def run_program(argv: list[str]) -> dict[str, Any]:
+    """Fine-tune as a command line says, once or for several learning rates and seeds.
 
     Args:
-        argv: arguments; default is the command line.
+        argv: its arguments.
 
     Returns:
         All metrics; of several runs, the summary.
     """
-    argv = sys.argv[1:] if argv is None else argv
-    model_args, data_args, args = parse_arguments(ModelArguments, TextDataArguments, GlueArguments, argv=argv)
+    model_args, data_args, args = parse_arguments(
+        ModelArguments, TextDataArguments, GlueArguments, argv=argv, prog="d2v finetune-glue"
+    )
     prepare_program(args)
     if args.learning_rates is None and args.seeds is None:
         return finetune(model_args, data_args, args)
 
     def once(argv: list[str]) -> dict[str, float]:
-        return finetune(*parse_arguments(ModelArguments, TextDataArguments, GlueArguments, argv=argv))
+        return finetune(
+            *parse_arguments(ModelArguments, TextDataArguments, GlueArguments, argv=argv, prog="d2v finetune-glue")
+        )
 
     metrics = [args.metric_for_best_model]
     if args.task_name is None and args.takes_main_metric:
@@ -268,5 +271,10 @@ def predict(
     return record(trainer, prefix, output.metrics)
 
 
+def main(argv: list[str] | None = None) -> int | str:
+    """Run the program as a process, see `launch`."""
+    return launch(run_program, argv)
+
+
 if __name__ == "__main__":
-    launch(main)
+    sys.exit(main())

@@ -1,10 +1,10 @@
 """Fine-tunes data2vec to classify images: a folder with one folder per class, parquet, or a data set on the Hub.
 
-    python recipes/finetune_image_classification.py --model_name_or_path runs/images/final \\
+    d2v finetune-images --model_name_or_path runs/images/final \\
         --dataset_name path/to/images --output_dir runs/classifier --do_train --do_eval
-    python recipes/finetune_image_classification.py --config_name vision-base --from_scratch \\
+    d2v finetune-images --config_name vision-base --from_scratch \\
         --dataset_name ILSVRC/imagenet-1k --output_dir runs/scratch --do_train --do_eval
-    accelerate launch --num_processes 16 recipes/finetune_image_classification.py \\
+    accelerate launch --num_processes 16 -m d2v_train.programs.finetune_image_classification \\
         --model_name_or_path user/data2vec2-vision-base --dataset_name ILSVRC/imagenet-1k \\
         --output_dir runs/imagenet --do_train --do_eval --bf16 --dataloader_num_workers 6
 
@@ -29,6 +29,7 @@ leaves it at the full rate), and the cosine ends at 0 (1e-6). What the other pub
 from __future__ import annotations
 
 import logging
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -99,17 +100,22 @@ class ImageFinetuningArguments(FinetuningArguments):
         super().__post_init__()
 
 
-def main(argv: list[str] | None = None) -> dict[str, Any]:
-    """Runs the program.
+def run_program(argv: list[str]) -> dict[str, Any]:
+    """Fine-tune as a command line says.
 
     Args:
-        argv: arguments; default is the command line.
+        argv: its arguments.
 
     Returns:
         All metrics.
     """
     model_args, data_args, augmentation, args = parse_arguments(
-        ModelArguments, ImageDataArguments, AugmentationArguments, ImageFinetuningArguments, argv=argv
+        ModelArguments,
+        ImageDataArguments,
+        AugmentationArguments,
+        ImageFinetuningArguments,
+        argv=argv,
+        prog="d2v finetune-images",
     )
     prepare_program(args)
     config = load_config(model_args)
@@ -219,5 +225,10 @@ def predict(trainer: FinetuningTrainer, dataset: FinetuningDataset, names: list[
     return {} if output.label_ids is None else record(trainer, "test", output.metrics)
 
 
+def main(argv: list[str] | None = None) -> int | str:
+    """Run the program as a process, see `launch`."""
+    return launch(run_program, argv)
+
+
 if __name__ == "__main__":
-    launch(main)
+    sys.exit(main())

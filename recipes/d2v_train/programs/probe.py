@@ -1,11 +1,11 @@
 """Measure what a pretrained encoder knows, without training it: kNN, linear and few-label accuracy of its features.
 
-    python recipes/probe.py runs/demo/final --modality vision --data builtin
-    python recipes/probe.py runs/fsdd/final --modality audio --data data/fsdd --test_groups george
-    python recipes/probe.py runs/images/final --modality vision --data path/to/labelled/images
-    python recipes/probe.py runs/text/final --modality text --data data/glue/sst2 --layer 6 --batch_size 64
-    python recipes/probe.py FacebookAI/roberta-base --modality text --data data/glue/sst2
-    python recipes/probe.py runs/roberta/final_backbone --modality text --data data/glue/sst2
+    d2v probe runs/demo/final --modality vision --data builtin
+    d2v probe runs/fsdd/final --modality audio --data data/fsdd --test_groups george
+    d2v probe runs/images/final --modality vision --data path/to/labelled/images
+    d2v probe runs/text/final --modality text --data data/glue/sst2 --layer 6 --batch_size 64
+    d2v probe FacebookAI/roberta-base --modality text --data data/glue/sst2
+    d2v probe runs/roberta/final_backbone --modality text --data data/glue/sst2
 
 The last two are an encoder of transformers before and after its pretraining was continued.
 
@@ -281,7 +281,9 @@ def parse_layer(text: str) -> int | None:
 
 def build_parser() -> argparse.ArgumentParser:
     """Arguments of the command; their names and meaning are those of `run_probe`."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="d2v probe", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     add = parser.add_argument
     add("model", help="folder or Hub name of a data2vec checkpoint, or of an encoder of transformers")
     add("--modality", required=True, choices=("vision", "audio", "text"))
@@ -307,12 +309,12 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def main(arguments: list[str] | None = None) -> None:
+def main(argv: list[str] | None = None) -> None:
     """Run the probe from the command line."""
-    args = build_parser().parse_args(arguments)
+    args = build_parser().parse_args(argv)
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(message)s")
     if args.max_seconds is not None and not args.max_seconds > 0:
-        sys.exit(f"probe.py: Option max_seconds is {args.max_seconds}; it must be above 0.")
+        sys.exit(f"d2v probe: Option max_seconds is {args.max_seconds}; it must be above 0.")
     columns = {"column": args.column, "label_column": args.label_column, "group_column": args.group_column}
     if args.column and len(args.column) == 1:
         columns["column"] = args.column[0]
@@ -340,9 +342,9 @@ def main(arguments: list[str] | None = None) -> None:
         )
     except (ValueError, OSError) as error:
         # A user's mistake: the sentence says it all, a traceback would hide it.
-        sys.exit(f"probe.py: {error}")
+        sys.exit(f"d2v probe: {error}")
     print(json.dumps(result))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -4,7 +4,6 @@ from collections import Counter
 
 import pytest
 import torch
-from torch.utils.data import Dataset
 
 from d2v_train.batching.batches import BatchPlan, StepDataset, load_steps, part
 from d2v_train.batching.order import Mixture, spread_pattern, stable_seed
@@ -19,7 +18,7 @@ def plan(sizes=None, batch_sizes=None, ratios=None, seed=5, mixed=False):
     return BatchPlan(turns, ratios or {"audio": 1.0, "vision": 2.0}, mixed)
 
 
-class Numbers(Dataset):
+class Numbers:
     """Records that are their index."""
 
     def __init__(self, size):
@@ -28,7 +27,7 @@ class Numbers(Dataset):
     def __len__(self):
         return self.size
 
-    def __getitem__(self, index):
+    def read(self, index, report=None, drawn=True):
         return {"id": index}
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from d2v_train.batching.order import Mixture
-from d2v_train.data.source_list import JoinedDataset, TransformBySource, names_of, open_entries, read_entries
+from d2v_train.data.source_list import JoinedDataset, names_of, open_entries, read_entries
 from d2v_train.inputs.audio import AudioTransform
 from d2v_train.options.errors import OptionError
 from d2v_train.options.files import build_options, load_options
@@ -87,18 +87,15 @@ def test_records_have_unique_ids_and_groups_of_two_sources_do_not_mix():
         part.groups = ["the same name"] * len(part)
     records = [joined[index] for index in range(len(joined))]
     assert [record["id"] for record in records] == list(range(24))
-    assert [record["source"] for record in records] == [0] * 12 + [1] * 12
     with pytest.raises(IndexError, match="sample 24"):
         joined[24]
 
-    transforms = [AudioTransform(crop_seconds=60.0, concat_group=True) for _ in joined.parts]
-    for transform, part in zip(transforms, joined.parts, strict=True):
-        transform.prepare(part)
-    both = TransformBySource(transforms)
-    drawn = both(records[15], seed=1)
-    alone = transforms[1](joined.parts[1][3] | {"id": 15}, seed=1)
+    transform = AudioTransform(crop_seconds=60.0, concat_group=True)
+    parts = [transform.prepare(part) for part in joined.parts]
+    drawn = transform(JoinedDataset(parts, joined.names, joined.ratios)[15], seed=1)
+    alone, other = (transform(part[3], seed=1) for part in reversed(parts))
     assert drawn["id"] == 15 and (drawn["input_values"] == alone["input_values"]).all()
-    assert (drawn["input_values"] != transforms[0](records[15], seed=1)["input_values"]).any()
+    assert (drawn["input_values"] != other["input_values"]).any()
 
 
 def test_a_joined_data_set_counts_its_parts():

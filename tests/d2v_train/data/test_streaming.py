@@ -262,8 +262,9 @@ def test_documents_of_text_files_and_their_names_are_those_of_the_data_set(data)
         assert isinstance(stream.table.values, TextRows) and len(stream) == len(whole)
         assert [stream.name_of(index) for index in range(len(stream))] == list(whole.table.names)
         assert stream.groups == whole.groups
-        assert [stream[index] | {"label": 0} for index in range(len(stream))] == [
-            whole[index] | {"label": 0} for index in range(len(whole))
+        same = {"label": 0, "origin": None}
+        assert [stream[index] | same for index in range(len(stream))] == [
+            whole[index] | same for index in range(len(whole))
         ]
 
 

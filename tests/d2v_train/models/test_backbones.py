@@ -235,13 +235,15 @@ def test_resolved_options_are_kept_and_the_plain_encoder_goes_up(options, source
     (sources["vision"] / "README.md").unlink()
     upload_final(tmp_path / "run" / "final", "user/other")
     assert "licence" in caplog.text
-    assert f"publish.py {tmp_path / 'run' / 'final'} user/other" in caplog.text
-    made = publish.main([str(tmp_path / "run"), "user/x", "--weights", "teacher", "--license", "mit", "--dry_run"])
+    assert f"d2v publish {tmp_path / 'run' / 'final'} user/other" in caplog.text
+    made = publish.run_program(
+        [str(tmp_path / "run"), "user/x", "--weights", "teacher", "--license", "mit", "--dry_run"]
+    )
     assert made.files.keys() == set(files) - {".gitattributes"} and "code beside them" not in made.card
     with pytest.raises(ValueError, match="package"):
-        publish.main([str(tmp_path / "run"), "user/x", "--weights", "all", "--license", "mit", "--dry_run"])
+        publish.run_program([str(tmp_path / "run"), "user/x", "--weights", "all", "--license", "mit", "--dry_run"])
     with pytest.raises(ValueError, match="folder"):
-        publish.main([str(tmp_path / "run" / "final_backbone"), "user/x", "--dry_run"])
+        publish.run_program([str(tmp_path / "run" / "final_backbone"), "user/x", "--dry_run"])
     kept = yaml.safe_load((tmp_path / "run" / "run.yaml").read_text())
     assert kept["vision"]["transform"] == {"mean": [0.4], "std": [0.3]}
     saved = json.loads((tmp_path / "run" / "final" / "config.json").read_text())

@@ -11,8 +11,8 @@ from d2v_train.measuring.flops import BatchShape, StepFlops
 from d2v_train.models.build import build_config
 from d2v_train.options.files import find_config, load_options, pretraining_configs
 from d2v_train.pretraining.scaling import scale_batch
-from d2v_train.programs.smoke import main as smoke
 from d2v_train.programs.smoke import parameters
+from d2v_train.programs.smoke import run_program as smoke
 from modeling_d2v import Data2VecConfig, Data2VecForPreTraining
 from modeling_d2v.presets import preset_names
 

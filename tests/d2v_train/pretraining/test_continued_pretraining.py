@@ -10,8 +10,8 @@ from model_factory import randomise
 from PIL import Image
 from processing_factory import text_tokenizer
 
-from d2v_train.programs.convert import main as convert
-from d2v_train.programs.pretrain import main as pretrain
+from d2v_train.programs.convert import run_program as convert
+from d2v_train.programs.pretrain import run_program as pretrain
 from d2v_train.support.jsonl import read_log
 from modeling_d2v import Data2VecForPreTraining, Data2VecModel
 from tests.modeling_d2v.source_checkpoints import content_of, write

@@ -22,9 +22,9 @@ from d2v_train.programs.finetune_audio_classification import (
     ClassDataArguments,
     ClassifierArguments,
     ClassTrainingArguments,
-    main,
     measure,
 )
+from d2v_train.programs.finetune_audio_classification import run_program as main
 
 
 ROOT = Path(__file__).resolve().parents[3]

@@ -22,7 +22,8 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipe
 
 from d2v_train.finetuning.texts.glue import CLASSES, SCORES, TASKS, decide_task, write_glue_predictions
 from d2v_train.inputs.tokenizer import build_tokenizer
-from d2v_train.programs.finetune_glue import GlueArguments, main, of_one_process
+from d2v_train.programs.finetune_glue import GlueArguments, of_one_process
+from d2v_train.programs.finetune_glue import run_program as main
 from modeling_d2v import Data2VecForPreTraining
 
 

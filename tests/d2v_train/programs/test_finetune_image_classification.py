@@ -24,7 +24,7 @@ from d2v_train.finetuning.class_labels import fraction_of_each_class
 from d2v_train.finetuning.images.data import ImageDataArguments, accuracies
 from d2v_train.inputs.processors import image_processor
 from d2v_train.inputs.vision import VisionTransform
-from d2v_train.programs.finetune_image_classification import main
+from d2v_train.programs.finetune_image_classification import run_program as main
 from modeling_d2v import Data2VecForPreTraining, Data2VecProcessor
 
 

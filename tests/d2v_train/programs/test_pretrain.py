@@ -36,7 +36,7 @@ from d2v_train.health.guard import TrainingStopped
 from d2v_train.models.build import build_config, build_model
 from d2v_train.options.errors import OptionError
 from d2v_train.options.files import load_options
-from d2v_train.programs.pretrain import run_program
+from d2v_train.programs.pretrain import main
 from d2v_train.runs.checkpoints import CheckpointFolder
 from d2v_train.support.jsonl import read_log
 from modeling_d2v import Data2VecForPreTraining
@@ -258,14 +258,14 @@ def test_run_killed_while_it_saves_goes_on_from_the_checkpoint_before(config, tm
         "import os, signal, sys\n"
         f"sys.path.insert(0, {str(ROOT / 'recipes')!r})\n"
         "import clone\n"
-        "from d2v_train.programs.pretrain import main\n"
+        "from d2v_train.programs.pretrain import run_program\n"
         "rename = os.rename\n"
         "def killing(source, target):\n"
         "    if str(target).endswith('step_00000004'):\n"
         "        os.kill(os.getpid(), signal.SIGKILL)\n"
         "    rename(source, target)\n"
         "os.rename = killing\n"
-        "main(sys.argv[1:])\n"
+        "run_program(sys.argv[1:])\n"
     )
     arguments = command(config, folder, DROPOUT)[1:]
     done = subprocess.run([sys.executable, "-c", program, *arguments], cwd=tmp_path, env=environment(),
@@ -299,6 +299,6 @@ def test_two_processes_train_like_one(config, tmp_path, schedule):
 
 
 def test_program_explains_a_wrong_option_in_one_line(config, tmp_path):
-    assert run_program([str(config), f"output_dir={tmp_path}", "vision.batch=3"]) == (
+    assert main([str(config), f"output_dir={tmp_path}", "vision.batch=3"]) == (
         "OptionError: Unknown option 'vision.batch'. The nearest valid key is 'vision.batch_size'."
     )

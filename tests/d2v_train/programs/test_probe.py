@@ -176,7 +176,7 @@ def test_nothing_can_be_held_out_of_classes_with_one_sample(saved_model, tmp_pat
     ],
 )
 def test_impossible_options_are_refused_in_a_sentence(saved_model, option, value, message):
-    with pytest.raises(SystemExit, match=f"^probe.py: .*{message}"):
+    with pytest.raises(SystemExit, match=f"^d2v probe: .*{message}"):
         main([str(saved_model), "--modality", "vision", option, value])
 
 

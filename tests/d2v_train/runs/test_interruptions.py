@@ -361,9 +361,9 @@ from pathlib import Path
 
 sys.path.insert(0, sys.argv[1])
 import clone
-from d2v_train.programs.pretrain import run_program
+from d2v_train.programs.pretrain import main
 
-status = run_program(sys.argv[2:])
+status = main(sys.argv[2:])
 names = [task.joinpath("comm").read_text() for task in Path("/proc/self/task").iterdir()]
 Path("ended_" + os.environ["RANK"]).write_text(f"{status}\\n" + "".join(name for name in names if "gloo" in name))
 """

@@ -11,7 +11,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from d2v_train.options.errors import OptionError
 from d2v_train.options.files import as_overrides, load_options
 from d2v_train.options.sections import LoggingOptions
-from d2v_train.programs.pretrain import main
+from d2v_train.programs.pretrain import run_program
 from d2v_train.runs import trackers
 from d2v_train.runs.record import RunRecord, read_record
 from d2v_train.runs.trackers import (
@@ -176,7 +176,7 @@ def test_a_run_tells_its_options_and_every_record(tmp_path, notebook):
         "notebook",
         "--logging.project=digits",
     ]
-    main(["tiny_vision", "--output-dir", str(tmp_path), *settings])
+    run_program(["tiny_vision", "--output-dir", str(tmp_path), *settings])
     kinds = [what for what, _ in notebook.pages]
     assert kinds == ["start", "config", "log", "log", "finish"]
     pages = dict(notebook.pages[:2])
@@ -191,7 +191,7 @@ def test_tensorboard_goes_on_with_a_resumed_run(tmp_path):
     settings = ["cpu=true", "logging.every=1", "optim.schedule_steps=4", "logging.report_to=tensorboard"]
     for steps in (2, 4):
         AcceleratorState._reset_state(reset_partial_state=True)
-        main(["tiny_vision", f"output_dir={tmp_path}", f"max_steps={steps}", *settings])
+        run_program(["tiny_vision", f"output_dir={tmp_path}", f"max_steps={steps}", *settings])
     events = EventAccumulator(str(tmp_path / "data2vec")).Reload()
     losses = [(event.step, event.value) for event in events.Scalars("vision/loss")]
     records = read_log(tmp_path / "log.jsonl")
