@@ -25,8 +25,8 @@ INTRODUCTION = (
 MARKDOWN_INTRODUCTION = """\
 # Options of pretraining
 
-Every option of `recipes/pretrain.py`, made from the source by `python -m d2v_train.options.help --markdown`: change
-the source, not this page. `python recipes/pretrain.py --help` shows the same, and `--help optim` one section of it.
+Every option of `d2v pretrain`, made from the source by `python -m d2v_train.options.help --markdown`: change
+the source, not this page. `d2v pretrain --help` shows the same, and `--help optim` one section of it.
 
 An option is set in the YAML file of the run, or on the command line as `optim.lr=1e-3` or `--optim.lr 1e-3`. Options
 marked with ↻ may differ when a run is resumed; all others must stay."""

@@ -63,13 +63,13 @@ def main(argv: list[str] | None = None) -> int | str | None:
         print(f"d2v: There is no command {name!r}. The nearest one is {nearest!r}; `d2v` lists all.", file=sys.stderr)
         return 2
     try:
-        program = importlib.import_module(f"d2v_train.programs.{COMMANDS[name][0]}")
+        # A program may import its libraries when it starts, so that its help does without them.
+        return importlib.import_module(f"d2v_train.programs.{COMMANDS[name][0]}").main(rest)
     except ModuleNotFoundError as error:
         library = (error.name or "").partition(".")[0]
         if not library or find_spec(library) is not None:
             raise  # a module that is missing in a library that is there: an error of the code
         return f'd2v {name}: {library} is not installed. Install what trains: pip install "modeling-d2v[train]"'
-    return program.main(rest)
 
 
 if __name__ == "__main__":
