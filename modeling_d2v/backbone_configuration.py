@@ -26,7 +26,7 @@ from .backbone_parts import (
     find_mask_point,
     find_mask_vector,
 )
-from .configuration_audio import ConvFrames
+from .configuration_audio import Frames
 from .configuration_checks import in_range, one_of
 from .configuration_modalities import MaskedPredictionConfig
 from .modalities import MODALITIES, FrontEnd, modality_of_input
@@ -38,7 +38,7 @@ _STRUCTURE = {"add_pooling_layer": "pooler", "use_mask_token": "embeddings.mask_
 
 
 @strict
-class BackbonePreTrainingConfig(ConvFrames, MaskedPredictionConfig):
+class BackbonePreTrainingConfig(Frames, MaskedPredictionConfig):
     """An encoder, how it is masked, and what it predicts. Make it with `of`, which looks at a model.
 
     Masks, targets, loss and `ema_*` default to the published settings of data2vec 1.0 for the modality; text is masked
