@@ -64,7 +64,6 @@ def dry_run(
     facts = {"model": parameters, **rehearsal.facts(), "advice": advice}
     if processes.main:
         print(dry_run_table(options, facts), flush=True)
-    accelerator.end_training()
     return facts
 
 

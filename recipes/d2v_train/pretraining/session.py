@@ -41,7 +41,6 @@ from d2v_train.publishing.backbone import backbone_card, export_backbone
 from d2v_train.publishing.export import export, push
 from d2v_train.publishing.run_card import run_card
 from d2v_train.runs.checkpoints import CheckpointError
-from d2v_train.runs.interruptions import RunInterrupted
 from d2v_train.runs.lock import FolderInUseError, RunLock
 from d2v_train.runs.record import Progress, RunRecord
 from d2v_train.runs.trackers import Trackers, hyperparameters, tracker_names
@@ -94,9 +93,6 @@ def pretrain(options: Options) -> dict[str, Any]:
         with options_explained(f"The folder output_dir={folder}"):
             processes.main_decides(lock.hold)
         return train(options, accelerator, processes, folder)
-    except RunInterrupted:
-        accelerator.end_training()
-        raise
     except RuntimeError as error:
         if processes.count == 1 or not is_lost_process(error):
             raise
@@ -126,7 +122,6 @@ def train(options: Options, accelerator: Accelerator, processes: Processes, fold
         if options.hub.push:
             upload_final(folder / "final", repository_name(options, folder))
     accelerator.wait_for_everyone()
-    accelerator.end_training()
     return summary
 
 

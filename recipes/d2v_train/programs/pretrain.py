@@ -12,9 +12,7 @@ from __future__ import annotations
 
 import gc
 import logging
-import os
 import sys
-import time
 from typing import Any
 
 from d2v_train.options.help import help_text
@@ -73,6 +71,8 @@ def main(argv: list[str] | None = None) -> int | str:
     """
     argv = sys.argv[1:] if argv is None else argv
     show_help(argv)
+    import torch
+
     from d2v_train.pretraining.session import REASONS
     from d2v_train.runs.interruptions import RunInterrupted
 
@@ -85,11 +85,11 @@ def main(argv: list[str] | None = None) -> int | str:
     except REASONS as error:
         status = f"{type(error).__name__}: {error}"
     # Engine and model go while the interpreter is whole: threads of gloo that let go of tensors later could abort it.
-    # Before that these threads get the interpreter for a moment, to let go of the tensors of the last barrier: whoever
-    # drops the last reference to the process group waits for them, and does not let them have it.
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        time.sleep(0.1)
+    # And they go before the group: whatever holds it last joins its threads, which may wait for the lock of the
+    # interpreter. Python's own handle releases that lock first, the model's does not.
     gc.collect()
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
     return status
 
 
