@@ -5,6 +5,7 @@ Legend: N samples, L classes.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from pathlib import Path
 from typing import Any
 
@@ -67,9 +68,9 @@ class ClassificationTask(Task):
         target = class_target(raw if name == "test" else labelled(raw, name), self.names, name, skip_bad)
         return FinetuningDataset(raw, self.transform(name == "training"), target, self.args.seed)
 
+    @abstractmethod
     def transform(self, training: bool) -> Any:
         """Return what makes a record an input of the model, in the training or outside of it."""
-        raise NotImplementedError
 
     def trainer_options(self) -> dict[str, Any]:
         return {**super().trainer_options(), "preprocess_logits_for_metrics": most_probable}

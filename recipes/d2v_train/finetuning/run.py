@@ -10,6 +10,7 @@ import csv
 import io
 import json
 import logging
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -35,7 +36,7 @@ from modeling_d2v import Data2VecConfig
 logger = logging.getLogger(__name__)
 
 
-class Task:
+class Task(ABC):
     """What one kind of fine-tuning adds to `finetune`, which calls the methods in the order in which they stand here.
 
     A data set of the run has the name "training", "validation" or "test"; where there are several to evaluate on and
@@ -74,14 +75,15 @@ class Task:
 
     def learn(self, training: RawDataset | None) -> None:
         """Find out what is to be learned, such as the classes; without training data the checkpoint knows it."""
+        return None
 
     def select(self, raw: dict[str, RawDataset]) -> dict[str, RawDataset]:
         """Return the samples to use of each data set."""
         return raw
 
+    @abstractmethod
     def configuration(self) -> Data2VecConfig:
         """Return the configuration of the model: the checkpoint's with the head and the regularisation of the run."""
-        raise NotImplementedError
 
     def build_model(self, training: RawDataset | None) -> PreTrainedModel:
         """Return the model to train."""
@@ -93,9 +95,9 @@ class Task:
         good.on_bad = "raise"
         return good
 
+    @abstractmethod
     def dataset(self, name: str, raw: RawDataset) -> FinetuningDataset:
         """Return the inputs and labels of a data set; a test set may have none."""
-        raise NotImplementedError
 
     def collator(self) -> Callable[..., Any]:
         """Return what makes batches."""
@@ -105,9 +107,9 @@ class Task:
         """Return further arguments of `trainer_class`, such as the processor that is saved beside the model."""
         return {}
 
+    @abstractmethod
     def measure(self, prediction: EvalPrediction) -> dict[str, float]:
         """Return the metrics of an evaluation."""
-        raise NotImplementedError
 
     def card(self) -> dict[str, Any]:
         """Return what the model card says beside results and settings: arguments of `finetuned_card`."""
@@ -128,7 +130,9 @@ class Task:
 
     def after_evaluation(self, dataset: FinetuningDataset | None) -> None:
         """Write what an evaluation has found; called by the first process, at the end of the run alone."""
+        return None
 
+    @abstractmethod
     def predictions(self, name: str, dataset: FinetuningDataset, raw: RawDataset, output: Any) -> None:
         """Write the predictions of a test set; called by the first process.
 
@@ -138,7 +142,6 @@ class Task:
             raw: the same with the samples that cannot be used.
             output: of `Trainer.predict`.
         """
-        raise NotImplementedError
 
 
 def finetune(
