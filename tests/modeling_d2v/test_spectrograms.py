@@ -202,6 +202,21 @@ def test_the_decoder_sees_the_neighbours_of_a_patch_in_time_and_frequency():
     assert torch.equal(reached, expected)
 
 
+@torch.no_grad()
+def test_an_exported_program_takes_longer_and_padded_batches():
+    """Traced with one length, run with another one, beyond the table of positions."""
+    model = randomise(Data2VecModel(spectrogram_config())).eval()
+    any_size = {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC}
+    traced = padded_inputs("audio")[0]
+    program = torch.export.export(model, (), traced, dynamic_shapes=dict.fromkeys(traced, any_size)).module()
+    values = torch.randn(2, 50000)
+    real = torch.arange(50000) < torch.tensor([[50000], [9000]])
+    longer = {"input_values": values * real, "attention_mask": real.long()}
+    out, expected = program(**longer), model(**longer)
+    assert out.attention_mask.shape == (2, 1 + model.config.audio_config.num_tokens(50000))
+    torch.testing.assert_close(out.last_hidden_state, expected.last_hidden_state)
+
+
 # Pretraining
 
 
