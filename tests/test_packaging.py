@@ -113,4 +113,4 @@ def test_an_installed_package_pretrains_loads_probes_and_fine_tunes(installed, t
     launcher = "--cpu --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no"
     module = "-m d2v_train.programs.pretrain tiny_vision output_dir=other cpu=true --dry_run"
     dry = started("python", "-m", "accelerate.commands.launch", *launcher.split(), *module.split())
-    assert "memory" in dry and not (tmp_path / "other").exists()
+    assert dry.startswith("Dry run of other.") and not (tmp_path / "other").exists()

@@ -69,7 +69,7 @@ def main(argv: list[str] | None = None) -> int | str | None:
         library = (error.name or "").partition(".")[0]
         if not library or find_spec(library) is not None:
             raise  # a module that is missing in a library that is there: an error of the code
-        return f'd2v {name}: {library} is not installed. Install what trains: pip install "modeling-d2v[train]"'
+        return f'd2v {name}: {library} is not installed. Install it with: pip install "modeling-d2v[train]"'
 
 
 if __name__ == "__main__":
