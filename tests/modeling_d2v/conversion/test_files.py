@@ -146,7 +146,7 @@ def test_names_reach_the_terminal_without_control_characters(tmp_path):
 
 
 def test_lists_that_unfold_without_end(tmp_path, monkeypatch):
-    monkeypatch.setattr("modeling_d2v.conversion.pickles", 10_000)
+    monkeypatch.setattr("modeling_d2v.conversion.pickles.MAX_OBJECTS", 10_000)
     content: Any = ["more"]
     for _ in range(30):
         content = [content, content]
