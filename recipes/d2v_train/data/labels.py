@@ -38,8 +38,8 @@ def hold_out(
             chosen[members[: max(1, round(len(members) * share))]] = True
     if not chosen.any():
         raise ValueError(
-            f"Nothing can be held out of the {len(labels)} training samples to measure on, because no class has two of "
-            "them. Give more samples of a class, or a split of their own."
+            f"Nothing can be held out of the {len(labels)} training samples to measure on, because no class has two. "
+            "Give more samples of a class, or a split to measure on."
         )
     parts = []
     for indices in (np.flatnonzero(~chosen), np.flatnonzero(chosen)):

@@ -17,9 +17,8 @@ from d2v_train.data.records import RawDataset
 
 
 AVERAGE_FILE = "weights_average.safetensors"
-
-
 START_SCALE, END_SCALE = 0.01, 0.05
+"""Learning rate before warm-up and after decay of the three-stage schedule, as shares of the peak."""
 
 
 def tri_stage(step: int, total: int, phases: tuple[float, float, float]) -> float:

@@ -20,8 +20,6 @@ logger = logging.getLogger(__name__)
 
 
 RESULTS_FILE = "results.json"
-
-
 SUMMARY_FILE = "sweep.json"
 
 

@@ -33,9 +33,6 @@ from d2v_train.publishing.finetuned_card import finetuned_card
 from modeling_d2v.model_card import CARD
 
 
-"""Learning rate before warm-up and after decay of the three-stage schedule, as shares of the peak."""
-
-
 class Watch(TrainerCallback):
     """Stops a run that cannot succeed, because of its gradients or of its data."""
 

@@ -75,14 +75,7 @@ class ClassTrainingArguments(FinetuningArguments):
 
 
 def main(argv: list[str] | None = None) -> dict[str, float]:
-    """Run the program.
-
-    Args:
-        argv: arguments; default is the command line.
-
-    Returns:
-        All metrics.
-    """
+    """Run the program with some arguments, by default the command line, and return all metrics."""
     options = parse_arguments(
         ClassifierArguments, ClassDataArguments, ClassTrainingArguments, argv=argv, description=__doc__
     )

@@ -88,14 +88,7 @@ class GlueArguments(FinetuningArguments):
 
 
 def main(argv: list[str] | None = None) -> dict[str, Any]:
-    """Run the program, once or for several learning rates and seeds.
-
-    Args:
-        argv: arguments; default is the command line.
-
-    Returns:
-        All metrics; of several runs, the summary.
-    """
+    """Run the program with some arguments, by default the command line, and return all metrics or the summary."""
     argv = sys.argv[1:] if argv is None else argv
 
     def parsed(argv: list[str]) -> tuple[ModelArguments, TextDataArguments, GlueArguments]:

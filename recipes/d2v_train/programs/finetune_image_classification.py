@@ -65,14 +65,7 @@ class ImageFinetuningArguments(FinetuningArguments):
 
 
 def main(argv: list[str] | None = None) -> dict[str, Any]:
-    """Run the program.
-
-    Args:
-        argv: arguments; default is the command line.
-
-    Returns:
-        All metrics.
-    """
+    """Run the program with some arguments, by default the command line, and return all metrics."""
     model_args, data_args, augmentation, args = parse_arguments(
         ModelArguments,
         ImageDataArguments,
