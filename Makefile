@@ -31,7 +31,7 @@ install: $(STAMP)
 $(STAMP): setup.py constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet $(PIP_OPTIONS) "$$(grep '^torch==' constraints.txt)" --constraint constraints.txt
-	$(BIN)/python -m pip install --quiet $(PIP_OPTIONS) --editable ".[audio,vision,lora,onnx,dev]" --constraint constraints.txt
+	$(BIN)/python -m pip install --quiet $(PIP_OPTIONS) --editable ".[train,lora,onnx,dev]" --constraint constraints.txt
 	touch $@
 
 demo: $(STAMP)

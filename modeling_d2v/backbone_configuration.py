@@ -7,6 +7,7 @@ kept: a checkpoint does not depend on the search giving the same answer again.
 import copy
 import inspect
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -25,7 +26,7 @@ from .backbone_parts import (
     find_mask_point,
     find_mask_vector,
 )
-from .configuration_audio import ConvFrames
+from .configuration_audio import Frames
 from .configuration_checks import in_range, one_of
 from .configuration_modalities import MaskedPredictionConfig
 from .modalities import MODALITIES, FrontEnd, modality_of_input
@@ -37,7 +38,7 @@ _STRUCTURE = {"add_pooling_layer": "pooler", "use_mask_token": "embeddings.mask_
 
 
 @strict
-class BackbonePreTrainingConfig(ConvFrames, MaskedPredictionConfig):
+class BackbonePreTrainingConfig(Frames, MaskedPredictionConfig):
     """An encoder, how it is masked, and what it predicts. Make it with `of`, which looks at a model.
 
     Masks, targets, loss and `ema_*` default to the published settings of data2vec 1.0 for the modality; text is masked
@@ -199,6 +200,14 @@ class BackbonePreTrainingConfig(ConvFrames, MaskedPredictionConfig):
     def grid_size(self, height: int, width: int) -> tuple[int, int]:
         """Patches down and across an image; what is left over at its edge is not seen, as the convolution has it."""
         return height // self.patch_size, width // self.patch_size
+
+    def token_grid(self, shape: Sequence[int]) -> tuple[int, int] | None:
+        """Rows and columns of the tokens of an input of `shape`, batch left out; None where they lie in a line."""
+        return BACKBONE_INPUTS[self.modality].token_grid(self, shape)
+
+    def num_tokens(self, length: Any) -> Any:
+        """Tokens of an input of `length` ids or samples (int or integer tensor); not for images."""
+        return BACKBONE_INPUTS[self.modality].num_tokens(self, length)
 
     @property
     def num_channels(self) -> int:

@@ -5,7 +5,7 @@
 Shapes: B samples, T tokens, D hidden size, h x w grid of patches.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -41,6 +41,14 @@ class BackboneInput:
     ) -> tuple[int, Tensor | None, tuple[int, int] | None]:
         """Return T, a mask (B, T) of the real tokens where something may be padded, and the grid of patches."""
         raise NotImplementedError
+
+    def token_grid(self, config: Any, shape: Sequence[int]) -> tuple[int, int] | None:
+        """Return rows and columns of the tokens of an input of `shape`; None where they lie in a line."""
+        return None
+
+    def num_tokens(self, config: Any, length: Any) -> Any:
+        """Return the tokens of an input of `length` ids or samples."""
+        return length
 
     def example(self, config: Any, tokens: int, device: torch.device | str) -> Tensor:
         """Return an input without content, of one sample: of so many tokens, or the encoder's size of images."""
@@ -92,8 +100,11 @@ class Images(BackboneInput):
     ) -> tuple[int, None, tuple[int, int]]:
         if attention_mask is not None:
             raise ValueError("Images are not padded: call the model without `attention_mask`.")
-        grid = config.grid_size(*inputs.shape[2:])
+        grid = self.token_grid(config, inputs.shape)
         return grid[0] * grid[1], None, grid
+
+    def token_grid(self, config: Any, shape: Sequence[int]) -> tuple[int, int]:
+        return config.grid_size(*shape[-2:])
 
     def example(self, config: Any, tokens: int, device: torch.device | str) -> Tensor:
         return torch.zeros(1, config.num_channels, config.image_size, config.image_size, device=device)
@@ -129,6 +140,9 @@ class Waveforms(BackboneInput):
             return length, None, None
         frames = config.num_frames(attention_mask.long().sum(dim=1))
         return length, torch.arange(length, device=inputs.device) < frames[:, None], None
+
+    def num_tokens(self, config: Any, length: Any) -> Any:
+        return config.num_frames(length)
 
     def example(self, config: Any, tokens: int, device: torch.device | str) -> Tensor:
         return torch.zeros(1, config.frame_width + (tokens - 1) * config.frame_stride, device=device)

@@ -5,6 +5,7 @@ fine-tuning are the ones that both versions publish for speech recognition, fair
 `examples/wav2vec/config/finetuning/base_100h`.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 from huggingface_hub.dataclasses import strict
@@ -18,25 +19,40 @@ CONV_LAYERS = ("conv_dim", "conv_kernel", "conv_stride")
 TDNN_LAYERS = ("tdnn_dim", "tdnn_kernel", "tdnn_dilation")
 
 
-class ConvFrames:
-    """Mixin of a configuration with the lists `conv_kernel` and `conv_stride` of convolutions over a waveform."""
+def conv_window(settings: Any) -> tuple[int, int]:
+    """Return the samples that a frame of the convolutions `conv_kernel`, `conv_stride` sees, and those between two."""
+    width, stride = 1, 1
+    for kernel, layer_stride in zip(settings.conv_kernel, settings.conv_stride, strict=True):
+        width += (kernel - 1) * stride
+        stride *= layer_stride
+    return width, stride
 
-    @property
-    def frame_stride(self) -> int:
-        """Samples from one frame to the next (320 with the published extractor)."""
-        stride = 1
-        for layer_stride in self.conv_stride:
-            stride *= layer_stride
-        return stride
+
+def patch_window(settings: Any) -> tuple[int, int]:
+    """Return the samples that a row of patches of a spectrogram sees, and those between two rows."""
+    frames, hop = settings.patch_frames, settings.mel_hop
+    return (frames - 1) * hop + settings.mel_window, frames * hop
+
+
+# By the name of the front end.
+WINDOWS = {"convolutions": conv_window, "spectrogram": patch_window}
+
+
+class Frames:
+    """Mixin of a configuration whose front end cuts a waveform into windows of equal length and distance."""
+
+    def _window(self) -> tuple[int, int]:
+        return conv_window(self)
 
     @property
     def frame_width(self) -> int:
-        """Samples that one frame sees (400 with the published extractor)."""
-        width, stride = 1, 1
-        for kernel, layer_stride in zip(self.conv_kernel, self.conv_stride, strict=True):
-            width += (kernel - 1) * stride
-            stride *= layer_stride
-        return width
+        """Samples that one frame, the tokens of one time step, sees (400 with the published convolutions)."""
+        return self._window()[0]
+
+    @property
+    def frame_stride(self) -> int:
+        """Samples from one frame to the next (320 with the published convolutions)."""
+        return self._window()[1]
 
     def num_frames(self, samples: Any) -> Any:
         """Frames of a waveform of `samples` samples (int or integer tensor); 0 where it is shorter than one frame."""
@@ -45,16 +61,26 @@ class ConvFrames:
 
 
 @strict
-class Data2VecAudioConfig(ConvFrames, Data2VecModalityConfig):
-    """Speech: convolutions over the raw waveform, convolutional relative positions, ALiBi.
+class Data2VecAudioConfig(Frames, Data2VecModalityConfig):
+    """Speech and other sounds: convolutions over the raw waveform, convolutional relative positions, ALiBi; or patches
+    of a spectrogram, fixed 2-D sin-cos positions.
 
     Args:
+        front_end: `"convolutions"` (default) or `"spectrogram"`. The other defaults are those of convolutions; the
+            preset "audio-spectrogram-base" has what is published for spectrograms.
         conv_dim, conv_kernel, conv_stride: the feature extractor's layers, as many entries each.
-        conv_bias: default False.
+        conv_bias: give those layers a bias. Default False.
         conv_dropout: after each of those layers. Default 0.
-        sampling_rate: Hz. Default 16000.
+        sampling_rate: of the recordings, in Hz. Default 16000.
         conv_pos_depth, conv_pos_width, conv_pos_groups: layers of the position encoder, their total width in frames,
             and their groups. Default 5, 95, 16.
+
+    Args (of the spectrogram front end):
+        mel_bins: bands of the spectrogram. Default 128.
+        mel_window, mel_hop: samples in a frame of it, and from one to the next. Default 400 and 160: 25 and 10 ms.
+        mel_mean, mel_std: of the log energies of the training data, which are brought to mean 0 and deviation 0.5.
+            Default -4.268 and 4.569, those of AudioSet, for waveforms between -1 and 1.
+        patch_frames, patch_bins: frames and bands in a patch. Default 16 and 16.
 
     Args (what the task heads for speech add):
         vocab_size, pad_token_id: characters of a transcript, and which of them is the blank of CTC. Default 32 and 0.
@@ -95,6 +121,13 @@ class Data2VecAudioConfig(ConvFrames, Data2VecModalityConfig):
     conv_pos_depth: int = 5
     conv_pos_width: int = 95
     conv_pos_groups: int = 16
+    mel_bins: int = 128
+    mel_window: int = 400
+    mel_hop: int = 160
+    mel_mean: float | int = -4.268
+    mel_std: float | int = 4.569
+    patch_frames: int = 16
+    patch_bins: int = 16
 
     vocab_size: int = 32
     pad_token_id: int = 0
@@ -132,10 +165,23 @@ class Data2VecAudioConfig(ConvFrames, Data2VecModalityConfig):
             setattr(self, name, list(getattr(self, name)))
         super().__post_init__(**kwargs)
 
+    def _window(self) -> tuple[int, int]:
+        return WINDOWS[self.front_end](self)
+
+    @property
+    def tokens_per_frame(self) -> int:
+        """Tokens of one time step: 1, or the bands that patches of a spectrogram cut it into."""
+        return self.mel_bins // self.patch_bins if self.traits.geometry == "grid" else 1
+
     def num_tokens(self, length: Any) -> Any:
-        return self.num_frames(length)
+        return self.num_frames(length) * self.tokens_per_frame
+
+    def token_grid(self, shape: Sequence[int]) -> tuple[int, int] | None:
+        return (self.num_frames(shape[-1]), self.tokens_per_frame) if self.traits.geometry == "grid" else None
 
     def width_divisors(self) -> dict[str, int]:
+        if self.traits.geometry == "grid":
+            return {"2-D sin-cos positions": 4}
         return {"conv_pos_groups": self.conv_pos_groups} if self.conv_pos_depth else {}
 
     def check(self) -> None:
@@ -144,6 +190,14 @@ class Data2VecAudioConfig(ConvFrames, Data2VecModalityConfig):
             self._check_layers(names)
         for field in ("conv_pos_width", "conv_pos_groups", "sampling_rate"):
             in_range(OWNER, field, getattr(self, field), 1)
+        for field in ("mel_bins", "mel_window", "mel_hop", "patch_frames", "patch_bins"):
+            in_range(OWNER, field, getattr(self, field), 1)
+        if self.mel_bins % self.patch_bins:
+            raise ValueError(
+                f"{OWNER}: `mel_bins` ({self.mel_bins}) must be a multiple of `patch_bins` ({self.patch_bins})."
+            )
+        if self.mel_std <= 0:
+            raise ValueError(f"{OWNER}: `mel_std` is {self.mel_std}; a deviation is positive.")
         in_range(OWNER, "conv_pos_depth", self.conv_pos_depth, 0)
         below_one(OWNER, "conv_dropout", self.conv_dropout)
         self._check_heads()

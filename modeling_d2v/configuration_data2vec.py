@@ -33,8 +33,8 @@ class Data2VecConfig(BackboneConfigMixin, CheckedConfig):
 
     Args:
         modalities: which modalities the model takes, out of "text", "vision", "audio".
-        hidden_size, num_hidden_layers, num_attention_heads, intermediate_size, hidden_act, layer_norm_eps: the
-            shared blocks (768, 12, 12, 3072, exact "gelu", 1e-5).
+        hidden_size, num_hidden_layers, num_attention_heads, intermediate_size, hidden_act, layer_norm_eps: sizes,
+            activation and norm of the shared blocks (768, 12, 12, 3072, exact "gelu", 1e-5).
         norm_first: pre-norm blocks and a final norm. Default False: post-norm.
         final_norm: keep that final norm. False for classifiers that pool before they normalise (BEiT's). Default True.
         layer_scale_init_value: start value of the learned per-channel scale of both branches; `None` for no scale.
@@ -42,7 +42,7 @@ class Data2VecConfig(BackboneConfigMixin, CheckedConfig):
             `attention_dropout`, `activation_dropout`: inside them. Default 0.1, 0.1, 0.1, 0.
         drop_path_rate: stochastic depth of the last block, rising linearly from 0 at the first. Default 0.
         layerdrop: chance that a whole block is left out of a training step. Default 0.
-        initializer_range: std of new weights. Default 0.02.
+        initializer_range: standard deviation of new weights. Default 0.02.
         masked_tokens: `"dropped"` (2.0: the student sees visible tokens only) or `"replaced"` (1.0: masked ones become
             a learned vector, or the mask token).
         ema_decay, ema_end_decay, ema_anneal_end_step: decay of the teacher, rising linearly over that many updates.

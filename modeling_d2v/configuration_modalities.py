@@ -202,10 +202,10 @@ class Data2VecTextConfig(Data2VecModalityConfig):
     """Text: token and learned position embeddings, layer norm, dropout.
 
     Args:
-        vocab_size: default 50265 (RoBERTa's byte-level BPE).
+        vocab_size: entries of the token embedding. Default 50265 (RoBERTa's byte-level BPE).
         max_position_embeddings: longest sequence in tokens; the table has `pad_token_id + 1` rows more. Default 512.
-        pad_token_id, bos_token_id, eos_token_id, mask_token_id: `mask_token_id=None` is the last id.
-        embedding_dropout: default 0.1.
+        pad_token_id, bos_token_id, eos_token_id, mask_token_id: ids of special tokens; a mask `None` is the last id.
+        embedding_dropout: after the norm of the embeddings. Default 0.1.
         classifier_dropout: before the layers of a task head; `None` for `hidden_dropout`.
     """
 
@@ -262,7 +262,7 @@ class Data2VecVisionConfig(Data2VecModalityConfig):
     Args:
         image_size: pixels a side that positions and the relative bias are laid out for. Default 224.
         patch_size: pixels a side. Default 16.
-        num_channels: default 3.
+        num_channels: 3 for colour, 1 for grey. Default 3.
         embed_dim: width of the patch embedding; `None` for `hidden_size`, otherwise a linear layer widens it.
         position_embedding: `"sincos_2d"` or `"none"`.
         relative_position_bias: BEiT's learned bias, shared by all layers (data2vec 1.0). Default False.

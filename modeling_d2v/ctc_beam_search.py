@@ -49,7 +49,7 @@ class KenLanguageModel:
         if kenlm is None:
             raise ImportError(
                 "Decoding with a language model file needs kenlm. Install it with the extra 'lm': "
-                '`pip install -e ".[lm]"`, or `pip install kenlm`.'
+                '`pip install "modeling-d2v[lm]"`, or `pip install kenlm`.'
             )
         self.model = kenlm.Model(str(path))
 

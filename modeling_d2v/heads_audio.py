@@ -69,8 +69,12 @@ class Data2VecAudioHead(Data2VecHead):
         """Runs the encoder.
 
         Returns:
-            its output, the hidden states (B, T, D) of the frames, and which frames are real (B, T).
+            its output, the hidden states (B, T, D) of the frames, the mean of those of one time step where there are
+            several, and which frames are real (B, T).
         """
+        tokens_per_frame = self.config.audio_config.tokens_per_frame
+        if mask_time_indices is not None and tokens_per_frame > 1:
+            mask_time_indices = mask_time_indices.repeat_interleave(tokens_per_frame, dim=1)
         wanted = kwargs.get("output_hidden_states", self.config.output_hidden_states)
         if self.layer_sum is not None:
             kwargs["output_hidden_states"] = True
@@ -84,7 +88,10 @@ class Data2VecAudioHead(Data2VecHead):
         hidden = output.last_hidden_state if self.layer_sum is None else self.layer_sum(output.hidden_states)
         if wanted is None or wanted is False:
             output.hidden_states = None
-        return output, hidden[:, self.num_extra :], output.attention_mask[:, self.num_extra :]
+        hidden, real = hidden[:, self.num_extra :], output.attention_mask[:, self.num_extra :]
+        if tokens_per_frame > 1:
+            hidden = hidden.unflatten(1, (-1, tokens_per_frame)).mean(dim=2)
+        return output, hidden, real[:, ::tokens_per_frame]
 
 
 class Data2VecForCTC(Data2VecAudioHead):

@@ -45,7 +45,14 @@ def check_token_ids(input_ids: Tensor, table: nn.Module) -> None:
         )
 
 
-class LocalEncoder(nn.Module):
+class SelfInitialised(nn.Module):
+    """A part of a front end with start values that the rules for linear layers, tables and norms do not give."""
+
+    def init_weights(self) -> None:
+        """Set what this module adds to the modules inside it."""
+
+
+class LocalEncoder(SelfInitialised):
     """Turns the input of a modality into features (B, T, D): what distinguishes one front end from another.
 
     Subclasses are made from the configuration of the model and that of the modality.
@@ -68,9 +75,6 @@ class LocalEncoder(nn.Module):
     def extractor(self) -> nn.Module:
         """The part that stays as pretrained where fine-tuning freezes the feature encoder."""
         return self
-
-    def init_weights(self) -> None:
-        """Initialise what the rules for linear layers, tables and norms do not cover."""
 
 
 class TextLocalEncoder(LocalEncoder):
@@ -165,6 +169,32 @@ class AudioConvLayer(nn.Module):
         return F.gelu(self.layer_norm(self.dropout(self.conv(x))))
 
 
+def check_waveforms(audio: Data2VecModalityConfig, input_values: Tensor) -> None:
+    """Check that waveforms (B, samples) are long enough for one frame.
+
+    Raises:
+        ValueError: for another shape or type, or too few samples.
+    """
+    if input_values.dim() != 2 or not input_values.is_floating_point():
+        raise ValueError(
+            "`input_values` must be floats of shape (batch, samples), one channel; got "
+            f"{input_values.dtype} of shape {tuple(input_values.shape)}."
+        )
+    if audio.num_frames(input_values.shape[1]) < 1:
+        raise ValueError(
+            f"`input_values` has {input_values.shape[1]} samples; one frame needs {audio.frame_width} "
+            f"({1000 * audio.frame_width / audio.sampling_rate:g} ms at {audio.sampling_rate} Hz). Skip or pad "
+            "shorter recordings."
+        )
+
+
+def whole_windows(sample_mask: Tensor, audio: Data2VecModalityConfig) -> Tensor:
+    """Sample mask (B, samples) -> frame mask (B, T): a frame is real if its first and last samples are."""
+    width, stride = audio.frame_width, audio.frame_stride
+    first = sample_mask[:, : sample_mask.shape[1] - width + 1 : stride]
+    return first & sample_mask[:, width - 1 :: stride]
+
+
 class AudioLocalEncoder(LocalEncoder):
     """Strided convolutions over the raw waveform, layer norm, linear to D."""
 
@@ -206,26 +236,10 @@ class AudioLocalEncoder(LocalEncoder):
         self.projection.reset_parameters()
 
     def forward(self, input_values: Tensor, attention_mask: Tensor | None) -> LocalFeatures:
-        audio = self.audio
-        if input_values.dim() != 2 or not input_values.is_floating_point():
-            raise ValueError(
-                "`input_values` must be floats of shape (batch, samples), one channel; got "
-                f"{input_values.dtype} of shape {tuple(input_values.shape)}."
-            )
-        if audio.num_frames(input_values.shape[1]) < 1:
-            raise ValueError(
-                f"`input_values` has {input_values.shape[1]} samples; one frame needs {audio.frame_width} "
-                f"({1000 * audio.frame_width / audio.sampling_rate:g} ms at {audio.sampling_rate} Hz). Skip or pad "
-                "shorter recordings."
-            )
+        check_waveforms(self.audio, input_values)
         x = input_values[..., None].to(self.projection.weight.dtype)
         for layer in self.conv_layers:
             x = layer(x)
         features = self.dropout(self.projection(self.layer_norm(x)))
-        return LocalFeatures(features, None if attention_mask is None else self._frames(attention_mask.bool()))
-
-    def _frames(self, sample_mask: Tensor) -> Tensor:
-        """Sample mask (B, samples) -> frame mask (B, T): a frame is real if its first and last samples are."""
-        width, stride = self.audio.frame_width, self.audio.frame_stride
-        first = sample_mask[:, : sample_mask.shape[1] - width + 1 : stride]
-        return first & sample_mask[:, width - 1 :: stride]
+        real = None if attention_mask is None else whole_windows(attention_mask.bool(), self.audio)
+        return LocalFeatures(features, real)

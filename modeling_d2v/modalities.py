@@ -23,10 +23,13 @@ class FrontEnd:
     Args:
         geometry: "line", or "grid" of rows and columns, flattened row by row.
         corrupts_input: Whether data2vec 1.0 masks the input itself (token ids); otherwise it replaces features.
+        standardised: Whether waveforms are brought to mean 0 and variance 1 before they enter the model; otherwise
+            their loudness is kept.
     """
 
     geometry: str
     corrupts_input: bool = False
+    standardised: bool = True
 
     @property
     def samplers(self) -> list[str]:
@@ -58,7 +61,11 @@ class Modality:
 MODALITIES: dict[str, Modality] = {
     "text": Modality("input_ids", "text", {"embeddings": FrontEnd("line", corrupts_input=True)}),
     "vision": Modality("pixel_values", "images", {"patches": FrontEnd("grid")}),
-    "audio": Modality("input_values", "speech", {"convolutions": FrontEnd("line")}),
+    "audio": Modality(
+        "input_values",
+        "speech",
+        {"convolutions": FrontEnd("line"), "spectrogram": FrontEnd("grid", standardised=False)},
+    ),
 }
 
 

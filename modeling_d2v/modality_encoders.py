@@ -14,13 +14,14 @@ from .configuration_data2vec import Data2VecConfig
 from .local_encoders import AudioLocalEncoder, LocalEncoder, LocalFeatures, TextLocalEncoder, VisionLocalEncoder
 from .masking import visible_indices
 from .positions import AlibiBias, ConvPositions, RelativePositionBias, SinCosPositions
+from .spectrograms import SpectrogramLocalEncoder
 
 
 # By modality and front end, as in `MODALITIES`.
 LOCAL_ENCODERS: dict[str, dict[str, type[LocalEncoder]]] = {
     "text": {"embeddings": TextLocalEncoder},
     "vision": {"patches": VisionLocalEncoder},
-    "audio": {"convolutions": AudioLocalEncoder},
+    "audio": {"convolutions": AudioLocalEncoder, "spectrogram": SpectrogramLocalEncoder},
 }
 
 
@@ -114,7 +115,8 @@ class ModalityEncoder(nn.Module):
         if self.zeroes_input_padding and token_mask is not None:
             x = x * self._repeat(token_mask, x.shape[0] // token_mask.shape[0])[..., None].to(x.dtype)
         if isinstance(self.position_encoder, SinCosPositions):
-            x = x + self.position_encoder(local.grid).to(x.dtype)
+            positions = self.position_encoder(local.grid, token_mask).to(x.dtype)
+            x = x + (positions if positions.dim() == 2 else self._repeat(positions, x.shape[0] // positions.shape[0]))
 
         index, keep = None, None
         if mask is not None:

@@ -18,7 +18,7 @@ from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 from .arguments import known_arguments
 from .blocks import Data2VecAttention, Data2VecBlock, Data2VecEncoder, LayerCallback, make_blocks, run_blocks
 from .configuration_data2vec import Data2VecConfig
-from .local_encoders import LocalEncoder, LocalFeatures
+from .local_encoders import LocalFeatures, SelfInitialised
 from .modalities import MODALITIES, modality_of_input
 from .modality_encoders import ModalityEncoder, Tokens
 from .positions import AlibiBias, RelativePositionBias, SinCosPositions
@@ -147,7 +147,7 @@ class Data2VecPreTrainedModel(PushToHub, PreTrainedModel):
             init.zeros_(module.bias)
         elif isinstance(module, nn.Conv1d | nn.Conv2d):
             module.reset_parameters()
-        elif isinstance(module, LocalEncoder):
+        elif isinstance(module, SelfInitialised):
             module.init_weights()
         elif isinstance(module, ModalityEncoder):
             self._init_tokens(module)
@@ -302,7 +302,7 @@ class Data2VecModel(Data2VecPreTrainedModel):
         Args:
             input_ids: (B, T) token ids.
             pixel_values: (B, C, height, width), sides multiples of the patch size.
-            input_values: (B, samples) waveform at the configured rate, standardised per recording.
+            input_values: (B, samples) waveform at the configured rate, for convolutions standardised per recording.
             attention_mask: of the input's shape, 1 = real, 0 = padding. Not for images.
             mask: (B, T) bool, True = token hidden in place, as in fine-tuning with time masking.
 

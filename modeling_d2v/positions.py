@@ -61,11 +61,30 @@ class SinCosPositions(nn.Module):
         with torch.device("cpu"):
             return sincos_2d(self.dim, self.base_grid)
 
-    def forward(self, grid: tuple[int, int]) -> Tensor:
+    def forward(self, grid: tuple[int, int], token_mask: Tensor | None = None) -> Tensor:
         """(h * w, D) positions of a grid, interpolated where it is not the configured one."""
         if same_grid(grid, self.base_grid):
             return self.table
         return sincos_2d(self.dim, grid, self.base_grid).to(self.table)
+
+
+class SinCosTimePositions(SinCosPositions):
+    """The same for a grid whose rows are steps of time, of any number: nothing is interpolated.
+
+    Args:
+        dim: D.
+        width: columns of the grid.
+        rows: rows that the table is kept for; it is computed anew for longer inputs.
+    """
+
+    def __init__(self, dim: int, width: int, rows: int = 64) -> None:
+        super().__init__(dim, (rows, width))
+
+    def forward(self, grid: tuple[int, int], token_mask: Tensor | None = None) -> Tensor:
+        """Positions (h * w, D), or (B, h * w, D) with a token mask: time begins at the first real row."""
+        kept = not isinstance(grid[0], torch.SymInt) and grid[0] <= self.base_grid[0]
+        table = self.table[: grid[0] * grid[1]] if kept else sincos_2d(self.dim, grid).to(self.table)
+        return table if token_mask is None else table[(token_mask.long().cumsum(dim=1) - 1).clamp(min=0)]
 
 
 def text_positions(input_ids: Tensor, pad_token_id: int, token_mask: Tensor | None = None) -> Tensor:

@@ -4,7 +4,9 @@ A row holds what decides the model and its self-supervised task: sizes, front en
 Optimizer, learning rate, batch size and number of updates belong to the training configuration.
 
 Sources: the configuration files in `PRESET_SOURCES`, read together with the defaults of the reference's dataclasses;
-data2vec 1.0 = Baevski et al. 2022 (arXiv 2202.03555), 2.0 = Baevski et al. 2023 (arXiv 2212.07525).
+data2vec 1.0 = Baevski et al. 2022 (arXiv 2202.03555), 2.0 = Baevski et al. 2023 (arXiv 2212.07525), EAT = Chen et al.
+2024 (arXiv 2401.03497), which is 2.0 over patches of spectrograms and published with all of its settings. EAT cuts or
+pads recordings to 10.24 seconds, and sees the padding; here each of them keeps its own length.
 
 Three settings of 1.0 are restated, because the samplers of this package mask an exact share of the tokens while those
 of 1.0 drew overlapping spans or rectangles:
@@ -97,6 +99,35 @@ _AUDIO_1 = (
     }
 )
 
+# EAT: data2vec 2.0 as for images, over spectrograms.
+_SPECTROGRAM = {
+    "front_end": "spectrogram",
+    "mel_bins": 128,
+    "mel_mean": -4.268,
+    "mel_std": 4.569,
+    "num_extra_tokens": 1,
+    "init_extra_token_zero": False,
+    "prenet_depth": 0,
+    "prenet_dropout": 0.0,
+    "prenet_layerdrop": 0.0,
+    "context_norm": True,
+    "alibi": None,
+    "mask_sampler": "inverse_block",
+    "mask_length": 5,
+    "mask_noise_std": 0.01,
+    "num_masks": 16,
+    "decoder_groups": 16,
+    "decoder_input_dropout": 0.0,
+    "layer_target_norm": "instance",
+    "mean_target_norm": "layer",
+    "loss_beta": 0.0,
+    "loss_scale": None,
+    # Summed over the rows of a device, 12 recordings and 16 masks, as the program of EAT does.
+    "cls_loss_weight": 1.0,
+    "cls_loss_rows": 12 * 16,
+    "ema_scope": "all",
+}
+
 _VISION = {
     "image_size": 224,
     "patch_size": 16,
@@ -178,6 +209,7 @@ _TEXT_2 = _TEXT | {
 }
 _TEXT_2_MODEL = _DROPOUT | _VERSION_2 | _ema(0.9999, 0.99999, 100_000) | {"layer_norm_eps": 1e-5}
 _AUDIO_MODEL = _DROPOUT | {"layer_norm_eps": 1e-5}
+_SPECTROGRAM_MODEL = _NO_DROPOUT | _VERSION_2 | {"layer_norm_eps": 1e-6}
 _VISION_2_MODEL = _NO_DROPOUT | _VERSION_2 | {"layer_norm_eps": 1e-6}
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -215,6 +247,36 @@ PRESETS: dict[str, dict[str, Any]] = {
             "num_masks": 12,
             "decoder_hidden_size": 768,
             "average_top_k_layers": 16,
+        },
+    ),
+    "audio-spectrogram-base": _row(
+        "audio",
+        _BASE,
+        _SPECTROGRAM_MODEL,
+        _ema(0.9998, 0.99999, 100_000),
+        **_SPECTROGRAM
+        | {
+            "mask_prob": 0.8,
+            "mask_prob_adjust": 0.07,
+            "decoder_layers": 6,
+            "decoder_kernel_size": 3,
+            "decoder_hidden_size": 768,
+            "average_top_k_layers": 12,
+        },
+    ),
+    "audio-spectrogram-large": _row(
+        "audio",
+        _LARGE,
+        _SPECTROGRAM_MODEL,
+        _ema(0.9998, 0.99999, 150_000),
+        **_SPECTROGRAM
+        | {
+            "mask_prob": 0.75,
+            "mask_prob_adjust": 0.1,
+            "decoder_layers": 3,
+            "decoder_kernel_size": 5,
+            "decoder_hidden_size": 1024,
+            "average_top_k_layers": 24,
         },
     ),
     "vision-base": _row(
@@ -337,10 +399,13 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 _FAIRSEQ = "facebookresearch/fairseq: examples/data2vec/config"
+_EAT = "cwx-worst-one/EAT: config"
 _BEIT = "facebookresearch/data2vec_vision: beit/README.md"
 PRESET_SOURCES: dict[str, str] = {
     "audio-base": f"{_FAIRSEQ}/v2/base_audio_only_task.yaml",
     "audio-large": f"{_FAIRSEQ}/v2/large_audio_only_task.yaml",
+    "audio-spectrogram-base": f"{_EAT}/pretraining_AS2M.yaml, spectrogram of data/raw_audio_dataset.py",
+    "audio-spectrogram-large": f"{_EAT}/pretraining_AS2M_large.yaml, spectrogram of data/raw_audio_dataset.py",
     "vision-base": f"{_FAIRSEQ}/v2/base_images_only_task.yaml",
     "vision-large": f"{_FAIRSEQ}/v2/large_images_only_task.yaml",
     "vision-huge": f"{_FAIRSEQ}/v2/huge_images14_only_task.yaml",

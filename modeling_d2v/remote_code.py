@@ -34,6 +34,7 @@ TRAVELLING_FILES = (
     "pushing.py",
     "masking.py",
     "local_encoders.py",
+    "spectrograms.py",
     "modality_encoders.py",
     "blocks.py",
     "modeling_data2vec.py",

@@ -47,6 +47,7 @@ class SpecAugment(nn.Module):
     def __init__(self, config: Data2VecAudioConfig) -> None:
         super().__init__()
         self.time = (config.mask_time_prob, config.mask_time_length, config.mask_time_min_masks)
+        self.tokens_per_frame = config.tokens_per_frame
         self.channels = (config.mask_feature_prob, config.mask_feature_length, config.mask_feature_min_masks)
 
     def extra_repr(self) -> str:
@@ -60,13 +61,15 @@ class SpecAugment(nn.Module):
             token_mask: (B, T) True = real, or None.
 
         Returns:
-            hidden frames (B, T) and hidden channels (B, D), bool, each `None` where its probability is 0.
+            hidden tokens (B, T), those of whole time steps, and hidden channels (B, D), bool, each `None` where its
+            probability is 0.
         """
-        batch, frames, width = features.shape
+        batch, tokens, width = features.shape
         hidden_frames, hidden_channels = None, None
         if self.time[0] > 0:
-            real = features.new_ones(batch, frames, dtype=torch.bool) if token_mask is None else token_mask
-            hidden_frames = draw_spans(real, *self.time)
+            real = features.new_ones(batch, tokens, dtype=torch.bool) if token_mask is None else token_mask
+            hidden_frames = draw_spans(real[:, :: self.tokens_per_frame], *self.time)
+            hidden_frames = hidden_frames.repeat_interleave(self.tokens_per_frame, dim=1)
         if self.channels[0] > 0:
             hidden_channels = draw_spans(features.new_ones(batch, width, dtype=torch.bool), *self.channels)
         return hidden_frames, hidden_channels

@@ -1,12 +1,13 @@
-"""Train one small encoder on pictures, speech and text, and show what it learned: minutes on two CPU cores.
+"""Pretrain on the built-in data on a CPU and show what was learned: `python recipes/demo.py`.
 
 The program is `d2v_train/programs/demo.py`.
 """
 
-import runpy
+import sys
 
 import clone  # noqa: F401  # a clone that is not installed: puts its packages on the path
+from d2v_train.programs.demo import main
 
 
 if __name__ == "__main__":
-    runpy.run_module("d2v_train.programs.demo", run_name="__main__")
+    sys.exit(main())

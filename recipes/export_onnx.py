@@ -1,12 +1,13 @@
-"""Write a model as an ONNX program, checked against the model itself.
+"""Write a model as an ONNX program: `python recipes/export_onnx.py --model runs/ctc --output model.onnx`.
 
 The program is `d2v_train/programs/export_onnx.py`.
 """
 
-import runpy
+import sys
 
 import clone  # noqa: F401  # a clone that is not installed: puts its packages on the path
+from d2v_train.programs.export_onnx import main
 
 
 if __name__ == "__main__":
-    runpy.run_module("d2v_train.programs.export_onnx", run_name="__main__")
+    sys.exit(main())

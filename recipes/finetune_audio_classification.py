@@ -1,12 +1,13 @@
-"""Fine-tunes data2vec to classify recordings: keywords, speakers, languages, sounds.
+"""Fine-tune to classify recordings: `python recipes/finetune_audio_classification.py --help`.
 
 The program is `d2v_train/programs/finetune_audio_classification.py`.
 """
 
-import runpy
+import sys
 
 import clone  # noqa: F401  # a clone that is not installed: puts its packages on the path
+from d2v_train.programs.finetune_audio_classification import main
 
 
 if __name__ == "__main__":
-    runpy.run_module("d2v_train.programs.finetune_audio_classification", run_name="__main__")
+    sys.exit(main())

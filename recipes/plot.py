@@ -1,12 +1,13 @@
-"""Plot the log of one or several pretraining runs: loss, standard deviations and online probe by modality.
+"""Plot the logs of pretraining runs: `python recipes/plot.py runs/a runs/b --output curves.png`.
 
 The program is `d2v_train/programs/plot.py`.
 """
 
-import runpy
+import sys
 
 import clone  # noqa: F401  # a clone that is not installed: puts its packages on the path
+from d2v_train.programs.plot import main
 
 
 if __name__ == "__main__":
-    runpy.run_module("d2v_train.programs.plot", run_name="__main__")
+    sys.exit(main())

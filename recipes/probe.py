@@ -1,12 +1,13 @@
-"""Measure what a pretrained encoder knows, without training it: kNN, linear and few-label accuracy of its features.
+"""Measure what a pretrained encoder knows: `python recipes/probe.py runs/demo/final --modality vision`.
 
 The program is `d2v_train/programs/probe.py`.
 """
 
-import runpy
+import sys
 
 import clone  # noqa: F401  # a clone that is not installed: puts its packages on the path
+from d2v_train.programs.probe import main
 
 
 if __name__ == "__main__":
-    runpy.run_module("d2v_train.programs.probe", run_name="__main__")
+    sys.exit(main())

@@ -1,12 +1,13 @@
-"""Publish a checkpoint on the Hugging Face Hub, so that two lines load it.
+"""Upload a run or a model to the Hugging Face Hub: `python recipes/publish.py runs/images user/name`.
 
 The program is `d2v_train/programs/publish.py`.
 """
 
-import runpy
+import sys
 
 import clone  # noqa: F401  # a clone that is not installed: puts its packages on the path
+from d2v_train.programs.publish import main
 
 
 if __name__ == "__main__":
-    runpy.run_module("d2v_train.programs.publish", run_name="__main__")
+    sys.exit(main())

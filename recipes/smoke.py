@@ -1,12 +1,13 @@
-"""Starts configurations of pretraining for a few steps at reduced size, and prints what came of each.
+"""Start configurations of pretraining at reduced size: `python recipes/smoke.py`.
 
 The program is `d2v_train/programs/smoke.py`.
 """
 
-import runpy
+import sys
 
 import clone  # noqa: F401  # a clone that is not installed: puts its packages on the path
+from d2v_train.programs.smoke import main
 
 
 if __name__ == "__main__":
-    runpy.run_module("d2v_train.programs.smoke", run_name="__main__")
+    sys.exit(main())

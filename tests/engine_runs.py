@@ -17,17 +17,15 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / folder) for folder in ("", "recipes", "tests")]
 
-from accelerate.state import AcceleratorState, GradientState, PartialState  # noqa: E402
+from accelerate.state import AcceleratorState, GradientState  # noqa: E402
 from engine_scenarios import ENGINES, poison  # noqa: E402
 
 from d2v_train.options.errors import OptionError  # noqa: E402
-from d2v_train.programs.pretrain import main  # noqa: E402
+from d2v_train.programs.pretrain import run_program  # noqa: E402
 
 
 def run_all(entries: list[dict]) -> None:
     """Runs them in order, each with an engine of its own."""
-    # A group of processes that was destroyed is not built again.
-    PartialState.destroy_process_group = lambda self, group=None: None
     for entry in entries:
         AcceleratorState._reset_state(reset_partial_state=True)
         GradientState._reset_state()
@@ -37,13 +35,13 @@ def run_all(entries: list[dict]) -> None:
         arguments = [argument.replace("{rank}", os.environ["RANK"]) for argument in entry["arguments"]]
         if entry["refused"]:
             try:
-                main(arguments)
+                run_program(arguments)
             except OptionError as error:
                 print(error, file=sys.stderr)
                 continue
             raise AssertionError(f"not refused: {arguments}")
         with poison() if entry["poisoned"] else contextlib.nullcontext():
-            main(arguments)
+            run_program(arguments)
 
 
 if __name__ == "__main__":

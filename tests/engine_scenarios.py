@@ -5,7 +5,6 @@ import json
 import subprocess
 import sys
 
-import torch
 from tiny_run import ROOT, environment, tiny, write_config
 
 from d2v_train.pretraining.training import Pretraining
@@ -37,10 +36,10 @@ SCENARIOS = {
                 "model.vision_config.prenet_depth=1"],
 }  # fmt: skip
 
-TWENTY = ["max_steps=20", "checkpoint_every=0"]
-EIGHT = ["max_steps=8", "checkpoint_every=4", "schedule=mixed", "optim.schedule_steps=8"]
+TWENTY = ["max_steps=20", "checkpoints.every=0"]
+EIGHT = ["max_steps=8", "checkpoints.every=4", "schedule=mixed", "optim.schedule_steps=8"]
 HALF = [*EIGHT, "max_steps=4"]
-BF16 = ["max_steps=4", "checkpoint_every=0", "mixed_precision=bf16"]
+BF16 = ["max_steps=4", "checkpoints.every=0", "mixed_precision=bf16"]
 
 
 def launch(folder, entries, **variables):
@@ -66,11 +65,15 @@ def poison(step=2, rank=1):
     """The gradient of one parameter is not finite in one step (counted from 0) of one process."""
     usual = Pretraining.train_step
 
+    def spoil(parameter):
+        parameter.grad.fill_(float("nan"))
+
     def train_step(run, micro_batches):
         if run.step != step or run.processes.rank != rank:
             return usual(run, micro_batches)
-        first = next(parameter for parameter in run.inner.parameters() if parameter.requires_grad)
-        hook = first.register_hook(lambda gradient: torch.full_like(gradient, float("nan")))
+        # Of more than one row, so that each process has a part of it under FSDP2.
+        first = next(value for value in run.inner.parameters() if value.requires_grad and len(value) > 1)
+        hook = first.register_post_accumulate_grad_hook(spoil)
         moved = usual(run, micro_batches)
         hook.remove()
         return moved

@@ -87,4 +87,4 @@ def main(argv: list[str]) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    launch(main)
+    sys.exit(launch(main))

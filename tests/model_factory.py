@@ -57,6 +57,25 @@ except ImportError:
 """
 
 
+# The other front end of audio: rows of 4 patches, each of 880 samples, 640 apart.
+SPECTROGRAM: dict[str, Any] = dict(
+    front_end="spectrogram",
+    mel_bins=32,
+    patch_frames=4,
+    patch_bins=8,
+    num_extra_tokens=1,
+    alibi=None,
+    mask_sampler="inverse_block",
+    mask_prob=0.6,
+    mask_length=2,
+    mask_prob_adjust=0.05,
+    decoder_kernel_size=3,
+    mean_target_norm="layer",
+    cls_loss_weight=0.01,
+    ema_scope="all",
+)
+
+
 def tiny_config(modalities: str | tuple[str, ...] = MODALITIES, **overrides: Any) -> Data2VecConfig:
     """A configuration with a width of 32, two shared blocks and no dropout."""
     names = (modalities,) if isinstance(modalities, str) else modalities

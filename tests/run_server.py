@@ -106,7 +106,7 @@ def serve():
     """The server's loop."""
     import torch
 
-    import d2v_train.programs.pretrain  # noqa: F401
+    import d2v_train.pretraining.session  # noqa: F401
 
     torch.set_num_threads(1)
     print("ready", flush=True)

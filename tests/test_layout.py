@@ -1,4 +1,4 @@
-"""The layout holds: rooms import downwards only, what travels imports nothing that stays, tests lie beside their sources."""
+"""The layout holds: rooms import downwards only, and what travels imports nothing that stays."""
 
 import ast
 from pathlib import Path

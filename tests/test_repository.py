@@ -21,7 +21,9 @@ RECIPES = sorted((ROOT / "recipes").rglob("*.py"))
 PROGRAMS = sorted((ROOT / "recipes" / "d2v_train" / "programs").glob("[!_]*.py"))
 TESTS = sorted((ROOT / "tests").rglob("*.py"))
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
-BUILD_FILES = [ROOT / name for name in ("setup.py", "pyproject.toml", "Makefile", "constraints.txt", ".ci/run")]
+BUILD_FILES = [
+    ROOT / name for name in ("setup.py", "MANIFEST.in", "pyproject.toml", "Makefile", "constraints.txt", ".ci/run")
+]
 CONFIGS = sorted((ROOT / "recipes" / "d2v_train" / "configs").glob("*.yaml"))
 
 # Import name -> distribution, where they differ.
@@ -55,9 +57,9 @@ def unguarded_imports(tree: ast.Module) -> list[tuple[int, str]]:
 
 
 def imported_files(tree: ast.Module) -> list[Path]:
-    """Files of d2v_train that a file imports as soon as it is imported itself."""
+    """Files of d2v_train that a file imports, wherever: a program may do so when it runs only."""
     found = []
-    for node in tree.body:
+    for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and node.module.split(".")[0] == "d2v_train":
             module = (ROOT / "recipes").joinpath(*node.module.split("."))
             candidates = [module.with_suffix(".py"), *(module / f"{alias.name}.py" for alias in node.names)]
@@ -80,7 +82,19 @@ def setup_lists() -> tuple[list[str], dict[str, list[str]]]:
 
 
 def distribution(requirement: str) -> str:
+    """Name of the distribution in a requirement, as the index writes it."""
     return re.match(r"[\w-]+", requirement)[0].lower().replace("_", "-")
+
+
+def distributions(requirements: list[str]) -> set[str]:
+    """Names of the distributions in requirements, with those of the extras of this package itself."""
+    found = set()
+    for requirement in requirements:
+        if own := re.fullmatch(r"modeling-d2v\[([\w,]+)\]", requirement):
+            found |= distributions([entry for extra in own[1].split(",") for entry in setup_lists()[1][extra]])
+        else:
+            found.add(distribution(requirement))
+    return found
 
 
 def code_blocks(path: Path, language: str) -> list[str]:
@@ -119,7 +133,8 @@ def test_what_travels_imports_neither_the_training_nor_itself_by_name():
 
 def test_the_package_needs_required_dependencies_only():
     """transformers imports what a travelling file names, even inside functions; only `try` is exempt."""
-    required = {distribution(requirement) for requirement in setup_lists()[0]}
+    required = distributions(setup_lists()[0])
+    assert required == {"huggingface-hub", "numpy", "safetensors", "torch", "transformers"}
     for path in PACKAGE:
         tree = parse(path)
         guarded = {entry for node in ast.walk(tree) if isinstance(node, ast.Try) for entry in absolute_imports(node)}
@@ -130,6 +145,26 @@ def test_the_package_needs_required_dependencies_only():
                 or module.replace("_", "-").lower() in required
             )
             assert known, f"{name(path)}:{line} imports {module}, which setup.py does not require."
+
+
+def test_what_trains_needs_one_extra():
+    required, extras = setup_lists()
+    names = distributions(required + extras["train"])
+    own = {"modeling_d2v", "d2v_train", "clone"} | sys.stdlib_module_names
+    for path in RECIPES:
+        for line, module in unguarded_imports(parse(path)):
+            imported = DISTRIBUTIONS.get(module, module).lower().replace("_", "-")
+            assert module in own or imported in names, f"{name(path)}:{line} imports {module}: add it to `train`."
+
+
+def test_an_error_of_a_missing_library_names_an_extra_that_brings_it():
+    extras, found = setup_lists()[1], 0
+    for path in RECIPES:
+        for module, extra in re.findall(r'\bneed\("([\w.]+)", "(\w+)"\)', path.read_text(encoding="utf-8")):
+            library = module.split(".")[0]
+            assert DISTRIBUTIONS.get(library, library) in distributions(extras[extra]), f"{name(path)}: {module}"
+            found += 1
+    assert found >= 5
 
 
 @pytest.mark.parametrize("program", PROGRAMS, ids=name)
@@ -146,7 +181,7 @@ def test_programs_start_without_optional_dependencies(program):
 
 def test_every_import_is_declared():
     required, extras = setup_lists()
-    declared = {distribution(entry) for entry in required + sum(extras.values(), [])}
+    declared = distributions(required + sum(extras.values(), []))
     own = {"modeling_d2v", "d2v_train", "clone", "tests"} | {path.stem for path in TESTS}
     imported = {module for path in PACKAGE + RECIPES + TESTS for _, module in absolute_imports(parse(path))}
     third_party = imported - own - set(sys.stdlib_module_names)
@@ -157,7 +192,7 @@ def test_every_import_is_declared():
 def test_every_requirement_is_pinned():
     pins = re.findall(r"^([\w.-]+)==\d[\w.]*$", (ROOT / "constraints.txt").read_text(encoding="utf-8"), re.M)
     required, extras = setup_lists()
-    wanted = {distribution(entry) for entry in required + sum(extras.values(), [])}
+    wanted = distributions(required + sum(extras.values(), []))
     assert sorted(wanted - {pin.lower().replace("_", "-") for pin in pins}) == []
 
 
@@ -204,7 +239,7 @@ def test_no_path_of_one_machine():
 
 
 def test_test_folders_are_no_packages():
-    # An __init__.py would make tests/recipes a package named like the folder that it tests.
+    # An __init__.py would make tests/d2v_train a package named like the folder that it tests.
     assert [name(path) for path in TESTS if path.name == "__init__.py"] == []
 
 

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 
 from d2v_train.measuring.speed import SPEED_FACTS
 from d2v_train.pretraining.training import Pretraining
-from d2v_train.programs.pretrain import main
+from d2v_train.programs.pretrain import run_program
 from d2v_train.support.jsonl import read_log
 
 
@@ -54,7 +54,7 @@ def tiny(*modalities: str, **changes: Any) -> dict[str, Any]:
     """
     tree = {
         "max_steps": 6,
-        "log_every": 1,
+        "logging": {"every": 1},
         "cpu": True,
         **{name: SECTIONS[name] for name in modalities},
         "model": {
@@ -88,7 +88,7 @@ def pretrain(config: Path | str, folder: Path, *overrides: str) -> dict[str, Any
     """A run in this process, as if it were the first one; its summary."""
     AcceleratorState._reset_state(reset_partial_state=True)
     GradientState._reset_state()
-    return main([str(config), f"output_dir={folder}", *overrides])
+    return run_program([str(config), f"output_dir={folder}", *overrides])
 
 
 def environment() -> dict[str, str]:

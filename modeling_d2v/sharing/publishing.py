@@ -104,7 +104,7 @@ def find_checkpoint(path: str | PathLike) -> Path:
             if settings.get("model_type") not in (Data2VecConfig.model_type, BackbonePreTrainingConfig.model_type):
                 raise ValueError(
                     f"{folder} holds a {settings.get('model_type')!r} model, not one of this package. "
-                    "recipes/convert.py converts data2vec models of transformers and of the reference implementation; "
+                    "`d2v convert` converts data2vec models of transformers and of the reference implementation; "
                     "an encoder of transformers that was pretrained further is published by the folder of its run."
                 )
             return folder

@@ -20,6 +20,10 @@ VERSION_2 = {
     + (4, 7, 384, 16, 0.999, 0.99999, 75_000, "context"),
     "audio-large": (16, 8, 1024, 16, 12, 0.55, 5, 0.1, "span", 16, "instance", None)
     + (4, 7, 768, 16, 0.9997, 1.0, 300_000, "context"),
+    "audio-spectrogram-base": (12, 0, 768, 12, 16, 0.8, 5, 0.07, "inverse_block", 12, "instance", "layer")
+    + (6, 3, 768, 16, 0.9998, 0.99999, 100_000, "all"),
+    "audio-spectrogram-large": (24, 0, 1024, 16, 16, 0.75, 5, 0.1, "inverse_block", 24, "instance", "layer")
+    + (3, 5, 1024, 16, 0.9998, 0.99999, 150_000, "all"),
     "vision-base": (10, 2, 768, 12, 16, 0.8, 3, 0.07, "inverse_block", 10, "instance", "layer")
     + (6, 3, 768, 16, 0.9998, 0.99999, 100_000, "all"),
     "vision-large": (24, 0, 1024, 16, 16, 0.75, 3, 0.1, "inverse_block", 18, "instance", "layer")
@@ -78,7 +82,23 @@ def test_version_1_has_the_published_numbers(name):
     assert (config.masked_tokens, sub.num_masks, sub.decoder_layers, sub.prenet_depth) == ("replaced", 1, 0, 0)
 
 
-@pytest.mark.parametrize("name", [name for name in preset_names() if name.startswith("audio")])
+@pytest.mark.parametrize("name", [name for name in preset_names() if name.startswith("audio-spectrogram")])
+def test_spectrogram_front_end(name):
+    """AudioSet's 10.24 seconds are 64 x 8 patches."""
+    config, sub = modality_of(name)
+    assert (sub.front_end, sub.mel_bins, sub.mel_window, sub.mel_hop) == ("spectrogram", 128, 400, 160)
+    assert (sub.sampling_rate, sub.mel_mean, sub.mel_std) == (16000, -4.268, 4.569)
+    assert sub.token_grid((1023 * 160 + 400,)) == (64, 8)
+    assert (sub.num_extra_tokens, sub.init_extra_token_zero, sub.alibi, sub.context_norm) == (1, False, None, True)
+    assert (sub.cls_loss_weight, sub.cls_loss_rows, sub.loss_scale, sub.prenet_dropout) == (1.0, 192, None, 0.0)
+    assert (config.hidden_dropout, config.mlp_dropout, config.attention_dropout, config.layerdrop) == (0,) * 4
+    assert (config.layer_norm_eps, config.drop_path_rate, sub.decoder_input_dropout) == (1e-6, 0.0, 0.0)
+
+
+CONVOLUTIONS = [name for name in preset_names() if name.startswith("audio") and "spectrogram" not in name]
+
+
+@pytest.mark.parametrize("name", CONVOLUTIONS)
 def test_speech_front_end(name):
     config, sub = modality_of(name)
     assert sub.conv_dim == [512] * 7

@@ -39,6 +39,7 @@ REQUIRED: dict[str, tuple[Only, ...]] = {
     "audio": (
         *_SAME_EVERYWHERE,
         *_POST_NORM,
+        Only("modality.front_end", "convolutions", "it has convolutions over the waveform"),
         Only("modality.context_norm", True, "it always normalises before the first block"),
     ),
     "text": (

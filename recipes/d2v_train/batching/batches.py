@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader, Dataset
 from d2v_train.batching.cutting import pass_bounds
 from d2v_train.batching.order import SampleKey, spread_pattern, stable_seed
 from d2v_train.batching.turns import FixedTurns, SortedTurns
-from d2v_train.data.report import DataReport, NoUsableSample, collect_data_report
+from d2v_train.data.report import DataReport, NoUsableSample
 from d2v_train.data.substitutes import usable_item
 from d2v_train.support.extras import MissingDependencyError
 from d2v_train.support.processes import ONE_PROCESS, Processes
@@ -45,6 +45,21 @@ class PassLimit(NamedTuple):
     samples: int | None
     tokens: int | None
     """Padding counted."""
+
+
+class ModalityData(NamedTuple):
+    """What the steps of a modality draw from."""
+
+    dataset: Dataset
+    """Records."""
+    transform: Callable[..., dict[str, Any]]
+    """`transform(record, seed=...) -> item`."""
+    turns: FixedTurns | SortedTurns
+    """Samples of each step that takes the modality."""
+    limit: PassLimit | None = None
+    """The most that a micro-batch takes, from which their number follows; None cuts a step into `accumulate` parts."""
+    fingerprint: Mapping[str, int | str] = {}
+    """What tells the data from other data; kept with each checkpoint."""
 
 
 class BatchPlan:
@@ -107,14 +122,14 @@ class StepDataset(Dataset):
 
     Args:
         plan: the global plan.
-        datasets: records by modality.
-        transforms: `transform(record, seed=...) -> item` by modality.
+        data: of each modality.
         collator: `collator(items, step) -> inputs` with the masks drawn.
         count_tokens: `count_tokens(modality, inputs) -> int`, real tokens of a batch; None counts padding in.
         seed: seed of the augmentation.
-        accumulate: micro-batches that each modality's part is cut into; or
-        limits: by modality, the most that a micro-batch takes, from which their number follows.
+        accumulate: micro-batches that the part of a modality without a limit is cut into.
         processes: of the run, which share a step.
+
+    Attributes:
         fingerprint: what tells the data of the run from other data, by modality; kept with each checkpoint.
 
     Raises:
@@ -124,66 +139,67 @@ class StepDataset(Dataset):
     def __init__(
         self,
         plan: BatchPlan,
-        datasets: Mapping[str, Dataset],
-        transforms: Mapping[str, Callable],
+        data: Mapping[str, ModalityData],
         collator: Callable[[list[dict[str, Any]], int], dict[str, torch.Tensor]],
         count_tokens: Callable[[str, dict[str, torch.Tensor]], int] | None = None,
         seed: int = 0,
         accumulate: int = 1,
-        limits: Mapping[str, PassLimit] | None = None,
         processes: Processes = ONE_PROCESS,
-        fingerprint: Mapping[str, Mapping[str, int | str]] | None = None,
     ):
-        self.limits = dict(limits or {})
         for name, turns in plan.turns.items():
-            passes = 1 if name in self.limits else accumulate
+            passes = accumulate if data[name].limit is None else 1
             if turns.least < processes.count * passes:
                 raise ValueError(
                     f"A step of {name} has {turns.least} samples at the least, too few for {processes.count} "
                     f"processes with {passes} micro-batches each. Raise {name}.batch_size or {name}.batch_tokens so "
                     f"that it has {processes.count * passes}, or lower accumulate."
                 )
-        self.plan, self.datasets, self.transforms, self.collator = plan, datasets, transforms, collator
+        self.plan, self.data, self.collator = plan, dict(data), collator
         self.count_tokens = count_tokens or _all_tokens
         self.seed, self.accumulate, self.processes = seed, accumulate, processes
-        self.fingerprint = {name: dict(values) for name, values in (fingerprint or {}).items()}
+        self.fingerprint = {name: dict(each.fingerprint) for name, each in data.items()}
 
     def __getitem__(self, step: int) -> list[MicroBatch]:
         batches = []
         for modality in self.plan.modalities_at(step):
             for keys in self.own_passes(self.plan.samples(step, modality), modality):
-                with collect_data_report() as report:
-                    items = [self._item(modality, key) for key in keys]
+                report = DataReport()
+                items = [self._item(modality, key, report) for key in keys]
                 inputs = self.collator(items, step)
-                batches.append(MicroBatch(modality, inputs, self.count_tokens(modality, inputs), report.packed()))
+                batches.append(MicroBatch(modality, inputs, self.count_tokens(modality, inputs), report))
         return batches
+
+    @property
+    def transforms(self) -> dict[str, Callable[..., dict[str, Any]]]:
+        """Transforms by modality."""
+        return {name: data.transform for name, data in self.data.items()}
 
     def own_passes(self, keys: list[SampleKey], modality: str) -> list[list[SampleKey]]:
         """Samples of each forward pass of this process, out of those of a step."""
-        lengths = self.plan.turns[modality].lengths
-        if lengths is None and modality not in self.limits:
+        lengths, limit = self.plan.turns[modality].lengths, self.data[modality].limit
+        if lengths is None and limit is None:
             own = part(keys, self.processes.rank, self.processes.count)
             return [part(own, piece, self.accumulate) for piece in range(self.accumulate)]
-        limit = self.limits.get(modality, PassLimit(None, None))
         if lengths is not None:
             lengths = lengths[[key.index for key in keys]]
-        bounds = pass_bounds(len(keys), lengths, self.processes.count, self.accumulate, *limit)
+        bounds = pass_bounds(len(keys), lengths, self.processes.count, self.accumulate, *(limit or (None, None)))
         pieces = [keys[first:last] for first, last in itertools.pairwise(bounds)]
         return part(pieces, self.processes.rank, self.processes.count)
 
     def epochs(self, step: int) -> dict[str, float]:
         """Passes over each source that are done before a step, by the names that a log record gives them."""
         found = {}
-        for modality, dataset in self.datasets.items():
+        for modality, data in self.data.items():
             epochs = self.plan.epochs(step, modality)
-            names = getattr(dataset, "names", None) or [""]
+            names = getattr(data.dataset, "names", None) or [""]
             found |= {f"{modality}/epoch_{name}".rstrip("_"): round(epoch, 4)
                       for name, epoch in zip(names, epochs, strict=True)}  # fmt: skip
         return found
 
-    def _item(self, modality: str, key: SampleKey) -> dict[str, Any]:
+    def _item(self, modality: str, key: SampleKey, report: DataReport) -> dict[str, Any]:
         seed = stable_seed(self.seed, "augment", modality, *key)
-        return usable_item(self.datasets[modality], key.index, self.transforms[modality], modality, seed)
+        data = self.data[modality]
+        return usable_item(data.dataset, key.index, data.transform, modality, seed, report)
 
 
 def load_steps(

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-from torch import Tensor
 
-from d2v_train.batching.batches import BatchPlan, PassLimit, StepDataset
+from d2v_train.batching.batches import BatchPlan, ModalityData, PassLimit, StepDataset
 from d2v_train.batching.lengths import token_lengths
 from d2v_train.batching.order import Mixture
 from d2v_train.batching.turns import FixedTurns, SortedTurns
-from d2v_train.data.source_list import JoinedDataset, TransformBySource, parts_of
+from d2v_train.data.report import DataReport
+from d2v_train.data.source_list import JoinedDataset, parts_of
 from d2v_train.inputs.collate import Collator
+from d2v_train.inputs.modalities import DATA_KINDS
 from d2v_train.inputs.transforms import build_transform
 from d2v_train.options.errors import OptionError
 from d2v_train.options.run import Options
@@ -22,18 +23,13 @@ from d2v_train.support.processes import ONE_PROCESS, Processes
 from modeling_d2v import Data2VecConfig
 
 
-class ModalityData(NamedTuple):
-    """What the steps of a modality draw from."""
-
-    dataset: Any
-    transform: Any
-    turns: FixedTurns | SortedTurns
-    limit: PassLimit | None
-    fingerprint: dict[str, int | str]
-
-
 def prepare_modality(
-    options: Options, config: Data2VecConfig, modality: str, source: Any, tokenizer: Any = None
+    options: Options,
+    config: Data2VecConfig,
+    modality: str,
+    source: Any,
+    tokenizer: Any = None,
+    report: DataReport | None = None,
 ) -> ModalityData:
     """Prepares a modality of a run.
 
@@ -43,6 +39,7 @@ def prepare_modality(
         modality: its name.
         source: raw data set, `RawDataset` or `JoinedDataset`.
         tokenizer: for text.
+        report: takes what is met where data is read as a whole.
 
     Raises:
         ValueError: a transform option is wrong, or there is too little data.
@@ -50,17 +47,16 @@ def prepare_modality(
     """
     section = getattr(options, modality)
     block = options.data.shuffle_buffer
-    transforms, prepared = _prepare(section, config, modality, source, tokenizer, block)
-    dataset, transform, ratios = prepared[0], transforms[0], None
+    transform = build_transform(modality, section.transform, config, tokenizer, train=True)
+    # Each by itself: the same name may be of two speakers in two sources.
+    prepared = [transform.prepare(part, block, report) for part in parts_of(source).values()]
+    dataset, ratios = prepared[0], None
     if isinstance(source, JoinedDataset):
         ratios = source.ratios
         dataset = JoinedDataset(prepared, source.names, ratios)
-        if modality == "audio":
-            transform = TransformBySource(transforms)
     order = Mixture([len(part) for part in prepared], ratios, options.seed, modality, block)
     if section.needs_lengths:
-        pairs = zip(prepared, transforms, strict=True)
-        lengths = np.concatenate([token_lengths(part, each, config) for part, each in pairs])
+        lengths = np.concatenate([token_lengths(part, transform, config) for part in prepared])
         turns = _sorted_turns(section, order, lengths, options.seed, modality)
     else:
         turns = FixedTurns(order, section.batch_size)
@@ -73,18 +69,6 @@ def prepare_modality(
     return ModalityData(dataset, transform, turns, limit, fingerprint)
 
 
-def _prepare(
-    section: ModalityOptions, config: Data2VecConfig, modality: str, source: Any, tokenizer: Any, block: int | None
-) -> tuple[list[Any], list[Any]]:
-    """Transform and prepared data set of each source; only that of speech keeps something of the source."""
-    raw = list(parts_of(source).values())
-    count = len(raw) if modality == "audio" else 1
-    transforms = [build_transform(modality, section.transform, config, tokenizer, train=True) for _ in range(count)]
-    transforms *= len(raw) // count
-    within = {"block": block} if modality == "audio" else {}
-    return transforms, [transform.prepare(part, **within) for transform, part in zip(transforms, raw, strict=True)]
-
-
 def _sorted_turns(
     section: ModalityOptions, order: Mixture, lengths: np.ndarray, seed: int, modality: str
 ) -> SortedTurns:
@@ -93,7 +77,7 @@ def _sorted_turns(
         if most is not None and lengths.max() > most:
             raise OptionError(
                 f"{modality}.{option} is {most}, and a sample has up to {lengths.max()} tokens. Raise it, or shorten "
-                f"the samples with {modality}.transform.{'crop_seconds' if modality == 'audio' else 'max_length'}."
+                f"the samples with {modality}.transform.{DATA_KINDS[modality].longest}."
             )
     return SortedTurns(
         order,
@@ -106,31 +90,13 @@ def _sorted_turns(
     )
 
 
-class TokenCounter:
-    """Counts the real tokens of a batch, so that padding does not pass for throughput.
-
-    Args:
-        config: configuration of the model, which knows the frames of a waveform.
-    """
-
-    def __init__(self, config: Data2VecConfig):
-        self.config = config
-
-    def __call__(self, modality: str, inputs: dict[str, Tensor]) -> int:
-        """Real tokens of a collated batch, masked or not."""
-        real = inputs.get("attention_mask")
-        if real is None:
-            return inputs["mask"][:, 0].numel()
-        lengths = real.sum(dim=1)
-        return int((self.config.audio_config.num_frames(lengths) if modality == "audio" else lengths).sum())
-
-
 def build_steps(
     options: Options,
     config: Data2VecConfig,
     sources: Mapping[str, Any],
     tokenizer: Any = None,
     processes: Processes = ONE_PROCESS,
+    report: DataReport | None = None,
 ) -> StepDataset:
     """Micro-batches of this process by step.
 
@@ -140,25 +106,26 @@ def build_steps(
         sources: raw data sets by modality.
         tokenizer: for text.
         processes: of the run.
+        report: takes what is met where data is read as a whole.
 
     Raises:
         ValueError: a transform option is wrong, or a modality has too little data or too small a batch.
     """
-    data = {name: prepare_modality(options, config, name, source, tokenizer) for name, source in sources.items()}
+    data = {
+        name: prepare_modality(options, config, name, source, tokenizer, report) for name, source in sources.items()
+    }
     plan = BatchPlan(
         {name: each.turns for name, each in data.items()},
         {name: getattr(options, name).ratio for name in data},
         mixed=options.schedule == "mixed",
     )
+    collator = Collator(config, options.seed)
     return StepDataset(
         plan,
-        {name: each.dataset for name, each in data.items()},
-        {name: each.transform for name, each in data.items()},
-        Collator(config, options.seed),
-        TokenCounter(config),
+        data,
+        collator,
+        collator.count_tokens,
         seed=options.seed,
         accumulate=options.accumulate,
-        limits={name: each.limit for name, each in data.items() if each.limit is not None},
         processes=processes,
-        fingerprint={name: each.fingerprint for name, each in data.items()},
     )

@@ -15,13 +15,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from huggingface_hub.utils import WeakFileLock
 from tqdm.auto import tqdm
 
 from d2v_train.data.bad_samples import BadSample
 from d2v_train.data.records import RawDataset
-from d2v_train.data.tables import SAMPLING_RATE, identity_of, is_remote
+from d2v_train.data.tables import SAMPLING_RATE
 from d2v_train.inputs.audio import AudioTransform
+from d2v_train.inputs.joined_clips import JoinedClips
 from d2v_train.inputs.packing import DOCUMENTS_AT_ONCE, PackedTextDataset
 from d2v_train.inputs.text import TextTransform
 from d2v_train.support.atomic import write_file
@@ -30,13 +32,8 @@ from d2v_train.support.extras import need
 
 logger = logging.getLogger(__name__)
 
-
 HEADER_THREADS = 8
-
-
 KEPT_FROM = 1000
-
-
 """Samples from which lengths are kept between runs."""
 
 
@@ -52,10 +49,9 @@ def token_lengths(dataset: Any, transform: Any, config: Any) -> np.ndarray:
         ValueError: the samples all have the same size, as images have.
     """
     if isinstance(transform, AudioTransform):
-        samples = _after_transform(sample_counts(dataset), transform)
-        config = config.audio_config
-        frames = (samples - config.frame_width) // config.frame_stride + 1
-        return np.maximum(frames, 1)
+        joined = isinstance(dataset, JoinedClips)
+        samples = _after_transform(sample_counts(dataset.dataset if joined else dataset), transform, joined)
+        return np.maximum(config.audio_config.num_tokens(torch.from_numpy(samples)).numpy(), 1)
     if isinstance(dataset, PackedTextDataset):
         return np.full(len(dataset), min(dataset.block_size, len(dataset.tokens) + 2))
     if isinstance(transform, TextTransform):
@@ -64,8 +60,8 @@ def token_lengths(dataset: Any, transform: Any, config: Any) -> np.ndarray:
     raise ValueError("Images all have the same size: there is nothing to sort or to budget. Give a batch_size.")
 
 
-def _after_transform(samples: np.ndarray, transform: AudioTransform) -> np.ndarray:
-    """Samples that the model gets at most, from those of the recordings; -1 of unknown ones."""
+def _after_transform(samples: np.ndarray, transform: AudioTransform, joined: bool) -> np.ndarray:
+    """Return the samples that the model gets at most, from those of the recordings (-1 of unknown ones)."""
     slowest = 1.0 if transform.speed is None else transform.speed[0]
     longest = np.ceil(samples / slowest)
     unknown = samples < 0
@@ -76,7 +72,7 @@ def _after_transform(samples: np.ndarray, transform: AudioTransform) -> np.ndarr
         most = round(transform.max_seconds * SAMPLING_RATE)
     if most is not None:
         longest = np.minimum(longest, most)
-        if transform.concatenates:
+        if joined:
             longest[:] = most
     longest[unknown] = longest.max() if most is None else most
     return np.maximum(longest, transform.min_samples).astype(np.int64)
@@ -89,7 +85,7 @@ def sample_counts(dataset: RawDataset) -> np.ndarray:
     """
     if dataset.lengths is not None:
         return dataset.lengths
-    if is_remote(dataset.table.values):
+    if dataset.table.values.is_remote:
         raise ValueError(
             f"The lengths of the recordings of {dataset.source} could only be found by downloading all of them. Name "
             "a column that tells them with the option length_column, or do without batch_tokens, micro_batch_tokens "
@@ -162,7 +158,7 @@ def _kept_file(dataset: RawDataset, kind: str) -> Path | None:
     """Where the lengths of a large source are kept between runs; None where nothing would tell that it has changed."""
     if len(dataset) < KEPT_FROM:
         return None
-    identity = identity_of(dataset.table.values)
+    identity = dataset.table.values.identity
     if identity is None:
         return None
     from datasets.config import HF_DATASETS_CACHE

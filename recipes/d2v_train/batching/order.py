@@ -17,14 +17,8 @@ import numpy as np
 
 
 LONGEST_PATTERN = 2**16
-
-
 """Entries of the pattern that takes sources in proportion to their sizes; the proportion is rounded to this."""
-
-
 KEPT_ORDERS = 4
-
-
 """Permutations that a source keeps at hand."""
 
 

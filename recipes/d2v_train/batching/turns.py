@@ -13,8 +13,6 @@ from d2v_train.batching.order import Mixture, SampleKey, stable_seed
 
 
 CHUNK = 2**16
-
-
 """Samples whose lengths are looked up at once."""
 
 

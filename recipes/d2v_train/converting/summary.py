@@ -19,19 +19,14 @@ from modeling_d2v import Data2VecConfig, Data2VecImageProcessor, Data2VecProcess
 from modeling_d2v.conversion.fairseq.convert import WEIGHTS_NAME, Converted
 from modeling_d2v.conversion.fairseq.sources import CTC, IMAGES, PRETRAINING, TEXTS
 from modeling_d2v.conversion.tensors import Unused
+from modeling_d2v.modalities import MODALITIES
 from modeling_d2v.model_card import CARD, NON_COMMERCIAL, choose_license, model_card, read_license, without_processor
 from modeling_d2v.presets import PRESETS
 
 
 OF_VISION, PERMISSIVE = f"{NON_COMMERCIAL}-4.0", "mit"
-
-
 IMAGENET = SimpleNamespace(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
-
-
 INCEPTION = SimpleNamespace(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
-
-
 # Share of the resized picture's side that fine-tuned models were evaluated on.
 CROP = 224 / 256
 
@@ -93,6 +88,9 @@ def nearest_size(config: Data2VecConfig) -> str:
         if [modality] != config.modalities or preset["masked_tokens"] != config.masked_tokens:
             return (float("inf"),)
         settings, theirs = config.modality_config(modality), preset[f"{modality}_config"]
+        first = next(iter(MODALITIES[modality].front_ends))
+        if theirs.get("front_end", first) != settings.front_end:
+            return (float("inf"),)
         return (
             abs(preset["hidden_size"] - config.hidden_size),
             abs(preset["num_hidden_layers"] - config.num_hidden_layers),

@@ -18,8 +18,7 @@ FATAL = (
     "nothing to see",
     "transform failed",
 )
-
-
+"""Reasons for which a sample is replaced by another one."""
 NOTES = (
     "resampled",
     "mixed down to mono",
@@ -28,11 +27,8 @@ NOTES = (
     "reduced to 8 bits",
     "transparency put on white",
 )
-
-
+"""Things done to (or seen in) a sample that is used all the same."""
 _BIT = {reason: 1 << position for position, reason in enumerate(FATAL + NOTES)}
-
-
 _FATAL_BITS = sum(_BIT[reason] for reason in FATAL)
 
 

@@ -19,26 +19,17 @@ from pathlib import Path
 
 import numpy as np
 
+from d2v_train.data.rows import MemoryRows
+from d2v_train.data.tables import SAMPLING_RATE, Table
 from d2v_train.support.extras import need
 
 
 DIGIT_WORDS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
-
-
 DATA_FOLDER = Path(__file__).resolve().parent / "builtin_files"
-
-
 TEST_SHARE_OF_DIGITS = 0.2
-
-
 PLAIN_WORD = re.compile(r"(?<!\S)[(\"']?[A-Za-z][A-Za-z'-]+[.,:;)\"']*(?!\S)")
-
-
 MIN_WORDS = 8
-
-
 """Paragraphs with fewer plain words are code or say too little to tell what they are about."""
-
 
 # Modules that CPython 3.10 to 3.13 all have and that Linux distributions do not split off into packages of their own
 # (as they do with tkinter, idlelib, distutils, test).
@@ -71,11 +62,7 @@ TEXT_AREAS: dict[str, dict[str, str]] = {
         "test": "pdb bdb dis traceback trace timeit profile pstats cProfile warnings zipimport",
     },
 }
-
-
 LANGUAGE_AREA = "language"
-
-
 TEST_TOPICS = {"string-methods", "import", "strings", "numeric-types", "naming", "sequence-types", "calls", "class"}
 
 
@@ -101,6 +88,13 @@ def load_digit_images() -> dict[str, tuple[np.ndarray, np.ndarray]]:
     return {split: (pictures[keep], labels[keep]) for split, keep in (("train", ~is_test), ("test", is_test))}
 
 
+def digit_images_table(split: str) -> Table:
+    """Return the pictures of `split` as a table."""
+    pictures, labels = load_digit_images()[split]
+    names = [f"digit picture {split} {row}" for row in range(len(labels))]
+    return Table(MemoryRows(pictures, names), labels, None, [str(digit) for digit in range(10)])
+
+
 @functools.lru_cache(maxsize=2)
 def load_digit_words(split: str) -> tuple[list[np.ndarray], np.ndarray, list[str]]:
     """Return (clips, labels, voices) of `split` ("train" or "test"); clips are float32 at 16 kHz.
@@ -114,6 +108,14 @@ def load_digit_words(split: str) -> tuple[list[np.ndarray], np.ndarray, list[str
     starts = [int(row["start"]) for row in rows]
     clips = [samples[start : start + int(row["length"])] for start, row in zip(starts, rows, strict=True)]
     return clips, np.array([int(row["label"]) for row in rows], dtype=np.int64), [row["voice"] for row in rows]
+
+
+def digit_words_table(split: str) -> Table:
+    """Return the clips of `split` as a table, grouped by voice."""
+    clips, labels, voices = load_digit_words(split)
+    values = [{"array": clip, "sampling_rate": SAMPLING_RATE} for clip in clips]
+    names = [f"digit word {split} {row}" for row in range(len(labels))]
+    return Table(MemoryRows(values, names), labels, voices, DIGIT_WORDS)
 
 
 @functools.lru_cache(maxsize=1)
@@ -147,6 +149,13 @@ def load_python_prose() -> dict[str, tuple[list[str], np.ndarray, list[str]]]:
             f"too few of them (paragraphs by area: {found}). Give `data.text` a folder of text files instead."
         )
     return splits
+
+
+def python_prose_table(split: str) -> Table:
+    """Return the paragraphs of `split` as a table, grouped by document."""
+    paragraphs, labels, documents = load_python_prose()[split]
+    names = [f"{document}, paragraph {row}" for row, document in enumerate(documents)]
+    return Table(MemoryRows(paragraphs, names), labels, documents, text_label_names())
 
 
 def text_label_names() -> list[str]:

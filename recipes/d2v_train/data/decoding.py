@@ -18,21 +18,9 @@ from d2v_train.support.extras import need
 from modeling_d2v.image_processing_data2vec import as_channels
 
 
-"""Reasons for which a sample is replaced by another one."""
-
-
-"""Things done to (or seen in) a sample that is used all the same."""
-
-
 MAX_AUDIO_SAMPLES = 2**28
-
-
 """Longest recording that is decoded, in samples of all channels together: 1 GiB, or 4.6 hours of mono at 16 kHz."""
-
-
 MAX_ELONGATION = 100
-
-
 """Greatest ratio of an image's sides; a strip that is resized to fit its shorter side would fill the memory."""
 
 

@@ -16,13 +16,15 @@ from __future__ import annotations
 import csv
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from d2v_train.data.bad_samples import BadSample
+from d2v_train.data.kinds import RECORD_KINDS
+from d2v_train.data.rows import FileRows, MemoryRows
 from d2v_train.data.tables import (
     GROUP_COLUMNS,
-    INPUT_COLUMNS,
     LABEL_COLUMNS,
     SPLIT_NAMES,
     ColumnNotFoundError,
@@ -38,17 +40,7 @@ from d2v_train.data.tables import (
 )
 
 
-SUFFIXES = {
-    "vision": (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"),
-    "audio": (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aiff", ".aif", ".au"),
-    "text": (".txt", ".jsonl"),
-}
-
-
 METADATA_NAMES = ("metadata.csv", "metadata.jsonl")
-
-
-TRANSCRIPT_SUFFIX = ".trans.txt"
 
 
 def open_media_folder(modality: str, root: Path, split: str, columns: Columns) -> Table:
@@ -58,29 +50,30 @@ def open_media_folder(modality: str, root: Path, split: str, columns: Columns) -
         ValueError: If there are no such files, or no such split or column, or the metadata is malformed.
     """
     wanted = [columns.input] if isinstance(columns.input, str) else list(columns.input or ())
-    unknown = [name for name in wanted if name not in (*INPUT_COLUMNS[modality], "file_name")]
+    kind = RECORD_KINDS[modality]
+    unknown = [name for name in wanted if name not in (*kind.columns, "file_name")]
     if unknown:
         raise ColumnNotFoundError(
             f"There is no column {unknown[0]!r} in {str(root)!r}: the inputs are the files of the folder, and need no "
             "column to be named."
         )
     visible = _visible_files(root)
-    files = [path for path in visible if path.suffix.lower() in SUFFIXES[modality]]
+    files = [path for path in visible if path.suffix.lower() in kind.suffixes]
     metadata = [path for path in visible if path.name in METADATA_NAMES]
     if not files and not metadata:
         raise ValueError(
             f"There are no files of modality {modality} in {str(root)!r}. Expected parquet, or files that end in "
-            f"{', '.join(SUFFIXES[modality])}."
+            f"{', '.join(kind.suffixes)}."
         )
     splits: dict[str, list[dict[str, Any]]] = {}
     for path in metadata:
         splits.setdefault(_split_of(path.relative_to(root)), []).extend(_metadata_rows(path))
-    if modality == "audio" and columns.text is not None:
-        chapters = [path for path in visible if path.name.endswith(TRANSCRIPT_SUFFIX)]
+    if kind.transcripts is not None and columns.text is not None:
+        chapters = [path for path in visible if path.name.endswith(kind.transcripts)]
         for path in chapters:
             # The folder above speaker and chapter names the split, such as train-clean-100.
             above = path.relative_to(root).parts[:-3]
-            splits.setdefault(above[-1] if above else "train", []).extend(_librispeech_rows(path))
+            splits.setdefault(above[-1] if above else "train", []).extend(_librispeech_rows(path, kind.suffixes))
         files = [] if chapters else files
     described = set(splits)
     for path in files:
@@ -109,10 +102,10 @@ def open_media_folder(modality: str, root: Path, split: str, columns: Columns) -
     if length is not None:
         lengths = read_lengths([row.get(length) for row in rows], f"column {length!r} of {root}")
     names = [shown_in(path, root) for path in values]
-    return Table(values, names, labels, groups, label_names, transcripts, lengths)
+    return Table(FileRows(values, names), labels, groups, label_names, transcripts, lengths)
 
 
-def open_text_files(root: Path, split: str, columns: Columns) -> Table | None:
+def open_text_files(root: Path, split: str, columns: Columns, suffixes: Sequence[str]) -> Table | None:
     """Open one split of a text file or a folder of text files; None if there are none.
 
     In `.txt`, blank lines separate documents. In `.jsonl` each line is a string or an object with a text field (or the
@@ -123,7 +116,7 @@ def open_text_files(root: Path, split: str, columns: Columns) -> Table | None:
     Raises:
         ValueError: If there is no such split or field.
     """
-    splits = text_files_by_split(root)
+    splits = text_files_by_split(root, suffixes)
     if not splits:
         return None
     parsed = {
@@ -137,14 +130,15 @@ def open_text_files(root: Path, split: str, columns: Columns) -> Table | None:
         universe = {row["label"] for part in parsed.values() for row in part}
         labels, label_names = encode_labels(labels, None, universe, str(root))
     groups = [row["group"] for row in rows]
-    return Table([row["value"] for row in rows], [row["name"] for row in rows], labels, groups, label_names)
+    values = MemoryRows([row["value"] for row in rows], [row["name"] for row in rows])
+    return Table(values, labels, groups, label_names)
 
 
-def text_files_by_split(root: Path) -> dict[str, list[Path]]:
+def text_files_by_split(root: Path, suffixes: Sequence[str]) -> dict[str, list[Path]]:
     """Text files of a folder, or the only one, by split; empty if there are none."""
     splits: dict[str, list[Path]] = {}
     for path in [root] if root.is_file() else _visible_files(root):
-        if path.suffix.lower() in SUFFIXES["text"] and not path.name.startswith("README"):
+        if path.suffix.lower() in suffixes and not path.name.startswith("README"):
             # Inside the source only: a parent that happens to be called `test` says nothing.
             steps = () if path == root else path.relative_to(root).parts
             words = (re.split(r"[^a-z]", step.lower())[0] for step in steps)
@@ -189,13 +183,13 @@ def _metadata_rows(path: Path) -> list[dict[str, Any]]:
     return [{"file": path.parent / row["file_name"]} | other for row, other in zip(rows, others, strict=True)]
 
 
-def _librispeech_rows(path: Path) -> list[dict[str, Any]]:
+def _librispeech_rows(path: Path, suffixes: Sequence[str]) -> list[dict[str, Any]]:
     """Rows of one chapter: each line of its transcripts is the name of a recording beside them, and what is said."""
     rows = []
     for line in path.read_text(encoding="utf-8").splitlines():
         name, _, text = line.strip().partition(" ")
         if name:
-            beside = (path.with_name(name + suffix) for suffix in (".flac", *SUFFIXES["audio"]))
+            beside = (path.with_name(name + suffix) for suffix in (".flac", *suffixes))
             file = next((file for file in beside if file.is_file()), path.with_name(f"{name}.flac"))
             rows.append({"file": file, "text": text, "speaker": name.partition("-")[0]})
     return rows

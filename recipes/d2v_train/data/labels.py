@@ -8,6 +8,7 @@ from d2v_train.data.records import RawDataset, draw_rows
 
 
 TEST_SHARE = 0.2
+"""Part of the training split that is measured on where there is no test split."""
 
 
 def hold_out(
@@ -38,8 +39,8 @@ def hold_out(
             chosen[members[: max(1, round(len(members) * share))]] = True
     if not chosen.any():
         raise ValueError(
-            f"Nothing can be held out of the {len(labels)} training samples to measure on, because no class has two. "
-            "Give more samples of a class, or a split to measure on."
+            f"Nothing can be held out of the {len(labels)} training samples to measure on, because no class has two "
+            "of them. Give more samples of a class, or a split of their own."
         )
     parts = []
     for indices in (np.flatnonzero(~chosen), np.flatnonzero(chosen)):

@@ -14,14 +14,14 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+from d2v_train.data.rows import Rows
+
 
 FOOTER_THREADS = 16
-
-
 """Footers that are read at the same time."""
 
 
-class ParquetRows(Sequence):
+class ParquetRows(Rows):
     """The input column(s) of some parquet files, one after another, undecoded.
 
     Args:
@@ -43,7 +43,7 @@ class ParquetRows(Sequence):
 
         self.files = [str(file) for file in files]
         self.columns: list[str] = []
-        self.is_remote = any("://" in file for file in self.files)
+        self.is_stream, self.is_remote = True, any("://" in file for file in self.files)
         with ThreadPoolExecutor(min(FOOTER_THREADS, len(self.files))) as pool:
             self._footers = list(pool.map(_footer, self.files))
         schema = self._footers[0].schema.to_arrow_schema()

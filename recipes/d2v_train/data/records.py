@@ -2,42 +2,44 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import logging
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 from torch.utils.data import Dataset
 
 from d2v_train.data.bad_samples import BadSample, BadSamples
-from d2v_train.data.decoding import decode_audio, decode_image, decode_text
-from d2v_train.data.report import BadRecord, NoUsableSample, collecting
+from d2v_train.data.kinds import RECORD_KINDS
+from d2v_train.data.report import BadRecord, DataReport, NoUsableSample
 from d2v_train.data.sources import open_table
 from d2v_train.data.substitutes import candidates
-from d2v_train.data.tables import SAMPLING_RATE, Columns, Table, keep_rows
+from d2v_train.data.tables import Columns, Table
 from d2v_train.support.extras import MissingDependencyError
 
 
 logger = logging.getLogger(__name__)
 
-
-INPUT_KEYS = {"vision": "image", "audio": "audio", "text": "text"}
-
-
-"""Key of the raw input in a record, by modality."""
-
-
 AUTO_CACHE_BYTES = 256 * 2**20
-
-
 """Decoded samples that `cache="auto"` keeps, in bytes per process."""
-
-
 MAX_WARNINGS = 5
-
-
 """Bad samples of a data set, or of a modality of a run, that are logged one by one."""
+
+
+class Origin(NamedTuple):
+    """Where a record is from."""
+
+    dataset: RawDataset
+    index: int
+    drawn: bool
+    """Whether the record was asked for, or stands in for another one."""
+
+    def reject(self, error: BadSample, report: DataReport | None = None) -> None:
+        """Count the sample as bad, for what only showed in its transform."""
+        self.dataset.reject(self.index, error, self.drawn, report)
 
 
 class RawDataset(Dataset):
@@ -45,11 +47,11 @@ class RawDataset(Dataset):
 
     `dataset[i]` is a dict with "id" (int, always i), the raw input ("image": upright PIL image | "audio": float32
     (S,) mono at 16 kHz | "text": str, and "text_pair": str for sentence pairs), "label" (int class, float score or
-    None), "group" (str or None), and "transcript" (str) where a column of them was named.
+    None), "group" (str or None), "transcript" (str) where a column of them was named, and "origin" (`Origin`).
 
     A bad record is replaced by the next good one, in a fixed order, under its own id: the sample after it, the one
     after that, and so on, round the end (in large data sets, distant ones after the next hundred). `bad` counts what
-    was met; `bad.report()` prints it. Who collects reports (`collect_data_report`) is told of each read too.
+    was met; `bad.report()` prints it. A `DataReport` that is handed to `read` takes each of them too.
 
     Args:
         modality: "text", "vision" or "audio".
@@ -109,41 +111,53 @@ class RawDataset(Dataset):
         return len(self.rows)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
+        return self.read(index)
+
+    def read(self, index: int, report: DataReport | None = None, drawn: bool = True) -> dict[str, Any]:
+        """Return record `index`, with `on_bad="substitute"` that of another sample under its id where it is bad.
+
+        Args:
+            index: The sample.
+            report: That takes what is met; None logs bad samples instead.
+            drawn: Whether the sample was asked for, or stands in for another one.
+
+        Raises:
+            IndexError: If there is no such sample.
+            BadSample: If it is bad and `on_bad` is "raise".
+            NoUsableSample: If no other one can be used either.
+        """
         if not -len(self) <= index < len(self):
             raise IndexError(f"There is no sample {index} in a data set of {len(self)}.")
         index = int(index) % len(self)
         if self.on_bad == "raise":
-            return self.load(index)
+            return self.load(index, report, drawn)
         tried = 0
         for candidate in candidates(index, len(self)):
             try:
-                return self._load(candidate, drawn=not tried) | {"id": index}
+                return self.load(candidate, report, drawn and not tried) | {"id": index}
             except BadSample:
                 tried += 1
         which = f"the {tried}" if tried == len(self) else f"{tried} of the {len(self)}"
         raise NoUsableSample(f"Not one of {which} samples can be used. {self.bad.report()}")
 
-    def load(self, index: int) -> dict[str, Any]:
-        """Return record `index` itself, with no substitute.
+    def load(self, index: int, report: DataReport | None = None, drawn: bool = True) -> dict[str, Any]:
+        """Return record `index` itself, with no substitute; arguments as of `read`.
 
         Raises:
             BadSample: If it is bad; it is then counted in `bad`.
         """
-        return self._load(index, drawn=True)
-
-    def _load(self, index: int, drawn: bool) -> dict[str, Any]:
-        """Record `index`, which was asked for (`drawn`) or stands in for another one."""
-        report = collecting()
         if report is not None:
-            report.read(self, index, drawn)
+            report.count(self.modality, drawn)
         try:
-            value = self._cache[index] if index in self._cache else self._decode(index)
+            value = self._cache[index] if index in self._cache else self._decode(index, report)
         except BadSample as error:
-            self.reject(index, error, drawn)
+            self.reject(index, error, drawn, report)
             raise
-        record = {"id": index, INPUT_KEYS[self.modality]: value}
+        record, key = {"id": index, "origin": Origin(self, index, drawn)}, RECORD_KINDS[self.modality].key
         if isinstance(value, tuple):
-            record["text"], record["text_pair"] = value
+            record[key], record[f"{key}_pair"] = value
+        else:
+            record[key] = value
         record["label"] = None if self.labels is None else self.labels[index].item()
         record["group"] = None if self.groups is None else self.groups[index]
         if self.transcripts is not None:
@@ -190,9 +204,10 @@ class RawDataset(Dataset):
     def fingerprint(self) -> dict[str, int | str]:
         """Number of records, and a hash of their rows and names; nothing is decoded or read from files."""
         digest = hashlib.blake2b(self.rows.astype("<i8").tobytes(), digest_size=16)
-        if self.table.names is not None:
+        names = self.table.values.names
+        if names is not None:
             for row in self.rows:
-                digest.update(self.table.names[row].encode("utf-8", "surrogateescape") + b"\n")
+                digest.update(names[row].encode("utf-8", "surrogateescape") + b"\n")
         return {"records": len(self), "names": digest.hexdigest()}
 
     def __getstate__(self) -> dict[str, Any]:
@@ -202,8 +217,8 @@ class RawDataset(Dataset):
     def name_of(self, index: int) -> str:
         """Name of a sample for people: its file, or its row in the source."""
         row = int(self.rows[index])
-        if self.table.names is not None:
-            return self.table.names[row]
+        if self.table.values.names is not None:
+            return self.table.values.names[row]
         try:
             value = self.table.values[row]
         except Exception:  # a sample that cannot be read is the one that is asked for
@@ -211,15 +226,16 @@ class RawDataset(Dataset):
         path = value.get("path") if isinstance(value, dict) else None
         return f"row {row} ({path})" if path else f"row {row}"
 
-    def reject(self, index: int, error: BadSample, drawn: bool = True) -> None:
+    def reject(self, index: int, error: BadSample, drawn: bool = True, report: DataReport | None = None) -> None:
         """Count a sample as bad, and log it unless there were many: the report of `bad` has them all.
 
         Args:
             index: The sample.
             error: Why it is bad.
             drawn: Whether it was asked for, or stands in for another one.
+            report: That takes it; None logs it instead.
         """
-        known, report = self.bad.is_bad(index), collecting()
+        known = self.bad.is_bad(index)
         self.bad.mark(index, error.reason)
         if report is not None:
             # Whoever collects also reports; it is told each time, as another process may have met the sample first.
@@ -238,12 +254,13 @@ class RawDataset(Dataset):
         """What tells a sample from those of all other data sets."""
         return self.modality, self.source, self.split, int(self.rows[index])
 
-    def _decode(self, index: int) -> Any:
+    def _decode(self, index: int, report: DataReport | None) -> Any:
         """The decoded value; one that cannot be decoded is not tried again, but for a file that may come back."""
         if index in self._broken:
             raise self._broken[index].with_traceback(None)
         try:
-            value, notes = self._value(index)
+            raw = self.table.values[int(self.rows[index])]
+            value, notes = RECORD_KINDS[self.modality].decode(raw, self.channels)
         except MissingDependencyError:
             raise
         except BadSample as error:
@@ -253,7 +270,6 @@ class RawDataset(Dataset):
         except Exception as error:  # reading a table fails in the ways of its library
             broken = BadSample("unreadable", f"{type(error).__name__}: {error}")
             raise broken from error
-        report = collecting()
         for note in notes:
             self.bad.mark(index, note)
             if report is not None:
@@ -263,18 +279,6 @@ class RawDataset(Dataset):
             self._cache_room -= size
             self._cache[index] = value
         return value
-
-    def _value(self, index: int) -> tuple[Any, list[str]]:
-        """Decoded value of a sample, and what had to be done to it."""
-        notes: list[str] = []
-        value = self.table.values[int(self.rows[index])]
-        if self.modality == "vision":
-            return decode_image(value, self.channels, notes), notes
-        if self.modality == "audio":
-            value, notes = decode_audio(value, SAMPLING_RATE)
-            value.flags.writeable = False
-            return value, notes
-        return tuple(map(decode_text, value)) if isinstance(value, tuple) else decode_text(value), notes
 
 
 def draw_rows(rows: np.ndarray, max_samples: int | None, seed: int | np.random.Generator = 0) -> np.ndarray:
@@ -304,28 +308,49 @@ def _bytes_of(value: Any) -> int:
     return value.width * value.height * len(value.getbands())
 
 
+@dataclass(frozen=True, kw_only=True)
+class SourceSettings:
+    """How the samples of a source are found and read: what a `dataset` section of the options holds."""
+
+    column: str | list[str] | None = None
+    """Input column, two of them for sentence pairs; null finds it by its type and name."""
+    label_column: str | None = None
+    """Column of the label; null takes the first of the usual names, if any."""
+    group_column: str | None = None
+    """Column of the speaker or any other origin; null takes the first of the usual names, if any."""
+    text_column: str | list[str] | tuple[str, ...] | None = None
+    """Column of the transcripts of recordings (or captions of images); of several names, the first that exists; null
+    reads none."""
+    length_column: str | None = None
+    """Column of the lengths of recordings, samples at 16 kHz (whole numbers) or seconds, which then need not be looked
+    up in their headers; null reads none."""
+    only_groups: list[str] | None = None
+    """Keep only the samples of these groups."""
+    exclude_groups: list[str] | None = None
+    """Leave out the samples of these groups, for example a speaker to test on."""
+    max_samples: int | None = None
+    """Keep that many, drawn at random once for all; their order is kept."""
+    channels: int | None = 3
+    """Channels of images: 3 (RGB), 1 (grey), or null for those that they have."""
+    cache: bool | str = "auto"
+    """Which decoded samples a process keeps: `auto` up to 256 MiB of them, true all, false none."""
+    on_bad: str = "substitute"
+    """What a bad sample does: `substitute` has the next good one replace it, `raise` raises `BadSample`."""
+
+
 def open_dataset(
     modality: str,
     source: str | None = None,
     split: str = "train",
+    settings: SourceSettings = SourceSettings(),
     *,
-    column: str | Sequence[str] | None = None,
-    label_column: str | None = None,
-    group_column: str | None = None,
-    text_column: str | Sequence[str] | None = None,
-    length_column: str | None = None,
-    only_groups: Sequence[str] | None = None,
-    exclude_groups: Sequence[str] | None = None,
-    max_samples: int | None = None,
-    channels: int | None = 3,
-    cache: bool | str = "auto",
-    on_bad: str = "substitute",
     stream_block: int | None = None,
+    **changes: Any,
 ) -> RawDataset:
     """Open one split of a source of images, speech or text.
 
     Args:
-        modality: "text", "vision" or "audio".
+        modality: A key of `RECORD_KINDS`.
         source: One of
             - None or "builtin": the built-in data (`builtin.py`);
             - a folder or file of parquet, with images and audio as encoded bytes or paths;
@@ -335,49 +360,42 @@ def open_dataset(
             - the name of a data set on the Hugging Face Hub, "user/name" or "user/name:config".
         split: Name of a split, or several joined as in "train+test". "validation" and "test" stand in for one another
             where only one exists.
-        column: Input column; two of them for sentence pairs. None finds it.
-        label_column: Label column. None takes the first of the usual names, if any.
-        group_column: Column of the speaker or any other origin. None takes the first of the usual names, if any.
-        text_column: Column of the transcripts of recordings (or captions of images); of several names, the first that
-            exists. None reads none.
-        length_column: Column of the lengths of recordings, samples at 16 kHz (whole numbers) or seconds, which then
-            need not be looked up in their headers. None reads none.
-        only_groups: Keep only the samples of these groups.
-        exclude_groups: Leave out the samples of these groups, for example a speaker to test on.
-        max_samples: Keep that many, drawn at random once for all; their order is kept.
-        channels: For images: 3 (RGB), 1 (grey), None (as they are).
-        cache: "auto" keeps up to 256 MiB of decoded samples per process, True everything, False nothing.
-        on_bad: "substitute" replaces a bad sample by the next good one; "raise" raises `BadSample` (a `ValueError`).
+        settings: How its samples are found and read.
         stream_block: A number reads parquet and text files when their rows are needed, and keeps the rows of a block
             of so many samples in memory; labels and transcripts are not read. None has parquet converted to a
             memory-mapped table first, and text read into memory.
+        changes: Fields of `settings` that are to differ.
 
     Raises:
         ValueError: If the modality, split, a column or a group does not exist, or nothing is left.
         FileNotFoundError: If a path does not exist.
     """
-    if modality not in INPUT_KEYS:
-        raise ValueError(f"The modality {modality!r} is unknown; it must be one of {', '.join(sorted(INPUT_KEYS))}.")
-    columns = Columns(column, label_column, group_column, text_column, length_column)
+    if modality not in RECORD_KINDS:
+        raise ValueError(f"The modality {modality!r} is unknown; it must be one of {', '.join(sorted(RECORD_KINDS))}.")
+    chosen = dataclasses.replace(settings, **changes)
+    columns = Columns(
+        chosen.column, chosen.label_column, chosen.group_column, chosen.text_column, chosen.length_column
+    )
     table = open_table(modality, source, split, columns, streaming=stream_block is not None)
     where = source or "the built-in data"
     rows = np.arange(len(table.values))
-    if only_groups is not None or exclude_groups is not None:
-        rows = _filter_groups(table, rows, only_groups, exclude_groups, f"{where} ({split})")
-    rows = draw_rows(rows, max_samples)
+    if chosen.only_groups is not None or chosen.exclude_groups is not None:
+        rows = _filter_groups(table, rows, chosen.only_groups, chosen.exclude_groups, f"{where} ({split})")
+    rows = draw_rows(rows, chosen.max_samples)
     if len(rows) == 0:
         raise ValueError(f"No {modality} samples are left in {where}, split {split!r}.")
+    cache = chosen.cache
     if stream_block is not None:
         last = np.minimum(np.arange(0, len(rows), stream_block) + stream_block, len(rows)) - 1
-        keep_rows(table.values, int((rows[last] - rows[::stream_block]).max()) + 1)
+        table.values.keep(int((rows[last] - rows[::stream_block]).max()) + 1)
         cache = False if cache == "auto" else cache
     return RawDataset(
         modality,
         table,
         rows,
-        channels=channels,
+        channels=chosen.channels,
         cache=cache,
-        on_bad=on_bad,
+        on_bad=chosen.on_bad,
         source=source or "builtin",
         split=split,
     )

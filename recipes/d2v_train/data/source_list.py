@@ -2,28 +2,31 @@
 
 from __future__ import annotations
 
-import difflib
-import inspect
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from torch.utils.data import Dataset
 
-from d2v_train.data.records import open_dataset
+from d2v_train.data.records import SourceSettings, open_dataset
+from d2v_train.data.report import DataReport
 from d2v_train.options.errors import OptionError
+from d2v_train.options.files import build_section
 from d2v_train.options.run import Options
 
 
-class SourceEntry(NamedTuple):
+@dataclass(frozen=True, kw_only=True)
+class SourceEntry(SourceSettings):
     """One source as the options name it."""
 
-    source: str | None
-    split: str
-    ratio: float | None
-    arguments: dict[str, Any]
-    """Further arguments of `open_dataset`."""
+    source: str | None = None
+    """Folder, file or name on the Hub; None is the built-in data."""
+    split: str = "train"
+    """Its split."""
+    ratio: float | None = None
+    """How often it is taken, see `Mixture`."""
 
 
 class JoinedDataset(Dataset):
@@ -43,30 +46,16 @@ class JoinedDataset(Dataset):
         return sum(len(part) for part in self.parts)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """A record, with "source" (int), the number of its source from 0, and "place" (int), its place in it."""
+        return self.read(index)
+
+    def read(self, index: int, report: DataReport | None = None, drawn: bool = True) -> dict[str, Any]:
+        """Return a record; arguments as of `RawDataset.read`."""
         place = int(index)
-        for number, part in enumerate(self.parts):
+        for part in self.parts:
             if 0 <= place < len(part):
-                return part[place] | {"id": int(index), "source": number, "place": place}
+                return part.read(place, report, drawn) | {"id": int(index)}
             place -= len(part)
         raise IndexError(f"There is no sample {index} in {len(self)} samples of {len(self.parts)} sources.")
-
-
-class TransformBySource:
-    """The transform of a modality with several sources: each has its own, prepared with its own data.
-
-    Clips of one speaker are looked for in one source only: in two of them the same name may be of two people.
-
-    Args:
-        transforms: of the sources, in order.
-    """
-
-    def __init__(self, transforms: Sequence[Callable[..., dict[str, Any]]]):
-        self.transforms = list(transforms)
-
-    def __call__(self, record: dict[str, Any], seed: int = 0) -> dict[str, Any]:
-        """Item of a record of a `JoinedDataset`."""
-        return self.transforms[record["source"]](record, seed=seed)
 
 
 def parts_of(dataset: Any) -> dict[str, Any]:
@@ -76,66 +65,62 @@ def parts_of(dataset: Any) -> dict[str, Any]:
     return {"": dataset}
 
 
-def read_entries(option: str, value: Any, split: str, defaults: Mapping[str, Any]) -> list[SourceEntry]:
+def read_entries(option: str, value: Any, defaults: Mapping[str, Any] | None = None) -> list[SourceEntry]:
     """Sources that an option names.
 
     Args:
         option: its name, such as "data.audio", for messages.
-        value: a source, or a list of sources and mappings with the keys `source`, `split`, `ratio` and arguments of
-            `open_dataset`.
-        split: of those that name none.
-        defaults: arguments of `open_dataset` for all of them; those of an entry go before.
+        value: a source, or a list of sources and of mappings with the fields of `SourceEntry`.
+        defaults: fields for all of them; those of an entry go before.
 
     Raises:
         OptionError: an entry is something else, has an unknown key, or a ratio that is not positive.
     """
-    valid = ["source", "split", "ratio", *_arguments_of(open_dataset)]
-    valid.remove("stream_block")
     entries = []
-    for number, entry in enumerate(value if isinstance(value, list) else [value], start=1):
-        where = f"Entry {number} of {option}" if isinstance(value, list) else option
-        fields = dict(entry) if isinstance(entry, Mapping) else {"source": entry}
-        for key in fields:
-            if key not in valid:
-                nearest = difflib.get_close_matches(str(key), valid, n=1, cutoff=0.0)[0]
-                raise OptionError(f"{where} has no key {key!r}. The nearest valid one is {nearest!r}.")
-        ratio = fields.pop("ratio", None)
-        is_number = isinstance(ratio, int | float) and not isinstance(ratio, bool)
-        if ratio is not None and not (is_number and 0 < ratio < math.inf):
-            raise OptionError(f"{where} has the ratio {ratio!r}. It must be a positive number, or be left out.")
-        source, its_split = fields.pop("source", None), fields.pop("split", split)
-        if not isinstance(source, str | None) or not isinstance(its_split, str):
-            raise OptionError(f"{where} has the source {source!r} and the split {its_split!r}. Both must be text.")
-        if source is not None and not source.strip():  # as a path it would mean the folder that one happens to be in
+    for number, entry in enumerate(value if isinstance(value, list) else [value]):
+        where = f"{option}[{number}]" if isinstance(value, list) else option
+        fields = entry if isinstance(entry, Mapping) else {"source": entry}
+        made = build_section(SourceEntry, {**(defaults or {}), **fields}, f"{where}.")
+        if made.ratio is not None and not 0 < made.ratio < math.inf:
+            raise OptionError(f"{where}.ratio is {made.ratio}. It must be a positive number, or be left out.")
+        if made.source is not None and not made.source.strip():  # as a path: the folder that one happens to be in
             raise OptionError(f"{where} is empty. Name a source, or set it to null for the built-in data.")
-        entries.append(SourceEntry(source, its_split, ratio, {**defaults, **fields}))
+        entries.append(made)
     if not entries:
         raise OptionError(f"{option} is an empty list. Name a source, or set it to null for the built-in data.")
     return entries
 
 
-def open_entries(modality: str, entries: Sequence[SourceEntry], option: str, stream_block: int | None = None) -> Any:
+def entries_of(options: Options, modality: str, defaults: Mapping[str, Any] | None = None) -> list[SourceEntry]:
+    """Sources that a modality of a run is trained on.
+
+    Args:
+        options: the run's options.
+        modality: its name.
+        defaults: fields of `SourceSettings` for all of them; those of its `dataset` section go before.
+
+    Raises:
+        OptionError: the section or an entry has an unknown key, or a value of a wrong kind.
+    """
+    section = getattr(options, modality)
+    build_section(SourceSettings, section.dataset, f"{modality}.dataset.")
+    fields = {"split": section.split, **(defaults or {}), **section.dataset}
+    return read_entries(f"data.{modality}", getattr(options.data, modality), fields)
+
+
+def open_entries(modality: str, entries: Sequence[SourceEntry], stream_block: int | None = None) -> Any:
     """Data set of a modality: of its only source, or a `JoinedDataset`.
 
     Args:
         modality: its name.
         entries: the sources.
-        option: that names their arguments, for messages.
         stream_block: see `open_dataset`.
 
     Raises:
-        OptionError: an entry has an argument of a wrong kind.
         ValueError: a source has no such split, column or group, or no samples.
         FileNotFoundError: a path does not exist.
     """
-    parts = []
-    for entry in entries:
-        try:
-            parts.append(
-                open_dataset(modality, entry.source, entry.split, stream_block=stream_block, **entry.arguments)
-            )
-        except TypeError as error:
-            raise OptionError(f"{option} holds an argument that open_dataset does not take: {error}.") from error
+    parts = [open_dataset(modality, entry.source, entry.split, entry, stream_block=stream_block) for entry in entries]
     if len(parts) == 1:
         return parts[0]
     return JoinedDataset(parts, names_of(entries), [entry.ratio for entry in entries])
@@ -151,25 +136,13 @@ def names_of(entries: Sequence[SourceEntry]) -> list[str]:
     return names
 
 
-def _arguments_of(function: Callable) -> list[str]:
-    parameters = inspect.signature(function).parameters.values()
-    return [parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY]
-
-
-def open_sources(options: Options, channels: int | None = None) -> dict[str, Any]:
+def open_sources(options: Options, defaults: Mapping[str, Mapping[str, Any]] | None = None) -> dict[str, Any]:
     """Raw data sets of the run by modality: a `RawDataset`, or a `JoinedDataset` of several sources.
 
     Args:
         options: the run's options.
-        channels: channels of the images; None keeps `open_dataset`'s default.
+        defaults: fields of `SourceSettings` that follow from the model, by modality.
     """
-    sources = {}
-    for name in options.modalities:
-        section = getattr(options, name)
-        extra = dict(section.dataset)
-        if name == "vision" and channels is not None:
-            extra.setdefault("channels", channels)
-        entries = read_entries(f"data.{name}", getattr(options.data, name), section.split, extra)
-        block = options.data.shuffle_buffer if options.data.streaming else None
-        sources[name] = open_entries(name, entries, f"{name}.dataset", block)
-    return sources
+    block = options.data.shuffle_buffer if options.data.streaming else None
+    entries = {name: entries_of(options, name, (defaults or {}).get(name)) for name in options.modalities}
+    return {name: open_entries(name, sources, block) for name, sources in entries.items()}

@@ -1,6 +1,6 @@
 """Find the records behind a source name: built-in data, local folders and files, parquet, or the Hugging Face Hub.
 
-Everything ends as a `Table` of undecoded values; `datasets.py` decodes them. Parquet and the Hub go through the
+Everything ends as a `Table` of undecoded values; `records.py` decodes them. Parquet and the Hub go through the
 `datasets` library with decoding switched off, so that a damaged file is met where it is counted.
 """
 
@@ -10,12 +10,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from d2v_train.data import builtin
-from d2v_train.data.folders import SUFFIXES, open_media_folder, open_text_files, shown_in, text_files_by_split
+from d2v_train.data.folders import open_media_folder, open_text_files, shown_in, text_files_by_split
+from d2v_train.data.kinds import RECORD_KINDS
 from d2v_train.data.parquet_rows import ParquetRows
+from d2v_train.data.rows import DatasetRows, MemoryRows, Rows
 from d2v_train.data.tables import (
     GROUP_COLUMNS,
-    INPUT_COLUMNS,
     LABEL_COLUMNS,
     SPLIT_NAMES,
     ColumnNotFoundError,
@@ -34,8 +34,6 @@ from d2v_train.data.text_rows import TextRows
 
 
 MAX_TEXT_BYTES = 2**29
-
-
 """Text up to this size is read into memory at once, which is ten times as fast as row by row."""
 
 
@@ -61,7 +59,7 @@ def open_table(modality: str, source: str | None, split: str, columns: Columns, 
 
 def _open_split(modality: str, source: str | None, split: str, columns: Columns, streaming: bool) -> Table:
     if source is None or source == "builtin":
-        return _open_builtin(modality, pick_split(split, ["train", "test"], "the built-in data"))
+        return RECORD_KINDS[modality].builtin(pick_split(split, ["train", "test"], "the built-in data"))
     path = Path(source).expanduser()
     if path.exists():
         return _open_local(modality, path, split, columns, streaming)
@@ -69,7 +67,7 @@ def _open_split(modality: str, source: str | None, split: str, columns: Columns,
     if base and Path(base).expanduser().is_dir():
         return _open_split(modality, str(Path(base) / name), split, columns, streaming)
     is_path = source.startswith((".", "/", "~")) or source.count("/") > 1
-    if is_path or path.suffix in (".parquet", *SUFFIXES[modality]):
+    if is_path or path.suffix in (".parquet", *RECORD_KINDS[modality].suffixes):
         raise FileNotFoundError(
             f"The {modality} source {source!r} does not exist. Give an existing folder or file, or a Hub name such as "
             f"'user/name' or 'user/name:config'."
@@ -92,21 +90,6 @@ def _open_split(modality: str, source: str | None, split: str, columns: Columns,
     return table_of(modality, loaded, split, columns, source)
 
 
-def _open_builtin(modality: str, split: str) -> Table:
-    if modality == "vision":
-        pictures, labels = builtin.load_digit_images()[split]
-        names = [f"digit picture {split} {row}" for row in range(len(labels))]
-        return Table(pictures, names, labels, None, [str(digit) for digit in range(10)])
-    if modality == "audio":
-        clips, labels, voices = builtin.load_digit_words(split)
-        values = [{"array": clip, "sampling_rate": 16_000} for clip in clips]
-        names = [f"digit word {split} {row}" for row in range(len(labels))]
-        return Table(values, names, labels, voices, builtin.DIGIT_WORDS)
-    paragraphs, labels, documents = builtin.load_python_prose()[split]
-    names = [f"{document}, paragraph {row}" for row, document in enumerate(documents)]
-    return Table(paragraphs, names, labels, documents, builtin.text_label_names())
-
-
 def _open_local(modality: str, path: Path, split: str, columns: Columns, streaming: bool) -> Table:
     if path.suffix == ".parquet" if path.is_file() else any(path.rglob("*.parquet")):
         from datasets import load_dataset, load_dataset_builder
@@ -116,18 +99,15 @@ def _open_local(modality: str, path: Path, split: str, columns: Columns, streami
             files = load_dataset_builder("parquet", **where).config.data_files
             return _stream_parquet(modality, files, split, columns, str(path))
         return table_of(modality, load_dataset("parquet", **where), split, columns, str(path))
-    if modality == "text" and streaming:
-        table = _stream_text(path, split, columns)
-        if table is not None:
-            return table
-    elif modality == "text":
-        table = open_text_files(path, split, columns)
+    kind = RECORD_KINDS[modality]
+    if kind.is_text:
+        table = (_stream_text if streaming else open_text_files)(path, split, columns, kind.suffixes)
         if table is not None:
             return table
     if path.is_file():
         raise ValueError(
             f"The {modality} source {str(path)!r} is a file of another kind. Give parquet, "
-            f"{'.txt or .jsonl' if modality == 'text' else 'or the folder that holds the files'}."
+            f"{' or '.join(kind.suffixes) if kind.is_text else 'or the folder that holds the files'}."
         )
     return open_media_folder(modality, path, split, columns)
 
@@ -172,17 +152,17 @@ def _stream_parquet(modality: str, files: Any, split: str, columns: Columns, whe
     groups = None if group is None else [str(name) for name in rows.column(group)]
     length = usual_column(existing, columns.length, (), "length", where)
     lengths = None if length is None else read_lengths(rows.column(length), f"column {length!r} of {where}")
-    return Table(rows, None, groups=groups, lengths=lengths)
+    return Table(rows, groups=groups, lengths=lengths)
 
 
-def _stream_text(path: Path, split: str, columns: Columns) -> Table | None:
+def _stream_text(path: Path, split: str, columns: Columns, suffixes: Sequence[str]) -> Table | None:
     """Make a table of one split of text files that are read when needed; None if there are no such files."""
-    splits = text_files_by_split(path)
+    splits = text_files_by_split(path, suffixes)
     if not splits:
         return None
     files = splits[pick_split(split, list(splits), str(path))]
     rows = TextRows([(file, shown_in(file, path)) for file in files], columns)
-    return Table(rows, rows.names, groups=rows.groups)
+    return Table(rows, groups=rows.groups)
 
 
 def table_of(modality: str, splits: Any, split: str, columns: Columns, where: str) -> Table:
@@ -194,7 +174,8 @@ def table_of(modality: str, splits: Any, split: str, columns: Columns, where: st
     inputs = _input_columns(modality, dataset.features, columns.input, where)
     label = usual_column(existing, columns.label, LABEL_COLUMNS, "label", where)
     group = usual_column(existing, columns.group, GROUP_COLUMNS, "group", where)
-    text = None if modality == "text" else transcript_column(existing, columns.text, where)
+    kind = RECORD_KINDS[modality]
+    text = None if kind.is_text else transcript_column(existing, columns.text, where)
     length = usual_column(existing, columns.length, (), "length", where)
     for column in inputs:
         feature = dataset.features[column]
@@ -210,27 +191,12 @@ def table_of(modality: str, splits: Any, split: str, columns: Columns, where: st
         labels, label_names = encode_labels(raw, known, universe, f"column {label!r} of {where}")
     groups = None if group is None else [str(name) for name in dataset[group][:]]
     transcripts = None if text is None else ["" if value is None else str(value) for value in dataset[text][:]]
-    values: Sequence[Any] = _Rows(dataset, inputs)
-    if modality == "text" and dataset.data.nbytes < MAX_TEXT_BYTES:
+    values: Rows = DatasetRows(dataset, inputs)
+    if kind.is_text and dataset.data.nbytes < MAX_TEXT_BYTES:
         texts = [dataset[column][:] for column in inputs]
-        values = texts[0] if len(texts) == 1 else list(zip(*texts, strict=True))
+        values = MemoryRows(texts[0] if len(texts) == 1 else list(zip(*texts, strict=True)))
     lengths = None if length is None else read_lengths(dataset[length][:], f"column {length!r} of {where}")
-    return Table(values, None, labels, groups, label_names, transcripts, lengths)
-
-
-class _Rows(Sequence):
-    """The input column(s) of a `datasets.Dataset`, read row by row."""
-
-    def __init__(self, dataset: Any, columns: Sequence[str]):
-        self.dataset = dataset.select_columns(list(columns))
-        self.columns = columns
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def __getitem__(self, index: int) -> Any:
-        row = self.dataset[int(index)]
-        return row[self.columns[0]] if len(self.columns) == 1 else tuple(row[column] for column in self.columns)
+    return Table(values, labels, groups, label_names, transcripts, lengths)
 
 
 def _input_columns(modality: str, features: Any, wanted: str | Sequence[str] | None, where: str) -> list[str]:
@@ -240,16 +206,16 @@ def _input_columns(modality: str, features: Any, wanted: str | Sequence[str] | N
         if unknown:
             raise ColumnNotFoundError(f"There is no column {unknown[0]!r} in {where}. It has: {', '.join(features)}.")
         return wanted
-    if modality == "text":
-        kinds = ("string", "large_string")
-        candidates = [name for name, feature in features.items() if getattr(feature, "dtype", None) in kinds]
+    kind = RECORD_KINDS[modality]
+    if kind.is_text:
+        strings = ("string", "large_string")
+        candidates = [name for name, feature in features.items() if getattr(feature, "dtype", None) in strings]
         found = find_text_columns(list(features), candidates)
     else:
-        kind = {"vision": "Image", "audio": "Audio"}[modality]
-        candidates = [name for name, feature in features.items() if type(feature).__name__ == kind]
+        candidates = [name for name, feature in features.items() if type(feature).__name__ == kind.feature]
         if not candidates:  # parquet written without the library's metadata: bytes, or a struct of bytes and path
-            candidates = [name for name in features if name in INPUT_COLUMNS[modality]]
-        named = [name for name in INPUT_COLUMNS[modality] if name in candidates]
+            candidates = [name for name in features if name in kind.columns]
+        named = [name for name in kind.columns if name in candidates]
         found = named[:1] or (candidates if len(candidates) == 1 else None)
     if found:
         return found

@@ -8,17 +8,16 @@ from itertools import islice
 from typing import Any
 
 import torch
-from torch.utils.data import Dataset
 
 from d2v_train.data.bad_samples import BadSample
-from d2v_train.data.report import DataReport, NoUsableSample, collecting
+from d2v_train.data.report import DataReport, NoUsableSample
 from d2v_train.support.extras import MissingDependencyError
 
 
 NEIGHBOURS = 100
-
-
+"""Samples after a bad one that are tried before others are, so that one damaged folder does not end a run."""
 MOST_TRIES = 1000
+"""Samples that are tried in the place of a bad one."""
 
 
 def candidates(index: int, size: int) -> Iterator[int]:
@@ -36,33 +35,36 @@ def candidates(index: int, size: int) -> Iterator[int]:
 
 
 def usable_item(
-    dataset: Dataset, index: int, transform: Callable[..., dict[str, Any]], modality: str, seed: int
+    dataset: Any,
+    index: int,
+    transform: Callable[..., dict[str, Any]],
+    modality: str,
+    seed: int,
+    report: DataReport | None = None,
 ) -> dict[str, Any]:
-    """Item of a sample, or under its id of the first one after it that can be transformed.
+    """Return the item of a sample, or under its id that of the first one after it that can be transformed.
 
     What cannot be decoded is replaced by the data set. This is for what only shows in the transform; as that may
     depend on the seed, it is not remembered.
 
     Args:
-        dataset: records of one modality.
+        dataset: records of one modality, by `dataset.read(index, report, drawn)`.
         index: the sample.
         transform: `transform(record, seed=...) -> item`.
         modality: for messages.
         seed: of the transform.
+        report: that takes what is met; None logs bad samples instead.
 
     Raises:
         NoUsableSample: there is none.
     """
-    report, identity, error = collecting() or DataReport(), None, None
+    identity, error = None, None
     for candidate in candidates(index, len(dataset)):
-        report.last, report.retrying = None, error is not None
-        record = dataset[candidate]
-        origin = report.last
+        record = dataset.read(candidate, report, drawn=error is None)
         identity = record["id"] if identity is None else identity
         try:
             item = transform({**record, "id": identity}, seed=seed)
             check_item(item)
-            report.retrying = False
             return item
         except (MissingDependencyError, NoUsableSample):
             raise
@@ -70,9 +72,8 @@ def usable_item(
             error = problem
         except Exception as problem:  # it is for libraries to say what a sample of some kind makes them raise
             error = BadSample("transform failed", f"{type(problem).__name__}: {problem}")
-        if origin is not None:
-            data, place, drawn = origin
-            data.reject(place, error, drawn)
+        if "origin" in record:
+            record["origin"].reject(error, report)
     raise NoUsableSample(f"Not one of the {modality} samples that were tried can be used; the last one: {error}")
 
 

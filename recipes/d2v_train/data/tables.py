@@ -6,58 +6,36 @@ import logging
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from d2v_train.data.rows import JoinedRows, MemoryRows, Rows
+
 
 logger = logging.getLogger(__name__)
 
-
 SAMPLING_RATE = 16_000
-
-
 """Rate of decoded recordings, in Hz."""
-
 
 SPLIT_ALIASES = {
     "train": ("train", "training"),
     "validation": ("validation", "valid", "val", "dev", "test", "eval"),
     "test": ("test", "eval", "validation", "valid", "val", "dev"),
 }
-
-
 """Names under which a split is looked for, best first."""
-
-
 SPLIT_NAMES = {name for names in SPLIT_ALIASES.values() for name in names}
 
-
-INPUT_COLUMNS = {
-    "vision": ("image", "img", "picture", "photo", "jpg", "png"),
-    "audio": ("audio", "speech", "wav", "flac", "sound"),
-    "text": ("text", "sentence", "document", "content", "article", "paragraph"),
-}
-
-
+TEXT_COLUMNS = ("text", "sentence", "document", "content", "article", "paragraph")
 TEXT_PAIRS = (
     ("sentence1", "sentence2"),
     ("question", "sentence"),
     ("premise", "hypothesis"),
     ("question1", "question2"),
 )
-
-
 LABEL_COLUMNS = ("label", "labels", "fine_label", "class", "category", "intent_class", "target")
-
-
 GROUP_COLUMNS = ("speaker", "speaker_id", "client_id", "group")
-
-
 TRANSCRIPT_COLUMNS = ("text", "transcript", "transcription", "sentence", "normalized_text")
-
-
 """Names that a program may pass as `Columns.text`: without it no transcript is read."""
 
 
@@ -130,8 +108,7 @@ class Table:
     """Undecoded records.
 
     Attributes:
-        values: One undecoded value per record: bytes, path, array, dict, str, or a pair of str.
-        names: Name of each record, for reports; None names them by row.
+        values: One undecoded value per record; a sequence becomes `MemoryRows`.
         labels: int64 or float32 (N,), or None.
         groups: N strings, or None.
         label_names: Names of the classes, or None.
@@ -139,13 +116,16 @@ class Table:
         lengths: Samples at 16 kHz of each recording, int64 (N,), -1 where unknown, or None.
     """
 
-    values: Sequence[Any]
-    names: Sequence[str] | None = None
+    values: Rows
     labels: np.ndarray | None = None
     groups: Sequence[str] | None = None
     label_names: list[str] | None = None
     transcripts: list[str] | None = None
     lengths: np.ndarray | None = None
+
+    def __post_init__(self):
+        if isinstance(self.values, Sequence | np.ndarray):
+            self.values = MemoryRows(self.values)
 
 
 def pick_split(wanted: str, existing: Sequence[str], where: str) -> str:
@@ -202,7 +182,7 @@ def find_text_columns(existing: Sequence[str], candidates: Sequence[str]) -> lis
     for pair in TEXT_PAIRS:
         if all(column in existing for column in pair):
             return list(pair)
-    named = [name for name in INPUT_COLUMNS["text"] if name in candidates]
+    named = [name for name in TEXT_COLUMNS if name in candidates]
     if named or len(candidates) == 1:
         return [named[0] if named else candidates[0]]
     return None
@@ -267,68 +247,11 @@ def concatenate(parts: Sequence[Table]) -> Table:
     first = parts[0]
     if any(part.label_names != first.label_names for part in parts):
         raise ValueError("The splits to be joined do not have the same classes; open them one by one.")
-    names = None
-    if all(part.names is not None for part in parts):
-        names = [name for part in parts for name in part.names]
     labels = None if any(part.labels is None for part in parts) else np.concatenate([part.labels for part in parts])
     groups = None if any(part.groups is None for part in parts) else [name for part in parts for name in part.groups]
     transcripts = None
     if all(part.transcripts is not None for part in parts):
         transcripts = [text for part in parts for text in part.transcripts]
     lengths = None if any(part.lengths is None for part in parts) else np.concatenate([part.lengths for part in parts])
-    values = Joined([part.values for part in parts])
-    return Table(values, names, labels, groups, first.label_names, transcripts, lengths)
-
-
-class Joined(Sequence):
-    """Several sequences, one after another."""
-
-    def __init__(self, parts: list[Sequence[Any]]):
-        self.parts = parts
-        self.ends = np.cumsum([len(part) for part in parts])
-
-    def __len__(self) -> int:
-        return int(self.ends[-1])
-
-    def __getitem__(self, index: int) -> Any:
-        if not 0 <= index < len(self):
-            raise IndexError(index)
-        part = int(np.searchsorted(self.ends, index, side="right"))
-        return self.parts[part][index - (int(self.ends[part - 1]) if part else 0)]
-
-
-def keep_rows(values: Sequence[Any], rows: int) -> None:
-    """Have streamed values keep so many rows in memory; others are in memory or on a local disk anyway."""
-    for part in _parts(values):
-        if hasattr(part, "keep"):
-            part.keep(rows)
-
-
-def is_stream(values: Sequence[Any]) -> bool:
-    """Whether values are read from their files when they are asked for."""
-    return any(hasattr(part, "keep") for part in _parts(values))
-
-
-def is_remote(values: Sequence[Any]) -> bool:
-    """Whether values are read over the network."""
-    return any(getattr(part, "is_remote", False) for part in _parts(values))
-
-
-def _parts(values: Sequence[Any]) -> list[Sequence[Any]]:
-    return values.parts if isinstance(values, Joined) else [values]
-
-
-def identity_of(values: Sequence[Any]) -> str | None:
-    """Return what changes when undecoded values change; None if that cannot be told without reading them."""
-    if isinstance(values, Joined):
-        parts = [identity_of(part) for part in values.parts]
-        return None if None in parts else " ".join(parts)
-    if hasattr(values, "identity"):
-        return values.identity
-    if isinstance(values, list) and all(isinstance(value, Path) for value in values):
-        try:
-            return "\n".join(f"{path} {(stat := path.stat()).st_size} {stat.st_mtime_ns}" for path in values)
-        except OSError:
-            return None
-    # The cached table of a `datasets.Dataset`.
-    return getattr(getattr(values, "dataset", None), "_fingerprint", None)
+    values = JoinedRows([part.values for part in parts])
+    return Table(values, labels, groups, first.label_names, transcripts, lengths)

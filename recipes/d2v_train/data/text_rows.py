@@ -14,16 +14,15 @@ from typing import Any
 import numpy as np
 
 from d2v_train.data.folders import choose_fields, parse_line, pick_fields
+from d2v_train.data.rows import Rows
 from d2v_train.data.tables import Columns
 
 
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-
-
 OBJECTS_LOOKED_AT = 1000
 
 
-class TextRows(Sequence):
+class TextRows(Rows):
     """Documents of some `.txt` and `.jsonl` files, one after another, undecoded.
 
     Args:
@@ -35,7 +34,7 @@ class TextRows(Sequence):
         groups: the file of each document, as it is called.
     """
 
-    is_remote = False
+    is_stream = True
 
     def __init__(self, files: Sequence[tuple[Path, str]], columns: Columns):
         self.files = list(files)
@@ -65,9 +64,6 @@ class TextRows(Sequence):
             return content
         value = parse_line(content.removesuffix(b"\n"))  # else the parser words its complaint in another way
         return pick_fields(value, self._choices[number])["value"] if isinstance(value, dict) else value
-
-    def keep(self, rows: int) -> None:
-        """Nothing stays in memory: the operating system keeps what was read of a file."""
 
     @property
     def identity(self) -> str:

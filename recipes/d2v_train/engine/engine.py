@@ -40,7 +40,7 @@ def make_accelerator(options: Options, trackers: Sequence[str] = ()) -> Accelera
     if os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() == "true":
         raise OptionError("The launcher asks for DeepSpeed (ACCELERATE_USE_DEEPSPEED is true), which pretraining does "
                           "not support: use FSDP2 instead (fsdp_version: 2, as in "
-                          "recipes/d2v_train/configs/accelerate/fsdp2.yaml).")  # fmt: skip
+                          "d2v_train/configs/accelerate/fsdp2.yaml).")  # fmt: skip
     sharding = sharding_plugin()
     accelerator = Accelerator(
         cpu=options.cpu,

@@ -17,10 +17,7 @@ from d2v_train.data.records import RawDataset
 
 logger = logging.getLogger(__name__)
 
-
 NO_LABEL = -100
-
-
 """Class id of what is left out of losses and metrics."""
 
 

@@ -5,12 +5,14 @@ Legend: N samples, L classes.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from d2v_train.data.records import INPUT_KEYS, RawDataset
+from d2v_train.data.kinds import RECORD_KINDS
+from d2v_train.data.records import RawDataset
 from d2v_train.finetuning.class_labels import (
     class_fields,
     class_names,
@@ -59,9 +61,9 @@ class ClassificationTask(Task):
         target = class_target(raw if name == "test" else labelled(raw, name), self.names, name, skip_bad)
         return FinetuningDataset(raw, self.transform(name == "training"), target, self.args.seed)
 
+    @abstractmethod
     def transform(self, training: bool) -> Any:
         """Return what makes a record an input of the model, in the training or outside of it."""
-        raise NotImplementedError
 
     def trainer_options(self) -> dict[str, Any]:
         return {**super().trainer_options(), "preprocess_logits_for_metrics": most_probable}
@@ -72,7 +74,7 @@ class ClassificationTask(Task):
         ids, probabilities = (values[:, 0] for values in output.predictions)
         broken = [raw.bad.is_bad(index) for index in count]
         columns = {
-            INPUT_KEYS[raw.modality]: [raw.name_of(index) for index in count],
+            RECORD_KINDS[raw.modality].key: [raw.name_of(index) for index in count],
             "label": ["" if broken[index] else self.names[ids[index]] for index in count],
             "probability": ["" if broken[index] else f"{probabilities[index]:.4f}" for index in count],
         }

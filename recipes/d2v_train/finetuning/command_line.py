@@ -52,7 +52,9 @@ OTHER_NAMES = {
 HELP_COLUMN, HELP_WIDTH = 34, 119
 
 
-def parse_arguments(*classes: type, argv: list[str] | None = None, description: str | None = None) -> tuple[Any, ...]:
+def parse_arguments(
+    *classes: type, argv: list[str], prog: str | None = None, description: str | None = None
+) -> tuple[Any, ...]:
     """Parse the options of a program.
 
     The first argument may be a configuration: a .yaml or .json file of options, or the name of one in
@@ -60,16 +62,17 @@ def parse_arguments(*classes: type, argv: list[str] | None = None, description: 
 
     Args:
         classes: dataclasses of options.
-        argv: arguments; default is the command line.
+        argv: arguments.
+        prog: name of the program in its usage and errors; None for that of the process.
         description: of the program, for --help.
 
     Returns:
         An instance of each dataclass.
     """
     # No abbreviations: an option that is added later would change what they mean.
-    parser = _Parser(classes, allow_abbrev=False, description=description)
+    parser = _Parser(classes, prog=prog, allow_abbrev=False, description=description)
     try:
-        argv = with_options_of_file(sys.argv[1:] if argv is None else argv, parser)
+        argv = with_options_of_file(argv, parser)
         _, unknown = parser.parse_known_args(argv)
         if unknown:
             name = unknown[0].partition("=")[0]
@@ -192,20 +195,26 @@ def check_folder(folder: Path) -> None:
         raise ValueError(f"--output_dir {folder} cannot be written: {existing} is read-only for this user.")
 
 
-def launch(main: Callable[[list[str]], dict[str, Any]]) -> None:
-    """Run a program: its results as one line of JSON, mistakes of the user as one sentence.
+def launch(program: Callable[[list[str]], dict[str, Any]], argv: list[str] | None = None) -> int | str:
+    """Run a program as a process, and print its results as one line of JSON.
 
     Args:
-        main: takes the command line, returns the metrics.
+        program: takes the arguments, returns the metrics.
+        argv: arguments; None for the command line.
+
+    Returns:
+        What the process ends with: 0, or the mistake of the user in a sentence.
     """
     from accelerate import PartialState
 
+    argv = sys.argv[1:] if argv is None else argv
     try:
-        results = main(sys.argv[1:])
+        results = program(argv)
     except (ValueError, OSError, MissingDependencyError, WriteError) as error:
-        if "debug" in sys.argv:  # --log_level debug shows where
+        if "debug" in argv:  # --log_level debug shows where
             raise
-        raise SystemExit(f"{type(error).__name__}: {error}") from None
+        return f"{type(error).__name__}: {error}"
     if PartialState().is_main_process:
         print(json.dumps(results))
     PartialState().destroy_process_group()
+    return 0

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-
 AUTO, NEVER = (None, "auto", "True", "true"), ("never", "False", "false")
 OPTIONS_FILE = "options.json"
 STATE_FILE = "trainer_state.json"

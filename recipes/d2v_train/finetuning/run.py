@@ -10,6 +10,7 @@ import csv
 import io
 import json
 import logging
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -35,7 +36,7 @@ from modeling_d2v import Data2VecConfig
 logger = logging.getLogger(__name__)
 
 
-class Task:
+class Task(ABC):
     """What one kind of fine-tuning adds to `finetune`, which calls the methods in the order in which they stand here.
 
     A data set of the run has the name "training", "validation" or "test"; where there are several to evaluate on and
@@ -77,18 +78,19 @@ class Task:
 
     def learn(self, training: RawDataset | None) -> None:
         """Find out what is to be learned, such as the classes; without training data the checkpoint knows it."""
+        return None
 
     def select(self, raw: dict[str, RawDataset]) -> dict[str, RawDataset]:
         """Return the samples to use of each data set."""
         return raw
 
+    @abstractmethod
     def configuration(self) -> Data2VecConfig:
         """Return the configuration of the model: the checkpoint's with the head and the regularisation of the run."""
-        raise NotImplementedError
 
+    @abstractmethod
     def dataset(self, name: str, raw: RawDataset) -> FinetuningDataset:
         """Return the inputs and labels of a data set; a test set may have none."""
-        raise NotImplementedError
 
     def build_model(self, training: RawDataset | None) -> PreTrainedModel:
         """Return the model, to train on `training`."""
@@ -115,13 +117,15 @@ class Task:
         """
         return ""
 
+    @abstractmethod
     def measure(self, prediction: EvalPrediction) -> dict[str, float]:
         """Return the metrics of an evaluation."""
-        raise NotImplementedError
 
     def after_evaluation(self, dataset: FinetuningDataset | None) -> None:
         """Write what an evaluation has found; called by the first process, at the end of the run alone."""
+        return None
 
+    @abstractmethod
     def predictions(self, name: str, dataset: FinetuningDataset, raw: RawDataset, output: Any) -> None:
         """Write the predictions of a test set; called by the first process.
 
@@ -131,7 +135,6 @@ class Task:
             raw: the same with the samples that cannot be used.
             output: of `Trainer.predict`.
         """
-        raise NotImplementedError
 
 
 def finetune(

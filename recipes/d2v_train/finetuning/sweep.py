@@ -18,7 +18,6 @@ from d2v_train.support.text import table
 
 logger = logging.getLogger(__name__)
 
-
 RESULTS_FILE = "results.json"
 SUMMARY_FILE = "sweep.json"
 

@@ -11,11 +11,7 @@ from modeling_d2v import Data2VecConfig
 
 
 HIGHEST_RATE = 0.02
-
-
 """Peak learning rate of AdamW above which nothing is known to learn; published runs use 2e-4 to 2e-3."""
-
-
 FRAMES_PER_SECOND = 50
 
 

@@ -71,7 +71,7 @@ class RunHealth:
         found = self.guard.look(record) if self.processes.main else []
         self.tell(record["step"], found)
         reason = next((finding.message for finding in found if finding.stop), None)
-        stop = reason is not None and self.options.collapse == "stop"
+        stop = reason is not None and self.options.health.collapse == "stop"
         if self.processes.sum(torch.tensor(int(stop), device=self.processes.device)):
             step = record["step"]
             raise TrainingStopped(
@@ -106,10 +106,10 @@ class HealthGuard:
 
     def __init__(self, options: Options, modalities: Sequence[str]):
         self.options = options
-        self.series = {name: Series(options.patience) for name in modalities}
-        self.whole = Series(options.patience)
+        self.series = {name: Series(options.health.patience) for name in modalities}
+        self.whole = Series(options.health.patience)
         # A fresh decoder predicts almost the same everywhere.
-        self.first_step = max(options.warmup_steps + 1, options.std_check_from)
+        self.first_step = max(options.warmup_steps + 1, options.health.std_check_from)
         self.said: set[tuple[str, str | None]] = set()
 
     def look(self, record: dict[str, Any]) -> list[Finding]:

@@ -29,16 +29,9 @@ from d2v_train.support.storage import writing
 
 logger = logging.getLogger(__name__)
 
-
 TOLERATED = 10
-
-
 """Bad samples of a modality that never stop a run, and draws of them: of so few, a share says nothing yet."""
-
-
 MAX_DETAIL = 300
-
-
 """Characters of what a library said that are kept."""
 
 
@@ -141,9 +134,10 @@ class BadSampleLedger:
             share = self._share_above_limit(modality, reasons.total())
             if share:
                 raise TrainingStopped(
-                    f"{share} cannot be used, more than max_bad_fraction={self.max_fraction:g} allows. Met so far: "
-                    f"{_listed(reasons)}. {self.path} names each one and the reason. Repair the files, remove that "
-                    "list and give the same command again; or allow more with max_bad_fraction (1 = any number)."
+                    f"{share} cannot be used, more than health.max_bad_fraction={self.max_fraction:g} allows. Met so "
+                    f"far: {_listed(reasons)}. {self.path} names each one and the reason. Repair the files, remove "
+                    "that list and give the same command again; or allow more with health.max_bad_fraction (1 = any "
+                    "number)."
                 )
 
     def _share_above_limit(self, modality: str, bad: int) -> str | None:

@@ -10,18 +10,13 @@ from torch import Tensor, nn
 
 from d2v_train.engine.sharding import own_slice
 from d2v_train.health.guard import TrainingStopped
-from d2v_train.options.run import Options
+from d2v_train.options.sections import HealthOptions
 
 
 logger = logging.getLogger(__name__)
 
-
 NAMES_SHOWN = 3
-
-
 FIRST_SHARE_STEP = 100
-
-
 """Steps before the share of skipped ones means anything."""
 
 
@@ -29,7 +24,7 @@ class NonFinitePolicy:
     """Steps whose loss or gradient is not finite are skipped, up to a limit in a row and a share of all.
 
     Args:
-        options: the run's options: `non_finite`, `max_bad_steps` and `max_skipped_share`.
+        options: what happens at such a step, and the limits.
         note: keeps an event, `note(step, event, message, **facts)`.
 
     Attributes:
@@ -38,7 +33,7 @@ class NonFinitePolicy:
         in_a_row: the last ones of these, without a good step between.
     """
 
-    def __init__(self, options: Options, note: Callable[..., None] = lambda *args, **facts: None):
+    def __init__(self, options: HealthOptions, note: Callable[..., None] = lambda *args, **facts: None):
         self.limit = 1 if options.non_finite == "stop" else options.max_bad_steps
         self.share, self.note = options.max_skipped_share, note
         self.skipped = self.counted = self.in_a_row = 0

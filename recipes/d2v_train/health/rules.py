@@ -17,56 +17,24 @@ from d2v_train.options.run import Options
 
 
 POSITION_ALARM = 0.95
-
-
 """Share of the targets' variance explained by position; pictures of digits reach 0.93 in runs that learn well."""
-
-
 PREDICTION_ALARM = 0.95
-
-
 """The same for the predictions. Good runs reached 0.93, others 0.90 on the way to something better; a speech run whose
 targets told nothing 0.98 and a loss of 1 % of its first. One was above it for eight records and then came free."""
-
-
 NEIGHBOUR_ALARM = 0.95
-
-
 """The same for the token beside; speech that learns reaches 0.7."""
-
-
 RANK_ALARM = 1.5
-
-
 """Effective rank of the predictions; images at a 15- to 50-fold learning rate end at 1.0 to 1.3, good ones
 above 2.5."""
-
-
 LOCAL_ALARM, LOCAL_FLOOR = 0.2, 0.02
-
-
 """Standard deviation of the local encoder as a share of its first: good runs kept 0.3, useless ones 0.1, those with an
 absurd learning rate 0.01, from which nothing comes back."""
-
-
 WEAK_PREDICTIONS = 0.05
-
-
 """Standard deviation of the predictions as a share of the targets'."""
-
-
 WORSE_THAN_CONSTANT = -0.1
-
-
 """Share explained by the predictions of a run that has diverged; good runs pass it for a record or two."""
-
-
 LONG, PASSING = 4, 2
-
-
 """Times the patience, for what may well last a while, or be over soon."""
-
-
 DATA_WAIT_ALARM = 0.3
 
 
@@ -135,13 +103,15 @@ def judge(name: str, series: Series, options: Options) -> Iterator[Finding]:
 
 
 def _collapse(name: str, series: Series, options: Options) -> Iterable[tuple[str, str, bool]]:
-    for kind, floor in (("target_std", options.min_target_std), ("prediction_std", options.min_prediction_std)):
+    limits = options.health
+    for kind, floor in (("target_std", limits.min_target_std), ("prediction_std", limits.min_prediction_std)):
         if series.always(kind, lambda value, floor=floor: value < floor):
             yield (
                 f"{kind}_collapsed",
-                f"The {kind} of {name} is {series.last(kind)[-1]:.4f}, below min_{kind}={floor} in {series.patience} "
-                f"log lines in a row: tokens no longer differ. {_lower_rate(options)}, lengthen optim.warmup, raise "
-                f"model.ema_decay, or mask more of the input; min_{kind}=0 switches this check off.",
+                f"The {kind} of {name} is {series.last(kind)[-1]:.4f}, below health.min_{kind}={floor} in "
+                f"{series.patience} log lines in a row: tokens no longer differ. {_lower_rate(options)}, lengthen "
+                f"optim.warmup, raise model.ema_decay, or mask more of the input; health.min_{kind}=0 switches this "
+                "check off.",
                 True,
             )
 

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
+from transformers.audio_utils import hertz_to_mel
 
 from d2v_train.data.records import RawDataset
+from d2v_train.data.report import DataReport
 from d2v_train.data.tables import SAMPLING_RATE
 from d2v_train.inputs.checks import _range
+from d2v_train.inputs.joined_clips import JoinedClips
 from d2v_train.support.extras import need
 
 
 logger = logging.getLogger(__name__)
 
-
 CROP_LENGTHS = 11
+"""Lengths of training crops, evenly spaced over their range."""
 
 
 @dataclass
@@ -63,23 +67,39 @@ class AudioTransform:
             self.crop_seconds = _range("crop_seconds", self.crop_seconds, 0.0, float("inf"))
         elif self.concat_group:
             raise ValueError("Audio option concat_group needs crop_seconds: clips are concatenated up to that length.")
-        self._dataset: RawDataset | None = None
-        self._members: dict[str, np.ndarray] = {}
-        self._block: int | None = None
-        self.concatenates = self.train and self.concat_group
 
-    def prepare(self, dataset: RawDataset, block: int | None = None) -> RawDataset:
-        """Index the groups of `dataset`, where clips are to be concatenated.
+    @staticmethod
+    def of_model(settings: Any, tokenizer: Any = None) -> dict[str, Any]:
+        """Return the options that follow from the configuration of the modality."""
+        return {"min_samples": settings.frame_width + settings.frame_stride}
 
-        Without groups, clips are cropped one by one, and a warning says so.
+    @staticmethod
+    def of_processor(processor: Any) -> dict[str, Any]:
+        """Return the options that do what a feature extractor does.
+
+        Raises:
+            ValueError: If it takes recordings of another rate.
+        """
+        if processor.sampling_rate != SAMPLING_RATE:
+            raise ValueError(
+                f"The encoder takes recordings of {processor.sampling_rate} Hz, and the data is read at "
+                f"{SAMPLING_RATE} Hz."
+            )
+        return {"standardised": bool(processor.do_normalize)}
+
+    def prepare(
+        self, dataset: RawDataset, block: int | None = None, report: DataReport | None = None
+    ) -> RawDataset | JoinedClips:
+        """Return `dataset`, with further clips of each speaker at hand where clips are to be joined.
 
         Args:
-            dataset: Recordings.
+            dataset: Recordings. Without groups its clips are cropped one by one, and a warning says so.
             block: Join a clip only with others of its block of so many consecutive ones: a stream has no more at hand.
+            report: Not used: nothing is read.
         """
-        self._block = block
-        self.concatenates = self.train and self.concat_group and dataset.groups is not None
-        if self.train and self.concat_group and dataset.groups is None:
+        if not (self.train and self.concat_group):
+            return dataset
+        if dataset.groups is None:
             logger.warning(
                 "audio.transform.concat_group joins clips of one speaker, but nothing in the data %s tells the "
                 "speaker: each of its clips is cropped by itself. Name the column of the speaker with "
@@ -87,28 +107,18 @@ class AudioTransform:
                 "to false.",
                 dataset.source,
             )
-        if self.concatenates:
-            groups = np.array(dataset.groups)
-            order = np.argsort(groups, kind="stable")
-            names, starts = np.unique(groups[order], return_index=True)
-            parts = np.split(order, starts[1:])
-            self._members = dict(zip(names.tolist(), parts, strict=True))
-            self._dataset = dataset
-        return dataset
+            return dataset
+        return JoinedClips(dataset, block)
 
     def __call__(self, record: dict[str, Any], seed: int = 0) -> dict[str, Any]:
-        """Return {"input_values": float32 (S,), "id"}.
-
-        Raises:
-            ValueError: If clips are to be concatenated and `prepare` was not called.
-        """
+        """Return {"input_values": float32 (S,), "id"}; clips are joined where the record has "another"."""
         samples = record["audio"]
         rng = np.random.default_rng(seed)
         speed = rng.uniform(*self.speed) if self.train and self.speed is not None else 1.0
         if self.train and self.crop_seconds is not None:
             length = max(1, round(self._crop_length(rng) * speed))
-            if self.concatenates:
-                samples = self._concatenate(record, length, rng)
+            if self.concat_group and "another" in record:
+                samples = _joined(samples, record["another"], length, rng)
             start = int(rng.integers(max(0, len(samples) - length) + 1))
             samples = samples[start : start + length]
         elif self.max_seconds is not None:
@@ -132,25 +142,20 @@ class AudioTransform:
         seconds = least + (greatest - least) * rng.integers(CROP_LENGTHS) / (CROP_LENGTHS - 1)
         return round(seconds * SAMPLING_RATE)
 
-    def _concatenate(self, record: dict[str, Any], length: int, rng: np.random.Generator) -> np.ndarray:
-        """Return the record's clip and random others of its group, with at least one clip more than `length` needs.
 
-        The one more lets the crop start anywhere in the first clip.
-        """
-        if self._dataset is None:
-            raise ValueError("Call transform.prepare(dataset) first: clips of the same speaker are taken from there.")
-        members = self._members[record["group"]]
-        if self._block is not None:
-            first = record.get("place", record["id"]) // self._block * self._block
-            near = members[slice(*np.searchsorted(members, [first, first + self._block]))]
-            members = near if len(near) else members  # the substitute of a bad clip may be of a neighbouring block
-        clips = [record["audio"]]
-        total, wanted = len(clips[0]), length + len(clips[0])
-        while total < wanted:
-            clip = self._dataset[int(members[rng.integers(len(members))])]["audio"]
-            clips.append(clip)
-            total += len(clip)
-        return np.concatenate(clips)
+def _joined(
+    samples: np.ndarray, another: Callable[[np.random.Generator], np.ndarray], length: int, rng: np.random.Generator
+) -> np.ndarray:
+    """Return a clip and random others of its group, with at least one clip more than `length` needs.
+
+    The one more lets the crop start anywhere in the first clip.
+    """
+    clips = [samples]
+    total, wanted = len(samples), length + len(samples)
+    while total < wanted:
+        clips.append(another(rng))
+        total += len(clips[-1])
+    return np.concatenate(clips)
 
 
 def standardise(samples: np.ndarray) -> np.ndarray:
@@ -170,8 +175,6 @@ def _change_speed(samples: np.ndarray, speed: float) -> np.ndarray:
 
 
 KNOTS = 8
-
-
 """Frequencies that are given a gain of their own: few, so that a vowel remains the vowel that it is."""
 
 
@@ -191,12 +194,7 @@ class Equaliser:
     def __call__(self, samples: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """Return (S,) float32, of the same length as the recording (S,)."""
         hertz = np.fft.rfftfreq(len(samples), 1 / SAMPLING_RATE)
-        knots = np.linspace(0.0, _mel(SAMPLING_RATE / 2), KNOTS)
+        knots = np.linspace(0.0, hertz_to_mel(SAMPLING_RATE / 2, "htk"), KNOTS)
         gains = rng.normal(0.0, self.decibels, KNOTS)
-        curve = 10 ** (np.interp(_mel(hertz), knots, gains) / 20)
+        curve = 10 ** (np.interp(hertz_to_mel(hertz, "htk"), knots, gains) / 20)
         return np.fft.irfft(np.fft.rfft(samples) * curve, len(samples)).astype(np.float32)
-
-
-def _mel(hertz: np.ndarray | float) -> np.ndarray | float:
-    """Pitch as it is heard, in mel (O'Shaughnessy's formula)."""
-    return 2595 * np.log10(1 + np.asarray(hertz) / 700)

@@ -12,10 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from d2v_train.inputs.modalities import DATA_KINDS
 from modeling_d2v.masking import sample_masks
-
-
-MODALITY_OF_INPUT = {"pixel_values": "vision", "input_values": "audio", "input_ids": "text"}
+from modeling_d2v.modalities import MODALITIES, modality_of_input
 
 
 class Collator:
@@ -47,33 +46,45 @@ class Collator:
             ValueError: If there are no items, or items of several modalities or image sizes.
         """
         name = _common_input(items)
-        modality = MODALITY_OF_INPUT[name]
-        config = self.model_config.modality_config(modality)
+        modality = modality_of_input(name)
+        settings, padding = self.model_config.modality_config(modality), DATA_KINDS[modality].padding
         tensors = [torch.as_tensor(np.asarray(item[name])) for item in items]
-        grid = None
-        if modality == "vision":
-            shapes = {tuple(tensor.shape) for tensor in tensors}
-            if len(shapes) > 1:
-                raise ValueError(f"The images of a batch differ in shape: {sorted(shapes)}. Resize them to one size.")
-            batch = {name: torch.stack(tensors)}
-            grid = config.grid_size(*tensors[0].shape[-2:])
-            tokens = torch.full((len(items),), grid[0] * grid[1])
+        if padding is None:
+            batch, lengths = {name: _stack(tensors)}, None
         else:
-            fill = config.pad_token_id if modality == "text" else 0.0
-            batch, lengths = _pad(name, tensors, fill)
-            tokens = config.num_frames(lengths) if modality == "audio" else lengths
+            batch, lengths = _pad(name, tensors, padding(settings))
         if self.masks:
+            grid = settings.token_grid(batch[name].shape[1:])
+            if lengths is None:
+                tokens = torch.full((len(items),), grid[0] * grid[1])
+            else:
+                tokens = settings.num_tokens(lengths)
             ids = torch.tensor([int(item["id"]) for item in items])
-            batch["mask"] = sample_masks(config, tokens, seed=self.seed, step=step, sample_ids=ids, grid=grid)
+            batch["mask"] = sample_masks(settings, tokens, seed=self.seed, step=step, sample_ids=ids, grid=grid)
             batch["sample_ids"] = ids
         return batch
 
+    def count_tokens(self, modality: str, inputs: dict[str, Tensor]) -> int:
+        """Return the real tokens of a collated batch, masked or not, so that padding does not pass for throughput."""
+        real = inputs.get("attention_mask")
+        if real is None:
+            return inputs["mask"][:, 0].numel()
+        return int(self.model_config.modality_config(modality).num_tokens(real.sum(dim=1)).sum())
+
 
 def _common_input(items: Sequence[dict[str, Any]]) -> str:
-    names = {name for item in items for name in MODALITY_OF_INPUT if name in item}
+    known = [modality.input_name for modality in MODALITIES.values()]
+    names = {name for item in items for name in known if name in item}
     if len(names) != 1:
         raise ValueError(f"A batch takes items of one modality; these {len(items)} hold {sorted(names) or None}.")
     return names.pop()
+
+
+def _stack(tensors: list[Tensor]) -> Tensor:
+    shapes = {tuple(tensor.shape) for tensor in tensors}
+    if len(shapes) > 1:
+        raise ValueError(f"The images of a batch differ in shape: {sorted(shapes)}. Resize them to one size.")
+    return torch.stack(tensors)
 
 
 def _pad(name: str, tensors: list[Tensor], fill: float) -> tuple[dict[str, Tensor], Tensor]:

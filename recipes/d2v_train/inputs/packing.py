@@ -14,8 +14,7 @@ from torch.utils.data import Dataset
 
 from d2v_train.data.bad_samples import BadSample
 from d2v_train.data.records import RawDataset
-from d2v_train.data.report import collect_data_report, keep_report, repeat_report
-from d2v_train.data.tables import identity_of, is_stream
+from d2v_train.data.report import DataReport, keep_report, repeat_report
 from d2v_train.support.atomic import write_file
 
 
@@ -36,6 +35,7 @@ class PackedTextDataset(Dataset):
         cache_dir: Folder for the token file of this combination of documents and tokenizer, read by later runs
             without being loaded into memory; None keeps the tokens in memory, or those of a stream in the cache of the
             `datasets` library.
+        report: Takes what is met in the documents; None logs bad ones instead.
 
     Attributes:
         tokens: (total,) int32, all documents, each followed by </s>.
@@ -49,20 +49,33 @@ class PackedTextDataset(Dataset):
     labels = None
     groups = None
 
-    def __init__(self, dataset: RawDataset, tokenizer: Any, block_size: int, cache_dir: str | Path | None = None):
+    def __init__(
+        self,
+        dataset: RawDataset,
+        tokenizer: Any,
+        block_size: int,
+        cache_dir: str | Path | None = None,
+        report: DataReport | None = None,
+    ):
         if block_size < 3:
             raise ValueError(f"Blocks of {block_size} tokens have no room for text; use at least 3.")
         self.block_size = block_size
         self.bad = dataset.bad
         self.bos, self.eos = tokenizer.bos_token_id, tokenizer.eos_token_id
-        self.tokens = _tokens_of(dataset, tokenizer, cache_dir)
+        self.tokens = _tokens_of(dataset, tokenizer, cache_dir, report)
         self._body = block_size - 2
 
     def __len__(self) -> int:
         return max(1, len(self.tokens) // self._body)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """Return {"id": index, "input_ids": int64 (block_size,), "label": None, "group": None}."""
+        return self.read(index)
+
+    def read(self, index: int, report: DataReport | None = None, drawn: bool = True) -> dict[str, Any]:
+        """Return {"id": index, "input_ids": int64 (block_size,), "label": None, "group": None}.
+
+        The documents were read, and reported, when the data set was made: neither `report` nor `drawn` is used.
+        """
         if not -len(self) <= index < len(self):
             raise IndexError(f"There is no block {index} in a data set of {len(self)}.")
         index = int(index) % len(self)
@@ -71,26 +84,29 @@ class PackedTextDataset(Dataset):
         return {"id": index, "input_ids": ids, "label": None, "group": None}
 
 
-def _good_texts(dataset: RawDataset) -> Iterator[str]:
+def _good_texts(dataset: RawDataset, report: DataReport | None) -> Iterator[str]:
     for index in range(len(dataset)):
         try:
-            record = dataset.load(index)
+            record = dataset.load(index, report)
         except BadSample:
             continue
         yield record["text"] if "text_pair" not in record else f"{record['text']}\n{record['text_pair']}"
 
 
-def _tokens_of(dataset: RawDataset, tokenizer: Any, cache_dir: str | Path | None) -> np.ndarray:
+def _tokens_of(
+    dataset: RawDataset, tokenizer: Any, cache_dir: str | Path | None, report: DataReport | None
+) -> np.ndarray:
     """Return all token ids, each document followed by </s>."""
     rules = tokenizer.backend_tokenizer.to_str().encode()
-    if is_stream(dataset.table.values):
+    met = DataReport()  # while the file is written
+    if dataset.table.values.is_stream:
         # Too large for memory, and for being read twice: what tells the files apart tells the documents apart.
         digest = hashlib.blake2b(rules + dataset.rows.astype("<i8").tobytes(), digest_size=16)
-        digest.update(identity_of(dataset.table.values).encode("utf-8", "surrogateescape"))
-        documents: Iterable[str] = _good_texts(dataset)
+        digest.update(dataset.table.values.identity.encode("utf-8", "surrogateescape"))
+        documents: Iterable[str] = _good_texts(dataset, met)
         folder = _default_folder() if cache_dir is None else Path(cache_dir)
     else:
-        documents = list(_good_texts(dataset))
+        documents = list(_good_texts(dataset, report))
         if cache_dir is None:
             return _concatenated(documents, tokenizer, dataset)
         digest = hashlib.blake2b(rules, digest_size=16)
@@ -102,14 +118,14 @@ def _tokens_of(dataset: RawDataset, tokenizer: Any, cache_dir: str | Path | None
     # One process of a machine tokenises, the others wait for its file.
     with WeakFileLock(path.with_suffix(".lock")):
         if not path.is_file():
-            with collect_data_report() as report, write_file(path) as file:
+            with write_file(path) as file:
                 for ids in _tokenise(documents, tokenizer):
                     ids.tofile(file)
                 if not file.tell():
                     _raise_unusable(dataset)
                 # What was met is of interest to every run that takes the tokens from here.
-                keep_report(report, path.with_suffix(".json"))
-    repeat_report(path.with_suffix(".json"), dataset)
+                keep_report(met, path.with_suffix(".json"))
+    repeat_report(path.with_suffix(".json"), dataset, report)
     return np.memmap(path, dtype=np.int32, mode="r")
 
 

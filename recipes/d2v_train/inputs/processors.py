@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 from transformers import Wav2Vec2FeatureExtractor
 
 from d2v_train.support.extras import need
-from modeling_d2v import Data2VecConfig, Data2VecImageProcessor, Data2VecProcessor
+from modeling_d2v import Data2VecConfig, Data2VecImageProcessor
 
 
 def image_processor(config: Data2VecConfig, transform: Any) -> Data2VecImageProcessor:
@@ -49,24 +47,7 @@ def feature_extractor(config: Data2VecConfig) -> Wav2Vec2FeatureExtractor:
     )
 
 
-def input_processor(config: Data2VecConfig, transforms: dict[str, Any], tokenizer: Any = None) -> Data2VecProcessor:
-    """What prepares the inputs of a model, for each modality of its run; arguments as of `export`."""
-    parts: dict[str, Any] = {}
-    if "vision" in transforms:
-        parts["image_processor"] = image_processor(config, transforms["vision"])
-    if "audio" in transforms:
-        parts["feature_extractor"] = feature_extractor(config)
-    if tokenizer is not None:
-        # What the model takes at most, so that users may truncate without naming a length.
-        tokenizer.model_max_length = config.text_config.max_position_embeddings
-        parts["tokenizer"] = tokenizer
-    return Data2VecProcessor(**parts)
-
-
-def input_files(config: Data2VecConfig, transforms: dict[str, Any], tokenizer: Any = None) -> dict[str, bytes]:
-    """The settings of `input_processor` by file name, for checkpoints, which can then be used as they are."""
-    with TemporaryDirectory() as folder:
-        input_processor(config, transforms, tokenizer).save_pretrained(folder)
-        files = sorted(path for path in Path(folder).iterdir() if path.is_file() and path.suffix != ".py")
-        # Not every tokenizer is a text: vocabularies of sentencepiece are not.
-        return {path.name: path.read_bytes() for path in files}
+def bounded_tokenizer(config: Data2VecConfig, tokenizer: Any) -> Any:
+    """Tokenizer that knows how much the model takes at most, so that users may truncate without naming a length."""
+    tokenizer.model_max_length = config.text_config.max_position_embeddings
+    return tokenizer

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from d2v_train.data.records import RawDataset
+from d2v_train.data.report import DataReport
 from d2v_train.inputs.packing import PackedTextDataset
 
 
@@ -32,10 +33,34 @@ class TextTransform:
     cache_dir: str | None = None
     train: bool = True
 
-    def prepare(self, dataset: RawDataset) -> RawDataset | PackedTextDataset:
-        """Return the blocks that `dataset` packs into, or in evaluation `dataset` itself."""
+    @staticmethod
+    def of_model(settings: Any, tokenizer: Any = None) -> dict[str, Any]:
+        """Return the options that follow from the configuration of the modality and the tokenizer.
+
+        Raises:
+            ValueError: If there is no tokenizer.
+        """
+        if tokenizer is None:
+            raise ValueError("The text transform needs a tokenizer; see `build_tokenizer` and `load_tokenizer`.")
+        return {"tokenizer": tokenizer, "max_length": settings.max_position_embeddings}
+
+    @staticmethod
+    def of_processor(processor: Any) -> dict[str, Any]:
+        """Return no options: the tokenizer itself is what the transform takes."""
+        return {}
+
+    def prepare(
+        self, dataset: RawDataset, block: int | None = None, report: DataReport | None = None
+    ) -> RawDataset | PackedTextDataset:
+        """Return the blocks that `dataset` packs into, or in evaluation `dataset` itself.
+
+        Args:
+            dataset: Documents.
+            block: Not used: documents are packed in their order.
+            report: Takes what is met in the documents; None logs bad ones instead.
+        """
         if self.train and self.pack:
-            return PackedTextDataset(dataset, self.tokenizer, self.max_length, cache_dir=self.cache_dir)
+            return PackedTextDataset(dataset, self.tokenizer, self.max_length, self.cache_dir, report)
         return dataset
 
     def __call__(self, record: dict[str, Any], seed: int = 0) -> dict[str, Any]:

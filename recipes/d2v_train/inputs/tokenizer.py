@@ -14,11 +14,7 @@ from transformers import AutoTokenizer
 
 
 SUBWORD_SPECIALS = ["<s>", "<pad>", "</s>", "<unk>"]
-
-
 MASK_TOKEN = "<mask>"
-
-
 SMALLEST_VOCABULARY = len(SUBWORD_SPECIALS) + 256 + 1
 
 
@@ -120,6 +116,4 @@ def check_vocabulary(tokenizer: Any, rows: int, how: str) -> None:
 
 # The order of the published models; the first is the blank of CTC.
 CTC_SPECIALS = ("<pad>", "<s>", "</s>", "<unk>")
-
-
 WORD_DELIMITER = "|"

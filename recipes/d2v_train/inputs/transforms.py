@@ -13,23 +13,18 @@ import dataclasses
 import difflib
 from typing import Any
 
-from d2v_train.inputs.audio import AudioTransform
-from d2v_train.inputs.text import TextTransform
-from d2v_train.inputs.vision import VisionTransform
-
-
-"""Lengths of training crops, evenly spaced over their range."""
+from d2v_train.inputs.modalities import DATA_KINDS
 
 
 def build_transform(
     modality: str, options: dict[str, Any] | None, model_config: Any, tokenizer: Any = None, train: bool = True
-) -> VisionTransform | AudioTransform | TextTransform:
+) -> Any:
     """Build the transform of a modality.
 
     Args:
-        modality: "text", "vision" or "audio".
-        options: Attributes of `VisionTransform`, `AudioTransform` or `TextTransform`; what is not given follows from
-            `model_config` (image size, channels, shortest waveform, longest text).
+        modality: A key of `DATA_KINDS`.
+        options: Attributes of its transform; what is not given follows from `model_config` (image size, channels,
+            shortest waveform, longest text).
         model_config: `Data2VecConfig`.
         tokenizer: For text.
         train: Whether to augment and pack.
@@ -37,15 +32,8 @@ def build_transform(
     Raises:
         ValueError: If an option is unknown or wrong, or text has no tokenizer.
     """
-    config = model_config.modality_config(modality)
-    if modality == "vision":
-        kind, given = VisionTransform, {"image_size": config.image_size, "num_channels": config.num_channels}
-    elif modality == "audio":
-        kind, given = AudioTransform, {"min_samples": config.frame_width + config.frame_stride}
-    else:
-        if tokenizer is None:
-            raise ValueError("The text transform needs a tokenizer; see `build_tokenizer` and `load_tokenizer`.")
-        kind, given = TextTransform, {"tokenizer": tokenizer, "max_length": config.max_position_embeddings}
+    kind = DATA_KINDS[modality].transform
+    given = kind.of_model(model_config.modality_config(modality), tokenizer)
     valid = [field.name for field in dataclasses.fields(kind) if field.name not in ("train", "tokenizer")]
     for name in options or {}:
         if name not in valid:

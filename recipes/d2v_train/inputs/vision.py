@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from d2v_train.data.records import RawDataset
+from d2v_train.data.report import DataReport
 from d2v_train.inputs.checks import _range
 from d2v_train.support.extras import need
 
@@ -31,7 +32,7 @@ class VisionTransform:
         flip: Whether training images are flipped at random. Off by default: it changes the meaning of digits.
         color_jitter: Brightness, contrast and saturation of a training crop vary by up to this share, 0 to 1.
         mean: Subtracted, per channel or one number, of values in [0, 1].
-        std: Divided by, likewise.
+        std: Divided by, after that, per channel or one number.
         train: Whether to augment.
     """
 
@@ -55,8 +56,20 @@ class VisionTransform:
         if (self._std <= 0).any():
             raise ValueError(f"Vision option std is {self.std}; it must be positive.")
 
-    def prepare(self, dataset: RawDataset) -> RawDataset:
-        """Return `dataset` itself: images need nothing from one another."""
+    @staticmethod
+    def of_model(settings: Any, tokenizer: Any = None) -> dict[str, Any]:
+        """Return the options that follow from the configuration of the modality."""
+        return {"image_size": settings.image_size, "num_channels": settings.num_channels}
+
+    @staticmethod
+    def of_processor(processor: Any) -> dict[str, Any]:
+        """Return the options that do what an image processor does to colours."""
+        if not getattr(processor, "do_normalize", True):
+            return {"mean": 0.0, "std": 1.0}
+        return {"mean": list(processor.image_mean), "std": list(processor.image_std)}
+
+    def prepare(self, dataset: RawDataset, block: int | None = None, report: DataReport | None = None) -> RawDataset:
+        """Return `dataset` itself: images need nothing from one another, so neither `block` nor `report` is used."""
         return dataset
 
     def __call__(self, record: dict[str, Any], seed: int = 0) -> dict[str, Any]:

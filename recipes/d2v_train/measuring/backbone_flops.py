@@ -26,16 +26,9 @@ from modeling_d2v import BackbonePreTrainingConfig, Data2VecConfig
 
 logger = logging.getLogger(__name__)
 
-
 FlopCounter = Callable[[str, dict[str, Tensor]], int]
-
-
 """Operations of a collated micro-batch of a modality."""
-
-
 LENGTHS = (4, 8, 16)
-
-
 """Tokens of the inputs that are counted; any encoder takes so few."""
 
 

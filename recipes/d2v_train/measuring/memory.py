@@ -20,8 +20,6 @@ from modeling_d2v import Data2VecConfig
 
 
 FULL = 4
-
-
 """Bytes of an element in fp32, in which weights, norms and losses are kept in every precision."""
 
 

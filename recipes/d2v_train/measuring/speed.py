@@ -19,11 +19,7 @@ from d2v_train.support.processes import ONE_PROCESS, Processes
 
 
 SPEED_FACTS = ("samples_per_s", "tokens_per_s", "step_seconds", "utilisation", "data_wait", "peak_memory_gib")
-
-
 """What `SpeedMeter.facts` measures: different in every run of the same options."""
-
-
 DTYPES = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 

@@ -17,26 +17,12 @@ from torch import Tensor
 
 
 MAX_SAMPLES = 32
-
-
 """Samples of a micro-batch that are looked at; what is only watched may not cost much."""
-
-
 MAX_ROWS = 4096
-
-
 """Masked tokens of a micro-batch that are looked at, evenly spaced."""
-
-
 MAX_POSITIONS = 512
-
-
 """Positions whose share in the targets is told, the first ones."""
-
-
 MAX_CHANNELS = 256
-
-
 """Channels whose effective rank is told, evenly spaced; the eigenvalues of more would take too long."""
 
 

@@ -12,9 +12,9 @@ import logging
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoFeatureExtractor, AutoImageProcessor, AutoModel, AutoTokenizer
+from transformers import AutoConfig, AutoModel
 
-from d2v_train.data.tables import SAMPLING_RATE
+from d2v_train.inputs.modalities import DATA_KINDS
 from d2v_train.inputs.tokenizer import check_vocabulary, load_tokenizer
 from d2v_train.options.errors import OptionError
 from d2v_train.options.run import Options
@@ -24,7 +24,6 @@ from modeling_d2v.modalities import modality_of_input
 
 
 logger = logging.getLogger(__name__)
-
 
 PLAIN_FOLDER = "final_backbone"
 
@@ -45,7 +44,7 @@ def complete_options(options: Options) -> Options:
             f"section {modality} instead."
         )
     section = getattr(options, name)
-    if name == "text":
+    if DATA_KINDS[name].has_tokenizer:
         changed = {"tokenizer": section.tokenizer or options.backbone}
     else:
         changed = {"transform": input_settings(name, load_processor(options.backbone, name)) | section.transform}
@@ -102,28 +101,23 @@ def load_processor(source: str, modality: str) -> Any:
         source: folder or name on the Hub, of a tokenizer for text.
         modality: of what is to be prepared.
     """
-    if modality == "text":
-        return AutoTokenizer.from_pretrained(source)
+    kind = DATA_KINDS[modality]
     try:
-        return {"vision": AutoImageProcessor, "audio": AutoFeatureExtractor}[modality].from_pretrained(source)
+        return kind.auto_class.from_pretrained(source)
     except (OSError, ValueError, ImportError):
+        if kind.has_tokenizer:  # without it there are no inputs at all
+            raise
         logger.warning("There is nothing beside %s that prepares its inputs: defaults are used.", source)
         return None
 
 
 def input_settings(modality: str, processor: Any) -> dict[str, Any]:
-    """Options of the transform of images or speech that do what a processor does."""
-    if processor is None:
-        return {}
-    if modality == "vision":
-        if not getattr(processor, "do_normalize", True):
-            return {"mean": 0.0, "std": 1.0}
-        return {"mean": list(processor.image_mean), "std": list(processor.image_std)}
-    if processor.sampling_rate != SAMPLING_RATE:
-        raise OptionError(
-            f"The encoder takes recordings of {processor.sampling_rate} Hz; the data is read at {SAMPLING_RATE} Hz."
-        )
-    return {"standardised": bool(processor.do_normalize)}
+    """Options of the transform that do what a processor does; none where there is no processor.
+
+    Raises:
+        ValueError: it takes recordings of another sampling rate than the data is read at.
+    """
+    return {} if processor is None else DATA_KINDS[modality].transform.of_processor(processor)
 
 
 def build_backbone_config(options: Options, tokenizer: Any = None) -> BackbonePreTrainingConfig:
@@ -133,7 +127,7 @@ def build_backbone_config(options: Options, tokenizer: Any = None) -> BackbonePr
         options: the run's options.
         tokenizer: for text; default: the one that the options name.
     """
-    if tokenizer is None and "text" in options.modalities:
+    if tokenizer is None and options.text is not None:
         tokenizer = load_tokenizer(options.text.tokenizer or options.backbone)
     settings = {"mask_seed": options.seed, **options.model}
     return wrapped_config(encoder_config(options.backbone), tokenizer, **settings)

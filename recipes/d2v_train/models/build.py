@@ -1,4 +1,4 @@
-"""From options to the parts of a run: configuration, tokenizer, model, data."""
+"""From options to the configuration and the model of a run."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def build_config(options: Options, vocab_size: int | None = None) -> Data2VecCon
 
     Args:
         options: the run's options.
-        vocab_size: entries of the tokenizer, which decide the size of the text embedding.
+        vocab_size: entries of the tokenizer, which decide the size of the text embedding; None while there is none.
     """
     if options.backbone is not None:
         return build_backbone_config(options)
@@ -28,10 +28,11 @@ def build_config(options: Options, vocab_size: int | None = None) -> Data2VecCon
     if options.init_from is not None and preset is not None:
         raise OptionError(f"init_from already decides the model, and model.preset={preset} contradicts it. Drop one.")
     fields.setdefault("modalities", options.modalities)
-    if vocab_size is not None:
-        fields["text_config"] = {**(fields.get("text_config") or {}), "vocab_size": vocab_size}
+    text = fields.get("text_config") or {}
+    size = text.get("vocab_size") if vocab_size is None else vocab_size
+    if isinstance(size, int):
         # The last entry is the mask token; an id of the preset's larger vocabulary would lie outside.
-        fields["text_config"].setdefault("mask_token_id", vocab_size - 1)
+        fields["text_config"] = {"mask_token_id": size - 1, **text, "vocab_size": size}
     if options.init_from is not None:
         start = starting_config(options.init_from).to_dict()
         fields["modalities"] = sorted({*start["modalities"], *fields["modalities"]})

@@ -29,7 +29,7 @@ def choice(name: str, value: str, valid: Sequence[str]) -> None:
 
 
 def at_least(name: str, value: float | None, least: float) -> None:
-    """Check that a number is finite and not below a bound; None, an option that was not given, is no number.
+    """Check that a number is finite and not below a bound; None, an option that was not given, passes.
 
     Args:
         name: of the option, as the user writes it.
@@ -45,7 +45,7 @@ def at_least(name: str, value: float | None, least: float) -> None:
 
 @contextmanager
 def options_explained(what: str) -> Iterator[None]:
-    """Turns what wrong options make the libraries raise into `OptionError`.
+    """Turn what wrong options make the libraries raise into `OptionError`.
 
     For the making of a run only: in its steps the same exceptions are errors of the program.
 
@@ -53,7 +53,7 @@ def options_explained(what: str) -> Iterator[None]:
         what: what is being made, for the message.
 
     Raises:
-        OptionError: in the place of `ValueError` (but for itself), `OSError` and `StrictDataclassError`.
+        OptionError: instead of `ValueError` (except itself), `OSError` and `StrictDataclassError`.
     """
     try:
         yield

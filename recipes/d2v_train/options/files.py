@@ -1,4 +1,4 @@
-"""Options from YAML files and `key=value` overrides, and what may differ when a run is resumed.
+"""Options from YAML files and `key=value` overrides.
 
 An unknown key is an error that names the nearest valid one, in the file and on the command line alike, down to the
 fields of the model's configuration.
@@ -7,22 +7,39 @@ fields of the model's configuration.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import re
 import types
 import typing
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from d2v_train.options.documentation import backbone_options
+from d2v_train.options.documentation import options as documented_options
 from d2v_train.options.errors import OptionError
+from d2v_train.options.fields import field_types
+from d2v_train.options.names import nearest_name
 from d2v_train.options.run import Options
 from d2v_train.support.atomic import write_text
 from modeling_d2v.configuration_modalities import MODALITIES
 
 
 CONFIG_FOLDER = Path(__file__).resolve().parents[1] / "configs"
+RUN_FILE = "run.yaml"
+"""In the folder of a run, its resolved options."""
+# Sections of options that former runs kept at the top level, with the names that they had there.
+_FORMER = {
+    "checkpoints": {"every": "checkpoint_every", "minutes": "checkpoint_minutes", "keep_last": "keep_last",
+                    "keep_every": "keep_every"},
+    "logging": {"every": "log_every", "pictures_every": "pictures_every", "report_to": "report_to",
+                "project": "project", "run_name": "run_name"},
+    "health": {name: name for name in ("max_bad_steps", "max_skipped_share", "non_finite", "max_bad_fraction",
+                                       "collapse", "patience", "min_target_std", "min_prediction_std",
+                                       "std_check_from")},
+    "hub": {"push": "push_to_hub", "model_id": "hub_model_id"},
+}  # fmt: skip
 
 
 class _Loader(yaml.SafeLoader):
@@ -37,23 +54,25 @@ _Loader.add_implicit_resolver(
 
 
 def load_options(config: str | Path, overrides: list[str] = ()) -> Options:
-    """Reads a YAML file, applies overrides and checks everything.
+    """Read a YAML file, apply overrides and check everything.
 
     Args:
-        config: path of a YAML file, or the name of one in `recipes/d2v_train/configs` ("tiny_joint").
+        config: path of a YAML file (the `run.yaml` of a run among them), or the name of one in
+            `recipes/d2v_train/configs` ("tiny_joint").
         overrides: `key=value` strings; dots in the key lead into sections, the value is read as YAML.
 
     Raises:
         OptionError: a file, key or value is not valid; the message says which, and what is.
     """
-    tree = read_yaml(find_config(config))
+    path = find_config(config)
+    tree = read_run_options(path) if path.name == RUN_FILE else read_yaml(path)
     for override in overrides:
         _apply(tree, override)
     return build_options(tree)
 
 
 def find_config(name: str | Path) -> Path:
-    """Path of a configuration file given by path or by name."""
+    """Return the path of a configuration file given by path or by name."""
     for path in (Path(name), CONFIG_FOLDER / name, CONFIG_FOLDER / f"{name}.yaml"):
         if path.is_file():
             return path
@@ -63,15 +82,15 @@ def find_config(name: str | Path) -> Path:
 
 
 def pretraining_configs() -> list[Path]:
-    """Configurations of pretraining in `recipes/d2v_train/configs`, by name; the others there are of fine-tuning."""
+    """Return the configurations of pretraining in `recipes/d2v_train/configs`; the others there are of fine-tuning."""
     return [path for path in sorted(CONFIG_FOLDER.glob("*.yaml")) if set(MODALITIES) & set(read_yaml(path))]
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """Content of a YAML file whose top level is a mapping.
+    """Return the content of a YAML file whose top level is a mapping.
 
     Raises:
-        OptionError: the file cannot be read, is not UTF-8 or no YAML, or holds something else.
+        OptionError: the file cannot be read, is not UTF-8 or not YAML, or holds something else.
     """
     try:
         tree = yaml.load(Path(path).read_text(encoding="utf-8"), _Loader)
@@ -86,14 +105,37 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return tree
 
 
+def read_run_options(path: Path) -> dict[str, Any]:
+    """Return the options that a run keeps in its folder; those that a former run kept elsewhere lie in their sections.
+
+    Raises:
+        OptionError: see `read_yaml`.
+    """
+    tree = read_yaml(path)
+    for section, names in _FORMER.items():
+        former = {name: tree.pop(old) for name, old in names.items() if old in tree}
+        if former:
+            tree[section] = former | (tree.get(section) or {})
+    return tree
+
+
 def build_options(tree: dict[str, Any]) -> Options:
-    """Options from a nested dictionary, every key and type checked."""
-    options = _build(Options, tree, "")
-    if options.backbone is None:
-        _check_model(options.model)
-    else:
-        _check_backbone(options.model)
+    """Return the options of a nested dictionary, every key and type checked."""
+    known = _known_names(tree)
+    options = build_section(Options, tree, "", known)
+    check = _check_model if options.backbone is None else _check_backbone
+    check(options.model, known)
     return options
+
+
+def _known_names(tree: dict[str, Any]) -> dict[str, str]:
+    """Return the options that an unknown key of the tree may mean, with what they are."""
+    found = documented_options()
+    if tree.get("backbone") is not None:
+        found = [*(option for option in found if not option.name.startswith("model.")), *backbone_options()]
+    left_out = {name for name in MODALITIES if name not in tree}
+    return {option.name: option.doc for option in found
+            if not left_out & set(option.name.replace("_config", "").split("."))}  # fmt: skip
 
 
 def save_options(options: Options, path: Path) -> None:
@@ -125,73 +167,87 @@ def _apply(tree: dict[str, Any], override: str) -> None:
         raise OptionError(f"The value of {key} cannot be read as YAML: {text!r}. Quote it.") from error
 
 
-def _unknown(key: str, valid: list[str], prefix: str) -> OptionError:
-    nearest = difflib.get_close_matches(key, valid, n=1, cutoff=0.0)
-    hint = f" The nearest valid key is {prefix + nearest[0]!r}." if nearest else ""
-    return OptionError(f"Unknown option {prefix + key!r}.{hint}")
+def _unknown(name: str, known: Mapping[str, str]) -> OptionError:
+    return OptionError(f"Unknown option {name!r}. The nearest valid key is {nearest_name(name, known)!r}.")
 
 
-def _build(cls: type, tree: Any, prefix: str) -> Any:
+def build_section(section: type, tree: Any, prefix: str, known: Mapping[str, str] | None = None) -> Any:
+    """Return a dataclass of a mapping, every key and type checked.
+
+    Args:
+        section: the dataclass.
+        tree: the mapping.
+        prefix: where it stands, with a dot at the end, for messages.
+        known: descriptions of what an unknown key may mean, by dotted name; default: the fields of the dataclass.
+
+    Raises:
+        OptionError: a key is unknown, or a value is of another type.
+    """
     if not isinstance(tree, dict):
         raise OptionError(f"{prefix.rstrip('.')} is {tree!r}. It is a section: give its options as key: value lines.")
-    hints = typing.get_type_hints(cls)
+    kinds = field_types(section)
     for key in tree:
-        if key not in hints:
-            raise _unknown(str(key), list(hints), prefix)
-    return cls(**{key: _coerce(value, hints[key], prefix + key) for key, value in tree.items()})
+        if key not in kinds:
+            raise _unknown(f"{prefix}{key}", known or {prefix + name: "" for name in kinds})
+    return section(**{key: _coerce(value, kinds[key], prefix + key, known) for key, value in tree.items()})
 
 
-def _coerce(value: Any, hint: Any, key: str) -> Any:
-    """Value as the type that a field declares; only changes that lose nothing (3 -> 3.0, null section -> default)."""
+def _coerce(value: Any, hint: Any, key: str, known: Mapping[str, str] | None) -> Any:
+    """Return a value as the type that a field declares.
+
+    Only changes that lose nothing are made: 3 -> 3.0, a section without content -> its defaults.
+    """
     variants = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
     if value is None and type(None) in variants:
         return None
     kinds = [variant for variant in variants if variant is not type(None)]
     wanted = next((kind for kind in kinds if isinstance(value, typing.get_origin(kind) or kind)), kinds[0])
     if dataclasses.is_dataclass(wanted):
-        return _build(wanted, {} if value is None else value, key + ".")
+        return build_section(wanted, {} if value is None else value, key + ".", known)
     origin = typing.get_origin(wanted) or wanted
     if origin is dict and value is None:
         return {}
     if origin is list:
         (item,) = typing.get_args(wanted)
         values = value if isinstance(value, list) else [value]
-        return [_coerce(entry, item, key) for entry in values if value is not None]
+        return [_coerce(entry, item, key, known) for entry in values if value is not None]
     if origin is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if origin is str and isinstance(value, bool | int | float):
         # YAML reads `mixed_precision: no` as false.
         return {False: "no", True: "yes"}[value] if isinstance(value, bool) else str(value)
     if not isinstance(value, origin) or (origin is int and isinstance(value, bool)):
-        raise OptionError(f"{key} is {value!r}, which is no {origin.__name__}.")
+        raise OptionError(f"{key} is {value!r}, which is not {_article(origin.__name__)}.")
     return value
 
 
-def _check_model(model: dict[str, Any]) -> None:
-    """Checks the keys of the model section against the configuration classes."""
+def _article(noun: str) -> str:
+    return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
+
+
+def _check_model(model: dict[str, Any], known: Mapping[str, str]) -> None:
+    """Check the keys of the model section against the configuration classes."""
     from modeling_d2v.configuration_data2vec import MODALITY_CONFIGS, Data2VecConfig
 
-    def names(cls: type) -> list[str]:
-        return [entry.name for entry in dataclasses.fields(cls) if not entry.name.startswith("_")]
+    def names(section: type) -> list[str]:
+        return [entry.name for entry in dataclasses.fields(section) if not entry.name.startswith("_")]
 
-    nested = {f"{name}_config": config for name, config in MODALITY_CONFIGS.items()}
+    nested = {f"{name}_config": names(config) for name, config in MODALITY_CONFIGS.items()}
     valid = [*names(Data2VecConfig), "preset"]
     for key, value in model.items():
         if key not in valid:
-            raise _unknown(str(key), valid, "model.")
-        if key in nested and isinstance(value, dict):
-            inside = names(nested[key])
-            for name in value:
-                if name not in inside:
-                    raise _unknown(str(name), inside, f"model.{key}.")
+            raise _unknown(f"model.{key}", known)
+        for name in value if key in nested and isinstance(value, dict) else ():
+            if name not in nested[key]:
+                raise _unknown(f"model.{key}.{name}", known)
 
 
-def _check_backbone(model: dict[str, Any]) -> None:
-    """The same for the objective over an encoder of transformers."""
+def _check_backbone(model: dict[str, Any], known: Mapping[str, str]) -> None:
+    """Check the keys of the model section against the objective over an encoder of transformers."""
     from modeling_d2v.backbone_configuration import BackbonePreTrainingConfig
     from modeling_d2v.configuration_data2vec import Data2VecConfig
 
-    valid = sorted(BackbonePreTrainingConfig.own_fields())
+    valid = BackbonePreTrainingConfig.own_fields()
     for key in model:
         if key not in valid and key in Data2VecConfig.own_fields():
             raise OptionError(
@@ -199,59 +255,11 @@ def _check_backbone(model: dict[str, Any]) -> None:
                 "Leave it out, or drop the whole section of a configuration file with model=null."
             )
         if key not in valid:
-            raise _unknown(str(key), valid, "model.")
-
-
-# Options that may differ between a run and its continuation: where things go, how fast they are, how often they are
-# reported. Everything else changes what the run computes.
-FREE_ON_RESUME = frozenset(
-    """output_dir max_steps accumulate compile gradient_checkpointing cpu log_every checkpoint_every checkpoint_minutes
-    keep_last keep_every resume
-    max_bad_steps max_bad_fraction max_skipped_share non_finite collapse patience min_target_std
-    min_prediction_std std_check_from probe pictures_every report_to project run_name dry_run push_to_hub hub_model_id
-    text.micro_batch_size vision.micro_batch_size audio.micro_batch_size text.micro_batch_tokens
-    audio.micro_batch_tokens data.streaming data.num_workers data.prefetch optim.schedule_steps""".split()
-)
-
-
-def check_resumable(saved: Options, options: Options) -> None:
-    """Refuses to continue a run under options that would make it another run.
-
-    `max_steps` may change only while the learning rate stays what it was, because the cosine ends at `max_steps`
-    unless `optim.schedule_steps` says otherwise.
-
-    Raises:
-        OptionError: lists the options that differ, with both values.
-    """
-    before, now = flatten(dataclasses.asdict(saved)), flatten(dataclasses.asdict(options))
-    changed = [key for key in sorted(before.keys() | now.keys())
-               if not _is_free(key) and before.get(key) != now.get(key)]  # fmt: skip
-    if changed:
-        listed = "; ".join(f"{key}: {before.get(key)!r} -> {now.get(key)!r}" for key in changed)
-        raise OptionError(
-            f"The run in {saved.output_dir} was started with other options ({listed}). Put them back to resume, or "
-            f"choose a new output_dir (with {_start_again(options)} to start from these weights)."
-        )
-    same = (saved.schedule_steps, saved.warmup_steps) == (options.schedule_steps, options.warmup_steps)
-    if not same:
-        raise OptionError(
-            f"The learning rate of the run in {saved.output_dir} falls over {saved.schedule_steps} steps, of the new "
-            f"options over {options.schedule_steps}. Add optim.schedule_steps={saved.schedule_steps} to train to step "
-            f"{options.max_steps} with the learning rate held at min_lr after the cosine, or start a new output_dir "
-            f"with {_start_again(options)} for a new schedule."
-        )
-
-
-def _start_again(options: Options) -> str:
-    return "init_from" if options.backbone is None else f"backbone={options.output_dir}/final_backbone"
-
-
-def _is_free(key: str) -> bool:
-    return any(key == name or key.startswith(name + ".") for name in FREE_ON_RESUME)
+            raise _unknown(f"model.{key}", known)
 
 
 def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Leaves of a nested dictionary by dotted name."""
+    """Return the leaves of a nested dictionary by dotted name."""
     flat = {}
     for key, value in tree.items():
         if isinstance(value, dict) and value:
@@ -262,7 +270,7 @@ def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def as_overrides(arguments: list[str]) -> list[str]:
-    """Arguments as `key=value` strings.
+    """Return arguments as `key=value` strings.
 
     `--key` takes the next argument as its value, unless that is an option itself (`--other`, `other=value`) or there
     is none: then it is a flag that is switched on. A hyphen inside a name stands for an underscore.
@@ -278,7 +286,7 @@ def as_overrides(arguments: list[str]) -> list[str]:
             continue
         key, separator, value = argument[2:].partition("=")
         if not key:
-            raise OptionError(f"The argument {argument!r} names no option. Write for example optim.lr=1e-3.")
+            raise OptionError(f"The argument {argument!r} does not name an option. Write for example optim.lr=1e-3.")
         if not separator:
             value = rest.pop(0) if rest and not _is_option(rest[0]) else "true"
         overrides.append(f"{key.replace('-', '_')}={value}")

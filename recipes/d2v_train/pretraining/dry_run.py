@@ -27,28 +27,17 @@ from d2v_train.options.run import Options
 from d2v_train.pretraining.dry_run_table import ADVICE, dry_run_table
 from d2v_train.pretraining.state import checkpoint_bytes
 from d2v_train.pretraining.training import Pretraining
+from d2v_train.runs.trackers import Trackers
 from d2v_train.support.processes import Processes
 from d2v_train.support.text import readable_bytes
 
 
 STEPS = 3
-
-
 """Steps of each kind (each modality, or the mixture) that are taken; the first one is not timed."""
-
-
 SLOW_STEP_SECONDS = 20.0
-
-
 """Seconds of a first step from which on it is the only one, and timed."""
-
-
 COUNTED = 2000
-
-
 """Steps whose samples are counted at most; with token budgets, to count is to deal out all samples before."""
-
-
 _OWNERS = {
     "data2vec.encoder": "shared blocks",
     "data2vec.modality_encoders": "front end",
@@ -68,12 +57,13 @@ def dry_run(
     parameters = count_parameters(model)
     advice = [finding.message for finding in advice_at_start(options, model.config)]
     with tempfile.TemporaryDirectory(prefix="dry_run_") as scratch:
-        rehearsal = Rehearsal(Pretraining(options, accelerator, processes, model, steps, Path(scratch)))
+        trackers = Trackers(accelerator, options.logging, Path(scratch))
+        run = Pretraining(options, accelerator, processes, model, steps, Path(scratch), trackers)
+        rehearsal = Rehearsal(run)
         rehearsal.take()
     facts = {"model": parameters, **rehearsal.facts(), "advice": advice}
     if processes.main:
         print(dry_run_table(options, facts), flush=True)
-    accelerator.end_training()
     return facts
 
 
@@ -253,8 +243,9 @@ class Rehearsal:
         if "seconds a step" in found:
             found["seconds"] = found["seconds a step"] * self.options.max_steps
         one = checkpoint_bytes(self.run.inner)
-        kept = self.options.keep_last + 1  # one more while it is written
-        kept += self.options.max_steps // self.options.keep_every if self.options.keep_every else 0
+        checkpoints = self.options.checkpoints
+        kept = checkpoints.keep_last + 1  # one more while it is written
+        kept += self.options.max_steps // checkpoints.keep_every if checkpoints.keep_every else 0
         model = FULL * sum(parameter.numel() for parameter in self.run.inner.parameters())
         return found | {"checkpoint": one, "checkpoints": kept, "disk": one * kept + model}
 

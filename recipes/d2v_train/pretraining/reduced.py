@@ -32,8 +32,8 @@ def reduced_overrides(options: Options, steps: int, output_dir: str) -> list[str
         # A process has one engine: that of the first run decides for those after it.
         "mixed_precision": "bf16",
         "max_steps": max(1, round(steps * scale)),
-        "log_every": 1,
-        "checkpoint_every": 0,
+        "logging.every": 1,
+        "checkpoints.every": 0,
         "data.num_workers": 0,
         **{f"model.{name}": value for name, value in _smaller_model(options).items()},
     }

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import logging
-from contextvars import copy_context
 from pathlib import Path
 from typing import Any
 
+from d2v_train.data.report import DataReport
 from d2v_train.data.source_list import parts_of
 from d2v_train.inputs.tokenizer import build_tokenizer, load_tokenizer
 from d2v_train.models.build import starting_config
@@ -67,7 +67,7 @@ def _new_tokenizer(options: Options, documents: Any) -> Any:
         raise OptionError(f"model.text_config.vocab_size is {size!r}, which is no int.")
     sources = parts_of(documents).values()
     share = -(-options.text.tokenizer_documents // len(sources))
-    # The trainer reads in a thread of its own, which would not know who collects the bad documents.
-    context = copy_context()
-    first = (context.run(part.__getitem__, index) for part in sources for index in range(min(share, len(part))))
+    # What is bad among the documents is met again, and reported, when they are packed.
+    unreported = DataReport()
+    first = (part.read(index, unreported) for part in sources for index in range(min(share, len(part))))
     return build_tokenizer((record["text"] for record in first), size)

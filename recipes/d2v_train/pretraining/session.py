@@ -8,22 +8,27 @@ import logging
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from accelerate import Accelerator
 from accelerate.utils import set_seed
+from transformers import PreTrainedModel
 
+from d2v_train.batching.batches import StepDataset
 from d2v_train.batching.build import build_steps
-from d2v_train.data.report import collect_data_report
+from d2v_train.data.report import DataReport
 from d2v_train.data.source_list import open_sources
 from d2v_train.engine.engine import check_shared_folder, make_accelerator
 from d2v_train.engine.sharding import whole_model
-from d2v_train.inputs.processors import input_files
+from d2v_train.health.guard import TrainingStopped
+from d2v_train.inputs.modalities import source_defaults
+from d2v_train.inputs.processor_files import input_files
 from d2v_train.measuring.speed import DTYPES
 from d2v_train.models.backbones import complete_options, load_processor
 from d2v_train.models.build import build_config, build_model
 from d2v_train.options.errors import OptionError, options_explained
-from d2v_train.options.files import build_options, check_resumable, read_yaml, save_options
+from d2v_train.options.files import RUN_FILE, build_options, read_run_options, save_options
+from d2v_train.options.resume import check_resumable
 from d2v_train.options.run import Options
 from d2v_train.pretraining.dry_run import dry_run
 from d2v_train.pretraining.run_tokenizer import prepare_tokenizer
@@ -35,16 +40,27 @@ from d2v_train.probing.pictures import Pictures
 from d2v_train.publishing.backbone import backbone_card, export_backbone
 from d2v_train.publishing.export import export, push
 from d2v_train.publishing.run_card import run_card
-from d2v_train.runs.interruptions import RunInterrupted
-from d2v_train.runs.lock import RunLock
+from d2v_train.runs.checkpoints import CheckpointError
+from d2v_train.runs.lock import FolderInUseError, RunLock
 from d2v_train.runs.record import Progress, RunRecord
-from d2v_train.runs.trackers import tracker_names
+from d2v_train.runs.trackers import Trackers, hyperparameters, tracker_names
+from d2v_train.support.extras import MissingDependencyError
 from d2v_train.support.processes import Processes, ProcessLostError, is_lost_process
 from d2v_train.support.storage import WriteError, writing
 from modeling_d2v.sharing.publishing import PublishingError
 
 
 logger = logging.getLogger("pretrain")
+REASONS = (
+    OptionError,
+    CheckpointError,
+    WriteError,
+    FolderInUseError,
+    ProcessLostError,
+    TrainingStopped,
+    MissingDependencyError,
+)
+"""Errors that end a run with a sentence; any other is an error of the program."""
 
 
 def pretrain(options: Options) -> dict[str, Any]:
@@ -64,7 +80,7 @@ def pretrain(options: Options) -> dict[str, Any]:
         configured = complete_options(options)
         options = scale_batch(configured)
     with options_explained("Devices and trackers"):
-        accelerator = make_accelerator(options, tracker_names(options.report_to))
+        accelerator = make_accelerator(options, tracker_names(options.logging.report_to))
     processes = Processes.of(accelerator)
     logging.basicConfig(level=logging.INFO if processes.main else logging.ERROR, format="%(message)s")
     if options is not configured:
@@ -77,9 +93,6 @@ def pretrain(options: Options) -> dict[str, Any]:
         with options_explained(f"The folder output_dir={folder}"):
             processes.main_decides(lock.hold)
         return train(options, accelerator, processes, folder)
-    except RunInterrupted:
-        accelerator.end_training()
-        raise
     except RuntimeError as error:
         if processes.count == 1 or not is_lost_process(error):
             raise
@@ -93,70 +106,113 @@ def pretrain(options: Options) -> dict[str, Any]:
 
 def train(options: Options, accelerator: Accelerator, processes: Processes, folder: Path) -> dict[str, Any]:
     """The run in its folder, which no other run is writing in; see `pretrain`. A dry run only reads there."""
-    write = processes.main and not options.dry_run
     with options_explained(f"The folder output_dir={folder}"), accelerator.main_process_first():
-        prepare_folder(options, folder, write)
+        prepare_folder(options, folder, write=processes.main and not options.dry_run)
     if not options.dry_run:
         check_shared_folder(processes, folder)
+    parts = build_parts(options, accelerator, processes, folder)
+    if options.dry_run:
+        return dry_run(options, accelerator, processes, parts.model, parts.steps)
+    with open_run(options, accelerator, processes, folder, parts) as run:
+        summary = run.run()
+    trained = whole_model(run.inner, keep=processes.main)
+    if processes.main:
+        final = save_final(options, trained, folder, parts)
+        print(json.dumps({**summary, "final": str(final)}, indent=1))
+        if options.hub.push:
+            upload_final(folder / "final", repository_name(options, folder))
+    accelerator.wait_for_everyone()
+    return summary
 
-    channels = None
-    if "vision" in options.modalities:
-        with options_explained("The model"):
-            channels = build_config(options).vision_config.num_channels
+
+class RunParts(NamedTuple):
+    """What a run is made of."""
+
+    model: PreTrainedModel
+    steps: StepDataset
+    tokenizer: Any
+    """Of text; None without."""
+    sizes: dict[str, int]
+    """Records of each modality."""
+    met: DataReport
+    """What was met in the data when it was set up."""
+
+
+def build_parts(options: Options, accelerator: Accelerator, processes: Processes, folder: Path) -> RunParts:
+    """Open the data, and build the model that takes it.
+
+    Raises:
+        OptionError: an option turns out to be wrong.
+    """
+    with options_explained("The model"):
+        config = build_config(options)
     with options_explained("The data"):
-        sources = open_sources(options, channels)
+        sources = open_sources(options, {name: source_defaults(config, name) for name in options.modalities})
     tokenizer = None
-    if "text" in sources:
-        # What is bad among the documents is met again, and reported, when they are packed.
-        with options_explained("The tokenizer"), accelerator.main_process_first(), collect_data_report():
+    if options.text is not None:
+        with options_explained("The tokenizer"), accelerator.main_process_first():
+            write = processes.main and not options.dry_run
             tokenizer = prepare_tokenizer(options, sources["text"], folder / "tokenizer", write)
     with options_explained("The model"):
         config = build_config(options, vocab_size=None if tokenizer is None else len(tokenizer))
         model = build_model(options, config)
-    with options_explained("The data"), collect_data_report() as report:
-        steps = build_steps(options, config, sources, tokenizer, processes)
-    if options.dry_run:
-        return dry_run(options, accelerator, processes, model, steps)
-    with options_explained("The probe"):
-        probe = OnlineProbe(options, config, tokenizer, processes)
-    pictures = Pictures(options.pictures_every, folder, steps, config, tokenizer, processes)
-    files = input_files(config, steps.transforms, tokenizer) if options.backbone is None else {}
-    run = Pretraining(options, accelerator, processes, model, steps, folder, [probe, pictures], files)
-    pictures.share = run.trackers.log_images
-    run.bad_samples.register_data({name: len(source) for name, source in sources.items()}, report)
-    start(run)
-    record = RunRecord(folder, processes)
-    record.add(trackers=run.trackers.start(options, record.content.get("trackers"), run.step))
-    with run.trackers:
-        record.start(
-            options,
-            model.config.to_dict(),
-            steps.fingerprint,
-            step=run.step,
-            engine=run.engine,
-            matmul_rate=run.speed.measure_peak(DTYPES[options.mixed_precision]),
-        )
-        with recorded(record, run):
-            summary = run.run()
+    met = DataReport()
+    with options_explained("The data"):
+        steps = build_steps(options, config, sources, tokenizer, processes, met)
+    return RunParts(model, steps, tokenizer, {name: len(source) for name, source in sources.items()}, met)
 
-    trained = whole_model(run.inner, keep=processes.main)
-    if processes.main:
-        repository = options.hub_model_id or folder.resolve().name
-        with writing("The finished model", folder):
-            if options.backbone is None:
-                card = run_card(folder, config, repository, weights="all")
-                final = export(trained, folder / "final", steps.transforms, tokenizer, card)
-            else:
-                card = backbone_card(folder, config, repository)
-                beside = options.backbone if tokenizer is None else options.text.tokenizer
-                processor = load_processor(beside, config.modality)
-                final = export_backbone(trained, folder, processor, card)
-        print(json.dumps({**summary, "final": str(final)}, indent=1))
-        if options.push_to_hub:
-            upload_final(folder / "final", repository)
-    accelerator.wait_for_everyone()
-    accelerator.end_training()
-    return summary
+
+@contextlib.contextmanager
+def open_run(
+    options: Options, accelerator: Accelerator, processes: Processes, folder: Path, parts: RunParts
+) -> Iterator[Pretraining]:
+    """Set up the loop and what watches it, go back to the newest checkpoint, and record how the run starts and ends.
+
+    Raises:
+        CheckpointError: there are checkpoints, and none is whole.
+        OptionError: a probe or a tracker cannot be set up.
+        WriteError: no checkpoint can be written.
+    """
+    model, steps, tokenizer = parts.model, parts.steps, parts.tokenizer
+    trackers = Trackers(accelerator, options.logging, folder)
+    with options_explained("The probe"):
+        probe = OnlineProbe(options, model.config, tokenizer, processes)
+    share = trackers.log_images
+    pictures = Pictures(options.logging.pictures_every, folder, steps, model.config, tokenizer, processes, share)
+    files = input_files(model.config, steps.transforms, tokenizer) if options.backbone is None else {}
+    run = Pretraining(options, accelerator, processes, model, steps, folder, trackers, [probe, pictures], files)
+    run.bad_samples.register_data(parts.sizes, parts.met)
+    resume_or_seed(run)
+    record = RunRecord(folder, processes)
+    # A tracker goes on with its own run, by the ids of the former start, from the step that the checkpoint is of.
+    record.add(trackers=trackers.start(hyperparameters(options), record.content.get("trackers"), run.step))
+    with trackers:
+        rate = run.speed.measure_peak(DTYPES[options.mixed_precision])
+        fingerprint = steps.fingerprint
+        record.start(options, model.config.to_dict(), fingerprint, step=run.step, engine=run.engine, matmul_rate=rate)
+        with recorded(record, run):
+            yield run
+
+
+def repository_name(options: Options, folder: Path) -> str:
+    """Where the finished model is uploaded to."""
+    return options.hub.model_id or folder.resolve().name
+
+
+def save_final(options: Options, model: PreTrainedModel, folder: Path, parts: RunParts) -> Path:
+    """Write the finished model with its card, whole or not at all, and return its folder.
+
+    Raises:
+        WriteError: it cannot be written.
+    """
+    repository, config = repository_name(options, folder), parts.model.config
+    with writing("The finished model", folder):
+        if options.backbone is None:
+            card = run_card(folder, config, repository, weights="all")
+            return export(model, folder / "final", parts.steps.transforms, parts.tokenizer, card)
+        card = backbone_card(folder, config, repository)
+        beside = options.backbone if parts.tokenizer is None else options.text.tokenizer
+        return export_backbone(model, folder, load_processor(beside, config.modality), card)
 
 
 def upload_final(final: Path, repository: str) -> None:
@@ -164,7 +220,7 @@ def upload_final(final: Path, repository: str) -> None:
     try:
         logger.info("Uploaded: %s", push(final, repository))
     except (PublishingError, ValueError) as error:
-        again = f"python recipes/publish.py {final} {repository}"
+        again = f"d2v publish {final} {repository}"
         logger.error("The model is in %s, but it was not uploaded: %s\nTry again with: %s", final, error, again)
 
 
@@ -174,12 +230,12 @@ def prepare_folder(options: Options, folder: Path, write: bool) -> None:
     Raises:
         OptionError: the folder holds a run with other options, or a run although `resume` is `never`.
     """
-    saved = folder / "run.yaml"
+    saved = folder / RUN_FILE
     if any((folder / "checkpoints").glob("step_*")):
         if options.resume == "never":
             raise OptionError(f"{folder} already holds checkpoints and resume is never. Choose another output_dir.")
         try:
-            before = build_options(read_yaml(saved))
+            before = build_options(read_run_options(saved))
         except OptionError as error:
             # Weights, optimizer and data say for themselves whether they fit; this is no reason to lose a run.
             logger.warning("%s So whether the run goes on with its own options is not checked.", error)
@@ -189,8 +245,8 @@ def prepare_folder(options: Options, folder: Path, write: bool) -> None:
         save_options(options, saved)
 
 
-def start(run: Pretraining) -> None:
-    """Resumes from the newest whole checkpoint, or seeds the random states of a fresh run.
+def resume_or_seed(run: Pretraining) -> None:
+    """Resume from the newest whole checkpoint, or seed the random states of a fresh run.
 
     Raises:
         CheckpointError: there are checkpoints, and none is whole.

@@ -145,7 +145,7 @@ def prepare_checkpoints(folder: CheckpointFolder, needed: int) -> Path | None:
         )
     if newest is not None:
         folder.make_room(newest)  # of a smaller keep_last, as the advice after a full disk may be
-    warn_of_little_room(folder.folder, needed, folder.keep_last + 1)
+    warn_of_little_room(folder.folder, needed, folder.options.keep_last + 1)
     return newest
 
 

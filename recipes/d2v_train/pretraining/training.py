@@ -47,6 +47,7 @@ class Pretraining:
         model: a `Data2VecForPreTraining`.
         steps: this process's micro-batches by step.
         folder: folder of the run, for `checkpoints` and `log.jsonl`.
+        trackers: get the log records too.
         observers: look at the model at intervals.
         input_files: settings of what prepares the model's inputs, by file name; kept in every checkpoint.
 
@@ -62,6 +63,7 @@ class Pretraining:
         model: torch.nn.Module,
         steps: StepDataset,
         folder: Path,
+        trackers: Trackers,
         observers: Sequence[Observer] = (),
         input_files: Mapping[str, bytes] | None = None,
     ):
@@ -73,19 +75,19 @@ class Pretraining:
         # In an order that all processes share; the teacher has no gradient.
         self.trainable = {name: value for name, value in model.named_parameters() if value.requires_grad}
         self.log = RunLog(Path(folder) / "log.jsonl" if processes.main else None)
-        self.checkpoints = CheckpointFolder(
-            Path(folder) / "checkpoints", options.keep_last, options.keep_every, processes
-        )
+        self.checkpoints = CheckpointFolder(Path(folder) / "checkpoints", options.checkpoints, processes)
         self.state = RunState(
             self.checkpoints, model, self.optimizer, accelerator.scaler, processes, input_files or {}
         )
-        self.outside = Interruptions(processes, options.checkpoint_minutes)
+        self.outside = Interruptions(processes, options.checkpoints.minutes)
         self.speed = SpeedMeter(processes, step_flops(model.config))
-        self.trackers = Trackers(accelerator)
+        self.trackers = trackers
         self.meter = StepMeter(processes, self.speed)
-        self.bad_samples = BadSampleLedger(Path(folder) / "bad_samples.jsonl", options.max_bad_fraction, processes)
+        self.bad_samples = BadSampleLedger(
+            Path(folder) / "bad_samples.jsonl", options.health.max_bad_fraction, processes
+        )
         self.health = RunHealth(options, model.config, steps.plan.sizes, folder, processes)
-        self.finite = NonFinitePolicy(options, self.health.note)
+        self.finite = NonFinitePolicy(options.health, self.health.note)
         self.observers = Observers(observers)
         self.stateful: dict[str, Stateful] = {
             "log": self.log,
@@ -241,7 +243,7 @@ class Pretraining:
                 now = time.perf_counter()
                 # With each step: whatever ends the run, its record tells how long it trained.
                 self.seconds, started = self.seconds + now - started, now
-                logged = self.step % options.log_every == 0 or self.step == options.max_steps
+                logged = self.step % options.logging.every == 0 or self.step == options.max_steps
                 seen = self.observe(alone=not logged)
                 if logged:
                     record = self.report(seen)
@@ -296,7 +298,8 @@ class Pretraining:
 
     def checkpoint_is_due(self) -> bool:
         """Whether a checkpoint belongs behind this step."""
-        intervals = (self.options.checkpoint_every, self.options.keep_every, self.options.max_steps)
+        checkpoints = self.options.checkpoints
+        intervals = (checkpoints.every, checkpoints.keep_every, self.options.max_steps)
         return self.outside.checkpoint or any(every and self.step % every == 0 for every in intervals)
 
     def to_device(self, batch: MicroBatch) -> MicroBatch:

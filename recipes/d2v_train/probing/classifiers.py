@@ -21,44 +21,18 @@ from sklearn.preprocessing import StandardScaler
 
 
 DEFAULT_NEIGHBOURS = 20
-
-
 DEFAULT_FEW = 10
-
-
 DEFAULT_SEEDS = (0, 1, 2, 3, 4)
-
-
 REGULARISATION_GRID = (0.003, 0.03, 0.3, 3.0)
-
-
 """Values of scikit-learn's C tried on the held-out part of the training features."""
-
-
 SPARSE_REGULARISATION_GRID = (0.1, 1.0, 10.0, 100.0)
-
-
 """The same for sparse features: TF-IDF values are small, so that the same C would shrink their weights to nothing."""
-
-
 FEW_LABEL_C = 1.0
-
-
 """Fixed for the few-label probe: ten labels a class leave nothing to choose it on."""
-
-
 HELD_OUT_SHARE = 0.2
-
-
 MAX_FOLDS = 5
-
-
 MAX_ITERATIONS = 300
-
-
 PATIENCE = 2
-
-
 """Falls in a row of the held-out score after which weaker regularisation is not tried: it costs the most."""
 
 

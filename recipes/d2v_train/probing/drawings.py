@@ -5,36 +5,23 @@ matplotlib is imported when the first one is drawn.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from transformers import audio_utils
 
 from d2v_train.support.extras import need
 
 
 COLUMNS = 100
-
-
 """Characters of a line of text."""
-
-
 LINES = 7
-
-
 """Lines of a text that are shown."""
-
-
 FONT_SIZE = 7.5
-
-
 DPI = 110
-
-
 HIDDEN = "#d55e00"
-
-
 """Colour of what is hidden."""
 
 
@@ -58,10 +45,10 @@ def picture(pixels: np.ndarray) -> np.ndarray:
 def spectrogram(samples: np.ndarray, stride: int) -> np.ndarray:
     """Log-magnitudes (frequencies, frames) of a waveform, a column for each frame of the model."""
     width = max(2 * stride, 400)
-    padded = np.pad(samples, (0, width))
-    starts = np.arange(0, max(len(samples), 1), stride)
-    frames = padded[starts[:, None] + np.arange(width)] * np.hanning(width)
-    return np.log(np.abs(np.fft.rfft(frames, axis=1)).T[: width // 4] + 1e-2)
+    window = audio_utils.window_function(width, "hann", periodic=False)
+    padded = np.pad(samples, (0, width - 1))
+    magnitudes = audio_utils.spectrogram(padded, window, width, stride, power=1.0, center=False)
+    return np.log(magnitudes[: width // 4] + 1e-2)
 
 
 def draw_image_masks(path: Path, images: Sequence[np.ndarray], masks: np.ndarray, names: Sequence[str]) -> Path:
@@ -110,7 +97,7 @@ def draw_audio_masks(
     Args:
         path: PNG to write.
         waves: (S,) each.
-        masks: (M, T) bool each, over the frames of the wave.
+        masks: (M, F, T) bool each, over the bands of the tokens, of which there may be one alone, and the frames.
         names: of the recordings.
         stride: samples between two frames.
         rate: samples a second.
@@ -119,13 +106,15 @@ def draw_audio_masks(
     grid = figure.add_gridspec(len(waves), 1, left=0.08, right=0.98, top=0.96, bottom=0.07, hspace=0.5)
     for place, (wave, own, name) in enumerate(zip(waves, masks, names, strict=True)):
         upper, lower = grid[place].subgridspec(2, 1, height_ratios=[5, 1], hspace=0.1).subplots()
-        seconds, end = len(wave) / rate, own.shape[1] * stride / rate
+        seconds, end = len(wave) / rate, own.shape[2] * stride / rate
         values = spectrogram(wave, stride)
         upper.imshow(values, origin="lower", aspect="auto", cmap="gray_r", extent=(0, seconds, 0, rate / 4000))
-        upper.imshow(_overlay(own[:1].astype(float), 0.55), aspect="auto", extent=(0, end, 0, rate / 4000))
-        upper.set_title(f"{name}: {own[0].mean():.0%} of {own.shape[1]} frames hidden", fontsize=8, loc="left")
+        cover = {"origin": "lower", "aspect": "auto", "extent": (0, end, 0, rate / 4000)}
+        upper.imshow(_overlay(own[0].astype(float), 0.55), **cover)
+        upper.set_title(f"{name}: {own[0].mean():.0%} of {own[0].size} tokens hidden", fontsize=8, loc="left")
         upper.set_ylabel("kHz", fontsize=7)
-        lower.imshow(_overlay(own.astype(float), 1.0), aspect="auto", interpolation="nearest", extent=(0, end, 0, 1))
+        strip = _overlay(own.mean(axis=1), 1.0)
+        lower.imshow(strip, aspect="auto", interpolation="nearest", extent=(0, end, 0, 1))
         lower.set_yticks([]), upper.set_xticks([])
         lower.set_ylabel(f"{len(own)} masks", fontsize=6, rotation=0, ha="right", va="center")
         for axis in (upper, lower):
@@ -176,40 +165,53 @@ def _page(columns: int, lines: int) -> Any:
     return axis
 
 
+def show_image(axis: Any, pixels: np.ndarray) -> None:
+    """Show pixels (C, H, W)."""
+    axis.imshow(picture(pixels), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+
+
+def show_spectrogram(axis: Any, values: np.ndarray) -> None:
+    """Show log-magnitudes (frequencies, frames)."""
+    axis.imshow(values, origin="lower", aspect="auto", cmap="gray_r")
+
+
 def draw_neighbours(
-    path: Path, samples: Sequence[Any], names: Sequence[str], order: np.ndarray, similarity: np.ndarray, kind: str
+    path: Path,
+    samples: Sequence[Any],
+    names: Sequence[str],
+    order: np.ndarray,
+    similarity: np.ndarray,
+    show: Callable[[Any, Any], None],
+    named: bool = False,
 ) -> Path:
     """Rows of a sample and its nearest neighbours, with cosine similarities.
 
     Args:
         path: PNG to write.
-        samples: images (C, H, W), spectrograms (frequencies, frames) or texts, by `kind`.
+        samples: of the run.
         names: of the samples.
         order: (rows, 1 + k) indices, the sample itself first.
         similarity: (rows, 1 + k).
-        kind: "vision", "audio" or "text".
+        show: `show(axis, sample)`.
+        named: whether the neighbours are named too, as those that do not speak for themselves.
     """
-    if kind == "text":
-        return _draw_texts(path, samples, order, similarity)
     rows, columns = order.shape
-    figure = _figure(1.5 * columns, (1.6 if kind == "vision" else 1.4) * rows + 0.3)
+    figure = _figure(1.5 * columns, (1.4 if named else 1.6) * rows + 0.3)
     axes = figure.subplots(rows, columns, squeeze=False)
     for row, indices, likeness in zip(axes, order, similarity, strict=True):
         for place, (axis, index, value) in enumerate(zip(row, indices, likeness, strict=True)):
             axis.set_xticks([]), axis.set_yticks([])
-            if kind == "vision":
-                axis.imshow(picture(samples[index]), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
-            else:
-                axis.imshow(samples[index], origin="lower", aspect="auto", cmap="gray_r")
-            text = names[index] if place == 0 or kind == "audio" else ""
+            show(axis, samples[index])
+            text = names[index] if place == 0 or named else ""
             axis.set_xlabel(f"{text}\n{value:.2f}".strip() if place else text, fontsize=7)
     axes[0, 0].set_title("sample", fontsize=9)
     axes[0, 1].set_title("nearest", fontsize=9, loc="left")
-    figure.subplots_adjust(0.02, 0.06, 0.99, 0.95, wspace=0.1, hspace=0.45 if kind == "audio" else 0.2)
+    figure.subplots_adjust(0.02, 0.06, 0.99, 0.95, wspace=0.1, hspace=0.45 if named else 0.2)
     return _save(figure, path)
 
 
-def _draw_texts(path: Path, texts: Sequence[str], order: np.ndarray, similarity: np.ndarray) -> Path:
+def draw_text_neighbours(path: Path, texts: Sequence[str], order: np.ndarray, similarity: np.ndarray) -> Path:
+    """The same of texts, line by line."""
     rows, columns = order.shape
     axis = _page(COLUMNS + 10, rows * (columns + 1))
     for row, (indices, likeness) in enumerate(zip(order, similarity, strict=True)):

@@ -19,24 +19,14 @@ import torch
 from torch import Tensor
 
 from d2v_train.data.labels import whole_label
-from d2v_train.inputs.collate import MODALITY_OF_INPUT, Collator
+from d2v_train.inputs.collate import Collator
+from modeling_d2v.modalities import modality_of_input
 
 
 logger = logging.getLogger(__name__)
 
-
 WINDOW_BATCHES = 16
-
-
 """Batches read ahead and sorted by length together."""
-
-
-BATCH_SIZES = {"vision": 64, "audio": 16, "text": 32}
-
-
-"""Samples of a forward pass, for probes that are not told."""
-
-
 BAD_NAMES_SHOWN = 5
 
 
@@ -185,10 +175,11 @@ def _forward(model, inputs: dict[str, Tensor], device: torch.device, layer: int 
 
 
 def _length(item: dict) -> int:
-    # Images are of one size: there is nothing to sort by.
-    return len(item["input_values"] if "input_values" in item else item.get("input_ids", ()))
+    value = next(value for name, value in item.items() if modality_of_input(name) is not None)
+    # What has several dimensions, such as an image, is of one size: there is nothing to sort by.
+    return len(value) if value.ndim == 1 else 0
 
 
 def _num_extra_tokens(model, inputs: dict[str, Tensor]) -> int:
-    modality = next(MODALITY_OF_INPUT[name] for name in inputs if name in MODALITY_OF_INPUT)
+    modality = next(filter(None, map(modality_of_input, inputs)))
     return model.config.modality_config(modality).num_extra_tokens

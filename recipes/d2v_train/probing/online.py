@@ -6,9 +6,9 @@ processes, each a part of the samples, so that nobody waits longer than needed; 
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import time
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -17,25 +17,21 @@ from torch import nn
 
 from d2v_train.batching.batches import part
 from d2v_train.data.labels import MissingLabelsError
-from d2v_train.data.records import RawDataset
+from d2v_train.data.records import RawDataset, SourceSettings
+from d2v_train.data.source_list import entries_of
+from d2v_train.inputs.modalities import DATA_KINDS
 from d2v_train.inputs.transforms import build_transform
 from d2v_train.measuring.targets import effective_rank
 from d2v_train.models.encoders import observed_encoder, random_encoder
 from d2v_train.options.run import Options
 from d2v_train.options.sections import ProbeDataOptions
 from d2v_train.probing.classifiers import chance_accuracy, knn_accuracy, linear_accuracy
-from d2v_train.probing.features import BATCH_SIZES, FeatureSet, extract, groups_are_disjoint
+from d2v_train.probing.features import FeatureSet, extract, groups_are_disjoint
 from d2v_train.probing.splits import open_parts
 from d2v_train.support.processes import ONE_PROCESS, Processes
 
 
 logger = logging.getLogger(__name__)
-
-
-EVALUATION_OPTIONS = {"vision": ("mean", "std"), "audio": ("max_seconds", "standardised"), "text": ("max_length",)}
-
-
-"""Options of a training transform that evaluation shares."""
 
 
 class OnlineProbe:
@@ -67,7 +63,7 @@ class OnlineProbe:
             parts = self._open(name)
             if parts is not None:
                 self.parts[name] = parts
-                kept = EVALUATION_OPTIONS[name]
+                kept = DATA_KINDS[name].evaluation_options
                 given = {key: value for key, value in getattr(options, name).transform.items() if key in kept}
                 self.transforms[name] = build_transform(name, given, config, tokenizer, train=False)
 
@@ -75,19 +71,10 @@ class OnlineProbe:
         """Parts of a modality; None where only the training data could be probed and it cannot."""
         given: ProbeDataOptions | None = getattr(self.options.probe, name)
         section = given or ProbeDataOptions()
-        source, arguments = section.data, dict(section.dataset)
-        exclude = list(section.exclude_groups)
-        if source is None:
-            source, training = _training_source(self.options, name)
-            arguments = {key: value for key, value in training.items() if key != "max_samples"} | arguments
-            # Groups that training leaves out are the ones that a section may want to test on.
-            left_out = arguments.pop("exclude_groups", None) or []
-            exclude = exclude or [group for group in left_out if group not in section.test_groups]
+        if section.data is None:
+            section = _on_training_data(section, self.options, name)
         try:
-            train, test, _ = open_parts(
-                name, self.config, source, section.train_split, section.test_split, section.test_groups or None,
-                exclude or None, self.options.probe.max_samples, arguments,
-            )  # fmt: skip
+            train, test, _ = open_parts(name, self.config, section, self.options.probe.max_samples)
         except (MissingLabelsError, ValueError) as error:
             if given is not None:
                 raise
@@ -149,7 +136,7 @@ class OnlineProbe:
         own: FeatureSet | None = None
         try:
             samples = dataset.select(part(list(range(len(dataset))), self.processes.rank, self.processes.count))
-            own = extract(encoder, samples, self.transforms[name], batch_size=BATCH_SIZES[name])
+            own = extract(encoder, samples, self.transforms[name], batch_size=DATA_KINDS[name].probe_batch_size)
         except ValueError as error:
             logger.warning("%s could not be probed: %s", name, error)
         sets = self.processes.gather(own)
@@ -168,12 +155,18 @@ def feature_rank(features: np.ndarray) -> float:
     return effective_rank(torch.from_numpy(np.cov(features, rowvar=False))).item()
 
 
-def _training_source(options: Options, name: str) -> tuple[str | None, Mapping[str, Any]]:
-    """The first source of a modality of the run, and its arguments of `open_dataset`."""
-    source, arguments = getattr(options.data, name), dict(getattr(options, name).dataset)
-    if isinstance(source, list):
-        source = source[0]
-    if isinstance(source, dict):
-        own = {key: value for key, value in source.items() if key not in ("source", "split", "ratio")}
-        source, arguments = source.get("source"), arguments | own
-    return source, arguments
+def _on_training_data(section: ProbeDataOptions, options: Options, name: str) -> ProbeDataOptions:
+    """The section with the first source that a modality of the run trains on, and what it does not say itself of how
+    that is opened."""
+    source = entries_of(options, name)[0]
+    # Groups that training leaves out are the ones that a section may want to test on.
+    given = {field.name: getattr(source, field.name) for field in dataclasses.fields(SourceSettings)
+             if getattr(source, field.name) != field.default}  # fmt: skip
+    given.pop("max_samples", None)
+    left_out = given.pop("exclude_groups", [])
+    return dataclasses.replace(
+        section,
+        data=source.source,
+        dataset={**given, **section.dataset},
+        exclude_groups=section.exclude_groups or [group for group in left_out if group not in section.test_groups],
+    )

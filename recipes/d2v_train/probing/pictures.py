@@ -5,48 +5,104 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from d2v_train.batching.batches import StepDataset
-from d2v_train.inputs.collate import MODALITY_OF_INPUT
+from d2v_train.data.tables import SAMPLING_RATE
 from d2v_train.models.encoders import observed_encoder
 from d2v_train.probing.drawings import (
     draw_audio_masks,
     draw_image_masks,
     draw_neighbours,
     draw_text_masks,
+    draw_text_neighbours,
+    show_image,
+    show_spectrogram,
     spectrogram,
 )
 from d2v_train.support.extras import need
 from d2v_train.support.processes import ONE_PROCESS, Processes
+from modeling_d2v.modalities import modality_of_input
 
 
 logger = logging.getLogger(__name__)
 
-
-MASKED = {"vision": 6, "audio": 4, "text": 3}
-
-
-"""Samples that are shown under their masks."""
-
-
 POOL = 64
-
-
 """Samples that neighbours are looked for among."""
-
-
 ROWS, NEIGHBOURS = 5, 5
-
-
 MOST_STEPS = 200
-
-
 """Steps whose batches are looked through for that many."""
+
+
+class Samples(NamedTuple):
+    """Samples of a modality, each without padding, and what is needed to show them."""
+
+    values: list[np.ndarray]
+    """Inputs of the model."""
+    masks: list[np.ndarray]
+    """(M, T) each."""
+    names: list[str]
+    settings: Any
+    """Of the modality in the model."""
+    tokenizer: Any
+    """Of text."""
+
+    @property
+    def grids(self) -> list[np.ndarray]:
+        """Masks (M, rows, columns); those of tokens that lie in a line are one column."""
+        shapes = [self.settings.token_grid(value.shape) for value in self.values]
+        return [mask.reshape(len(mask), *(shape or (-1, 1))) for mask, shape in zip(self.masks, shapes, strict=True)]
+
+    @property
+    def tokens(self) -> list[list[str]]:
+        """Tokens of texts as people read them; a part of a character is a box."""
+        decode = self.tokenizer.decode
+        return [[decode([int(i)]).replace("\n", "⏎").replace("\ufffd", "□") for i in ids] for ids in self.values]
+
+
+class Drawing(NamedTuple):
+    """How samples of a modality are drawn."""
+
+    masked: int
+    """Samples that are shown under their masks."""
+    masks: Callable[[Path, Samples], Path]
+    neighbours: Callable[[Path, Samples, np.ndarray, np.ndarray], Path]
+    """Takes order and similarity as `draw_neighbours` does."""
+
+
+def _speech_masks(path: Path, samples: Samples) -> Path:
+    # Rows of the tokens are frames; time goes to the right in the picture.
+    turned = [grid.transpose(0, 2, 1) for grid in samples.grids]
+    return draw_audio_masks(
+        path, samples.values, turned, samples.names, samples.settings.frame_stride, rate=SAMPLING_RATE
+    )
+
+
+def _speech_neighbours(path: Path, samples: Samples, order: np.ndarray, similarity: np.ndarray) -> Path:
+    shown = [spectrogram(value, samples.settings.frame_stride) for value in samples.values]
+    return draw_neighbours(path, shown, samples.names, order, similarity, show_spectrogram, named=True)
+
+
+def _text_neighbours(path: Path, samples: Samples, order: np.ndarray, similarity: np.ndarray) -> Path:
+    texts = [samples.tokenizer.decode(ids.tolist(), skip_special_tokens=True) for ids in samples.values]
+    return draw_text_neighbours(path, texts, order, similarity)
+
+
+DRAWINGS: dict[str, Drawing] = {
+    "text": Drawing(
+        3, lambda path, these: draw_text_masks(path, these.tokens, [mask[0] for mask in these.masks]), _text_neighbours
+    ),
+    "vision": Drawing(
+        6,
+        lambda path, these: draw_image_masks(path, these.values, np.stack(these.grids), these.names),
+        lambda path, these, *near: draw_neighbours(path, these.values, these.names, *near, show_image),
+    ),
+    "audio": Drawing(4, _speech_masks, _speech_neighbours),
+}
 
 
 class Pictures:
@@ -59,8 +115,6 @@ class Pictures:
         config: configuration of the model.
         tokenizer: of text.
         processes: of the run; the main one alone draws.
-
-    Attributes:
         share: gets the pictures of a step, by name, such as a function that gives them to trackers.
 
     Raises:
@@ -75,10 +129,11 @@ class Pictures:
         config: Any,
         tokenizer: Any = None,
         processes: Processes = ONE_PROCESS,
+        share: Callable[[dict[str, Path], int], None] = lambda pictures, step: None,
     ):
         self.every, self.folder, self.steps, self.config = every, Path(folder) / "pictures", steps, config
         self.tokenizer, self.processes = tokenizer, processes
-        self.share: Callable[[dict[str, Path], int], None] = lambda pictures, step: None
+        self.share = share
         if every:
             need("matplotlib", "plots")
 
@@ -108,7 +163,7 @@ class Pictures:
 
     def _samples(self, first: int) -> dict[str, list[dict[str, Tensor]]]:
         """The first samples of each modality from a step on, as the run takes them, without padding."""
-        found: dict[str, list[dict[str, Tensor]]] = {name: [] for name in self.steps.datasets}
+        found: dict[str, list[dict[str, Tensor]]] = {name: [] for name in self.steps.data}
         for step in range(first, first + MOST_STEPS):
             wanted = [name for name in self.steps.plan.modalities_at(step) if len(found[name]) < POOL]
             for batch in self.steps[step] if wanted else []:
@@ -119,34 +174,27 @@ class Pictures:
 
     def _sample(self, inputs: dict[str, Tensor], row: int) -> dict[str, Tensor]:
         """One sample of a batch: "input" and its "mask" (M, T)."""
-        name = next(name for name in inputs if name in MODALITY_OF_INPUT)
+        name = next(name for name in inputs if modality_of_input(name) is not None)
         value, mask = inputs[name][row], inputs["mask"][row]
         if "attention_mask" in inputs:
             length = int(inputs["attention_mask"][row].sum())
-            tokens = self.config.audio_config.num_frames(length) if name == "input_values" else length
-            value, mask = value[:length], mask[:, :tokens]
+            settings = self.config.modality_config(modality_of_input(name))
+            value, mask = value[:length], mask[:, : settings.num_tokens(length)]
         return {"name": name, "input": value, "mask": mask, "id": int(inputs["sample_ids"][row])}
 
-    def _name(self, modality: str, sample: dict[str, Any]) -> str:
-        name_of = getattr(self.steps.datasets[modality], "name_of", None)
-        return Path(name_of(sample["id"])).name[-28:] if name_of is not None else f"sample {sample['id']}"
+    def _shown(self, modality: str, samples: list[dict[str, Any]]) -> Samples:
+        name_of = getattr(self.steps.data[modality].dataset, "name_of", lambda index: f"sample {index}")
+        return Samples(
+            [sample["input"].numpy() for sample in samples],
+            [sample["mask"].numpy() for sample in samples],
+            [Path(name_of(sample["id"])).name[-28:] for sample in samples],
+            self.config.modality_config(modality),
+            self.tokenizer,
+        )
 
     def _draw_masks(self, modality: str, samples: list[dict[str, Any]], path: Path) -> Path:
-        samples = samples[: MASKED[modality]]
-        values = [sample["input"].numpy() for sample in samples]
-        masks = [sample["mask"].numpy() for sample in samples]
-        names = [self._name(modality, sample) for sample in samples]
-        if modality == "vision":
-            grid = self.config.modality_config("vision").grid_size(*values[0].shape[-2:])
-            return draw_image_masks(path, values, np.stack([mask.reshape(-1, *grid) for mask in masks]), names)
-        if modality == "audio":
-            settings = self.config.modality_config("audio")
-            return draw_audio_masks(path, values, masks, names, settings.frame_stride, settings.sampling_rate)
-        return draw_text_masks(path, [self._tokens(value) for value in values], [mask[0] for mask in masks])
-
-    def _tokens(self, ids: np.ndarray) -> list[str]:
-        """Tokens as people read them; a part of a character is a box."""
-        return [self.tokenizer.decode([int(entry)]).replace("\n", "⏎").replace("\ufffd", "□") for entry in ids]
+        drawing = DRAWINGS[modality]
+        return drawing.masks(path, self._shown(modality, samples[: drawing.masked]))
 
     def _draw_neighbours(self, modality: str, samples: list[dict[str, Any]], model: nn.Module, path: Path) -> Path:
         features = self._features(samples, model)
@@ -154,13 +202,8 @@ class Pictures:
         queries = np.arange(min(ROWS, len(samples)))
         order = np.argsort(-likeness[queries] - 2 * (queries[:, None] == np.arange(len(samples))), axis=1)
         order = order[:, : 1 + NEIGHBOURS]
-        values: list[Any] = [sample["input"].numpy() for sample in samples]
-        if modality == "audio":
-            values = [spectrogram(value, self.config.modality_config("audio").frame_stride) for value in values]
-        elif modality == "text":
-            values = [self.tokenizer.decode(value.tolist(), skip_special_tokens=True) for value in values]
-        names = [self._name(modality, sample) for sample in samples]
-        return draw_neighbours(path, values, names, order, np.take_along_axis(likeness[queries], order, 1), modality)
+        similarity = np.take_along_axis(likeness[queries], order, 1)
+        return DRAWINGS[modality].neighbours(path, self._shown(modality, samples), order, similarity)
 
     @torch.no_grad()
     def _features(self, samples: list[dict[str, Any]], model: nn.Module) -> np.ndarray:

@@ -10,52 +10,32 @@ Legend: F frames, S samples of a waveform, N recordings.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from scipy import sparse
+from scipy.fft import dct
+from scipy.signal import savgol_filter
 from sklearn.feature_extraction.text import TfidfVectorizer
+from transformers.audio_utils import mel_filter_bank
 
 from d2v_train.data.tables import SAMPLING_RATE
 
 
 WINDOW_SECONDS = 0.025
-
-
 HOP_SECONDS = 0.010
-
-
 PRE_EMPHASIS = 0.97
-
-
 NUM_FILTERS = 40
-
-
 NUM_COEFFICIENTS = 13
-
-
 LOWEST_FREQUENCY = 20.0
-
-
 LOG_FLOOR = 1e-10
-
-
 """Power below which a filter counts as silent; it keeps the logarithm finite."""
-
-
 DELTA_REACH = 2
-
-
 """Frames on either side in the regression that estimates the slope of a coefficient."""
-
-
 MAX_PIXEL_SIDE = 32
-
-
 """Larger images are reduced to this side: a linear model on more pixels takes minutes and gains nothing."""
-
-
 MAX_TERMS = 20000
 
 
@@ -81,37 +61,11 @@ def pixel_features(image, *, size: int, channels: int = 3) -> np.ndarray:
     return np.asarray(pixels, dtype=np.float32).ravel() / 255.0
 
 
-def hertz_to_mel(frequency):
-    """Map Hz to mel (O'Shaughnessy 1987)."""
-    return 2595.0 * np.log10(1.0 + np.asarray(frequency, dtype=np.float64) / 700.0)
-
-
-def mel_to_hertz(mel):
-    """Map mel to Hz, the inverse of `hertz_to_mel`."""
-    return 700.0 * (10.0 ** (np.asarray(mel, dtype=np.float64) / 2595.0) - 1.0)
-
-
 @lru_cache(maxsize=8)
-def mel_filters(sampling_rate: int = SAMPLING_RATE, fft_size: int = 512, count: int = NUM_FILTERS) -> np.ndarray:
-    """Triangular filters of height 1 whose corners are evenly spaced in mel.
-
-    Returns:
-        (count, fft_size // 2 + 1) weights of the bins of a real FFT.
-    """
-    corners = np.linspace(hertz_to_mel(LOWEST_FREQUENCY), hertz_to_mel(sampling_rate / 2), count + 2)
-    bins = hertz_to_mel(np.arange(fft_size // 2 + 1) * sampling_rate / fft_size)
-    rising = (bins - corners[:-2, None]) / (corners[1:-1] - corners[:-2])[:, None]
-    falling = (corners[2:, None] - bins) / (corners[2:] - corners[1:-1])[:, None]
-    return np.maximum(0.0, np.minimum(rising, falling))
-
-
-@lru_cache(maxsize=8)
-def dct_matrix(count: int = NUM_COEFFICIENTS, size: int = NUM_FILTERS) -> np.ndarray:
-    """First `count` rows of the orthonormal DCT-II of `size` values; (count, size), rows of unit norm."""
-    index = np.arange(size) + 0.5
-    matrix = np.sqrt(2.0 / size) * np.cos(np.pi / size * np.arange(count)[:, None] * index)
-    matrix[0] /= np.sqrt(2.0)
-    return matrix
+def mel_filters(sampling_rate: int = SAMPLING_RATE, fft_size: int = 512) -> np.ndarray:
+    """Return triangular filters of height 1 whose corners are evenly spaced in mel, (fft_size // 2 + 1, 40)."""
+    bins, scale = fft_size // 2 + 1, {"mel_scale": "htk", "triangularize_in_mel_space": True}
+    return mel_filter_bank(bins, NUM_FILTERS, LOWEST_FREQUENCY, sampling_rate / 2, sampling_rate, **scale)
 
 
 def log_mel(waveform, *, sampling_rate: int = SAMPLING_RATE) -> np.ndarray:
@@ -137,21 +91,17 @@ def log_mel(waveform, *, sampling_rate: int = SAMPLING_RATE) -> np.ndarray:
     frames = np.lib.stride_tricks.sliding_window_view(emphasised, window)[::hop] * np.hamming(window)
     fft_size = 1 << (window - 1).bit_length()
     power = np.abs(np.fft.rfft(frames, fft_size)) ** 2 / fft_size
-    return np.log(np.maximum(power @ mel_filters(sampling_rate, fft_size).T, LOG_FLOOR))
+    return np.log(np.maximum(power @ mel_filters(sampling_rate, fft_size), LOG_FLOOR))
 
 
 def mfcc(waveform, *, sampling_rate: int = SAMPLING_RATE) -> np.ndarray:
     """Mel-frequency cepstral coefficients; see `log_mel` for arguments and errors. Returns (F, 13)."""
-    return log_mel(waveform, sampling_rate=sampling_rate) @ dct_matrix().T
+    return dct(log_mel(waveform, sampling_rate=sampling_rate), norm="ortho")[:, :NUM_COEFFICIENTS]
 
 
 def deltas(coefficients: np.ndarray) -> np.ndarray:
     """Slope of every coefficient by regression over two frames either side, edges repeated; (F, C) -> (F, C)."""
-    frames = len(coefficients)
-    padded = np.pad(coefficients, ((DELTA_REACH, DELTA_REACH), (0, 0)), mode="edge")
-    offsets = range(-DELTA_REACH, DELTA_REACH + 1)
-    slope = sum(o * padded[DELTA_REACH + o : DELTA_REACH + o + frames] for o in offsets)
-    return slope / sum(o * o for o in offsets)
+    return savgol_filter(coefficients, 2 * DELTA_REACH + 1, polyorder=1, deriv=1, axis=0, mode="nearest")
 
 
 def mfcc_features(waveform, *, sampling_rate: int = SAMPLING_RATE, with_deltas: bool = False) -> np.ndarray:
@@ -189,29 +139,35 @@ def tfidf_features(train_texts: Iterable[str], test_texts: Iterable[str]) -> tup
     return sparse.csr_array(train), sparse.csr_array(vectoriser.transform(test_texts))
 
 
-def simple_features(modality: str, train: Iterable[dict], test: Iterable[dict], **options) -> dict[str, tuple]:
+def _pixels(train: Iterable[dict], test: Iterable[dict], settings: Any) -> dict[str, tuple]:
+    shape = {"size": settings.image_size, "channels": settings.num_channels}
+    return {"pixels": tuple(np.stack([pixel_features(r["image"], **shape) for r in part]) for part in (train, test))}
+
+
+def _mfcc(train: Iterable[dict], test: Iterable[dict], settings: Any) -> dict[str, tuple]:
+    both = tuple(np.stack([mfcc_features(r["audio"], with_deltas=True) for r in part]) for part in (train, test))
+    # mean and std of [coefficients, slopes]: the statistics of the coefficients alone are a part of the columns.
+    plain = [i for i in range(4 * NUM_COEFFICIENTS) if (i // NUM_COEFFICIENTS) % 2 == 0]
+    return {"mfcc": tuple(part[:, plain] for part in both), "mfcc_deltas": both}
+
+
+def _tfidf(train: Iterable[dict], test: Iterable[dict], settings: Any) -> dict[str, tuple]:
+    texts = ([" ".join((r["text"], r.get("text_pair") or "")) for r in part] for part in (train, test))
+    return {"tfidf": tfidf_features(*texts)}
+
+
+SIMPLE_FEATURES: dict[str, Callable[..., dict[str, tuple]]] = {"text": _tfidf, "vision": _pixels, "audio": _mfcc}
+
+
+def simple_features(modality: str, train: Iterable[dict], test: Iterable[dict], settings: Any) -> dict[str, tuple]:
     """Compute every simple feature that belongs to a modality.
 
     Args:
-        modality: "vision", "audio" or "text".
+        modality: A key of `SIMPLE_FEATURES`.
         train, test: raw records with "image", "audio" (16 kHz) or "text"; each is read once.
-        options: `size` and `channels` of `pixel_features`, for vision.
+        settings: of the modality in the model, for the size and the channels of images.
 
     Returns:
         Name of the feature -> (training matrix, test matrix): "pixels"; "mfcc" and "mfcc_deltas"; or "tfidf".
-
-    Raises:
-        ValueError: the modality is unknown.
     """
-    if modality == "vision":
-        both = tuple(np.stack([pixel_features(r["image"], **options) for r in part]) for part in (train, test))
-        return {"pixels": both}
-    if modality == "audio":
-        both = tuple(np.stack([mfcc_features(r["audio"], with_deltas=True) for r in part]) for part in (train, test))
-        # mean and std of [coefficients, slopes]: the statistics of the coefficients alone are a part of the columns.
-        plain = [i for i in range(4 * NUM_COEFFICIENTS) if (i // NUM_COEFFICIENTS) % 2 == 0]
-        return {"mfcc": tuple(part[:, plain] for part in both), "mfcc_deltas": both}
-    if modality == "text":
-        texts = ([" ".join((r["text"], r.get("text_pair") or "")) for r in part] for part in (train, test))
-        return {"tfidf": tfidf_features(*texts)}
-    raise ValueError(f"There are no simple features for modality {modality!r}; it is one of vision, audio, text.")
+    return SIMPLE_FEATURES[modality](train, test, settings)

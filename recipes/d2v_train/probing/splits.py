@@ -3,40 +3,30 @@
 from __future__ import annotations
 
 import logging
+from typing import Any
 
 from d2v_train.data.labels import MissingLabelsError, hold_out
-from d2v_train.data.records import RawDataset, open_dataset
+from d2v_train.data.records import RawDataset, SourceSettings, open_dataset
 from d2v_train.data.tables import SplitNotFoundError
+from d2v_train.inputs.modalities import source_defaults
+from d2v_train.options.files import build_section
+from d2v_train.options.sections import ProbeDataOptions
 
 
 logger = logging.getLogger(__name__)
 
 
-"""Part of the training split that is measured on where there is no test split."""
-
-
 def open_parts(
-    modality: str,
-    config,
-    data: str | None,
-    train_split: str,
-    test_split: str | None,
-    test_groups: list[str] | None,
-    exclude_groups: list[str] | None,
-    max_samples: int | None,
-    options: dict | None,
+    modality: str, config: Any, section: ProbeDataOptions, max_samples: int | None = None
 ) -> tuple[RawDataset, RawDataset, bool]:
     """Open the part that probes are fitted on and the part they are measured on.
 
     Args:
-        modality: "vision", "audio" or "text".
-        config: Data2VecConfig, for the number of channels.
-        data: source as `open_dataset` takes it.
-        train_split: split that the probes are fitted on.
-        test_split: split that they are measured on. None for "test" (or its stand-ins), and where there is none: the
-            test groups of the training split, or without groups a stratified fifth of it.
-        test_groups, exclude_groups, max_samples: see `run_probe`.
-        options: passed on to `open_dataset`.
+        modality: of the samples.
+        config: of the model, for what it decides of the data, such as the channels of images.
+        section: which data. Without a `test_split` it is "test" (or its stand-ins), and where there is none: the test
+            groups of the training split, or without groups a stratified fifth of it.
+        max_samples: at most so many samples of either part.
 
     Returns:
         Training part, test part, and whether the test part was held out of the training split.
@@ -46,47 +36,39 @@ def open_parts(
         SplitNotFoundError: there is no `train_split` or no `test_split`.
         ValueError: both parts are the same split and no groups tell them apart, or nothing can be held out.
     """
+    train_split, test_split, test_groups = section.train_split, section.test_split, section.test_groups
     if train_split == (test_split or "test") and not test_groups:
         raise ValueError(
             f"Training and test part are both the split {train_split!r}: the probe would be measured on what it was "
             "fitted on. Name another --test_split, or the groups to test on with --test_groups."
         )
-    where = data or "the built-in data"
-    options = {"on_bad": "raise", **(options or {})}
-    if modality == "vision":
-        options.setdefault("channels", config.vision_config.num_channels)
-    excluded = exclude_groups or None
+    where = section.data or "the built-in data"
+    fields = {"on_bad": "raise", **source_defaults(config, modality), **section.dataset}
+    settings = build_section(SourceSettings, fields, "dataset.")
 
-    def open_test(split: str) -> RawDataset:
+    def opened(split: str, only: list[str], exclude: list[str], most: int | None) -> RawDataset:
         return open_dataset(
             modality,
-            data,
+            section.data,
             split,
-            only_groups=test_groups,
-            exclude_groups=excluded,
-            max_samples=max_samples,
-            **options,
+            settings,
+            only_groups=only or None,
+            exclude_groups=exclude or None,
+            max_samples=most,
         )
 
     test = None
     try:
-        test = open_test(test_split or "test")
+        test = opened(test_split or "test", test_groups, section.exclude_groups, max_samples)
     except SplitNotFoundError:
         if test_split is not None:
             raise
     if test is None and test_groups:
         logger.warning("%s has no test split; the test groups are taken from its split %r.", where, train_split)
-        test = open_test(train_split)
+        test = opened(train_split, test_groups, section.exclude_groups, max_samples)
     held_out = test is None
-    left_out = [*(exclude_groups or []), *(test_groups or [])]
-    train = open_dataset(
-        modality,
-        data,
-        train_split,
-        exclude_groups=left_out or None,
-        max_samples=None if held_out else max_samples,
-        **options,
-    )
+    left_out = [*section.exclude_groups, *test_groups]
+    train = opened(train_split, [], left_out, None if held_out else max_samples)
     for part, split in ((train, train_split), (test, test_split or "test")):
         if part is not None and part.labels is None:
             raise MissingLabelsError(

@@ -1,14 +1,14 @@
 """Converts a checkpoint of data2vec from another program into a folder that `AutoModel.from_pretrained` loads.
 
-    python recipes/convert.py base_libri.pt models/data2vec2-audio-base --verify
-    python recipes/convert.py audio_base_ls_960h.pt models/audio-960h --dict dict.ltr.txt
-    python recipes/convert.py nlp_base.pt models/text-base --dict dict.txt --bpe encoder.json vocab.bpe
-    python recipes/convert.py facebook/data2vec-vision-base-ft1k models/vision-ft1k
-    python recipes/convert.py runs/ctc for_transformers --to transformers --verify
+    d2v convert base_libri.pt models/data2vec2-audio-base --verify
+    d2v convert audio_base_ls_960h.pt models/audio-960h --dict dict.ltr.txt
+    d2v convert nlp_base.pt models/text-base --dict dict.txt --bpe encoder.json vocab.bpe
+    d2v convert facebook/data2vec-vision-base-ft1k models/vision-ft1k
+    d2v convert runs/ctc for_transformers --to transformers --verify
 
 Sources: checkpoints of fairseq (2.0 and 1.0; pretrained, or fine-tuned for speech recognition, images or texts), of
 BEiT's program (images, 1.0), and models of type data2vec-audio, -text and -vision of transformers. A pretrained model
-keeps its teacher and decoders, so that `recipes/pretrain.py ... init_from=OUT` goes on from it. Nothing in a source is
+keeps its teacher and decoders, so that `d2v pretrain ... init_from=OUT` goes on from it. Nothing in a source is
 ever run, and OUT is whole or not there. With `--to transformers` the source is a model of this package, and OUT one of
 transformers' own classes, for code that does not have this package.
 """
@@ -48,18 +48,12 @@ from modeling_d2v.sharing.publishing import find_checkpoint
 
 
 FILE_SUFFIXES = (".pt", ".pth", ".ckpt", ".bin", ".tar", ".safetensors")
-
-
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "source": None}
 
 
 # Options that a source has no use for, with the value that they have where they are not given.
 _OF_FILES = {"dict": None, "bpe": None, "settings": None, "ignore_settings": []}
-
-
 _OF_THE_WAY_BACK = {"modality": None}
-
-
 _WITHOUT_USE: dict[str, dict[str, Any]] = {
     "a checkpoint file": {"architecture": None, **_OF_THE_WAY_BACK},
     "a model of transformers": {"weights": "student", **_OF_FILES, **_OF_THE_WAY_BACK},
@@ -69,7 +63,9 @@ _WITHOUT_USE: dict[str, dict[str, Any]] = {
 
 def build_parser() -> argparse.ArgumentParser:
     """Options of the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="d2v convert", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     add = parser.add_argument
     add(
         "source",
@@ -93,16 +89,19 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def main(arguments: list[str] | None = None) -> Summary:
-    """Runs the program.
+def run_program(argv: list[str]) -> Summary:
+    """Convert what a command line names.
+
+    Args:
+        argv: its arguments.
 
     Returns:
-        what was converted.
+        What was converted.
 
     Raises:
         ValueError, OSError: the source, an option or the place to write is wrong.
     """
-    args = build_parser().parse_args(arguments)
+    args = build_parser().parse_args(argv)
     if args.out.exists() and not args.overwrite:
         raise ValueError(f"{args.out} exists. Choose another folder, or replace it with --overwrite.")
     if args.out.exists() and not (args.out / "config.json").is_file():
@@ -241,14 +240,27 @@ def _parts_of(source: str) -> tuple[dict[str, Any], list[str]]:
     return {name: getattr(processor, name) for name in processor.get_attributes()}, []
 
 
-if __name__ == "__main__":
+def main(argv: list[str] | None = None) -> int | str:
+    """Run the program as a process.
+
+    Args:
+        argv: arguments; None for the command line.
+
+    Returns:
+        What the process ends with: 0, or what was wrong in a sentence.
+    """
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(message)s")
     # To be ended by another program is an interruption too: a folder that is half written goes then.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        main()
+        run_program(sys.argv[1:] if argv is None else argv)
     except KeyboardInterrupt:
-        sys.exit("convert.py: interrupted. Nothing was written.")
+        return "d2v convert: interrupted. Nothing was written."
     except (ValueError, OSError, SafetensorError) as error:
         # A user's mistake, or a full disk: the sentence says it all, a traceback would hide it.
-        sys.exit(f"convert.py: {error}")
+        return f"d2v convert: {error}"
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

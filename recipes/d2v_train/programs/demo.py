@@ -1,12 +1,12 @@
 """Train one small encoder on pictures, speech and text, and show what it learned: minutes on two CPU cores.
 
     make demo
-    python recipes/demo.py
-    python recipes/demo.py --seed 1 --output_dir runs/demo_seed1
+    d2v demo
+    d2v demo --seed 1 --output_dir runs/demo_seed1
 
-No download and no set-up: the data is built in (handwritten digits, spoken digits, prose). It runs recipes/pretrain.py
-with the configuration tiny_joint, then probes the frozen encoder as recipes/probe.py does, beside the same encoder
-with random weights and simple features. A finished run in the same folder is not trained again.
+No download and no set-up: the data is built in (handwritten digits, spoken digits, prose). It runs
+`d2v pretrain` with the configuration tiny_joint, then probes the frozen encoder as `d2v probe` does, beside the same
+encoder with random weights and simple features. A finished run in the same folder is not trained again.
 """
 
 from __future__ import annotations
@@ -24,27 +24,19 @@ from transformers.utils import logging as transformers_logging
 from d2v_train.options.errors import OptionError
 from d2v_train.options.files import load_options
 from d2v_train.pretraining.session import pretrain
+from d2v_train.probing.run import ProbeSettings, run_probe
 from d2v_train.programs.plot import plot_runs
-from d2v_train.programs.probe import run_probe
 from d2v_train.support.text import table
 
 
 CONFIG = "tiny_joint"
-
-
 CONTENT = {
     "vision": ("images", "handwritten digits, pictures not seen in training"),
     "audio": ("speech", "spoken digits, voices not heard in training"),
     "text": ("text", "area that a paragraph of Python's documentation is about, documents not seen in training"),
 }
-
-
 MAX_PROBE_SAMPLES = 1500
-
-
 """Of either part; it shortens the text probe, whose verdict a larger one does not change."""
-
-
 ROW_NAMES = {
     "pretrained": "pretrained",
     "random": "random weights",
@@ -81,7 +73,9 @@ def run_demo(output_dir: str | Path, seed: int = 0, steps: int | None = None, ov
     final = folder / "final"
     encoder = AutoModel.from_pretrained(final)
     results = {
-        modality: run_probe(str(final), modality, random_seed=seed, max_samples=MAX_PROBE_SAMPLES)
+        modality: run_probe(
+            ProbeSettings(model=str(final), modality=modality, random_seed=seed, max_samples=MAX_PROBE_SAMPLES)
+        )
         for modality in CONTENT
         if modality in options.modalities
     }
@@ -154,26 +148,28 @@ def next_commands(folder: Path) -> str:
     """Commands that a user may go on with."""
     final = folder / "final"
     return f"""What to do next:
-  python recipes/pretrain.py tiny_audio                       # speech alone
-  python recipes/pretrain.py tiny_cifar10 data.vision=FOLDER  # your own pictures, cut and scaled to 32 x 32
-  python recipes/probe.py {final} --modality audio --layer 2
-  python recipes/pretrain.py tiny_joint output_dir=runs/longer max_steps=6000 model.ema_anneal_end_step=3000"""
+  d2v pretrain tiny_audio                       # speech alone
+  d2v pretrain tiny_cifar10 data.vision=FOLDER  # your own pictures, cut and scaled to 32 x 32
+  d2v probe {final} --modality audio --layer 2
+  d2v pretrain tiny_joint output_dir=runs/longer max_steps=6000 model.ema_anneal_end_step=3000"""
 
 
-def main(arguments: list[str] | None = None) -> None:
+def main(argv: list[str] | None = None) -> None:
     """Run the demonstration from the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="d2v demo", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--steps", type=int, help="optimizer steps (default: those of the configuration)")
     parser.add_argument("--seed", type=int, default=0, help="seed of everything (default: %(default)s)")
     parser.add_argument("--output_dir", default="runs/demo", help="folder of the run (default: %(default)s)")
-    args = parser.parse_args(arguments)
+    args = parser.parse_args(argv)
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     transformers_logging.disable_progress_bar()
     try:
         run_demo(args.output_dir, args.seed, args.steps)
     except OptionError as error:
-        sys.exit(f"demo.py: {error}")
+        sys.exit(f"d2v demo: {error}")
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -1,8 +1,8 @@
 """Write a model as an ONNX program, checked against the model itself.
 
-    python recipes/export_onnx.py --model runs/ctc --output runs/ctc/model.onnx
-    python recipes/export_onnx.py --model runs/joint/final --modality audio --output encoder.onnx
-    python recipes/export_onnx.py --model runs/images --any_image_size --output model.onnx
+    d2v export-onnx --model runs/ctc --output runs/ctc/model.onnx
+    d2v export-onnx --model runs/joint/final --modality audio --output encoder.onnx
+    d2v export-onnx --model runs/images --any_image_size --output model.onnx
 
 The program takes batches of any size and texts and waveforms of any length, padded by `attention_mask`.
 """
@@ -22,7 +22,9 @@ from d2v_train.support.extras import MissingDependencyError
 
 def build_parser() -> argparse.ArgumentParser:
     """Options of the program."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="d2v export-onnx", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--model", required=True, help="folder or name on the Hub")
     parser.add_argument("--output", default="model.onnx", help="file to write (default: %(default)s)")
     parser.add_argument(
@@ -52,9 +54,9 @@ def load(name: str, auto: str | None) -> transformers.PreTrainedModel:
     return getattr(modeling_d2v, saved).from_pretrained(name)
 
 
-def main(arguments: list[str] | None = None) -> None:
+def main(argv: list[str] | None = None) -> None:
     """Export from the command line."""
-    args = build_parser().parse_args(arguments)
+    args = build_parser().parse_args(argv)
     try:
         model = load(args.model, args.auto)
         difference = export_onnx(
@@ -66,9 +68,9 @@ def main(arguments: list[str] | None = None) -> None:
             tolerance=args.tolerance,
         )
     except (MissingDependencyError, OSError, ValueError) as error:
-        sys.exit(f"export_onnx.py: {error}")
+        sys.exit(f"d2v export-onnx: {error}")
     print(f"{type(model).__name__} is in {args.output}; largest relative difference from the model: {difference:.1e}")
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

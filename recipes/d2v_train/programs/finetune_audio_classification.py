@@ -1,10 +1,10 @@
 """Fine-tune data2vec to classify recordings: keywords, speakers, languages, sounds.
 
-    python recipes/finetune_audio_classification.py --model_name_or_path runs/speech/final \\
+    d2v finetune-audio --model_name_or_path runs/speech/final \\
         --dataset_name path/to/recordings --output_dir runs/keywords --do_train --do_eval
-    python recipes/finetune_audio_classification.py --config_name audio-base --from_scratch \\
+    d2v finetune-audio --config_name audio-base --from_scratch \\
         --dataset_name path/to/recordings --output_dir runs/scratch --do_train --do_eval
-    accelerate launch --num_processes 8 recipes/finetune_audio_classification.py --bf16 \\
+    accelerate launch --num_processes 8 -m d2v_train.programs.finetune_audio_classification --bf16 \\
         --model_name_or_path user/data2vec2-audio-base --dataset_name google/speech_commands \\
         --dataset_config_name v0.02 --output_dir runs/commands --do_train --do_eval
 
@@ -28,6 +28,7 @@ transformers' own example uses for wav2vec 2.0 on keywords.
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 
 from d2v_train.finetuning.arguments import ClassArguments, FinetuningArguments, option, with_defaults
@@ -74,10 +75,15 @@ class ClassTrainingArguments(FinetuningArguments):
     """`FinetuningArguments` with the settings that the head of this file explains."""
 
 
-def main(argv: list[str] | None = None) -> dict[str, float]:
-    """Run the program with some arguments, by default the command line, and return all metrics."""
+def run_program(argv: list[str]) -> dict[str, float]:
+    """Fine-tune as a command line says, and return all metrics."""
     options = parse_arguments(
-        ClassifierArguments, ClassDataArguments, ClassTrainingArguments, argv=argv, description=__doc__
+        ClassifierArguments,
+        ClassDataArguments,
+        ClassTrainingArguments,
+        argv=argv,
+        prog="d2v finetune-audio",
+        description=__doc__,
     )
     from d2v_train.finetuning.run import finetune
     from d2v_train.finetuning.speech.classification import AudioClassification
@@ -85,5 +91,10 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     return finetune(AudioClassification, *options)
 
 
+def main(argv: list[str] | None = None) -> int | str:
+    """Run the program as a process, see `launch`."""
+    return launch(run_program, argv)
+
+
 if __name__ == "__main__":
-    launch(main)
+    sys.exit(main())

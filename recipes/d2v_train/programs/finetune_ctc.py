@@ -1,10 +1,10 @@
 """Fine-tune data2vec for speech recognition with CTC, on LibriSpeech or on recordings of your own.
 
-    python recipes/finetune_ctc.py --model_name_or_path runs/speech/final --dataset_name openslr/librispeech_asr \\
+    d2v finetune-ctc --model_name_or_path runs/speech/final --dataset_name openslr/librispeech_asr \\
         --dataset_config_name clean --train_split train.100 --output_dir runs/asr --do_train --do_eval
-    python recipes/finetune_ctc.py ctc_10m --config_name audio-base --from_scratch \\
+    d2v finetune-ctc ctc_10m --config_name audio-base --from_scratch \\
         --dataset_name path/to/recordings --output_dir runs/asr_scratch --do_train --do_eval
-    accelerate launch --num_processes 8 recipes/finetune_ctc.py ctc_960h --bf16 \\
+    accelerate launch --num_processes 8 -m d2v_train.programs.finetune_ctc ctc_960h --bf16 \\
         --model_name_or_path runs/speech/final --dataset_name path/to/LibriSpeech --output_dir runs/asr_960h ...
 
 The data is a name on the Hub, parquet, a folder with `metadata.csv` or `metadata.jsonl` (columns `file_name` and
@@ -23,6 +23,8 @@ frames and 50 % of the channels. `recipes/d2v_train/configs/ctc_*.yaml` hold tho
 """
 
 from __future__ import annotations
+
+import sys
 
 from d2v_train.finetuning.arguments import FinetuningArguments, option, with_defaults
 from d2v_train.finetuning.command_line import launch, parse_arguments
@@ -64,10 +66,15 @@ class CTCTrainingArguments(FinetuningArguments):
         super().__post_init__()
 
 
-def main(argv: list[str] | None = None) -> dict[str, float]:
-    """Run the program with some arguments, by default the command line, and return all metrics."""
+def run_program(argv: list[str]) -> dict[str, float]:
+    """Fine-tune as a command line says, and return all metrics."""
     options = parse_arguments(
-        CTCModelArguments, CTCDataArguments, CTCTrainingArguments, argv=argv, description=__doc__
+        CTCModelArguments,
+        CTCDataArguments,
+        CTCTrainingArguments,
+        argv=argv,
+        prog="d2v finetune-ctc",
+        description=__doc__,
     )
     from d2v_train.finetuning.run import finetune
     from d2v_train.finetuning.speech.ctc_task import SpeechRecognition
@@ -75,5 +82,10 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     return finetune(SpeechRecognition, *options)
 
 
+def main(argv: list[str] | None = None) -> int | str:
+    """Run the program as a process, see `launch`."""
+    return launch(run_program, argv)
+
+
 if __name__ == "__main__":
-    launch(main)
+    sys.exit(main())

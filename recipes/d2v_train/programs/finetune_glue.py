@@ -1,15 +1,15 @@
 """Fine-tune data2vec on a task of GLUE, or to classify or score other texts and pairs of texts.
 
-    python recipes/finetune_glue.py --model_name_or_path runs/text/final --task_name cola \\
+    d2v finetune-glue --model_name_or_path runs/text/final --task_name cola \\
         --output_dir runs/cola --do_train --do_eval
-    python recipes/finetune_glue.py --model_name_or_path runs/text/final --from_scratch --task_name rte \\
+    d2v finetune-glue --model_name_or_path runs/text/final --from_scratch --task_name rte \\
         --dataset_name path/to/glue --output_dir runs/rte_scratch --do_train --do_eval
     accelerate launch --num_processes 4 recipes/finetune_glue.py --model_name_or_path user/data2vec2-text-base \\
         --task_name mnli --output_dir runs/mnli --do_train --do_eval --do_predict --bf16
 
 Several runs in one call, each in its own sub-folder, with a table at the end:
 
-    python recipes/finetune_glue.py --model_name_or_path runs/text/final --task_name rte --output_dir runs/rte \\
+    d2v finetune-glue --model_name_or_path runs/text/final --task_name rte --output_dir runs/rte \\
         --do_train --do_eval --learning_rates 1e-5 2e-5 3e-5 --seeds 1 2 3 4 5
 
 Tasks: cola, sst2, mrpc, qqp, stsb, mnli, qnli, rte, wnli. Other texts come from --dataset_name (Hub, or a folder with
@@ -87,12 +87,13 @@ class GlueArguments(FinetuningArguments):
         super().__post_init__()
 
 
-def main(argv: list[str] | None = None) -> dict[str, Any]:
-    """Run the program with some arguments, by default the command line, and return all metrics or the summary."""
-    argv = sys.argv[1:] if argv is None else argv
+def run_program(argv: list[str]) -> dict[str, Any]:
+    """Fine-tune as a command line says, and return all metrics, or the summary of several runs."""
 
     def parsed(argv: list[str]) -> tuple[ModelArguments, TextDataArguments, GlueArguments]:
-        return parse_arguments(ModelArguments, TextDataArguments, GlueArguments, argv=argv, description=__doc__)
+        return parse_arguments(
+            ModelArguments, TextDataArguments, GlueArguments, argv=argv, prog="d2v finetune-glue", description=__doc__
+        )
 
     options = parsed(argv)
     from d2v_train.finetuning.run import finetune, prepare_program
@@ -118,5 +119,10 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     )
 
 
+def main(argv: list[str] | None = None) -> int | str:
+    """Run the program as a process, see `launch`."""
+    return launch(run_program, argv)
+
+
 if __name__ == "__main__":
-    launch(main)
+    sys.exit(main())

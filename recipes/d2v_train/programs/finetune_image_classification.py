@@ -1,8 +1,8 @@
 """Fine-tune data2vec to classify images: a folder with one folder per class, parquet, or a data set on the Hub.
 
-    python recipes/finetune_image_classification.py --model_name_or_path runs/images/final \\
+    d2v finetune-images --model_name_or_path runs/images/final \\
         --dataset_name path/to/images --output_dir runs/classifier --do_train --do_eval
-    python recipes/finetune_image_classification.py --config_name vision-base --from_scratch \\
+    d2v finetune-images --config_name vision-base --from_scratch \\
         --dataset_name ILSVRC/imagenet-1k --output_dir runs/scratch --do_train --do_eval
     accelerate launch --num_processes 16 recipes/finetune_image_classification.py \\
         --model_name_or_path user/data2vec2-vision-base --dataset_name ILSVRC/imagenet-1k \\
@@ -28,7 +28,7 @@ leaves it at the full rate), and the cosine ends at 0 (1e-6). What the other pub
 
 from __future__ import annotations
 
-from typing import Any
+import sys
 
 from d2v_train.finetuning.arguments import FinetuningArguments, ModelArguments, option, with_defaults
 from d2v_train.finetuning.command_line import launch, parse_arguments
@@ -64,14 +64,15 @@ class ImageFinetuningArguments(FinetuningArguments):
         super().__post_init__()
 
 
-def main(argv: list[str] | None = None) -> dict[str, Any]:
-    """Run the program with some arguments, by default the command line, and return all metrics."""
+def run_program(argv: list[str]) -> dict[str, float]:
+    """Fine-tune as a command line says, and return all metrics."""
     model_args, data_args, augmentation, args = parse_arguments(
         ModelArguments,
         ImageDataArguments,
         AugmentationArguments,
         ImageFinetuningArguments,
         argv=argv,
+        prog="d2v finetune-images",
         description=__doc__,
     )
     from d2v_train.finetuning.images.task import ImageClassification
@@ -80,5 +81,10 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     return finetune(ImageClassification, model_args, data_args, args, augmentation)
 
 
+def main(argv: list[str] | None = None) -> int | str:
+    """Run the program as a process, see `launch`."""
+    return launch(run_program, argv)
+
+
 if __name__ == "__main__":
-    launch(main)
+    sys.exit(main())

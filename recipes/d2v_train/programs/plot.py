@@ -1,7 +1,7 @@
 """Plot the log of one or several pretraining runs: loss, standard deviations and online probe by modality.
 
-    python recipes/plot.py runs/demo --output docs/demo.png
-    python recipes/plot.py runs/a runs/b runs/c --output docs/seeds.png
+    d2v plot runs/demo --output docs/demo.png
+    d2v plot runs/a runs/b runs/c --output docs/seeds.png
 
 One row of panels a modality, its loss on the left, then the standard deviation of targets and predictions, and the
 accuracy of the online probe where a run has one. A standard deviation that goes to zero is a collapse; a healthy one
@@ -19,14 +19,8 @@ from d2v_train.support.jsonl import read_log
 
 
 PANELS = ("vision", "audio", "text")
-
-
 PROBES = ("knn", "linear")
-
-
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")
-
-
 """Okabe and Ito's colours, which colour-blind readers tell apart; one a run."""
 
 
@@ -120,17 +114,19 @@ def _series(log: list[dict], key: str) -> tuple[list[int], list[float]]:
     return [step for step, _ in points], [value for _, value in points]
 
 
-def main(arguments: list[str] | None = None) -> None:
+def main(argv: list[str] | None = None) -> None:
     """Plot from the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="d2v plot", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("runs", nargs="+", help="folders of runs, or log.jsonl files")
     parser.add_argument("--output", default="docs/curves.png", help="image to write (default: %(default)s)")
-    args = parser.parse_args(arguments)
+    args = parser.parse_args(argv)
     try:
         print(plot_runs(args.runs, args.output))
     except (FileNotFoundError, ValueError) as error:
-        sys.exit(f"plot.py: {error}")
+        sys.exit(f"d2v plot: {error}")
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -1,21 +1,21 @@
 """Publish a checkpoint on the Hugging Face Hub, so that two lines load it.
 
     hf auth login
-    python recipes/publish.py runs/images me/my-images --dry_run
-    python recipes/publish.py runs/images me/my-images
-    python recipes/publish.py runs/images me/my-images --weights teacher --revision teacher
-    python recipes/publish.py converted/vision me/vision --private
+    d2v publish runs/images me/my-images --dry_run
+    d2v publish runs/images me/my-images
+    d2v publish runs/images me/my-images --weights teacher --revision teacher
+    d2v publish converted/vision me/vision --private
 
 CHECKPOINT is the folder of a finished run, or any folder with a model. Of a pretraining run the encoder goes up, with
 the code that loads it (one of transformers needs none), what prepares its inputs, and a card made from the run's
-record; reports of recipes/probe.py in
-the run's folder (`probe*.json`) and pictures (`*.png`, see recipes/plot.py) become part of it. All files arrive in one
-commit. After an interruption, the same command sends what is missing.
+record; reports of `d2v probe` in the run's folder (`probe*.json`) and pictures (`*.png`, see `d2v plot`) become part
+of it. All files arrive in one commit. After an interruption, the same command sends what is missing.
 """
 
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -27,7 +27,9 @@ from modeling_d2v.sharing.publishing import WEIGHTS, Publication, PublishingErro
 
 def build_parser() -> argparse.ArgumentParser:
     """Arguments of the command."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="d2v publish", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     add = parser.add_argument
     add("checkpoint", help="folder of a finished run or of a model")
     add("repo_id", help="user/name, or a name alone for your own")
@@ -36,7 +38,7 @@ def build_parser() -> argparse.ArgumentParser:
     add(
         "--card", type=Path, help="file to use as README.md (default: the checkpoint's, or made from the run's record)"
     )
-    add("--probe", type=Path, nargs="+", default=[], help="reports of recipes/probe.py for the card")
+    add("--probe", type=Path, nargs="+", default=[], help="reports of `d2v probe` for the card")
     add("--private", action="store_true", default=None, help="make the repository private, if it is new")
     add("--revision", help="branch to upload to, made if there is none (default: main)")
     add("--create_pr", action="store_true", help="open a pull request instead of changing the branch")
@@ -47,9 +49,9 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def main(arguments: list[str] | None = None) -> Publication:
-    """Publishes from the command line."""
-    args = build_parser().parse_args(arguments)
+def run_program(argv: list[str]) -> Publication:
+    """Publish what a command line names, and print what was sent where."""
+    args = build_parser().parse_args(argv)
     made = publish_checkpoint(
         args.checkpoint,
         args.repo_id,
@@ -72,8 +74,21 @@ def main(arguments: list[str] | None = None) -> Publication:
     return made
 
 
-if __name__ == "__main__":
+def main(argv: list[str] | None = None) -> int | str:
+    """Run the program as a process.
+
+    Args:
+        argv: arguments; None for the command line.
+
+    Returns:
+        What the process ends with: 0, or what was wrong in a sentence.
+    """
     try:
-        main()
+        run_program(sys.argv[1:] if argv is None else argv)
     except (OptionError, PublishingError, SafetensorError, ValueError, OSError) as error:
-        raise SystemExit(f"publish.py: {error}") from None
+        return f"d2v publish: {error}"
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,9 +1,9 @@
 """Starts configurations of pretraining for a few steps at reduced size, and prints what came of each.
 
-    python recipes/smoke.py                              # all configurations, on the CPU, in a few minutes
-    python recipes/smoke.py audio_base_ls960 my_run.yaml
+    d2v smoke                              # all configurations, on the CPU, in a few minutes
+    d2v smoke audio_base_ls960 my_run.yaml
 
-A run is the program `recipes/pretrain.py` itself, with the overrides of `d2v_train/pretraining/reduced.py`: it reads
+A run is the program `d2v pretrain` itself, with the overrides of `d2v_train/pretraining/reduced.py`: it reads
 the built-in data, trains, saves and exports, and its model is loaded again. It says that a configuration works,
 nothing of what it learns.
 """
@@ -15,6 +15,7 @@ import contextlib
 import io
 import logging
 import math
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -29,7 +30,7 @@ from d2v_train.models.build import build_config
 from d2v_train.options.files import load_options, pretraining_configs
 from d2v_train.pretraining.reduced import reduced_overrides
 from d2v_train.pretraining.scaling import scale_batch
-from d2v_train.programs.pretrain import main as pretrain
+from d2v_train.programs.pretrain import run_program as pretrain
 from d2v_train.support.jsonl import read_log
 from d2v_train.support.text import table
 from modeling_d2v import Data2VecForPreTraining
@@ -83,12 +84,14 @@ def parameters(config: Any) -> int:
     return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
 
 
-def main(arguments: list[str] | None = None) -> list[dict[str, Any]]:
-    """Runs configurations one after another and prints the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def run_program(argv: list[str]) -> list[dict[str, Any]]:
+    """Run configurations one after another, print the table and return its rows."""
+    parser = argparse.ArgumentParser(
+        prog="d2v smoke", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("configs", nargs="*", help="names or files (default: every one of pretraining)")
     parser.add_argument("--steps", type=int, default=8, help="optimizer steps of each (default: %(default)s)")
-    args = parser.parse_args(arguments)
+    args = parser.parse_args(argv)
     logging.disable(logging.WARNING)  # the advice to such short runs is known
     transformers_logging.disable_progress_bar()
     configs = args.configs or [path.stem for path in pretraining_configs()]
@@ -103,5 +106,11 @@ def main(arguments: list[str] | None = None) -> list[dict[str, Any]]:
     return rows
 
 
+def main(argv: list[str] | None = None) -> int:
+    """Run the program as a process; `argv` is None for the command line."""
+    run_program(sys.argv[1:] if argv is None else argv)
+    return 0
+
+
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -9,8 +9,8 @@ from typing import Any
 from huggingface_hub import ModelCardData
 
 from d2v_train.models.backbones import PLAIN_FOLDER
-from d2v_train.options.files import read_yaml
-from d2v_train.publishing.run_card import GENERATED, OPTIONS_FILE, inherited_license, is_hub_name, training_sections
+from d2v_train.options.files import RUN_FILE, read_yaml
+from d2v_train.publishing.run_card import GENERATED, inherited_license, is_hub_name, training_sections
 from d2v_train.support.atomic import write_folder
 from modeling_d2v import BackboneForPreTraining, BackbonePreTrainingConfig
 from modeling_d2v.model_card import CARD, PAPERS, choose_license, license_text
@@ -57,7 +57,7 @@ def backbone_card(
     pictures: Sequence[Path] = (),
 ) -> str:
     """Text of the card of the plain encoder; arguments and errors are those of `run_card`."""
-    backbone = read_yaml(run / OPTIONS_FILE)["backbone"]
+    backbone = read_yaml(run / RUN_FILE)["backbone"]
     inherited = inherited_license(backbone)
     license = choose_license(license, inherited) if license or inherited else None
     sections, published = training_sections(run, config.modalities, weights, probes, pictures)

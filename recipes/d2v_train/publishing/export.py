@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from d2v_train.inputs.processors import input_processor
+from d2v_train.inputs.processor_files import input_processor
 from d2v_train.publishing.hub import publish_checkpoint
 from d2v_train.support.atomic import write_folder
 from modeling_d2v.model_card import CARD

@@ -13,8 +13,6 @@ from d2v_train.support.text import table
 
 
 NO_RESULTS = ("_runtime", "_samples_per_second", "_steps_per_second", "_samples", "_preparation_time")
-
-
 USE = """```python
 from transformers import pipeline
 

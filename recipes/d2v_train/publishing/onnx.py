@@ -21,11 +21,7 @@ from modeling_d2v import Data2VecForMultipleChoice, Data2VecForPreTraining, Data
 
 
 Batch = dict[str, Tensor]
-
-
 OPSET = 20
-
-
 HUGE = 1e30  # question answering gives padding the lowest finite number, beside which every difference is small
 
 

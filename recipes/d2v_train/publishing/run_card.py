@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from d2v_train.options.files import read_yaml
+from d2v_train.options.files import RUN_FILE, read_run_options, read_yaml
 from d2v_train.runs.record import read_record
 from d2v_train.support.jsonl import read_log
 from d2v_train.support.text import duration, table
@@ -22,31 +22,22 @@ from modeling_d2v.model_card import CARD, DEFAULT_LICENSE, choose_license, model
 from modeling_d2v.model_card import table as facts_table
 
 
-OPTIONS_FILE, LOG_FILE = "run.yaml", "log.jsonl"
-
-
+LOG_FILE = "log.jsonl"
 GENERATED = (
     "<!-- Made from the record of the run, and made again by recipes/publish.py; without this line it is kept. -->"
 )
-
-
 LOSS_ROWS = 8
-
-
 _COLUMNS = ("loss", "target_std", "prediction_std", "explained_by_prediction", "explained_by_position")
-
-
 _OF_THE_START = ("command", "end", "step")
-
-
-_HIDDEN = ("output_dir", "push_to_hub", "hub_model_id", "report_to")
+# Options that say something about a machine or an account.
+_HIDDEN = ("output_dir", "hub", "logging.report_to")
 
 
 def find_run(checkpoint: Path) -> Path | None:
     """Folder of the pretraining run that a checkpoint belongs to: itself, or around `final` or `checkpoints`."""
     checkpoint = Path(checkpoint).resolve()
     places = [checkpoint, checkpoint.parent, checkpoint.parent.parent]
-    return next((place for place in places if (place / OPTIONS_FILE).is_file()), None)
+    return next((place for place in places if (place / RUN_FILE).is_file()), None)
 
 
 def inherited_license(source: str | None) -> str | None:
@@ -64,7 +55,7 @@ def inherited_license(source: str | None) -> str | None:
     run = find_run(Path(source)) if stated is None and Path(source).is_dir() else None
     if run is None:
         return stated
-    options = read_yaml(run / OPTIONS_FILE)
+    options = read_yaml(run / RUN_FILE)
     return inherited_license(options.get("init_from") or options.get("backbone"))
 
 
@@ -92,7 +83,7 @@ def run_card(
     Raises:
         ValueError: for a report that is none, or a licence that the source of the weights does not allow.
     """
-    start = read_yaml(run / OPTIONS_FILE).get("init_from")
+    start = read_yaml(run / RUN_FILE).get("init_from")
     inherited = inherited_license(start)
     sections, published = training_sections(run, config.modalities, weights, probes, pictures)
     card = model_card(
@@ -115,7 +106,7 @@ def training_sections(
     pictures: Sequence[Path] = (),
 ) -> tuple[dict[str, str], list[str]]:
     """What a card says about the run, by heading, and the data sets on the Hub that it names; see `run_card`."""
-    options, record = read_yaml(run / OPTIONS_FILE), read_record(run)
+    options, record = read_run_options(run / RUN_FILE), read_record(run)
     log = read_log(run / LOG_FILE) if (run / LOG_FILE).is_file() else []
     log = [line for line in log if "lr" in line]  # a probe between two log lines writes one of its own
     start = options.get("init_from") or options.get("backbone")
@@ -224,10 +215,19 @@ def _code(record: dict[str, Any], options: dict[str, Any]) -> str:
     if starts:
         last = {key: value for key, value in starts[-1].items() if value is not None and key not in _OF_THE_START}
         parts.append(facts_table({**last, **({"starts": len(starts)} if len(starts) > 1 else {})}))
-    kept = _without_paths({key: value for key, value in options.items() if key not in _HIDDEN})
+    kept = _without_paths(_shown_options(options))
     text = yaml.safe_dump(kept, sort_keys=False)
     parts.append(f"<details><summary>All options of recipes/pretrain.py</summary>\n\n```yaml\n{text}```\n\n</details>")
     return "\n\n".join(parts)
+
+
+def _shown_options(options: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return the options, with those below, without the hidden ones."""
+    return {
+        key: _shown_options(value, f"{prefix}{key}.") if isinstance(value, dict) else value
+        for key, value in options.items()
+        if prefix + key not in _HIDDEN
+    }
 
 
 def _json_lines(path: Path) -> list[dict[str, Any]]:

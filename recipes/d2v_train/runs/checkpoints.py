@@ -21,6 +21,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from d2v_train.options.sections import CheckpointOptions
 from d2v_train.runs.manifest import PREFIX, step_of, what_is_missing, write_manifest
 from d2v_train.support.atomic import draft_of, flush, put_in_place, remove_folder
 from d2v_train.support.processes import ONE_PROCESS, Processes
@@ -43,14 +44,12 @@ class CheckpointFolder:
 
     Args:
         folder: where the `step_*` folders are.
-        keep_last: number of checkpoints that are kept.
-        keep_every: checkpoints of multiples of so many steps are kept besides; 0 = none.
+        options: which checkpoints are kept.
         processes: of the run.
     """
 
-    def __init__(self, folder: Path, keep_last: int = 2, keep_every: int = 0, processes: Processes = ONE_PROCESS):
-        self.folder, self.keep_last, self.keep_every = Path(folder), keep_last, keep_every
-        self.processes = processes
+    def __init__(self, folder: Path, options: CheckpointOptions | None = None, processes: Processes = ONE_PROCESS):
+        self.folder, self.options, self.processes = Path(folder), options or CheckpointOptions(), processes
         # Those whose content turned out to be damaged when it was read; their sizes do not tell.
         self.damaged: dict[Path, str] = {}
 
@@ -147,7 +146,7 @@ class CheckpointFolder:
 
     def make_room(self, newest: Path) -> None:
         """Removes what is not needed once `newest` is safe: whole ones beyond `keep_last`, and torn ones before it."""
-        kept = set(self.whole()[-self.keep_last :])
+        kept = set(self.whole()[-self.options.keep_last :])
         try:
             for path in self._all():
                 if path < newest and path not in kept and not self._is_for_ever(path):
@@ -156,7 +155,8 @@ class CheckpointFolder:
             logger.warning("An old checkpoint in %s cannot be removed: %s.", self.folder, error)
 
     def _is_for_ever(self, checkpoint: Path) -> bool:
-        return bool(self.keep_every) and step_of(checkpoint) % self.keep_every == 0
+        every = self.options.keep_every
+        return bool(every) and step_of(checkpoint) % every == 0
 
     def _advice(self) -> str:
         newest = next(reversed(self.whole()), None)

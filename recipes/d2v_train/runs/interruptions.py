@@ -24,11 +24,7 @@ from d2v_train.support.processes import ONE_PROCESS, Processes
 
 # "Temporary failure": give the same command again. Shells use 128 + 2 for an interruption by hand.
 RESUMABLE, INTERRUPTED = 75, 130
-
-
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
-
-
 _NOTICE = "\n{}: finishing the step and writing a checkpoint.{}\n"
 
 

@@ -15,15 +15,9 @@ from typing import Any
 
 
 MANIFEST = "manifest.json"
-
-
 PREFIX = "step_"
-
-
 # Without one of these nothing can be resumed; a manifest that does not list them has lost lines.
 NEEDED = ("model.safetensors", "optimizer.pt", "progress.json")
-
-
 _BLOCK = 2**20
 
 

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 from functools import cache
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import Distribution, PackageNotFoundError, distribution, version
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -27,12 +27,8 @@ from d2v_train.support.processes import ONE_PROCESS, Processes
 
 
 RECORD_FILE = "run.json"
-
-
 LIBRARIES = ("torch", "transformers", "accelerate", "datasets", "tokenizers")
-
-
-ROOT = Path(__file__).resolve().parents[3]
+FILE = Path(__file__).resolve()
 
 
 class RunRecord:
@@ -156,17 +152,44 @@ def environment(processes: Processes = ONE_PROCESS, engine: str = "one process")
 
 @cache
 def code_commit() -> str | None:
-    """Commit of the code, "-dirty" behind it where files differ from it; `None` outside of a clone."""
-    if shutil.which("git") is None or not (ROOT / ".git").exists():
+    """Return the commit of the code that runs.
+
+    Returns:
+        That of the clone, with "-dirty" behind it where files differ from it, or that from which pip installed; None
+        where neither is known, as for a package from an index.
+    """
+    return commit_of_clone(FILE) or commit_of_installation(FILE)
+
+
+def commit_of_clone(file: Path) -> str | None:
+    """Return the commit of the git repository that tracks a file; None where none does.
+
+    A folder of installed packages may lie in a repository of something else.
+    """
+    if shutil.which("git") is None:
         return None
 
     def git(*words: str) -> str:
-        done = subprocess.run(["git", "-C", str(ROOT), *words], capture_output=True, text=True, timeout=60)
+        done = subprocess.run(["git", "-C", str(file.parent), *words], capture_output=True, text=True, timeout=60)
         return done.stdout.strip()
 
+    if not git("ls-files", "--", file.name):
+        return None
     commit = git("rev-parse", "HEAD")
     changed = git("status", "--porcelain", "--untracked-files=no")
     return f"{commit}-dirty" if commit and changed else commit or None
+
+
+def commit_of_installation(file: Path) -> str | None:
+    """Return the commit from which pip installed the package with a file (`pip install git+https://...`), or None."""
+    try:
+        package: Distribution = distribution("modeling-d2v")
+        if Path(str(package.locate_file(file.relative_to(file.parents[2])))).resolve() != file:
+            return None  # the package of that name is another copy
+        origin = json.loads(package.read_text("direct_url.json") or "{}")
+    except (PackageNotFoundError, ValueError):
+        return None
+    return origin.get("vcs_info", {}).get("commit_id")
 
 
 def _now() -> str:

@@ -22,19 +22,15 @@ from d2v_train.measuring.speed import SPEED_FACTS
 from d2v_train.options.errors import OptionError
 from d2v_train.options.files import flatten
 from d2v_train.options.run import Options
+from d2v_train.options.sections import LoggingOptions
 from d2v_train.support.extras import MissingDependencyError, need
 
 
 logger = logging.getLogger(__name__)
 
-
 # Where a package is not called like its tracker.
 _PACKAGES = {"comet_ml": "comet-ml"}
-
-
 ATTEMPTS = 3
-
-
 BUILT_IN = {str(name) for name in LoggerType} - {"all"}
 
 
@@ -42,7 +38,7 @@ def tracker_names(wanted: list[str]) -> list[str]:
     """Names for Accelerate's `log_with`.
 
     Args:
-        wanted: option `report_to`; `all` stands for every tracker that is installed.
+        wanted: option `logging.report_to`; `all` stands for every tracker that is installed.
 
     Raises:
         OptionError: there is no tracker of this name.
@@ -50,15 +46,17 @@ def tracker_names(wanted: list[str]) -> list[str]:
     """
     available = [str(name) for name in get_available_trackers()]
     if "all" in wanted and not available:
-        logger.warning("report_to is all, and no tracker is installed: log.jsonl is the only log.")
+        logger.warning("logging.report_to is all, and no tracker is installed: log.jsonl is the only log.")
     names = dict.fromkeys(entry for name in wanted for entry in (available if name == "all" else [name]))
     for name in names:
         if name not in LOGGER_TYPE_TO_CLASS:
             known = ", ".join(sorted(LOGGER_TYPE_TO_CLASS))
-            raise OptionError(f"report_to names {name!r}, which is no tracker. It can be all or some of {known}.")
+            raise OptionError(
+                f"logging.report_to names {name!r}, which is not a tracker. It can be all or some of {known}."
+            )
         if name in BUILT_IN and name not in available:
             raise MissingDependencyError(
-                f"report_to names {name}, which is not installed. Install it with: pip install "
+                f"logging.report_to names {name}, which is not installed. Install it with: pip install "
                 f"{_PACKAGES.get(name, name)}"
             )
     return list(names)
@@ -69,19 +67,23 @@ class Trackers:
 
     Args:
         accelerator: engine, made with `log_with=tracker_names(...)`.
+        options: project and name of the run.
+        folder: of the run.
     """
 
-    def __init__(self, accelerator: Accelerator):
-        self.accelerator = accelerator
+    def __init__(self, accelerator: Accelerator, options: LoggingOptions, folder: Path):
+        self.accelerator, self.options, self.folder = accelerator, options, Path(folder)
         self.active: list[Any] = []
         self.in_a_row: Counter[str] = Counter()
         self.reported: set[str] = set()
 
-    def start(self, options: Options, known: Mapping[str, str] | None, step: int) -> dict[str, str]:
-        """Start them, with the options as hyperparameters; those that can go on in their former run.
+    def start(
+        self, parameters: Mapping[str, bool | int | float | str], known: Mapping[str, str] | None, step: int
+    ) -> dict[str, str]:
+        """Start them; those that can go on in their former run.
 
         Args:
-            options: resolved.
+            parameters: the run's `hyperparameters`.
             known: what a former start returned; None for the first one.
             step: finished steps.
 
@@ -102,15 +104,15 @@ class Trackers:
             self.accelerator.log_with, self.accelerator.trackers = [name], []
             try:
                 self.accelerator.init_trackers(
-                    options.project,
+                    self.options.project,
                     # mlflow refuses to change what its run was started with.
-                    None if name in ids else hyperparameters(options),
-                    {name: start_arguments(name, options, ids, step)},
+                    None if name in ids else dict(parameters),
+                    {name: start_arguments(name, self.options, self.folder, ids, step)},
                 )
             except Exception as error:  # whatever a tracker may raise
                 message = f"The tracker {name} does not start: {type(error).__name__}: {error}".rstrip(".")
                 if not step:
-                    raise OptionError(f"{message}. Repair it, or take it out of report_to.") from error
+                    raise OptionError(f"{message}. Repair it, or take it out of logging.report_to.") from error
                 logger.warning("%s. The run goes on without it.", message)
                 continue
             started += self.accelerator.trackers
@@ -194,21 +196,24 @@ def grouped_numbers(record: dict[str, Any]) -> dict[str, float]:
     }
 
 
-def start_arguments(name: str, options: Options, known: Mapping[str, str], step: int) -> dict[str, Any]:
+def start_arguments(
+    name: str, options: LoggingOptions, folder: Path, known: Mapping[str, str], step: int
+) -> dict[str, Any]:
     """What a tracker takes to name the run, and to go on with it when it is resumed.
 
     Args:
         name: of the tracker.
-        options: resolved.
+        options: name of the run.
+        folder: of the run, whose name it has otherwise.
         known: the ids that `Trackers.start` returns.
         step: finished steps.
     """
-    run_name = options.run_name or Path(options.output_dir).resolve().name
+    run_name = options.run_name or folder.resolve().name
     if name == "tensorboard":
         # Points of steps that are taken again are dropped; a fresh run may look at its model at step 0.
         return {"purge_step": step + 1 if step else 0}
     if name == "wandb":
-        return {"id": known["id"], "name": run_name, "resume": "allow", "dir": options.output_dir}
+        return {"id": known["id"], "name": run_name, "resume": "allow", "dir": str(folder)}
     if name == "trackio":
         return {"name": run_name, "resume": "allow" if step else "never"}
     if name == "mlflow":

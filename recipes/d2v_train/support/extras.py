@@ -30,5 +30,5 @@ def need(module: str, extra: str) -> ModuleType:
         library = {"PIL": "pillow"}.get(module.split(".")[0], module)
         raise MissingDependencyError(
             f"{library} cannot be imported ({error}), and this program needs it. Install it with the extra {extra!r}: "
-            f'pip install -e ".[{extra}]".'
+            f'pip install "modeling-d2v[{extra}]".'
         ) from error

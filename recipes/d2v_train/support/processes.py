@@ -14,7 +14,6 @@ from torch import Tensor
 
 Result = TypeVar("Result")
 
-
 # What gloo and NCCL say when the process at the other end is no more.
 _LOST = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "Socket closed", "Socket Timeout",
          "remote process exited", "failed to recv", "failed to connect")  # fmt: skip
@@ -92,6 +91,4 @@ class Processes:
 
 
 ONE_PROCESS = Processes()
-
-
 """A single process on a CPU."""

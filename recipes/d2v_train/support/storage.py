@@ -127,7 +127,7 @@ def warn_of_little_room(folder: Path, checkpoint: int, count: int) -> bool:
         return True
     logger.warning(
         "There may be too little room for checkpoints in %s: %d of about %s are there at the same time, which makes "
-        "%s, and %s are free. Make room, choose another output_dir, or lower keep_last.",
+        "%s, and %s are free. Make room, choose another output_dir, or lower checkpoints.keep_last.",
         folder,
         count,
         readable_bytes(checkpoint),

@@ -4,9 +4,8 @@ from collections import Counter
 
 import pytest
 import torch
-from torch.utils.data import Dataset
 
-from d2v_train.batching.batches import BatchPlan, StepDataset, load_steps, part
+from d2v_train.batching.batches import BatchPlan, ModalityData, StepDataset, load_steps, part
 from d2v_train.batching.order import Mixture, spread_pattern, stable_seed
 from d2v_train.batching.turns import FixedTurns
 from d2v_train.support.processes import Processes
@@ -19,7 +18,7 @@ def plan(sizes=None, batch_sizes=None, ratios=None, seed=5, mixed=False):
     return BatchPlan(turns, ratios or {"audio": 1.0, "vision": 2.0}, mixed)
 
 
-class Numbers(Dataset):
+class Numbers:
     """Records that are their index."""
 
     def __init__(self, size):
@@ -28,7 +27,7 @@ class Numbers(Dataset):
     def __len__(self):
         return self.size
 
-    def __getitem__(self, index):
+    def read(self, index, report=None, drawn=True):
         return {"id": index}
 
 
@@ -43,12 +42,10 @@ def collate(items, step):
 
 
 def steps(rank=0, world_size=1, accumulate=1, **changes):
-    sizes = {"audio": Numbers(7), "vision": Numbers(10)}
-    transforms = dict.fromkeys(sizes, transform)
+    shared, sizes = plan(**changes), {"audio": Numbers(7), "vision": Numbers(10)}
     return StepDataset(
-        plan(**changes),
-        sizes,
-        transforms,
+        shared,
+        {name: ModalityData(numbers, transform, shared.turns[name]) for name, numbers in sizes.items()},
         collate,
         seed=3,
         accumulate=accumulate,

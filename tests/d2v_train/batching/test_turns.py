@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from d2v_train.batching.batches import BatchPlan, PassLimit, StepDataset
+from d2v_train.batching.batches import BatchPlan, ModalityData, PassLimit, StepDataset
 from d2v_train.batching.cutting import even_bounds, padded_bounds, padded_sizes, pass_bounds
 from d2v_train.batching.order import Mixture
 from d2v_train.batching.turns import FixedTurns, SortedTurns
@@ -134,21 +134,28 @@ def test_the_least_number_of_samples_holds_for_any_lengths():
             assert min(len(the_turns.keys(turn)) for turn in range(60)) >= the_turns.least
 
 
+class Numbers:
+    """Records that are their index."""
+
+    def __len__(self):
+        return 300
+
+    def read(self, index, report=None, drawn=True):
+        return {"id": index}
+
+
 def steps(rank=0, world_size=1, limit=None, accumulate=1):
     def collate(items, step):
         ids = torch.tensor([item["id"] for item in items])
         return {"id": ids, "mask": torch.ones(len(items), 1, 1).bool()}
 
-    data, limits = [{"id": index} for index in range(300)], {} if limit is None else {"audio": limit}
     plan = BatchPlan({"audio": turns(stretch=4)})
-    transforms = {"audio": lambda record, seed: record}
+    data = ModalityData(Numbers(), lambda record, seed: record, plan.turns["audio"], limit)
     return StepDataset(
         plan,
         {"audio": data},
-        transforms,
         collate,
         accumulate=accumulate,
-        limits=limits,
         processes=Processes(rank, world_size),
     )
 

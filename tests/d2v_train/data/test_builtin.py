@@ -15,7 +15,7 @@ def test_records_of_both_splits(modality):
     for split in ("train", "test"):
         data = open_dataset(modality, None, split)
         record = data[len(data) // 2]
-        assert set(record) == {"id", {"vision": "image"}.get(modality, modality), "label", "group"}
+        assert set(record) == {"id", {"vision": "image"}.get(modality, modality), "label", "group", "origin"}
         assert 0 <= record["label"] < len(data.label_names)
         assert data.bad.total == 0
 

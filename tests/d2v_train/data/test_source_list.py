@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from d2v_train.batching.order import Mixture
-from d2v_train.data.source_list import JoinedDataset, TransformBySource, names_of, open_entries, read_entries
+from d2v_train.data.source_list import JoinedDataset, names_of, open_entries, read_entries
 from d2v_train.inputs.audio import AudioTransform
 from d2v_train.options.errors import OptionError
 from d2v_train.options.files import build_options, load_options
@@ -52,27 +52,27 @@ def test_an_empty_source_is_named():
 
 def test_entries_are_names_or_mappings_and_take_the_section_s_arguments():
     value = load_options("tiny_fsdd", ["data.audio=[{source: a/b, ratio: 2, exclude_groups: null}, c]"]).data.audio
-    entries = read_entries("data.audio", value, "train", {"exclude_groups": ["george"]})
+    entries = read_entries("data.audio", value, {"exclude_groups": ["george"]})
     assert [entry.source for entry in entries] == ["a/b", "c"] and [entry.ratio for entry in entries] == [2, None]
-    assert [entry.arguments["exclude_groups"] for entry in entries] == [None, ["george"]]
-    assert names_of(read_entries("data.audio", ["x/a.parquet", "y/a", None], "train", {})) == ["a", "a#2", "builtin"]
+    assert [entry.exclude_groups for entry in entries] == [None, ["george"]]
+    assert names_of(read_entries("data.audio", ["x/a.parquet", "y/a", None])) == ["a", "a#2", "builtin"]
 
 
 @pytest.mark.parametrize(
     "value, message",
     [
-        ([{"sorce": "a"}], "data.audio.*'sorce'.*'source'"),
-        (["a", {"source": "b", "ratio": 0}], "Entry 2.*data.audio.*ratio"),
+        ([{"sorce": "a"}], r"data.audio\[0\].sorce'.*data.audio\[0\].source'"),
+        (["a", {"source": "b", "ratio": 0}], r"data.audio\[1\].ratio is 0"),
         ([{"source": "b", "ratio": "much"}], "'much'"),
         ([{"source": ["b"]}], r"source.*\['b'\]"),
         ([], "data.audio"),
         ("", "data.audio"),
-        (["a", " "], "Entry 2.*data.audio"),
+        (["a", " "], r"data.audio\[1\] is empty"),
     ],
 )
 def test_wrong_entries_are_sentences(value, message):
     with pytest.raises(OptionError, match=message):
-        read_entries("data.audio", value, "train", {})
+        read_entries("data.audio", value)
 
 
 def test_an_entry_of_another_kind_is_refused_with_the_options():
@@ -81,24 +81,21 @@ def test_an_entry_of_another_kind_is_refused_with_the_options():
 
 
 def test_records_have_unique_ids_and_groups_of_two_sources_do_not_mix():
-    entries = read_entries("data.audio", ["builtin", {"split": "test"}], "train", {"max_samples": 12})
-    joined = open_entries("audio", entries, "audio.dataset")
+    entries = read_entries("data.audio", ["builtin", {"split": "test"}], {"max_samples": 12})
+    joined = open_entries("audio", entries)
     for part in joined.parts:
         part.groups = ["the same name"] * len(part)
     records = [joined[index] for index in range(len(joined))]
     assert [record["id"] for record in records] == list(range(24))
-    assert [record["source"] for record in records] == [0] * 12 + [1] * 12
     with pytest.raises(IndexError, match="sample 24"):
         joined[24]
 
-    transforms = [AudioTransform(crop_seconds=60.0, concat_group=True) for _ in joined.parts]
-    for transform, part in zip(transforms, joined.parts, strict=True):
-        transform.prepare(part)
-    both = TransformBySource(transforms)
-    drawn = both(records[15], seed=1)
-    alone = transforms[1](joined.parts[1][3] | {"id": 15}, seed=1)
+    transform = AudioTransform(crop_seconds=60.0, concat_group=True)
+    parts = [transform.prepare(part) for part in joined.parts]
+    drawn = transform(JoinedDataset(parts, joined.names, joined.ratios)[15], seed=1)
+    alone, other = (transform(part[3], seed=1) for part in reversed(parts))
     assert drawn["id"] == 15 and (drawn["input_values"] == alone["input_values"]).all()
-    assert (drawn["input_values"] != transforms[0](records[15], seed=1)["input_values"]).any()
+    assert (drawn["input_values"] != other["input_values"]).any()
 
 
 def test_a_joined_data_set_counts_its_parts():

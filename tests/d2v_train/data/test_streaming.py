@@ -18,12 +18,12 @@ from d2v_train.batching.batches import load_steps
 from d2v_train.batching.build import build_steps
 from d2v_train.batching.lengths import sample_counts
 from d2v_train.batching.order import Mixture
-from d2v_train.data import records as module
+from d2v_train.data import kinds as module
 from d2v_train.data.bad_samples import BadSample
 from d2v_train.data.parquet_rows import ParquetRows
 from d2v_train.data.records import RawDataset, open_dataset
 from d2v_train.data.source_list import open_sources
-from d2v_train.data.tables import Table, identity_of
+from d2v_train.data.tables import Table
 from d2v_train.data.text_rows import TextRows
 from d2v_train.inputs.tokenizer import build_tokenizer
 from d2v_train.models.build import build_config
@@ -100,7 +100,7 @@ def steps_of(data, modality, source, streaming, *overrides, buffer=10):
         config,
         [f"data.{modality}={source}", f"data.shuffle_buffer={buffer}", f"data.streaming={streaming}", *overrides],
     )
-    sources = open_sources(options, channels=1 if modality == "vision" else None)
+    sources = open_sources(options, {"vision": {"channels": 1}})
     tokenizer = build_tokenizer([f"Paragraph {number} tells of many things." for number in range(60)], 300)
     return build_steps(options, build_config(options), sources, tokenizer)
 
@@ -179,7 +179,7 @@ def test_blocks_are_shuffled_and_so_are_the_samples_of_each():
 
 def test_a_stream_reads_every_row_group_once_a_block_and_starts_anywhere(data, monkeypatch):
     steps = steps_of(data, "audio", data / "clips", True, "audio.batch_size=2", buffer=8)
-    rows = steps.datasets["audio"].table.values
+    rows = steps.data["audio"].dataset.table.values
     assert isinstance(rows, ParquetRows) and len(rows) == 29
     read, original = [], rows._read
     monkeypatch.setattr(rows, "_read", lambda number, columns: read.append(number) or original(number, columns))
@@ -208,7 +208,7 @@ def test_remote_files_are_read_where_they_are(data):
     rows = ParquetRows([f"memory://hub/train-{number:05}-of-00003.parquet" for number in range(3)])
     rows.columns = ["audio"]
     whole = open_dataset("audio", str(data / "clips"))
-    assert rows[17] == whole.table.values[17] and identity_of(rows) != identity_of(whole.table.values)
+    assert rows[17] == whole.table.values[17] and rows.identity != whole.table.values.identity
     with pytest.raises(ValueError, match="downloading"):
         sample_counts(RawDataset("audio", Table(rows)))
 
@@ -239,7 +239,7 @@ def test_a_name_that_is_neither_here_nor_on_the_hub_is_said_to_be_neither(monkey
 def test_a_run_goes_on_from_a_checkpoint_streaming_or_not(data, tmp_path):
     section = {"batch_size": None, "batch_tokens": 60, "bucket_steps": 2, "transform": {"crop_seconds": [0.1, 0.3]}}
     source = {"audio": str(data / "clips"), "shuffle_buffer": 10}
-    settings = tiny("audio", checkpoint_every=3, optim={"schedule_steps": 6}, audio=section, data=source)
+    settings = tiny("audio", checkpoints={"every": 3}, optim={"schedule_steps": 6}, audio=section, data=source)
     config = write_config(tmp_path, settings)
     pretrain(config, tmp_path / "whole", "data.streaming=true")
     pretrain(config, tmp_path / "broken", "max_steps=3", "data.streaming=true")
@@ -260,10 +260,11 @@ def test_documents_of_text_files_and_their_names_are_those_of_the_data_set(data)
         whole = open_dataset("text", str(data / name))
         stream = open_dataset("text", str(data / name), stream_block=10)
         assert isinstance(stream.table.values, TextRows) and len(stream) == len(whole)
-        assert [stream.name_of(index) for index in range(len(stream))] == list(whole.table.names)
+        assert [stream.name_of(index) for index in range(len(stream))] == list(whole.table.values.names)
         assert stream.groups == whole.groups
-        assert [stream[index] | {"label": 0} for index in range(len(stream))] == [
-            whole[index] | {"label": 0} for index in range(len(whole))
+        same = {"label": 0, "origin": None}
+        assert [stream[index] | same for index in range(len(stream))] == [
+            whole[index] | same for index in range(len(whole))
         ]
 
 
@@ -277,18 +278,18 @@ def test_a_broken_line_is_described_as_in_map_style_data(tmp_path):
 def test_packed_tokens_of_a_stream_are_made_once_and_anew_when_a_file_changes(data, tmp_path, monkeypatch):
     (tmp_path / "texts.txt").write_text("one two\n\nthree four\n\nfive six seven eight nine ten\n" * 5)
     first = steps_of(data, "text", tmp_path / "texts.txt", True)
-    tokens = np.array(first.datasets["text"].tokens)
+    tokens = np.array(first.data["text"].dataset.tokens)
     with monkeypatch.context() as patched:
         patched.setattr("d2v_train.inputs.packing._tokenise", lambda *_: pytest.fail("made again"))
         again = steps_of(data, "text", tmp_path / "texts.txt", True)
-        assert (again.datasets["text"].tokens == tokens).all()
+        assert (again.data["text"].dataset.tokens == tokens).all()
     pq.write_table(pa.table({"a": ["one"] * 9, "b": ["many words of it"] * 9}), tmp_path / "train.parquet")
     by_column = [
         steps_of(data, "text", tmp_path / "train.parquet", True, f"text.dataset.column={column}") for column in "ab"
     ]
-    assert len({len(steps.datasets["text"].tokens) for steps in by_column}) == 2
+    assert len({len(steps.data["text"].dataset.tokens) for steps in by_column}) == 2
     (tmp_path / "texts.txt").write_text("something else\n\nand more of it, in many words\n" * 5)
-    assert len(steps_of(data, "text", tmp_path / "texts.txt", True).datasets["text"].tokens) != len(tokens)
+    assert len(steps_of(data, "text", tmp_path / "texts.txt", True).data["text"].dataset.tokens) != len(tokens)
 
 
 def test_what_cannot_be_streamed_is_a_sentence(tmp_path):

@@ -26,7 +26,7 @@ from modeling_d2v import Data2VecForPreTraining
 
 CONFIGS = ROOT / "recipes" / "configs" / "accelerate"
 ONE_PROCESS = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "localhost", "MASTER_PORT": "29477"}
-POISONED = [*VISION, "max_steps=6", "checkpoint_every=0"]
+POISONED = [*VISION, "max_steps=6", "checkpoints.every=0"]
 
 # -- two processes: slow, all in one launch
 
@@ -142,7 +142,7 @@ def test_folder_that_other_machines_do_not_see_is_refused(launched):
 
 def test_sharded_process_trains_saves_and_exports_like_a_plain_one(tmp_path, monkeypatch):
     config = write_config(tmp_path, TINY)
-    settings = [*VISION, "optim.max_grad_norm=0.5", "optim.schedule_steps=4", "checkpoint_every=0"]
+    settings = [*VISION, "optim.max_grad_norm=0.5", "optim.schedule_steps=4", "checkpoints.every=0"]
     pretrain(config, tmp_path / "plain", *settings, "max_steps=4")
     with monkeypatch.context() as patch:
         for name, value in {**ENGINES["shards"], **ONE_PROCESS}.items():

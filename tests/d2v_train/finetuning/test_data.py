@@ -9,7 +9,7 @@ from d2v_train.finetuning.data import hold_out_validation
 
 
 def texts(labels) -> RawDataset:
-    return RawDataset("text", Table([f"text {row}" for row in range(len(labels))], None, np.asarray(labels)))
+    return RawDataset("text", Table([f"text {row}" for row in range(len(labels))], labels=np.asarray(labels)))
 
 
 @pytest.mark.parametrize("labels", [[0] * 30 + [1] * 10, np.linspace(0, 1, 40, dtype=np.float32), [0] * 39 + [-1]])

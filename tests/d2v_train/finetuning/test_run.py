@@ -22,7 +22,7 @@ from d2v_train.data.bad_samples import BadSamples
 from d2v_train.data.records import RawDataset
 from d2v_train.data.tables import Table
 from d2v_train.finetuning.arguments import FinetuningArguments, ModelArguments
-from d2v_train.finetuning.command_line import check_folder, launch, parse_arguments
+from d2v_train.finetuning.command_line import check_folder, launch, parse_arguments, with_options_of_file
 from d2v_train.finetuning.models import load_config, load_model
 from d2v_train.finetuning.resume import newest_checkpoint
 from d2v_train.finetuning.run import prepare_program, report_bad_samples, run
@@ -94,6 +94,13 @@ def test_an_unknown_option_is_one_line_that_names_the_nearest(tmp_path, capsys, 
 def test_bad_options_are_named(tmp_path, options, message):
     with pytest.raises(ValueError, match=message):
         FinetuningArguments(**{"output_dir": str(tmp_path), **options})
+
+
+def test_a_file_of_the_package_is_found_by_its_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert "--mask_time_prob" in with_options_of_file(["ctc_10m.yaml", "--seed", "1"])
+    (tmp_path / "ctc_10m.yaml").write_text("seed: 2")
+    assert with_options_of_file(["ctc_10m.yaml", "--seed", "1"]) == ["--seed", "2", "--seed", "1"]
 
 
 def test_a_file_without_options_is_named(tmp_path, capsys):
@@ -360,14 +367,15 @@ def test_broken_samples_are_named_and_too_many_stop_the_run(tmp_path, capsys):
 
 
 def test_results_are_one_line_and_mistakes_one_sentence(capsys):
-    launch(lambda argv: {"eval_loss": 1.0})
+    assert launch(lambda argv: {"eval_loss": float(argv[0])}, ["1.0"]) == 0
     assert json.loads(capsys.readouterr().out.splitlines()[-1]) == {"eval_loss": 1.0}
 
     def fails(argv):
         raise ValueError("What is wrong.")
 
-    with pytest.raises(SystemExit, match="^ValueError: What is wrong.$"):
-        launch(fails)
+    assert launch(fails, []) == "ValueError: What is wrong."
+    with pytest.raises(ValueError, match="^What is wrong.$"):
+        launch(fails, ["--log_level", "debug"])
 
 
 def example(folder, **options) -> list[str]:

@@ -66,9 +66,9 @@ def test_runs_that_learn_nothing_are_stopped_or_flagged_with_advice(log, expecte
 
 
 def test_text_with_a_high_learning_rate_predicts_one_vector():
-    step, stop, _ = findings("text_lr_0.1", "std_check_from=20")["prediction_std_collapsed"]
+    step, stop, _ = findings("text_lr_0.1", "health.std_check_from=20")["prediction_std_collapsed"]
     assert step == 120 and stop  # the fifth line after the first one that is judged
-    warned = findings("text_lr_0.1", "std_check_from=20", "min_prediction_std=0")
+    warned = findings("text_lr_0.1", "health.std_check_from=20", "health.min_prediction_std=0")
     assert "weak_predictions" in warned and not any(stop for _, stop, _ in warned.values())
 
 
@@ -80,7 +80,7 @@ def record(step, **values):
 
 
 def guard(*overrides):
-    chosen = options("tiny_audio", "std_check_from=0", "optim.warmup=0", "patience=3", *overrides)
+    chosen = options("tiny_audio", "health.std_check_from=0", "optim.warmup=0", "health.patience=3", *overrides)
     return HealthGuard(chosen, ["audio"])
 
 
@@ -96,11 +96,13 @@ def feed(judge, name, values, **others):
 def test_one_bad_record_is_no_collapse():
     values = [1, 0.01, 0.01, 1, 0.01, 0.01, 0.01, 0.01]
     assert feed(guard(), "audio__target_std", values) == {"target_std_collapsed": 7}
-    assert feed(guard("min_target_std=0"), "audio__target_std", values) == {}
+    assert feed(guard("health.min_target_std=0"), "audio__target_std", values) == {}
 
 
 def test_nothing_is_judged_before_the_warm_up_is_over():
-    judge = HealthGuard(options("tiny_audio", "optim.warmup=10", "std_check_from=0", "patience=3"), ["audio"])
+    judge = HealthGuard(
+        options("tiny_audio", "optim.warmup=10", "health.std_check_from=0", "health.patience=3"), ["audio"]
+    )
     assert feed(judge, "audio__prediction_std", [0.0] * 20) == {"prediction_std_collapsed": 13}
 
 
@@ -195,7 +197,7 @@ def test_share_of_the_first_weights_is_the_product_of_all_decays():
 
 
 def health(folder, *overrides, processes=ONE_PROCESS):
-    chosen = options("tiny_audio", "std_check_from=0", "optim.warmup=0", "patience=2", *overrides)
+    chosen = options("tiny_audio", "health.std_check_from=0", "optim.warmup=0", "health.patience=2", *overrides)
     return RunHealth(chosen, build_config(chosen), ["audio"], folder, processes)
 
 
@@ -210,7 +212,7 @@ BAD = {"audio__loss": 1.0, "audio__target_std": 0.0}
 
 
 def test_each_thing_is_said_once_also_over_a_restart(tmp_path, caplog):
-    run = health(tmp_path, "collapse=warn", "optim.lr=0.5")
+    run = health(tmp_path, "health.collapse=warn", "optim.lr=0.5")
     run.open(0)
     for step in (1, 2, 3):
         run.check(record(step, **BAD))
@@ -222,7 +224,7 @@ def test_each_thing_is_said_once_also_over_a_restart(tmp_path, caplog):
     assert caplog.text.count("tokens no longer differ") == 1
 
     (tmp_path / "log.jsonl").write_text("".join(json.dumps(record(step, **BAD)) + "\n" for step in (1, 2, 3)))
-    again = health(tmp_path, "collapse=warn", "optim.lr=0.5")
+    again = health(tmp_path, "health.collapse=warn", "optim.lr=0.5")
     again.open(1)  # what came after the checkpoint is found again
     assert [event["step"] for event in read_log(tmp_path / "events.jsonl")] == [0]
     again.check(record(2, **BAD))

@@ -13,7 +13,8 @@ from d2v_train.batching.batches import load_steps
 from d2v_train.data.bad_samples import BadSample
 from d2v_train.data.decoding import decode_audio, decode_image
 from d2v_train.data.records import RawDataset, open_dataset
-from d2v_train.data.report import BadRecord, DataReport, NoUsableSample, collect_data_report
+from d2v_train.data.report import BadRecord, DataReport, NoUsableSample
+from d2v_train.data.rows import MemoryRows, Rows
 from d2v_train.data.substitutes import candidates, check_item, usable_item
 from d2v_train.data.tables import Table
 from d2v_train.health.guard import TrainingStopped
@@ -32,9 +33,9 @@ TINY = tiny(
     "vision",
     "audio",
     max_steps=12,
-    log_every=3,
-    checkpoint_every=3,
-    max_bad_fraction=1,
+    logging={"every": 3},
+    checkpoints={"every": 3},
+    health={"max_bad_fraction": 1},
     vision={"batch_size": 5},
     audio={"batch_size": 4, "transform": {"crop_seconds": 0.1}, "dataset": {"max_samples": None}},
     model={"vision_config": {"num_channels": 3}},
@@ -98,20 +99,20 @@ def test_workers_make_the_same_list(data, whole, tmp_path):
 
 def test_an_interrupted_run_makes_the_same_list(data, whole, tmp_path):
     with stopped_before(7):
-        pretrain(data[0], tmp_path, "checkpoint_every=4")
+        pretrain(data[0], tmp_path, "checkpoints.every=4")
     before = lines(tmp_path)
     assert before[-1]["step"] > 4, "something was met after the checkpoint, and will be met again"
     with open(tmp_path / "bad_samples.jsonl", "a") as file:
         file.write('{"step": 7, "modality": "aud')  # the kill came in the middle of a line
-    pretrain(data[0], tmp_path, "checkpoint_every=4")
+    pretrain(data[0], tmp_path, "checkpoints.every=4")
     assert lines(tmp_path) == lines(whole[0])
     assert read_log(tmp_path / "log.jsonl")[-1]["audio/bad_samples"] == 6
 
 
 def test_a_run_with_too_many_bad_samples_stops_and_says_where(data, tmp_path, monkeypatch):
     monkeypatch.setattr("d2v_train.health.ledger.TOLERATED", 3)
-    with pytest.raises(TrainingStopped, match="max_bad_fraction=0.2.*bad_samples.jsonl"):
-        pretrain(data[0], tmp_path, "max_bad_fraction=0.2", "text=null", "model.text_config=null")
+    with pytest.raises(TrainingStopped, match="health.max_bad_fraction=0.2.*bad_samples.jsonl"):
+        pretrain(data[0], tmp_path, "health.max_bad_fraction=0.2", "text=null", "model.text_config=null")
     assert len(lines(tmp_path)) > 3
 
 
@@ -132,8 +133,8 @@ def test_files_that_go_away_are_counted_until_they_are_too_many(tmp_path):
             (tmp_path / "pictures" / f"{number:02}.png").unlink()
 
     section = {"batch_size": 10, "dataset": {"cache": False}}
-    settings = tiny("vision", data={"vision": str(tmp_path / "pictures")}, vision=section)
-    config = write_config(tmp_path, settings | {"max_steps": 12, "checkpoint_every": 3, "max_bad_fraction": 0.4})
+    settings = tiny("vision", max_steps=12, data={"vision": str(tmp_path / "pictures")}, vision=section)
+    config = write_config(tmp_path, settings | {"checkpoints": {"every": 3}, "health": {"max_bad_fraction": 0.4}})
     with (
         before_step(3, unmount),
         pytest.raises(TrainingStopped, match=r"^1[3-5] of the 30 vision samples .*: 1[3-5] missing\. "),
@@ -206,7 +207,7 @@ def test_only_the_first_bad_samples_are_shown(tmp_path, caplog):
 
 def test_a_share_is_a_share():
     with pytest.raises(OptionError, match="max_bad_fraction.*2"):
-        load_options("tiny_vision", ["output_dir=x", "max_bad_fraction=2"])
+        load_options("tiny_vision", ["output_dir=x", "health.max_bad_fraction=2"])
 
 
 # ---- one sample
@@ -219,16 +220,16 @@ def texts(*values):
 def test_each_step_reports_all_that_it_met_also_what_was_met_before():
     data = texts("a", "", "c")
     for _ in range(2):
-        with collect_data_report() as report:
-            assert data[1]["text"] == "c"
+        report = DataReport()
+        assert data.read(1, report)["text"] == "c"
         assert list(report.bad.values()) == [BadRecord("text", "here", "train", 1, "row 1", "empty", "no text")]
         assert report.draws == report.bad_draws == {"text": 1}, "the one that stood in was not asked for"
 
 
 def test_a_damaged_folder_counts_as_one_when_it_is_drawn_once():
     data = texts(*["good"] * 1000, *[""] * 80, *["good"] * 1000)
-    with collect_data_report() as report:
-        data[1000]
+    report = DataReport()
+    data.read(1000, report)
     assert len(report.bad) == 80 and report.draws == report.bad_draws == {"text": 1}
 
 
@@ -252,7 +253,7 @@ def test_stand_ins_differ_and_reach_beyond_the_neighbours(size):
 
 
 def test_samples_without_end_are_not_tried():
-    class Empty:
+    class Empty(Rows):
         tries = 0
 
         def __len__(self):
@@ -276,8 +277,8 @@ def test_what_fails_in_the_transform_is_replaced_under_its_own_id():
         return {"input_values": torch.tensor([value]), "id": record["id"], "text": record["text"]}
 
     data = texts("a", "b", "c", "d")
-    with collect_data_report() as report:
-        items = [usable_item(data, index, transform, "text", seed=1) for index in range(4)]
+    report = DataReport()
+    items = [usable_item(data, index, transform, "text", 1, report) for index in range(4)]
     assert [item["text"] for item in items] == ["a", "d", "d", "d"] and [item["id"] for item in items] == [0, 1, 2, 3]
     reasons = {record.row: (record.reason, record.detail) for record in report.bad.values()}
     assert reasons == {
@@ -306,8 +307,8 @@ def test_texts_without_tokens_are_left_out():
     def transform(record, seed):
         return {"input_ids": torch.arange(2 if record["text"] == "a" else 3), "id": record["id"]}
 
-    with collect_data_report() as report:
-        assert len(usable_item(texts("a", "b"), 0, transform, "text", seed=0)["input_ids"]) == 3
+    report = DataReport()
+    assert len(usable_item(texts("a", "b"), 0, transform, "text", 0, report)["input_ids"]) == 3
     assert [record.reason for record in report.bad.values()] == ["empty"]
 
 
@@ -325,16 +326,16 @@ def test_rows_without_a_picture_in_a_table(tmp_path, monkeypatch):
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
     reasons = write_picture_table(tmp_path / "pictures.parquet")
     data = open_dataset("vision", str(tmp_path / "pictures.parquet"))
-    with collect_data_report() as report:
-        assert [data[row]["image"].size for row in range(6)] == [(8, 8)] * 6
+    report = DataReport()
+    assert [data.read(row, report)["image"].size for row in range(6)] == [(8, 8)] * 6
     assert {record.row: record.reason for record in report.bad.values()} == reasons
 
 
 def test_names_that_are_no_text_can_be_written(tmp_path):
     name = os.fsdecode(b"caf\xe9.png")
-    data = RawDataset("vision", Table([b"", np.zeros((4, 4), np.uint8)], [name, "good"]))
-    with collect_data_report() as report:
-        data[0]
+    data = RawDataset("vision", Table(MemoryRows([b"", np.zeros((4, 4), np.uint8)], [name, "good"])))
+    report = DataReport()
+    data.read(0, report)
     assert [record.name.encode() for record in report.bad.values()] == [b"caf\\udce9.png"]
 
 
@@ -346,8 +347,8 @@ def test_a_table_that_cannot_be_read_is_a_bad_sample():
             return super().__getitem__(index)
 
     data = RawDataset("text", Table(Torn(["a", "b"])))
-    with collect_data_report() as report:
-        assert data[0]["text"] == "b"
+    report = DataReport()
+    assert data.read(0, report)["text"] == "b"
     assert [record.detail for record in report.bad.values()] == ["OSError: the disk is gone"]
 
 
@@ -357,20 +358,19 @@ def test_tokens_that_another_run_kept_come_with_what_it_met(tmp_path):
     reports = []
     for _ in range(2):
         documents = open_dataset("text", str(tmp_path / "text"), stream_block=8)
-        with collect_data_report() as report:
-            PackedTextDataset(documents, tokenizer, 8, cache_dir=tmp_path / "tokens")
+        report = DataReport()
+        PackedTextDataset(documents, tokenizer, 8, tmp_path / "tokens", report)
         reports.append(report)
     assert {record.name: record.reason for record in reports[0].bad.values()} == reasons
     assert reports[0].bad == reports[1].bad and reports[0].draws == reports[1].draws == {"text": 43}
     assert reports[0].bad_draws == reports[1].bad_draws == {"text": 6}
 
 
-def test_what_is_bad_for_a_new_tokenizer_is_collected_and_not_said_beside(tmp_path, caplog):
+def test_what_is_bad_for_a_new_tokenizer_is_not_said(tmp_path, caplog):
     options = load_options("tiny_text", [])
     documents = RawDataset("text", Table(["some words", b"\xe9", "more words"] * 4))
-    with collect_data_report() as report:
-        prepare_tokenizer(options, documents, tmp_path / "tokenizer")
-    assert len(report.bad) == 4 and "Bad text" not in caplog.text
+    prepare_tokenizer(options, documents, tmp_path / "tokenizer")
+    assert documents.bad.total == 4 and "Bad text" not in caplog.text
 
 
 class Failing:

@@ -11,16 +11,16 @@ from torch import nn
 from d2v_train.engine.engine import clip_gradient
 from d2v_train.health.guard import TrainingStopped
 from d2v_train.health.non_finite import NonFinitePolicy, where_not_finite
-from d2v_train.options.files import load_options
+from d2v_train.options.sections import HealthOptions
 
 
-def policy(*overrides, note=lambda *args, **facts: None):
-    return NonFinitePolicy(load_options("tiny_vision", ["output_dir=x", *overrides]), note)
+def policy(note=lambda *args, **facts: None, **options):
+    return NonFinitePolicy(HealthOptions(**options), note)
 
 
 def test_limit_in_a_row():
     events = []
-    judge = policy("max_bad_steps=3", note=lambda step, event, message, **facts: events.append((step, event)))
+    judge = policy(max_bad_steps=3, note=lambda step, event, message, **facts: events.append((step, event)))
     for step in (1, 2):
         judge.bad(step)
     judge.good()
@@ -34,13 +34,13 @@ def test_limit_in_a_row():
 
 
 def test_limit_of_the_share_begins_after_a_hundred_steps():
-    judge = policy("max_skipped_share=0.1")
+    judge = policy(max_skipped_share=0.1)
     for step in range(1, 100, 2):
         judge.bad(step)
         judge.good()
     with pytest.raises(TrainingStopped, match="51 of 101"):
         judge.bad(101)
-    rare = policy("max_skipped_share=0.1")
+    rare = policy(max_skipped_share=0.1)
     for step in range(10, 1000, 10):
         rare.bad(step)
         rare.good()
@@ -49,7 +49,7 @@ def test_limit_of_the_share_begins_after_a_hundred_steps():
 
 def test_run_may_stop_at_the_first():
     with pytest.raises(TrainingStopped, match="row"):
-        policy("non_finite=stop").bad(1)
+        policy(non_finite="stop").bad(1)
 
 
 def test_counts_go_on_after_a_restart():
@@ -59,7 +59,7 @@ def test_counts_go_on_after_a_restart():
     for step in (8, 9):
         judge.bad(step)
     judge.bad(10, counts=False)
-    resumed = policy("max_bad_steps=3")
+    resumed = policy(max_bad_steps=3)
     resumed.load_state_dict(json.loads(json.dumps(judge.state_dict())))
     assert (resumed.skipped, resumed.in_a_row, resumed.counted) == (4, 2, 3)
     with pytest.raises(TrainingStopped, match="in 3 steps in a row"):

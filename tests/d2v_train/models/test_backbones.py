@@ -23,13 +23,13 @@ from d2v_train.models.encoders import observed_encoder
 from d2v_train.options.errors import OptionError
 from d2v_train.options.files import build_options, load_options
 from d2v_train.pretraining.session import upload_final
+from d2v_train.probing.run import ProbeSettings, run_probe
 from d2v_train.programs import publish
-from d2v_train.programs.probe import run_probe
 from d2v_train.support.jsonl import read_log
 from modeling_d2v import BackbonePreTrainingConfig, Data2VecConfig
 
 
-COMMON = {"max_steps": 4, "log_every": 1, "checkpoint_every": 2, "cpu": True, "optim": {"lr": 1e-3}}
+COMMON = {"max_steps": 4, "logging": {"every": 1}, "checkpoints": {"every": 2}, "cpu": True, "optim": {"lr": 1e-3}}
 RUNS = {
     "text": {"text": {"batch_size": 3, "transform": {"max_length": 24}}},
     "vision": {"vision": {"batch_size": 4}, "model": {"mask_prob": 0.5}},
@@ -191,7 +191,8 @@ def test_probe_reads_the_encoder(options, sources, tmp_path):
     assert last["vision/probe_knn"] > first["vision/probe_chance"] + 5 and last["vision/probe_rank"] > 1.5
     # The same measure by hand, before and after.
     for folder, seen in ((sources["vision"], first), (tmp_path / "run" / "final_backbone", last)):
-        result = run_probe(str(folder), "vision", max_samples=100, neighbours=20, simple=False)
+        settings = ProbeSettings(model=str(folder), modality="vision", max_samples=100, neighbours=20, simple=False)
+        result = run_probe(settings)
         assert result["pretrained"]["knn"] == seen["vision/probe_knn"]
         assert result["random"]["knn"] == first["vision/probe_knn_random"]
 
@@ -226,7 +227,7 @@ def test_resolved_options_are_kept_and_the_plain_encoder_goes_up(options, source
     (sources["vision"] / "README.md").write_text("---\nlicense: mit\n---\n")
     with HubServer() as server:
         server.connect(monkeypatch)
-        pretrain(options("vision", max_steps=1), tmp_path / "run", "push_to_hub=true", "hub_model_id=user/continued")
+        pretrain(options("vision", max_steps=1), tmp_path / "run", "hub.push=true", "hub.model_id=user/continued")
         files = server.files("user/continued")
     assert {"config.json", "model.safetensors", "preprocessor_config.json", "README.md"} <= set(files)
     assert not {name for name in files if name.endswith(".py")}
@@ -235,13 +236,15 @@ def test_resolved_options_are_kept_and_the_plain_encoder_goes_up(options, source
     (sources["vision"] / "README.md").unlink()
     upload_final(tmp_path / "run" / "final", "user/other")
     assert "licence" in caplog.text
-    assert f"publish.py {tmp_path / 'run' / 'final'} user/other" in caplog.text
-    made = publish.main([str(tmp_path / "run"), "user/x", "--weights", "teacher", "--license", "mit", "--dry_run"])
+    assert f"d2v publish {tmp_path / 'run' / 'final'} user/other" in caplog.text
+    made = publish.run_program(
+        [str(tmp_path / "run"), "user/x", "--weights", "teacher", "--license", "mit", "--dry_run"]
+    )
     assert made.files.keys() == set(files) - {".gitattributes"} and "code beside them" not in made.card
     with pytest.raises(ValueError, match="package"):
-        publish.main([str(tmp_path / "run"), "user/x", "--weights", "all", "--license", "mit", "--dry_run"])
+        publish.run_program([str(tmp_path / "run"), "user/x", "--weights", "all", "--license", "mit", "--dry_run"])
     with pytest.raises(ValueError, match="folder"):
-        publish.main([str(tmp_path / "run" / "final_backbone"), "user/x", "--dry_run"])
+        publish.run_program([str(tmp_path / "run" / "final_backbone"), "user/x", "--dry_run"])
     kept = yaml.safe_load((tmp_path / "run" / "run.yaml").read_text())
     assert kept["vision"]["transform"] == {"mean": [0.4], "std": [0.3]}
     saved = json.loads((tmp_path / "run" / "final" / "config.json").read_text())

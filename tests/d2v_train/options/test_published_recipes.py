@@ -11,8 +11,8 @@ from d2v_train.measuring.flops import BatchShape, StepFlops
 from d2v_train.models.build import build_config
 from d2v_train.options.files import find_config, load_options, pretraining_configs
 from d2v_train.pretraining.scaling import scale_batch
-from d2v_train.programs.smoke import main as smoke
 from d2v_train.programs.smoke import parameters
+from d2v_train.programs.smoke import run_program as smoke
 from modeling_d2v import Data2VecConfig, Data2VecForPreTraining
 from modeling_d2v.presets import preset_names
 
@@ -33,6 +33,8 @@ PUBLISHED = {
     "vision_large_imagenet1k_v1": ("vision-large-v1", 64, 64, 249_600, 24_960, 1e-3, 0.05, [0.9, 0.999], 3, 303.2),
     "text_base_v1": ("text-base-v1", 16, 16, 1_000_000, 10_000, 2e-4, 0.01, [0.9, 0.98], 5, 124.1),
 }
+WITHOUT_DATA = {"audio-spectrogram-base", "audio-spectrogram-large"}
+"""Presets without a configuration of a run: nobody may distribute the recordings of AudioSet."""
 SHORTENED = {
     "audio_base_1gpu": "audio_base_ls960",
     "vision_base_1gpu": "vision_base_imagenet1k",
@@ -43,7 +45,7 @@ IMAGES = 1_281_167
 
 
 def test_every_published_model_has_its_configuration_and_every_configuration_is_tested():
-    assert sorted(row[0] for row in PUBLISHED.values()) == sorted(preset_names())
+    assert sorted(row[0] for row in PUBLISHED.values()) == sorted({*preset_names()} - WITHOUT_DATA)
     names = {path.stem for path in pretraining_configs() if not path.stem.startswith("tiny_")}
     assert names == {*PUBLISHED, *SHORTENED}
 

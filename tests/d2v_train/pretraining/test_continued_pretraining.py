@@ -10,8 +10,8 @@ from model_factory import randomise
 from PIL import Image
 from processing_factory import text_tokenizer
 
-from d2v_train.programs.convert import main as convert
-from d2v_train.programs.pretrain import main as pretrain
+from d2v_train.programs.convert import run_program as convert
+from d2v_train.programs.pretrain import run_program as pretrain
 from d2v_train.support.jsonl import read_log
 from modeling_d2v import Data2VecForPreTraining, Data2VecModel
 from tests.modeling_d2v.source_checkpoints import content_of, write
@@ -83,7 +83,7 @@ def test_pretraining_goes_on(kind, tmp_path, pictures):
     options = [f"output_dir={tmp_path / 'run'}", f"init_from={tmp_path / 'model'}", "model=null", "cpu=true"]
     # So small a step, and so slow a teacher, that what the run began with is what it ends with, almost.
     options += ["model.ema_decay=1.0", "model.ema_end_decay=1.0"]
-    options += ["max_steps=2", "log_every=1", f"{modality}.batch_size=2", "optim.lr=1e-6", "optim.warmup=0.0"]
+    options += ["max_steps=2", "logging.every=1", f"{modality}.batch_size=2", "optim.lr=1e-6", "optim.warmup=0.0"]
     options += {
         "audio": ["audio.transform.crop_seconds=[0.3,0.5]", "audio.dataset.max_samples=8"],
         "vision": [f"data.vision={pictures}", "vision.transform=null"],

@@ -12,13 +12,13 @@ from d2v_train.options.files import load_options
 from d2v_train.pretraining import dry_run as module
 from d2v_train.pretraining.dry_run import count_parameters
 from d2v_train.pretraining.session import pretrain
-from d2v_train.programs.pretrain import main
+from d2v_train.programs.pretrain import run_program
 from d2v_train.support.jsonl import read_log
 from d2v_train.support.processes import Processes
 from modeling_d2v import Data2VecForPreTraining
 
 
-SMALL = ["cpu=true", "max_steps=30", "log_every=1", "text=null", "vision.batch_size=2", "audio.batch_size=2",
+SMALL = ["cpu=true", "max_steps=30", "logging.every=1", "text=null", "vision.batch_size=2", "audio.batch_size=2",
          "model.text_config=null", "model.num_hidden_layers=1", "vision.ratio=2", "audio.ratio=1"]  # fmt: skip
 
 
@@ -30,13 +30,13 @@ def test_a_dry_run_tells_what_the_run_will_do_and_writes_nothing(tmp_path, capsy
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(module, "STEPS", 2)
     settings = [*SMALL, f"output_dir={tmp_path / 'run'}"]
-    facts = main(["tiny_joint", *settings, "--dry_run"])
+    facts = run_program(["tiny_joint", *settings, "--dry_run"])
     assert files(tmp_path) == {}
     text = capsys.readouterr().out
     assert "Nothing was written" in text and "expected time" in text and "{" not in text
 
     AcceleratorState._reset_state(reset_partial_state=True)
-    main(["tiny_joint", *settings, "max_steps=3", "optim.schedule_steps=30"])
+    run_program(["tiny_joint", *settings, "max_steps=3", "optim.schedule_steps=30"])
     records = read_log(tmp_path / "run" / "log.jsonl")
     for name in ("vision", "audio"):
         (taken,) = {round(record["samples_per_s"] * record["step_seconds"], 3) for record in records
@@ -53,7 +53,7 @@ def test_a_dry_run_tells_what_the_run_will_do_and_writes_nothing(tmp_path, capsy
 
     before = files(tmp_path)
     AcceleratorState._reset_state(reset_partial_state=True)
-    main(["tiny_joint", *settings, "max_steps=3", "optim.schedule_steps=30", "--dry_run"])
+    run_program(["tiny_joint", *settings, "max_steps=3", "optim.schedule_steps=30", "--dry_run"])
     assert files(tmp_path) == before
 
 

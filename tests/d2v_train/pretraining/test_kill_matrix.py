@@ -31,10 +31,8 @@ TINY = tiny(
     "vision",
     "audio",
     max_steps=STEPS,
-    log_every=5,
-    checkpoint_every=3,
-    keep_last=3,
-    keep_every=20,
+    logging={"every": 5},
+    checkpoints={"every": 3, "keep_last": 3, "keep_every": 20},
     audio={"batch_size": 2},
     model={"hidden_dropout": 0.1},
 )

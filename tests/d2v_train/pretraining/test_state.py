@@ -5,7 +5,7 @@ import json
 from d2v_train.health.ledger import BadSampleLedger
 from d2v_train.health.non_finite import NonFinitePolicy
 from d2v_train.measuring.step_meter import StepMeter
-from d2v_train.options.files import load_options
+from d2v_train.options.sections import HealthOptions
 from d2v_train.pretraining.state import states_by_name
 from d2v_train.support.jsonl import RunLog
 from d2v_train.support.processes import ONE_PROCESS
@@ -25,7 +25,7 @@ def parts(folder):
     return {
         "log": RunLog(folder / "log.jsonl"),
         "meter": StepMeter(ONE_PROCESS, None),
-        "non_finite": NonFinitePolicy(load_options("tiny_vision", ["output_dir=x"])),
+        "non_finite": NonFinitePolicy(HealthOptions()),
         "bad_samples": BadSampleLedger(folder / "bad_samples.jsonl", 0.1, ONE_PROCESS),
     }
 

@@ -16,7 +16,7 @@ from tiny_run import (
 from d2v_train.options.errors import OptionError
 from d2v_train.options.files import load_options
 from d2v_train.probing.online import feature_rank
-from d2v_train.programs.probe import run_probe
+from d2v_train.probing.run import ProbeSettings, run_probe
 from modeling_d2v import Data2VecForPreTraining
 
 
@@ -26,7 +26,7 @@ PROBE = ["probe.every=3", "probe.max_samples=60"]
 @pytest.fixture
 def config(tmp_path):
     changes = {"hidden_dropout": 0.1, "vision_config": {"patch_size": 4}}
-    return write_config(tmp_path, tiny("vision", log_every=2, checkpoint_every=2, model=changes))
+    return write_config(tmp_path, tiny("vision", logging={"every": 2}, checkpoints={"every": 2}, model=changes))
 
 
 def records(folder, probed=True):
@@ -61,7 +61,8 @@ def test_run_goes_on_with_its_probe(config, tmp_path):
 def test_it_finds_what_the_program_finds(config, tmp_path):
     pretrain(config, tmp_path / "run", "probe.every=6", "probe.max_samples=300", "probe.kind=linear")
     (line,) = [line for line in records(tmp_path / "run") if line["step"] == 6]
-    found = run_probe(str(tmp_path / "run" / "final"), "vision", max_samples=300, simple=False)
+    final = str(tmp_path / "run" / "final")
+    found = run_probe(ProbeSettings(model=final, modality="vision", max_samples=300, simple=False))
     assert line["vision/probe_linear"] == found["pretrained"]["linear"]
     first = records(tmp_path / "run")[0]
     assert first["vision/probe_chance"] == found["chance"]

@@ -31,14 +31,17 @@ def share_of(path, colour=HIDDEN, tolerance=12):
 def test_every_modality_is_drawn_and_the_model_does_not_notice(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "POOL", 8)
     options = load_options("tiny_joint", SMALL)
-    sources = open_sources(options, 1)
+    sources = open_sources(options, {"vision": {"channels": 1}})
     tokenizer = prepare_tokenizer(options, sources["text"], tmp_path / "tokenizer")
     config = build_config(options, len(tokenizer))
     steps = build_steps(options, config, sources, tokenizer)
     model = build_model(options, config).train()
-    observer = Pictures(5, tmp_path, steps, config, tokenizer)
     shared = {}
-    observer.share = lambda drawn, step: shared.update({name: (path, step) for name, path in drawn.items()})
+
+    def share(drawn, step):
+        shared.update({name: (path, step) for name, path in drawn.items()})
+
+    observer = Pictures(5, tmp_path, steps, config, tokenizer, share=share)
 
     observers = Observers([observer, Pictures(0, tmp_path, steps, config)])
     assert observers.due(0) and observers.due(5) and not observers.due(4)
@@ -57,9 +60,8 @@ def test_every_modality_is_drawn_and_the_model_does_not_notice(tmp_path, monkeyp
 
 
 def test_picture_that_cannot_be_drawn_ends_no_run(tmp_path, monkeypatch, caplog):
-    observer = Pictures(1, tmp_path, None, None)
     shared = []
-    observer.share = lambda drawn, step: shared.append(drawn)
+    observer = Pictures(1, tmp_path, None, None, share=lambda drawn, step: shared.append(drawn))
 
     def refuse(first):
         raise OSError(28, "No space left on device")

@@ -27,8 +27,8 @@ from transformers import (
 from d2v_train.converting.summary import nearest_size
 from d2v_train.models.build import build_config, build_model
 from d2v_train.options.files import load_options
-from d2v_train.programs.convert import is_transformers, main
-from d2v_train.programs.pretrain import main as pretrain
+from d2v_train.programs.convert import is_transformers, run_program
+from d2v_train.programs.pretrain import run_program as pretrain
 from d2v_train.support.jsonl import read_log
 from modeling_d2v import Data2VecConfig, Data2VecModel
 from modeling_d2v.conversion.fairseq.convert import WEIGHTS_NAME, Converted
@@ -45,7 +45,7 @@ FILES = [name for name in V2 + V1 if name != "d2v2_audio_large"]
 def convert(content, tmp_path, *options):
     """Writes a source, converts it, and gives the folder and what the program said."""
     source = write(content, tmp_path / "source.pt")
-    return tmp_path / "out", main([str(source), str(tmp_path / "out"), *options])
+    return tmp_path / "out", run_program([str(source), str(tmp_path / "out"), *options])
 
 
 @pytest.mark.parametrize("name", ["d2v2_image_base", "d2v2_audio_base", "d2v1_text_base"])
@@ -87,7 +87,7 @@ def test_a_speech_recogniser_with_its_dictionary(tmp_path):
     assert model(**inputs).logits.shape[2] == len(processor.tokenizer) and model.config.audio_config.pad_token_id == 0
     # A file says it where the checkpoint does not, or better.
     (tmp_path / "dict.ltr.txt").write_text("| 9\nA 8\nB 7\n")
-    main([str(tmp_path / "source.pt"), str(out), "--overwrite", "--dict", str(tmp_path / "dict.ltr.txt")])
+    run_program([str(tmp_path / "source.pt"), str(out), "--overwrite", "--dict", str(tmp_path / "dict.ltr.txt")])
     assert AutoTokenizer.from_pretrained(out)("AB A").input_ids == [5, 6, 4, 5]
 
 
@@ -152,7 +152,7 @@ def test_pretraining_goes_on_from_a_converted_model(tmp_path):
         loss = model(**reference.batch()).loss.item()
     recorded = reference.tensors["out.AUDIO_regression.loss_sum"].item() / reference.num_items
     assert loss == pytest.approx(recorded, rel=1e-5)
-    short = ["max_steps=2", "log_every=1", "audio.transform.crop_seconds=[0.2,0.4]", "audio.dataset.max_samples=8"]
+    short = ["max_steps=2", "logging.every=1", "audio.transform.crop_seconds=[0.2,0.4]", "audio.dataset.max_samples=8"]
     pretrain([str(ROOT / "recipes/d2v_train/configs/tiny_audio.yaml"), *options, *short])
     assert read_log(tmp_path / "run" / "log.jsonl")[-1]["step"] == 2
     assert AutoModel.from_pretrained(tmp_path / "run" / "final").config.hidden_size == 36
@@ -175,7 +175,7 @@ def refused(tmp_path, source, *options, match):
     """The program ends with one paragraph, and writes nothing."""
     before = sorted(tmp_path.rglob("*"))
     with pytest.raises((ValueError, OSError), match=match):
-        main([str(source), str(tmp_path / "out"), *options])
+        run_program([str(source), str(tmp_path / "out"), *options])
     assert sorted(tmp_path.rglob("*")) == before
 
 
@@ -201,7 +201,11 @@ def test_what_is_found_out_late_leaves_nothing_either(tmp_path, monkeypatch):
     source = write(content, tmp_path / "source.pt")
     refused(tmp_path, source, match="infinite")
     refused(tmp_path, source, "--allow_nonfinite", "--dict", str(tmp_path / "no.txt"), match="There is no file")
-    assert main([str(source), str(tmp_path / "out"), "--allow_nonfinite", "--verify"]).notes[-1].startswith("verified")
+    assert (
+        run_program([str(source), str(tmp_path / "out"), "--allow_nonfinite", "--verify"])
+        .notes[-1]
+        .startswith("verified")
+    )
 
 
 def test_folders_are_replaced_only_when_told(tmp_path):
@@ -211,7 +215,7 @@ def test_folders_are_replaced_only_when_told(tmp_path):
     refused(tmp_path, source, match="exists.*--overwrite")
     # A conversion that fails leaves the old folder as it was.
     refused(tmp_path, source, "--overwrite", "--dict", str(tmp_path / "no.txt"), match="There is no file")
-    main([str(source), str(out), "--overwrite"])
+    run_program([str(source), str(out), "--overwrite"])
     assert not (out / "mine.txt").exists()
     (out / "config.json").unlink()
     refused(tmp_path, source, "--overwrite", match="folder")
@@ -241,7 +245,7 @@ def test_a_folder_that_cannot_take_the_place_leaves_the_old_one(tmp_path, monkey
 
     monkeypatch.setattr(Path, "rename", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        main([str(tmp_path / "source.pt"), str(out), "--overwrite"])
+        run_program([str(tmp_path / "source.pt"), str(out), "--overwrite"])
     assert (out / "mine.txt").exists() and not list(tmp_path.glob(".*"))
 
 
@@ -250,22 +254,19 @@ def test_the_program_ends_in_one_sentence_and_leaves_nothing(tmp_path):
     write(content_of("d2v2_text_base"), tmp_path / "source.pt")
     (tmp_path / "empty.pt").write_bytes(b"")
     program = f"""
-import os, runpy, signal, sys
+import os, signal, sys
 sys.path.insert(0, {str(ROOT / "recipes")!r})
 import clone
 from safetensors import SafetensorError
 signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in the background
+from d2v_train.programs.convert import main
 from modeling_d2v.conversion.fairseq.convert import Converted
 
 def full():
     raise SafetensorError("No space left on device")
 
 def run(source):
-    sys.argv = ["convert.py", source, "out"]
-    try:
-        runpy.run_module("d2v_train.programs.convert", run_name="__main__")
-    except SystemExit as end:
-        print(end.code, sorted(os.listdir()))
+    print(main([source, "out"]), sorted(os.listdir()))
 
 save = Converted.save
 run("empty.pt")
@@ -278,11 +279,11 @@ for happen in (lambda: os.kill(os.getpid(), signal.SIGINT), lambda: os.kill(os.g
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     bad, *others = done.stdout.splitlines()
-    assert re.fullmatch(r"convert\.py: .*empty.* \['empty.pt', 'source.pt'\]", bad)
+    assert re.fullmatch(r"d2v convert: .*empty.* \['empty.pt', 'source.pt'\]", bad)
     assert others == [
-        "convert.py: interrupted. Nothing was written. ['empty.pt', 'source.pt']",
-        "convert.py: interrupted. Nothing was written. ['empty.pt', 'source.pt']",
-        "convert.py: No space left on device ['empty.pt', 'source.pt']",
+        "d2v convert: interrupted. Nothing was written. ['empty.pt', 'source.pt']",
+        "d2v convert: interrupted. Nothing was written. ['empty.pt', 'source.pt']",
+        "d2v convert: No space left on device ['empty.pt', 'source.pt']",
     ]
 
 
@@ -321,7 +322,7 @@ def tiny_ctc(folder):
 def test_a_model_of_transformers(tmp_path):
     model = tiny_ctc(tmp_path / "theirs")
     out = tmp_path / "out"
-    summary = main([str(tmp_path / "theirs"), str(out), "--verify"])
+    summary = run_program([str(tmp_path / "theirs"), str(out), "--verify"])
     assert (summary.kind, summary.architecture) == ("transformers data2vec-audio", "Data2VecForCTC")
     processor = AutoProcessor.from_pretrained(out)
     inputs = processor(audio=[torch.randn(4000).numpy()], sampling_rate=16000, return_tensors="pt")
@@ -329,7 +330,7 @@ def test_a_model_of_transformers(tmp_path):
         logits = AutoModelForCTC.from_pretrained(out)(**inputs).logits
         assert relative_error(logits, model(**inputs).logits) < 1e-5
     assert processor.tokenizer("E").input_ids == [5]
-    summary = main([str(tmp_path / "theirs"), str(out), "--encoder_only", "--overwrite"])
+    summary = run_program([str(tmp_path / "theirs"), str(out), "--encoder_only", "--overwrite"])
     assert summary.architecture == "Data2VecModel"
     assert {(entry.name, entry.reason) for entry in summary.unused} == {
         ("lm_head.weight", "belongs to the head"),
@@ -342,13 +343,13 @@ def test_the_licence_of_a_model_of_transformers_is_kept(tmp_path):
     tiny_ctc(theirs)
     (theirs / "README.md").write_text("---\nlicense: cc-by-nc-4.0\n---\n")
     refused(tmp_path, theirs, "--license", "mit", match="commercial")
-    summary = main([str(theirs), str(out)])
+    summary = run_program([str(theirs), str(out)])
     assert summary.license == read_license(out) == "cc-by-nc-4.0"
     card = (out / "README.md").read_text()
     assert "Converted from `theirs`, a model of transformers data2vec-audio." in card
     assert "fine-tuned" not in card and "reference implementation" not in card
     (theirs / "README.md").write_text("---\nlicense: apache-2.0\n---\n")
-    assert main([str(theirs), str(out), "--overwrite"]).license == "apache-2.0"
+    assert run_program([str(theirs), str(out), "--overwrite"]).license == "apache-2.0"
 
 
 def test_other_models_of_transformers(tmp_path):
@@ -372,11 +373,11 @@ def test_settings_come_from_a_file(tmp_path):
     (tmp_path / "cfg.json").write_text(json.dumps(content.pop("cfg")))
     source = write(content, tmp_path / "source.pt")
     refused(tmp_path, source, match="settings")
-    main([str(source), str(tmp_path / "out"), "--settings", str(tmp_path / "cfg.json")])
+    run_program([str(source), str(tmp_path / "out"), "--settings", str(tmp_path / "cfg.json")])
     for text in ("{", "[1]"):
         (tmp_path / "cfg.json").write_text(text)
         with pytest.raises(ValueError, match="--settings"):
-            main([str(source), str(tmp_path / "other"), "--settings", str(tmp_path / "cfg.json")])
+            run_program([str(source), str(tmp_path / "other"), "--settings", str(tmp_path / "cfg.json")])
 
 
 @pytest.mark.parametrize(
@@ -425,9 +426,9 @@ def test_memory_does_not_grow_with_the_file(tmp_path):
     size = source.stat().st_size
     code = (
         "import resource\n"
-        "from d2v_train.programs.convert import main\n"
+        "from d2v_train.programs.convert import run_program\n"
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
-        f"main([{str(source)!r}, {str(tmp_path / 'out')!r}])\n"
+        f"run_program([{str(source)!r}, {str(tmp_path / 'out')!r}])\n"
         "print('peak', (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024)\n"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)

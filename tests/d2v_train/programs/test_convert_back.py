@@ -8,7 +8,7 @@ import transformers
 from model_factory import inputs_for, randomise, tiny_config
 from transformers_factory import SHAPED, encoder, ours
 
-from d2v_train.programs.convert import main
+from d2v_train.programs.convert import run_program
 from modeling_d2v import Data2VecForPreTraining, Data2VecModel
 from modeling_d2v.conversion.hf.export_folder import export_to_transformers
 
@@ -20,7 +20,7 @@ def test_a_recogniser_is_exported_and_verified(tmp_path, capsys):
     model = ours("Data2VecForCTC")
     model.save_pretrained(tmp_path / "model")
     (tmp_path / "model" / "README.md").write_text("---\nlicense: mit\n---\n")
-    summary = main([str(tmp_path / "model"), str(tmp_path / "out"), "--to", "transformers", "--verify"])
+    summary = run_program([str(tmp_path / "model"), str(tmp_path / "out"), "--to", "transformers", "--verify"])
     printed = capsys.readouterr().out
     assert "result      Data2VecAudioForCTC, no published size (nearest audio-base-v1)" in printed
     assert "source      this package, Data2VecForCTC" in printed and "licence     mit: what the card" in printed
@@ -33,8 +33,8 @@ def test_a_recogniser_is_exported_and_verified(tmp_path, capsys):
 def test_there_and_back_through_the_command_line(tmp_path):
     model = encoder("text")
     model.save_pretrained(tmp_path / "model")
-    main([str(tmp_path / "model"), str(tmp_path / "there"), "--to", "transformers"])
-    main([str(tmp_path / "there"), str(tmp_path / "back"), "--verify"])
+    run_program([str(tmp_path / "model"), str(tmp_path / "there"), "--to", "transformers"])
+    run_program([str(tmp_path / "there"), str(tmp_path / "back"), "--verify"])
     again = Data2VecModel.from_pretrained(tmp_path / "back").state_dict()
     assert all(torch.equal(again[name], tensor) for name, tensor in model.state_dict().items())
 
@@ -44,7 +44,7 @@ def test_what_only_pretraining_needs_is_listed(weights, other, tmp_path):
     model = Data2VecForPreTraining(encoder("text").config)
     model.save_pretrained(tmp_path / "model")
     options = ["--to", "transformers", "--verify", "--weights", weights]
-    summary = main([str(tmp_path / "model"), str(tmp_path / "out"), *options])
+    summary = run_program([str(tmp_path / "model"), str(tmp_path / "out"), *options])
     listed = {name for name, reason in summary.unused if reason == "serves pretraining alone"}
     assert listed == {name for name in model.state_dict() if name.startswith(("decoders.", other))}
 
@@ -53,7 +53,7 @@ def test_one_modality_of_a_joint_encoder_in_another_type_of_numbers(tmp_path):
     config = tiny_config(("text", "audio"), masked_tokens="replaced", audio_config=SHAPED["audio"]["audio_config"])
     randomise(Data2VecModel(config)).save_pretrained(tmp_path / "model")
     options = ["--to", "transformers", "--modality", "audio", "--dtype", "bfloat16", "--license", "mit"]
-    summary = main([str(tmp_path / "model"), str(tmp_path / "out"), *options])
+    summary = run_program([str(tmp_path / "model"), str(tmp_path / "out"), *options])
     assert summary.license == "mit" and summary.task == "Data2VecModel"
     model = transformers.AutoModel.from_pretrained(tmp_path / "out")
     assert type(model) is transformers.Data2VecAudioModel and model.dtype == torch.bfloat16
@@ -62,14 +62,14 @@ def test_one_modality_of_a_joint_encoder_in_another_type_of_numbers(tmp_path):
 def test_what_transformers_cannot_compute_ends_with_the_reasons_and_writes_nothing(tmp_path):
     encoder("audio", audio_config={"alibi": "learned"}).save_pretrained(tmp_path / "model")
     with pytest.raises(ValueError, match="audio_config.alibi.*'learned'"):
-        main([str(tmp_path / "model"), str(tmp_path / "out"), "--to", "transformers"])
+        run_program([str(tmp_path / "model"), str(tmp_path / "out"), "--to", "transformers"])
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
 def test_a_model_is_not_replaced_by_its_export(tmp_path):
     encoder("text").save_pretrained(tmp_path / "model")
     with pytest.raises(ValueError, match="replaced"):
-        main([str(tmp_path / "model"), str(tmp_path / "model"), "--to", "transformers", "--overwrite"])
+        run_program([str(tmp_path / "model"), str(tmp_path / "model"), "--to", "transformers", "--overwrite"])
     with pytest.raises(ValueError, match="replaced"):
         export_to_transformers(tmp_path / "model", tmp_path, overwrite=True)
     assert type(Data2VecModel.from_pretrained(tmp_path / "model")) is Data2VecModel
@@ -79,4 +79,4 @@ def test_a_model_is_not_replaced_by_its_export(tmp_path):
 def test_sources_that_are_no_models_of_this_package(tmp_path, source):
     transformers.Data2VecTextConfig().save_pretrained(tmp_path / "theirs")
     with pytest.raises((ValueError, FileNotFoundError), match="There is no model in|not one of this package"):
-        main([str(tmp_path / source), str(tmp_path / "out"), "--to", "transformers"])
+        run_program([str(tmp_path / source), str(tmp_path / "out"), "--to", "transformers"])

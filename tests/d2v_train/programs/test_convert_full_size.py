@@ -8,7 +8,7 @@ import transformers
 from released_layouts import kind_of, released
 from released_settings import ON_DISK
 
-from d2v_train.programs.convert import main
+from d2v_train.programs.convert import run_program
 from modeling_d2v import Data2VecForPreTraining
 from modeling_d2v.conversion.fairseq.layouts import translate, walk_state
 from modeling_d2v.conversion.tensors import Place, third
@@ -47,7 +47,7 @@ def folder(tmp_path):
 def test_a_pretrained_file_of_base_size(preset, folder):
     content = with_random_numbers(released(preset))
     torch.save(content, folder / "source.pt")
-    summary = main([str(folder / "source.pt"), str(folder / "out"), "--verify"])
+    summary = run_program([str(folder / "source.pt"), str(folder / "out"), "--verify"])
     assert summary.size == preset and summary.kind == kind_of(preset)
     (folder / "source.pt").unlink()
     model = Data2VecForPreTraining.from_pretrained(folder / "out")
@@ -71,7 +71,7 @@ def test_a_fine_tuned_file_of_base_size(preset, task, folder):
     head, rows = HEADS[task]
     content = with_random_numbers(released(preset, task))
     torch.save(content, folder / "source.pt")
-    summary = main([str(folder / "source.pt"), str(folder / "out"), "--verify"])
+    summary = run_program([str(folder / "source.pt"), str(folder / "out"), "--verify"])
     assert summary.size == preset
     model = getattr(transformers, head).from_pretrained(folder / "out")
     weights = [

@@ -15,7 +15,7 @@ SMALL = [
     "model.text_config=null",
     "model.audio_config=null",
     "vision.batch_size=4",
-    "log_every=1",
+    "logging.every=1",
     "model.vision_config.num_masks=2",
 ]
 
@@ -64,7 +64,7 @@ def test_demo_trains_probes_and_plots(tmp_path, capsys, monkeypatch):
 @pytest.mark.slow
 def test_demo_runs_on_all_modalities(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(demo, "MAX_PROBE_SAMPLES", 150)
-    summary = demo.run_demo(tmp_path / "run", steps=6, overrides=["log_every=2"])
+    summary = demo.run_demo(tmp_path / "run", steps=6, overrides=["logging.every=2"])
     assert set(summary["probes"]) == {"vision", "audio", "text"}
     assert "Text does not learn in minutes" in capsys.readouterr().out
 

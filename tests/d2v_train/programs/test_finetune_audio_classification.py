@@ -25,8 +25,8 @@ from d2v_train.programs.finetune_audio_classification import (
     ClassDataArguments,
     ClassifierArguments,
     ClassTrainingArguments,
-    main,
 )
+from d2v_train.programs.finetune_audio_classification import run_program as main
 
 
 ROOT = Path(__file__).resolve().parents[3]

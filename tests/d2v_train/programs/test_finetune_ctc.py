@@ -20,7 +20,8 @@ from d2v_train.data.tables import SplitNotFoundError
 from d2v_train.finetuning.command_line import parse_arguments
 from d2v_train.finetuning.speech.arguments import CTCDataArguments
 from d2v_train.finetuning.speech.transcripts import build_ctc_tokenizer
-from d2v_train.programs.finetune_ctc import CTCModelArguments, CTCTrainingArguments, main
+from d2v_train.programs.finetune_ctc import CTCModelArguments, CTCTrainingArguments
+from d2v_train.programs.finetune_ctc import run_program as main
 from d2v_train.support.extras import MissingDependencyError, need
 
 
@@ -339,7 +340,7 @@ def test_two_processes_compute_the_losses_of_one(checkpoint, recordings, tmp_pat
 @pytest.mark.shared
 def test_real_speech_is_learned_by_heart(shared_dir, tmp_path):
     """The documented check with four of its eight recordings, from random weights."""
-    from d2v_train.programs.pretrain import main as pretrain
+    from d2v_train.programs.pretrain import run_program as pretrain
 
     pretrain(["tiny_audio", f"output_dir={tmp_path / 'pretrained'}", "max_steps=2", "cpu=true"])
     config = str(ROOT / "recipes" / "d2v_train" / "configs" / "ctc_overfit.yaml")

@@ -23,7 +23,8 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipe
 from d2v_train.finetuning.run import write_predictions
 from d2v_train.finetuning.texts.glue import CLASSES, SCORES, TASKS, decide_task, of_one_process
 from d2v_train.inputs.tokenizer import build_tokenizer
-from d2v_train.programs.finetune_glue import GlueArguments, main
+from d2v_train.programs.finetune_glue import GlueArguments
+from d2v_train.programs.finetune_glue import run_program as main
 from modeling_d2v import Data2VecForPreTraining
 
 

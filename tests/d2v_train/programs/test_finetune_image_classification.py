@@ -25,7 +25,7 @@ from d2v_train.finetuning.images.arguments import ImageDataArguments
 from d2v_train.finetuning.metrics import accuracies
 from d2v_train.inputs.processors import image_processor
 from d2v_train.inputs.vision import VisionTransform
-from d2v_train.programs.finetune_image_classification import main
+from d2v_train.programs.finetune_image_classification import run_program as main
 from modeling_d2v import Data2VecForPreTraining, Data2VecProcessor
 
 

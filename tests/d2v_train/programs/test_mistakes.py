@@ -49,7 +49,7 @@ def clips(tmp_path):
         ("model.preset=huge", "preset"),
         ("init_from=./no/such/model", "init_from=./no/such/model"),
         ("init_from={empty}", "init_from="),
-        ("report_to=nowhere", "report_to.*'nowhere'"),
+        ("logging.report_to=nowhere", "report_to.*'nowhere'"),
     ],
 )
 def test_mistake_is_explained(config, tmp_path, override, words):
@@ -171,7 +171,7 @@ def test_program_runs_without_what_it_does_not_need(tmp_path):
         "import clone\n"
         "for name in ('soundfile', 'soxr', 'PIL'):\n"
         "    sys.modules[name] = None\n"
-        "import d2v_train.programs.pretrain\n"
+        "import d2v_train.pretraining.session\n"
         "from d2v_train.data.records import open_dataset\n"
         f"assert open_dataset('text', {str(tmp_path / 'a.txt')!r})[0]['text'] == 'some words'\n"
         "from d2v_train.data.decoding import decode_audio, decode_image\n"

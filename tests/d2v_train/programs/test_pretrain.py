@@ -36,7 +36,7 @@ from d2v_train.health.guard import TrainingStopped
 from d2v_train.models.build import build_config, build_model
 from d2v_train.options.errors import OptionError
 from d2v_train.options.files import load_options
-from d2v_train.programs.pretrain import run_program
+from d2v_train.programs.pretrain import main
 from d2v_train.runs.checkpoints import CheckpointFolder
 from d2v_train.support.jsonl import read_log
 from modeling_d2v import Data2VecForPreTraining
@@ -46,7 +46,7 @@ from modeling_d2v import Data2VecForPreTraining
 def config(tmp_path):
     noise = {"mask_noise_std": 0.1}
     changes = {"vision": {"batch_size": 5}, "model": {"vision_config": noise, "audio_config": noise}}
-    return write_config(tmp_path, tiny("vision", "audio", checkpoint_every=2, **changes))
+    return write_config(tmp_path, tiny("vision", "audio", checkpoints={"every": 2}, **changes))
 
 
 def test_joint_run_leaves_log_checkpoints_and_a_model_that_loads(config, tmp_path):
@@ -87,7 +87,8 @@ def test_joint_run_leaves_log_checkpoints_and_a_model_that_loads(config, tmp_pat
 
 def test_text_run_keeps_its_tokenizer(tmp_path):
     (tmp_path / "text.txt").write_text("\n\n".join(f"document {number} of a few words" for number in range(99)))
-    settings = tiny("text", max_steps=2, checkpoint_every=2, data={"text": str(tmp_path / "text.txt")})
+    data = {"text": str(tmp_path / "text.txt")}
+    settings = tiny("text", max_steps=2, checkpoints={"every": 2}, data=data)
     pretrain(write_config(tmp_path, settings), tmp_path / "run")
     final = tmp_path / "run" / "final"
     tokenizer, config = AutoTokenizer.from_pretrained(final), AutoConfig.from_pretrained(final)
@@ -100,7 +101,7 @@ def test_text_run_keeps_its_tokenizer(tmp_path):
 
 
 def test_stopped_run_goes_on_bit_for_bit(config, tmp_path):
-    settings = [DROPOUT, "log_every=3", "checkpoint_every=2"]
+    settings = [DROPOUT, "logging.every=3", "checkpoints.every=2"]
     pretrain(config, tmp_path / "whole", *settings)
     with stopped_before(5):
         pretrain(config, tmp_path / "cut", *settings)
@@ -167,7 +168,7 @@ def break_loss(monkeypatch, steps, value=float("nan")):
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_step_without_a_finite_loss_is_skipped_before_the_weights_move(config, tmp_path, monkeypatch, value):
     break_loss(monkeypatch, {3}, value)
-    summary = pretrain(config, tmp_path / "run", "checkpoint_every=1", "keep_last=9")
+    summary = pretrain(config, tmp_path / "run", "checkpoints.every=1", "checkpoints.keep_last=9")
     assert summary["skipped_steps"] == 1 and summary["steps"] == 6
     weights = {step: load_file(tmp_path / "run" / "checkpoints" / f"step_{step:08d}" / "model.safetensors")
                for step in (3, 4, 5)}  # fmt: skip
@@ -179,12 +180,19 @@ def test_step_without_a_finite_loss_is_skipped_before_the_weights_move(config, t
 def test_run_stops_with_advice_when_the_loss_stays_bad(config, tmp_path, monkeypatch):
     break_loss(monkeypatch, {2, 3, 4, 5})
     with pytest.raises(TrainingStopped, match="3 steps.*optim.lr"):
-        pretrain(config, tmp_path / "run", "max_bad_steps=3")
+        pretrain(config, tmp_path / "run", "health.max_bad_steps=3")
 
 
 def test_collapse_stops_the_run_after_warmup(config, tmp_path):
     with pytest.raises(TrainingStopped, match="step 4.*target_std"):
-        pretrain(config, tmp_path / "run", "min_target_std=9", "optim.warmup=3", "std_check_from=2", "patience=1")
+        pretrain(
+            config,
+            tmp_path / "run",
+            "health.min_target_std=9",
+            "optim.warmup=3",
+            "health.std_check_from=2",
+            "health.patience=1",
+        )
     record = json.loads((tmp_path / "run" / "run.json").read_text())
     assert "At step 4" in record["starts"][0]["end"]["reason"]
     assert record["progress"]["step"] == 4 and record["progress"]["seconds"] > 0  # without a checkpoint
@@ -225,7 +233,7 @@ def command(config, folder, *overrides):
 
 def test_killed_run_goes_on_bit_for_bit(config, tmp_path):
     """SIGKILL between two checkpoints, from outside, at no chosen moment; then the same command again."""
-    settings = [DROPOUT, "max_steps=60", "checkpoint_every=7"]
+    settings = [DROPOUT, "max_steps=60", "checkpoints.every=7"]
     folder = tmp_path / "killed"
     with subprocess.Popen([sys.executable, *command(config, folder, *settings)], cwd=tmp_path, env=environment(),
                           stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL) as process:  # fmt: skip
@@ -250,14 +258,14 @@ def test_run_killed_while_it_saves_goes_on_from_the_checkpoint_before(config, tm
         "import os, signal, sys\n"
         f"sys.path.insert(0, {str(ROOT / 'recipes')!r})\n"
         "import clone\n"
-        "from d2v_train.programs.pretrain import main\n"
+        "from d2v_train.programs.pretrain import run_program\n"
         "rename = os.rename\n"
         "def killing(source, target):\n"
         "    if str(target).endswith('step_00000004'):\n"
         "        os.kill(os.getpid(), signal.SIGKILL)\n"
         "    rename(source, target)\n"
         "os.rename = killing\n"
-        "main(sys.argv[1:])\n"
+        "run_program(sys.argv[1:])\n"
     )
     arguments = command(config, folder, DROPOUT)[1:]
     done = subprocess.run([sys.executable, "-c", program, *arguments], cwd=tmp_path, env=environment(),
@@ -291,6 +299,6 @@ def test_two_processes_train_like_one(config, tmp_path, schedule):
 
 
 def test_program_explains_a_wrong_option_in_one_line(config, tmp_path):
-    assert run_program([str(config), f"output_dir={tmp_path}", "vision.batch=3"]) == (
+    assert main([str(config), f"output_dir={tmp_path}", "vision.batch=3"]) == (
         "OptionError: Unknown option 'vision.batch'. The nearest valid key is 'vision.batch_size'."
     )

@@ -19,9 +19,11 @@ from d2v_train.data.labels import MissingLabelsError
 from d2v_train.inputs.tokenizer import build_tokenizer
 from d2v_train.inputs.vision import VisionTransform
 from d2v_train.models.encoders import load_encoder
+from d2v_train.options.sections import ProbeDataOptions
 from d2v_train.probing.features import extract
+from d2v_train.probing.run import ProbeSettings, load_transform, read_probed_config, run_probe
 from d2v_train.probing.splits import open_parts
-from d2v_train.programs.probe import load_transform, main, read_probed_config, run_probe
+from d2v_train.programs.probe import main
 from modeling_d2v import BackbonePreTrainingConfig, Data2VecConfig, Data2VecForPreTraining
 
 
@@ -51,6 +53,10 @@ def saved_model(tmp_path_factory):
     Data2VecForPreTraining(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+def probe(folder, modality, data=None, **settings):
+    return run_probe(ProbeSettings(model=str(folder), modality=modality, data=data, **settings))
 
 
 def test_command_prints_one_line_of_json_and_all_else_to_stderr(saved_model):
@@ -85,25 +91,26 @@ def test_result_depends_on_the_weights_that_were_saved(saved_model, tmp_path):
         for parameter in model.parameters():
             parameter.zero_()
     model.save_pretrained(tmp_path)
-    result = run_probe(str(tmp_path), "vision", simple=False, **QUICK)
+    result = probe(tmp_path, "vision", simple=False, **QUICK)
     assert result["pretrained"]["linear"] == result["chance"]
     assert result["random"]["linear"] > result["chance"] + 10
     assert result["simple"] == {}
 
 
 def test_same_arguments_give_the_same_result(saved_model):
-    results = [run_probe(str(saved_model), "vision", simple=False, **QUICK) for _ in range(2)]
+    results = [probe(saved_model, "vision", simple=False, **QUICK) for _ in range(2)]
     for result in results:
         result.pop("seconds")
     assert results[0] == results[1]
-    other = run_probe(str(saved_model), "vision", simple=False, random_seed=5, **QUICK)
+    other = probe(saved_model, "vision", simple=False, random_seed=5, **QUICK)
     assert other["random"] != results[0]["random"]
 
 
 def test_test_groups_are_tested_and_never_trained_on(saved_model):
     config = Data2VecConfig.from_pretrained(saved_model)
     voices = sorted(set(load_digit_words("train")[2]))
-    train, test, held_out = open_parts("audio", config, None, "train", "train", [voices[0]], [voices[1]], None, None)
+    section = ProbeDataOptions(test_split="train", test_groups=[voices[0]], exclude_groups=[voices[1]])
+    train, test, held_out = open_parts("audio", config, section)
     assert not held_out
     assert set(test.groups) == {voices[0]}
     assert set(train.groups) == set(voices[2:])
@@ -111,7 +118,7 @@ def test_test_groups_are_tested_and_never_trained_on(saved_model):
 
 def test_probing_on_the_training_samples_is_refused(saved_model):
     with pytest.raises(ValueError, match="fitted"):
-        run_probe(str(saved_model), "vision", train_split="train", test_split="train")
+        probe(saved_model, "vision", train_split="train", test_split="train")
 
 
 def write_pictures(folder, per_class, classes, damaged=0):
@@ -140,7 +147,7 @@ def test_folder_with_a_folder_for_each_class_and_no_test_part_is_probed(saved_mo
     for split in ("train", "test"):
         with pytest.raises(SystemExit, match="fitted on" if split == "train" else "There is no split 'test'"):
             main([*arguments, "--test_split", split])
-    assert run_probe(str(saved_model), "vision", str(tmp_path), seeds=(0,), few=3)["held_out"] is False
+    assert probe(saved_model, "vision", str(tmp_path), seeds=(0,), few=3)["held_out"] is False
 
 
 def test_held_out_part_is_stratified_disjoint_and_the_same_every_time(saved_model, tmp_path):
@@ -148,7 +155,7 @@ def test_held_out_part_is_stratified_disjoint_and_the_same_every_time(saved_mode
     config = Data2VecConfig.from_pretrained(saved_model)
 
     def names(max_samples=None):
-        parts = open_parts("vision", config, str(tmp_path / "train"), "train", None, None, None, max_samples, None)[:2]
+        parts = open_parts("vision", config, ProbeDataOptions(data=str(tmp_path / "train")), max_samples)[:2]
         return [[part.name_of(index) for index in range(len(part))] for part in parts]
 
     train, test = names()
@@ -163,7 +170,7 @@ def test_held_out_part_is_stratified_disjoint_and_the_same_every_time(saved_mode
 def test_nothing_can_be_held_out_of_classes_with_one_sample(saved_model, tmp_path):
     write_pictures(tmp_path, per_class=1, classes=3)
     with pytest.raises(ValueError, match="class"):
-        run_probe(str(saved_model), "vision", str(tmp_path / "train"))
+        probe(saved_model, "vision", str(tmp_path / "train"))
 
 
 @pytest.mark.parametrize(
@@ -176,13 +183,13 @@ def test_nothing_can_be_held_out_of_classes_with_one_sample(saved_model, tmp_pat
     ],
 )
 def test_impossible_options_are_refused_in_a_sentence(saved_model, option, value, message):
-    with pytest.raises(SystemExit, match=f"^probe.py: .*{message}"):
+    with pytest.raises(SystemExit, match=f"^d2v probe: .*{message}"):
         main([str(saved_model), "--modality", "vision", option, value])
 
 
 def test_bad_samples_are_counted_and_left_out_of_every_measure(saved_model, tmp_path):
     write_pictures(tmp_path, per_class=8, classes=3, damaged=1)
-    result = run_probe(str(saved_model), "vision", str(tmp_path), seeds=(0,), few=3, neighbours=3)
+    result = probe(saved_model, "vision", str(tmp_path), seeds=(0,), few=3, neighbours=3)
     assert result["bad_samples"] == 6 and result["train_samples"] == 24 and result["test_samples"] == 24
     assert result["simple"]["pixels"]["linear"] == 100.0
 
@@ -193,7 +200,7 @@ def test_data_without_labels_is_refused(saved_model, tmp_path):
         for number in range(3):
             Image.new("L", (8, 8), number).save(tmp_path / split / f"{number}.png")
     with pytest.raises(MissingLabelsError, match="label"):
-        run_probe(str(saved_model), "vision", str(tmp_path))
+        probe(saved_model, "vision", str(tmp_path))
 
 
 def test_regression_labels_are_refused_and_alternatives_named(saved_model, tmp_path):
@@ -204,24 +211,24 @@ def test_regression_labels_are_refused_and_alternatives_named(saved_model, tmp_p
         table = pa.table({"sentence1": ["a b"] * 3, "sentence2": ["c d"] * 3, "label": [0.5, 2.5, 4.0]})
         pq.write_table(table, tmp_path / f"{split}-00000-of-00001.parquet")
     with pytest.raises(MissingLabelsError, match="regression.*sst2"):
-        run_probe(str(saved_model), "text", str(tmp_path))
+        probe(saved_model, "text", str(tmp_path))
 
 
 def test_other_models_and_missing_modalities_are_refused(tmp_path, capsys):
     transformers.WhisperConfig().save_pretrained(tmp_path / "whisper")
     with pytest.raises(ValueError, match="whisper.*`input_features`"):
-        run_probe(str(tmp_path / "whisper"), "audio")
+        probe(str(tmp_path / "whisper"), "audio")
     BackbonePreTrainingConfig(encoder_config=transformers.ViTConfig()).save_pretrained(tmp_path / "whole")
     with pytest.raises(ValueError, match="final_backbone"):
-        run_probe(str(tmp_path / "whole"), "vision")
+        probe(str(tmp_path / "whole"), "vision")
     transformers.ViTConfig().save_pretrained(tmp_path / "vit")
     with pytest.raises(ValueError, match="text encoder"):
-        run_probe(str(tmp_path / "vit"), "text")
+        probe(str(tmp_path / "vit"), "text")
     Data2VecConfig(modalities=["vision"]).save_pretrained(tmp_path / "vision")
     with pytest.raises(ValueError, match="audio encoder"):
-        run_probe(str(tmp_path / "vision"), "audio")
+        probe(str(tmp_path / "vision"), "audio")
     with pytest.raises(FileNotFoundError, match="`final`"):
-        run_probe(str(tmp_path / "nothing"), "vision")
+        probe(str(tmp_path / "nothing"), "vision")
     with pytest.raises(SystemExit, match="audio encoder"):
         main([str(tmp_path / "vision"), "--modality", "audio"])
     with pytest.raises(SystemExit):
@@ -232,7 +239,7 @@ def test_other_models_and_missing_modalities_are_refused(tmp_path, capsys):
 def test_text_model_without_tokenizer_is_refused(tmp_path):
     Data2VecConfig(modalities=["text"]).save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="tokenizer"):
-        run_probe(str(tmp_path), "text")
+        probe(tmp_path, "text")
 
 
 def test_a_tokenizer_of_more_tokens_than_the_model_is_refused(saved_model, tmp_path):
@@ -240,7 +247,7 @@ def test_a_tokenizer_of_more_tokens_than_the_model_is_refused(saved_model, tmp_p
     tokenizer = build_tokenizer(load_python_prose()["train"][0][:200], 400)
     tokenizer.save_pretrained(tmp_path / "model")
     with pytest.raises(ValueError, match="400.*300"):
-        run_probe(str(tmp_path / "model"), "text", **QUICK)
+        probe(str(tmp_path / "model"), "text", **QUICK)
 
 
 def test_normalisation_saved_with_the_model_is_used(saved_model, tmp_path):
@@ -281,7 +288,7 @@ def test_the_encoder_itself_its_random_twin_and_simple_features_are_measured(tmp
         for parameter in model.parameters():
             parameter.zero_()
     model.save_pretrained(tmp_path)
-    result = run_probe(str(tmp_path), "vision", layer=2, **QUICK)
+    result = probe(tmp_path, "vision", layer=2, **QUICK)
     assert result["pretrained"]["linear"] == result["chance"] and result["layer"] == 2
     assert result["random"]["linear"] > result["chance"] + 10 and "pixels" in result["simple"]
 

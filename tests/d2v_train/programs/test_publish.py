@@ -40,7 +40,9 @@ PROBE = {
 def train(folder, *options):
     AcceleratorState._reset_state(reset_partial_state=True)
     try:
-        pretrain.main(["tiny_vision", f"output_dir={folder}", "max_steps=3", "log_every=1", "cpu=true", *options])
+        pretrain.run_program(
+            ["tiny_vision", f"output_dir={folder}", "max_steps=3", "logging.every=1", "cpu=true", *options]
+        )
     finally:
         AcceleratorState._reset_state(reset_partial_state=True)
         GradientState._reset_state()
@@ -73,7 +75,7 @@ def finished(shared_hub, tmp_path_factory):
     """A run that was uploaded when it ended."""
     with pytest.MonkeyPatch.context() as patch:
         shared_hub.connect(patch)
-        return train(tmp_path_factory.mktemp("runs") / "digits", "push_to_hub=true", "seed=5")
+        return train(tmp_path_factory.mktemp("runs") / "digits", "hub.push=true", "seed=5")
 
 
 @pytest.fixture
@@ -127,9 +129,9 @@ def test_the_card_lies_beside_the_exported_model(finished):
 def test_a_run_without_the_hub_is_not_lost(hub, tmp_path, monkeypatch, caplog):
     monkeypatch.delenv("HF_TOKEN")
     with caplog.at_level(logging.ERROR):
-        train(tmp_path / "run", "push_to_hub=true", "hub_model_id=user/lost")
+        train(tmp_path / "run", "hub.push=true", "hub.model_id=user/lost")
     assert (tmp_path / "run" / "final" / "model.safetensors").is_file()
-    assert "token" in caplog.text and "recipes/publish.py" in caplog.text
+    assert "token" in caplog.text and "d2v publish" in caplog.text
     assert "user/lost" not in hub.repositories
 
 
@@ -250,7 +252,7 @@ def test_trainer_pushes_heads_with_code_and_licence(hub, tmp_path):
 
 
 def test_dry_run_of_the_command(run, capsys):
-    publish.main([str(run), "me/digits", "--dry_run"])
+    publish.run_program([str(run), "me/digits", "--dry_run"])
     out = capsys.readouterr().out
     assert "model.safetensors" in out and "## Training data" in out
     assert out.endswith("Would go to: me/digits (apache-2.0)\n")
@@ -270,7 +272,7 @@ def test_the_command_goes_on_after_an_interruption(run, empty_hub, project_root,
     assert done.returncode == 1 and "Traceback" not in done.stderr
     assert "(403)" in done.stderr
     assert set(empty_hub.files("user/twice")) == {".gitattributes"}
-    made = publish.main([str(run), "user/twice", "--commit_message", "Twice"])
+    made = publish.run_program([str(run), "user/twice", "--commit_message", "Twice"])
     assert empty_hub.repositories["user/twice"].messages == ["initial commit", "Twice"]
     assert set(empty_hub.files("user/twice")) == {".gitattributes", *made.files}
     assert f"Published: {empty_hub.url}/user/twice/commit/" in capsys.readouterr().out
@@ -279,9 +281,9 @@ def test_the_command_goes_on_after_an_interruption(run, empty_hub, project_root,
 def test_options_of_the_command_reach_the_hub(run, hub, tmp_path):
     (tmp_path / "card.md").write_text("---\nlicense: mit\n---\n\n# By hand\n")
     arguments = ["--private", "--weights", "all", "--card", str(tmp_path / "card.md"), "--token", hub.token]
-    publish.main([str(run), "options", *arguments])
+    publish.run_program([str(run), "options", *arguments])
     repository = hub.repositories["user/options"]
     assert repository.private and b"# By hand" in hub.files("user/options")["README.md"]
-    publish.main([str(run), "user/options", "--revision", "next", "--license", "mit"])
-    publish.main([str(run), "user/options", "--create_pr", "--license", "mit"])
+    publish.run_program([str(run), "user/options", "--revision", "next", "--license", "mit"])
+    publish.run_program([str(run), "user/options", "--create_pr", "--license", "mit"])
     assert set(repository.refs) == {"main", "next", "refs/pr/1"}

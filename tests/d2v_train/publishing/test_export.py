@@ -9,7 +9,8 @@ from PIL import Image
 from transformers import AutoImageProcessor
 
 from d2v_train.data.decoding import decode_image
-from d2v_train.inputs.processors import image_processor, input_files
+from d2v_train.inputs.processor_files import input_files
+from d2v_train.inputs.processors import image_processor
 from d2v_train.inputs.tokenizer import build_tokenizer
 from d2v_train.inputs.vision import VisionTransform
 from modeling_d2v import Data2VecConfig
@@ -55,6 +56,6 @@ def test_input_files_may_be_no_texts(monkeypatch):
         return save(self, folder, **options)
 
     monkeypatch.setattr(type(tokenizer), "save_pretrained", save_more)
-    files = input_files(Data2VecConfig(modalities=["text"]), {}, tokenizer)
+    files = input_files(Data2VecConfig(modalities=["text"]), {"text": None}, tokenizer)
     assert files["vocabulary.model"] == b"\xff\x00" and b'"added_tokens"' in files["tokenizer.json"]
     assert "templates" not in files

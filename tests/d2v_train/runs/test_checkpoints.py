@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 
+from d2v_train.options.sections import CheckpointOptions
 from d2v_train.runs.checkpoints import CheckpointError, CheckpointFolder, read_run_checkpoint
 from d2v_train.runs.manifest import MANIFEST, what_is_missing, write_manifest
 from d2v_train.support import atomic
@@ -28,9 +29,11 @@ def trained(steps=3):
     return model, optimizer
 
 
-def save(folder, step, **settings):
+def save(folder, step, **options):
     model, optimizer = trained()
-    return CheckpointFolder(folder, **settings).save(step, model.state_dict(), optimizer.state_dict(), {"note": 1.5})
+    return CheckpointFolder(folder, CheckpointOptions(**options)).save(
+        step, model.state_dict(), optimizer.state_dict(), {"note": 1.5}
+    )
 
 
 def equal(one, other):
@@ -132,7 +135,7 @@ def test_incomplete_checkpoint_is_not_loaded(tmp_path, name, damage, reason):
 def test_torn_checkpoint_is_passed_over(tmp_path, name, damage, reason):
     good, torn = save(tmp_path, 1), save(tmp_path, 2)
     damage(torn / name)
-    folder = CheckpointFolder(tmp_path, keep_last=2)
+    folder = CheckpointFolder(tmp_path, CheckpointOptions(keep_last=2))
     assert folder.newest() == good
     ((path, found),) = folder.torn().items()
     assert path == torn and re.search(reason, found)

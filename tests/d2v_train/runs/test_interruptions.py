@@ -15,6 +15,7 @@ import yaml
 from run_server import RunServer
 from tiny_run import PROGRAM, ROOT, assert_same_run, before_step, environment, pretrain, tiny, write_config
 
+from d2v_train.options.errors import OptionError
 from d2v_train.pretraining.training import Pretraining
 from d2v_train.runs.checkpoints import CheckpointError, CheckpointFolder
 from d2v_train.runs.interruptions import INTERRUPTED, RESUMABLE, Interruptions, RunInterrupted
@@ -25,7 +26,9 @@ from d2v_train.support.storage import WriteError
 
 @pytest.fixture
 def config(tmp_path):
-    return write_config(tmp_path, tiny("vision", log_every=4, checkpoint_every=0, model={"hidden_dropout": 0.1}))
+    return write_config(
+        tmp_path, tiny("vision", logging={"every": 4}, checkpoints={"every": 0}, model={"hidden_dropout": 0.1})
+    )
 
 
 def send(*numbers):
@@ -119,24 +122,24 @@ def test_signal_in_the_last_checkpoint_is_not_lost(config, tmp_path, monkeypatch
 
 
 def test_checkpoints_by_the_clock_and_for_ever(config, tmp_path):
-    pretrain(config, tmp_path / "clock", "checkpoint_minutes=1e-9", "keep_last=9")
+    pretrain(config, tmp_path / "clock", "checkpoints.minutes=1e-9", "checkpoints.keep_last=9")
     assert len(CheckpointFolder(tmp_path / "clock" / "checkpoints").whole()) == 6
-    pretrain(config, tmp_path / "clock", "keep_last=1")
+    pretrain(config, tmp_path / "clock", "checkpoints.keep_last=1")
     assert len(CheckpointFolder(tmp_path / "clock" / "checkpoints").whole()) == 1
-    pretrain(config, tmp_path / "kept", "keep_every=2", "keep_last=1", "checkpoint_every=3")
+    pretrain(config, tmp_path / "kept", "checkpoints.keep_every=2", "checkpoints.keep_last=1", "checkpoints.every=3")
     names = [path.name for path in CheckpointFolder(tmp_path / "kept" / "checkpoints").whole()]
     assert names == ["step_00000002", "step_00000004", "step_00000006"]
 
 
 def test_run_is_not_silently_started_over(config, tmp_path, caplog):
-    pretrain(config, tmp_path / "run", "checkpoint_every=3")
+    pretrain(config, tmp_path / "run", "checkpoints.every=3")
     older, newest = CheckpointFolder(tmp_path / "run" / "checkpoints").whole()
     content = bytearray((newest / "optimizer.pt").read_bytes())
     content[len(content) // 2] ^= 1
     (newest / "optimizer.pt").write_bytes(content)
     (tmp_path / "run" / "run.yaml").unlink()
     (tmp_path / "run" / "run.json").write_text('{"half')
-    assert pretrain(config, tmp_path / "run", "checkpoint_every=3")["steps"] == 6
+    assert pretrain(config, tmp_path / "run", "checkpoints.every=3")["steps"] == 6
     assert f"{newest} is passed over: optimizer.pt" in caplog.text
     assert "not checked" in caplog.text
 
@@ -144,7 +147,7 @@ def test_run_is_not_silently_started_over(config, tmp_path, caplog):
     for path in (older, newest):
         (path / "model.safetensors").write_bytes(b"")
     with pytest.raises(CheckpointError, match="model.safetensors.*0 bytes"):
-        pretrain(config, tmp_path / "run", "checkpoint_every=3")
+        pretrain(config, tmp_path / "run", "checkpoints.every=3")
     assert (tmp_path / "run" / "log.jsonl").read_bytes() == log
 
 
@@ -158,11 +161,26 @@ def test_damaged_options_of_a_run_are_no_reason_to_lose_it(config, tmp_path, cap
     assert yaml.safe_load(saved.read_text())["max_steps"] == 2
 
 
+def test_a_run_whose_options_lay_side_by_side_goes_on(config, tmp_path, caplog):
+    pretrain(config, tmp_path / "run", "max_steps=2")
+    saved = tmp_path / "run" / "run.yaml"
+    tree = yaml.safe_load(saved.read_text())
+    tree["log_every"] = tree.pop("logging")["every"]
+    tree["checkpoint_every"] = tree.pop("checkpoints")["every"]
+    former = yaml.safe_dump(tree)
+    saved.write_text(former)
+    with pytest.raises(OptionError, match=r"\(seed: 0 -> 1\)"):
+        pretrain(config, tmp_path / "run", "max_steps=2", "seed=1")
+    assert saved.read_text() == former
+    assert pretrain(config, tmp_path / "run", "max_steps=2")["steps"] == 2
+    assert "not checked" not in caplog.text
+
+
 def test_lost_log_lines_are_said(config, tmp_path, caplog):
-    pretrain(config, tmp_path / "run", "log_every=1")
+    pretrain(config, tmp_path / "run", "logging.every=1")
     path = tmp_path / "run" / "log.jsonl"
     path.write_text("".join(line + "\n" for line in path.read_text().splitlines()[:3]))
-    pretrain(config, tmp_path / "run", "log_every=1")
+    pretrain(config, tmp_path / "run", "logging.every=1")
     assert "log.jsonl ends at step 3, the checkpoint knew of step 6" in caplog.text
 
 
@@ -284,7 +302,7 @@ def test_run_whose_other_process_was_killed_ends(server, config, tmp_path):
 
 @pytest.mark.slow
 def test_full_disk_ends_all_processes_with_one_sentence(server, config, tmp_path):
-    running = start(server, config, tmp_path / "run", "checkpoint_every=4", ranks=2, faults={0: {"full_at": 30}})
+    running = start(server, config, tmp_path / "run", "checkpoints.every=4", ranks=2, faults={0: {"full_at": 30}})
     assert running.wait() == [1, 1]
     assert "Traceback" not in running.text()
     assert running.text().count("CheckpointError: The checkpoint of step") == 2
@@ -343,9 +361,9 @@ from pathlib import Path
 
 sys.path.insert(0, sys.argv[1])
 import clone
-from d2v_train.programs.pretrain import run_program
+from d2v_train.programs.pretrain import main
 
-status = run_program(sys.argv[2:])
+status = main(sys.argv[2:])
 names = [task.joinpath("comm").read_text() for task in Path("/proc/self/task").iterdir()]
 Path("ended_" + os.environ["RANK"]).write_text(f"{status}\\n" + "".join(name for name in names if "gloo" in name))
 """

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import subprocess
 from types import SimpleNamespace
 
 import pytest
@@ -10,7 +11,7 @@ import torch
 
 from d2v_train.options.files import load_options
 from d2v_train.pretraining.session import recorded
-from d2v_train.runs.record import RunRecord, read_record
+from d2v_train.runs.record import RunRecord, commit_of_clone, commit_of_installation, read_record
 from d2v_train.support.processes import ONE_PROCESS, Processes
 from d2v_train.support.storage import WriteError
 
@@ -89,3 +90,45 @@ def test_facts_that_are_added_are_kept_at_once_and_through_the_starts(options, t
 def test_a_broken_record_is_an_empty_one(tmp_path, text):
     (tmp_path / "run.json").write_text(text)
     assert read_record(tmp_path) == {"starts": []}
+
+
+def test_the_commit_is_that_of_the_repository_that_tracks_the_code(tmp_path):
+    def git(*words: str) -> str:
+        identity = ["-c", "user.name=a", "-c", "user.email=a@b", "-c", "commit.gpgsign=false"]
+        return subprocess.run(
+            ["git", *identity, *words], cwd=tmp_path, check=True, capture_output=True
+        ).stdout.decode()
+
+    code, installed = tmp_path / "clone" / "code.py", tmp_path / "libraries" / "code.py"
+    for path in (code, installed):
+        path.parent.mkdir()
+        path.write_text("1")
+    assert commit_of_clone(code) is None
+    git("init")
+    git("add", "clone")
+    git("commit", "-m", "a")
+    head = git("rev-parse", "HEAD").strip()
+    assert commit_of_clone(code) == head and len(head) >= 40
+    assert commit_of_clone(installed) is None
+    code.write_text("2")
+    assert commit_of_clone(code) == f"{head}-dirty"
+
+
+@pytest.mark.parametrize(
+    ("origin", "commit"),
+    [
+        ({"url": "https://host/name", "vcs_info": {"vcs": "git", "commit_id": "0123abcd"}}, "0123abcd"),
+        ({"url": "file:///name.whl", "archive_info": {}}, None),
+        (None, None),
+    ],
+    ids=["repository", "file", "index"],
+)
+def test_an_installed_package_has_the_commit_that_pip_installed(origin, commit, tmp_path, monkeypatch):
+    metadata = tmp_path / "packages" / "modeling_d2v-0.1.0.dist-info"
+    metadata.mkdir(parents=True)
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: modeling-d2v\nVersion: 0.1.0\n")
+    if origin is not None:
+        (metadata / "direct_url.json").write_text(json.dumps(origin))
+    monkeypatch.syspath_prepend(tmp_path / "packages")
+    assert commit_of_installation(tmp_path / "packages" / "d2v_train" / "runs" / "record.py") == commit
+    assert commit_of_installation(tmp_path / "another" / "d2v_train" / "runs" / "record.py") is None

@@ -1,5 +1,7 @@
 """Trackers: their names, what they get, resumption, failures; and options in the style of command lines."""
 
+from functools import partial
+
 import pytest
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
@@ -8,7 +10,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from d2v_train.options.errors import OptionError
 from d2v_train.options.files import as_overrides, load_options
-from d2v_train.programs.pretrain import main
+from d2v_train.options.sections import LoggingOptions
+from d2v_train.programs.pretrain import run_program
 from d2v_train.runs import trackers
 from d2v_train.runs.record import RunRecord, read_record
 from d2v_train.runs.trackers import (
@@ -65,14 +68,16 @@ def notebook(monkeypatch):
 
 @pytest.fixture
 def options(tmp_path):
-    return load_options("tiny_vision", [f"output_dir={tmp_path}", "report_to=notebook", "project=digits"])
+    return load_options(
+        "tiny_vision", [f"output_dir={tmp_path}", "logging.report_to=notebook", "logging.project=digits"]
+    )
 
 
 def test_names_come_as_a_list_or_with_commas_and_all_means_what_is_installed(tmp_path, monkeypatch, caplog):
-    loaded = load_options("tiny_vision", [f"output_dir={tmp_path}", "report_to=tensorboard, wandb,none"])
-    assert loaded.report_to == ["tensorboard", "wandb"]
-    assert load_options("tiny_vision", ["report_to=[tensorboard]"]).report_to == ["tensorboard"]
-    assert load_options("tiny_vision", ["report_to=none"]).report_to == tracker_names([]) == []
+    loaded = load_options("tiny_vision", [f"output_dir={tmp_path}", "logging.report_to=tensorboard, wandb,none"])
+    assert loaded.logging.report_to == ["tensorboard", "wandb"]
+    assert load_options("tiny_vision", ["logging.report_to=[tensorboard]"]).logging.report_to == ["tensorboard"]
+    assert load_options("tiny_vision", ["logging.report_to=none"]).logging.report_to == tracker_names([]) == []
     assert "tensorboard" in tracker_names(["all", "tensorboard"])
     monkeypatch.setattr(trackers, "get_available_trackers", lambda: [])
     assert tracker_names(["all"]) == [] and "installed" in caplog.text
@@ -100,21 +105,27 @@ def test_what_trackers_get_is_flat_and_grouped(options):
     }
 
 
-def test_a_resumed_run_goes_on_where_the_tracker_knows_it(options):
+def test_a_resumed_run_goes_on_where_the_tracker_knows_it(tmp_path):
+    arguments = partial(start_arguments, options=LoggingOptions(), folder=tmp_path)
     known = {"id": "a" * 32}
     for name in ("wandb", "trackio", "mlflow", "dvclive"):
-        assert "purge_step" not in start_arguments(name, options, known, step=0)
-    assert start_arguments("tensorboard", options, known, 0) == {"purge_step": 0}
-    assert start_arguments("wandb", options, known, 4)["id"] == known["id"]
-    assert start_arguments("tensorboard", options, known, 4) == {"purge_step": 5}
-    assert start_arguments("mlflow", options, {**known, "mlflow": "7"}, 4) == {"run_id": "7"}
+        assert "purge_step" not in arguments(name, known=known, step=0)
+    assert arguments("tensorboard", known=known, step=0) == {"purge_step": 0}
+    assert arguments("wandb", known=known, step=4)["id"] == known["id"]
+    assert arguments("tensorboard", known=known, step=4) == {"purge_step": 5}
+    assert arguments("mlflow", known={**known, "mlflow": "7"}, step=4) == {"run_id": "7"}
+
+
+def test_a_run_is_called_as_the_options_say_or_else_like_its_folder(tmp_path):
+    for options, name in ((LoggingOptions(), "digits"), (LoggingOptions(run_name="first"), "first")):
+        assert start_arguments("wandb", options, tmp_path / "digits", known={"id": "a"}, step=0)["name"] == name
 
 
 def started(options, folder, step=0):
-    accelerator = Accelerator(cpu=True, log_with=tracker_names(options.report_to), project_dir=str(folder))
-    made = Trackers(accelerator)
+    accelerator = Accelerator(cpu=True, log_with=tracker_names(options.logging.report_to), project_dir=str(folder))
+    made = Trackers(accelerator, options.logging, folder)
     record = RunRecord(folder)
-    record.add(trackers=made.start(options, record.content.get("trackers"), step))
+    record.add(trackers=made.start(hyperparameters(options), record.content.get("trackers"), step))
     return made
 
 
@@ -157,8 +168,15 @@ def test_a_tracker_that_does_not_start_stops_a_fresh_run_only(options, tmp_path,
 
 
 def test_a_run_tells_its_options_and_every_record(tmp_path, notebook):
-    settings = ["cpu=true", "max_steps=2", "log_every=1", "--report_to", "notebook", "--project=digits"]
-    main(["tiny_vision", "--output-dir", str(tmp_path), *settings])
+    settings = [
+        "cpu=true",
+        "max_steps=2",
+        "logging.every=1",
+        "--logging.report_to",
+        "notebook",
+        "--logging.project=digits",
+    ]
+    run_program(["tiny_vision", "--output-dir", str(tmp_path), *settings])
     kinds = [what for what, _ in notebook.pages]
     assert kinds == ["start", "config", "log", "log", "finish"]
     pages = dict(notebook.pages[:2])
@@ -170,10 +188,10 @@ def test_a_run_tells_its_options_and_every_record(tmp_path, notebook):
 
 def test_tensorboard_goes_on_with_a_resumed_run(tmp_path):
     """A run of two steps, extended by two: one curve, without the points that were taken twice."""
-    settings = ["cpu=true", "log_every=1", "optim.schedule_steps=4", "report_to=tensorboard"]
+    settings = ["cpu=true", "logging.every=1", "optim.schedule_steps=4", "logging.report_to=tensorboard"]
     for steps in (2, 4):
         AcceleratorState._reset_state(reset_partial_state=True)
-        main(["tiny_vision", f"output_dir={tmp_path}", f"max_steps={steps}", *settings])
+        run_program(["tiny_vision", f"output_dir={tmp_path}", f"max_steps={steps}", *settings])
     events = EventAccumulator(str(tmp_path / "data2vec")).Reload()
     losses = [(event.step, event.value) for event in events.Scalars("vision/loss")]
     records = read_log(tmp_path / "log.jsonl")
@@ -188,7 +206,10 @@ def test_tensorboard_goes_on_with_a_resumed_run(tmp_path):
     [
         (["max_steps=2", "optim.lr=1e-3"], ["max_steps=2", "optim.lr=1e-3"]),
         (["--dry_run"], ["dry_run=true"]),
-        (["--dry-run", "--report-to", "tensorboard,wandb"], ["dry_run=true", "report_to=tensorboard,wandb"]),
+        (
+            ["--dry-run", "--logging.report-to", "tensorboard,wandb"],
+            ["dry_run=true", "logging.report_to=tensorboard,wandb"],
+        ),
         (["--optim.lr=1e-3", "--cpu", "data.vision=a/b"], ["optim.lr=1e-3", "cpu=true", "data.vision=a/b"]),
         (["--data.vision", "/a=b/c", "--compile"], ["data.vision=/a=b/c", "compile=true"]),
         (["--optim.min_lr", "-1"], ["optim.min_lr=-1"]),

@@ -21,7 +21,8 @@ from d2v_train.support.processes import Processes
 def fail():
     raise KeyError("main")
 
-processes = Processes.of(Accelerator(cpu=True))
+accelerator = Accelerator(cpu=True)
+processes = Processes.of(accelerator)
 own = torch.tensor([1.0, processes.rank])
 found = {
     "rank": processes.rank,
@@ -39,6 +40,9 @@ try:
 except KeyError as error:
     found["error"] = str(error)
 open(f"{sys.argv[1]}/{processes.rank}.json", "w").write(json.dumps(found))
+accelerator.wait_for_everyone()
+# A thread of gloo that outlives the interpreter can abort a process that has done its work.
+accelerator.end_training()
 """
 
 
@@ -55,7 +59,8 @@ def test_one_process_answers_itself():
 def test_two_processes_come_to_the_same(tmp_path, project_root):
     (tmp_path / "program.py").write_text(PROGRAM)
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(project_root)}
+    paths = (project_root, project_root / "recipes")
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(map(str, paths))}
     subprocess.run([*launch, str(tmp_path / "program.py"), str(tmp_path)], env=environment, check=True, timeout=120)
     for rank in range(2):
         assert json.loads((tmp_path / f"{rank}.json").read_text()) == {

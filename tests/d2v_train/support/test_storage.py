@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 
+from d2v_train.options.sections import CheckpointOptions
 from d2v_train.runs.checkpoints import CheckpointError, CheckpointFolder
 from d2v_train.runs.manifest import what_is_missing
 from d2v_train.support.jsonl import RunLog, read_log
@@ -48,14 +49,16 @@ class FailingChange:
 failing = FailingChange()
 
 
-def save(folder, step, **settings):
+def save(folder, step, **options):
     torch.manual_seed(0)
     model = nn.Linear(100, 50)
     optimizer = torch.optim.AdamW(model.parameters())
     model(torch.ones(1, 100)).sum().backward()
     optimizer.step()
     states = {"optimizer": optimizer.state_dict()}
-    return CheckpointFolder(folder, **settings).save(step, model.state_dict(), states, {}, files={"a.txt": b"text"})
+    return CheckpointFolder(folder, CheckpointOptions(**options)).save(
+        step, model.state_dict(), states, {}, files={"a.txt": b"text"}
+    )
 
 
 @pytest.mark.parametrize("count", [0, 1, 100, 2_000, 10_000, 20_000, 30_000, 40_000])

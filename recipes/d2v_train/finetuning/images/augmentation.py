@@ -24,8 +24,6 @@ from d2v_train.support.extras import need
 
 
 MAX_MAGNITUDE = 10.0
-
-
 DIRECTIONS = np.array([-1.0, 1.0])
 
 
@@ -123,8 +121,6 @@ OPERATIONS: dict[str, Callable[[Any, float, float, Any], Any]] = {
         image, (1, 0, 0, 0, 1, sign * 0.45 * level * image.height), fill
     ),
 }
-
-
 """Operation by name: (picture, strength in [0, 1], direction -1 or 1, colour of what comes free) -> picture."""
 
 

@@ -19,8 +19,6 @@ from modeling_d2v import Data2VecProcessor
 
 
 logger = logging.getLogger(__name__)
-
-
 PUBLISHED_BATCH = 512
 NO_DROPOUT = dict.fromkeys(("hidden_dropout", "mlp_dropout", "attention_dropout", "activation_dropout"), 0.0)
 

@@ -29,7 +29,6 @@ from modeling_d2v.ctc import ctc_min_frames
 
 logger = logging.getLogger(__name__)
 
-
 EMPTY = "without a transcript"
 
 

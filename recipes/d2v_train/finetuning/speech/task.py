@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -94,9 +95,9 @@ class SpeechTask(Task):
         report_selections(list(selections.values()), self.args)
         return super().select(selected)
 
+    @abstractmethod
     def selection(self, name: str, raw: RawDataset) -> Selection:
         """Return which recordings of a data set are used."""
-        raise NotImplementedError
 
     def build_model(self, training: RawDataset | None) -> PreTrainedModel:
         model = super().build_model(training)

@@ -169,7 +169,7 @@ def test_tests_without_labels_have_none(tmp_path):
 
 def test_a_text_that_stands_in_for_an_empty_one_brings_its_own_label(tmp_path):
     raw = opened(tmp_path, [0, 1])
-    raw.table.values[0] = " "
+    raw.table.values.values[0] = " "
     target = class_target(raw, ["a", "b"], "training")
     assert [target(raw[i]) for i in range(2)] == [1, 1]
     assert np.flatnonzero(raw.bad.flags).tolist() == [0]

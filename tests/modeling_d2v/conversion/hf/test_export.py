@@ -267,6 +267,8 @@ VISION_REASONS = ["norm_first is False", "vision_config.context_norm is True", "
 UNFIT = {
     "audio-base": SPEECH_REASONS,
     "audio-large": [*SPEECH_REASONS, "audio_config.prenet_depth is 8"],
+    "audio-spectrogram-base": ["audio_config.front_end is 'spectrogram', there it can only be 'convolutions'"],
+    "audio-spectrogram-large": ["audio_config.front_end is 'spectrogram', there it can only be 'convolutions'"],
     "vision-base": VISION_REASONS,
     "vision-large": VISION_REASONS,
     "vision-huge": VISION_REASONS,
@@ -303,6 +305,7 @@ WRONG: dict[tuple[str, str], Any] = {
     ("audio", "modality.alibi"): "learned",
     ("audio", "modality.prenet_depth"): 1,
     ("audio", "modality.num_extra_tokens"): 2,
+    ("audio", "modality.front_end"): "spectrogram",
     ("audio", "modality.context_norm"): False,
     ("audio", "modality.local_norm_eps"): 1e-6,
     ("audio", "modality.conv_pos_depth"): 0,
@@ -327,6 +330,8 @@ def test_what_transformers_cannot_compute_is_refused_by_name(modality, field):
     settings = {f"{modality}_config": {name: value}} if field.startswith("modality.") else {name: value}
     if (modality, name) == ("vision", "alibi"):
         settings["vision_config"]["relative_position_bias"] = False
+    if name == "front_end":
+        settings["audio_config"]["mask_sampler"] = "random"
     model = Data2VecModel(tiny_config(modality, **shaped(modality, **settings)))
     full = f"{modality}_config.{name}" if field.startswith("modality.") else name
     with pytest.raises(ValueError, match=rf"cannot compute what this model computes:\n  {full} is {value!r}"):

@@ -1,0 +1,121 @@
+"""Undecoded values, row by row: in memory, in files, in a table of the `datasets` library, or several of these."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+
+class Rows(Protocol):
+    """The undecoded values of a source. A new format of data is one class with these members.
+
+    Attributes:
+        names: Name of each row, for reports; None names them by number.
+        is_stream: Whether rows are read from their files when they are asked for, not kept as a whole.
+        is_remote: Whether they are read over the network.
+    """
+
+    names: Sequence[str] | None = None
+    is_stream: bool = False
+    is_remote: bool = False
+
+    def __len__(self) -> int:
+        """Return the number of rows."""
+
+    def __getitem__(self, row: int) -> Any:
+        """Return the undecoded value of a row: bytes, path, array, dict, str, or a pair of str."""
+
+    def keep(self, rows: int) -> None:
+        """Set how many rows of a stream stay in memory."""
+
+    @property
+    def identity(self) -> str | None:
+        """What changes when the values change; None where that cannot be told without reading them."""
+        return None
+
+
+class MemoryRows(Rows):
+    """Values that are in memory.
+
+    Args:
+        values: One a row.
+        names: Name of each, or None.
+    """
+
+    def __init__(self, values: Sequence[Any], names: Sequence[str] | None = None):
+        self.values, self.names = values, names
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def __getitem__(self, row: int) -> Any:
+        return self.values[row]
+
+
+class FileRows(MemoryRows):
+    """Files of one sample each; `values` are their paths."""
+
+    @property
+    def identity(self) -> str | None:
+        try:
+            stats = [(path, path.stat()) for path in map(Path, self.values)]
+        except OSError:
+            return None
+        return "\n".join(f"{path} {stat.st_size} {stat.st_mtime_ns}" for path, stat in stats)
+
+
+class DatasetRows(Rows):
+    """The input column(s) of a `datasets.Dataset`.
+
+    Args:
+        dataset: With its media columns undecoded.
+        columns: A row of one column is its value, of several a tuple.
+    """
+
+    def __init__(self, dataset: Any, columns: Sequence[str]):
+        self.dataset = dataset.select_columns(list(columns))
+        self.columns = columns
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, row: int) -> Any:
+        values = self.dataset[int(row)]
+        return values[self.columns[0]] if len(self.columns) == 1 else tuple(values[column] for column in self.columns)
+
+    @property
+    def identity(self) -> str | None:
+        return self.dataset._fingerprint
+
+
+class JoinedRows(Rows):
+    """Several rows, one after another."""
+
+    def __init__(self, parts: Sequence[Rows]):
+        self.parts = list(parts)
+        self.ends = np.cumsum([len(part) for part in parts])
+        self.is_stream = any(part.is_stream for part in parts)
+        self.is_remote = any(part.is_remote for part in parts)
+        if all(part.names is not None for part in parts):
+            self.names = [name for part in parts for name in part.names]
+
+    def __len__(self) -> int:
+        return int(self.ends[-1])
+
+    def __getitem__(self, row: int) -> Any:
+        if not 0 <= row < len(self):
+            raise IndexError(row)
+        part = int(np.searchsorted(self.ends, row, side="right"))
+        return self.parts[part][row - (int(self.ends[part - 1]) if part else 0)]
+
+    def keep(self, rows: int) -> None:
+        for part in self.parts:
+            part.keep(rows)
+
+    @property
+    def identity(self) -> str | None:
+        identities = [part.identity for part in self.parts]
+        return None if None in identities else " ".join(identities)

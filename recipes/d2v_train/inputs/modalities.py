@@ -1,0 +1,87 @@
+"""What a run does with the records of each modality, from the transform to what is saved beside the model.
+
+`data/kinds.py` says where the records come from, `modeling_d2v/modalities.py` what the model makes of the inputs; all
+three have the same keys. To add a modality, write its transform and add an entry to each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from transformers import AutoFeatureExtractor, AutoImageProcessor, AutoTokenizer
+
+from d2v_train.inputs.audio import AudioTransform
+from d2v_train.inputs.processors import bounded_tokenizer, feature_extractor, image_processor
+from d2v_train.inputs.text import TextTransform
+from d2v_train.inputs.vision import VisionTransform
+
+
+@dataclass(frozen=True)
+class DataKind:
+    """Inputs of one modality.
+
+    Args:
+        transform: Class of its transforms. `of_model(settings, tokenizer)` and `of_processor(processor)` return the
+            options that follow from the configuration of the modality, and from what is saved beside a model.
+        processor: Part of a `Data2VecProcessor` that does what the transform does in evaluation.
+        make_processor: `make_processor(config, transform, tokenizer)`, of the model, the run and its texts.
+        auto_class: Class of transformers that loads such a part.
+        evaluation_options: Options of a training transform that evaluation shares.
+        probe_batch_size: Samples of a forward pass of a probe.
+        padding: `padding(settings)`, what fills up the shorter inputs of a batch; None where all have one shape.
+        longest: Option of the transform that shortens inputs; None where all have one shape.
+        source: `source(settings)`, the fields of `SourceSettings` that follow from the modality's configuration.
+        has_tokenizer: Whether inputs are made by a tokenizer.
+    """
+
+    transform: type
+    processor: str
+    make_processor: Callable[[Any, Any, Any], Any]
+    auto_class: type
+    evaluation_options: tuple[str, ...]
+    probe_batch_size: int
+    padding: Callable[[Any], float] | None = None
+    longest: str | None = None
+    source: Callable[[Any], dict[str, Any]] = lambda settings: {}
+    has_tokenizer: bool = False
+
+
+DATA_KINDS: dict[str, DataKind] = {
+    "text": DataKind(
+        TextTransform,
+        "tokenizer",
+        lambda config, transform, tokenizer: bounded_tokenizer(config, tokenizer),
+        AutoTokenizer,
+        ("max_length",),
+        probe_batch_size=32,
+        padding=lambda settings: settings.pad_token_id,
+        longest="max_length",
+        has_tokenizer=True,
+    ),
+    "vision": DataKind(
+        VisionTransform,
+        "image_processor",
+        lambda config, transform, tokenizer: image_processor(config, transform),
+        AutoImageProcessor,
+        ("mean", "std"),
+        probe_batch_size=64,
+        source=lambda settings: {"channels": settings.num_channels},
+    ),
+    "audio": DataKind(
+        AudioTransform,
+        "feature_extractor",
+        lambda config, transform, tokenizer: feature_extractor(config),
+        AutoFeatureExtractor,
+        ("max_seconds", "standardised"),
+        probe_batch_size=16,
+        padding=lambda settings: 0.0,
+        longest="crop_seconds",
+    ),
+}
+
+
+def source_defaults(config: Any, modality: str) -> dict[str, Any]:
+    """Return the fields of `SourceSettings` that follow from the configuration of a model."""
+    return DATA_KINDS[modality].source(config.modality_config(modality))

@@ -1,0 +1,257 @@
+"""What the source says about each option: its type, its default, and the lines below its field.
+
+The source is read, not imported: types and defaults of everything that a run can be told, the fields of the model's
+configuration included, are there in a fraction of a second, without PyTorch.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, NamedTuple
+
+
+OPTIONS = "d2v_train.options.run:Options"
+
+
+LISTED_ELSEWHERE = {
+    "model": "modeling_d2v.configuration_data2vec:Data2VecConfig",
+    "model.text_config": "modeling_d2v.configuration_modalities:Data2VecTextConfig",
+    "model.vision_config": "modeling_d2v.configuration_modalities:Data2VecVisionConfig",
+    "model.audio_config": "modeling_d2v.configuration_audio:Data2VecAudioConfig",
+    "text.transform": "d2v_train.inputs.text:TextTransform",
+    "vision.transform": "d2v_train.inputs.vision:VisionTransform",
+    "audio.transform": "d2v_train.inputs.audio:AudioTransform",
+    **{f"{name}.dataset": "d2v_train.data.records:SourceSettings" for name in ("text", "vision", "audio")},
+}
+"""Options that are mappings, with the class whose fields they hold."""
+
+
+BACKBONE = "modeling_d2v.backbone_configuration:BackbonePreTrainingConfig"
+"""What the `model` section holds of a run with `backbone`."""
+
+
+NOT_OPTIONS = {"tokenizer", "train"}
+"""Fields among them that the program sets itself."""
+
+
+PRESET = (
+    "Published size whose settings the other fields start from, such as `vision-base`, `audio-large` or "
+    "`text-base-v1`; null starts from the defaults listed here."
+)
+
+
+class Option(NamedTuple):
+    """An option as its source describes it.
+
+    Attributes:
+        name: with dots.
+        type: annotation of the field.
+        default: value, or the source of it as `Expression` where it is not a plain value; `SET_BY_RUN` without one.
+        doc: what stands below the field, in one line.
+        is_free: whether it may differ when a run is resumed.
+        listed: whether it is a key of a mapping, described by another class than a section.
+    """
+
+    name: str
+    type: str
+    default: Any
+    doc: str
+    is_free: bool = False
+    listed: bool = False
+
+
+class Expression(str):
+    """Source of a default that is not a plain value."""
+
+
+SET_BY_RUN = Expression("set by the run")
+
+
+class OptionSection(NamedTuple):
+    """A section of the options.
+
+    Attributes:
+        name: with dots, "" for the top level.
+        doc: first line of its class.
+        shared: first line of the class that it has in common with other sections; "" where there is none.
+        options: those that lie in it or below it.
+    """
+
+    name: str
+    doc: str
+    shared: str
+    options: list[Option]
+
+
+@cache
+def sections() -> list[OptionSection]:
+    """Return the top level and the sections below it, in the order of their definition."""
+    module, _, name = OPTIONS.partition(":")
+    whole, found = [], []
+    for field in fields_of(module, name):
+        inner = _section_class(module, field.type)
+        if inner is None:
+            whole.append(field)
+            if field.type.startswith("dict"):  # the model, which is a section to its users
+                found.append(OptionSection(field.name, field.doc, "", _listed(field)))
+        else:
+            options = list(_below(*inner, f"{field.name}.", field.is_free))
+            node = _definition(*inner)
+            shared = "".join(_first_line(_definition(*_find(inner[0], base.id))) for base in node.bases)
+            found.append(OptionSection(field.name, _first_line(node), shared, options))
+    return [OptionSection("", _first_line(_definition(module, name)), "", whole), *found]
+
+
+def options() -> list[Option]:
+    """Return every option of a run, once."""
+    return [option for section in sections() for option in section.options]
+
+
+def backbone_options() -> list[Option]:
+    """Return what the `model` section holds of a run with `backbone`."""
+    return [field._replace(name=f"model.{field.name}", listed=True) for field in fields_of(*BACKBONE.split(":"))]
+
+
+def _below(module: str, section: str, prefix: str, is_free: bool = False) -> Iterator[Option]:
+    """Yield the options of a section and of those below it."""
+    for field in fields_of(module, section):
+        option = field._replace(name=prefix + field.name, is_free=is_free or field.is_free)
+        inner = _section_class(module, field.type)
+        if inner is None:
+            yield option
+            yield from _listed(option)
+        else:
+            yield from _below(*inner, f"{option.name}.", option.is_free)
+
+
+def _listed(mapping: Option) -> list[Option]:
+    """Return the keys of a mapping that another class describes, with those of the mappings inside it."""
+    if mapping.name not in LISTED_ELSEWHERE:
+        return []
+    fields = fields_of(*LISTED_ELSEWHERE[mapping.name].split(":"))
+    found = [Option("model.preset", "str | None", None, PRESET, listed=True)] if mapping.name == "model" else []
+    for field in fields:
+        if field.name not in NOT_OPTIONS:
+            key = field._replace(name=f"{mapping.name}.{field.name}", is_free=mapping.is_free, listed=True)
+            if key.name == "model.modalities":
+                key = key._replace(default=SET_BY_RUN)
+            found += [key, *_listed(key)]
+    return found
+
+
+# -- definitions
+
+
+@cache
+def _module(name: str) -> ast.Module:
+    """Return the parsed source of a module, which is not imported."""
+    package, *rest = name.split(".")
+    if package == __name__.partition(".")[0]:
+        folder = Path(__file__).resolve().parents[1]
+    else:
+        folder = Path(find_spec(package).submodule_search_locations[0])
+    return ast.parse(folder.joinpath(*rest).with_suffix(".py").read_text(encoding="utf-8"))
+
+
+def _find(module: str, name: str) -> tuple[str, str] | None:
+    """Return module and name of the definition that a name in a module stands for; None outside of these packages."""
+    for node in _module(module).body:
+        if isinstance(node, ast.ClassDef) and node.name == name:
+            return module, name
+        if isinstance(node, ast.ImportFrom) and name in [alias.asname or alias.name for alias in node.names]:
+            source = f"{module.rpartition('.')[0]}.{node.module}" if node.level else node.module
+            package = module.partition(".")[0]
+            return _find(source, name) if source.partition(".")[0] == package else None
+    return None
+
+
+def _definition(module: str, name: str) -> ast.ClassDef:
+    return next(node for node in _module(module).body if getattr(node, "name", None) == name)
+
+
+def _section_class(module: str, annotation: str) -> tuple[str, str] | None:
+    """Return module and name of the section that an annotation names, or None for a value."""
+    for name in re.findall(r"\w+Options", annotation):
+        return _find(module, name)
+    return None
+
+
+def _first_line(node: ast.ClassDef) -> str:
+    return (ast.get_docstring(node) or "").split("\n\n")[0].replace("\n", " ")
+
+
+def fields_of(module: str, name: str) -> list[Option]:
+    """Return the fields of a class, those of its bases first."""
+    node = _definition(module, name)
+    described = _described(ast.get_docstring(node) or "")
+    found: dict[str, Option] = {}
+    # As Python resolves them: what stands further left goes before.
+    for base in reversed(node.bases):
+        origin = _find(module, base.id) if isinstance(base, ast.Name) else None
+        found |= {field.name: field for field in (fields_of(*origin) if origin else [])}
+    for place, entry in enumerate(node.body):
+        if not isinstance(entry, ast.AnnAssign) or entry.target.id.startswith("_"):
+            continue
+        field, annotation = entry.target.id, ast.unparse(entry.annotation)
+        if annotation.startswith("ClassVar"):
+            continue
+        following = node.body[place + 1] if place + 1 < len(node.body) else None
+        below = following.value if isinstance(following, ast.Expr) else None
+        text = below.value if isinstance(below, ast.Constant) and isinstance(below.value, str) else ""
+        inherited = found[field].doc if field in found else ""
+        doc = " ".join(text.split()) or described.get(field, "") or inherited
+        found[field] = Option(field, annotation, _value(entry.value), doc, is_free=_is_free(entry.value))
+    return list(found.values())
+
+
+def _is_free(value: ast.expr | None) -> bool:
+    return isinstance(value, ast.Call) and isinstance(value.func, ast.Name) and value.func.id == "free"
+
+
+def _value(node: ast.expr | None) -> Any:
+    """Return the default that an expression gives a field."""
+    if node is None:
+        return SET_BY_RUN
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("free", "field"):
+        given = {keyword.arg: keyword.value for keyword in node.keywords}
+        if node.args or "default" in given:
+            return _value(node.args[0] if node.args else given["default"])
+        made = given.get("default_factory")
+        if made is None:
+            return SET_BY_RUN
+        if isinstance(made, ast.Lambda):
+            return _value(made.body)
+        return {"list": [], "dict": {}}.get(made.id, SET_BY_RUN)
+    try:
+        return ast.literal_eval(node)
+    except ValueError:
+        return Expression(ast.unparse(node))
+
+
+def _described(docstring: str) -> dict[str, str]:
+    """Return what the entries of `Args:` and `Attributes:` in a docstring say, by name.
+
+    An entry may be of several names, and describe further ones inside its text, as "`name`: what it is".
+    """
+    found: dict[str, str] = {}
+    for part in re.split(r"\n(?=\S)", docstring):
+        heading, _, body = part.partition("\n")
+        if not heading.startswith(("Args", "Attributes")):
+            continue
+        for entry in re.split(r"\n(?= {4}\S)", f"\n{body}"):
+            names, _, text = " ".join(entry.split()).partition(": ")
+            inside = re.split(r"(?<=\. )(`\w+`(?:, `\w+`)*): ", text)
+            found |= dict.fromkeys(re.split(r", ", names), _sentence(inside[0]))
+            for others, said in zip(inside[1::2], inside[2::2], strict=True):
+                found |= dict.fromkeys(re.findall(r"\w+", others), _sentence(said))
+    return found
+
+
+def _sentence(text: str) -> str:
+    text = text.strip()
+    return text[:1].upper() + text[1:]

@@ -1,0 +1,245 @@
+"""Probe an encoder, its randomly initialised twin and simple features on one labelled data set."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import AutoConfig
+
+from d2v_train.data.records import RawDataset
+from d2v_train.inputs.modalities import DATA_KINDS
+from d2v_train.inputs.tokenizer import check_vocabulary, load_tokenizer
+from d2v_train.inputs.transforms import build_transform
+from d2v_train.models.backbones import encoder_modality, input_settings, load_processor, wrapped_config
+from d2v_train.models.encoders import load_encoder, random_encoder
+from d2v_train.options.errors import at_least, choice
+from d2v_train.options.sections import ProbeDataOptions
+from d2v_train.probing.classifiers import (
+    DEFAULT_FEW,
+    DEFAULT_NEIGHBOURS,
+    DEFAULT_SEEDS,
+    chance_accuracy,
+    few_label_accuracy,
+    knn_accuracy,
+    linear_accuracy,
+)
+from d2v_train.probing.features import FeatureSet, extract, groups_are_disjoint
+from d2v_train.probing.simple_features import simple_features
+from d2v_train.probing.splits import open_parts
+from modeling_d2v import BackbonePreTrainingConfig, Data2VecConfig
+
+
+logger = logging.getLogger("probe")
+POOLING = ("mean", "first")
+
+
+@dataclass(kw_only=True)
+class ProbeSettings(ProbeDataOptions):
+    """What is probed, on which data, and how.
+
+    Raises:
+        OptionError: a value is out of range.
+    """
+
+    model: str
+    """Folder or Hub name of a data2vec checkpoint (encoder, pretraining model or head), or of an encoder of
+    transformers, with what prepares its inputs."""
+    modality: str = field(metadata={"choices": tuple(DATA_KINDS)})
+    """What the samples are."""
+    data: str | None = None
+    """Folder, file or Hub name; without one the built-in data."""
+    test_split: str | None = None
+    """Split that the probes are measured on; without one `test` or its stand-ins, or else a fifth of the training
+    split, held out."""
+    layer: int | None = field(default=None, metadata={"shown": "last"})
+    """N for `hidden_states[N]`, or `last` for the pooled output."""
+    pooling: str = field(default="mean", metadata={"choices": POOLING})
+    """Mean of the tokens, or the first extra token."""
+    few: int = DEFAULT_FEW
+    """Labels a class of the few-label probe."""
+    neighbours: int = DEFAULT_NEIGHBOURS
+    """k of the kNN probe."""
+    seeds: list[int] = field(default_factory=lambda: list(DEFAULT_SEEDS))
+    """Draws of the few-label probe."""
+    random_seed: int = 0
+    """Seed of the random weights, and of the held-out part of the linear probe."""
+    batch_size: int | None = None
+    """Samples a forward pass; the default depends on the modality."""
+    max_samples: int | None = None
+    """At most so many samples of either part, drawn at random once for all."""
+    device: str | None = None
+    """For example cpu or cuda:1; without one a GPU if there is one."""
+    transform: dict[str, Any] = field(default_factory=dict)
+    """Options of `build_transform`, such as `max_seconds`."""
+    simple: bool = True
+    """Measure simple features (pixels, MFCC or TF-IDF) beside the encoder."""
+
+    def __post_init__(self):
+        choice("pooling", self.pooling, POOLING)
+        for name in ("batch_size", "max_samples", "few", "neighbours"):
+            at_least(name, getattr(self, name), 1)
+
+
+def run_probe(settings: ProbeSettings) -> dict[str, Any]:
+    """Measure what simple classifiers read from frozen features.
+
+    Returns:
+        What the command prints: accuracies in percent of the encoder ("pretrained"), of the same one with random
+        weights ("random") and of features without training ("simple"), and what they were measured on.
+
+    Raises:
+        MissingLabelsError: the data has no class labels.
+        ValueError: the checkpoint is no such model or lacks the modality, the parts overlap, or there is no such
+            device.
+    """
+    started = time.perf_counter()
+    device = find_device(settings.device)
+    config = read_probed_config(settings.model, settings.modality)
+    train, test, held_out = open_parts(settings.modality, config, settings, settings.max_samples)
+    transform = load_transform(settings.model, settings.modality, config, settings.transform)
+    batch_size = settings.batch_size or DATA_KINDS[settings.modality].probe_batch_size
+
+    def features(model: torch.nn.Module) -> list[FeatureSet]:
+        how = {"batch_size": batch_size, "device": device, "layer": settings.layer, "pooling": settings.pooling}
+        return [extract(model, part, transform, **how) for part in (train, test)]
+
+    torch.manual_seed(settings.random_seed)
+    measured = {"random": measure(settings, *features(random_encoder(config)))}
+    logger.info("random weights: %s", measured["random"])
+    parts = features(load_encoder(settings.model, config))
+    measured["pretrained"] = measure(settings, *parts)
+    logger.info("pretrained weights: %s", measured["pretrained"])
+    measured["simple"] = {}
+    if settings.simple:
+        # The same samples for everyone: those that the encoder could read.
+        records = [_Readable(part, found) for part, found in zip((train, test), parts, strict=True)]
+        shape = config.modality_config(settings.modality)
+        for name, matrices in simple_features(settings.modality, *records, shape).items():
+            sets = [dataclasses.replace(part, features=matrix) for part, matrix in zip(parts, matrices, strict=True)]
+            measured["simple"][name] = measure(settings, *sets)
+            logger.info("%s: %s", name, measured["simple"][name])
+    return {
+        "model": str(settings.model),
+        "modality": settings.modality,
+        "data": settings.data or "builtin",
+        "layer": "last" if settings.layer is None else settings.layer,
+        "pooling": settings.pooling,
+        "classes": len(np.unique(parts[0].labels)),
+        "train_samples": len(parts[0].labels),
+        "test_samples": len(parts[1].labels),
+        "held_out": held_out,
+        "bad_samples": len(parts[0].bad) + len(parts[1].bad),
+        "chance": round(chance_accuracy(parts[0].labels, parts[1].labels), 2),
+        **measured,
+        "few_labels": settings.few,
+        "neighbours": settings.neighbours,
+        "seeds": list(settings.seeds),
+        "seconds": round(time.perf_counter() - started, 1),
+    }
+
+
+def measure(settings: ProbeSettings, train: FeatureSet, test: FeatureSet) -> dict[str, float]:
+    """Accuracies in percent of the linear, the kNN and the few-label probe, "few_std" over its draws."""
+    data = (train.features, train.labels, test.features, test.labels)
+    groups = train.groups if groups_are_disjoint(train, test) else None
+    few = few_label_accuracy(*data, per_class=settings.few, seeds=settings.seeds)
+    return {
+        "linear": round(linear_accuracy(*data, groups=groups, seed=settings.random_seed), 2),
+        "knn": round(knn_accuracy(*data, k=settings.neighbours), 2),
+        "few": round(few.mean, 2),
+        "few_std": round(few.std, 2),
+    }
+
+
+def find_device(name: str | None) -> torch.device:
+    """Device of a name; None for the GPU if there is one.
+
+    Raises:
+        ValueError: there is no such device on this machine.
+    """
+    name = name or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        # Names are understood before it is known whether the machine has such a device.
+        torch.zeros(1).to(name).cpu()
+        return torch.device(name)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(
+            f"The device {name!r} cannot be used here ({str(error).splitlines()[0]}). Name another one with --device, "
+            "such as cpu or cuda:0, or leave it out."
+        ) from error
+
+
+def read_probed_config(model_path: str, modality: str) -> Data2VecConfig | BackbonePreTrainingConfig:
+    """Read the configuration of a checkpoint and check that it knows the modality.
+
+    Returns:
+        That of a model of ours; for a plain encoder of transformers, what pretraining would put around it.
+
+    Raises:
+        FileNotFoundError: the folder does not exist, and the name cannot be one of the Hub either.
+        ValueError: the checkpoint is of another kind, or lacks the modality.
+    """
+    looks_local = model_path.startswith((".", "/", "~")) or model_path.count("/") != 1
+    if looks_local and not Path(model_path, "config.json").is_file():
+        raise FileNotFoundError(
+            f"There is no model in {model_path}: a folder with a config.json is needed, such as the `final` folder of "
+            "a finished run, or the name of a model on the Hub (user/name)."
+        )
+    config = AutoConfig.from_pretrained(model_path)
+    own = isinstance(config, Data2VecConfig)
+    modalities = config.modalities if own else [encoder_modality(config, model_path)]
+    if modality not in modalities:
+        raise ValueError(f"{model_path} has no {modality} encoder; it has {', '.join(modalities)}.")
+    if own:
+        return config
+    # Nothing is hidden or predicted here: an encoder without what the objective needs for that can be probed too.
+    tokenizer = load_probe_tokenizer(model_path, modality)
+    unused = {"end_of_block_targets": True} | ({} if tokenizer is None else {"mask_token_id": 0})
+    return wrapped_config(config, tokenizer, **unused)
+
+
+class _Readable:
+    """The records of a dataset at the places that an extraction could read; may be iterated several times."""
+
+    def __init__(self, dataset: RawDataset, found: FeatureSet) -> None:
+        self.dataset, self.indices = dataset, found.indices
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        return (self.dataset[int(index)] for index in self.indices)
+
+
+def load_transform(model_path: str, modality: str, config: Any, options: dict[str, Any] | None = None) -> Any:
+    """The evaluation transform of training (size and shape of the model's input), with what was saved beside a model:
+    what its image processor or feature extractor says, or its tokenizer. `options` come on top."""
+    tokenizer, saved = load_probe_tokenizer(model_path, modality), {}
+    if tokenizer is None:
+        saved = input_settings(modality, load_processor(model_path, modality))
+    else:
+        rows = config.modality_config(modality).vocab_size
+        check_vocabulary(tokenizer, rows, "(in its folder, with tokenizer.save_pretrained)")
+    return build_transform(modality, saved | (options or {}), config, tokenizer=tokenizer, train=False)
+
+
+def load_probe_tokenizer(model_path: str, modality: str) -> Any:
+    """Load the tokenizer that was saved with a text model; None for modalities without one.
+
+    Raises:
+        ValueError: a text model without a tokenizer.
+    """
+    if not DATA_KINDS[modality].has_tokenizer:
+        return None
+    try:
+        return load_tokenizer(model_path)
+    except (OSError, ValueError, KeyError) as error:
+        raise ValueError(
+            f"No usable tokenizer lies beside the model in {model_path} ({error}). Text is probed with the tokenizer "
+            "that the model was trained with: save it into that folder with tokenizer.save_pretrained."
+        ) from error

@@ -1,0 +1,76 @@
+"""The command `d2v`: every program of the package under one name, `d2v pretrain tiny_joint`.
+
+A program is imported when it is asked for, so that the list of all of them needs no library.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import sys
+from importlib.util import find_spec
+
+
+# Name -> the file in programs/, and what the program does.
+COMMANDS = {
+    "pretrain": ("pretrain", "pretrain on text, images, speech, or all of them in one run"),
+    "probe": ("probe", "measure what a pretrained encoder knows, without training it"),
+    "finetune-glue": ("finetune_glue", "fine-tune on a task of GLUE, or to classify or score other texts"),
+    "finetune-images": ("finetune_image_classification", "fine-tune to classify images"),
+    "finetune-ctc": ("finetune_ctc", "fine-tune for speech recognition with CTC"),
+    "finetune-audio": ("finetune_audio_classification", "fine-tune to classify recordings"),
+    "convert": ("convert", "convert checkpoints of fairseq, BEiT and transformers, and back to transformers"),
+    "publish": ("publish", "upload a run or a model to the Hugging Face Hub"),
+    "export-onnx": ("export_onnx", "write a model as an ONNX program, checked against the model"),
+    "plot": ("plot", "plot the logs of pretraining runs"),
+    "smoke": ("smoke", "start every configuration of pretraining for a few steps at reduced size"),
+    "demo": ("demo", "pretrain on the built-in data on a CPU, and show what was learned"),
+}
+
+
+def usage() -> str:
+    """Return the list of all commands."""
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:<{width}}  {purpose}" for name, (_, purpose) in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: d2v COMMAND [ARGUMENT ...]",
+            "",
+            *lines,
+            "",
+            "`d2v COMMAND --help` explains one of them. On several devices, pretraining is started with",
+            "`accelerate launch -m d2v_train.programs.pretrain my_run.yaml`, and fine-tuning in the same way.",
+        ]
+    )
+
+
+def main(argv: list[str] | None = None) -> int | str | None:
+    """Run one of the programs.
+
+    Args:
+        argv: name of the command and its arguments; None for the command line.
+
+    Returns:
+        What the process ends with: a status, or what was wrong in a sentence.
+    """
+    arguments = sys.argv[1:] if argv is None else argv
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(usage())
+        return 0
+    name, *rest = arguments
+    if name not in COMMANDS:
+        nearest = difflib.get_close_matches(name, COMMANDS, n=1, cutoff=0.0)[0]
+        print(f"d2v: There is no command {name!r}. The nearest one is {nearest!r}; `d2v` lists all.", file=sys.stderr)
+        return 2
+    try:
+        # A program may import its libraries when it starts, so that its help does without them.
+        return importlib.import_module(f"d2v_train.programs.{COMMANDS[name][0]}").main(rest)
+    except ModuleNotFoundError as error:
+        library = (error.name or "").partition(".")[0]
+        if not library or find_spec(library) is not None:
+            raise  # a module that is missing in a library that is there: an error of the code
+        return f'd2v {name}: {library} is not installed. Install what trains: pip install "modeling-d2v[train]"'
+
+
+if __name__ == "__main__":
+    sys.exit(main())

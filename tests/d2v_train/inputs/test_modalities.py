@@ -1,0 +1,54 @@
+"""The records of the modalities: every room has an entry for each, and the entries agree with the model."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from d2v_train.data.kinds import RECORD_KINDS
+from d2v_train.data.records import SourceSettings, open_dataset
+from d2v_train.inputs.collate import Collator
+from d2v_train.inputs.modalities import DATA_KINDS, source_defaults
+from d2v_train.inputs.tokenizer import build_tokenizer
+from d2v_train.inputs.transforms import build_transform
+from d2v_train.probing.pictures import DRAWINGS
+from modeling_d2v import Data2VecConfig, Data2VecForPreTraining
+from modeling_d2v.modalities import MODALITIES
+
+
+def test_every_modality_of_the_model_has_an_entry_everywhere():
+    assert RECORD_KINDS.keys() == DATA_KINDS.keys() == DRAWINGS.keys() == MODALITIES.keys()
+
+
+@pytest.mark.parametrize("modality", DATA_KINDS)
+def test_options_of_an_entry_are_those_of_its_transform_and_of_data_sources(modality):
+    kind = DATA_KINDS[modality]
+    fields = {field.name for field in dataclasses.fields(kind.transform)}
+    assert {*kind.evaluation_options, *filter(None, [kind.longest])} <= fields
+    assert source_defaults(Data2VecConfig(), modality).keys() <= {
+        field.name for field in dataclasses.fields(SourceSettings)
+    }
+
+
+@pytest.mark.parametrize("modality", DATA_KINDS)
+def test_built_in_records_become_inputs_that_the_model_takes(modality):
+    small = {"decoder_layers": 1, "decoder_hidden_size": 32, "prenet_depth": 0, "num_masks": 2}
+    changes = {
+        "text": {"vocab_size": 300, "max_position_embeddings": 600},
+        "vision": {"image_size": 8, "patch_size": 2, "num_channels": 1},
+        "audio": {"conv_dim": [8] * 7, "conv_pos_depth": 1, "conv_pos_width": 3},
+    }
+    config = Data2VecConfig(
+        hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32, modalities=[modality],
+        **{f"{modality}_config": small | changes[modality]},
+    )  # fmt: skip
+    tokenizer = build_tokenizer(["some words"] * 9, 300) if DATA_KINDS[modality].has_tokenizer else None
+    records = open_dataset(modality, max_samples=3, **source_defaults(config, modality))
+    transform = build_transform(modality, None, config, tokenizer, train=False)
+    collate = Collator(config)
+    items = [transform(records[index]) for index in range(3)]
+    batch = collate(items)
+    assert (DATA_KINDS[modality].padding is None) == ("attention_mask" not in batch)
+    alone = [collate.count_tokens(modality, collate([item])) for item in items]
+    assert collate.count_tokens(modality, batch) == sum(alone)
+    assert torch.isfinite(Data2VecForPreTraining(config)(**batch, step=0).loss)
