@@ -32,11 +32,7 @@ class ClassificationTask(Task):
 
     Attributes:
         names: of the L classes.
-        skips_bad: whether samples that cannot be used are met in the evaluation, and left out of its metrics then,
-            instead of being looked for before it.
     """
-
-    skips_bad = False
 
     def open(self, split: str, part: str = "") -> RawDataset:
         return self.data_args.open(split, label_column=self.data_args.label_column)
@@ -59,9 +55,6 @@ class ClassificationTask(Task):
     def fields(self) -> dict[str, Any]:
         """Return what the run sets in the configuration of the model besides the classes."""
         return {}
-
-    def usable(self, raw: RawDataset) -> RawDataset:
-        return raw if self.skips_bad else super().usable(raw)
 
     def dataset(self, name: str, raw: RawDataset) -> FinetuningDataset:
         skip_bad = self.skips_bad and name != "training"

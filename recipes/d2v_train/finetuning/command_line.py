@@ -19,6 +19,7 @@ from transformers.hf_argparser import string_to_bool
 from d2v_train.options.errors import OptionError
 from d2v_train.options.files import CONFIG_FOLDER, read_yaml
 from d2v_train.support.extras import MissingDependencyError
+from d2v_train.support.storage import WriteError
 
 
 # Group of options -> beginnings of the names of those of TrainingArguments that belong to it.
@@ -209,7 +210,7 @@ def launch(program: Callable[[list[str]], dict[str, Any]], argv: list[str] | Non
     argv = sys.argv[1:] if argv is None else argv
     try:
         results = program(argv)
-    except (ValueError, OSError, MissingDependencyError) as error:
+    except (ValueError, OSError, MissingDependencyError, WriteError) as error:
         if "debug" in argv:  # --log_level debug shows where
             raise
         return f"{type(error).__name__}: {error}"

@@ -73,34 +73,47 @@ class MatthewsCorrelation(OfflineMetric):
 
 
 class _Correlation(OfflineMetric):
-    """Correlation of predicted and true numbers, from -1 to 1; 0 where all of either are the same."""
+    """Base of the correlations of predicted and true numbers.
+
+    Attributes:
+        name: of the metric.
+        function: gives it, in the attribute `statistic` of its result.
+    """
 
     value = datasets.Value("float64")
+    name: ClassVar[str]
+    function: ClassVar[Any]
 
-    def _correlation(self, function: Any, predictions: Sequence[float], references: Sequence[float]) -> float:
-        if np.ptp(predictions) == 0 or np.ptp(references) == 0:
-            return 0.0
-        return float(function(predictions, references).statistic)
+    def _compute(self, predictions: Sequence[float], references: Sequence[float]) -> dict[str, float]:
+        varied = np.ptp(predictions) > 0 and np.ptp(references) > 0
+        return {self.name: float(self.function(predictions, references).statistic) if varied else 0.0}
 
 
 class Pearson(_Correlation):
     """Linear correlation of predicted and true numbers, from -1 to 1; 0 where all of either are the same."""
 
-    def _compute(self, predictions: Sequence[float], references: Sequence[float]) -> dict[str, float]:
-        return {"pearson": self._correlation(pearsonr, predictions, references)}
+    name, function = "pearson", staticmethod(pearsonr)
 
 
 class Spearman(_Correlation):
     """Correlation of the ranks of predicted and true numbers, from -1 to 1; 0 where all of either are the same."""
 
-    def _compute(self, predictions: Sequence[float], references: Sequence[float]) -> dict[str, float]:
-        return {"spearmanr": self._correlation(spearmanr, predictions, references)}
+    name, function = "spearmanr", staticmethod(spearmanr)
+
+
+METRICS: dict[str, type[OfflineMetric]] = {
+    "accuracy": Accuracy,
+    "f1": F1,
+    "matthews_correlation": MatthewsCorrelation,
+    "pearson": Pearson,
+    "spearmanr": Spearman,
+}
 
 
 def compute_all(
     metrics: Sequence[evaluate.Metric], predictions: Any, references: Any, combined: str | None = None
 ) -> dict[str, float]:
-    """Several metrics of the same predictions.
+    """Compute several metrics of the same predictions.
 
     Args:
         metrics: such as `[Accuracy(), F1()]`.
@@ -159,7 +172,7 @@ class CharacterErrorRate(_ErrorRate):
 
 
 def count_edits(predictions: Sequence[str], references: Sequence[str], unit: str = "word") -> dict[str, int]:
-    """Substitutions, deletions and insertions of the best alignments, and the "units" of the references.
+    """Count the substitutions, deletions and insertions of the best alignments, and the "units" of the references.
 
     Args:
         predictions, references: pairs of texts.

@@ -25,23 +25,9 @@ AUTO, NEVER = (None, "auto", "True", "true"), ("never", "False", "false")
 OPTIONS_FILE = "options.json"
 STATE_FILE = "trainer_state.json"
 FIXED_OPTIONS = (
-    "learning_rate",
-    "lr_scheduler_type",
-    "warmup_steps",
-    "tri_stage",
-    "layer_decay",
-    "freeze_encoder_steps",
-    "weights_ema_decay",
-    "optim",
-    "weight_decay",
-    "adam_beta1",
-    "adam_beta2",
-    "adam_epsilon",
-    "max_grad_norm",
-    "label_smoothing_factor",
-    "seed",
-    "data_seed",
-)
+    "learning_rate lr_scheduler_type warmup_steps tri_stage layer_decay freeze_encoder_steps weights_ema_decay optim "
+    "weight_decay adam_beta1 adam_beta2 adam_epsilon max_grad_norm label_smoothing_factor seed data_seed"
+).split()
 """Options with which a run would be another one. A longer run is the same one; its learning rate falls anew."""
 
 

@@ -51,6 +51,8 @@ class Task(ABC):
         hub_task: name of the task on the Hub and of its pipeline.
         trainer_class: class of the trainer.
         parts: names of the data sets to evaluate on and to predict.
+        skips_bad: whether samples that cannot be used are met in the evaluation and left out of its metrics, instead
+            of being looked for before it.
         config: of the model; at first that of the checkpoint.
     """
 
@@ -59,6 +61,7 @@ class Task(ABC):
     hub_task: ClassVar[str]
     trainer_class: ClassVar[type[FinetuningTrainer]] = FinetuningTrainer
     parts: Sequence[str] = ("",)
+    skips_bad: ClassVar[bool] = False
 
     def __init__(self, model_args: ModelArguments, data_args: DataArguments, args: FinetuningArguments) -> None:
         self.model_args, self.data_args, self.args = model_args, data_args, args
@@ -85,31 +88,13 @@ class Task(ABC):
     def configuration(self) -> Data2VecConfig:
         """Return the configuration of the model: the checkpoint's with the head and the regularisation of the run."""
 
-    def build_model(self, training: RawDataset | None) -> PreTrainedModel:
-        """Return the model to train."""
-        return load_model(self.auto_class, self.model_args, self.config)
-
-    def usable(self, raw: RawDataset) -> RawDataset:
-        """Return the samples of a data set that can be evaluated: each counts once, no other one stands in for it."""
-        good = raw.without_bad()
-        good.on_bad = "raise"
-        return good
-
     @abstractmethod
     def dataset(self, name: str, raw: RawDataset) -> FinetuningDataset:
         """Return the inputs and labels of a data set; a test set may have none."""
 
-    def collator(self) -> Callable[..., Any]:
-        """Return what makes batches."""
-        return FinetuningCollator(self.config)
-
-    def trainer_options(self) -> dict[str, Any]:
-        """Return further arguments of `trainer_class`, such as the processor that is saved beside the model."""
-        return {}
-
-    @abstractmethod
-    def measure(self, prediction: EvalPrediction) -> dict[str, float]:
-        """Return the metrics of an evaluation."""
+    def build_model(self, training: RawDataset | None) -> PreTrainedModel:
+        """Return the model, to train on `training`."""
+        return load_model(self.auto_class, self.model_args, self.config)
 
     def card(self) -> dict[str, Any]:
         """Return what the model card says beside results and settings: arguments of `finetuned_card`."""
@@ -120,6 +105,10 @@ class Task(ABC):
             "dataset_args": self.data_args.dataset_config_name,
         }
 
+    def trainer_options(self) -> dict[str, Any]:
+        """Return further arguments of `trainer_class`: the collator, the processor that is saved beside the model."""
+        return {"data_collator": FinetuningCollator(self.config)}
+
     def describe(self, update: int) -> str:
         """Return what is special about the training, for the log, before it starts.
 
@@ -127,6 +116,10 @@ class Task(ABC):
             update: samples in an update.
         """
         return ""
+
+    @abstractmethod
+    def measure(self, prediction: EvalPrediction) -> dict[str, float]:
+        """Return the metrics of an evaluation."""
 
     def after_evaluation(self, dataset: FinetuningDataset | None) -> None:
         """Write what an evaluation has found; called by the first process, at the end of the run alone."""
@@ -165,14 +158,11 @@ def finetune(
     task.learn(raw.get("training"))
     raw = task.select(raw)
     task.config = task.configuration()
-    datasets = {
-        name: task.dataset(name, part if name == "training" else task.usable(part)) for name, part in raw.items()
-    }
+    datasets = {name: task.dataset(name, usable(task, name, part)) for name, part in raw.items()}
     validation = {name[10:].strip(): part for name, part in datasets.items() if name.startswith("validation")}
     trainer = task.trainer_class(
         model=task.build_model(raw.get("training")),
         args=args,
-        data_collator=task.collator(),
         train_dataset=datasets.get("training"),
         eval_dataset=validation.get("", validation) or None,
         compute_metrics=task.measure,
@@ -234,6 +224,15 @@ def open_data(task: Task) -> dict[str, RawDataset]:
         "test": data.max_predict_samples,
     }
     return {name: part.subset(limits[name.partition(" ")[0]]) for name, part in raw.items()}
+
+
+def usable(task: Task, name: str, raw: RawDataset) -> RawDataset:
+    """Return the samples of a data set that can be used; in evaluation no other sample may stand in for a bad one."""
+    if name == "training" or task.skips_bad:
+        return raw
+    good = raw.without_bad()
+    good.on_bad = "raise"
+    return good
 
 
 def write_predictions(path: Path, columns: Mapping[str, Sequence[Any]]) -> None:

@@ -67,14 +67,7 @@ class CTCTrainingArguments(FinetuningArguments):
 
 
 def run_program(argv: list[str]) -> dict[str, float]:
-    """Fine-tune as a command line says.
-
-    Args:
-        argv: arguments.
-
-    Returns:
-        All metrics.
-    """
+    """Fine-tune as a command line says, and return all metrics."""
     options = parse_arguments(
         CTCModelArguments,
         CTCDataArguments,

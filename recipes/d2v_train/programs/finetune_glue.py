@@ -88,14 +88,7 @@ class GlueArguments(FinetuningArguments):
 
 
 def run_program(argv: list[str]) -> dict[str, Any]:
-    """Fine-tune as a command line says, once or for several learning rates and seeds.
-
-    Args:
-        argv: arguments.
-
-    Returns:
-        All metrics; of several runs, the summary.
-    """
+    """Fine-tune as a command line says, and return all metrics, or the summary of several runs."""
 
     def parsed(argv: list[str]) -> tuple[ModelArguments, TextDataArguments, GlueArguments]:
         return parse_arguments(

@@ -29,7 +29,6 @@ leaves it at the full rate), and the cosine ends at 0 (1e-6). What the other pub
 from __future__ import annotations
 
 import sys
-from typing import Any
 
 from d2v_train.finetuning.arguments import FinetuningArguments, ModelArguments, option, with_defaults
 from d2v_train.finetuning.command_line import launch, parse_arguments
@@ -65,15 +64,8 @@ class ImageFinetuningArguments(FinetuningArguments):
         super().__post_init__()
 
 
-def run_program(argv: list[str]) -> dict[str, Any]:
-    """Fine-tune as a command line says.
-
-    Args:
-        argv: arguments.
-
-    Returns:
-        All metrics.
-    """
+def run_program(argv: list[str]) -> dict[str, float]:
+    """Fine-tune as a command line says, and return all metrics."""
     model_args, data_args, augmentation, args = parse_arguments(
         ModelArguments,
         ImageDataArguments,

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from transformers import AutoConfig, EvalPrediction, pipeline
 
 from d2v_train.finetuning.command_line import parse_arguments
-from d2v_train.finetuning.run import open_data
+from d2v_train.finetuning.run import open_data, usable
 from d2v_train.finetuning.speech.classification import AudioClassification
 from d2v_train.finetuning.speech.training import SpeechTrainer
 from d2v_train.options.files import CONFIG_FOLDER
@@ -156,7 +156,7 @@ def test_a_part_is_held_out_where_there_is_no_other(checkpoint, tmp_path, caplog
     train, validation = raw["training"], raw["validation"]
     assert np.bincount(train.labels).tolist() == [8, 8, 8] and np.bincount(validation.labels).tolist() == [2, 2, 2]
     assert not {train.name_of(i) for i in range(24)} & {validation.name_of(i) for i in range(6)}
-    assert (train.on_bad, task.usable(validation).on_bad) == ("substitute", "raise")
+    assert (train.on_bad, usable(task, "validation", validation).on_bad) == ("substitute", "raise")
     assert "20 % of each class are held out of the training data (6, 24 stay)" in caplog.text
     assert "--exclude_groups" in caplog.text
 

@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from transformers import AutoConfig, AutoProcessor, pipeline
 from transformers.models.wav2vec2 import Wav2Vec2CTCTokenizer
 
+from d2v_train.data.tables import SplitNotFoundError
 from d2v_train.finetuning.command_line import parse_arguments
 from d2v_train.finetuning.speech.arguments import CTCDataArguments
 from d2v_train.finetuning.speech.transcripts import build_ctc_tokenizer
@@ -207,6 +208,17 @@ def test_texts_of_recordings_without_transcripts(learned, tmp_path):
     write_recordings(data, TEXTS[:2])
     results = main(options(str(learned[0]), tmp_path / "run", "--do_predict", test_dir=data))
     assert results["test_wer"] == 0 and predictions(tmp_path / "run", "test")[1]["reference"] == TEXTS[1]
+
+
+def test_recordings_are_held_out_where_there_is_no_validation_split(learned, tmp_path, caplog):
+    data = write_recordings(tmp_path / "data", TEXTS)
+    argv = run_options(str(learned[0]), tmp_path / "run", data, max_steps=1, learning_rate=0, train_val_split=0.25)
+    main(argv)
+    assert "25 % of the samples are held out of the training data (3, 9 stay)" in caplog.text
+    heard = predictions(tmp_path / "run")
+    assert len(heard) == 3 and [line["hypothesis"] for line in heard] == [line["reference"] for line in heard]
+    with pytest.raises(SplitNotFoundError, match="'evening'"):
+        main([*argv, "--validation_split", "evening"])
 
 
 def test_early_stopping_follows_the_word_error_rate(learned, recordings, tmp_path):

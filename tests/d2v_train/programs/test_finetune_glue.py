@@ -213,6 +213,15 @@ def test_own_files_with_scores(pretrained, tmp_path):
     assert (config["problem_type"], config["id2label"]) == ("regression", {"0": "score"})
 
 
+@pytest.mark.parametrize("shift, whole", [(0, "each class"), (0.25, "the samples")])
+def test_texts_are_held_out_where_there_is_no_validation_split(pretrained, tmp_path, caplog, shift, whole):
+    rows = [{"text": sentence(n % 2, n), "label": n % 2 + shift} for n in range(40)]
+    path = write_jsonl(tmp_path / "train.jsonl", rows)
+    results = main(arguments(pretrained, tmp_path / "run", "--train_file", path, "--max_steps", 1))
+    assert f"15 % of {whole} are held out of the training data (6, 34 stay)" in caplog.text
+    assert ("eval_accuracy" in results) == (shift == 0)
+
+
 def test_empty_texts_are_named_and_each_row_has_its_prediction(pretrained, tmp_path, capsys):
     def rows(*empty: int) -> list[dict]:
         return [{"text": "" if n in empty else sentence(n % 2, n), "label": n % 2} for n in range(40)]

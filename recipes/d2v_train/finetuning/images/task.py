@@ -67,13 +67,15 @@ class ImageClassification(ClassificationTask):
             return training_transform(self.augmentation, self.processor, self.channels)
         return ProcessorTransform(self.processor)
 
-    def collator(self) -> MixingCollator:
+    def trainer_options(self) -> dict[str, Any]:
         given = self.augmentation
         ways = (given.mixup, given.cutmix, given.mix_probability, given.cutmix_probability)
-        return MixingCollator(self.config, Mixing(len(self.names), *ways, self.args.label_smoothing_factor))
-
-    def trainer_options(self) -> dict[str, Any]:
-        return {**super().trainer_options(), "processor": Data2VecProcessor(image_processor=self.processor)}
+        mixing = Mixing(len(self.names), *ways, self.args.label_smoothing_factor)
+        return {
+            **super().trainer_options(),
+            "data_collator": MixingCollator(self.config, mixing),
+            "processor": Data2VecProcessor(image_processor=self.processor),
+        }
 
     def measure(self, prediction: EvalPrediction) -> dict[str, float]:
         """Return the accuracy, and the top-5 accuracy where there are more than five classes."""

@@ -12,18 +12,6 @@ if TYPE_CHECKING:
     from d2v_train.data.records import RawDataset
 
 
-AUDIO = (
-    "feat_proj_dropout",
-    "apply_spec_augment",
-    "mask_time_prob",
-    "mask_time_length",
-    "mask_time_min_masks",
-    "mask_feature_prob",
-    "mask_feature_length",
-    "mask_feature_min_masks",
-)
-
-
 @dataclass
 class SpeechModelArguments(ModelArguments):
     """Which model to start from, and how it is regularised; None leaves what the checkpoint says.
@@ -52,7 +40,9 @@ class SpeechModelArguments(ModelArguments):
         """Return what the options set in the configuration of the model, as `load_config` takes it."""
         fields = {name: getattr(self, name) for name in ("attention_dropout", "activation_dropout", "layerdrop")}
         fields |= {"hidden_dropout": self.hidden_dropout, "mlp_dropout": self.hidden_dropout}
-        return fields | {"audio_config": {name: getattr(self, name) for name in (*AUDIO, *self.head)}}
+        audio = [name for name in vars(self) if name.startswith("mask_")]
+        audio += ["feat_proj_dropout", "apply_spec_augment", *self.head]
+        return fields | {"audio_config": {name: getattr(self, name) for name in audio}}
 
 
 @dataclass

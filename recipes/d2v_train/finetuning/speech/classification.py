@@ -11,8 +11,7 @@ from d2v_train.batching.lengths import header_seconds
 from d2v_train.data.records import RawDataset
 from d2v_train.finetuning.classification import ClassificationTask
 from d2v_train.finetuning.metrics import F1, Accuracy
-from d2v_train.finetuning.speech.selection import Selection
-from d2v_train.finetuning.speech.task import SpeechTask
+from d2v_train.finetuning.speech.task import Selection, SpeechTask
 from d2v_train.inputs.transforms import build_transform
 
 

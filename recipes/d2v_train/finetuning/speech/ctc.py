@@ -14,7 +14,7 @@ from d2v_train.data.records import RawDataset
 from d2v_train.data.tables import SAMPLING_RATE
 from d2v_train.finetuning.arguments import ModelArguments
 from d2v_train.finetuning.speech.arguments import CTCDataArguments
-from d2v_train.finetuning.speech.selection import Selection
+from d2v_train.finetuning.speech.task import Selection
 from d2v_train.finetuning.speech.transcripts import (
     Normaliser,
     build_ctc_tokenizer,

@@ -16,8 +16,7 @@ from d2v_train.finetuning.metrics import CharacterErrorRate, WordErrorRate, comp
 from d2v_train.finetuning.models import load_config
 from d2v_train.finetuning.run import write_predictions
 from d2v_train.finetuning.speech.ctc import prepare_transcription, select_evaluation, select_training
-from d2v_train.finetuning.speech.selection import Selection
-from d2v_train.finetuning.speech.task import SpeechTask
+from d2v_train.finetuning.speech.task import Selection, SpeechTask
 from d2v_train.finetuning.speech.training import CTCTrainer
 from d2v_train.finetuning.speech.transcripts import decode_frames, decode_labels
 from d2v_train.inputs.transforms import build_transform

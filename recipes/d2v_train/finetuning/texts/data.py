@@ -23,20 +23,11 @@ from d2v_train.inputs.tokenizer import check_vocabulary, load_tokenizer
 
 GLUE = "nyu-mll/glue"
 """Where the tasks of GLUE are, if no other place is named."""
-
-
 READERS = {".parquet": "parquet", ".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json"}
 SPLITS = {
-    "train": "train",
-    "validation_matched": "validation_matched",
-    "validation_mismatched": "validation_mismatched",
-    "validation": "validation",
-    "dev_matched": "validation_matched",
-    "dev_mismatched": "validation_mismatched",
-    "dev": "validation",
-    "test_matched": "test_matched",
-    "test_mismatched": "test_mismatched",
-    "test": "test",
+    start + end: split + end
+    for start, split in (("train", "train"), ("validation", "validation"), ("dev", "validation"), ("test", "test"))
+    for end in ("_matched", "_mismatched", "")
 }
 """Split by the beginning of a file's name; longer names stand before those that they begin with."""
 

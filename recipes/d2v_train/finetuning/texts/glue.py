@@ -18,7 +18,8 @@ from d2v_train.data.records import RawDataset
 from d2v_train.finetuning.class_labels import class_names
 
 
-BINARY = ("entailment", "not_entailment")
+PAIR = ("sentence1", "sentence2")
+ENTAILMENT = ("entailment", "not_entailment")
 
 
 @dataclass(frozen=True)
@@ -28,10 +29,9 @@ class GlueTask:
     Attributes:
         columns: the text, or the two texts, of a sample.
         labels: names of the classes in the order of their ids; `None` for scores.
-        metrics: what is measured, classes of `metrics.py`; several are also averaged, as in the GLUE paper
-            ("combined_score").
-        main_metric: the one of which the best checkpoint has most.
         server_files: prediction files by test set.
+        metrics: names in `METRICS` of what is measured; several are also averaged, as in the GLUE paper
+            ("combined_score").
         written: whether the server wants names of classes, not their ids.
         batch_size, learning_rate, warmup: published settings; the warm-up is a share of the updates.
         parts: names of the two evaluation sets, where there are two.
@@ -39,14 +39,18 @@ class GlueTask:
 
     columns: tuple[str, ...]
     labels: tuple[str, ...] | None
-    metrics: tuple[str, ...]
-    main_metric: str
     server_files: tuple[str, ...]
+    metrics: tuple[str, ...] = ("accuracy",)
     written: bool = False
     batch_size: int = 32
     learning_rate: float = 2e-5
     warmup: float = 0.06
     parts: tuple[str, ...] = ("",)
+
+    @property
+    def main_metric(self) -> str:
+        """The one of which the best checkpoint has most; of several evaluation sets, that of the first one."""
+        return f"{self.parts[0]}_{self.metrics[0] if len(self.metrics) == 1 else 'combined_score'}".strip("_")
 
     def decide(self, logits: np.ndarray) -> np.ndarray:
         """Return the class ids or scores (N,) of logits (N, L)."""
@@ -61,93 +65,36 @@ class GlueTask:
     def measure(self, predictions: np.ndarray, references: np.ndarray) -> dict[str, float]:
         """Return the metrics of class ids or scores (N,)."""
         # Imported where it is used: with `evaluate` it takes seconds, and --help shows the tasks without it.
-        from d2v_train.finetuning import metrics
+        from d2v_train.finetuning.metrics import METRICS, compute_all
 
         combined = "combined_score" if len(self.metrics) > 1 else None
-        return metrics.compute_all(
-            [getattr(metrics, name)() for name in self.metrics], predictions, references, combined
-        )
+        return compute_all([METRICS[name]() for name in self.metrics], predictions, references, combined)
 
 
 TASKS: dict[str, GlueTask] = {
     "cola": GlueTask(
-        columns=("sentence",),
-        labels=("unacceptable", "acceptable"),
-        metrics=("MatthewsCorrelation",),
-        main_metric="matthews_correlation",
-        server_files=("CoLA",),
-        batch_size=16,
+        ("sentence",), ("unacceptable", "acceptable"), ("CoLA",), ("matthews_correlation",), batch_size=16
     ),
-    "sst2": GlueTask(
-        columns=("sentence",),
-        labels=("negative", "positive"),
-        metrics=("Accuracy",),
-        main_metric="accuracy",
-        server_files=("SST-2",),
-    ),
-    "mrpc": GlueTask(
-        columns=("sentence1", "sentence2"),
-        labels=("not_equivalent", "equivalent"),
-        metrics=("Accuracy", "F1"),
-        main_metric="combined_score",
-        server_files=("MRPC",),
-        batch_size=16,
-    ),
+    "sst2": GlueTask(("sentence",), ("negative", "positive"), ("SST-2",)),
+    "mrpc": GlueTask(PAIR, ("not_equivalent", "equivalent"), ("MRPC",), ("accuracy", "f1"), batch_size=16),
     "qqp": GlueTask(
-        columns=("question1", "question2"),
-        labels=("not_duplicate", "duplicate"),
-        metrics=("Accuracy", "F1"),
-        main_metric="combined_score",
-        server_files=("QQP",),
-        warmup=0.25,
+        ("question1", "question2"), ("not_duplicate", "duplicate"), ("QQP",), ("accuracy", "f1"), warmup=0.25
     ),
-    "stsb": GlueTask(
-        columns=("sentence1", "sentence2"),
-        labels=None,
-        metrics=("Pearson", "Spearman"),
-        main_metric="combined_score",
-        server_files=("STS-B",),
-        batch_size=16,
-        learning_rate=4e-5,
-    ),
+    "stsb": GlueTask(PAIR, None, ("STS-B",), ("pearson", "spearmanr"), batch_size=16, learning_rate=4e-5),
     "mnli": GlueTask(
-        columns=("premise", "hypothesis"),
-        labels=("entailment", "neutral", "contradiction"),
-        metrics=("Accuracy",),
-        main_metric="matched_accuracy",
-        server_files=("MNLI-m", "MNLI-mm"),
+        ("premise", "hypothesis"),
+        ("entailment", "neutral", "contradiction"),
+        ("MNLI-m", "MNLI-mm"),
         written=True,
         parts=("matched", "mismatched"),
     ),
-    "qnli": GlueTask(
-        columns=("question", "sentence"),
-        labels=BINARY,
-        metrics=("Accuracy",),
-        main_metric="accuracy",
-        server_files=("QNLI",),
-        written=True,
-    ),
-    "rte": GlueTask(
-        columns=("sentence1", "sentence2"),
-        labels=BINARY,
-        metrics=("Accuracy",),
-        main_metric="accuracy",
-        server_files=("RTE",),
-        written=True,
-        batch_size=16,
-    ),
-    "wnli": GlueTask(
-        columns=("sentence1", "sentence2"),
-        labels=("not_entailment", "entailment"),
-        metrics=("Accuracy",),
-        main_metric="accuracy",
-        server_files=("WNLI",),
-        batch_size=16,
-    ),
+    "qnli": GlueTask(("question", "sentence"), ENTAILMENT, ("QNLI",), written=True),
+    "rte": GlueTask(PAIR, ENTAILMENT, ("RTE",), written=True, batch_size=16),
+    "wnli": GlueTask(PAIR, ENTAILMENT[::-1], ("WNLI",), batch_size=16),
 }
 # Texts that are no task of GLUE, with classes or with scores.
-CLASSES = GlueTask((), (), ("Accuracy",), "accuracy", ("predictions",), written=True)
-SCORES = GlueTask((), None, ("Pearson", "Spearman"), "combined_score", ("predictions",))
+CLASSES = GlueTask((), (), ("predictions",), written=True)
+SCORES = GlueTask((), None, ("predictions",), ("pearson", "spearmanr"))
 
 
 def of_one_process(batch: int) -> int:

@@ -82,7 +82,7 @@ class TextClassification(Task):
         return FinetuningDataset(raw, self.transform, target, self.args.seed)
 
     def trainer_options(self) -> dict[str, Any]:
-        return {"processing_class": self.tokenizer}
+        return {**super().trainer_options(), "processing_class": self.tokenizer}
 
     def measure(self, prediction: EvalPrediction) -> dict[str, float]:
         return self.glue.measure(self.glue.decide(prediction.predictions), prediction.label_ids)

@@ -11,8 +11,8 @@ from d2v_train.batching.lengths import header_seconds
 from d2v_train.data.records import open_dataset
 from d2v_train.data.tables import TRANSCRIPT_COLUMNS, ColumnNotFoundError, SplitNotFoundError
 from d2v_train.finetuning.speech.arguments import CTCDataArguments, SpeechDataArguments
-from d2v_train.finetuning.speech.length_sampler import LengthSampler
-from d2v_train.finetuning.speech.selection import Selection
+from d2v_train.finetuning.speech.task import Selection
+from d2v_train.finetuning.speech.training import LengthSampler
 
 
 def write_clip(path, seconds=0.1, rate=16_000):
