@@ -15,7 +15,7 @@ import numpy as np
 
 from d2v_train.data.records import RawDataset
 from d2v_train.data.sources import table_of
-from d2v_train.data.tables import Columns, column_named_by
+from d2v_train.data.tables import SourceSettings, column_named_by
 from d2v_train.finetuning.class_labels import no_label
 from d2v_train.inputs.tokenizer import check_vocabulary, load_tokenizer
 from d2v_train.options.errors import at_least
@@ -156,7 +156,7 @@ class OpenTexts:
 
     def __init__(self, splits: Any, where: str, args: TextDataArguments, columns: Sequence[str] | None) -> None:
         self.splits, self.where = splits, where
-        self.columns = Columns(args.text_column_names or columns, args.label_column_name)
+        self.columns = SourceSettings(column=args.text_column_names or columns, label_column=args.label_column_name)
 
     @property
     def column_names(self) -> list[str]:
