@@ -28,7 +28,7 @@ from d2v_train.data.tables import (
     LABEL_COLUMNS,
     SPLIT_NAMES,
     ColumnNotFoundError,
-    Columns,
+    SourceSettings,
     Table,
     UnclearColumnError,
     encode_labels,
@@ -43,13 +43,13 @@ from d2v_train.data.tables import (
 METADATA_NAMES = ("metadata.csv", "metadata.jsonl")
 
 
-def open_media_folder(modality: str, root: Path, split: str, columns: Columns) -> Table:
+def open_media_folder(modality: str, root: Path, split: str, settings: SourceSettings) -> Table:
     """Open one split of a folder of images or recordings.
 
     Raises:
         ValueError: If there are no such files, or no such split or column, or the metadata is malformed.
     """
-    wanted = [columns.input] if isinstance(columns.input, str) else list(columns.input or ())
+    wanted = [settings.column] if isinstance(settings.column, str) else list(settings.column or ())
     kind = RECORD_KINDS[modality]
     unknown = [name for name in wanted if name not in (*kind.columns, "file_name")]
     if unknown:
@@ -68,7 +68,7 @@ def open_media_folder(modality: str, root: Path, split: str, columns: Columns) -
     splits: dict[str, list[dict[str, Any]]] = {}
     for path in metadata:
         splits.setdefault(_split_of(path.relative_to(root)), []).extend(_metadata_rows(path))
-    if kind.transcripts is not None and columns.text is not None:
+    if kind.transcripts is not None and settings.text_column is not None:
         chapters = [path for path in visible if path.name.endswith(kind.transcripts)]
         for path in chapters:
             # The folder above speaker and chapter names the split, such as train-clean-100.
@@ -86,10 +86,10 @@ def open_media_folder(modality: str, root: Path, split: str, columns: Columns) -
 
     rows = splits[pick_split(split, list(splits), str(root))]
     existing = list(dict.fromkeys(key for row in rows for key in row if key != "file"))
-    label = usual_column(existing, columns.label, LABEL_COLUMNS, "label", str(root))
-    group = usual_column(existing, columns.group, GROUP_COLUMNS, "group", str(root))
-    text = transcript_column(existing, columns.text, str(root))
-    length = usual_column(existing, columns.length, (), "length", str(root))
+    label = usual_column(existing, settings.label_column, LABEL_COLUMNS, "label", str(root))
+    group = usual_column(existing, settings.group_column, GROUP_COLUMNS, "group", str(root))
+    text = transcript_column(existing, settings.text_column, str(root))
+    length = usual_column(existing, settings.length_column, (), "length", str(root))
     universe = {row.get(label) for part in splits.values() for row in part}
     labels = label_names = None
     # One folder for everything is a place, not a class.
@@ -105,7 +105,7 @@ def open_media_folder(modality: str, root: Path, split: str, columns: Columns) -
     return Table(FileRows(values, names), labels, groups, label_names, transcripts, lengths)
 
 
-def open_text_files(root: Path, split: str, columns: Columns, suffixes: Sequence[str]) -> Table | None:
+def open_text_files(root: Path, split: str, settings: SourceSettings, suffixes: Sequence[str]) -> Table | None:
     """Open one split of a text file or a folder of text files; None if there are none.
 
     In `.txt`, blank lines separate documents. In `.jsonl` each line is a string or an object with a text field (or the
@@ -120,7 +120,7 @@ def open_text_files(root: Path, split: str, columns: Columns, suffixes: Sequence
     if not splits:
         return None
     parsed = {
-        name: [row for path in paths for row in _text_rows(path, root, columns)] for name, paths in splits.items()
+        name: [row for path in paths for row in _text_rows(path, root, settings)] for name, paths in splits.items()
     }
     rows = parsed[pick_split(split, list(parsed), str(root))]
     labels, label_names = [row["label"] for row in rows], None
@@ -195,7 +195,7 @@ def _librispeech_rows(path: Path, suffixes: Sequence[str]) -> list[dict[str, Any
     return rows
 
 
-def _text_rows(path: Path, root: Path, columns: Columns) -> list[dict[str, Any]]:
+def _text_rows(path: Path, root: Path, settings: SourceSettings) -> list[dict[str, Any]]:
     encoded = path.read_bytes().replace(b"\r\n", b"\n").removeprefix(b"\xef\xbb\xbf")
     shown = shown_in(path, root)
     if path.suffix.lower() == ".txt":
@@ -206,7 +206,7 @@ def _text_rows(path: Path, root: Path, columns: Columns) -> list[dict[str, Any]]
         ]
     lines = {number: line for number, line in enumerate(encoded.split(b"\n"), start=1) if line.strip()}
     parsed = {number: parse_line(line) for number, line in lines.items()}
-    choice = choose_fields([value for value in parsed.values() if isinstance(value, dict)], columns, shown)
+    choice = choose_fields([value for value in parsed.values() if isinstance(value, dict)], settings, shown)
     rows = []
     for number, value in parsed.items():
         row = {"value": value, "name": f"{shown}, line {number}", "label": None, "group": shown}
@@ -224,7 +224,7 @@ def parse_line(line: bytes) -> Any:
         return BadSample("unreadable", f"the line is no JSON: {error}")
 
 
-def choose_fields(objects: list[dict[str, Any]], columns: Columns, name: str) -> dict[str, Any]:
+def choose_fields(objects: list[dict[str, Any]], settings: SourceSettings, name: str) -> dict[str, Any]:
     """Fields of a file that hold the text (one or two), the label and the group.
 
     Told from all objects together, so that one without text, or with null in its place, is only a bad record.
@@ -233,14 +233,14 @@ def choose_fields(objects: list[dict[str, Any]], columns: Columns, name: str) ->
         UnclearColumnError: If there are fields and none of them can be told to be the text.
     """
     existing = list(dict.fromkeys(key for fields in objects for key in fields))
-    wanted = [columns.input] if isinstance(columns.input, str) else columns.input
+    wanted = [settings.column] if isinstance(settings.column, str) else settings.column
     if not wanted:
         texts = {key for fields in objects for key, value in fields.items() if isinstance(value, str)}
         wanted = find_text_columns(existing, [key for key in existing if key in texts])
     if wanted is None and existing:
         raise UnclearColumnError(f"Cannot tell which field of {name} holds the text; it has: {', '.join(existing)}.")
-    label = columns.label or next((key for key in LABEL_COLUMNS if key in existing), None)
-    group = columns.group or next((key for key in GROUP_COLUMNS if key in existing), None)
+    label = settings.label_column or next((key for key in LABEL_COLUMNS if key in existing), None)
+    group = settings.group_column or next((key for key in GROUP_COLUMNS if key in existing), None)
     return {"text": wanted or ["text"], "label": label, "group": group}
 
 

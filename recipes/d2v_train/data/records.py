@@ -6,7 +6,6 @@ import dataclasses
 import hashlib
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,7 +16,7 @@ from d2v_train.data.kinds import RECORD_KINDS
 from d2v_train.data.report import BadRecord, DataReport, NoUsableSample
 from d2v_train.data.sources import open_table
 from d2v_train.data.substitutes import candidates
-from d2v_train.data.tables import Columns, Table
+from d2v_train.data.tables import AS_FOUND, SourceSettings, Table
 from d2v_train.support.extras import MissingDependencyError
 
 
@@ -57,11 +56,8 @@ class RawDataset(Dataset):
         modality: "text", "vision" or "audio".
         table: Where the undecoded values come from.
         indices: Rows of the table that belong to the data set, in order; None takes all.
-        channels: For images: 3, 1, or None to keep what an image has.
-        cache: "auto" keeps decoded samples up to `AUTO_CACHE_BYTES` per process, True all of them, False none.
-        on_bad: "substitute" as described, or "raise" `BadSample`, for evaluation where a sample must not count twice.
-        source: Name of the source, for reports.
-        split: Name of its split, likewise.
+        settings: Of the source; `on_bad="raise"` is for evaluation, where a sample must not count twice.
+        source, split: Names of both, for reports.
 
     Attributes:
         label_names: Names of the classes, or None.
@@ -76,23 +72,14 @@ class RawDataset(Dataset):
         modality: str,
         table: Table,
         indices: np.ndarray | None = None,
-        *,
-        channels: int | None = 3,
-        cache: bool | str = "auto",
-        on_bad: str = "substitute",
+        settings: SourceSettings = AS_FOUND,
         source: str = "",
         split: str = "",
     ):
-        if on_bad not in ("substitute", "raise"):
-            raise ValueError(f"Option on_bad is {on_bad!r}; it must be 'substitute' or 'raise'.")
-        if cache not in ("auto", True, False):
-            raise ValueError(f"Option cache is {cache!r}; it must be 'auto', true or false.")
         self.modality = modality
         self.table = table
         self.rows = np.arange(len(table.values)) if indices is None else np.asarray(indices, dtype=np.int64)
-        self.channels = channels
-        self.cache = cache
-        self.on_bad = on_bad
+        self.settings, self.on_bad = settings, settings.on_bad
         self.source, self.split = source, split
         self.label_names = table.label_names
         self.labels = None if table.labels is None else table.labels[self.rows]
@@ -104,7 +91,7 @@ class RawDataset(Dataset):
         self._quiet = False
         self._broken: dict[int, BadSample] = {}
         self._cache: dict[int, Any] = {}
-        self._cache_room = {"auto": AUTO_CACHE_BYTES, True: float("inf"), False: 0}[cache]
+        self._cache_room = {"auto": AUTO_CACHE_BYTES, True: float("inf"), False: 0}[settings.cache]
 
     def __len__(self) -> int:
         """Number of records, bad ones included."""
@@ -184,16 +171,8 @@ class RawDataset(Dataset):
     def select(self, indices: Sequence[int]) -> RawDataset:
         """Return the data set of some samples, in the given order, with ids counted anew."""
         rows = self.rows[np.asarray(indices, dtype=np.int64)]
-        return RawDataset(
-            self.modality,
-            self.table,
-            rows,
-            channels=self.channels,
-            cache=self.cache,
-            on_bad=self.on_bad,
-            source=self.source,
-            split=self.split,
-        )
+        settings = dataclasses.replace(self.settings, on_bad=self.on_bad)
+        return RawDataset(self.modality, self.table, rows, settings, self.source, self.split)
 
     def subset(self, max_samples: int | None, seed: int = 0) -> RawDataset:
         """Return the data set of `max_samples` random samples in their order; itself where it has no more."""
@@ -260,7 +239,7 @@ class RawDataset(Dataset):
             raise self._broken[index].with_traceback(None)
         try:
             raw = self.table.values[int(self.rows[index])]
-            value, notes = RECORD_KINDS[self.modality].decode(raw, self.channels)
+            value, notes = RECORD_KINDS[self.modality].decode(raw, self.settings.channels)
         except MissingDependencyError:
             raise
         except BadSample as error:
@@ -308,41 +287,11 @@ def _bytes_of(value: Any) -> int:
     return value.width * value.height * len(value.getbands())
 
 
-@dataclass(frozen=True, kw_only=True)
-class SourceSettings:
-    """How the samples of a source are found and read: what a `dataset` section of the options holds."""
-
-    column: str | list[str] | None = None
-    """Input column, two of them for sentence pairs; null finds it by its type and name."""
-    label_column: str | None = None
-    """Column of the label; null takes the first of the usual names, if any."""
-    group_column: str | None = None
-    """Column of the speaker or any other origin; null takes the first of the usual names, if any."""
-    text_column: str | list[str] | tuple[str, ...] | None = None
-    """Column of the transcripts of recordings (or captions of images); of several names, the first that exists; null
-    reads none."""
-    length_column: str | None = None
-    """Column of the lengths of recordings, samples at 16 kHz (whole numbers) or seconds, which then need not be looked
-    up in their headers; null reads none."""
-    only_groups: list[str] | None = None
-    """Keep only the samples of these groups."""
-    exclude_groups: list[str] | None = None
-    """Leave out the samples of these groups, for example a speaker to test on."""
-    max_samples: int | None = None
-    """Keep that many, drawn at random once for all; their order is kept."""
-    channels: int | None = 3
-    """Channels of images: 3 (RGB), 1 (grey), or null for those that they have."""
-    cache: bool | str = "auto"
-    """Which decoded samples a process keeps: `auto` up to 256 MiB of them, true all, false none."""
-    on_bad: str = "substitute"
-    """What a bad sample does: `substitute` has the next good one replace it, `raise` raises `BadSample`."""
-
-
 def open_dataset(
     modality: str,
     source: str | None = None,
     split: str = "train",
-    settings: SourceSettings = SourceSettings(),
+    settings: SourceSettings = AS_FOUND,
     *,
     stream_block: int | None = None,
     **changes: Any,
@@ -372,33 +321,20 @@ def open_dataset(
     """
     if modality not in RECORD_KINDS:
         raise ValueError(f"The modality {modality!r} is unknown; it must be one of {', '.join(sorted(RECORD_KINDS))}.")
-    chosen = dataclasses.replace(settings, **changes)
-    columns = Columns(
-        chosen.column, chosen.label_column, chosen.group_column, chosen.text_column, chosen.length_column
-    )
-    table = open_table(modality, source, split, columns, streaming=stream_block is not None)
+    settings = dataclasses.replace(settings, **changes)
+    table = open_table(modality, source, split, settings, streaming=stream_block is not None)
     where = source or "the built-in data"
     rows = np.arange(len(table.values))
-    if chosen.only_groups is not None or chosen.exclude_groups is not None:
-        rows = _filter_groups(table, rows, chosen.only_groups, chosen.exclude_groups, f"{where} ({split})")
-    rows = draw_rows(rows, chosen.max_samples)
+    if settings.only_groups is not None or settings.exclude_groups is not None:
+        rows = _filter_groups(table, rows, settings.only_groups, settings.exclude_groups, f"{where} ({split})")
+    rows = draw_rows(rows, settings.max_samples)
     if len(rows) == 0:
         raise ValueError(f"No {modality} samples are left in {where}, split {split!r}.")
-    cache = chosen.cache
     if stream_block is not None:
         last = np.minimum(np.arange(0, len(rows), stream_block) + stream_block, len(rows)) - 1
         table.values.keep(int((rows[last] - rows[::stream_block]).max()) + 1)
-        cache = False if cache == "auto" else cache
-    return RawDataset(
-        modality,
-        table,
-        rows,
-        channels=chosen.channels,
-        cache=cache,
-        on_bad=chosen.on_bad,
-        source=source or "builtin",
-        split=split,
-    )
+        settings = dataclasses.replace(settings, cache=settings.cache is True)
+    return RawDataset(modality, table, rows, settings, source or "builtin", split)
 
 
 def _filter_groups(

@@ -10,8 +10,9 @@ from typing import Any
 
 from torch.utils.data import Dataset
 
-from d2v_train.data.records import SourceSettings, open_dataset
+from d2v_train.data.records import open_dataset
 from d2v_train.data.report import DataReport
+from d2v_train.data.tables import SourceSettings
 from d2v_train.options.errors import OptionError
 from d2v_train.options.files import build_section
 from d2v_train.options.run import Options

@@ -19,7 +19,7 @@ from d2v_train.data.tables import (
     LABEL_COLUMNS,
     SPLIT_NAMES,
     ColumnNotFoundError,
-    Columns,
+    SourceSettings,
     Table,
     UnclearColumnError,
     concatenate,
@@ -37,14 +37,16 @@ MAX_TEXT_BYTES = 2**29
 """Text up to this size is read into memory at once, which is ten times as fast as row by row."""
 
 
-def open_table(modality: str, source: str | None, split: str, columns: Columns, streaming: bool = False) -> Table:
+def open_table(
+    modality: str, source: str | None, split: str, settings: SourceSettings, streaming: bool = False
+) -> Table:
     """Open one split of a source, or several joined by "+"; see `open_dataset` for the kinds of source.
 
     Args:
         modality: "text", "vision" or "audio".
         source: The source.
         split: The split or splits.
-        columns: What to read.
+        settings: What to read.
         streaming: Whether parquet and text files are read when their rows are needed, instead of being converted to a
             memory-mapped table, or read into memory.
 
@@ -53,19 +55,19 @@ def open_table(modality: str, source: str | None, split: str, columns: Columns, 
         FileNotFoundError: If the source looks like a path and is none, or does not exist on the Hub either.
         ConnectionError: If it is no path, and the Hub cannot be reached.
     """
-    parts = [_open_split(modality, source, part.strip(), columns, streaming) for part in split.split("+")]
+    parts = [_open_split(modality, source, part.strip(), settings, streaming) for part in split.split("+")]
     return parts[0] if len(parts) == 1 else concatenate(parts)
 
 
-def _open_split(modality: str, source: str | None, split: str, columns: Columns, streaming: bool) -> Table:
+def _open_split(modality: str, source: str | None, split: str, settings: SourceSettings, streaming: bool) -> Table:
     if source is None or source == "builtin":
         return RECORD_KINDS[modality].builtin(pick_split(split, ["train", "test"], "the built-in data"))
     path = Path(source).expanduser()
     if path.exists():
-        return _open_local(modality, path, split, columns, streaming)
+        return _open_local(modality, path, split, settings, streaming)
     base, _, name = source.rpartition(":")
     if base and Path(base).expanduser().is_dir():
-        return _open_split(modality, str(Path(base) / name), split, columns, streaming)
+        return _open_split(modality, str(Path(base) / name), split, settings, streaming)
     is_path = source.startswith((".", "/", "~")) or source.count("/") > 1
     if is_path or path.suffix in (".parquet", *RECORD_KINDS[modality].suffixes):
         raise FileNotFoundError(
@@ -86,22 +88,22 @@ def _open_split(modality: str, source: str | None, split: str, columns: Columns,
             f"{str(error).removesuffix(chr(46))}."
         ) from error
     if streaming:
-        return _stream_parquet(modality, loaded.config.data_files, split, columns, source)
-    return table_of(modality, loaded, split, columns, source)
+        return _stream_parquet(modality, loaded.config.data_files, split, settings, source)
+    return table_of(modality, loaded, split, settings, source)
 
 
-def _open_local(modality: str, path: Path, split: str, columns: Columns, streaming: bool) -> Table:
+def _open_local(modality: str, path: Path, split: str, settings: SourceSettings, streaming: bool) -> Table:
     if path.suffix == ".parquet" if path.is_file() else any(path.rglob("*.parquet")):
         from datasets import load_dataset, load_dataset_builder
 
         where = _parquet_arguments(path)
         if streaming:
             files = load_dataset_builder("parquet", **where).config.data_files
-            return _stream_parquet(modality, files, split, columns, str(path))
-        return table_of(modality, load_dataset("parquet", **where), split, columns, str(path))
+            return _stream_parquet(modality, files, split, settings, str(path))
+        return table_of(modality, load_dataset("parquet", **where), split, settings, str(path))
     kind = RECORD_KINDS[modality]
     if kind.is_text:
-        table = (_stream_text if streaming else open_text_files)(path, split, columns, kind.suffixes)
+        table = (_stream_text if streaming else open_text_files)(path, split, settings, kind.suffixes)
         if table is not None:
             return table
     if path.is_file():
@@ -109,7 +111,7 @@ def _open_local(modality: str, path: Path, split: str, columns: Columns, streami
             f"The {modality} source {str(path)!r} is a file of another kind. Give parquet, "
             f"{' or '.join(kind.suffixes) if kind.is_text else 'or the folder that holds the files'}."
         )
-    return open_media_folder(modality, path, split, columns)
+    return open_media_folder(modality, path, split, settings)
 
 
 def _parquet_arguments(path: Path) -> dict[str, Any]:
@@ -125,14 +127,14 @@ def _parquet_arguments(path: Path) -> dict[str, Any]:
     return {"data_dir": str(path)}
 
 
-def _stream_parquet(modality: str, files: Any, split: str, columns: Columns, where: str) -> Table:
+def _stream_parquet(modality: str, files: Any, split: str, settings: SourceSettings, where: str) -> Table:
     """Make a table of one split whose rows are read when they are needed. Labels and transcripts are not read.
 
     Args:
         modality: "text", "vision" or "audio".
         files: Files by split; None or files of another kind are refused.
         split: The split.
-        columns: What to read.
+        settings: What to read.
         where: Name of the source.
     """
     if not files:  # what the library keeps of a data set in its cache names no files
@@ -146,37 +148,37 @@ def _stream_parquet(modality: str, files: Any, split: str, columns: Columns, whe
             "data.streaming=false to download it, or convert it to parquet."
         )
     rows = ParquetRows(files[pick_split(split, list(files), where)])
-    rows.columns = _input_columns(modality, rows.features, columns.input, where)
+    rows.columns = _input_columns(modality, rows.features, settings.column, where)
     existing = list(rows.features)
-    group = usual_column(existing, columns.group, GROUP_COLUMNS, "group", where)
+    group = usual_column(existing, settings.group_column, GROUP_COLUMNS, "group", where)
     groups = None if group is None else [str(name) for name in rows.column(group)]
-    length = usual_column(existing, columns.length, (), "length", where)
+    length = usual_column(existing, settings.length_column, (), "length", where)
     lengths = None if length is None else read_lengths(rows.column(length), f"column {length!r} of {where}")
     return Table(rows, groups=groups, lengths=lengths)
 
 
-def _stream_text(path: Path, split: str, columns: Columns, suffixes: Sequence[str]) -> Table | None:
+def _stream_text(path: Path, split: str, settings: SourceSettings, suffixes: Sequence[str]) -> Table | None:
     """Make a table of one split of text files that are read when needed; None if there are no such files."""
     splits = text_files_by_split(path, suffixes)
     if not splits:
         return None
     files = splits[pick_split(split, list(splits), str(path))]
-    rows = TextRows([(file, shown_in(file, path)) for file in files], columns)
+    rows = TextRows([(file, shown_in(file, path)) for file in files], settings)
     return Table(rows, groups=rows.groups)
 
 
-def table_of(modality: str, splits: Any, split: str, columns: Columns, where: str) -> Table:
+def table_of(modality: str, splits: Any, split: str, settings: SourceSettings, where: str) -> Table:
     """Make a table of one split of a `datasets.DatasetDict`, its media columns undecoded."""
     from datasets import Audio, ClassLabel, Image
 
     dataset = splits[pick_split(split, list(splits), where)]
     existing = list(dataset.features)
-    inputs = _input_columns(modality, dataset.features, columns.input, where)
-    label = usual_column(existing, columns.label, LABEL_COLUMNS, "label", where)
-    group = usual_column(existing, columns.group, GROUP_COLUMNS, "group", where)
+    inputs = _input_columns(modality, dataset.features, settings.column, where)
+    label = usual_column(existing, settings.label_column, LABEL_COLUMNS, "label", where)
+    group = usual_column(existing, settings.group_column, GROUP_COLUMNS, "group", where)
     kind = RECORD_KINDS[modality]
-    text = None if kind.is_text else transcript_column(existing, columns.text, where)
-    length = usual_column(existing, columns.length, (), "length", where)
+    text = None if kind.is_text else transcript_column(existing, settings.text_column, where)
+    length = usual_column(existing, settings.length_column, (), "length", where)
     for column in inputs:
         feature = dataset.features[column]
         if isinstance(feature, Image | Audio):

@@ -36,7 +36,7 @@ TEXT_PAIRS = (
 LABEL_COLUMNS = ("label", "labels", "fine_label", "class", "category", "intent_class", "target")
 GROUP_COLUMNS = ("speaker", "speaker_id", "client_id", "group")
 TRANSCRIPT_COLUMNS = ("text", "transcript", "transcription", "sentence", "normalized_text")
-"""Names that a program may pass as `Columns.text`: without it no transcript is read."""
+"""Names that a program may pass as `SourceSettings.text_column`: without it no transcript is read."""
 
 
 class SplitNotFoundError(ValueError):
@@ -82,25 +82,48 @@ def column_named_by(option: str) -> Iterator[None]:
         raise
 
 
-@dataclass
-class Columns:
-    """Which columns of a source to read; None finds them by type and usual name.
+@dataclass(frozen=True, kw_only=True)
+class SourceSettings:
+    """How the samples of a source are found and read: what a `dataset` section of the options holds.
 
-    Attributes:
-        input: Image, audio or text column, or two text columns.
-        label: Class (int or str) or score (float) column.
-        group: Column of what samples of one origin share, such as the speaker.
-        text: Column of what is said in a recording or seen in an image; of several names, the first that exists. None
-            reads none.
-        length: Column of the lengths of recordings: whole numbers are samples at 16 kHz, others seconds. None reads
-            none.
+    Raises:
+        ValueError: If `cache` or `on_bad` is something else.
     """
 
-    input: str | Sequence[str] | None = None
-    label: str | None = None
-    group: str | None = None
-    text: str | Sequence[str] | None = None
-    length: str | None = None
+    column: str | list[str] | None = None
+    """Input column, two of them for sentence pairs; null finds it by its type and name."""
+    label_column: str | None = None
+    """Column of the label; null takes the first of the usual names, if any."""
+    group_column: str | None = None
+    """Column of the speaker or any other origin; null takes the first of the usual names, if any."""
+    text_column: str | list[str] | tuple[str, ...] | None = None
+    """Column of the transcripts of recordings (or captions of images); of several names, the first that exists; null
+    reads none."""
+    length_column: str | None = None
+    """Column of the lengths of recordings, samples at 16 kHz (whole numbers) or seconds, which then need not be looked
+    up in their headers; null reads none."""
+    only_groups: list[str] | None = None
+    """Keep only the samples of these groups."""
+    exclude_groups: list[str] | None = None
+    """Leave out the samples of these groups, for example a speaker to test on."""
+    max_samples: int | None = None
+    """Keep that many, drawn at random once for all; their order is kept."""
+    channels: int | None = 3
+    """Channels of images: 3 (RGB), 1 (grey), or null for those that they have."""
+    cache: bool | str = "auto"
+    """Which decoded samples a process keeps: `auto` up to 256 MiB of them, true all, false none."""
+    on_bad: str = "substitute"
+    """What a bad sample does: `substitute` has the next good one replace it, `raise` raises `BadSample`."""
+
+    def __post_init__(self):
+        if self.on_bad not in ("substitute", "raise"):
+            raise ValueError(f"Option on_bad is {self.on_bad!r}; it must be 'substitute' or 'raise'.")
+        if self.cache not in ("auto", True, False):
+            raise ValueError(f"Option cache is {self.cache!r}; it must be 'auto', true or false.")
+
+
+AS_FOUND = SourceSettings()
+"""Settings of a source that nothing is said about."""
 
 
 @dataclass

@@ -15,7 +15,7 @@ import numpy as np
 
 from d2v_train.data.folders import choose_fields, parse_line, pick_fields
 from d2v_train.data.rows import Rows
-from d2v_train.data.tables import Columns
+from d2v_train.data.tables import SourceSettings
 
 
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
@@ -27,7 +27,7 @@ class TextRows(Rows):
 
     Args:
         files: the files, and what each is called in reports.
-        columns: for the fields of `.jsonl` files.
+        settings: for the fields of `.jsonl` files.
 
     Attributes:
         names: of the documents.
@@ -36,13 +36,13 @@ class TextRows(Rows):
 
     is_stream = True
 
-    def __init__(self, files: Sequence[tuple[Path, str]], columns: Columns):
+    def __init__(self, files: Sequence[tuple[Path, str]], settings: SourceSettings):
         self.files = list(files)
         found = [np.array(list(_documents(path)), dtype=np.int64).reshape(-1, 3) for path, _ in self.files]
         self._file = np.repeat(np.arange(len(found), dtype=np.int32), [len(part) for part in found])
         self._first, self._last, self._number = np.concatenate(found).T.copy()
         self._choices = {
-            number: choose_fields(list(_first_objects(path)), columns, shown)
+            number: choose_fields(list(_first_objects(path)), settings, shown)
             for number, (path, shown) in enumerate(self.files)
             if not _is_plain(path)
         }

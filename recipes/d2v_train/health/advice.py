@@ -21,7 +21,7 @@ def advice_at_start(options: Options, config: Data2VecConfig) -> Iterator[Findin
     yield from _teacher(options, config)
     for name in options.modalities:
         yield from _batch(name, options, config)
-    if "audio" in options.modalities and isinstance(config, Data2VecConfig):
+    if options.audio is not None and isinstance(config, Data2VecConfig):
         yield from _position_convolutions(options, config)
 
 
@@ -93,6 +93,8 @@ def _position_convolutions(options: Options, config: Data2VecConfig) -> Iterator
     seconds = options.audio.transform.get("crop_seconds")
     settings = config.audio_config
     if not isinstance(seconds, int | float) or options.audio.transform.get("concat_group"):
+        return
+    if settings.traits.geometry != "line":  # fixed positions instead of convolutions
         return
     frames = seconds * FRAMES_PER_SECOND
     kernel = max(3, settings.conv_pos_width // max(settings.conv_pos_depth, 1))

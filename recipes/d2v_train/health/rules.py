@@ -134,7 +134,7 @@ def _local_encoder(name: str, series: Series, options: Options) -> Iterable[tupl
             "local_encoder_weak",
             f"The features of the local encoder of {name} have a standard deviation of {now[0]:.4f}, {start:.3f} at "
             "the start: the model makes less and less of the input. Trust a probe, not the loss. "
-            + _position_advice(name, options),
+            + POSITION_ADVICE[name](options),
             False,
         )
 
@@ -177,7 +177,7 @@ def _easy_targets(name: str, series: Series, options: Options) -> Iterable[tuple
             "targets_of_position",
             f"{share:.0f} % of the variance of the {name} targets is the same in every sample at the same position, "
             "so they can be predicted without looking at the input. Trust a probe, not the loss. "
-            + _position_advice(name, options),
+            + POSITION_ADVICE[name](options),
             False,
         )
     if series.always("explained_by_prediction", lambda value: value > PREDICTION_ALARM, PASSING):
@@ -187,7 +187,7 @@ def _easy_targets(name: str, series: Series, options: Options) -> Iterable[tuple
             f"The predictions of {name} explain {share:.0f} % of the targets' variance (loss {loss:.3g}, "
             f"{series.first.get('loss', loss):.3g} at the start): so easy are targets that tell little of the input, "
             "though loss and standard deviations look good. Trust a probe, not the loss. "
-            + _position_advice(name, options),
+            + POSITION_ADVICE[name](options),
             False,
         )
     if series.always("explained_by_neighbour", lambda value: value > NEIGHBOUR_ALARM):
@@ -285,20 +285,25 @@ def _lower_rate(options: Options) -> str:
     return f"Lower optim.lr from {rate:g} to about {min(rate / 3, 1e-3):.1g}"
 
 
-def _position_advice(name: str, options: Options) -> str:
-    """How to keep targets from being told by their position."""
-    if name == "audio":
-        settings = options.model.get("audio_config") or {}
-        now = ", ".join(f"{key}={settings[key]}" for key in ("conv_pos_width", "conv_pos_depth") if key in settings)
-        width = f"model.audio_config.conv_pos_width{', now ' + now if now else ''}"
-        narrow = f"narrow the position convolutions ({width}), " if options.backbone is None else ""
-        return (
-            "Cut windows of random length (audio.transform.crop_seconds=[1.0, 2.0]) out of a stream of recordings "
-            f"(audio.transform.concat_group=true), {narrow}or raise model.ema_decay."
-        )
-    if name == "vision":
-        return (
-            "Vary where things are (vision.transform.crop_scale=[0.4, 1.0]), mask more, or raise model.ema_decay if "
-            "the teacher follows within a few steps."
-        )
-    return "Let documents start anywhere (longer or packed texts), mask more, or raise model.ema_decay."
+def _speech_advice(options: Options) -> str:
+    settings = options.model.get("audio_config") or {}
+    now = ", ".join(f"{key}={settings[key]}" for key in ("conv_pos_width", "conv_pos_depth") if key in settings)
+    width = f"model.audio_config.conv_pos_width{', now ' + now if now else ''}"
+    narrow = f"narrow the position convolutions ({width}), " if options.backbone is None else ""
+    return (
+        "Cut windows of random length (audio.transform.crop_seconds=[1.0, 2.0]) out of a stream of recordings "
+        f"(audio.transform.concat_group=true), {narrow}or raise model.ema_decay."
+    )
+
+
+POSITION_ADVICE: dict[str, Callable[[Options], str]] = {
+    "text": lambda options: (
+        "Let documents start anywhere (longer or packed texts), mask more, or raise model.ema_decay."
+    ),
+    "vision": lambda options: (
+        "Vary where things are (vision.transform.crop_scale=[0.4, 1.0]), mask more, or raise model.ema_decay if the "
+        "teacher follows within a few steps."
+    ),
+    "audio": _speech_advice,
+}
+"""How to keep targets from being told by their position."""

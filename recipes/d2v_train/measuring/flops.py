@@ -1,5 +1,7 @@
 """Floating point operations of a training step, from the configuration and the shape of a batch.
 
+Blocks and decoder are counted by formula, as what they leave out depends on the masks; front ends by PyTorch.
+
 Counted are matrix products and convolutions, two operations for each multiplication with its addition: student and
 teacher forward, and twice the student's for its gradients. Norms, activations, masks and the optimizer are not, nor
 what gradient checkpointing or fused attention compute again: this is the work that the method asks for, padding
@@ -12,12 +14,18 @@ size, N masked tokens over all samples and masks.
 from __future__ import annotations
 
 import itertools
+import math
 from typing import Any, NamedTuple
 
-from torch import Tensor
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from modeling_d2v import Data2VecConfig
 from modeling_d2v.modalities import MODALITIES
+from modeling_d2v.modality_encoders import LOCAL_ENCODERS
+from modeling_d2v.positions import ConvPositions
 
 
 class BatchShape(NamedTuple):
@@ -25,10 +33,10 @@ class BatchShape(NamedTuple):
 
     samples: int
     """B."""
-    size: int
-    """Samples of the longest waveform; tokens of the longest text; 0 for images."""
-    grid: tuple[int, int]
-    """Tokens down and across; 1 x T for text and audio."""
+    inputs: tuple[int, ...]
+    """Of one input: samples of the longest waveform, tokens of the longest text, or channels, height and width."""
+    grid: tuple[int, ...]
+    """Tokens down and across, or T alone where they lie in a line."""
     masks: int
     """M."""
     visible: int
@@ -39,7 +47,64 @@ class BatchShape(NamedTuple):
     @property
     def tokens(self) -> int:
         """T."""
-        return self.grid[0] * self.grid[1]
+        return math.prod(self.grid)
+
+
+class FrontEndFlops:
+    """Operations of a front end on one sample, as PyTorch counts them on a copy without memory (the meta device).
+
+    Those on a sequence grow with its length in a straight line, so that two lengths tell all.
+
+    Args:
+        config: of the model.
+        modality: of the front end.
+    """
+
+    def __init__(self, config: Data2VecConfig, modality: str):
+        settings = config.modality_config(modality)
+        with torch.device("meta"), torch.random.fork_rng(devices=[]):
+            encoder = LOCAL_ENCODERS[modality][settings.front_end](config, settings)
+            positions = encoder.make_positions(config)
+        self._encoder = encoder.to("meta")
+        self._convolutions = list(positions.convs) if isinstance(positions, ConvPositions) else []
+        self._known: dict[tuple[int, ...], np.ndarray] = {}
+        self._line: tuple[np.ndarray, np.ndarray] | None = None
+
+    def local(self, shape: tuple[int, ...]) -> tuple[int, int]:
+        """Operations of the first layer and of the others on an input of `shape`, batch left out."""
+        if isinstance(self._encoder.first_layer, nn.Embedding):
+            return 0, 0  # tables are looked up
+        if len(shape) > 1:
+            if shape not in self._known:
+                self._known[shape] = self._count(shape)
+            return tuple(map(round, self._known[shape]))
+        (length,) = shape
+        if self._line is None:
+            once, twice = self._count(shape), self._count((2 * length,))
+            self._line = 2 * once - twice, (twice - once) / length
+        start, slope = self._line
+        return tuple(map(round, start + slope * length))
+
+    def positions(self, tokens: int) -> int:
+        """Operations of convolutional positions on one row."""
+        sizes = [(conv.weight.numel(), conv.kernel_size[0]) for conv in self._convolutions]
+        return sum(2 * count * _places(tokens, kernel) for count, kernel in sizes)
+
+    @torch.no_grad()
+    def _count(self, shape: tuple[int, ...]) -> np.ndarray:
+        marks: list[int] = []
+
+        def mark(*_: Any) -> None:
+            marks.append(counter.get_total_flops())
+
+        layer = self._encoder.first_layer
+        hooks = layer.register_forward_pre_hook(mark), layer.register_forward_hook(mark)
+        with FlopCounterMode(display=False) as counter:
+            self._encoder(torch.empty(1, *shape, device="meta"), None)
+        for hook in hooks:
+            hook.remove()
+        first = marks[1] - marks[0]
+        return np.array([first, counter.get_total_flops() - first], dtype=float)
 
 
 class StepFlops:
@@ -52,6 +117,7 @@ class StepFlops:
     def __init__(self, config: Data2VecConfig):
         self.config = config
         self.drop = config.masked_tokens == "dropped"
+        self.front_ends: dict[str, FrontEndFlops] = {}
 
     def __call__(self, modality: str, inputs: dict[str, Tensor]) -> int:
         """Operations of all parts together, for a collated batch on the CPU."""
@@ -59,24 +125,25 @@ class StepFlops:
 
     def shape(self, modality: str, inputs: dict[str, Tensor]) -> BatchShape:
         """Shape of a collated batch: the input, "mask" (B, M, T), and "attention_mask" where something is padded."""
+        settings = self.config.modality_config(modality)
         mask, values = inputs["mask"], inputs[MODALITIES[modality].input_name]
         samples, masks, tokens = mask.shape
         visible = tokens - mask.sum(dim=2)
         real = inputs.get("attention_mask")
         if real is not None and not self.config.fairseq_compatible_padding:
-            lengths = real.sum(dim=1)
-            lengths = self.config.audio_config.num_frames(lengths) if modality == "audio" else lengths
-            visible = visible - (tokens - lengths)[:, None]
-        grid, size = (1, tokens), values.shape[-1]
-        if modality == "vision":
-            grid, size = self.config.vision_config.grid_size(*values.shape[-2:]), 0
-        return BatchShape(samples, size, grid, masks, max(int(visible.max()), 1), int(mask.sum()))
+            visible = visible - (tokens - settings.num_tokens(real.sum(dim=1)))[:, None]
+        inputs = tuple(values.shape[1:])
+        grid = settings.token_grid(inputs) or (tokens,)
+        return BatchShape(samples, inputs, grid, masks, max(int(visible.max()), 1), int(mask.sum()))
 
     def parts(self, modality: str, shape: BatchShape, gradients: bool = True) -> dict[str, int]:
         """Operations by part: front end, student blocks, decoder (each with its gradients, if any), and teacher."""
         settings = self.config.modality_config(modality)
-        first, local = self._local_encoder(modality, shape)
-        positions = self._positions(modality, shape.tokens)
+        if modality not in self.front_ends:
+            self.front_ends[modality] = FrontEndFlops(self.config, modality)
+        front_end = self.front_ends[modality]
+        first, local = (shape.samples * count for count in front_end.local(shape.inputs))
+        positions = front_end.positions(shape.tokens)
         rows = shape.samples * shape.masks
         length = settings.num_extra_tokens + (shape.visible if self.drop else shape.tokens)
         teacher = shape.samples * (positions + self._blocks(modality, settings.num_extra_tokens + shape.tokens))
@@ -91,33 +158,6 @@ class StepFlops:
             "teacher": teacher,
         }
 
-    def _local_encoder(self, modality: str, shape: BatchShape) -> tuple[int, int]:
-        """Of one pass: the first layer, and the others."""
-        width, settings = self.config.hidden_size, self.config.modality_config(modality)
-        if modality == "text":
-            return 0, 0  # tables
-        if modality == "vision":
-            inner = settings.embed_dim or width
-            patches = shape.samples * shape.tokens
-            expand = 2 * patches * inner * width if inner != width else 0
-            return 2 * patches * settings.num_channels * settings.patch_size**2 * inner, expand
-        layers, length, before = [], shape.size, 1
-        for channels, kernel, stride in zip(
-            settings.conv_dim, settings.conv_kernel, settings.conv_stride, strict=True
-        ):
-            length = (length - kernel) // stride + 1
-            layers.append(2 * shape.samples * length * before * kernel * channels)
-            before = channels
-        return layers[0], sum(layers[1:]) + 2 * shape.samples * length * before * width
-
-    def _positions(self, modality: str, tokens: int) -> int:
-        """Convolutional positions of one row."""
-        settings, width = self.config.modality_config(modality), self.config.hidden_size
-        if modality != "audio" or not settings.conv_pos_depth:
-            return 0
-        kernel = max(3, settings.conv_pos_width // settings.conv_pos_depth)
-        return settings.conv_pos_depth * _convolution((tokens,), kernel, width, width, settings.conv_pos_groups)
-
     def _blocks(self, modality: str, length: int) -> int:
         """Prenet and shared blocks on one row of `length` tokens."""
         config = self.config
@@ -128,12 +168,10 @@ class StepFlops:
     def _decoder(self, modality: str, shape: BatchShape) -> int:
         """Decoder at all places, its projection at the masked ones."""
         settings, width, total = self.config.modality_config(modality), self.config.hidden_size, 0
-        places = shape.grid if modality == "vision" else (shape.tokens,)
         if self.drop:
             for _ in range(settings.decoder_layers):
-                one = _convolution(
-                    places, settings.decoder_kernel_size, width, settings.decoder_hidden_size, settings.decoder_groups
-                )
+                kernel, groups = settings.decoder_kernel_size, settings.decoder_groups
+                one = _convolution(shape.grid, kernel, width, settings.decoder_hidden_size, groups)
                 total += shape.samples * shape.masks * one
                 width = settings.decoder_hidden_size
         return total + shape.masked * projection(settings, width, self.config.hidden_size)
@@ -153,8 +191,13 @@ def projection(settings: Any, width: int, after: int) -> int:
 
 
 def _convolution(places: tuple[int, ...], kernel: int, inputs: int, outputs: int, groups: int) -> int:
-    """A convolution over time or over a grid that keeps the size; an even kernel computes one place more a side."""
+    """A convolution over time or over a grid that keeps the size."""
     total = 2 * inputs * outputs // groups
     for length in places:
-        total *= (length + 1 - kernel % 2) * kernel
+        total *= _places(length, kernel) * kernel
     return total
+
+
+def _places(length: int, kernel: int) -> int:
+    """Places of a convolution that keeps the length; an even kernel computes one more."""
+    return length + 1 - kernel % 2

@@ -89,7 +89,7 @@ class Activations:
         total = shape.samples * shape.tokens * width * 2 * FULL
         if modality != "audio":
             return total
-        length = shape.size
+        length = shape.inputs[-1]
         for channels, kernel, stride in zip(mine.conv_dim, mine.conv_kernel, mine.conv_stride, strict=True):
             length = (length - kernel) // stride + 1
             total += shape.samples * length * self._conv_norm_gelu(channels)

@@ -26,7 +26,7 @@ LISTED_ELSEWHERE = {
     "text.transform": "d2v_train.inputs.text:TextTransform",
     "vision.transform": "d2v_train.inputs.vision:VisionTransform",
     "audio.transform": "d2v_train.inputs.audio:AudioTransform",
-    **{f"{name}.dataset": "d2v_train.data.records:SourceSettings" for name in ("text", "vision", "audio")},
+    **{f"{name}.dataset": "d2v_train.data.tables:SourceSettings" for name in ("text", "vision", "audio")},
 }
 """Options that are mappings, with the class whose fields they hold."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 from d2v_train.models.build import build_config
@@ -10,6 +11,21 @@ from d2v_train.options.run import Options
 
 
 WIDTH, HEADS, BLOCKS, SIDE, VOCABULARY = 64, 4, 4, 32, 400
+SMALLER_DATA: dict[str, dict[str, Any]] = {
+    "text": {"tokenizer": None, "tokenizer_documents": 50, "transform.max_length": 64},
+    "vision": {},
+    "audio": {"transform.crop_seconds": 1.0},
+}
+"""Options in the section of each modality."""
+SMALLER_FRONT_END: dict[str, Callable[[Any], dict[str, Any]]] = {
+    "text": lambda settings: {
+        "vocab_size": min(settings.vocab_size, VOCABULARY),
+        "max_position_embeddings": 66,
+    },
+    "vision": lambda settings: {"image_size": SIDE, "patch_size": 4} if settings.image_size > SIDE else {},
+    "audio": lambda settings: {"conv_dim": [min(width, 32) for width in settings.conv_dim]},
+}
+"""Fields of the configuration of each modality."""
 
 
 def reduced_overrides(options: Options, steps: int, output_dir: str) -> list[str]:
@@ -46,10 +62,7 @@ def reduced_overrides(options: Options, steps: int, output_dir: str) -> list[str
             changes |= {f"{name}.batch_tokens": round(240 / scale), f"{name}.micro_batch_tokens": 120}
         else:
             changes |= {f"{name}.batch_size": round(4 / scale), f"{name}.micro_batch_size": 2}
-        if name == "audio":
-            changes["audio.transform.crop_seconds"] = 1.0
-        if name == "text":
-            changes |= {"text.tokenizer": None, "text.tokenizer_documents": 50, "text.transform.max_length": 64}
+        changes |= {f"{name}.{option}": value for option, value in SMALLER_DATA[name].items()}
     # JSON is YAML, in one line.
     return [f"{key}={json.dumps(value)}" for key, value in changes.items()]
 
@@ -70,11 +83,6 @@ def _smaller_model(options: Options) -> dict[str, Any]:
             "decoder_hidden_size": min(settings.decoder_hidden_size, WIDTH),
             "average_top_k_layers": min(settings.average_top_k_layers or blocks, blocks),
         }
-        if name == "audio":
-            small["conv_dim"] = [min(width, 32) for width in settings.conv_dim]
-        if name == "vision" and settings.image_size > SIDE:
-            small |= {"image_size": SIDE, "patch_size": 4}
-        if name == "text":
-            small |= {"vocab_size": min(settings.vocab_size, VOCABULARY), "max_position_embeddings": 66}
+        small |= SMALLER_FRONT_END[name](settings)
         model |= {f"{name}_config.{field}": value for field, value in small.items()}
     return model

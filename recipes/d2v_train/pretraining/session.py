@@ -120,7 +120,7 @@ def train(options: Options, accelerator: Accelerator, processes: Processes, fold
         final = save_final(options, trained, folder, parts)
         print(json.dumps({**summary, "final": str(final)}, indent=1))
         if options.hub.push:
-            upload_final(folder / "final", repository_name(options, folder))
+            upload_final(folder / "final", options.hub.model_id or folder.resolve().name)
     accelerator.wait_for_everyone()
     return summary
 
@@ -194,18 +194,13 @@ def open_run(
             yield run
 
 
-def repository_name(options: Options, folder: Path) -> str:
-    """Where the finished model is uploaded to."""
-    return options.hub.model_id or folder.resolve().name
-
-
 def save_final(options: Options, model: PreTrainedModel, folder: Path, parts: RunParts) -> Path:
     """Write the finished model with its card, whole or not at all, and return its folder.
 
     Raises:
         WriteError: it cannot be written.
     """
-    repository, config = repository_name(options, folder), parts.model.config
+    repository, config = options.hub.model_id or folder.resolve().name, parts.model.config
     with writing("The finished model", folder):
         if options.backbone is None:
             card = run_card(folder, config, repository, weights="all")

@@ -17,8 +17,9 @@ from torch import nn
 
 from d2v_train.batching.batches import part
 from d2v_train.data.labels import MissingLabelsError
-from d2v_train.data.records import RawDataset, SourceSettings
+from d2v_train.data.records import RawDataset
 from d2v_train.data.source_list import entries_of
+from d2v_train.data.tables import SourceSettings
 from d2v_train.inputs.modalities import DATA_KINDS
 from d2v_train.inputs.transforms import build_transform
 from d2v_train.measuring.targets import effective_rank

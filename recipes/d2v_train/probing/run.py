@@ -49,7 +49,7 @@ class ProbeSettings(ProbeDataOptions):
         OptionError: a value is out of range.
     """
 
-    model: str
+    model: str = field(metadata={"positional": True})
     """Folder or Hub name of a data2vec checkpoint (encoder, pretraining model or head), or of an encoder of
     transformers, with what prepares its inputs."""
     modality: str = field(metadata={"choices": tuple(DATA_KINDS)})
@@ -59,7 +59,7 @@ class ProbeSettings(ProbeDataOptions):
     test_split: str | None = None
     """Split that the probes are measured on; without one `test` or its stand-ins, or else a fifth of the training
     split, held out."""
-    layer: int | None = field(default=None, metadata={"shown": "last"})
+    layer: int | None = field(default=None, metadata={"word": "last"})
     """N for `hidden_states[N]`, or `last` for the pooled output."""
     pooling: str = field(default="mean", metadata={"choices": POOLING})
     """Mean of the tokens, or the first extra token."""

@@ -6,8 +6,8 @@ import logging
 from typing import Any
 
 from d2v_train.data.labels import MissingLabelsError, hold_out
-from d2v_train.data.records import RawDataset, SourceSettings, open_dataset
-from d2v_train.data.tables import SplitNotFoundError
+from d2v_train.data.records import RawDataset, open_dataset
+from d2v_train.data.tables import SourceSettings, SplitNotFoundError
 from d2v_train.inputs.modalities import source_defaults
 from d2v_train.options.files import build_section
 from d2v_train.options.sections import ProbeDataOptions

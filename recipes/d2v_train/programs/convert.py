@@ -227,8 +227,7 @@ def convert_back(args: argparse.Namespace) -> Summary:
 
 
 def _encoder_of(model: Any) -> str:
-    kind = {"audio": "data2vec-audio", "text": "data2vec-text", "vision": "data2vec-vision"}
-    classes = KINDS[kind[model.config.modalities[0]]].classes
+    classes = KINDS[f"data2vec-{model.config.modalities[0]}"].classes
     return next(name for name, ours in classes.items() if ours is Data2VecModel)
 
 

@@ -31,10 +31,16 @@ from d2v_train.support.text import table
 
 CONFIG = "tiny_joint"
 CONTENT = {
-    "vision": ("images", "handwritten digits, pictures not seen in training"),
-    "audio": ("speech", "spoken digits, voices not heard in training"),
-    "text": ("text", "area that a paragraph of Python's documentation is about, documents not seen in training"),
+    "vision": ("images", "handwritten digits, pictures not seen in training", ""),
+    "audio": ("speech", "spoken digits, voices not heard in training", ""),
+    "text": (
+        "text",
+        "area that a paragraph of Python's documentation is about, documents not seen in training",
+        "Text does not learn in minutes: useful text features take tens of millions of tokens, and this run sees "
+        "fewer\nthan a million. It only shows that one encoder trains on all three together.",
+    ),
 }
+"""Name and task of each modality, and what is to be said of its result."""
 MAX_PROBE_SAMPLES = 1500
 """Of either part; it shortens the text probe, whose verdict a larger one does not change."""
 ROW_NAMES = {
@@ -102,7 +108,7 @@ def format_table(results: dict[str, dict]) -> str:
     """Lay out accuracies as aligned text, a block a modality; results by modality, as `run_probe` returns them."""
     lines = [_row("accuracy in %", "linear", "kNN", "few")]
     for modality, result in results.items():
-        name, content = CONTENT[modality]
+        name, content, _ = CONTENT[modality]
         lines += ["", f"{name}: {content} ({result['classes']} classes, chance {result['chance']:.0f})"]
         rows = {"pretrained": result["pretrained"], "random": result["random"], **result["simple"]}
         for key, row in rows.items():
@@ -127,12 +133,8 @@ def verdict(results: dict[str, dict]) -> str:
     lines = []
     for modality, result in results.items():
         gain = result["pretrained"]["linear"] - result["random"]["linear"]
-        lines.append(f"{CONTENT[modality][0]}: linear accuracy {gain:+.1f} points over random weights.")
-        if modality == "text":
-            lines.append(
-                "Text does not learn in minutes: useful text features take tens of millions of tokens, and this run "
-                "sees fewer\nthan a million. It only shows that one encoder trains on all three together."
-            )
+        name, _, caveat = CONTENT[modality]
+        lines += [f"{name}: linear accuracy {gain:+.1f} points over random weights.", *([caveat] if caveat else [])]
     return "\n".join(lines)
 
 

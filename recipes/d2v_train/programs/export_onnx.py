@@ -18,6 +18,7 @@ from transformers import AutoConfig
 import modeling_d2v
 from d2v_train.publishing.onnx import OPSET, export_onnx
 from d2v_train.support.extras import MissingDependencyError
+from modeling_d2v.modalities import MODALITIES
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -31,7 +32,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--auto", help="Auto class to load it with, such as AutoModelForCTC (default: as it was saved; an encoder "
         "where that was for pretraining)"
     )  # fmt: skip
-    parser.add_argument("--modality", choices=("text", "vision", "audio"), help="front end of a joint encoder")
+    parser.add_argument("--modality", choices=tuple(MODALITIES), help="front end of a joint encoder")
     parser.add_argument("--any_image_size", action="store_true", help="take images of any multiple of the patch size")
     parser.add_argument("--opset", type=int, default=OPSET, help="version of the operators (default: %(default)s)")
     parser.add_argument("--tolerance", type=float, default=1e-4, help="largest relative difference (default: 1e-4)")

@@ -18,7 +18,6 @@ from pathlib import Path
 from d2v_train.support.jsonl import read_log
 
 
-PANELS = ("vision", "audio", "text")
 PROBES = ("knn", "linear")
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")
 """Okabe and Ito's colours, which colour-blind readers tell apart; one a run."""
@@ -59,7 +58,8 @@ def plot_runs(runs: Sequence[str | Path], output: str | Path) -> Path:
     paths = [find_log(run) for run in runs]
     logs = [read_log(path) for path in paths]
     names = [path.parent.name if path.name == "log.jsonl" else path.stem for path in paths]
-    shown = [m for m in PANELS if any(f"{m}/loss" in record for log in logs for record in log)]
+    keys = dict.fromkeys(key for log in logs for record in log for key in record)
+    shown = [key.removesuffix("/loss") for key in keys if key.endswith("/loss")]
     if not shown:
         raise ValueError(f"No loss was found in {', '.join(map(str, paths))}; the run may have stopped too early.")
     probes = [f"{modality}/probe_{kind}" for modality in shown for kind in PROBES]

@@ -19,12 +19,13 @@ out.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import logging
 import sys
 
-from d2v_train.data.records import SourceSettings
-from d2v_train.options.arguments import add_arguments, arguments_of
+from d2v_train.data.tables import SourceSettings
+from d2v_train.options.arguments import add_arguments, given
 from d2v_train.probing.run import ProbeSettings, run_probe
 
 
@@ -33,11 +34,11 @@ OF_THE_SOURCE = ("column", "label_column", "group_column")
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """Arguments of the command: the fields of `ProbeSettings`, and some of the mappings among them."""
+    """Arguments of the command: the fields of `ProbeSettings`, and what is wanted of the mappings among them."""
     parser = argparse.ArgumentParser(
         prog="d2v probe", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    add_arguments(parser, ProbeSettings, positional=("model",), without=("dataset", "transform"))
+    add_arguments(parser, ProbeSettings)
     add_arguments(parser, SourceSettings, only=OF_THE_SOURCE)
     parser.add_argument("--max_seconds", type=float, help="Of recordings, use at most so much of the beginning.")
     return parser
@@ -50,10 +51,9 @@ def main(argv: list[str] | None = None) -> None:
     try:
         if args.max_seconds is not None and not args.max_seconds > 0:
             raise ValueError(f"Option max_seconds is {args.max_seconds}; it must be above 0.")
-        source = arguments_of(args, SourceSettings, only=OF_THE_SOURCE)
-        transform = {} if args.max_seconds is None else {"max_seconds": args.max_seconds}
-        settings = ProbeSettings(**arguments_of(args, ProbeSettings), dataset=source, transform=transform)
-        result = run_probe(settings)
+        fields = given(args, [field.name for field in dataclasses.fields(ProbeSettings)])
+        source, transform = given(args, OF_THE_SOURCE), given(args, ["max_seconds"])
+        result = run_probe(ProbeSettings(**fields, dataset=source, transform=transform))
     except (ValueError, OSError) as error:
         # A user's mistake: the sentence says it all, a traceback would hide it.
         sys.exit(f"d2v probe: {error}")

@@ -18,6 +18,7 @@ from d2v_train.runs.record import read_record
 from d2v_train.support.jsonl import read_log
 from d2v_train.support.text import duration, table
 from modeling_d2v import Data2VecConfig
+from modeling_d2v.modalities import MODALITIES
 from modeling_d2v.model_card import CARD, DEFAULT_LICENSE, choose_license, model_card, read_license
 from modeling_d2v.model_card import table as facts_table
 
@@ -132,7 +133,7 @@ def is_generated(folder: Path) -> bool:
 
 def _settings(options: dict[str, Any], log: list[dict[str, Any]], start: str | None) -> dict[str, Any]:
     optim, model = options["optim"], options["model"]
-    sections = {name: options[name] for name in ("text", "vision", "audio") if options.get(name)}
+    sections = {name: options[name] for name in MODALITIES if options.get(name)}
     batches = {name: each["batch_size"] or f"{each['batch_tokens']:,} tokens" for name, each in sections.items()}
     shown = {
         "started from": f"`{_shown(start)}`" if start else "random weights",

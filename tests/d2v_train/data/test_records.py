@@ -17,6 +17,7 @@ from d2v_train.data.decoding import decode_audio, decode_image, decode_text
 from d2v_train.data.records import RawDataset, draw_rows, open_dataset
 from d2v_train.data.tables import (
     ColumnNotFoundError,
+    SourceSettings,
     SplitNotFoundError,
     Table,
     UnclearColumnError,
@@ -168,7 +169,7 @@ def test_only_bad_records_is_an_error():
 def test_raise_instead_of_substitute_and_leaving_out():
     table = Table(["a", "", "c"])
     with pytest.raises(BadSample):
-        RawDataset("text", table, on_bad="raise")[1]
+        RawDataset("text", table, settings=SourceSettings(on_bad="raise"))[1]
     good = RawDataset("text", table).without_bad()
     assert [good[i]["text"] for i in range(len(good))] == ["a", "c"]
 
@@ -183,13 +184,13 @@ def test_what_workers_find_is_seen_by_the_main_process():
 def test_cached_and_uncached_records_are_equal_and_the_cache_is_bounded(monkeypatch):
     table = Table([{"array": wave(frequency=f), "sampling_rate": 8_000} for f in (200, 300, 400)])
     for cache in ("auto", True, False):
-        data = RawDataset("audio", table, cache=cache)
+        data = RawDataset("audio", table, settings=SourceSettings(cache=cache))
         first, again = data[1]["audio"], data[1]["audio"]
         np.testing.assert_array_equal(first, again)
         assert (first is again) == (cache is not False)
         assert data.bad.counts() == {"resampled": 1}
     monkeypatch.setattr("d2v_train.data.records.AUTO_CACHE_BYTES", first.nbytes)
-    data = RawDataset("audio", table, cache="auto")
+    data = RawDataset("audio", table)
     data[0], data[1]
     assert list(data._cache) == [0]
 

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from d2v_train.data.kinds import RECORD_KINDS
-from d2v_train.data.records import SourceSettings, open_dataset
+from d2v_train.data.records import open_dataset
+from d2v_train.data.tables import SourceSettings
 from d2v_train.inputs.collate import Collator
 from d2v_train.inputs.modalities import DATA_KINDS, source_defaults
 from d2v_train.inputs.tokenizer import build_tokenizer

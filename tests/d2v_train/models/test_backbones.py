@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from tiny_run import pretrain, stopped_before
 
 from d2v_train.health.advice import advice_at_start
-from d2v_train.health.rules import _position_advice
+from d2v_train.health.rules import POSITION_ADVICE
 from d2v_train.models.backbones import build_backbone_config, complete_options
 from d2v_train.models.build import build_model
 from d2v_train.models.encoders import observed_encoder
@@ -220,7 +220,7 @@ def test_advice_names_keys_that_a_run_has(options):
     config = build_backbone_config(chosen)
     (found,) = advice_at_start(chosen, config)
     assert "model.num_masks" in found.message and "vision_config" not in found.message
-    assert "model.audio_config" not in _position_advice("audio", chosen)
+    assert "model.audio_config" not in POSITION_ADVICE["audio"](chosen)
 
 
 def test_resolved_options_are_kept_and_the_plain_encoder_goes_up(options, sources, tmp_path, monkeypatch, caplog):

@@ -14,7 +14,7 @@ import numpy as np
 
 from d2v_train.data.records import RawDataset
 from d2v_train.data.sources import table_of
-from d2v_train.data.tables import Columns, column_named_by, concatenate
+from d2v_train.data.tables import SourceSettings, column_named_by, concatenate
 from d2v_train.finetuning.arguments import PARTS
 from d2v_train.finetuning.class_labels import no_label
 from d2v_train.finetuning.texts.arguments import TextDataArguments
@@ -119,7 +119,7 @@ class OpenTexts:
 
     def __init__(self, splits: Any, where: str, args: TextDataArguments, columns: Sequence[str] | None) -> None:
         self.splits, self.where = splits, where
-        self.columns = Columns(args.text_column or columns, args.label_column)
+        self.columns = SourceSettings(column=args.text_column or columns, label_column=args.label_column)
 
     @property
     def column_names(self) -> list[str]:
