@@ -1,22 +1,24 @@
-"""How much memory a training step takes, from the configuration and the shape of a micro-batch.
+"""How much memory a training step takes, from the model and a micro-batch.
 
 Weights, teacher, gradients and AdamW's two moments are exact: 4 bytes an element each, divided among the processes
-where an engine divides them. Activations are what autograd keeps until the backward pass, counted tensor by tensor.
-What lives shorter (the teacher's pass, buffers, workspaces of libraries, fragments) is not in the sum, nor is what the
-process held before, above all libraries and data. `docs/pretraining.md` compares it with measured peaks.
-
-Shapes: as in `flops.py`. Rows are samples times masks; lengths are extra tokens and those that the student sees.
+where an engine divides them. Activations are what autograd keeps until the backward pass, measured on a few samples
+without computing them. What lives shorter (the teacher's pass, buffers, workspaces of libraries, fragments) is not in
+the sum, nor is what the process held before, above all libraries and data. `docs/pretraining.md` compares it with
+measured peaks.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
 
 import torch
-from torch import nn
-
-from d2v_train.measuring.flops import BatchShape
-from modeling_d2v import Data2VecConfig
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map, tree_map_only
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 
 FULL = 4
@@ -44,117 +46,134 @@ def state_bytes(model: nn.Module, mixed: bool = False, shards: int = 1) -> dict[
     return {name: count // shards for name, count in parts.items()}
 
 
-@dataclass(frozen=True)
-class Activations:
-    """Bytes that autograd keeps for the backward pass of a micro-batch.
+def activation_bytes(model: nn.Module, inputs: dict[str, Tensor]) -> int:
+    """Return the bytes that autograd keeps for the backward pass of a micro-batch.
+
+    Two and three copies of the longest sample are measured and extended in a straight line, so that what all samples
+    share counts once. A batch of one is measured as it is, because PyTorch takes other kernels for it.
+
+    With gradient checkpointing the last block is measured as if it were not recomputed: when the backward pass gets
+    to it, all of its activations are there beside the inputs of the others.
 
     Args:
-        config: of the model.
-        mixed: whether matrix products run in half precision.
-        on_cpu: whether attention and dropout run as they do on CPUs, which keep more.
-        recompute: whether blocks are computed again in the backward pass.
+        model: a pretraining model, on the device and under the engine that it is trained with.
+        inputs: a collated micro-batch with its "mask" (B, M, T), on the same device.
+
+    Call it under the autocast that the model is trained with.
+    """
+    count, longest = len(inputs["mask"]), _longest(inputs)
+    few, more = min(count, 2), min(count, 3)
+    with _attributes_kept(model):
+        recomputed = [module for module in model.modules()
+                      if isinstance(module, GradientCheckpointingLayer) and module.gradient_checkpointing
+                      and module.training]  # fmt: skip
+        for block in recomputed[-1:]:
+            block.gradient_checkpointing = False
+        # Always two passes: under an engine that gathers weights, all processes must take the same number.
+        base, larger = (
+            _saved_bytes(model, {name: value[[longest] * rows] for name, value in inputs.items()})
+            for rows in (few, more)
+        )
+    return base + (count - few) * (larger - base)
+
+
+@contextmanager
+def _attributes_kept(model: nn.Module) -> Iterator[None]:
+    """Undo what modules note in a pass, such as tables of positions, which have no values here."""
+    kept = [(module, dict(vars(module)), dict(module._buffers)) for module in model.modules()]
+    try:
+        yield
+    finally:
+        for module, attributes, buffers in kept:
+            vars(module).clear()
+            vars(module).update(attributes)
+            module._buffers.update(buffers)
+
+
+def _longest(inputs: dict[str, Tensor]) -> int:
+    """Return the sample with the most real tokens, and among these with the most visible ones."""
+    visible = (~inputs["mask"]).sum(dim=2).amax(dim=1)
+    real = inputs.get("attention_mask")
+    return int((visible if real is None else real.sum(dim=1) * (visible.max() + 1) + visible).argmax())
+
+
+def _saved_bytes(model: nn.Module, inputs: dict[str, Tensor]) -> int:
+    """Return the bytes of the different storages that a forward pass saves, without parameters, buffers and inputs."""
+    # Storages instead of tensors: these would hold the graph, which holds the hooks.
+    saved: dict[int, torch.UntypedStorage] = {}
+
+    def note(tensor: Tensor) -> None:
+        saved[_identity(tensor)] = tensor.untyped_storage()
+
+    device = inputs["mask"].device
+    hooks = torch.autograd.graph.saved_tensors_hooks(note, lambda _: None)  # there is no backward pass
+    torch.clear_autocast_cache()
+    with torch.random.fork_rng([device] if device.type == "cuda" else []), _ShapesOnly() as shapes, hooks:
+        model(**inputs, step=0)
+    torch.clear_autocast_cache()  # of copies of weights that have no values
+    own = {_identity(tensor) for tensor in (*shapes.weights, *model.buffers(), *inputs.values())}
+    return sum(storage.nbytes() for identity, storage in saved.items() if identity not in own)
+
+
+def _identity(tensor: Tensor) -> int:
+    """Return what tells the storage of a tensor from all others that exist at the time."""
+    return tensor.untyped_storage()._cdata
+
+
+class _ShapesOnly(TorchDispatchMode):
+    """Skip the arithmetic of a forward pass: floating-point results get the right shape and storage, and no values.
+
+    A large model then takes a second instead of minutes, and on a CPU hardly any memory, because the system gives out
+    memory when it is first written to. Integers and masks are computed, since shapes depend on their values.
+
+    Attributes:
+        weights: the parameters that were used, and their copies in half precision, which `state_bytes` counts.
     """
 
-    config: Data2VecConfig
-    mixed: bool = False
-    on_cpu: bool = True
-    recompute: bool = False
+    def __init__(self) -> None:
+        super().__init__()
+        self.weights: list[Tensor] = []
 
-    @property
-    def half(self) -> int:
-        """Bytes of an element that goes into a matrix product."""
-        return 2 if self.mixed else FULL
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        result = self._empty(func, args, kwargs)
+        if result is None:
+            result = func(*args, **kwargs)
+        self.weights += [value for value in args if isinstance(value, nn.Parameter)]
+        if func is torch.ops.aten._to_copy.default and isinstance(args[0], nn.Parameter):
+            self.weights.append(result)
+        return result
 
-    def __call__(self, modality: str, shape: BatchShape) -> int:
-        """Bytes of all parts together."""
-        return sum(self.parts(modality, shape).values())
+    @staticmethod
+    def _empty(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Return empty tensors in place of the result; None for what must be computed."""
+        given = [value for value in tree_leaves((args, kwargs)) if isinstance(value, Tensor)]
+        if not given or func.namespace != "aten":
+            return None
+        if any(value.alias_info is not None for value in func._schema.returns):
+            # A view, or the noise of dropout: drawn and scaled in place.
+            drawn = {torch.Tag.pointwise, torch.Tag.nondeterministic_seeded} & set(func.tags)
+            in_place = func._schema.name.endswith("_") and drawn and args[0].is_floating_point()
+            return args[0] if in_place else None
+        try:
+            shapes = func(*tree_map(_on_meta, args), **tree_map(_on_meta, kwargs))
+        except (NotImplementedError, RuntimeError):  # the shape depends on values
+            return None
+        if not all(value.is_floating_point() for value in tree_leaves(shapes) if isinstance(value, Tensor)):
+            return None
+        return tree_map_only(Tensor, partial(_empty_strided, device=given[0].device), shapes)
 
-    def parts(self, modality: str, shape: BatchShape) -> dict[str, int]:
-        """Bytes by part of the student."""
-        return {
-            "front end": self._front_end(modality, shape),
-            "blocks": self._blocks(modality, shape),
-            "decoder": self._decoder(modality, shape),
-        }
 
-    def _conv_norm_gelu(self, channels: int) -> int:
-        """Of a convolution with norm and activation, a place: what norm, activation and next layer read."""
-        # Autocast takes norms to fp32 on accelerators, and leaves them in half precision on CPUs.
-        return channels * (3 * self.half if self.on_cpu else 2 * FULL + self.half)
+def _on_meta(value: Any) -> Any:
+    if isinstance(value, torch.device):
+        return torch.device("meta")
+    return _empty_strided(value, "meta") if isinstance(value, Tensor) else value
 
-    def _front_end(self, modality: str, shape: BatchShape) -> int:
-        config, mine = self.config, self.config.modality_config(modality)
-        width, rows = config.hidden_size, shape.samples * shape.masks
-        # Embeddings, or projected features, with the norm behind them.
-        total = shape.samples * shape.tokens * width * 2 * FULL
-        if modality != "audio":
-            return total
-        length = shape.inputs[-1]
-        for channels, kernel, stride in zip(mine.conv_dim, mine.conv_kernel, mine.conv_stride, strict=True):
-            length = (length - kernel) // stride + 1
-            total += shape.samples * length * self._conv_norm_gelu(channels)
-        places = rows * shape.tokens
-        return total + places * width * FULL + places * mine.conv_pos_depth * self._conv_norm_gelu(width)
 
-    def _blocks(self, modality: str, shape: BatchShape) -> int:
-        config, mine = self.config, self.config.modality_config(modality)
-        kept = shape.visible if config.masked_tokens == "dropped" else shape.tokens
-        length, rows = mine.num_extra_tokens + kept, shape.samples * shape.masks
-        depth = mine.prenet_depth + config.num_hidden_layers
-        block = rows * (length * self._block_token() + self._attention_matrix(modality, length))
-        shared = rows * self._bias(modality, length)
-        if mine.alibi_scale_per_layer:
-            shared *= depth
-        if self.recompute:
-            return depth * rows * length * config.hidden_size * FULL + block + shared
-        return depth * block + shared
-
-    def _block_token(self) -> int:
-        """Of one token in one block."""
-        config, half = self.config, self.half
-        width, inner = config.hidden_size, config.intermediate_size
-        # Inputs of the four linear layers, of attention (q, k, v), of the activation, and of the two norms.
-        total = half * (width + 3 * width + width + width + 2 * inner) + FULL * 2 * width
-        if config.layer_scale_init_value is not None:
-            total += 2 * width * half
-        noise = half if self.on_cpu else 1
-        for rate, size in (
-            (config.hidden_dropout, width),
-            (config.mlp_dropout, width),
-            (config.activation_dropout, inner),
-        ):
-            total += noise * size if rate else 0
-        return total
-
-    def _is_fused(self, modality: str) -> bool:
-        """Whether a kernel spares the attention weights; that of CPUs takes neither dropout nor a learned bias."""
-        mine = self.config.modality_config(modality)
-        learned = mine.alibi == "learned" or getattr(mine, "relative_position_bias", False)
-        return not self.on_cpu or not (learned or self.config.attention_dropout)
-
-    def _attention_matrix(self, modality: str, length: int) -> int:
-        """Of one row in one block: the weights, with dropout also its noise and its result."""
-        if self._is_fused(modality):
-            return 0
-        return FULL * self.config.num_attention_heads * length**2 * (3 if self.config.attention_dropout else 1)
-
-    def _bias(self, modality: str, length: int) -> int:
-        """Of one row: distances between tokens, and the bias of all heads where the kernel keeps it."""
-        if self.config.modality_config(modality).alibi is None:
-            return 0
-        return length**2 * (FULL + (self.config.num_attention_heads * self.half if self._is_fused(modality) else 0))
-
-    def _decoder(self, modality: str, shape: BatchShape) -> int:
-        config, mine, half = self.config, self.config.modality_config(modality), self.half
-        width = config.hidden_size
-        total = shape.samples * shape.tokens * width * FULL  # targets
-        if config.masked_tokens == "dropped":
-            places = shape.samples * shape.masks * shape.tokens
-            total += places * width * half
-            total += places * mine.decoder_layers * self._conv_norm_gelu(mine.decoder_hidden_size)
-            width = mine.decoder_hidden_size if mine.decoder_layers else width
-        inner = int(width * mine.decoder_projection_ratio) * max(mine.decoder_projection_layers - 1, 0)
-        return total + shape.masked * (half * (width + 2 * inner) + 2 * FULL * config.hidden_size)
+def _empty_strided(tensor: Tensor, device: torch.device | str) -> Tensor:
+    return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device=device)
 
 
 def current_memory(device: torch.device) -> int | None:

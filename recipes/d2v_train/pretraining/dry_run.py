@@ -9,6 +9,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -19,8 +20,7 @@ from torch import nn
 
 from d2v_train.batching.batches import MicroBatch, StepDataset, load_steps
 from d2v_train.health.advice import advice_at_start
-from d2v_train.measuring.flops import StepFlops
-from d2v_train.measuring.memory import FULL, Activations, current_memory, free_memory, state_bytes
+from d2v_train.measuring.memory import FULL, activation_bytes, current_memory, free_memory, state_bytes
 from d2v_train.measuring.speed import DTYPES, peak_memory_gib
 from d2v_train.options.errors import OptionError
 from d2v_train.options.run import Options
@@ -95,6 +95,7 @@ class Rehearsal:
         self.seconds: dict[tuple[str, ...], list[float]] = {kind: [] for kind in self.kinds}
         self.loading: list[float] = []
         self.batches: list[MicroBatch] = []
+        self.activations: dict[str, int] = {}
         self.read: Counter[str] = Counter()
         self.before: int | None = None
         self.measured: float | None = None
@@ -113,6 +114,7 @@ class Rehearsal:
             self.loading.append(time.perf_counter() - started)
             self.batches += batches
             self.read.update(kind)
+            self.failure = self._tried(self._measure, batches) or self.failure
             if self.failure is None:
                 self.failure = self.processes.first_problem(self._shortage(batches))
             if self.failure is None:
@@ -128,14 +130,25 @@ class Rehearsal:
                 found[kind].append(step)
         return [(kind, step) for kind, taken in found.items() for step in taken]
 
+    def _measure(self, batches: list[MicroBatch]) -> None:
+        """Note the activations of the largest micro-batch of each modality, with what to call it."""
+        for name in dict.fromkeys(batch.modality for batch in batches):
+            own = (batch for batch in batches if batch.modality == name)
+            largest = max(own, key=lambda batch: batch.inputs["mask"].numel())
+            label = f"{len(largest.inputs['mask'])} samples of {name}"
+            inputs = self.run.to_device(largest).inputs
+            with self.run.accelerator.autocast():
+                size = activation_bytes(self.run.inner, inputs)
+            self.activations[label] = max(size, self.activations.get(label, 0))
+
     def _shortage(self, batches: list[MicroBatch]) -> str | None:
         """What a step would lack of memory, as far as that can be told before."""
-        free, activations = free_memory(self.device), self._activations(batches)
-        if free is None or not activations:
+        free = free_memory(self.device)
+        if free is None:
             return None
         parts = self._state()
         later = 0 if any(self.seconds.values()) else parts["gradients"] + parts["optimizer"]
-        needed = later + max(activations)
+        needed = later + max(self.activations.values())
         if needed < free:
             return None
         return f"it takes about {readable_bytes(needed)} more, and the machine has {readable_bytes(free)} left."
@@ -147,25 +160,36 @@ class Rehearsal:
             OptionError: it does not, and there are other processes.
         """
         started = time.perf_counter()
-        try:
-            self.run.step = step
-            self.run.train_step([self.run.to_device(batch) for batch in batches])
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
-            self.failure = str(error).splitlines()[0]
-            if self.processes.count > 1:
-                # The others are in the middle of the step and wait for this one.
-                raise OptionError(
-                    f"A step does not fit into the memory of process {self.processes.rank}: "
-                    f"{self.failure}. {ADVICE} A dry run of a single process tells the estimate all the same."
-                ) from error
+        self.run.step = step
+        self.failure = self._tried(lambda: self.run.train_step([self.run.to_device(batch) for batch in batches]))
+        if self.failure is not None:
             return
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         # The same number in all processes, which decide by it whether to take another step.
         taken = torch.tensor(time.perf_counter() - started, device=self.device)
         self.seconds[kind].append(self.processes.sum(taken).item() / self.processes.count)
+
+    def _tried(self, attempt: Callable[..., Any], *arguments: Any) -> str | None:
+        """Do what may not fit into the memory, and return what the error says if it does not.
+
+        Raises:
+            OptionError: it does not, and there are other processes.
+        """
+        try:
+            attempt(*arguments)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            failure = str(error).splitlines()[0]
+            if self.processes.count > 1:
+                # The others are in the middle of the step and wait for this one.
+                raise OptionError(
+                    f"A step does not fit into the memory of process {self.processes.rank}: "
+                    f"{failure}. {ADVICE} A dry run of a single process tells the estimate all the same."
+                ) from error
+            return failure
+        return None
 
     def facts(self) -> dict[str, Any]:
         """What the steps told, for the run as a whole; every process must call it."""
@@ -175,10 +199,8 @@ class Rehearsal:
         """Bytes by part, estimated, with their sum; what the process held before; the measured peak."""
         parts, largest = self._state(), None
         held = parts["weights"] + parts["teacher"]
-        sizes = self._activations(self.batches)
-        if sizes:
-            parts["activations"], batch = max(zip(sizes, self.batches, strict=True), key=lambda entry: entry[0])
-            largest = f"{len(batch.inputs['mask'])} samples of {batch.modality}"
+        if self.activations:
+            largest, parts["activations"] = max(self.activations.items(), key=lambda entry: entry[1])
         return {
             "parts": parts,
             "largest": largest,
@@ -192,14 +214,6 @@ class Rehearsal:
         """Bytes of what stays from step to step, of a process."""
         shards = self.processes.count if self.run.accelerator.is_fsdp2 else 1
         return state_bytes(self.run.inner, self.options.mixed_precision != "no", shards)
-
-    def _activations(self, batches: list[MicroBatch]) -> list[int]:
-        """Bytes that the backward pass of each micro-batch needs; none for encoders of transformers."""
-        flops, mixed = self.run.speed.flops, self.options.mixed_precision != "no"
-        if not isinstance(flops, StepFlops):
-            return []
-        count = Activations(flops.config, mixed, self.device.type == "cpu", self.options.gradient_checkpointing)
-        return [count(batch.modality, flops.shape(batch.modality, batch.inputs)) for batch in batches]
 
     def _data(self) -> dict[str, dict[str, Any]]:
         """By modality: samples, tokens and padding of a step, samples of the data, passes over its sources."""

@@ -148,6 +148,10 @@ def test_sharded_process_trains_saves_and_exports_like_a_plain_one(tmp_path, mon
         for name, value in {**ENGINES["shards"], **ONE_PROCESS}.items():
             patch.setenv(name, value)
         pretrain(config, tmp_path / "sharded", *settings, "max_steps=2")
+        rehearsed = pretrain(config, tmp_path / "rehearsed", *settings, "max_steps=4", "dry_run=true")
+    alone = pretrain(config, tmp_path / "rehearsed", *settings, "max_steps=4", "dry_run=true")
+    kept = [facts["memory"]["parts"]["activations"] for facts in (rehearsed, alone)]
+    assert kept[0] == kept[1] > 0
     model = AutoModel.from_pretrained(tmp_path / "sharded" / "final")
     assert model(pixel_values=torch.rand(1, 1, 8, 8)).pooler_output.shape == (1, 32)
     pretrain(config, tmp_path / "sharded", *settings, "max_steps=4")
