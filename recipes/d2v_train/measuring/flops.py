@@ -1,9 +1,9 @@
 """Floating point operations of a training step, from the configuration and the shape of a batch.
 
-Counted are matrix products and convolutions, two operations for each multiplication with its addition: student and
-teacher forward, and twice the student's for its gradients. Norms, activations, masks and the optimizer are not, nor
-what gradient checkpointing or fused attention compute again: this is the work that the method asks for, padding
-included. Nothing here touches the accelerator.
+Matrix products and convolutions are counted, with two operations per multiply-add: student and teacher forward, and
+twice the student's for its gradients. Norms, activations, masks, the optimizer and recomputation by gradient
+checkpointing or fused attention are not counted: this is the work of the method, padding included. The accelerator is
+not used.
 
 Shapes: B samples, M masks per sample, T tokens, V visible tokens (the most of the batch), E extra tokens, D hidden
 size, N masked tokens over all samples and masks.
@@ -21,7 +21,7 @@ from modeling_d2v.modalities import MODALITIES
 
 
 class BatchShape(NamedTuple):
-    """What the work of a micro-batch depends on."""
+    """Sizes that determine the operations of a micro-batch."""
 
     samples: int
     """B."""
@@ -38,15 +38,15 @@ class BatchShape(NamedTuple):
 
     @property
     def tokens(self) -> int:
-        """T."""
+        """Return T, the number of tokens."""
         return self.grid[0] * self.grid[1]
 
 
 class StepFlops:
-    """Operations of a micro-batch.
+    """Counter of the operations of a micro-batch.
 
     Args:
-        config: of the model.
+        config: Configuration of the model.
     """
 
     def __init__(self, config: Data2VecConfig):
@@ -54,11 +54,11 @@ class StepFlops:
         self.drop = config.masked_tokens == "dropped"
 
     def __call__(self, modality: str, inputs: dict[str, Tensor]) -> int:
-        """Operations of all parts together, for a collated batch on the CPU."""
+        """Return the operations of all parts, for a collated batch on the CPU."""
         return sum(self.parts(modality, self.shape(modality, inputs)).values())
 
     def shape(self, modality: str, inputs: dict[str, Tensor]) -> BatchShape:
-        """Shape of a collated batch: the input, "mask" (B, M, T), and "attention_mask" where something is padded."""
+        """Return the shape of a collated batch: input, "mask" (B, M, T), and "attention_mask" if there is padding."""
         mask, values = inputs["mask"], inputs[MODALITIES[modality].input_name]
         samples, masks, tokens = mask.shape
         visible = tokens - mask.sum(dim=2)
@@ -73,7 +73,7 @@ class StepFlops:
         return BatchShape(samples, size, grid, masks, max(int(visible.max()), 1), int(mask.sum()))
 
     def parts(self, modality: str, shape: BatchShape, gradients: bool = True) -> dict[str, int]:
-        """Operations by part: front end, student blocks, decoder (each with its gradients, if any), and teacher."""
+        """Return operations by part: front end, student blocks, decoder (with gradients, if any), and teacher."""
         settings = self.config.modality_config(modality)
         first, local = self._local_encoder(modality, shape)
         positions = self._positions(modality, shape.tokens)
@@ -92,7 +92,7 @@ class StepFlops:
         }
 
     def _local_encoder(self, modality: str, shape: BatchShape) -> tuple[int, int]:
-        """Of one pass: the first layer, and the others."""
+        """Return the operations of one pass: those of the first layer, and of the others."""
         width, settings = self.config.hidden_size, self.config.modality_config(modality)
         if modality == "text":
             return 0, 0  # tables
@@ -111,7 +111,7 @@ class StepFlops:
         return layers[0], sum(layers[1:]) + 2 * shape.samples * length * before * width
 
     def _positions(self, modality: str, tokens: int) -> int:
-        """Convolutional positions of one row."""
+        """Return the operations of convolutional positions for one row."""
         settings, width = self.config.modality_config(modality), self.config.hidden_size
         if modality != "audio" or not settings.conv_pos_depth:
             return 0
@@ -119,14 +119,14 @@ class StepFlops:
         return settings.conv_pos_depth * _convolution((tokens,), kernel, width, width, settings.conv_pos_groups)
 
     def _blocks(self, modality: str, length: int) -> int:
-        """Prenet and shared blocks on one row of `length` tokens."""
+        """Return the operations of prenet and shared blocks for one row of `length` tokens."""
         config = self.config
         linear = 2 * length * config.hidden_size * (4 * config.hidden_size + 2 * config.intermediate_size)
         attention = 4 * length * length * config.hidden_size
         return (config.modality_config(modality).prenet_depth + config.num_hidden_layers) * (linear + attention)
 
     def _decoder(self, modality: str, shape: BatchShape) -> int:
-        """Decoder at all places, its projection at the masked ones."""
+        """Return the operations of the decoder at all positions and its projection at the masked ones."""
         settings, width, total = self.config.modality_config(modality), self.config.hidden_size, 0
         places = shape.grid if modality == "vision" else (shape.tokens,)
         if self.drop:
@@ -140,12 +140,12 @@ class StepFlops:
 
 
 def projection(settings: Any, width: int, after: int) -> int:
-    """The layers that lead from the width of a decoder to that of the targets, of one token.
+    """Return the operations, per token, of the layers from the width of a decoder to that of the targets.
 
     Args:
-        settings: configuration of the modality.
-        width: that they start from.
-        after: that they end with.
+        settings: Configuration of the modality.
+        width: Input width of the layers.
+        after: Output width of the layers.
     """
     layers, hidden = settings.decoder_projection_layers, int(width * settings.decoder_projection_ratio)
     widths = [width, *[hidden] * (layers - 1), after] if layers else []
@@ -153,7 +153,7 @@ def projection(settings: Any, width: int, after: int) -> int:
 
 
 def _convolution(places: tuple[int, ...], kernel: int, inputs: int, outputs: int, groups: int) -> int:
-    """A convolution over time or over a grid that keeps the size; an even kernel computes one place more a side."""
+    """Return the operations of a convolution that keeps the size; an even kernel computes one place more per side."""
     total = 2 * inputs * outputs // groups
     for length in places:
         total *= (length + 1 - kernel % 2) * kernel
