@@ -1,7 +1,7 @@
-"""Arguments that a forward pass does not know: errors instead of silence.
+"""Errors for unknown arguments of a forward pass.
 
-`**kwargs` take what transformers hands down to the attention. A misspelt name, such as `label`, would go the same way,
-and a training without a loss would be all that tells of it.
+`**kwargs` are passed down to the attention by transformers. A misspelt name, such as `label`, would be passed down as
+well, and the only sign of it would be a missing loss.
 """
 
 import difflib
@@ -16,18 +16,18 @@ from transformers.utils import TransformersKwargs
 PASSED_ON = frozenset(TransformersKwargs.__annotations__) | {
     "return_dict",
     "use_cache",
-    # What tokenizers, pipelines and adapters give to every model; those for which it would matter say so.
+    # What tokenizers, pipelines and adapters give to every model; models that cannot ignore one check it.
     "token_type_ids",
     "inputs_embeds",
     "interpolate_pos_encoding",
 }
-"""Names that are in no signature and go through `**kwargs`."""
+"""Names that are accepted although no signature has them."""
 
 
 def known_arguments(forward: Callable[..., Any]) -> Callable[..., Any]:
-    """Decorator of a `forward` with `**kwargs`: a name that neither it nor transformers knows is a `TypeError`.
+    """Decorate a `forward` with `**kwargs` to raise `TypeError` for names unknown to it and to transformers.
 
-    What is None is let through: callers fill in all that any model might take.
+    Arguments that are None are accepted: callers pass everything that any model might take.
     """
     kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
     own = [name for name, entry in inspect.signature(forward).parameters.items() if entry.kind in kinds][1:]
@@ -38,9 +38,7 @@ def known_arguments(forward: Callable[..., Any]) -> Callable[..., Any]:
         for name, value in kwargs.items():
             if name not in known and value is not None:
                 (nearest,) = difflib.get_close_matches(name, own, n=1, cutoff=0.0)
-                raise TypeError(
-                    f"{type(self).__name__} takes no argument `{name}`; the nearest one that it takes is `{nearest}`."
-                )
+                raise TypeError(f"{type(self).__name__} has no argument `{name}`; the nearest one is `{nearest}`.")
         return forward(self, *args, **kwargs)
 
     return checked

@@ -1,7 +1,7 @@
 """Configuration of the objective of data2vec 1.0 over an encoder of transformers.
 
-What it says of the encoder (where its layers are, what it takes) is found once, when it is made from a model, and
-kept: a checkpoint does not depend on the search giving the same answer again.
+The layers and inputs of the encoder are found once, when the configuration is made from a model, and stored: a
+checkpoint does not depend on a later search with the same result.
 """
 
 import copy
@@ -39,31 +39,31 @@ _STRUCTURE = {"add_pooling_layer": "pooler", "use_mask_token": "embeddings.mask_
 
 @strict
 class BackbonePreTrainingConfig(Frames, MaskedPredictionConfig):
-    """An encoder, how it is masked, and what it predicts. Make it with `of`, which looks at a model.
+    """Configuration of an encoder, its masks and its targets. Make it from a model with `of`.
 
     Masks, targets, loss and `ema_*` default to the published settings of data2vec 1.0 for the modality; text is masked
     as in BERT (15 % of the tokens, of which 80 % become the mask token, 10 % a random one, 10 % stay).
 
     Args:
-        encoder_config: configuration of the encoder, as it will be given back.
-        encoder_class: name of its class.
-        encoder_options: arguments of that class beside the configuration.
+        encoder_config: Configuration of the encoder, which the trained encoder will have.
+        encoder_class: Name of its class.
+        encoder_options: Arguments of that class beside the configuration.
         modality: "text", "vision" or "audio".
-        layers: name of its list of transformer layers.
-        num_layers: how many of them run in a pass.
-        ffn_output: name, inside a layer, of what ends the feed-forward part; `None` with `end_of_block_targets`.
-        mask_point: name of the module where features are masked, see `find_mask_point`; `None` for text.
-        mask_vector: name of the encoder's own parameter for masked features; `None`: the pretraining model has one.
-        untrained: names of weights of the encoder that stay as they are: the loss does not reach them (poolers), or
+        layers: Name of its list of transformer layers.
+        num_layers: How many of them run in a pass.
+        ffn_output: Name, inside a layer, of the end of the feed-forward part; `None` with `end_of_block_targets`.
+        mask_point: Name of the module where features are masked, see `find_mask_point`; `None` for text.
+        mask_vector: Name of the encoder's own parameter for masked features; `None`: the pretraining model has one.
+        untrained: Names of weights of the encoder that stay as they are: the loss does not reach them (poolers), or
             they were frozen when the encoder was given.
-        vocab_size: text: random tokens are drawn below it.
-        pad_token_id, mask_token_id, special_token_ids: text: of its tokenizer; special ones are no random tokens.
-        max_position_embeddings: text: longest sequence in tokens; `None` for no limit.
-        ema_decay, ema_end_decay, ema_anneal_end_step: decay of the teacher, rising linearly over that many updates.
-        mask_seed: seed of masks that are drawn inside the model.
+        vocab_size: Text: random tokens are drawn below it.
+        pad_token_id, mask_token_id, special_token_ids: Text: of its tokenizer; special ones are never drawn.
+        max_position_embeddings: Text: longest sequence in tokens; `None` for no limit.
+        ema_decay, ema_end_decay, ema_anneal_end_step: Decay of the teacher, rising linearly over that many updates.
+        mask_seed: Seed of masks that are drawn inside the model.
 
     Raises:
-        ValueError: for a setting that cannot work.
+        ValueError: A setting is invalid.
     """
 
     model_type = "data2vec-backbone-pretraining"
@@ -93,15 +93,15 @@ class BackbonePreTrainingConfig(Frames, MaskedPredictionConfig):
 
     @classmethod
     def of(cls, model: PreTrainedModel, tokenizer: Any = None, **settings: Any) -> "BackbonePreTrainingConfig":
-        """Looks at an encoder.
+        """Make the configuration for an encoder.
 
         Args:
-            model: the encoder; weights are not read.
-            tokenizer: for text: gives the ids of mask, padding and special tokens, and the longest text.
-            settings: fields of this class that are not to be found or to have their defaults.
+            model: The encoder; weights are not read.
+            tokenizer: For text: gives the ids of mask, padding and special tokens, and the longest text.
+            settings: Fields of this class that replace what is found or the defaults.
 
         Raises:
-            BackboneError: the encoder lacks something; the message says what to name by hand.
+            BackboneError: A part of the encoder was not found; the message names the setting for it.
         """
         modality = settings.pop("modality", None) or modality_of_input(model.main_input_name)
         if modality not in MODALITIES or not BACKBONE_INPUTS[modality].fits(model.config):
@@ -113,7 +113,7 @@ class BackbonePreTrainingConfig(Frames, MaskedPredictionConfig):
         unknown = sorted(settings.keys() - cls.own_fields())
         if unknown:
             raise BackboneError(
-                f"There is no setting `{unknown[0]}`; there are {', '.join(sorted(cls.own_fields()))}."
+                f"There is no setting `{unknown[0]}`; the settings are {', '.join(sorted(cls.own_fields()))}."
             )
         check_encoder(model)
         is_text = MODALITIES[modality].default.corrupts_input
@@ -132,8 +132,8 @@ class BackbonePreTrainingConfig(Frames, MaskedPredictionConfig):
         }
         if is_text and fields["mask_token_id"] is None:
             raise BackboneError(
-                f"Nothing tells the mask token of {type(model).__name__}. Pass its `tokenizer`, or `mask_token_id`; a "
-                "tokenizer without one can be given an unused token as `mask_token`."
+                f"The mask token of {type(model).__name__} is unknown. Pass its `tokenizer`, or `mask_token_id`; "
+                "for a tokenizer without one, set `mask_token` to an unused token."
             )
         fields.setdefault("num_layers", getattr(model.config, "num_hidden_layers", len(model.get_submodule(layers))))
         if "average_top_k_layers" not in settings and isinstance(fields["num_layers"], int):
@@ -150,11 +150,11 @@ class BackbonePreTrainingConfig(Frames, MaskedPredictionConfig):
 
     @property
     def modalities(self) -> list[str]:
-        """The one modality, as a list like that of `Data2VecConfig`."""
+        """Return the only modality, as a list like that of `Data2VecConfig`."""
         return [self.modality]
 
     def modality_config(self, modality: str) -> "BackbonePreTrainingConfig":
-        """Settings of the one modality: these."""
+        """Return this configuration, which is that of its only modality."""
         if modality != self.modality:
             raise ValueError(f"This model has no {modality!r} front end; it takes {self.modality}.")
         return self
@@ -164,73 +164,73 @@ class BackbonePreTrainingConfig(Frames, MaskedPredictionConfig):
 
     @property
     def text_config(self) -> "BackbonePreTrainingConfig | None":
-        """These settings where they are of text: what reads a `Data2VecConfig` finds them here."""
+        """Return this configuration if it is for text, as for a `Data2VecConfig`; else None."""
         return self._only("text")
 
     @property
     def vision_config(self) -> "BackbonePreTrainingConfig | None":
-        """The same for images."""
+        """Return this configuration if it is for images; else None."""
         return self._only("vision")
 
     @property
     def audio_config(self) -> "BackbonePreTrainingConfig | None":
-        """The same for speech."""
+        """Return this configuration if it is for speech; else None."""
         return self._only("audio")
 
     @property
     def traits(self) -> FrontEnd:
-        """What is known of the tokens of the encoder: they lie as those of the modality's first front end."""
+        """Return the first front end of the modality, whose token layout the encoder shares."""
         return MODALITIES[self.modality].default
 
     @property
     def hidden_size(self) -> int:
-        """Width of the encoder."""
+        """Return the width of the encoder."""
         return self.encoder_config.hidden_size
 
     @property
     def image_size(self) -> int:
-        """Pixels a side of the images that the encoder takes."""
+        """Return the side of the encoder's images in pixels."""
         return _side(self.encoder_config.image_size)
 
     @property
     def patch_size(self) -> int:
-        """Pixels a side of a patch."""
+        """Return the side of a patch in pixels."""
         return _side(self.encoder_config.patch_size)
 
     def grid_size(self, height: int, width: int) -> tuple[int, int]:
-        """Patches down and across an image; what is left over at its edge is not seen, as the convolution has it."""
+        """Return the numbers of patches down and across an image; the convolution ignores a rest at the edge."""
         return height // self.patch_size, width // self.patch_size
 
     def token_grid(self, shape: Sequence[int]) -> tuple[int, int] | None:
-        """Rows and columns of the tokens of an input of `shape`, batch left out; None where they lie in a line."""
+        """Return rows and columns of the tokens of an unbatched input of `shape`; None for a 1-D sequence."""
         return BACKBONE_INPUTS[self.modality].token_grid(self, shape)
 
     def num_tokens(self, length: Any) -> Any:
-        """Tokens of an input of `length` ids or samples (int or integer tensor); not for images."""
+        """Return the tokens of an input of `length` ids or samples (int or integer tensor); not for images."""
         return BACKBONE_INPUTS[self.modality].num_tokens(self, length)
 
     @property
     def num_channels(self) -> int:
-        """Channels of the images."""
+        """Return the number of image channels."""
         return self.encoder_config.num_channels
 
     @property
     def conv_kernel(self) -> list[int]:
-        """Widths of the convolutions over the waveform."""
+        """Return the kernel sizes of the convolutions over the waveform."""
         return list(self.encoder_config.conv_kernel)
 
     @property
     def conv_stride(self) -> list[int]:
-        """Their strides."""
+        """Return the strides of the convolutions over the waveform."""
         return list(self.encoder_config.conv_stride)
 
     def tokens_of(
         self, inputs: Tensor, attention_mask: Tensor | None
     ) -> tuple[int, Tensor | None, tuple[int, int] | None]:
-        """Tokens T of an input, which of them are real (B, T), None for all, and the grid of images.
+        """Return T, the mask of the real tokens (B, T) (None = all), and the grid of images.
 
         Raises:
-            ValueError: for an attention mask of another shape than the input, or a recording without a frame.
+            ValueError: Mask and input have different shapes, or a recording is shorter than a frame.
         """
         if attention_mask is not None and attention_mask.shape != inputs.shape:
             raise ValueError(
@@ -243,15 +243,15 @@ class BackbonePreTrainingConfig(Frames, MaskedPredictionConfig):
         return length, real, grid
 
     def example(self, tokens: int, device: torch.device | str) -> Tensor:
-        """An input without content, of one sample: of so many tokens, or the encoder's size of images."""
+        """Return an input of one sample without content, of `tokens` tokens or of the encoder's image size."""
         return BACKBONE_INPUTS[self.modality].example(self, tokens, device)
 
     def make_encoder(self, train: bool = False) -> PreTrainedModel:
-        """An encoder of this class and structure with new weights.
+        """Return an encoder of this class and structure with new weights.
 
         Args:
-            train: without what the encoder's class would hide or leave out by itself in training (SpecAugment, layer
-                drop): the masks of the objective are the only ones, and every layer gives a target.
+            train: Switch off masking and layer drop of the encoder's class (SpecAugment): the masks of the objective
+                are the only ones, and every layer gives a target.
         """
         config = copy.deepcopy(self.encoder_config)
         if train:
@@ -280,7 +280,7 @@ class BackbonePreTrainingConfig(Frames, MaskedPredictionConfig):
 
 
 def _published(modality: str, encoder: PreTrainedConfig) -> dict[str, Any]:
-    """Settings of data2vec 1.0, base size."""
+    """Return the settings of data2vec 1.0, base size."""
     preset = get_preset(f"{modality}-base-v1")
     known = MaskedPredictionConfig.own_fields()
     fields = {name: value for name, value in preset[f"{modality}_config"].items() if name in known}
@@ -290,7 +290,7 @@ def _published(modality: str, encoder: PreTrainedConfig) -> dict[str, Any]:
 
 
 def _of_tokenizer(model: PreTrainedModel, tokenizer: Any) -> dict[str, Any]:
-    """Ids of special tokens and sizes, from the tokenizer or else from what the encoder's configuration says."""
+    """Return special token ids and sizes from the tokenizer, or else from the configuration of the encoder."""
     config = model.config
     rows = model.get_input_embeddings().num_embeddings
     pad, mask = getattr(config, "pad_token_id", None), getattr(config, "mask_token_id", None)
@@ -302,8 +302,8 @@ def _of_tokenizer(model: PreTrainedModel, tokenizer: Any) -> dict[str, Any]:
         rows = min(rows, len(tokenizer))
         if rows <= len(special):
             raise BackboneError(
-                f"The tokenizer for {type(model).__name__} knows special tokens alone: there are no files of one in "
-                "that place. Name the encoder's as `tokenizer`."
+                f"The tokenizer for {type(model).__name__} has only special tokens: its files were not found. Pass "
+                "the encoder's as `tokenizer`."
             )
         longest.append(tokenizer.model_max_length if tokenizer.model_max_length < 10**9 else None)
     return {
@@ -316,10 +316,10 @@ def _of_tokenizer(model: PreTrainedModel, tokenizer: Any) -> dict[str, Any]:
 
 
 def _positions(model: PreTrainedModel) -> int | None:
-    """Longest text that the position table of an encoder holds."""
+    """Return the longest sequence that the position table of an encoder holds."""
     rows = getattr(model.config, "max_position_embeddings", None)
     for module in model.modules():
-        # Tables of RoBERTa's kind count from the padding on: their first rows are no positions.
+        # Tables of RoBERTa's kind count from the padding on: their first rows are not positions.
         if isinstance(module, nn.Embedding) and module.num_embeddings == rows and module.padding_idx is not None:
             if module is not model.get_input_embeddings():
                 return rows - module.padding_idx - 1
@@ -327,7 +327,7 @@ def _positions(model: PreTrainedModel) -> int | None:
 
 
 def _structure(model: PreTrainedModel) -> dict[str, bool]:
-    """The arguments of `_STRUCTURE` that the model's class takes, as the model was made with."""
+    """Return the values of the `_STRUCTURE` arguments that the model was made with."""
     taken = inspect.signature(type(model).__init__).parameters
     found = {}
     for argument, part in _STRUCTURE.items():
@@ -345,23 +345,23 @@ def _side(value: int | list[int] | tuple[int, ...]) -> int:
 
 
 def plain_encoder(model: PreTrainedModel) -> PreTrainedModel:
-    """The encoder itself, or the one inside a model with a head."""
+    """Return the encoder itself, or the one inside a model with a head."""
     return model if type(model) in auto_classes(model.config) else model.base_model
 
 
 def auto_classes(config: PreTrainedConfig) -> list[type[PreTrainedModel]]:
-    """What `AutoModel` makes of a configuration."""
+    """Return the classes that `AutoModel` makes of a configuration."""
     found = AutoModel._model_mapping.get(type(config), None)
     return list(found) if isinstance(found, tuple | list) else [found] * (found is not None)
 
 
 def _class_named(name: str, config: PreTrainedConfig) -> type[PreTrainedModel]:
-    """The class of an encoder: that of `AutoModel` for its configuration, or another one beside it."""
+    """Return the encoder class of a name: that of `AutoModel` for the configuration, or another one beside it."""
     for candidate in auto_classes(config):
         if candidate.__name__ == name:
             return candidate
     module = sys.modules.get(type(config).__module__.replace("configuration_", "modeling_"))
     found = getattr(transformers, name, None) or getattr(module, name, None)
     if found is None:
-        raise BackboneError(f"There is no class `{name}` of encoders for a {type(config).__name__}.")
+        raise BackboneError(f"There is no encoder class `{name}` for a {type(config).__name__}.")
     return found

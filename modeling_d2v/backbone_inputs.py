@@ -1,6 +1,6 @@
-"""What an encoder of transformers takes, by modality: how many tokens it makes of an input, and where they are masked.
+"""Inputs of an encoder of transformers, by modality: the number of tokens, and where they are masked.
 
-`BACKBONE_INPUTS` has an entry for every modality. Everything else about such encoders is the same for all of them.
+`BACKBONE_INPUTS` has an entry for every modality. Everything else is the same for all encoders.
 
 Shapes: B samples, T tokens, D hidden size, h x w grid of patches.
 """
@@ -21,7 +21,7 @@ class BackboneInput:
     """The input of an encoder; `config` is a `BackbonePreTrainingConfig`."""
 
     copied: list[str] | None = None
-    """What the teacher takes over from the student: in 1.0 text and audio average the transformer alone."""
+    """Parts that the teacher copies from the student: in 1.0 text and audio average the transformer alone."""
     mask_point_is = ""
     """The module where features are masked, for messages."""
 
@@ -30,7 +30,7 @@ class BackboneInput:
         return True
 
     def check(self, config: Any) -> None:
-        """Raise `BackboneError` for sizes of inputs that cannot be trained with."""
+        """Raise `BackboneError` for input sizes that are not supported."""
 
     def published(self, config: PreTrainedConfig) -> dict[str, Any]:
         """Return settings that differ from the preset of data2vec 1.0, base size."""
@@ -39,11 +39,11 @@ class BackboneInput:
     def tokens_of(
         self, config: Any, inputs: Tensor, attention_mask: Tensor | None
     ) -> tuple[int, Tensor | None, tuple[int, int] | None]:
-        """Return T, a mask (B, T) of the real tokens where something may be padded, and the grid of patches."""
+        """Return T, a mask (B, T) of the real tokens if there may be padding, and the grid of patches."""
         raise NotImplementedError
 
     def token_grid(self, config: Any, shape: Sequence[int]) -> tuple[int, int] | None:
-        """Return rows and columns of the tokens of an input of `shape`; None where they lie in a line."""
+        """Return rows and columns of the tokens of an input of `shape`; None for a 1-D sequence."""
         return None
 
     def num_tokens(self, config: Any, length: Any) -> Any:
@@ -51,19 +51,19 @@ class BackboneInput:
         return length
 
     def example(self, config: Any, tokens: int, device: torch.device | str) -> Tensor:
-        """Return an input without content, of one sample: of so many tokens, or the encoder's size of images."""
+        """Return an input of one sample without content, of `tokens` tokens or of the encoder's image size."""
         raise NotImplementedError
 
     def mask_points(self, model: PreTrainedModel, layers: str) -> list[str]:
-        """Return names of modules that features can be masked at; the search succeeds where there is one."""
+        """Return the names of modules at which features can be masked; there must be exactly one."""
         return []
 
     def on_features(self, module: nn.Module, replace: Replace) -> RemovableHandle:
-        """Make the features (B, T, D) at the mask point what `replace` returns, until the handle is removed."""
+        """Replace the features (B, T, D) at the mask point by `replace(features)` until the handle is removed."""
         raise NotImplementedError
 
     def without_masks(self, config: PreTrainedConfig) -> None:
-        """Switch off what the encoder's class would hide by itself in training."""
+        """Switch off masking that the encoder's class applies by itself in training."""
 
 
 class TokenIds(BackboneInput):
@@ -72,7 +72,7 @@ class TokenIds(BackboneInput):
     copied = ["embeddings"]
 
     def published(self, config: PreTrainedConfig) -> dict[str, Any]:
-        # BERT's masks, which the paper of 1.0 describes and most text encoders have learned with; spans see presets.
+        # BERT's masks, which the paper of 1.0 describes and most text encoders are trained with; spans: see presets.
         return dict(mask_sampler="random", mask_prob=0.15, mask_length=1, mask_random_prob=0.1, mask_keep_prob=0.1)
 
     def tokens_of(self, config: Any, inputs: Tensor, attention_mask: Tensor | None) -> tuple[int, Tensor | None, None]:
@@ -159,7 +159,7 @@ class Waveforms(BackboneInput):
         return module.register_forward_pre_hook(before, with_kwargs=True)
 
     def without_masks(self, config: PreTrainedConfig) -> None:
-        # Also where the configuration does not have it: encoders then hide features all the same.
+        # Set even if the configuration lacks it: encoders would mask features by default.
         config.apply_spec_augment = False
 
 

@@ -1,7 +1,7 @@
-"""Where an encoder of transformers can be masked and read: its layers, their feed-forward parts, its local features.
+"""Finding the parts of an encoder of transformers: its layers, their feed-forward parts, its local features.
 
-Nothing here knows a model by its name. Parts are found by structure, and every search can be replaced by the name of
-the part; an error says which names there are.
+Parts are found by structure and not by the name of the model. Every search can be replaced by the name of the part;
+errors list the names.
 
 Shapes: B samples, T tokens, D hidden size, h x w grid of patches.
 """
@@ -22,25 +22,24 @@ MASK_VECTORS = ("mask_token", "masked_spec_embed")
 
 
 class BackboneError(ValueError):
-    """An encoder lacks a part that the objective needs, or the part is not where it was looked for."""
+    """Error for an encoder in which a part that the objective needs was not found."""
 
 
 def find_layers(model: PreTrainedModel, name: str | None = None) -> str:
-    """Name of the list of transformer layers: the longest of equal modules with a linear layer of the model's width.
+    """Return the name of the list of transformer layers.
 
+    It is the longest list of equal modules with a linear layer of the model's width.
     Args:
-        model: the encoder.
-        name: to be used instead of the search.
+        model: The encoder.
+        name: To be used instead of the search.
 
     Raises:
-        BackboneError: there is no such list.
+        BackboneError: There is no such list.
     """
     lists = {key: module for key, module in model.named_modules() if isinstance(module, nn.ModuleList)}
     size = getattr(model.config, "hidden_size", None)
     if size is None:
-        raise BackboneError(
-            f"{type(model).__name__} has no width of its own (`hidden_size`): it is no transformer encoder."
-        )
+        raise BackboneError(f"{type(model).__name__} has no `hidden_size`: it is not a transformer encoder.")
     if name is None:
         fitting = {
             key: len(layers)
@@ -48,7 +47,7 @@ def find_layers(model: PreTrainedModel, name: str | None = None) -> str:
             if len({type(layer) for layer in layers}) == 1 and all(_linears(layer, size) for layer in layers)
         }
         if fitting:
-            return max(fitting, key=fitting.get)  # the first one, which contains the others, of several of one length
+            return max(fitting, key=fitting.get)  # of equally long ones the first, which contains the others
     elif name in lists:
         return name
     found = f"no list `{name}`" if name is not None else f"no list of equal layers with a width of {size}"
@@ -59,21 +58,21 @@ def find_layers(model: PreTrainedModel, name: str | None = None) -> str:
 
 
 def find_feed_forward(model: PreTrainedModel, layers: str, name: str | None = None) -> str | None:
-    """Name, inside a layer, of the linear layer that ends its feed-forward part, before dropout and residual.
+    """Return the name, inside a layer, of the linear layer that ends the feed-forward part.
 
-    It is the last one that leads to the model's width from another one; where none does, as with a feed-forward part
-    of the model's own width, the last one that belongs to no attention.
+    It is the last layer, before dropout and residual, that maps another width to the model's; if there is none, the
+    last one outside the attention.
 
     Args:
-        model: the encoder.
-        layers: name of its list of layers.
-        name: to be used instead of the search.
+        model: The encoder.
+        layers: Name of its list of layers.
+        name: To be used instead of the search.
 
     Returns:
-        None where nothing fits.
+        The name, or None if nothing fits.
 
     Raises:
-        BackboneError: `name` is given and is no part of the layers.
+        BackboneError: `name` is given and is not a part of the layers.
     """
     layer = model.get_submodule(layers)[0]
     if name is not None:
@@ -92,10 +91,10 @@ def find_feed_forward(model: PreTrainedModel, layers: str, name: str | None = No
 
 
 def find_mask_point(model: PreTrainedModel, modality: str, layers: str, name: str | None = None) -> str | None:
-    """Name of the module where local features are masked; see `BACKBONE_INPUTS`. `None` for text.
+    """Return the name of the module where local features are masked; see `BACKBONE_INPUTS`. `None` for text.
 
     Raises:
-        BackboneError: there is no such module.
+        BackboneError: There is no such module.
     """
     if MODALITIES[modality].default.corrupts_input:
         return None
@@ -112,22 +111,22 @@ def find_mask_point(model: PreTrainedModel, modality: str, layers: str, name: st
 
 
 def find_mask_vector(model: PreTrainedModel) -> str | None:
-    """Name of the parameter by which the encoder itself hides features, None where it has none."""
+    """Return the name of the encoder's own parameter for masked features, None where it has none."""
     names = [name for name, _ in model.named_parameters() if name.rsplit(".", 1)[-1] in MASK_VECTORS]
     return names[0] if names else None
 
 
 def check_encoder(model: PreTrainedModel) -> None:
-    """Refuses what cannot predict masked tokens from both sides.
+    """Refuse models that cannot predict masked tokens from both sides.
 
     Raises:
-        BackboneError: for decoders.
+        BackboneError: The model is or has a decoder.
     """
     decoder = getattr(model.config, "is_decoder", False) or getattr(model.config, "is_encoder_decoder", False)
     causal = any(getattr(module, "is_causal", False) for module in model.modules())
     if decoder or causal:
         raise BackboneError(
-            f"{type(model).__name__} is or has a decoder, which sees what comes before a token alone. Masked "
+            f"{type(model).__name__} is or has a decoder, in which a token sees only those before it. Masked "
             "prediction needs an encoder; pass the encoder part of a model that has one."
         )
 
@@ -136,9 +135,9 @@ def check_encoder(model: PreTrainedModel) -> None:
 def watched_layers(
     model: PreTrainedModel, layers: str, ffn_output: str | None, on_layer: Callable[[Tensor, Tensor | None], None]
 ) -> Iterator[None]:
-    """Calls `on_layer(output, feed-forward output or None)` after each layer that runs inside the block.
+    """Call `on_layer(output, feed-forward output or None)` after each layer that runs inside the `with` block.
 
-    A layer that is shared runs, and counts, several times.
+    A shared layer counts each time it runs.
     """
     feed_forward: list[Tensor] = []
     handles = []
@@ -163,7 +162,7 @@ def watched_layers(
 def replaced_features(
     model: PreTrainedModel, modality: str, point: str, replace: Callable[[Tensor], Tensor]
 ) -> Iterator[None]:
-    """Inside the block, the local features (B, T, D) at the mask point become what `replace` makes of them."""
+    """Replace the local features (B, T, D) at the mask point by `replace(features)` inside the `with` block."""
     handle = BACKBONE_INPUTS[modality].on_features(model.get_submodule(point), replace)
     try:
         yield
@@ -172,7 +171,7 @@ def replaced_features(
 
 
 def _linears(layer: nn.Module, size: int) -> list[tuple[str, nn.Linear]]:
-    """Linear layers inside a layer that lead to the model's width, in the order in which they are registered."""
+    """Return the linear layers inside a layer whose output has the model's width, in order of registration."""
     return [
         (name, module)
         for name, module in layer.named_modules()
@@ -186,10 +185,10 @@ def _listed(names: Any) -> str:
 
 @torch.no_grad()
 def load_plain(model: PreTrainedModel, state: dict[str, Tensor]) -> PreTrainedModel:
-    """Puts a whole state into a model of the same structure.
+    """Load a complete state dict into a model of the same structure.
 
     Raises:
-        BackboneError: names or shapes differ.
+        BackboneError: Names or shapes differ.
     """
     try:
         model.load_state_dict(state)

@@ -1,8 +1,8 @@
-"""The objective of data2vec 1.0 over any encoder of transformers: continued pretraining of what the Hub holds.
+"""The objective of data2vec 1.0 over any encoder of transformers: continued pretraining of models on the Hub.
 
 The student sees the input with masked positions replaced, the teacher, a copy of the encoder with averaged weights,
-sees all of it; the student predicts the mean of the normalised outputs of the teacher's top layers. The encoder that
-comes out is of the class that went in.
+sees all of it; the student predicts the mean of the normalised outputs of the teacher's top layers. The trained
+encoder has the class of the given one.
 
 Shapes: B samples, M masks per sample, T tokens (frames, patches), P prefix tokens of images, D hidden size, N masked
 tokens over all samples and masks. Masks are True = masked, token masks True = real.
@@ -38,7 +38,7 @@ class BackboneForPreTraining(EmaTeacher, PreTrainedModel):
     """Student (`backbone`), teacher and prediction head over an encoder of transformers; see `from_backbone`.
 
     Args:
-        config: of the encoder and the objective.
+        config: Configuration of the encoder and the objective.
     """
 
     config: BackbonePreTrainingConfig
@@ -72,17 +72,17 @@ class BackboneForPreTraining(EmaTeacher, PreTrainedModel):
         config: BackbonePreTrainingConfig | None = None,
         **settings: Any,
     ) -> "BackboneForPreTraining":
-        """Puts the objective around an encoder.
+        """Make a pretraining model around an encoder.
 
         Args:
-            model: the encoder, or the folder or name on the Hub of one. It is copied, and stays as it is.
-            tokenizer: for text; default: the one beside the encoder where that is given by name.
-            config: of an encoder of the same structure; nothing is looked for then.
-            settings: fields of `BackbonePreTrainingConfig`. What they do not say is found or as published.
+            model: The encoder, or its folder or name on the Hub. It is copied, not changed.
+            tokenizer: Tokenizer of a text encoder. Default: the one beside an encoder given by name.
+            config: Configuration for an encoder of the same structure, instead of the search for its parts.
+            settings: Fields of `BackbonePreTrainingConfig`. Others are found, or have the published values.
 
         Raises:
-            BackboneError: the encoder lacks something; the message says what to name by hand.
-            TypeError: `model` is none.
+            BackboneError: A part of the encoder was not found; the message names the setting for it.
+            TypeError: `model` is neither a model nor a name.
         """
         if isinstance(model, str | PathLike):
             name, model = model, AutoModel.from_pretrained(model, dtype=torch.float32)
@@ -90,7 +90,7 @@ class BackboneForPreTraining(EmaTeacher, PreTrainedModel):
                 tokenizer = AutoTokenizer.from_pretrained(name)
         if not isinstance(model, PreTrainedModel):
             raise TypeError(
-                f"`model` is a {type(model).__name__}; give a model of transformers, its folder or its name."
+                f"`model` is a {type(model).__name__}; pass a model of transformers, its folder or its name."
             )
         model = plain_encoder(model)
         pretraining = cls(BackbonePreTrainingConfig.of(model, tokenizer, **settings) if config is None else config)
@@ -103,7 +103,7 @@ class BackboneForPreTraining(EmaTeacher, PreTrainedModel):
 
     def _seed_teacher(self, missing: set[str]) -> None:
         super()._seed_teacher(missing)
-        # Here, as loading makes new parameters. Distributed engines need a gradient of whatever is trained.
+        # Here, because loading makes new parameters. Distributed engines need a gradient of every trained one.
         for name in self.config.untrained or ():
             self.backbone.get_parameter(name).requires_grad_(False)
 
@@ -113,7 +113,7 @@ class BackboneForPreTraining(EmaTeacher, PreTrainedModel):
 
     @staticmethod
     def _weights(module: nn.Module) -> dict[str, Tensor]:
-        """Running statistics too, which have no gradient: the teacher copies them."""
+        """Return parameters and running statistics: the teacher copies the latter, which have no gradient."""
         buffers = {name: buffer for name, buffer in module.named_buffers() if buffer.is_floating_point()}
         return dict(module.named_parameters()) | buffers
 
@@ -128,15 +128,15 @@ class BackboneForPreTraining(EmaTeacher, PreTrainedModel):
                 self.mask_token.normal_(std=0.02)
 
     def get_input_embeddings(self) -> nn.Module | None:
-        """The table of text; images and speech have none."""
+        """Return the token embedding, None for images and speech."""
         return self.backbone.get_input_embeddings() if self.config.traits.corrupts_input else None
 
     @torch.no_grad()
     def trained_encoder(self, weights: str = "student") -> PreTrainedModel:
-        """The plain encoder, a copy: of the class and with the configuration that `from_backbone` was given.
+        """Return a copy of the plain encoder, of the class and configuration given to `from_backbone`.
 
         Args:
-            weights: "student", or "teacher" for the averaged ones.
+            weights: "student", or "teacher" for the averaged weights.
         """
         if weights not in ("student", "teacher"):
             raise ValueError(f'`weights` is {weights!r}; it must be "student" or "teacher".')
@@ -145,13 +145,13 @@ class BackboneForPreTraining(EmaTeacher, PreTrainedModel):
         return encoder.to(source.dtype).to(source.device).eval()
 
     def try_out(self) -> list[str]:
-        """Takes the loss of a small input: what does not fit is said now, not after the data has been prepared.
+        """Compute the loss of a small input, to report what does not fit before any data is prepared.
 
         Returns:
-            the weights of the encoder that the loss does not reach.
+            The names of encoder weights without a gradient.
 
         Raises:
-            BackboneError: the layers do not have one place for each token.
+            BackboneError: The output of the layers does not have one position for each token.
         """
         inputs = self.config.example(9, self.device)
         length, _, _ = self.config.tokens_of(inputs, None)
@@ -178,10 +178,10 @@ class BackboneForPreTraining(EmaTeacher, PreTrainedModel):
         return_loss: bool = True,
         **kwargs: Any,
     ) -> Data2VecForPreTrainingOutput:
-        """Loss of a batch; arguments and output are those of `Data2VecForPreTraining.forward`.
+        """Compute the loss of a batch; arguments and output are those of `Data2VecForPreTraining.forward`.
 
         Raises:
-            ValueError: for another input than the encoder takes, wrong shapes, or ids outside the vocabulary.
+            ValueError: The input has another modality, a wrong shape, or ids outside the vocabulary.
         """
         inputs = self._select_input(input_ids=input_ids, pixel_values=pixel_values, input_values=input_values)
         config = self.config
@@ -223,16 +223,16 @@ class BackboneForPreTraining(EmaTeacher, PreTrainedModel):
         token_mask: Tensor | None = None,
         grid: tuple[int, int] | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Targets (B, T, D) of the whole input, in fp32, and the features (B, T, C) that the teacher starts from.
+        """Return fp32 targets (B, T, D) of the unmasked input and the teacher's input features (B, T, C).
 
         Args:
-            inputs, attention_mask: as given to `forward`.
+            inputs, attention_mask: As given to `forward`.
             length: T.
             token_mask: (B, T), None = all real.
-            grid: of images, whose layers may have prefix tokens.
+            grid: Patch grid of images, whose layers may have prefix tokens.
 
         Raises:
-            BackboneError: the layers do not have one place for each token, or not as many of them run as should.
+            BackboneError: The layers do not have one position for each token, or another number of them ran.
         """
         config = self.config
         targets = TargetMean(config, config.num_layers, token_mask)
@@ -247,8 +247,8 @@ class BackboneForPreTraining(EmaTeacher, PreTrainedModel):
                 shape = "nothing" if wanted is None else f"the shape {tuple(wanted.shape)}"
                 raise BackboneError(
                     f"Layer {ran} of `{config.layers}` in {config.encoder_class} gave {shape} for {length} tokens of "
-                    f"width {config.hidden_size}. Encoders whose layers shorten or pack the sequence do not fit; if "
-                    "another part was found than meant, name `layers` and `ffn_output`."
+                    f"width {config.hidden_size}. Encoders whose layers shorten or pack the sequence are not "
+                    "supported; if the wrong part was found, set `layers` and `ffn_output`."
                 )
             targets(ran, output[:, -length:], None if feed_forward is None else feed_forward[:, -length:])
             ran += 1
@@ -266,7 +266,7 @@ class BackboneForPreTraining(EmaTeacher, PreTrainedModel):
                     self._run(self.teacher, inputs, attention_mask)
         if ran != config.num_layers:
             raise BackboneError(
-                f"{ran} layers of `{config.layers}` in {config.encoder_class} ran, {config.num_layers} were expected; "
+                f"{ran} layers of `{config.layers}` in {config.encoder_class} ran, expected {config.num_layers}; "
                 "set `num_layers`."
             )
         return targets.result(), features[0]
@@ -274,7 +274,7 @@ class BackboneForPreTraining(EmaTeacher, PreTrainedModel):
     def _encode_student(
         self, inputs: Tensor, attention_mask: Tensor | None, mask: Tensor, key: dict[str, Any], **kwargs: Any
     ) -> Tensor:
-        """Last hidden states (B * M, P + T, D) of the input with masked tokens replaced."""
+        """Return the last hidden states (B * M, P + T, D) of the input with masked tokens replaced."""
         config, repeats = self.config, mask.shape[1]
         if attention_mask is not None:
             attention_mask = attention_mask.repeat_interleave(repeats, dim=0)

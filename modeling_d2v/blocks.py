@@ -30,7 +30,7 @@ def eager_attention_forward(
     scaling: float | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, Tensor]:
-    """Attention written out: query, key, value (B, H, T, D / H) -> output (B, T, H, D / H), weights (B, H, T, T)."""
+    """Map query, key, value (B, H, T, D / H) to the output (B, T, H, D / H) and the weights (B, H, T, T)."""
     scores = torch.matmul(query * scaling, key.transpose(-2, -1))
     if attention_mask is not None:
         scores = scores + attention_mask
@@ -96,7 +96,7 @@ class DropPath(nn.Module):
 
 
 class Data2VecBlock(GradientCheckpointingLayer):
-    """Post-norm transformer block; returns its output and its feed-forward part, the material of the targets."""
+    """Post-norm transformer block; returns its output, and its feed-forward part for the targets."""
 
     def __init__(self, config: Data2VecConfig, drop_path_rate: float = 0.0) -> None:
         super().__init__()
@@ -124,7 +124,7 @@ class Data2VecBlock(GradientCheckpointingLayer):
 
 
 class Data2VecPreNormBlock(Data2VecBlock):
-    """The same with the norms before attention and feed-forward part."""
+    """Transformer block with the norms before attention and feed-forward part."""
 
     def forward(
         self, hidden_states: Tensor, attention_mask: Any = None, position_bias: Tensor | None = None, **kwargs: Any
@@ -137,7 +137,7 @@ class Data2VecPreNormBlock(Data2VecBlock):
 
 
 def make_blocks(config: Data2VecConfig, depth: int, drop_path_rate: float) -> nn.ModuleList:
-    """`depth` blocks whose stochastic depth rises linearly from 0 to `drop_path_rate`."""
+    """Return `depth` blocks whose stochastic depth rises linearly from 0 to `drop_path_rate`."""
     block = Data2VecPreNormBlock if config.norm_first else Data2VecBlock
     return nn.ModuleList([block(config, drop_path_rate * i / max(depth - 1, 1)) for i in range(depth)])
 
@@ -150,10 +150,10 @@ def run_blocks(
     on_layer: LayerCallback | None = None,
     **kwargs: Any,
 ) -> Tensor:
-    """Runs a stack of blocks.
+    """Run a stack of blocks.
 
-    A dropped layer is computed and its output not used: every process then runs the same graph, and every parameter
-    has a gradient, which distributed engines need.
+    The output of a dropped layer is computed but not used: distributed engines need the same graph in every process,
+    and a gradient of every parameter.
     """
     for i, (block, (mask, bias)) in enumerate(zip(blocks, attention, strict=True)):
         x, feed_forward = block(hidden_states, mask, bias, **kwargs)
@@ -182,5 +182,5 @@ class Data2VecEncoder(nn.Module):
         on_layer: LayerCallback | None = None,
         **kwargs: Any,
     ) -> Tensor:
-        """(B, T, D) and one (mask, bias) pair a block -> (B, T, D)."""
+        """Map hidden states (B, T, D) and one (mask, bias) pair per block to hidden states (B, T, D)."""
         return self.norm(run_blocks(self.blocks, hidden_states, attention, self.layerdrop, on_layer, **kwargs))

@@ -35,13 +35,13 @@ def in_range(owner: str, field: str, value: float, low: float, high: float = flo
 
 
 def below_one(owner: str, field: str, value: float) -> None:
-    """For dropouts: at 1 nothing would be left to scale up."""
+    """Check a dropout rate: at 1 nothing would be left to scale up."""
     if not 0 <= value < 1:
         raise ValueError(f"{owner}: `{field}` is {value}; it must be at least 0 and below 1.")
 
 
 class CheckedConfig(PreTrainedConfig):
-    """A configuration that checks itself, and says of an unknown key which known one was probably meant."""
+    """Configuration that validates its fields and suggests the nearest field for an unknown key."""
 
     def __post_init__(self, **kwargs: Any) -> None:
         for key in [key for key in kwargs if not key.startswith("_") and key not in _TRANSFORMERS_KEYS]:
@@ -51,7 +51,7 @@ class CheckedConfig(PreTrainedConfig):
 
     @classmethod
     def own_fields(cls) -> set[str]:
-        """Names of the fields that this class adds to those of transformers."""
+        """Return the names of the fields that this class adds to those of transformers."""
         names = {field.name for field in fields(cls)} - {field.name for field in fields(PreTrainedConfig)}
         return {name for name in names if not name.startswith("_")}
 
@@ -59,16 +59,16 @@ class CheckedConfig(PreTrainedConfig):
         name, known = type(self).__name__, self.own_fields()
         for part, spec in self.sub_configs.items():
             if issubclass(spec, CheckedConfig) and key in spec.own_fields() - known:
-                raise ValueError(f"{name} has no field `{key}`: it belongs into a modality, such as `{part}`.")
+                raise ValueError(f"{name} has no field `{key}`: it belongs to a modality, such as `{part}`.")
         nearest = _nearest(key, known)
         if difflib.SequenceMatcher(None, key, nearest).ratio() >= 0.6:
             raise ValueError(f"{name} has no field `{key}`; did you mean `{nearest}`?")
-        # A key unlike any of ours may be one that a later transformers gives every configuration.
-        logger.warning(f"{name} has no field `{key}` (the nearest one is `{nearest}`): nothing reads it.")
+        # A key unlike any field may come from a later release of transformers.
+        logger.warning(f"{name} has no field `{key}` (the nearest one is `{nearest}`): it is not used.")
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
-        """As in transformers; overrides are checked like the fields they replace."""
+        """Make a configuration as in transformers; overrides are checked like the fields they replace."""
         values = dict(config_dict)
         for key in cls.own_fields() & kwargs.keys():
             old, new = values.get(key), kwargs.pop(key)
@@ -76,8 +76,8 @@ class CheckedConfig(PreTrainedConfig):
         return super().from_dict(values, **kwargs)
 
     def validate_settings(self) -> None:
-        """Called when the configuration is saved: what was changed since it was made may not work together."""
+        """Check the configuration again when it is saved, as fields may have been changed."""
         self.check()
 
     def check(self) -> None:
-        """Raises `ValueError` with a sentence about the first setting that cannot work."""
+        """Raise `ValueError` for the first invalid setting."""

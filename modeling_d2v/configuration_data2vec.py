@@ -32,31 +32,31 @@ class Data2VecConfig(BackboneConfigMixin, CheckedConfig):
     """Configuration of `Data2VecModel`, `Data2VecForPreTraining` and the task heads.
 
     Args:
-        modalities: which modalities the model takes, out of "text", "vision", "audio".
-        hidden_size, num_hidden_layers, num_attention_heads, intermediate_size, hidden_act, layer_norm_eps: sizes,
+        modalities: Which modalities the model takes, out of "text", "vision", "audio".
+        hidden_size, num_hidden_layers, num_attention_heads, intermediate_size, hidden_act, layer_norm_eps: Sizes,
             activation and norm of the shared blocks (768, 12, 12, 3072, exact "gelu", 1e-5).
-        norm_first: pre-norm blocks and a final norm. Default False: post-norm.
-        final_norm: keep that final norm. False for classifiers that pool before they normalise (BEiT's). Default True.
-        layer_scale_init_value: start value of the learned per-channel scale of both branches; `None` for no scale.
-        hidden_dropout: after the attention's projection. `mlp_dropout`: after the feed-forward part.
+        norm_first: Pre-norm blocks and a final norm. Default False: post-norm.
+        final_norm: Keep that final norm. False for classifiers that pool before they normalise (BEiT's). Default True.
+        layer_scale_init_value: Start value of the learned per-channel scale of both branches; `None` for no scale.
+        hidden_dropout: After the attention's projection. `mlp_dropout`: after the feed-forward part.
             `attention_dropout`, `activation_dropout`: inside them. Default 0.1, 0.1, 0.1, 0.
-        drop_path_rate: stochastic depth of the last block, rising linearly from 0 at the first. Default 0.
-        layerdrop: chance that a whole block is left out of a training step. Default 0.
-        initializer_range: standard deviation of new weights. Default 0.02.
+        drop_path_rate: Stochastic depth of the last block, rising linearly from 0 at the first. Default 0.
+        layerdrop: Chance that a whole block is left out of a training step. Default 0.
+        initializer_range: Standard deviation of new weights. Default 0.02.
         masked_tokens: `"dropped"` (2.0: the student sees visible tokens only) or `"replaced"` (1.0: masked ones become
             a learned vector, or the mask token).
-        ema_decay, ema_end_decay, ema_anneal_end_step: decay of the teacher, rising linearly over that many updates.
-        mask_seed: seed of masks that are drawn inside the model.
+        ema_decay, ema_end_decay, ema_anneal_end_step: Decay of the teacher, rising linearly over that many updates.
+        mask_seed: Seed of masks that are drawn inside the model.
         tie_word_embeddings: `Data2VecForMaskedLM` predicts tokens with the token embedding. Default True.
-        fairseq_compatible_padding: let padding reach convolutions, target statistics and masks as the reference does.
-            Default False: each sample gives what it gives alone.
-        out_features, out_indices: levels that `Data2VecBackbone` gives and `Data2VecForSemanticSegmentation` reads, by
-            name or number: "stem", 0, is the input of the shared blocks, "stage1", 1, the output of the first.
+        fairseq_compatible_padding: Let padding reach convolutions, target statistics and masks as the reference does.
+            Default False: the output of a sample does not depend on padding.
+        out_features, out_indices: Levels that `Data2VecBackbone` returns and `Data2VecForSemanticSegmentation` reads,
+            by name or number: "stem", 0, is the input of the shared blocks, "stage1", 1, the output of the first.
             Default: the last one; for segmentation those after 1/3, 1/2, 2/3 and all of the blocks, prenet included.
-        text_config, vision_config, audio_config: dictionaries or sub-configurations of the modalities present.
+        text_config, vision_config, audio_config: Dictionaries or sub-configurations of the modalities present.
 
     Raises:
-        ValueError: for a setting that cannot work, or an unknown key (the message names the nearest valid one).
+        ValueError: A setting is invalid, or a key is unknown (the message names the nearest valid one).
 
     Example:
         >>> config = Data2VecConfig.preset("audio-base")
@@ -114,21 +114,21 @@ class Data2VecConfig(BackboneConfigMixin, CheckedConfig):
         super().__post_init__(**kwargs)
         if any(given is not None for given in levels.values()):
             self.set_output_features_output_indices(**levels)
-        # The base class fills every sub-configuration; one that is not used would only mislead a reader of the JSON.
+        # The base class fills every sub-configuration; unused ones would be misleading in the JSON file.
         for name in MODALITIES:
             if name not in self.modalities:
                 setattr(self, f"{name}_config", None)
 
     @classmethod
     def preset(cls, name: str, **overrides: Any) -> "Data2VecConfig":
-        """A published configuration by name, such as "audio-base" (2.0) or "text-base-v1"; see `presets.py`.
+        """Return a published configuration by name, such as "audio-base" (2.0) or "text-base-v1"; see `presets.py`.
 
         Args:
-            name: one of `Data2VecConfig.preset_names()`.
-            overrides: fields that replace the published ones; dictionaries of sub-configurations are merged.
+            name: One of `Data2VecConfig.preset_names()`.
+            overrides: Fields that replace the published ones; dictionaries of sub-configurations are merged.
 
         Raises:
-            ValueError: if there is no such preset; the message names the nearest one.
+            ValueError: There is no such preset; the message names the nearest one.
         """
         values = get_preset(name)
         for key, value in overrides.items():
@@ -137,27 +137,27 @@ class Data2VecConfig(BackboneConfigMixin, CheckedConfig):
 
     @staticmethod
     def preset_names() -> list[str]:
-        """Names that `preset` takes."""
+        """Return the names that `preset` takes."""
         return preset_names()
 
     @property
     def stage_names(self) -> list[str]:
-        """Names of the levels that `out_features` and `out_indices` choose from."""
+        """Return the names of the levels that `out_features` and `out_indices` choose from."""
         return ["stem", *(f"stage{i + 1}" for i in range(self.num_hidden_layers))]
 
     def modality_config(self, modality: str) -> Data2VecModalityConfig:
-        """The sub-configuration of a modality that this model has."""
+        """Return the sub-configuration of a modality that this model has."""
         if modality not in self.modalities:
             raise ValueError(f"This model has no {modality!r} front end; it has {', '.join(self.modalities)}.")
         return getattr(self, f"{modality}_config")
 
     @property
     def inputs_to_logits_ratio(self) -> int:
-        """Samples from one frame to the next, from which the speech pipeline makes seconds; 1 without audio."""
+        """Return the stride of a frame in samples, which the speech pipeline reads; 1 without audio."""
         return self.audio_config.frame_stride if "audio" in self.modalities else 1
 
     def only(self, modality: str) -> "Data2VecConfig":
-        """A copy for one of the modalities that this model has, without the others' sub-configurations."""
+        """Return a copy for one of this model's modalities, without the sub-configurations of the others."""
         self.modality_config(modality)
         alone = copy.deepcopy(self)
         alone.modalities = [modality]
@@ -212,8 +212,8 @@ class Data2VecConfig(BackboneConfigMixin, CheckedConfig):
                 )
 
     def save_pretrained(self, save_directory: str | Path, push_to_hub: bool = False, **kwargs: Any) -> None:
-        """Saves the configuration, and beside it the code that loads the checkpoint where this package is missing."""
-        # The code lies beside the configuration from here on, even if it was loaded from elsewhere.
+        """Save the configuration, and the code that loads the checkpoint where this package is not installed."""
+        # From here on the code lies beside the configuration, even if it was loaded from elsewhere.
         self.auto_map = {**(self.auto_map or {}), **AUTO_MAP}
         repo_id = kwargs.pop("repo_id", Path(save_directory).name)
         super().save_pretrained(save_directory, **kwargs)

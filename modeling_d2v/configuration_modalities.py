@@ -1,4 +1,4 @@
-"""Configuration of one modality each: front end, mask, decoder, targets and the teacher's share in it.
+"""Configurations of the modalities: front end, mask, decoder, targets and scope of the teacher.
 
 Defaults are the published base settings of data2vec 2.0 (Baevski et al. 2023; configuration files
 `base_audio_only_task`, `base_images_only_task`, `base_text_only_task`).
@@ -19,30 +19,30 @@ EMA_SCOPES = ("blocks", "context", "all")
 
 @strict
 class MaskedPredictionConfig(CheckedConfig):
-    """The objective, whatever the encoder: masks, targets, loss, and what the teacher copies.
+    """The objective over any encoder: masks, targets, loss, and what the teacher copies.
 
     Args:
         mask_sampler: `"random"` tokens, `"span"`s of frames, `"block"`s of patches, or `"inverse_block"`s
             (blocks of patches that stay visible).
-        mask_prob: share of the tokens that is masked, in (0, 1).
-        mask_length: tokens in a span, or side of a block in patches.
-        mask_prob_adjust: share added when spans or blocks are drawn, to make up for those that overlap.
-        mask_random_prob, mask_keep_prob: share of the masked *text* tokens that are replaced by random ones, or
+        mask_prob: Share of the tokens that is masked, in (0, 1).
+        mask_length: Tokens in a span, or side of a block in patches.
+        mask_prob_adjust: Share added when spans or blocks are drawn, to make up for those that overlap.
+        mask_random_prob, mask_keep_prob: Share of the masked *text* tokens that are replaced by random ones, or
             kept (data2vec 1.0: 0.1 and 0.1). Default 0.
         num_masks: M, masks per sample that share one teacher pass (paper 2023, section 3.3).
-        decoder_projection_layers: linear layers at the end of the prediction. 0 (vision 1.0) predicts with what comes
-            before them as it is.
-        decoder_projection_ratio: width of the hidden layer of a projection of several layers, in units of its input.
+        decoder_projection_layers: Linear layers at the end of the prediction. With 0 (vision 1.0) their input is the
+            prediction.
+        decoder_projection_ratio: Width of the hidden layer of a projection of several layers, in units of its input.
         average_top_k_layers: K, shared blocks averaged into the target; `None` for all of them.
         layer_target_norm: `"instance"`, `"layer"`, `"batch"` or `None`: norm of each layer's output.
         mean_target_norm: `"layer"`, `"instance"` or `None`: norm of their mean.
-        end_of_block_targets: target the block's output, not its feed-forward part. Default False.
-        loss_beta: 0 for the squared error, more for the smooth L1 loss with that beta.
-        loss_scale: factor of the loss; `None` for 1 / sqrt(hidden_size).
-        ema_copied: parts of parameter names that the teacher copies from the student instead of averaging them.
+        end_of_block_targets: Predict the block's output instead of its feed-forward part. Default False.
+        loss_beta: 0 for the squared error, above 0 for the smooth L1 loss with that beta.
+        loss_scale: Factor of the loss; `None` for 1 / sqrt(hidden_size).
+        ema_copied: Parts of parameter names that the teacher copies from the student instead of averaging them.
 
     Raises:
-        ValueError: for a setting that cannot work; the message names it and the values that can.
+        ValueError: A setting is invalid; the message names it and the valid values.
     """
 
     mask_sampler: str = "random"
@@ -68,7 +68,7 @@ class MaskedPredictionConfig(CheckedConfig):
         one_of(owner, "layer_target_norm", self.layer_target_norm, (None, "instance", "layer", "batch"))
         one_of(owner, "mean_target_norm", self.mean_target_norm, (None, "layer", "instance"))
         if not 0 < self.mask_prob < 1:
-            raise ValueError(f"{owner}: `mask_prob` is {self.mask_prob}; a share between 0 and 1 must be masked.")
+            raise ValueError(f"{owner}: `mask_prob` is {self.mask_prob}; it must be a share between 0 and 1.")
         for field in ("mask_random_prob", "mask_keep_prob", "mask_prob_adjust"):
             in_range(owner, field, getattr(self, field), 0.0, 1.0)
         in_range(owner, "mask_random_prob + mask_keep_prob", self.mask_random_prob + self.mask_keep_prob, 0.0, 1.0)
@@ -82,35 +82,35 @@ class MaskedPredictionConfig(CheckedConfig):
 
 @strict
 class Data2VecModalityConfig(MaskedPredictionConfig):
-    """What every modality has: context encoder, decoder and its share of the teacher, beside the objective.
+    """Fields of every modality: objective, context encoder, decoder and scope of the teacher.
 
     Args:
-        front_end: name of the front end, one of those that `MODALITIES` lists for the modality. Default: the first.
-        num_extra_tokens: learned tokens put before the sequence (1 for images). Default 0.
-        init_extra_token_zero: start the first extra token at zero, the others from N(0, 1). Default True.
-        prenet_depth: transformer blocks of this modality alone, before the shared ones. Default 0.
-        prenet_dropout, prenet_layerdrop, prenet_drop_path_rate: regularisation of the prenet, each in [0, 1).
-        context_norm: layer norm before (post-norm) or after (pre-norm) the prenet. Audio and image have it, text
-            only where it has a prenet.
+        front_end: Name of the front end, one of those that `MODALITIES` lists for the modality. Default: the first.
+        num_extra_tokens: Learned tokens put before the sequence (1 for images). Default 0.
+        init_extra_token_zero: Start the first extra token at zero, the others from N(0, 1). Default True.
+        prenet_depth: Transformer blocks of this modality alone, before the shared ones. Default 0.
+        prenet_dropout, prenet_layerdrop, prenet_drop_path_rate: Regularisation of the prenet, each in [0, 1).
+        context_norm: Layer norm before (post-norm) or after (pre-norm) the prenet. Default True for audio and images,
+            for text only with a prenet.
         alibi: `None`, `"fixed"`, or `"learned"`: attention bias by distance, with a fixed or a learned scale.
-        alibi_scale: start value of that scale. Default 1.0.
-        alibi_scale_per_head, alibi_scale_per_layer: one learned scale a head, one a layer (prenet layers first).
+        alibi_scale: Start value of that scale. Default 1.0.
+        alibi_scale_per_head, alibi_scale_per_layer: One learned scale per head, per layer (prenet layers first).
         alibi_distance: `"manhattan"` or `"euclidean"`, for images.
-        mask_noise_std: std of the noise at the masked places of the decoder's input. Default 0.01.
+        mask_noise_std: Standard deviation of the noise at masked positions of the decoder's input. Default 0.01.
         decoder_layers, decoder_kernel_size, decoder_hidden_size, decoder_groups, decoder_residual,
-            decoder_input_dropout: the convolutional decoder of 2.0. In 1.0 only the projection is used.
-        cls_loss_weight: weight of the regression of the mean target by the last extra token, summed over
+            decoder_input_dropout: The convolutional decoder of 2.0. In 1.0 only the projection is used.
+        cls_loss_weight: Weight of the regression of the mean target by the last extra token, summed over
             `cls_loss_rows` rows. Default 0.
-        cls_loss_rows: rows (samples times masks) that the sum is brought to, however many there are: the loss is their
-            mean times this number. The reference sums over the rows of one device, 256 (16 images, 16 masks) for the
-            base model and 128 for the larger ones, which is what the published 0.01 is for. Default `None`: a plain
-            sum over all rows of the step, which grows with the batch.
-        ema_scope: what the teacher owns: `"blocks"` (shared blocks), `"context"` (also positions, prenet, norm) or
-            `"all"` (also the local encoder).
-        local_norm_eps: eps of the layer norm of text embeddings and of the audio features. Default 1e-5.
+        cls_loss_rows: Number of rows (samples times masks) that the sum is scaled to: the loss is the mean over rows
+            times this number. The reference sums over the rows of one device, 256 (16 images, 16 masks) for the base
+            model and 128 for the larger ones, for which the published weight of 0.01 was chosen. Default `None`: a
+            plain sum over all rows of the step, which grows with the batch.
+        ema_scope: Parts that the teacher averages: `"blocks"` (shared blocks), `"context"` (also positions, prenet,
+            norm) or `"all"` (also the local encoder).
+        local_norm_eps: Eps of the layer norm of text embeddings and of the audio features. Default 1e-5.
 
     Raises:
-        ValueError: for a setting that cannot work; the message names it and the values that can.
+        ValueError: A setting is invalid; the message names it and the valid values.
     """
 
     modality: ClassVar[str]
@@ -150,19 +150,19 @@ class Data2VecModalityConfig(MaskedPredictionConfig):
 
     @property
     def traits(self) -> FrontEnd:
-        """The entry of the front end in `MODALITIES`: its geometry, and what follows from it."""
+        """Return the entry of the front end in `MODALITIES`: its geometry, and what follows from it."""
         return MODALITIES[self.modality].front_ends[self.front_end]
 
     def token_grid(self, shape: Sequence[int]) -> tuple[int, int] | None:
-        """Rows and columns of the tokens of an input of `shape`, batch left out; None where they lie in a line."""
+        """Return rows and columns of the tokens of an unbatched input of `shape`; None for a 1-D sequence."""
         return None
 
     def num_tokens(self, length: Any) -> Any:
-        """Tokens of an input of `length` ids or samples (int, integer tensor or array); not for images."""
+        """Return the tokens of an input of `length` ids or samples (int, integer tensor or array); not for images."""
         return length
 
     def width_divisors(self) -> dict[str, int]:
-        """What `hidden_size` must be a multiple of, by the name of the setting that asks for it."""
+        """Return the required divisors of `hidden_size`, by the name of the setting that requires them."""
         return {}
 
     def check(self) -> None:
@@ -202,11 +202,11 @@ class Data2VecTextConfig(Data2VecModalityConfig):
     """Text: token and learned position embeddings, layer norm, dropout.
 
     Args:
-        vocab_size: entries of the token embedding. Default 50265 (RoBERTa's byte-level BPE).
-        max_position_embeddings: longest sequence in tokens; the table has `pad_token_id + 1` rows more. Default 512.
-        pad_token_id, bos_token_id, eos_token_id, mask_token_id: ids of special tokens; a mask `None` is the last id.
-        embedding_dropout: after the norm of the embeddings. Default 0.1.
-        classifier_dropout: before the layers of a task head; `None` for `hidden_dropout`.
+        vocab_size: Entries of the token embedding. Default 50265 (RoBERTa's byte-level BPE).
+        max_position_embeddings: Longest sequence in tokens; the table has `pad_token_id + 1` rows more. Default 512.
+        pad_token_id, bos_token_id, eos_token_id, mask_token_id: Ids of special tokens; mask `None` is the last id.
+        embedding_dropout: After the norm of the embeddings. Default 0.1.
+        classifier_dropout: Before the layers of a task head; `None` for `hidden_dropout`.
     """
 
     model_type = "d2v_text"
@@ -247,7 +247,7 @@ class Data2VecTextConfig(Data2VecModalityConfig):
         self.check_vocabulary(self.vocab_size)
 
     def check_vocabulary(self, size: int) -> None:
-        """Raises `ValueError` if a special token lies outside a vocabulary of `size` tokens."""
+        """Raise `ValueError` if a special token lies outside a vocabulary of `size` tokens."""
         for field in ("pad_token_id", "bos_token_id", "eos_token_id", "mask_token_id"):
             if not 0 <= getattr(self, field) < size:
                 raise ValueError(
@@ -260,19 +260,19 @@ class Data2VecVisionConfig(Data2VecModalityConfig):
     """Images: patch embedding, fixed 2-D sin-cos positions (2.0) or a shared relative position bias (1.0).
 
     Args:
-        image_size: pixels a side that positions and the relative bias are laid out for. Default 224.
-        patch_size: pixels a side. Default 16.
+        image_size: Side in pixels that positions and the relative bias are made for. Default 224.
+        patch_size: Side of a patch in pixels. Default 16.
         num_channels: 3 for colour, 1 for grey. Default 3.
-        embed_dim: width of the patch embedding; `None` for `hidden_size`, otherwise a linear layer widens it.
+        embed_dim: Width of the patch embedding; `None` for `hidden_size`, otherwise a linear layer widens it.
         position_embedding: `"sincos_2d"` or `"none"`.
         relative_position_bias: BEiT's learned bias, shared by all layers (data2vec 1.0). Default False.
-        relative_position_bias_per_layer: a table for each layer instead, as BEiT's fine-tuning has it. Default False.
-        use_mean_pooling: classify the mean of the patches, normalised after pooling (default), or the last extra
+        relative_position_bias_per_layer: A table for each layer instead, as BEiT's fine-tuning has it. Default False.
+        use_mean_pooling: Classify the mean of the patches, normalised after pooling (default), or the last extra
             token. `classifier_dropout`: before the classifier, default 0.
-        pool_scales: sides of the grids that the segmentation head pools the deepest level to. Default 1, 2, 3, 6.
+        pool_scales: Sides of the grids that the segmentation head pools the deepest level to. Default 1, 2, 3, 6.
         use_auxiliary_head, auxiliary_loss_weight, auxiliary_channels, auxiliary_num_convs, auxiliary_concat_input:
-            the second segmentation head, which serves training alone. Default True, 0.4, 256, 1, False.
-        semantic_loss_ignore_index: class id of pixels without a class, beside -100. Default 255.
+            The second segmentation head, which is used in training only. Default True, 0.4, 256, 1, False.
+        semantic_loss_ignore_index: Class id of pixels without a class, beside -100. Default 255.
     """
 
     model_type = "d2v_vision"
@@ -346,14 +346,14 @@ class Data2VecVisionConfig(Data2VecModalityConfig):
 
     @property
     def base_grid(self) -> tuple[int, int]:
-        """Rows and columns that positions are laid out for."""
+        """Return the rows and columns of patches in an image of the configured size."""
         return self.grid_size(self.image_size, self.image_size)
 
     def grid_size(self, height: int, width: int) -> tuple[int, int]:
-        """Patches down and across an image of `height` x `width` pixels.
+        """Return the numbers of patches down and across an image of `height` x `width` pixels.
 
         Raises:
-            ValueError: if a side is not a positive multiple of the patch size.
+            ValueError: A side is not a positive multiple of the patch size.
         """
         if height % self.patch_size or width % self.patch_size or not height or not width:
             raise ValueError(

@@ -1,7 +1,7 @@
-"""Connectionist temporal classification (Graves et al. 2006): its loss, and which transcripts it can align.
+"""Connectionist temporal classification (Graves et al. 2006): loss, and fewest frames of a transcript.
 
 Shapes: B samples, T frames, W tokens of the vocabulary, S labels of the longest transcript. Labels of -100 and the
-blank are padding of a transcript, wherever they stand: no transcript holds a blank.
+blank are padding, at any position of a transcript.
 """
 
 import torch
@@ -12,9 +12,9 @@ from .heads import IGNORED
 
 
 def ctc_min_frames(labels: Tensor, blank: int) -> Tensor:
-    """Frames that a transcript needs at least: one a label, and one more between two equal labels, for a blank.
+    """Return the fewest frames that a transcript needs: one per label, and a blank between equal neighbours.
 
-    A recording with fewer frames cannot be aligned and has an infinite loss. To find those of a batch:
+    A recording with fewer frames cannot be aligned and has an infinite loss. To find such recordings in a batch:
     `config.audio_config.num_frames(samples) < ctc_min_frames(labels, config.audio_config.pad_token_id)`.
 
     Args:
@@ -40,21 +40,21 @@ def ctc_loss(
     zero_infinity: bool = True,
     num_items: Tensor | int | None = None,
 ) -> Tensor:
-    """Loss of a batch of transcripts, in float32.
+    """Compute the loss of a batch of transcripts, in float32.
 
     Args:
         logits: (B, T, W).
         labels: (B, S) token ids.
-        real: (B, T) bool, frames that are no padding, on whichever side; None = all.
-        blank: id of the blank.
+        real: (B, T) bool, frames that are not padding, on either side; None = all.
+        blank: Id of the blank.
         reduction: "mean": each sample's loss by the length of its transcript (1 for an empty one), then the mean of
             the batch. "sum": over the batch.
-        zero_infinity: a sample that cannot be aligned has a loss and a gradient of 0. It still counts in the mean.
-        num_items: labels of the whole step where gradients are accumulated. "mean" is then the sum over the samples
-            divided by it: each label counts the same, where otherwise each transcript does. "sum" needs no count.
+        zero_infinity: A sample that cannot be aligned has a loss and a gradient of 0. It still counts in the mean.
+        num_items: Labels of the whole step where gradients are accumulated. "mean" is then the sum over the samples
+            divided by it: labels instead of transcripts are weighted equally. "sum" ignores it.
 
     Raises:
-        ValueError: if the labels do not fit the vocabulary or the batch.
+        ValueError: The labels do not fit the vocabulary or the batch.
     """
     batch, frames, vocabulary = logits.shape
     _check_labels(labels, batch, vocabulary)
@@ -77,12 +77,12 @@ def ctc_loss(
 
 
 def _front(keep: Tensor) -> Tensor:
-    """Places (B, T) of the True entries of each row in their order, then those of the others."""
+    """Return the indices (B, T) of the True entries of each row in their order, then those of the others."""
     return (~keep).byte().argsort(dim=-1, stable=True)
 
 
 def _packed(labels: Tensor, blank: int) -> tuple[Tensor, Tensor]:
-    """Labels with the padding moved to the end, and the length of each transcript."""
+    """Return the labels with the padding moved to the end, and the length of each transcript."""
     keep = (labels != IGNORED) & (labels != blank)
     return labels.gather(-1, _front(keep)), keep.sum(dim=-1)
 

@@ -1,11 +1,11 @@
 """Beam search over the outputs of a CTC model, with a language model over words.
 
 The score of a text is log P(text | audio) + alpha * ln P_LM(words) + beta * number of words. Prefix beam search: two
-paths through the frames that read the same, after repeats are merged and blanks left out, are one hypothesis, and
+paths through the frames with the same text, after repeats are merged and blanks removed, are one hypothesis, and
 their probabilities are added.
 
-Why not pyctcdecode: its last release asks for numpy 1, so pip refuses to install it beside this package. The language
-models are its: any ARPA or binary file of KenLM, read by the `kenlm` package.
+pyctcdecode is not used because its last release requires numpy 1. Language models are the same: any ARPA or binary
+file of KenLM, read by the `kenlm` package.
 
 Shapes: T frames, V tokens.
 """
@@ -26,23 +26,23 @@ _LN10 = math.log(10.0)
 
 
 class WordModel(Protocol):
-    """A language model that gives one word at a time."""
+    """Protocol of a language model that scores one word at a time."""
 
     def start(self) -> Any:
-        """The state before the first word."""
+        """Return the state before the first word."""
 
     def score(self, state: Any, word: str | None) -> tuple[float, Any]:
-        """Natural log of P(word | words before), `None` for the end of the text, and the state after it."""
+        """Return the natural log of P(word | previous words), `None` = end of the text, and the next state."""
 
 
 class KenLanguageModel:
     """An n-gram model of KenLM.
 
     Args:
-        path: ARPA or binary file. Its words must be written like the tokenizer's (upper or lower case).
+        path: ARPA or binary file. Its words must have the case of the tokenizer's.
 
     Raises:
-        ImportError: if `kenlm` is not installed.
+        ImportError: `kenlm` is not installed.
     """
 
     def __init__(self, path: str) -> None:
@@ -65,7 +65,7 @@ class KenLanguageModel:
 
 @lru_cache(maxsize=4)
 def load_language_model(path: str) -> KenLanguageModel:
-    """The KenLM model of a file; the last four are kept."""
+    """Load a KenLM model from a file; the last four are cached."""
     return KenLanguageModel(path)
 
 
@@ -77,7 +77,7 @@ class Hypothesis(NamedTuple):
 
 
 class _Words(NamedTuple):
-    """What the language model knows of a prefix: complete words, the one that is being written, score and state."""
+    """Language model state of a prefix: complete words, the current word, score and state."""
 
     done: tuple[str, ...]
     partial: str
@@ -86,7 +86,7 @@ class _Words(NamedTuple):
 
 
 class _Prefix:
-    """A node in the tree of prefixes, with the log probability of its paths by what their last frame was."""
+    """A node in the tree of prefixes, with the log probability of its paths by the kind of their last frame."""
 
     __slots__ = ("parent", "token", "words", "children", "blank", "label", "next_blank", "next_label")
 
@@ -96,12 +96,12 @@ class _Prefix:
         self.blank = self.label = self.next_blank = self.next_label = -math.inf
 
     def advance(self) -> None:
-        """To the next frame."""
+        """Advance to the next frame."""
         self.blank, self.label = self.next_blank, self.next_label
         self.next_blank = self.next_label = -math.inf
 
     def drop(self) -> None:
-        """Out of the search; a node below which others live stays, so that they are found again."""
+        """Leave the search; a node with live descendants stays, so that they are found again."""
         self.blank = self.label = self.next_blank = self.next_label = -math.inf
         if not self.children and self.parent is not None:
             del self.parent.children[self.token]
@@ -111,19 +111,19 @@ class BeamSearch:
     """Beam search for one vocabulary.
 
     Args:
-        labels: the V tokens.
-        blank: id of the CTC blank.
-        delimiter: id of the token between words; `None` if the labels have none, then there are no words to score.
-        ignored: ids that are never part of a text, such as `<s>`.
-        language_model: scores words; `None` for none.
-        alpha: weight of the language model. Default 0.5.
-        beta: reward of each word, against the language model's liking for few of them. Default 1.0.
-        beam_width: hypotheses kept after each frame. Default 100.
-        token_min_logp: tokens below this log probability are not tried, apart from the best one. Default -5.
-        beam_min_logp: hypotheses whose score is so far below the best one are not kept. Default -10.
+        labels: The V tokens.
+        blank: Id of the CTC blank.
+        delimiter: Id of the token between words; `None` if the labels have none, so that no words are scored.
+        ignored: Ids that are never part of a text, such as `<s>`.
+        language_model: Scores words; `None` for none.
+        alpha: Weight of the language model. Default 0.5.
+        beta: Reward of each word, against the language model's bias to few words. Default 1.0.
+        beam_width: Hypotheses kept after each frame. Default 100.
+        token_min_logp: Tokens below this log probability are not tried, apart from the best one. Default -5.
+        beam_min_logp: Scores relative to the best one below which hypotheses are dropped. Default -10.
 
     Raises:
-        ValueError: if a language model is given for labels without word delimiter.
+        ValueError: A language model is given for labels without a word delimiter.
     """
 
     def __init__(
@@ -149,7 +149,7 @@ class BeamSearch:
         self.beam_width, self.token_min_logp, self.beam_min_logp = beam_width, token_min_logp, beam_min_logp
 
     def __call__(self, log_probs: np.ndarray) -> list[Hypothesis]:
-        """The best hypotheses, best first.
+        """Return the best hypotheses, best first.
 
         Args:
             log_probs: (T, V) natural logs of probabilities.
@@ -172,7 +172,7 @@ class BeamSearch:
         return sorted((Hypothesis(*entry) for entry in found.items()), key=lambda hypothesis: -hypothesis.score)
 
     def _extend(self, beams: list[_Prefix], tried: list[tuple[int, float]]) -> dict[int, _Prefix]:
-        """All prefixes after one more frame, by their identity, with `next_blank` and `next_label` set."""
+        """Return all prefixes after one more frame, by identity, with `next_blank` and `next_label` set."""
         extended = {id(prefix): prefix for prefix in beams}
         for prefix in beams:
             both = _log_add(prefix.blank, prefix.label)
@@ -194,7 +194,7 @@ class BeamSearch:
         return extended
 
     def _best(self, extended: dict[int, _Prefix]) -> list[_Prefix]:
-        """The prefixes with the highest scores, a word that is not finished left out of account."""
+        """Return the prefixes with the highest scores, without scores of unfinished words."""
         scored = []
         for prefix in extended.values():
             prefix.advance()
@@ -202,7 +202,7 @@ class BeamSearch:
         scored.sort(key=lambda entry: -entry[0])
         least = scored[0][0] + self.beam_min_logp
         kept = [prefix for score, prefix in scored[: self.beam_width] if score >= least]
-        # The last ones first: those that are longer, and hang below others, are mostly there.
+        # Last ones first: longer prefixes, which are descendants of others, are mostly there.
         for _, prefix in reversed(scored[len(kept) :]):
             prefix.drop()
         return kept
@@ -213,7 +213,7 @@ class BeamSearch:
         return words._replace(partial=words.partial + self.labels[token])
 
     def _complete(self, words: _Words) -> _Words:
-        """The word that is being written is over."""
+        """Finish and score the current word."""
         if not words.partial:
             return words
         score, state = words.score + self.beta * (self.model is not None), words.state
@@ -223,7 +223,7 @@ class BeamSearch:
         return _Words((*words.done, words.partial), "", score, state)
 
     def _finish(self, words: _Words) -> _Words:
-        """The text is over."""
+        """Finish and score the text."""
         if self.delimiter is None:
             return words
         words = self._complete(words)
@@ -233,7 +233,7 @@ class BeamSearch:
 
 
 def _log_add(a: float, b: float) -> float:
-    """log(exp(a) + exp(b))."""
+    """Return log(exp(a) + exp(b))."""
     if a < b:
         a, b = b, a
     return a if b == -math.inf else a + math.log1p(math.exp(b - a))

@@ -23,14 +23,13 @@ NOISE_STREAM, POOL_STREAM, POOL_SIZE = 16, 17, 1 << 16
 
 @torch.no_grad()
 def pooled_noise(like: Tensor, shape: tuple[int, int, int], key: dict[str, Any]) -> Tensor:
-    """Standard normal noise (B * M, T, D) that is a function of seed, step, sample, mask and place.
+    """Return standard normal noise (B * M, T, D), a function of seed, step, sample, mask and position.
 
-    Drawn from the global generator it would depend on the number of processes and on how a batch is cut. Each place
-    takes D numbers in a row from a fixed pool, from a start of its own: far cheaper than a number's own draw for each
-    element.
+    The global generator would make it depend on the number of processes and micro-batches. Each position takes D
+    consecutive numbers of a fixed pool, from a random start: far cheaper than one draw for each element.
 
     Args:
-        like: gives D, dtype and device.
+        like: Tensor of the wanted D, dtype and device.
         shape: (B, M, T).
         key: `seed`, `step` and `sample_ids` (B,).
     """
@@ -46,7 +45,7 @@ def pooled_noise(like: Tensor, shape: tuple[int, int, int], key: dict[str, Any])
 
 
 class SameConv2d(nn.Conv2d):
-    """Convolution over a grid that keeps its size; takes and gives (B, h, w, C)."""
+    """Convolution over a grid that keeps its size; input and output are (B, h, w, C)."""
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int, groups: int = 1) -> None:
         super().__init__(in_channels, out_channels, kernel_size, padding=kernel_size // 2, groups=groups)
@@ -61,9 +60,9 @@ CONVOLUTIONS = {"line": SameConv1d, "grid": SameConv2d}
 
 
 def make_projection(inputs: int, outputs: int, layers: int, ratio: float) -> nn.Sequential:
-    """`layers` linear layers with GELU between; the hidden ones are `ratio` times as wide as the input.
+    """Return `layers` linear layers with GELU between; the hidden ones are `ratio` times as wide as the input.
 
-    No layer at all gives the input back.
+    Without layers it is the identity.
     """
     if layers == 0:
         return nn.Sequential()
@@ -76,7 +75,7 @@ def make_projection(inputs: int, outputs: int, layers: int, ratio: float) -> nn.
 
 
 class RegressionHead(nn.Module):
-    """Prediction of 1.0: a projection of the masked tokens, which the student has in place."""
+    """Prediction of 1.0: a projection of the masked tokens, which the student keeps in place."""
 
     def __init__(self, config: Data2VecConfig, settings: Data2VecModalityConfig) -> None:
         super().__init__()
@@ -86,12 +85,12 @@ class RegressionHead(nn.Module):
     def features(
         self, hidden: Tensor, tokens: Tokens, local: LocalFeatures, mask: Tensor, key: dict[str, Any] | None = None
     ) -> Tensor:
-        """hidden (B * M, E + T, D) -> (B * M, T, D)."""
+        """Map `hidden` (B * M, E + T, D) to (B * M, T, D)."""
         return hidden[:, hidden.shape[1] - mask.shape[-1] :]
 
 
 class ConvDecoder(nn.Module):
-    """Prediction of 2.0: convolutions over the visible tokens in their places, with noise where tokens are masked."""
+    """Prediction of 2.0: convolutions over the visible tokens at their positions, with noise at masked ones."""
 
     def __init__(self, config: Data2VecConfig, settings: Data2VecModalityConfig) -> None:
         super().__init__()
@@ -114,7 +113,7 @@ class ConvDecoder(nn.Module):
     def features(
         self, hidden: Tensor, tokens: Tokens, local: LocalFeatures, mask: Tensor, key: dict[str, Any] | None = None
     ) -> Tensor:
-        """hidden (B * M, E + V, D) -> (B * M, T, C) at all places. In training, `key` gives the noise."""
+        """Map `hidden` (B * M, E + V, D) to (B * M, T, C) at all positions. In training, `key` gives the noise."""
         x = self._restore(hidden, tokens, mask, key)
         real = local.token_mask if self.zero_padding else None
         if real is not None:
@@ -130,10 +129,10 @@ class ConvDecoder(nn.Module):
         return x.flatten(1, 2) if self.two_d else x
 
     def _restore(self, hidden: Tensor, tokens: Tokens, mask: Tensor, key: dict[str, Any] | None) -> Tensor:
-        """Visible tokens back in their places (B * M, T, D), noise at the others."""
+        """Return visible tokens at their positions (B * M, T, D), noise at the others."""
         length = mask.shape[-1]
         visible = self.input_dropout(hidden)[:, self.num_extra :]
-        # One place more than there are tokens: it takes what only fills up the visible set, and is cut off.
+        # One extra position receives the filling of the visible set, and is cut off.
         x = visible.new_zeros(visible.shape[0], length + 1, visible.shape[2])
         if self.noise_std and self.training and key is not None:
             x[:, :length] = pooled_noise(visible, mask.shape, key) * self.noise_std

@@ -1,4 +1,4 @@
-"""A teacher whose weights are a moving average of the student's: what every pretraining model has in common."""
+"""The teacher of every pretraining model, whose weights are a moving average of the student's."""
 
 from typing import Any
 
@@ -13,8 +13,8 @@ logger = logging.get_logger(__name__)
 class EmaTeacher:
     """Mixin of a model with a `teacher`, a buffer `ema_step` and the fields `ema_*` in its configuration.
 
-    The teacher is part of the state dict, as is the number of its updates: a checkpoint is all that a resumed run
-    needs from the model. The model says with `student` what is averaged, and with `_is_copied` what is not.
+    The teacher and the number of its updates are part of the state dict: a resumed run needs nothing else from the
+    model. `student` is what is averaged, `_is_copied` selects the weights that are not.
     """
 
     # Small steps of an average vanish in half precision.
@@ -22,16 +22,16 @@ class EmaTeacher:
 
     @property
     def student(self) -> nn.Module:
-        """The encoder that is trained; the names of its weights are those of the teacher's."""
+        """Return the trained encoder; its weights have the names of the teacher's."""
         raise NotImplementedError
 
     def _is_copied(self, name: str) -> bool:
-        """Whether the teacher takes a weight over as it is."""
+        """Return whether the teacher copies a weight instead of averaging it."""
         raise NotImplementedError
 
     @staticmethod
     def _weights(module: nn.Module) -> dict[str, Tensor]:
-        """What an update moves, by name."""
+        """Return the weights that an update moves, by name."""
         return dict(module.named_parameters())
 
     @torch.no_grad()
@@ -42,25 +42,25 @@ class EmaTeacher:
 
     @classmethod
     def from_pretrained(cls, *args: Any, output_loading_info: bool = False, **kwargs: Any) -> Any:
-        """As in transformers; what a checkpoint lacks of the teacher is copied from the student."""
+        """Load a model as in transformers; missing teacher weights are copied from the student."""
         model, info = super().from_pretrained(*args, output_loading_info=True, **kwargs)
         model._seed_teacher({name.removeprefix("teacher.") for name in info["missing_keys"]})
         return (model, info) if output_loading_info else model
 
     def push_to_hub(self, repo_id: str, *, weights: str = "student", **options: Any) -> Any:
-        """As for every model, the encoder alone: decoders and a teacher serve further pretraining only.
+        """Upload the encoder alone by default: decoders and teacher serve further pretraining only.
 
         Args:
-            repo_id: "user/name", or a name alone for one's own.
+            repo_id: "user/name", or a name alone for the account of the token.
             weights: "student" or "teacher" for the encoder with these weights, "all" for the whole model.
-            options: as for every model.
+            options: Options of `push_to_hub` of every model.
         """
         if weights == "all":
             return super().push_to_hub(repo_id, **options)
         return self.trained_encoder(weights).push_to_hub(repo_id, **options)
 
     def train(self, mode: bool = True) -> Any:
-        """The teacher is never in training mode: its dropout would make the targets noisy."""
+        """Set the mode of all but the teacher, whose dropout would make the targets noisy."""
         super().train(mode)
         self.teacher.eval()
         return self
@@ -71,15 +71,15 @@ class EmaTeacher:
 
     @staticmethod
     def _own_slices(weights: list[Tensor]) -> list[Tensor]:
-        """What this process holds of each weight: all of it, or its slice where an engine cuts the weights apart.
+        """Return this process's part of each weight: all of it, or its slice where an engine shards the weights.
 
-        Student and teacher are cut alike, so that an average needs no other process.
+        Student and teacher are sharded alike, so that an average needs no other process.
         """
         return [weight.to_local() if hasattr(weight, "to_local") else weight for weight in weights]
 
     @torch.no_grad()
     def reset_teacher(self) -> None:
-        """Makes the teacher a frozen copy of the student and sets its update count to 0."""
+        """Make the teacher a frozen copy of the student and set its update count to 0."""
         self._seed_teacher(set(self._weights(self.teacher)))
 
     @torch.no_grad()
@@ -93,20 +93,20 @@ class EmaTeacher:
         self.teacher.requires_grad_(False)
 
     def teacher_decay(self, step: int) -> float:
-        """EMA decay after `step` updates: linear from `ema_decay` to `ema_end_decay`, constant afterwards."""
+        """Return the EMA decay after `step` updates: linear from `ema_decay` to `ema_end_decay`, then constant."""
         config = self.config
         left = 1 - min(step / config.ema_anneal_end_step, 1.0) if config.ema_anneal_end_step > 0 else 0.0
         return config.ema_end_decay - (config.ema_end_decay - config.ema_decay) * left
 
     @torch.no_grad()
     def update_teacher(self, step: int | None = None) -> float:
-        """Moves the teacher towards the student: t <- d t + (1 - d) s. Call it after the optimizer's step.
+        """Move the teacher towards the student: t <- d t + (1 - d) s. Call it after the optimizer's step.
 
         Args:
-            step: optimizer steps done, counted from 1; default: one more than at the last call.
+            step: Number of optimizer steps done. Default: one more than at the last call.
 
         Returns:
-            d, the decay that was used.
+            The decay d that was used.
         """
         step = int(self.ema_step) + 1 if step is None else step
         decay = self.teacher_decay(step)

@@ -1,7 +1,6 @@
-"""What every task head shares: the encoder of one modality, the ways to freeze it, and the losses.
+"""The base of the task heads: the encoder of one modality, the ways to freeze it, and the losses.
 
-Shapes: B samples, L labels, N labelled things (samples, tokens, frames or pixels). Class ids of -100 are left out of a
-loss.
+Shapes: B samples, L labels, N labelled items (samples, tokens, frames or pixels). Losses ignore class ids of -100.
 """
 
 import copy
@@ -17,17 +16,17 @@ from .modalities import MODALITIES
 from .modeling_data2vec import Data2VecModel, Data2VecPreTrainedModel
 
 
-IGNORED = -100  # the class id that transformers' collators give to what has no label
+IGNORED = -100  # the class id that transformers' collators use for missing labels
 
 
 def check_class_ids(labels: Tensor, num_classes: int, name: str = "labels") -> None:
-    """Checks that `labels` are integers in 0 ... num_classes - 1, or -100.
+    """Check that `labels` are integers in 0 ... num_classes - 1, or -100.
 
-    The values of labels on a GPU are not read: that would make the host wait for it. There the loss itself stops, with
-    a device-side assertion.
+    The values of labels on a GPU are not read, to avoid a synchronisation. There the loss fails with a device-side
+    assertion.
 
     Raises:
-        ValueError: naming the first wrong value and the range.
+        ValueError: A label is invalid; the message names the first one and the range.
     """
     if labels.is_floating_point():
         raise ValueError(f"`{name}` must be class ids, integers from 0 to {num_classes - 1}; got {labels.dtype}.")
@@ -42,11 +41,11 @@ def check_class_ids(labels: Tensor, num_classes: int, name: str = "labels") -> N
 
 
 def cross_entropy(logits: Tensor, labels: Tensor, num_items: Tensor | int | None = None) -> Tensor:
-    """Cross entropy of logits (N, L, ...) and class ids (N, ...), in float32.
+    """Compute the cross entropy of logits (N, L, ...) and class ids (N, ...), in float32.
 
     Args:
-        num_items: labels that the sum is divided by, where a step accumulates several batches; default: those here. A
-            batch in which every label is -100 then has a loss of 0.
+        num_items: Labels of the whole step, by which the sum is divided. Default: those of this batch, whose loss is 0
+            if every label is -100.
     """
     count = (labels != IGNORED).sum().clamp(min=1) if num_items is None else num_items
     labels = labels.to(logits.device, torch.long)
@@ -54,20 +53,20 @@ def cross_entropy(logits: Tensor, labels: Tensor, num_items: Tensor | int | None
 
 
 def soft_cross_entropy(logits: Tensor, probabilities: Tensor, num_items: Tensor | int | None = None) -> Tensor:
-    """Cross entropy of logits (N, L) and probabilities of the classes (N, L), in float32; mean over N.
+    """Compute the mean cross entropy of logits (N, L) and class probabilities (N, L), in float32.
 
     Args:
-        num_items: entries of the probabilities in the whole step, L a sample, as `Trainer` counts them.
+        num_items: Entries of the probabilities in the whole step, L a sample, as `Trainer` counts them.
 
     Raises:
-        ValueError: for a row that is no distribution (on a CPU, where looking at it costs nothing).
+        ValueError: A row is not a distribution (checked on a CPU only, where it costs nothing).
     """
     target = probabilities.to(logits.device).float()
     if target.device.type == "cpu" and not torch.compiler.is_compiling():
         wrong = (target < 0).any(dim=1) | ((target.sum(dim=1) - 1).abs() > 0.02)
         if wrong.any():
             raise ValueError(
-                f"`labels` has a row {target[wrong][0].tolist()[:10]}, which is no distribution: with "
+                f"`labels` has a row {target[wrong][0].tolist()[:10]}, which is not a distribution: with "
                 '`problem_type="single_label_classification"`, floating point labels are probabilities that sum to 1. '
                 'For independent 0/1 flags set "multi_label_classification".'
             )
@@ -76,10 +75,10 @@ def soft_cross_entropy(logits: Tensor, probabilities: Tensor, num_items: Tensor 
 
 
 def check_numbers(labels: Tensor, flags: bool) -> None:
-    """Checks labels that are numbers: flags lie in 0 ... 1, others are finite. Values on a GPU are not read.
+    """Check numeric labels: flags lie in 0 ... 1, others are finite. Values on a GPU are not read.
 
     Raises:
-        ValueError: naming the first wrong value.
+        ValueError: A label is invalid; the message names the first one.
     """
     if labels.device.type != "cpu" or torch.compiler.is_compiling():
         return
@@ -92,21 +91,20 @@ def check_numbers(labels: Tensor, flags: bool) -> None:
 def sequence_loss(
     config: Data2VecConfig, logits: Tensor, labels: Tensor, num_items: Tensor | int | None = None
 ) -> Tensor:
-    """Loss of one label, one number or one set of labels a sample, as `config.problem_type` says.
+    """Compute the loss of one label, number or set of labels per sample, by `config.problem_type`.
 
-    Without a problem type it is, and becomes, "regression" where `num_labels` is 1, "single_label_classification" for
-    integers and "multi_label_classification" for floating point labels. Only a problem type that is set to
-    "single_label_classification" makes floating point labels (B, L) the probabilities of one class, as mixup, cutmix
-    and distillation give them.
+    Without a problem type it is set to "regression" if `num_labels` is 1, "single_label_classification" for integers
+    and "multi_label_classification" for floating point labels. Floating point labels (B, L) are probabilities, as of
+    mixup, cutmix and distillation, only if the problem type was set to "single_label_classification".
 
     Args:
         config: `num_labels` (L) and `problem_type` are read.
         logits: (B, L).
-        labels: class ids (B,), or numbers, 0/1 flags or probabilities (B, L).
-        num_items: entries of the labels of the whole step; default: those here.
+        labels: Class ids (B,), or numbers, 0/1 flags or probabilities (B, L).
+        num_items: Entries of the labels of the whole step; default: those here.
 
     Raises:
-        ValueError: if the labels do not fit the problem in shape or value.
+        ValueError: The labels do not fit the problem in shape or value.
     """
     problem = config.problem_type
     if problem is None:
@@ -125,8 +123,8 @@ def sequence_loss(
         check_class_ids(labels, config.num_labels)
     else:
         check_numbers(labels, flags=problem != "regression")
-    # The first labels decide for good, as in the heads of transformers: the problem type is saved with the model, and
-    # later batches are checked against it. Set after the checks, so that labels that were refused decide nothing.
+    # As in transformers, the first labels decide: the problem type is saved with the model, and later batches are
+    # checked against it. Set after the checks, so that invalid labels decide nothing.
     config.problem_type = problem
     if single:
         return cross_entropy(logits, labels.view(-1), num_items)
@@ -138,11 +136,11 @@ def sequence_loss(
 class Data2VecHead(Data2VecPreTrainedModel):
     """Base of the task heads: `self.data2vec` with the front end of the head's own modality only.
 
-    A head takes its modality out of a joint checkpoint and leaves the other front ends behind: they would be dead
-    weight in memory, in the optimizer and for distributed engines. `config.modalities` of the head says so.
+    A head loads only its modality from a joint checkpoint: unused front ends would cost memory and break distributed
+    engines. `config.modalities` of the head is that modality.
 
     Raises:
-        ValueError: if the configuration lacks the modality.
+        ValueError: The configuration lacks the modality.
     """
 
     modality: ClassVar[str]
@@ -154,19 +152,19 @@ class Data2VecHead(Data2VecPreTrainedModel):
                 f"checkpoint or configuration has {' and '.join(config.modalities)} only."
             )
         super().__init__(self.own_config(config))
-        # The other front ends of a joint checkpoint are left behind on purpose: no reason to warn.
+        # The other front ends of a joint checkpoint are not loaded on purpose.
         others = rf"modality_encoders\.(?!{self.modality}\.)"
         self._keys_to_ignore_on_load_unexpected = [*self._keys_to_ignore_on_load_unexpected, others]
         self.data2vec = Data2VecModel(self.config)
 
     @classmethod
     def own_config(cls, config: Data2VecConfig) -> Data2VecConfig:
-        """The configuration of this head: a copy that the head may change."""
+        """Return the configuration of this head: a copy that the head may change."""
         return config.only(cls.modality)
 
     @classmethod
     def from_pretrained(cls, source: Any, *args: Any, config: Any = None, **kwargs: Any) -> Any:
-        """As in transformers; fields of the modality's configuration may be given like those of the whole one.
+        """Load a model as in transformers; fields of the modality's configuration are accepted directly.
 
         Example:
             >>> model = AutoModelForCTC.from_pretrained(folder, vocab_size=40, pad_token_id=39)
@@ -183,13 +181,13 @@ class Data2VecHead(Data2VecPreTrainedModel):
         return super().from_pretrained(source, *args, config=config, **kwargs)
 
     def freeze_base_model(self) -> None:
-        """Trains the head alone."""
+        """Freeze everything but the head."""
         _freeze(self.data2vec)
 
     def freeze_feature_encoder(self) -> None:
-        """Keep what reads the input as it is: the embedding of tokens or patches, or the convolutions over waveforms.
+        """Freeze the embedding of tokens or patches, or the convolutions over waveforms.
 
-        The projection behind those convolutions is trained, as in the published fine-tuning.
+        The projection after those convolutions is trained, as in the published fine-tuning.
         """
         _freeze(self.data2vec.modality_encoders[self.modality].local_encoder.extractor)
 

@@ -1,7 +1,6 @@
-"""Task heads for speech: recognition (CTC), classes of recordings and of frames. For speakers see heads_xvector.py.
-
+"""Task heads for speech: recognition (CTC), classification of recordings and frames; speakers: heads_xvector.py.
 Shapes: B samples, T frames, D hidden size, L labels, W tokens of the vocabulary. Padding changes neither the logits of
-real frames nor a loss, on whichever side it stands (on the left in multiples of `frame_stride`). In training, spans of
+real frames nor a loss, on either side (on the left in multiples of `frame_stride`). In training, spans of
 time and of channels of the input are hidden (`spec_augment.py`).
 """
 
@@ -56,7 +55,7 @@ class Data2VecAudioHead(Data2VecHead):
             init.constant_(module.weights, 1 / len(module.weights))
 
     def make_layer_sum(self) -> LayerSum | None:
-        """The weighted mean of layers, where the configuration asks for it."""
+        """Return the weighted mean of layers, None unless configured."""
         return LayerSum(self.config.num_hidden_layers) if self.config.audio_config.use_weighted_layer_sum else None
 
     def encode(
@@ -66,11 +65,11 @@ class Data2VecAudioHead(Data2VecHead):
         mask_time_indices: Tensor | None,
         **kwargs: Any,
     ) -> tuple[Data2VecModelOutput, Tensor, Tensor]:
-        """Runs the encoder.
+        """Run the encoder.
 
         Returns:
-            its output, the hidden states (B, T, D) of the frames, the mean of those of one time step where there are
-            several, and which frames are real (B, T).
+            Its output, the hidden states (B, T, D) of the frames, averaged where a time step has several tokens, and
+            the mask of real frames (B, T).
         """
         tokens_per_frame = self.config.audio_config.tokens_per_frame
         if mask_time_indices is not None and tokens_per_frame > 1:
@@ -115,10 +114,10 @@ class Data2VecForCTC(Data2VecAudioHead):
         self.post_init()
 
     def get_output_embeddings(self) -> None:
-        """None: `lm_head` predicts characters, and has nothing to do with the embedding of an input."""
+        """Return None: `lm_head` predicts characters and is unrelated to the input embedding."""
 
     def silence_padding(self, logits: Tensor, real: Tensor) -> Tensor:
-        """Logits (B, T, W) whose frames of padding are blanks for certain: whatever decodes them reads nothing."""
+        """Return the logits (B, T, W) with padding frames set to certain blanks, which decode to nothing."""
         others = torch.arange(logits.shape[-1], device=logits.device) != self.blank
         return logits.masked_fill(~real[..., None] & others, torch.finfo(logits.dtype).min)
 
@@ -133,17 +132,17 @@ class Data2VecForCTC(Data2VecAudioHead):
         num_items_in_batch: Tensor | int | None = None,
         **kwargs: Any,
     ) -> CausalLMOutput:
-        """Logits (B, T, W), at padding the lowest finite number for every token but the blank.
+        """Compute logits (B, T, W), at padding the lowest finite number for every token but the blank.
 
         Args:
             input_values, attention_mask: (B, samples).
             mask_time_indices: (B, T) bool, True = frame hidden, instead of those drawn in training.
             labels: (B, S) token ids. -100 and the blank are padding; a transcript may be empty. One that needs more
                 frames than there are (`ctc_min_frames`) has an infinite loss, or 0 with `ctc_zero_infinity`.
-            num_items_in_batch: labels of the whole step where gradients are accumulated, see `ctc_loss`.
+            num_items_in_batch: Labels of the whole step where gradients are accumulated, see `ctc_loss`.
 
         Raises:
-            ValueError: for labels that do not fit the vocabulary.
+            ValueError: The labels do not fit the vocabulary.
         """
         output, hidden, real = self.encode(input_values, attention_mask, mask_time_indices, **kwargs)
         logits = self.lm_head(self.dropout(hidden))
@@ -160,7 +159,7 @@ class Data2VecForCTC(Data2VecAudioHead):
 
 
 class Data2VecForAudioClassification(Data2VecAudioHead):
-    """Classifies a recording from the mean of its projected frames; see `sequence_loss` for the kinds of labels."""
+    """Classifier of a recording from the mean of its projected frames; see `sequence_loss` for the kinds of labels."""
 
     def __init__(self, config: Data2VecConfig) -> None:
         super().__init__(config)
@@ -181,16 +180,16 @@ class Data2VecForAudioClassification(Data2VecAudioHead):
         num_items_in_batch: Tensor | int | None = None,
         **kwargs: Any,
     ) -> SequenceClassifierOutput:
-        """Logits (B, L).
+        """Compute logits (B, L).
 
         Args:
             input_values, attention_mask: (B, samples).
             mask_time_indices: (B, T) bool, True = frame hidden, instead of those drawn in training.
             labels: (B,) class ids or numbers, or (B, L) numbers or flags.
-            num_items_in_batch: labels of the whole step where gradients are accumulated.
+            num_items_in_batch: Labels of the whole step where gradients are accumulated.
 
         Raises:
-            ValueError: for labels that do not fit `num_labels` and `problem_type`.
+            ValueError: The labels do not fit `num_labels` and `problem_type`.
         """
         output, hidden, real = self.encode(input_values, attention_mask, mask_time_indices, **kwargs)
         logits = self.classifier(masked_mean(self.projector(hidden), real))
@@ -201,7 +200,7 @@ class Data2VecForAudioClassification(Data2VecAudioHead):
 
 
 class Data2VecForAudioFrameClassification(Data2VecAudioHead):
-    """Classifies each frame with a linear layer, as in diarization; see `frame_loss` for the kinds of labels."""
+    """Classifier of each frame by a linear layer, as in diarization; see `frame_loss` for the kinds of labels."""
 
     def __init__(self, config: Data2VecConfig) -> None:
         super().__init__(config)
@@ -220,18 +219,18 @@ class Data2VecForAudioFrameClassification(Data2VecAudioHead):
         num_items_in_batch: Tensor | int | None = None,
         **kwargs: Any,
     ) -> TokenClassifierOutput:
-        """Logits (B, T, L).
+        """Compute logits (B, T, L).
 
         Args:
             input_values, attention_mask: (B, samples).
             mask_time_indices: (B, T) bool, True = frame hidden, instead of those drawn in training.
             labels: (B, T) class ids, or (B, T, L) flags; -100 where a frame has none. T is
                 `config.audio_config.num_frames(samples)`.
-            num_items_in_batch: elements of `labels` other than -100 in the whole step, where gradients are
+            num_items_in_batch: Elements of `labels` other than -100 in the whole step, where gradients are
                 accumulated.
 
         Raises:
-            ValueError: for labels that do not fit the frames, `num_labels` or `problem_type`.
+            ValueError: The labels do not fit the frames, `num_labels` or `problem_type`.
         """
         output, hidden, real = self.encode(input_values, attention_mask, mask_time_indices, **kwargs)
         logits = self.classifier(hidden)
@@ -244,20 +243,20 @@ class Data2VecForAudioFrameClassification(Data2VecAudioHead):
 def frame_loss(
     config: Data2VecConfig, logits: Tensor, labels: Tensor, real: Tensor, num_items: Tensor | int | None = None
 ) -> Tensor:
-    """Loss of labelled frames, in float32. Frames of padding, and those labelled -100, are left out.
+    """Compute the loss of labelled frames, in float32, without padding frames and those labelled -100.
 
     With `problem_type="multi_label_classification"` (speakers may talk at once), or one label only, flags are
-    predicted one by one; otherwise each frame is of one class, given by its id or as a one-hot vector.
+    predicted independently; otherwise each frame has one class, given as an id or a one-hot vector.
 
     Args:
         config: `num_labels` (L) and `problem_type` are read.
         logits: (B, T, L).
         labels: (B, T) class ids, or (B, T, L) flags.
         real: (B, T) bool.
-        num_items: elements of `labels` other than -100 in the whole step; default: those here.
+        num_items: Elements of `labels` other than -100 in the whole step; default: those here.
 
     Raises:
-        ValueError: if the labels do not fit.
+        ValueError: The labels do not fit.
     """
     several = config.problem_type == "multi_label_classification" or config.num_labels == 1
     flags = labels.shape == logits.shape or (config.num_labels == 1 and labels.shape == logits.shape[:2])
@@ -283,12 +282,12 @@ def frame_loss(
 
 
 def class_ids(flags: Tensor) -> Tensor:
-    """Class ids (B, T) of one-hot vectors (B, T, L), -100 where a vector holds it."""
+    """Return the class ids (B, T) of one-hot vectors (B, T, L), -100 where a vector holds it."""
     ignored = (flags == IGNORED).any(dim=-1)
     if flags.device.type == "cpu" and not torch.compiler.is_compiling():
         if not (ignored | (((flags != 0).sum(dim=-1) == 1) & (flags == 1).any(dim=-1))).all():
             raise ValueError(
-                "`labels` holds frames that are not of exactly one class. If classes may coincide or be absent, set "
+                "`labels` holds frames without exactly one class. If classes may coincide or be absent, set "
                 '`problem_type="multi_label_classification"` in the configuration.'
             )
     return flags.argmax(dim=-1).masked_fill(ignored, IGNORED)

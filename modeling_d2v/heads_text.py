@@ -1,9 +1,9 @@
 """Task heads for text: masked language modelling, sequence and token classification, question answering, choices.
 
-There is no causal language model: every block attends in both directions, so a token would see what it has to predict.
+There is no causal language model: blocks attend in both directions, so a token would see what it has to predict.
 
 Shapes: B samples, T tokens, D hidden size, L labels, C choices, W tokens of the vocabulary. Class ids of -100 are left
-out of a loss. Padding changes neither the logits of real tokens nor a loss, on whichever side it stands.
+out of a loss. Padding on either side changes neither the logits of real tokens nor a loss.
 """
 
 from typing import Any
@@ -41,18 +41,18 @@ class Data2VecTextHead(Data2VecHead):
         self.dropout = nn.Dropout(dropout)
 
     def encode(self, input_ids: Tensor | None, attention_mask: Tensor | None, **kwargs: Any) -> Data2VecModelOutput:
-        """Output of the encoder for token ids (B, T)."""
+        """Return the output of the encoder for token ids (B, T)."""
         for name in ("inputs_embeds", "position_ids"):
             if kwargs.pop(name, None) is not None:
-                raise ValueError(f"data2vec takes no `{name}`: pass `input_ids`, and positions follow from them.")
+                raise ValueError(f"data2vec has no `{name}`: pass `input_ids`, from which positions follow.")
         return self.data2vec(input_ids=input_ids, attention_mask=attention_mask, return_dict=True, **kwargs)
 
     def tokens(self, output: Data2VecModelOutput) -> Tensor:
-        """Hidden states (B, T, D) of the text's own tokens."""
+        """Return the hidden states (B, T, D) of the tokens of the text."""
         return self.dropout(output.last_hidden_state[:, self.num_extra :])
 
     def first_token(self, output: Data2VecModelOutput) -> Tensor:
-        """Hidden state (B, D) of the first token that is not padding: `<s>`, or an extra token where there are any."""
+        """Return the hidden state (B, D) of the first real token: `<s>`, or an extra token where there is one."""
         first = output.attention_mask.int().argmax(dim=1)
         return output.last_hidden_state[torch.arange(first.shape[0], device=first.device), first]
 
@@ -71,10 +71,10 @@ class LanguageModelHead(nn.Module):
 
 
 class Data2VecForMaskedLM(Data2VecTextHead):
-    """Predicts masked tokens, with the head of RoBERTa.
+    """Prediction of masked tokens, with the head of RoBERTa.
 
-    data2vec itself does not predict tokens: the head of a pretrained data2vec checkpoint starts from random weights,
-    apart from the output matrix, which is the token embedding (`tie_word_embeddings`).
+    data2vec does not predict tokens in pretraining: the head starts from random weights, apart from the output matrix,
+    which is the token embedding (`tie_word_embeddings`).
     """
 
     _tied_weights_keys = {
@@ -103,16 +103,16 @@ class Data2VecForMaskedLM(Data2VecTextHead):
         num_items_in_batch: Tensor | int | None = None,
         **kwargs: Any,
     ) -> MaskedLMOutput:
-        """Logits (B, T, W).
+        """Compute logits (B, T, W).
 
         Args:
             input_ids, attention_mask: (B, T).
-            token_type_ids: accepted and not used: data2vec has no segments.
+            token_type_ids: Accepted and not used: data2vec has no segments.
             labels: (B, T) ids of the original tokens, -100 where there is nothing to predict.
-            num_items_in_batch: labels of the whole step where gradients are accumulated.
+            num_items_in_batch: Labels of the whole step where gradients are accumulated.
 
         Raises:
-            ValueError: for labels outside the vocabulary.
+            ValueError: A label is outside the vocabulary.
         """
         output = self.encode(input_ids, attention_mask, **kwargs)
         logits = self.lm_head(output.last_hidden_state[:, self.num_extra :])
@@ -139,7 +139,7 @@ class SequenceClassifier(nn.Module):
 
 
 class Data2VecForSequenceClassification(Data2VecTextHead):
-    """Classifies a text, or a pair of texts, from its first token; see `sequence_loss` for the kinds of labels."""
+    """Classifier of a text, or a pair of texts, from its first token; see `sequence_loss` for the kinds of labels."""
 
     def __init__(self, config: Data2VecConfig) -> None:
         super().__init__(config)
@@ -157,16 +157,16 @@ class Data2VecForSequenceClassification(Data2VecTextHead):
         num_items_in_batch: Tensor | int | None = None,
         **kwargs: Any,
     ) -> SequenceClassifierOutput:
-        """Logits (B, L).
+        """Compute logits (B, L).
 
         Args:
             input_ids, attention_mask: (B, T).
-            token_type_ids: accepted and not used: data2vec has no segments.
+            token_type_ids: Accepted and not used: data2vec has no segments.
             labels: (B,) class ids or numbers, or (B, L) numbers or flags.
-            num_items_in_batch: labels of the whole step where gradients are accumulated.
+            num_items_in_batch: Labels of the whole step where gradients are accumulated.
 
         Raises:
-            ValueError: for labels that do not fit `num_labels` and `problem_type`.
+            ValueError: The labels do not fit `num_labels` and `problem_type`.
         """
         output = self.encode(input_ids, attention_mask, **kwargs)
         logits = self.classifier(self.first_token(output))
@@ -177,7 +177,7 @@ class Data2VecForSequenceClassification(Data2VecTextHead):
 
 
 class Data2VecForTokenClassification(Data2VecTextHead):
-    """Classifies each token: dropout and a linear layer."""
+    """Classifier of each token: dropout and a linear layer."""
 
     def __init__(self, config: Data2VecConfig) -> None:
         super().__init__(config)
@@ -195,16 +195,16 @@ class Data2VecForTokenClassification(Data2VecTextHead):
         num_items_in_batch: Tensor | int | None = None,
         **kwargs: Any,
     ) -> TokenClassifierOutput:
-        """Logits (B, T, L).
+        """Compute logits (B, T, L).
 
         Args:
             input_ids, attention_mask: (B, T).
-            token_type_ids: accepted and not used: data2vec has no segments.
+            token_type_ids: Accepted and not used: data2vec has no segments.
             labels: (B, T) class ids, -100 where a token has none.
-            num_items_in_batch: labels of the whole step where gradients are accumulated.
+            num_items_in_batch: Labels of the whole step where gradients are accumulated.
 
         Raises:
-            ValueError: for class ids outside `num_labels`.
+            ValueError: A class id is outside `num_labels`.
         """
         output = self.encode(input_ids, attention_mask, **kwargs)
         logits = self.classifier(self.tokens(output))
@@ -218,7 +218,7 @@ class Data2VecForTokenClassification(Data2VecTextHead):
 
 
 class Data2VecForQuestionAnswering(Data2VecTextHead):
-    """Finds an answer in a text: one linear layer gives each token a logit as first and as last token of it.
+    """Question answering by a span of the text: a linear layer gives each token logits as its first and last token.
 
     transformers 5 has no pipeline for this: the answer is the span with the largest sum of both logits.
     """
@@ -239,19 +239,19 @@ class Data2VecForQuestionAnswering(Data2VecTextHead):
         end_positions: Tensor | None = None,
         **kwargs: Any,
     ) -> QuestionAnsweringModelOutput:
-        """Start and end logits (B, T), the lowest finite number at padding.
+        """Compute start and end logits (B, T), the lowest finite number at padding.
 
         Args:
             input_ids, attention_mask: (B, T).
-            token_type_ids: accepted and not used: data2vec has no segments.
-            start_positions, end_positions: (B,) token indices of the answer. Those beyond the text, as of an answer
-                that was cut off, are left out of the loss: at T or more, or in the padding of a shorter text.
+            token_type_ids: Accepted and not used: data2vec has no segments.
+            start_positions, end_positions: (B,) token indices of the answer. Those beyond the text (T or more, or in
+                its padding), as of an answer that was cut off, are left out of the loss.
 
         Raises:
-            ValueError: for a negative position other than -100, or one position without the other.
+            ValueError: A position is negative and not -100, or start or end positions are missing.
         """
         if (start_positions is None) != (end_positions is None):
-            raise ValueError("`start_positions` and `end_positions` belong together; one of them is missing.")
+            raise ValueError("`start_positions` and `end_positions` must be passed together; one of them is missing.")
         kwargs.pop("num_items_in_batch", None)
         output = self.encode(input_ids, attention_mask, **kwargs)
         hidden = output.last_hidden_state[:, self.num_extra :]
@@ -290,7 +290,7 @@ class Pooler(nn.Module):
 
 
 class Data2VecForMultipleChoice(Data2VecTextHead):
-    """Chooses among C texts: dense, tanh, dropout and a linear layer on the first token of each."""
+    """Choice among C texts: dense, tanh, dropout and a linear layer on the first token of each."""
 
     def __init__(self, config: Data2VecConfig) -> None:
         super().__init__(config)
@@ -309,16 +309,16 @@ class Data2VecForMultipleChoice(Data2VecTextHead):
         num_items_in_batch: Tensor | int | None = None,
         **kwargs: Any,
     ) -> MultipleChoiceModelOutput:
-        """Logits (B, C).
+        """Compute logits (B, C).
 
         Args:
             input_ids, attention_mask: (B, C, T).
-            token_type_ids: accepted and not used: data2vec has no segments.
+            token_type_ids: Accepted and not used: data2vec has no segments.
             labels: (B,) indices of the right choices.
-            num_items_in_batch: labels of the whole step where gradients are accumulated.
+            num_items_in_batch: Labels of the whole step where gradients are accumulated.
 
         Raises:
-            ValueError: for an input without the dimension of choices, or an index outside of them.
+            ValueError: The input lacks the dimension of choices, or an index is outside of it.
         """
         if input_ids is not None and input_ids.dim() != 3:
             raise ValueError(

@@ -1,6 +1,6 @@
-"""Task heads for images: classification, semantic segmentation, and a backbone that gives maps to other frameworks.
+"""Task heads for images: classification, semantic segmentation, and a backbone for other frameworks.
 
-Images of other sizes than the configured one work everywhere: positions follow them.
+Images may have other sizes than the configured one: positions are adapted.
 
 Shapes: B images, E extra tokens, T patches in a grid of h x w, D hidden size, L labels, H x W pixels.
 """
@@ -27,19 +27,19 @@ class Data2VecVisionHead(Data2VecHead):
     modality = "vision"
     main_input_name = "pixel_values"
     input_modalities = ("image",)
-    # Left behind where `uses_final_norm` says so.
+    # Not loaded if `uses_final_norm` is false.
     _keys_to_ignore_on_load_unexpected = [*Data2VecHead._keys_to_ignore_on_load_unexpected, r"encoder\.norm\."]
 
     @classmethod
     def own_config(cls, config: Data2VecConfig) -> Data2VecConfig:
-        """The configuration of this head: without the final norm of pre-norm models where nothing would read it."""
+        """Return the configuration of this head, without the final norm of pre-norm models if it is unused."""
         own = super().own_config(config)
         own.final_norm = cls.uses_final_norm(own)
         return own
 
     @classmethod
     def uses_final_norm(cls, config: Data2VecConfig) -> bool:
-        """Whether the head reads the encoder's output behind its final norm."""
+        """Return whether the head reads the encoder's output after its final norm."""
         return False
 
     @torch.no_grad()
@@ -55,12 +55,12 @@ class Data2VecVisionHead(Data2VecHead):
             init.zeros_(module.num_batches_tracked)
 
     def encode(self, pixel_values: Tensor | None, **kwargs: Any) -> Data2VecModelOutput:
-        """Output of the encoder for images (B, channels, H, W)."""
-        kwargs.pop("interpolate_pos_encoding", None)  # positions follow the image without being asked
+        """Return the output of the encoder for images (B, channels, H, W)."""
+        kwargs.pop("interpolate_pos_encoding", None)  # positions always follow the image
         return self.data2vec(pixel_values=pixel_values, return_dict=True, **kwargs)
 
     def maps(self, hidden_states: tuple[Tensor, ...], pixel_values: Tensor, numbers: list[int]) -> list[Tensor]:
-        """Patches of some hidden states (B, E + T, D) as maps (B, D, h, w)."""
+        """Return the patches of selected hidden states (B, E + T, D) as maps (B, D, h, w)."""
         vision = self.config.vision_config
         grid = vision.grid_size(*pixel_values.shape[2:])
         patches = [hidden_states[i][:, vision.num_extra_tokens :] for i in numbers]
@@ -68,11 +68,11 @@ class Data2VecVisionHead(Data2VecHead):
 
 
 class Data2VecForImageClassification(Data2VecVisionHead):
-    """Classifies images: pooling, dropout and a linear layer; see `sequence_loss` for the kinds of labels.
+    """Classifier of images: pooling, dropout and a linear layer; see `sequence_loss` for the kinds of labels.
 
-    With `vision_config.use_mean_pooling` (default) the mean of the patches is classified, behind a layer norm of its
-    own, as the fine-tuning of both published versions does; a pre-norm encoder then has no final norm. Otherwise it is
-    the last extra token, as the encoder gives it.
+    With `vision_config.use_mean_pooling` (default) the mean of the patches is classified, after a layer norm of its
+    own, as in the fine-tuning of both published versions; a pre-norm encoder then has no final norm. Otherwise the
+    last extra token of the encoder's output is classified.
     """
 
     def __init__(self, config: Data2VecConfig) -> None:
@@ -97,16 +97,16 @@ class Data2VecForImageClassification(Data2VecVisionHead):
         num_items_in_batch: Tensor | int | None = None,
         **kwargs: Any,
     ) -> ImageClassifierOutput:
-        """Logits (B, L).
+        """Compute logits (B, L).
 
         Args:
             pixel_values: (B, channels, H, W), sides multiples of the patch size.
             labels: (B,) class ids or numbers, or (B, L) numbers, flags or probabilities. Those of mixup and cutmix are
                 probabilities: set `problem_type="single_label_classification"`.
-            num_items_in_batch: labels of the whole step where gradients are accumulated.
+            num_items_in_batch: Labels of the whole step where gradients are accumulated.
 
         Raises:
-            ValueError: for labels that do not fit `num_labels` and `problem_type`.
+            ValueError: The labels do not fit `num_labels` and `problem_type`.
         """
         output = self.encode(pixel_values, **kwargs)
         pooled = output.pooler_output if self.mean_pooling else output.last_hidden_state[:, self.last_extra]
@@ -118,13 +118,13 @@ class Data2VecForImageClassification(Data2VecVisionHead):
 
 
 class Data2VecForSemanticSegmentation(Data2VecVisionHead):
-    """Gives every pixel a class: a pyramid out of four levels of the encoder, UperNet, and an auxiliary head.
+    """Semantic segmentation: a pyramid of four levels of the encoder, UperNet, and an auxiliary head.
 
     The levels are `config.out_indices`, by default those after 1/3, 1/2, 2/3 and all of the blocks (4, 6, 8 and 12 of
-    12, as in BEiT); an encoder of few blocks gives some of them twice.
+    12, as in BEiT); with few blocks some levels are used twice.
     """
 
-    # Trainer would count the pixels without a class as well: it is left to average over accumulated batches.
+    # Trainer would also count pixels without a class, so it averages over accumulated batches instead.
     accepts_loss_kwargs = False
 
     def __init__(self, config: Data2VecConfig) -> None:
@@ -137,9 +137,9 @@ class Data2VecForSemanticSegmentation(Data2VecVisionHead):
 
     @staticmethod
     def _taps(config: Data2VecConfig) -> list[int]:
-        """Numbers of the hidden states that the pyramid is made of."""
+        """Return the numbers of the hidden states that the pyramid reads."""
         levels = len(PYRAMID_STRIDES)
-        # A backbone writes its default, the last level alone, into the configuration that it is saved with.
+        # A backbone saves its default, the last level alone, in its configuration.
         if config.out_indices is None or list(config.out_indices) == [config.num_hidden_layers]:
             prenet, shared = config.vision_config.prenet_depth, config.num_hidden_layers
             return [max(round((prenet + shared) * sixths / 6) - prenet, 0) for sixths in (2, 3, 4, 6)]
@@ -160,17 +160,17 @@ class Data2VecForSemanticSegmentation(Data2VecVisionHead):
         output_hidden_states: bool | None = None,
         **kwargs: Any,
     ) -> SemanticSegmenterOutput:
-        """Logits (B, L, ...) at the finest level of the pyramid: a quarter of the pixels a side for patches of 16.
+        """Compute logits (B, L, ...) at the finest pyramid level: for patches of 16, a quarter of the image side.
 
-        The loss is taken at the size of the labels, whatever it is, to which logits are interpolated.
+        For the loss, logits are interpolated to the size of the labels.
 
         Args:
             pixel_values: (B, channels, H, W), sides multiples of the patch size.
-            labels: (B, H', W') class ids; -100 and `vision_config.semantic_loss_ignore_index` have none.
-            num_items_in_batch: pixels with a class in the whole step where gradients are accumulated.
+            labels: (B, H', W') class ids; -100 and `vision_config.semantic_loss_ignore_index` have no class.
+            num_items_in_batch: Pixels with a class in the whole step where gradients are accumulated.
 
         Raises:
-            ValueError: for labels of another shape, class ids outside `num_labels`, or one image alone in training.
+            ValueError: The labels have another shape or ids outside `num_labels`, or a training batch has one image.
         """
         asked = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
         output = self.encode(pixel_values, output_hidden_states=bool(asked) or self.taps, **kwargs)
@@ -191,9 +191,9 @@ class Data2VecForSemanticSegmentation(Data2VecVisionHead):
         )
 
     def _class_ids(self, labels: Tensor, logits: Tensor) -> Tensor:
-        """Checked class ids, -100 where a pixel has none."""
+        """Return checked class ids, -100 where a pixel has none."""
         if self.config.num_labels < 2:
-            raise ValueError("Segmentation needs `num_labels` of at least 2: one class alone leaves nothing to learn.")
+            raise ValueError("Segmentation needs `num_labels` of at least 2; with one class nothing can be learned.")
         if labels.dim() != 3 or len(labels) != len(logits):
             raise ValueError(
                 f"`labels` must be class ids of shape ({len(logits)}, height, width); got {tuple(labels.shape)}."
@@ -209,10 +209,10 @@ class Data2VecForSemanticSegmentation(Data2VecVisionHead):
 
 
 class Data2VecBackbone(BackboneMixin, Data2VecVisionHead):
-    """Gives levels of the encoder as maps, for frameworks that take a backbone (UperNet, Mask2Former, ...).
+    """Backbone that returns levels of the encoder as maps, for UperNet, Mask2Former and other frameworks.
 
     `config.out_features` or `config.out_indices` choose the levels, by default the last one. `AutoBackbone` of
-    transformers 5.23 looks up every name on the Hub first, and so refuses a local folder: load that with this class.
+    transformers 5.23 looks up every name on the Hub and refuses a local folder: load that with this class.
     """
 
     def __init__(self, config: Data2VecConfig) -> None:
@@ -226,7 +226,7 @@ class Data2VecBackbone(BackboneMixin, Data2VecVisionHead):
     @filter_output_hidden_states
     @known_arguments
     def forward(self, pixel_values: Tensor, **kwargs: Any) -> BackboneOutput:
-        """`feature_maps`, one (B, D, h, w) for each of `out_features`, as they leave the blocks.
+        """Compute `feature_maps`, one (B, D, h, w) for each of `out_features`, as they leave the blocks.
 
         Args:
             pixel_values: (B, channels, H, W), sides multiples of the patch size.

@@ -1,4 +1,4 @@
-"""The x-vector head (Snyder et al. 2018): one embedding a recording, to tell speakers apart.
+"""The x-vector head (Snyder et al. 2018): one embedding per recording, to distinguish speakers.
 
 Shapes: B samples, T frames, D hidden size, K width of a layer over time, X width of the embedding, L speakers.
 """
@@ -27,19 +27,19 @@ class TDNNLayer(nn.Module):
         self.kernel = nn.Linear(kernel * inputs, outputs)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, T, K) -> (B, T - (kernel - 1) * dilation, K')."""
+        """Map (B, T, K) to (B, T - (kernel - 1) * dilation, K')."""
         length = x.shape[1] - self.offsets[-1]
         return F.relu(self.kernel(torch.cat([x[:, start : start + length] for start in self.offsets], dim=-1)))
 
 
 class AMSoftmax(nn.Module):
-    """Additive margin softmax (Wang et al. 2018): the cosine to the right class must win by a margin.
+    """Additive margin softmax (Wang et al. 2018): the cosine to the right class must be larger by a margin.
 
     Args:
         width: X.
         num_labels: L.
-        scale: factor of the cosines.
-        margin: subtracted from the cosine of the right class.
+        scale: Factor of the cosines.
+        margin: Subtracted from the cosine of the right class.
     """
 
     def __init__(self, width: int, num_labels: int, scale: float = 30.0, margin: float = 0.4) -> None:
@@ -48,7 +48,7 @@ class AMSoftmax(nn.Module):
         self.weight = nn.Parameter(torch.randn(width, num_labels))
 
     def forward(self, x: Tensor, labels: Tensor, num_items: Tensor | int | None = None) -> Tensor:
-        """x (B, X), class ids (B,), -100 where there is none -> the loss, in float32."""
+        """Compute the loss of x (B, X) and class ids (B,), -100 where there is none, in float32."""
         check_class_ids(labels, self.weight.shape[1])
         labels = labels.flatten().to(x.device)
         cosines = F.normalize(x.float(), dim=1) @ F.normalize(self.weight.float(), dim=0)
@@ -59,7 +59,7 @@ class AMSoftmax(nn.Module):
 class Data2VecForXVector(Data2VecAudioHead):
     """Speaker recognition and verification: layers over time, mean and deviation of their output, two linear layers.
 
-    `embeddings`, the output of the first of these, are what speakers are compared by, with the cosine.
+    `embeddings`, the output of the first linear layer, are compared by their cosine.
     """
 
     def __init__(self, config: Data2VecConfig) -> None:
@@ -83,10 +83,10 @@ class Data2VecForXVector(Data2VecAudioHead):
             init.normal_(module.weight)
 
     def statistics(self, hidden: Tensor, real: Tensor) -> Tensor:
-        """Frames (B, T, D), real ones (B, T) -> mean and standard deviation (B, 2 K) over time.
+        """Return mean and standard deviation over time (B, 2 K) of the frames (B, T, D) in `real` (B, T).
 
-        Outputs that see padding are left out. A recording shorter than the layers see is followed by zeros, and has
-        one output.
+        Outputs that see padding are left out. A recording shorter than the receptive field is padded with zeros and
+        has one output.
         """
         x = F.pad(self.projector(hidden) * real[..., None], (0, 0, 0, self.context))
         for layer in self.tdnn:
@@ -112,16 +112,16 @@ class Data2VecForXVector(Data2VecAudioHead):
         num_items_in_batch: Tensor | int | None = None,
         **kwargs: Any,
     ) -> XVectorOutput:
-        """Embeddings (B, X), and logits (B, X): what the loss compares with one vector a speaker.
+        """Compute embeddings (B, X), and logits (B, X), which the loss compares with one vector per speaker.
 
         Args:
             input_values, attention_mask: (B, samples).
             mask_time_indices: (B, T) bool, True = frame hidden, instead of those drawn in training.
             labels: (B,) ids of speakers.
-            num_items_in_batch: labels of the whole step where gradients are accumulated.
+            num_items_in_batch: Labels of the whole step where gradients are accumulated.
 
         Raises:
-            ValueError: for ids outside `num_labels`.
+            ValueError: An id is outside `num_labels`.
         """
         output, hidden, real = self.encode(input_values, attention_mask, mask_time_indices, **kwargs)
         embeddings = self.feature_extractor(self.statistics(hidden, real))

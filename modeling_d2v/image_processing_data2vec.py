@@ -1,4 +1,4 @@
-"""Images of any mode as pixel values of a model that takes grey or colour images.
+"""Image processor: images of any mode as pixel values of a model for grey or colour images.
 
 Shapes: B images, C channels of the model, H x W pixels of the model's input.
 """
@@ -19,14 +19,14 @@ _LUMA = (0.299, 0.587, 0.114)  # of pillow's conversion to grey
 
 
 def as_channels(image: Any, num_channels: int) -> Any:
-    """A picture in the mode that a model takes: RGB, or grey for a model of one channel.
+    """Convert an image to the mode of a model: RGB, or grey for a model of one channel.
 
-    What shines through transparent pixels is white, as in transformers. Pictures of 16 bits are scaled to 8, those of
-    32 bits or floats from their darkest to their lightest pixel: pillow's own conversion would clip them to white.
+    The background of transparent pixels is white, as in transformers. Images of 16 bits are scaled to 8, those of 32
+    bits or floats from their darkest to their lightest pixel: pillow's own conversion would clip them to white.
 
     Args:
         image: `PIL.Image.Image` of any mode.
-        num_channels: 3 or 1; with any other number the picture is left as it is.
+        num_channels: 3 or 1; with any other number the image is not converted.
     """
     if num_channels not in (1, 3):
         return image
@@ -48,14 +48,14 @@ def _eight_bits(pixels: np.ndarray, mode: str) -> np.ndarray:
 
 
 def _three_dimensions(images: Any) -> Any:
-    """Arrays and tensors (height, width), alone or in lists, as (1, height, width); everything else as it is."""
+    """Return arrays and tensors (height, width), alone or in lists, as (1, height, width); others unchanged."""
     if isinstance(images, list | tuple):
         return [_three_dimensions(image) for image in images]
     return images[None] if getattr(images, "ndim", None) == 2 else images
 
 
 class Data2VecImageProcessorKwargs(BeitImageProcessorKwargs, total=False):
-    """What transformers takes, and the number of channels of the model."""
+    """Arguments of transformers, and the number of channels of the model."""
 
     num_channels: int
 
@@ -63,18 +63,18 @@ class Data2VecImageProcessorKwargs(BeitImageProcessorKwargs, total=False):
 class Data2VecImageProcessor(BeitImageProcessorPil):
     """Image processor of data2vec, for classification, segmentation and features.
 
-    It is that of BEiT with three differences: pictures of any mode (grey, colour, palette, transparent, CMYK, 16 bits)
-    become what the model takes; by default the shorter side is resized and the centre cut out, as in the evaluation
-    mode of pretraining; segmentation maps are resized without mixing class ids.
+    It differs from BEiT's in three points: images of any mode (grey, colour, palette, transparent, CMYK, 16 bits) are
+    converted for the model; by default the shorter side is resized and the centre cropped, as in the evaluation mode
+    of pretraining; segmentation maps are resized without mixing class ids.
 
     Args:
-        num_channels: channels of the model, 3 (default) or 1.
+        num_channels: Channels of the model, 3 (default) or 1.
         size, crop_size, resample, do_resize, do_center_crop, do_rescale, do_normalize, image_mean, image_std,
             do_reduce_labels: as in `BeitImageProcessor`. For segmentation set `do_center_crop=False` and `size` to
-            `{"height": ..., "width": ...}`, so that the predicted map covers the whole picture.
+            `{"height": ..., "width": ...}`, so that the predicted map covers the whole image.
 
     Raises:
-        ImportError: if pillow is not installed.
+        ImportError: Pillow is not installed.
 
     Example:
         >>> processor = Data2VecImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
@@ -101,16 +101,16 @@ class Data2VecImageProcessor(BeitImageProcessorPil):
     def process_image(
         self, image: Any, do_convert_rgb: bool | None = None, input_data_format: Any = None, **kwargs: Any
     ) -> np.ndarray:
-        """One picture as an array (C, height, width) of the model's channels; segmentation maps stay as they are.
+        """Convert an image to an array (C, height, width); segmentation maps are unchanged.
 
         Args:
             image: PIL image, array or tensor of shape (height, width), (height, width, channels) or (channels, height,
                 width).
-            do_convert_rgb: convert to the model's channels.
-            input_data_format: where the channels of an array are.
+            do_convert_rgb: Convert to the model's channels.
+            input_data_format: Position of the channels in an array.
 
         Raises:
-            ValueError: for an array whose channels cannot become the model's.
+            ValueError: The channels of an array cannot be converted to the model's.
         """
         if do_convert_rgb and isinstance(image, Image.Image):
             image = as_channels(image, self.num_channels)

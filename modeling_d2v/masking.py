@@ -13,9 +13,8 @@ the number of data-loader workers, and resuming needs no random state.
 | block         | int(L p)           | int(L (p + a) / n^2)     | n x n blocks of masked patches    | vision (1.0) |
 | inverse_block | L - int(L (1 - p)) | int(L (1 - p + a) / n^2) | n x n blocks of *visible* patches | vision (2.0) |
 
-Centres are uniform with replacement. What overlap lost or the adjustment gained is filled or trimmed by single tokens
-drawn at random, which makes the count exact. At least one token is masked and one visible for every L >= 2; a lone
-token (L = 1) stays visible, since nothing can be predicted from nothing; L = 0 masks nothing.
+Centres are uniform with replacement. Single random tokens are then added or removed to make the count exact. At least
+one token is masked and one visible for every L >= 2; a single token (L = 1) stays visible; L = 0 masks nothing.
 
 Source: the distributions of fairseq's `compute_block_mask_1d`, `compute_block_mask_2d` (`require_same_masks`) and
 `random_masking`, except that each sample is masked by its own length instead of that of its padded batch.
@@ -52,7 +51,7 @@ _KEY_MAX = (1 << 63) - 1
 def counter_bits(
     seed: int | Tensor, step: int | Tensor, sample_ids: Tensor, *, count: int, repeats: int = 1, stream: int = 16
 ) -> LongTensor:
-    """Draws 64 random bits keyed by (seed, step, sample id, repeat, stream, index).
+    """Draw 64 random bits keyed by (seed, step, sample id, repeat, stream, index).
 
     Args:
         seed: Any integer (taken modulo 2^64), or a scalar integer tensor.
@@ -78,7 +77,7 @@ def counter_bits(
 def counter_uniform(
     seed: int | Tensor, step: int | Tensor, sample_ids: Tensor, *, count: int, repeats: int = 1, stream: int = 16
 ) -> Tensor:
-    """Draws uniform numbers in [0, 1), multiples of 2^-24.
+    """Draw uniform numbers in [0, 1), multiples of 2^-24.
 
     Arguments as for `counter_bits`; returns float32 (..., repeats, count).
     """
@@ -96,14 +95,14 @@ def sample_masks(
     grid: tuple[int, int] | None = None,
     num_masks: int | None = None,
 ) -> Tensor:
-    """Samples M masks for each sample of a batch.
+    """Sample M masks for each sample of a batch.
 
     Args:
         config: Modality configuration: `mask_sampler`, `mask_prob`, `mask_length`, `mask_prob_adjust`, `num_masks`.
         lengths: Integer tensor (B,), real tokens of each sample; extra tokens are not counted. On a grid they are the
             first ones, row by row: the samplers of blocks take whole rows.
         seed: Seed of the run.
-        step: Optimizer step, or whatever counts the visits to a sample.
+        step: Optimizer step, or another counter of the visits to a sample.
         sample_ids: Integer tensor (B,), the identity of each sample in its data set.
         grid: Height and width in patches, those of the tallest sample. The samplers of blocks need it.
         num_masks: Masks for each sample, default `config.num_masks`.
@@ -137,7 +136,7 @@ def sample_masks(
 def visible_indices(
     mask: Tensor, token_mask: Tensor | None = None, size: int | None = None
 ) -> tuple[LongTensor, Tensor]:
-    """Lists the visible real tokens of each repeat.
+    """List the visible real tokens of each repeat.
 
     Args:
         mask: Boolean (B, M, T), True = masked.
@@ -146,7 +145,7 @@ def visible_indices(
             number of visible tokens in a row (tokens beyond it are left out); default is exactly that number.
 
     Returns:
-        indices: int64 (B*M, Tv), ascending in each row, 0 at padding.
+        indices: Int64 (B*M, Tv), ascending in each row, 0 at padding.
         keep: Boolean (B*M, Tv), False at padding.
     """
     B, M, T = mask.shape
@@ -176,15 +175,15 @@ def corrupt_tokens(
     sample_ids: Tensor,
     special_ids: Sequence[int] = (),
 ) -> Tensor:
-    """Replaces the masked tokens as BERT and data2vec 1.0 do: mask token, random token, or unchanged.
+    """Replace the masked tokens as BERT and data2vec 1.0 do: mask token, random token, or unchanged.
 
     Args:
         input_ids: Integer tensor (B, T).
-        mask: Boolean (B, T) or (B, M, T), True = replace. Special tokens are replaced where it says so.
+        mask: Boolean (B, T) or (B, M, T), True = replace. Special tokens are replaced where it is True.
         mask_token_id: Id of the mask token.
         vocab_size: Random ids are below this.
         random_prob: Share of the masked tokens that becomes a random id.
-        keep_prob: Share of the masked tokens that stays as it is; the rest becomes the mask token.
+        keep_prob: Share of the masked tokens that is not changed; the rest becomes the mask token.
         seed, step, sample_ids: As for `sample_masks`.
         special_ids: Ids never drawn as random ids (the mask token never is).
 
@@ -207,7 +206,7 @@ def corrupt_tokens(
         )
     excluded = sorted({i for i in (mask_token_id, *special_ids) if 0 <= i < vocab_size})
     if len(excluded) >= vocab_size:
-        raise ValueError(f"All {vocab_size} ids of the vocabulary are special: no random replacement is left to draw.")
+        raise ValueError(f"All {vocab_size} ids of the vocabulary are special: no random replacement can be drawn.")
 
     sample_ids = sample_ids.to(input_ids.device)
     draw = {"count": tokens, "repeats": mask.shape[1] if mask.ndim == 3 else 1}
@@ -224,17 +223,17 @@ def corrupt_tokens(
 
 
 def _signed(value: int) -> int:
-    """Reduces an integer to the range of int64, modulo 2^64."""
+    """Reduce an integer to the range of int64, modulo 2^64."""
     return (int(value) + (1 << 63)) % (1 << 64) - (1 << 63)
 
 
 def _logical_shift(bits: Tensor, by: int, out: Tensor | None = None) -> Tensor:
-    """Shifts int64 right and brings in zeros; `>>` alone would repeat the sign."""
+    """Shift int64 right and fill with zeros; `>>` alone would repeat the sign."""
     return torch.bitwise_right_shift(bits, by, out=out).bitwise_and_((1 << (64 - by)) - 1)
 
 
 def _mix(state: Tensor) -> Tensor:
-    """Finaliser of SplitMix64, a bijection of int64; changes its argument."""
+    """Apply the finaliser of SplitMix64, a bijection of int64, in place."""
     # One buffer for all rounds: on a CPU fresh memory costs more than the arithmetic.
     shifted = torch.empty_like(state)
     state.bitwise_xor_(_logical_shift(state, 30, shifted)).mul_(_MIX_1)
@@ -243,24 +242,24 @@ def _mix(state: Tensor) -> Tensor:
 
 
 def _below(bits: Tensor, bound: Tensor | int) -> Tensor:
-    """Maps random bits to integers in [0, bound); exact in integers, so equal on every device. Bound up to 2^32."""
+    """Map random bits to integers in [0, bound); exact in integers, so equal on every device. Bound up to 2^32."""
     return (_logical_shift(bits, 33) * bound) >> 31
 
 
 def _portion(lengths: Tensor, share: float) -> Tensor:
-    """int(L * share) in float64, as Python computes it."""
+    """Return int(L * share) in float64, as Python computes it."""
     return (lengths.to(torch.float64) * share).to(torch.int64)
 
 
 def _count(lengths: Tensor, share: float) -> Tensor:
-    """int(L * share) kept within [1, L - 1] (0 for L below 2): the number of tokens to choose."""
+    """Return int(L * share) kept within [1, L - 1] (0 for L below 2): the number of tokens to choose."""
     return torch.minimum(_portion(lengths, share).clamp(min=1), lengths - 1).clamp(min=0)
 
 
 def _cover_spans(
     share: float, length: int, lengths: Tensor, total: int, grid: tuple[int, int] | None, key: dict[str, Any]
 ) -> Tensor:
-    """Marks int(L * share / length) spans of `length` tokens around random centres, cut at the ends."""
+    """Mark int(L * share / length) spans of `length` tokens around random centres, cut at the ends."""
     rate = share / length
     most = int(total * rate)
     limit = lengths.view(-1, 1, 1)
@@ -277,7 +276,7 @@ def _cover_spans(
 def _cover_blocks(
     share: float, length: int, lengths: Tensor, total: int, grid: tuple[int, int], key: dict[str, Any]
 ) -> Tensor:
-    """Marks int(L * share / length^2) squares of `length` tokens a side around random centres, cut at the border."""
+    """Mark int(L * share / length^2) squares of `length` tokens a side around random centres, cut at the border."""
     height, width = grid
     rate = share / length**2
     most = int(total * rate)
@@ -307,7 +306,7 @@ class Sampler:
         cover: Function of (share to cover, adjustment included; `mask_length`; lengths (B,); T; grid; key of the
             draws) that returns a boolean (B, M, T): the tokens that are chosen first. None: all are equal.
         inverted: Whether the chosen tokens stay visible, instead of being masked.
-        geometry: "line" or "grid", how tokens must lie; None for either.
+        geometry: Required layout of the tokens, "line" or "grid"; None for either.
     """
 
     cover: Callable[..., Tensor] | None = None
@@ -324,12 +323,11 @@ SAMPLERS: dict[str, Sampler] = {
 
 
 def _choose(covered: Tensor | None, share: float, lengths: Tensor, total: int, key: dict[str, Any]) -> Tensor:
-    """Chooses exactly int(L * share) tokens, covered ones first and at random among equals; boolean (B, M, T).
+    """Choose exactly int(L * share) tokens, covered ones first and at random among equals; boolean (B, M, T).
 
-    Too many covered tokens are trimmed by that, too few are filled up. One selection serves rows of different counts:
-    a row that needs fewer than the most finds the difference in padding, as keys below all others. There is enough of
-    it, since the count never grows faster than the length. The result means nothing at padding. A selection is linear
-    in T, and several times faster than a sort.
+    Rows of different counts share one selection of the largest count: in a row that needs fewer, padding has keys
+    below all others and fills the difference. There is enough padding, since the count never grows faster than the
+    length. The result means nothing at padding. A selection is linear in T, and several times faster than a sort.
     """
     most = max(1, min(int(total * share), total - 1))  # `_count` on the host: no synchronisation
     index = torch.arange(total, device=lengths.device)
@@ -340,13 +338,13 @@ def _choose(covered: Tensor | None, share: float, lengths: Tensor, total: int, k
         keys.add_(covered.logical_not(), alpha=_LAST)
     padding = torch.where(index < limit + most - count, -1, _KEY_MAX)  # (B, 1, T)
     torch.where(index < limit, keys, padding, out=keys)
-    # topk rather than kthvalue, which is refused on CUDA when deterministic algorithms are asked for.
+    # topk rather than kthvalue, which raises on CUDA with deterministic algorithms.
     threshold = keys.topk(most, dim=-1, largest=False, sorted=False).values.amax(-1, keepdim=True)
     return keys <= threshold
 
 
 def _check_config(config: Any) -> tuple[Sampler, float]:
-    """Validates the mask options; returns the sampler and the share of tokens to choose."""
+    """Validate the mask options; return the sampler and the share of tokens to choose."""
     name, prob = config.mask_sampler, config.mask_prob
     if name not in SAMPLERS:
         raise ValueError(f"mask_sampler is {name!r}, which is unknown; use one of {', '.join(SAMPLERS)}.")
@@ -368,7 +366,7 @@ def _check_config(config: Any) -> tuple[Sampler, float]:
 
 
 def _check_lengths(sampler: str, lengths: Tensor, sample_ids: Tensor, grid: tuple[int, int] | None) -> int:
-    """Validates shapes and lengths; returns T. On an accelerator with a grid the lengths are trusted, not read."""
+    """Validate shapes and lengths; return T. On an accelerator with a grid the lengths are trusted, not read."""
     if lengths.ndim != 1 or lengths.shape != sample_ids.shape:
         raise ValueError(
             "lengths and sample_ids must both have the shape (batch,), but have the shapes "

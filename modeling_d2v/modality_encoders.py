@@ -1,4 +1,4 @@
-"""From raw input to tokens: the front end of a modality is a local encoder and the context encoder behind it.
+"""From raw input to tokens: the front end of a modality is a local encoder and a context encoder after it.
 
 Shapes: B samples, M masks per sample, T tokens, V visible tokens (padded to the most of the batch), E extra tokens,
 D hidden size, h x w grid of patches. Masks are True = masked; token masks are True = real.
@@ -32,14 +32,14 @@ class Tokens:
     hidden_states: Tensor  # (B, E + V, D), with B * M rows where tokens were dropped
     token_mask: Tensor | None  # (B, E + V), None = all real
     bias: Tensor | None  # attention bias (B or 1, 1 or H, E + V, E + V), still to be scaled for a layer
-    index: Tensor | None = None  # (B * M, V) places of the visible tokens, None = all
+    index: Tensor | None = None  # (B * M, V) indices of the visible tokens, None = all
     keep: Tensor | None = None  # (B * M, V) False = filling
 
 
 class ModalityEncoder(nn.Module):
     """A local encoder, and the context encoder after it: positions, dropping of masked tokens, extra tokens, norm.
 
-    The prenet blocks are kept here, but run by the model: they are blocks like the shared ones.
+    The prenet blocks belong to this module, but the model runs them like the shared ones.
     """
 
     def __init__(self, config: Data2VecConfig, modality: str, prenet: nn.ModuleList) -> None:
@@ -59,9 +59,9 @@ class ModalityEncoder(nn.Module):
         self.context_norm = norm
         self.norm_first = config.norm_first
         self.dropout = nn.Dropout(settings.prenet_dropout)
-        # Set by the task heads for speech: what is hidden of the local features in training, beside `mask`.
+        # Set by the task heads for speech: masks local features in training, beside `mask`.
         self.augment: nn.Module | None = None
-        # Padding in the reference: 1.0 zeroes it before the positions, 2.0 not at all, both let it reach the rest.
+        # In the reference, 1.0 zeroes padding before the positions, 2.0 does not; both let it reach the rest.
         self.keeps_padding = config.fairseq_compatible_padding
         self.zeroes_input_padding = self.keeps_padding and config.masked_tokens == "replaced"
 
@@ -88,12 +88,12 @@ class ModalityEncoder(nn.Module):
         return None
 
     def contextualize(self, local: LocalFeatures, mask: Tensor | None = None, drop: bool = False) -> Tokens:
-        """Local features -> tokens for the prenet.
+        """Turn local features into tokens for the prenet.
 
         Args:
-            local: from the local encoder.
+            local: Output of the local encoder.
             mask: (B, M, T) True = masked, or None.
-            drop: leave masked tokens out (2.0); otherwise they stay in place as the mask vector, or zeros.
+            drop: Leave masked tokens out (2.0); otherwise they stay in place as the mask vector, or zeros.
 
         Returns:
             Tokens with B * M rows (B where `mask` is None).
@@ -104,7 +104,7 @@ class ModalityEncoder(nn.Module):
             frames, channels = self.augment(x, token_mask)
             mask = frames[:, None] if mask is None and frames is not None else mask
         if mask is None and self.training and self.mask_token is not None and self.mask_token.requires_grad:
-            # An empty mask: distributed engines need a gradient of every parameter in every step.
+            # An empty mask, as distributed engines need a gradient of every parameter in every step.
             mask = x.new_zeros(x.shape[0], 1, x.shape[1], dtype=torch.bool)
         replaced = mask is not None and self.mask_token is not None
         if replaced:
@@ -140,7 +140,7 @@ class ModalityEncoder(nn.Module):
 
     @staticmethod
     def _visible(mask: Tensor, token_mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """Places of the visible tokens, at least one column, and which of them are no filling (None = all)."""
+        """Return indices of the visible tokens, at least one column, and which are not filling (None = all)."""
         index, keep = visible_indices(mask, token_mask)
         if index.shape[1] == 0:
             index, keep = visible_indices(mask, token_mask, size=1)
@@ -149,7 +149,7 @@ class ModalityEncoder(nn.Module):
     def _with_positions(
         self, x: Tensor, token_mask: Tensor | None, mask: Tensor, replaced: bool, index: Tensor | None
     ) -> tuple[Tensor, Tensor | None]:
-        """Hides masked tokens, adds relative positions that cannot see them, keeps the visible ones if `index`."""
+        """Hide masked tokens, add relative positions that cannot see them, keep visible ones if `index`."""
         repeats = mask.shape[1]
         full_mask = None if token_mask is None else self._repeat(token_mask, repeats)
         relative = isinstance(self.position_encoder, ConvPositions)
@@ -159,7 +159,7 @@ class ModalityEncoder(nn.Module):
         positions = self.position_encoder(hidden, full_mask) if relative else None
         if index is None:
             return hidden if positions is None else hidden + positions, full_mask
-        # Visible tokens are gathered straight from the B samples: nothing is repeated that is then dropped.
+        # Visible tokens are gathered from the B samples, without repeating tokens that are then dropped.
         rows = torch.arange(index.shape[0], device=x.device)[:, None]
         kept = x[rows // repeats, index]
         if positions is not None:
@@ -171,7 +171,7 @@ class ModalityEncoder(nn.Module):
         return x if repeats == 1 else x.repeat_interleave(repeats, dim=0)
 
     def finish(self, tokens: Tokens) -> Tokens:
-        """After the prenet: the context norm of pre-norm models."""
+        """Apply the context norm of pre-norm models, after the prenet."""
         if self.norm_first:
             tokens.hidden_states = self.context_norm(tokens.hidden_states)
         return tokens

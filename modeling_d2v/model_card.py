@@ -1,7 +1,7 @@
-"""The card of a published model, and the licence that its weights stand under.
+"""The card of a published model, and the licence of its weights.
 
-Fine-tuning, further pretraining and conversion do not change the licence of the weights that one started from: it is
-read from the card of the source and carried on.
+Fine-tuning, further pretraining and conversion do not change the licence of the original weights: it is read from the
+card of the source.
 """
 
 import re
@@ -45,7 +45,7 @@ processor = AutoProcessor.from_pretrained("{name}", trust_remote_code=True)
 The code of the model lies beside its weights; read it before you trust it."""
 _ENCODER_LIMITS = """\
 - It turns raw input into features; it classifies, transcribes and generates nothing by itself. The cosine of the
-  features of two texts is no measure of similarity before fine-tuning.
+  features of two texts does not measure their similarity before fine-tuning.
 """
 _LIMITS = """\
 - It repeats the biases of its training data. Measure before you use it on languages, accents, pictures or recording
@@ -65,17 +65,17 @@ def model_card(
     summary: str | None = None,
     sections: Mapping[str, str] | None = None,
 ) -> str:
-    """Text of a card with its metadata on top.
+    """Return the text of a card with its metadata.
 
     Args:
-        config: of the model.
-        architecture: name of its class, such as "Data2VecModel".
-        name: of the repository, as `from_pretrained` takes it.
-        license: identifier of the Hub; `None` leaves it open, and `publish` then asks for one.
-        base_model: name on the Hub of the model that this one was made from.
-        datasets: names on the Hub of the training data.
-        summary: sentence below the title. Default: what the model is.
-        sections: further text by heading, such as "Training data".
+        config: Configuration of the model.
+        architecture: Name of its class, such as "Data2VecModel".
+        name: Name of the repository, as `from_pretrained` takes it.
+        license: Identifier of the Hub; `None` for an unknown one, which `publish` does not accept.
+        base_model: Name on the Hub of the model that this one was made from.
+        datasets: Names on the Hub of the training data.
+        summary: Sentence below the title. Default: a description of the model.
+        sections: Further text by heading, such as "Training data".
     """
     auto = auto_class(architecture)
     version = "2.0" if config.masked_tokens == "dropped" else "1.0"
@@ -110,12 +110,12 @@ def model_card(
 
 
 def auto_class(architecture: str) -> str:
-    """The Auto class that loads an architecture, `AutoModel` for an unknown one."""
+    """Return the Auto class that loads an architecture, `AutoModel` for an unknown one."""
     return next((auto for auto, place in AUTO_MAP.items() if place.endswith(f".{architecture}")), "AutoModel")
 
 
 def license_text(license: str | None, has_code: bool = True) -> str:
-    """The sentence of a card about the licence of the weights, and of the code beside them where there is some."""
+    """Return a card's sentence about the licence of the weights, and of the code beside them if there is some."""
     if license is None:
         return "The licence of the weights that this model was made from is not known."
     limit = ", which excludes commercial use" if license.startswith(NON_COMMERCIAL) else ""
@@ -123,14 +123,14 @@ def license_text(license: str | None, has_code: bool = True) -> str:
 
 
 def read_license(source: str | PathLike | None, **hub: Any) -> str | None:
-    """The licence that the card of a model names.
+    """Return the licence that the card of a model names.
 
     Args:
-        source: folder, or name on the Hub.
+        source: Folder, or name on the Hub.
         hub: `token`.
 
     Returns:
-        the identifier in lower case, or `None`: no card, no licence in it, or no such model.
+        The identifier in lower case, or `None` without a model, a card or a licence in it.
     """
     if not source:
         return None
@@ -145,26 +145,26 @@ def read_license(source: str | PathLike | None, **hub: Any) -> str | None:
 
 
 def license_in(card: str) -> str | None:
-    """The licence that the text of a card names, in lower case."""
+    """Return the licence that the text of a card names, in lower case."""
     license = ModelCard(card, ignore_metadata_errors=True).data.license
     return str(license).lower() if license else None
 
 
 def choose_license(chosen: str | None, stated: str | None) -> str:
-    """The licence to publish under.
+    """Return the licence to publish under.
 
     Args:
-        chosen: by the user.
-        stated: by the card of the weights, or of the weights that they were made from.
+        chosen: The user's choice.
+        stated: Licence in the card of the weights, or of the weights that they were made from.
 
     Raises:
-        ValueError: if neither is given, or if the chosen one allows commercial use and the stated one does not.
+        ValueError: Neither is given, or the chosen one allows commercial use and the stated one does not.
     """
     if chosen is None and stated is None:
         raise ValueError(
-            "Nothing says under which licence these weights may be passed on. Name it with `license`, such as "
-            f"{DEFAULT_LICENSE!r} for weights that you trained from scratch, or {NON_COMMERCIAL + '-4.0'!r} for those "
-            "that come from the vision checkpoints of the reference implementation."
+            f"The licence of these weights is unknown. Set `license`, such as {DEFAULT_LICENSE!r} for weights that "
+            f"you trained from scratch, or {NON_COMMERCIAL + '-4.0'!r} for those that come from the vision "
+            "checkpoints of the reference implementation."
         )
     if chosen and stated and stated.startswith(NON_COMMERCIAL) and not chosen.lower().startswith(NON_COMMERCIAL):
         raise ValueError(
@@ -175,7 +175,7 @@ def choose_license(chosen: str | None, stated: str | None) -> str:
 
 
 def with_license(card: str, license: str) -> str:
-    """The same card with this licence in its metadata."""
+    """Return the card with this licence in its metadata."""
     parsed = ModelCard(card, ignore_metadata_errors=True)
     parsed.data.license = license
     text = str(parsed)
@@ -183,13 +183,13 @@ def with_license(card: str, license: str) -> str:
 
 
 def with_name(card: str, name: str) -> str:
-    """The same card, its examples loading the model by this name."""
+    """Return the card with examples that load the model by this name."""
     card = re.sub(r"""(from_pretrained\()(["'])[^"']*\2""", rf"\g<1>\g<2>{name}\g<2>", card)
     return re.sub(r"""(pipeline\(["'][\w-]+["'], )(["'])[^"']*\2""", rf"\g<1>\g<2>{name}\g<2>", card)
 
 
 def without_processor(card: str) -> str:
-    """The same card for a folder that has nothing to prepare inputs: its example does not promise it."""
+    """Return the card without the processor in its example, for a folder that has none."""
     return re.sub(
         r"(import \w+), AutoProcessor\n|processor = AutoProcessor\..*\n",
         lambda line: f"{line[1]}\n" if line[1] else "",
@@ -198,7 +198,7 @@ def without_processor(card: str) -> str:
 
 
 def for_encoder(card: str) -> str:
-    """The card of a pretraining model, for its encoder alone."""
+    """Return the card of a pretraining model, for its encoder alone."""
     parsed = ModelCard(card, ignore_metadata_errors=True)
     parsed.data.pipeline_tag = parsed.data.pipeline_tag or PIPELINE_TAGS["AutoModel"]
     return (
@@ -207,5 +207,5 @@ def for_encoder(card: str) -> str:
 
 
 def table(rows: Mapping[str, Any]) -> str:
-    """Two columns without a head."""
+    """Return a Markdown table of two columns without a head."""
     return "\n".join(["| | |", "|---|---|", *(f"| {key} | {value} |" for key, value in rows.items())])

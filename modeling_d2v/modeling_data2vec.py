@@ -38,8 +38,8 @@ class Data2VecModelOutput(ModelOutput):
     Args:
         last_hidden_state: (B, E + T, D), extra tokens first.
         pooler_output: (B, D), mean over the real tokens without the extra ones.
-        hidden_states: input of the first shared block and output of each, where asked for.
-        attentions: weights (B, H, E + T, E + T) of each shared block, where asked for (eager attention only).
+        hidden_states: Input of the first shared block and output of each, if requested.
+        attentions: Weights (B, H, E + T, E + T) of each shared block, if requested (eager attention only).
         attention_mask: (B, E + T) bool, True = real.
     """
 
@@ -51,7 +51,7 @@ class Data2VecModelOutput(ModelOutput):
 
 
 class Data2VecPreTrainedModel(PushToHub, PreTrainedModel):
-    """Base of every data2vec model: initialisation, and what transformers asks of a model class."""
+    """Base of every data2vec model: initialisation, and hooks of transformers."""
 
     config: Data2VecConfig
     config_class = Data2VecConfig
@@ -68,7 +68,7 @@ class Data2VecPreTrainedModel(PushToHub, PreTrainedModel):
         "hidden_states": OutputRecorder(Data2VecBlock, index=0, layer_name="encoder.blocks"),
         "attentions": OutputRecorder(Data2VecAttention, index=1, layer_name="encoder.blocks"),
     }
-    # An encoder read from a pretraining checkpoint leaves the teacher and the decoders behind.
+    # An encoder loaded from a pretraining checkpoint has no teacher and no decoders.
     _keys_to_ignore_on_load_unexpected = [r"^teacher\.", r"^decoders\.", r"^ema_step$"]
 
     def _flash_attn_can_dispatch(self, *args: Any, **kwargs: Any) -> bool:
@@ -80,13 +80,13 @@ class Data2VecPreTrainedModel(PushToHub, PreTrainedModel):
         ]
         if biased:
             raise ValueError(
-                f"Flash attention takes no additive bias, and the {' and '.join(biased)} part of this model adds one "
+                f"Flash attention has no additive bias, and the {' and '.join(biased)} part of this model adds one "
                 'to the attention scores (ALiBi or a relative position bias). Use `attn_implementation="sdpa"`.'
             )
         return super()._flash_attn_can_dispatch(*args, **kwargs)
 
     def set_attn_implementation(self, attn_implementation: str | dict, **kwargs: Any) -> None:
-        """As in transformers. Front ends run inside this model: their configurations follow without a warning."""
+        """Set the implementation as in transformers, and that of the front ends without a warning."""
         parts = [self.config.modality_config(name) for name in self.config.modalities]
         before = [part._attn_implementation for part in parts]
         if isinstance(attn_implementation, str):
@@ -100,18 +100,21 @@ class Data2VecPreTrainedModel(PushToHub, PreTrainedModel):
             raise
 
     def resize_token_embeddings(self, new_num_tokens: int | None = None, *args: Any, **kwargs: Any) -> nn.Embedding:
-        """As in transformers; a model without text, or a table that would lose a special token, is a `ValueError`."""
+        """Resize the table as in transformers.
+
+        Raises:
+            ValueError: The model has no text, or the new table would lose a special token.
+        """
         text = self.config.modality_config("text")
         text.check_vocabulary(text.vocab_size if new_num_tokens is None else new_num_tokens)
         return super().resize_token_embeddings(new_num_tokens, *args, **kwargs)
 
     def lora_settings(self) -> dict[str, Any]:
-        """Return what LoRA (Hu et al. 2021) adapts in this model, as arguments of `peft.LoraConfig`.
+        """Return the arguments of `peft.LoraConfig` for this model (LoRA, Hu et al. 2021).
 
-        Low-rank updates go into the four linear layers of every block, those of the prenet included; query, key and
-        value, which are one layer, share the rank that is given to it. Front ends stay as they are. The task head,
-        which starts from random weights, is trained as a whole; an output matrix that is tied to the token embedding
-        stays frozen with it.
+        The four linear layers of every block, those of the prenet included, are adapted; query, key and value are one
+        layer and share its rank. Front ends are frozen. The task head, which starts from random weights, is trained as
+        a whole; an output matrix that is tied to the token embedding is frozen with it.
 
         Returns:
             `target_modules`, and `modules_to_save` with the modules of the head (`None` where there is no head).
@@ -132,7 +135,7 @@ class Data2VecPreTrainedModel(PushToHub, PreTrainedModel):
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        """The reference's: N(0, 0.02) for linear layers and tables, PyTorch's own for convolutions and those named."""
+        """Initialise as the reference: N(0, 0.02) for linear layers and tables, PyTorch's defaults otherwise."""
         std = self.config.initializer_range
         if isinstance(module, nn.Linear):
             init.normal_(module.weight, std=std)
@@ -179,7 +182,7 @@ class Data2VecModel(Data2VecPreTrainedModel):
     """The data2vec encoder: one front end per modality, shared transformer blocks.
 
     Args:
-        config: which modalities there are, and the size of everything.
+        config: Modalities and sizes.
     """
 
     def __init__(self, config: Data2VecConfig) -> None:
@@ -193,19 +196,19 @@ class Data2VecModel(Data2VecPreTrainedModel):
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:
-        """The first layer of the front end (of the text one, where there are several)."""
+        """Return the first layer of the front end (the text one, if there are several)."""
         return self.modality_encoders[self.config.modalities[0]].local_encoder.first_layer
 
     def set_input_embeddings(self, value: nn.Module) -> None:
         if "text" not in self.config.modalities:
-            raise ValueError("Only text has an embedding table that can be replaced; this model has no text.")
+            raise ValueError("Only the embedding table of text can be replaced; this model has no text front end.")
         self.modality_encoders["text"].local_encoder.token_embeddings = value
 
     def select_input(self, **inputs: Tensor | None) -> tuple[str, Tensor]:
-        """The one modality that was given, and its tensor.
+        """Return the modality that was given, and its tensor.
 
         Raises:
-            ValueError: if none or several are given, or one that this model has no front end for.
+            ValueError: None or several are given, or one that this model has no front end for.
         """
         given = [name for name in (entry.input_name for entry in MODALITIES.values()) if inputs.get(name) is not None]
         names = " or ".join(f"`{MODALITIES[name].input_name}`" for name in self.config.modalities)
@@ -220,7 +223,7 @@ class Data2VecModel(Data2VecPreTrainedModel):
         return modality, tensor
 
     def local_features(self, encoder: ModalityEncoder, inputs: Tensor, attention_mask: Tensor | None) -> LocalFeatures:
-        """Runs a local encoder; checks what does not depend on the modality."""
+        """Run a local encoder and check what does not depend on the modality."""
         if attention_mask is not None and attention_mask.shape != inputs.shape:
             raise ValueError(
                 f"`attention_mask` has shape {tuple(attention_mask.shape)}, the input {tuple(inputs.shape)}; they "
@@ -237,17 +240,17 @@ class Data2VecModel(Data2VecPreTrainedModel):
         on_layer: LayerCallback | None = None,
         **kwargs: Any,
     ) -> tuple[Tokens, Tensor]:
-        """Local features -> context encoder -> prenet -> shared blocks.
+        """Run context encoder, prenet and shared blocks on local features.
 
         Args:
-            encoder: the modality's front end (a teacher may borrow the student's).
-            local: its local features, (B, T, D).
+            encoder: The modality's front end (a teacher may use the student's).
+            local: Its local features, (B, T, D).
             mask: (B, M, T) True = masked, or None.
-            drop: leave masked tokens out instead of hiding them in place.
-            on_layer: called after each shared block.
+            drop: Drop masked tokens instead of replacing them.
+            on_layer: Called after each shared block.
 
         Returns:
-            the tokens as they entered the shared blocks, and the blocks' output (B * M, E + V, D).
+            The tokens as they entered the shared blocks, and the blocks' output (B * M, E + V, D).
         """
         tokens = encoder.contextualize(local, mask, drop)
         attention = self._attention(encoder, tokens)
@@ -258,13 +261,13 @@ class Data2VecModel(Data2VecPreTrainedModel):
         tokens = encoder.finish(tokens)
         dtype = self.encoder.blocks[0].norm1.weight.dtype
         if tokens.hidden_states.dtype != dtype and not torch.is_autocast_enabled(tokens.hidden_states.device.type):
-            # A teacher in fp32 behind a front end that it borrows from a student in half precision.
+            # A teacher in fp32 may use the front end of a student in half precision.
             tokens.hidden_states = tokens.hidden_states.to(dtype)
             attention = self._attention(encoder, tokens)
         return tokens, self.encoder(tokens.hidden_states, attention[depth:], on_layer, **kwargs)
 
     def _attention(self, encoder: ModalityEncoder, tokens: Tokens) -> list[tuple[Any, Tensor | None]]:
-        """(attention mask, position bias) of every prenet and shared block, in the form the implementation takes."""
+        """Return (attention mask, position bias) of every prenet and shared block, for the implementation."""
         layers = len(encoder.prenet) + len(self.encoder.blocks)
         hidden, token_mask, bias_module = tokens.hidden_states, tokens.token_mask, encoder.attention_bias
         if tokens.bias is None:
@@ -283,7 +286,7 @@ class Data2VecModel(Data2VecPreTrainedModel):
                 bias = bias.masked_fill(~token_mask[:, None, None, :], torch.finfo(dtype).min)
             return bias, None
 
-        # The rest of the layers share one mask, made once.
+        # All layers share one mask.
         return [of_layer(i) for i in range(layers)] if bias_module.per_layer else [of_layer(0)] * layers
 
     @capture_outputs(tie_last_hidden_states=False)
@@ -297,20 +300,20 @@ class Data2VecModel(Data2VecPreTrainedModel):
         mask: Tensor | None = None,
         **kwargs: Any,
     ) -> Data2VecModelOutput:
-        """Encodes a batch of one modality.
+        """Encode a batch of one modality.
 
         Args:
             input_ids: (B, T) token ids.
             pixel_values: (B, C, height, width), sides multiples of the patch size.
             input_values: (B, samples) waveform at the configured rate, for convolutions standardised per recording.
-            attention_mask: of the input's shape, 1 = real, 0 = padding. Not for images.
-            mask: (B, T) bool, True = token hidden in place, as in fine-tuning with time masking.
+            attention_mask: Mask of the input's shape, 1 = real, 0 = padding. Not for images.
+            mask: (B, T) bool, True = token replaced, as in fine-tuning with time masking.
 
         Returns:
             `Data2VecModelOutput`.
 
         Raises:
-            ValueError: for no input or several, a modality that the model lacks, a wrong shape or wrong ids.
+            ValueError: No or several inputs are given, the model lacks the modality, or shapes or ids are wrong.
         """
         modality, inputs = self.select_input(input_ids=input_ids, pixel_values=pixel_values, input_values=input_values)
         encoder = self.modality_encoders[modality]
@@ -329,14 +332,14 @@ class Data2VecModel(Data2VecPreTrainedModel):
 
 
 def masked_mean(x: Tensor, token_mask: Tensor) -> Tensor:
-    """Mean of x (B, T, D) over the real tokens (B, T); zeros for a sample that has none."""
+    """Return the mean of x (B, T, D) over the real tokens (B, T); zeros for a sample that has none."""
     weight = token_mask.float()
     weight = weight / weight.sum(dim=1, keepdim=True).clamp(min=1)  # before the sum, which overflows in fp16
     return torch.einsum("btd,bt->bd", x, weight.to(x.dtype))
 
 
 def check_mask(mask: Tensor, features: Tensor, dims: int) -> Tensor:
-    """Checks a mask of tokens, (B, T) or (B, M, T), against the local features (B, T, D)."""
+    """Check a mask of tokens, (B, T) or (B, M, T), against the local features (B, T, D)."""
     batch, length = features.shape[:2]
     if mask.dtype != torch.bool or mask.dim() != dims or (mask.shape[0], mask.shape[-1]) != (batch, length):
         wanted = f"({batch}, {length})" if dims == 2 else f"({batch}, masks per sample, {length})"

@@ -1,4 +1,4 @@
-"""What the loss of every pretraining model is made of: identities of samples, masks, distances and the output.
+"""Parts of the loss of every pretraining model: sample ids, masks, distances and the output.
 
 Shapes: B samples, M masks per sample, T tokens, D hidden size, N masked tokens over all samples and masks. Masks are
 True = masked, token masks True = real.
@@ -20,28 +20,28 @@ from .targets import batch_std
 @torch.compiler.disable  # as `counter_bits`
 @torch.no_grad()
 def content_ids(inputs: Tensor, attention_mask: Tensor | None) -> Tensor:
-    """Identities (B,) of samples nobody numbered: equal content in any batch, process or step has equal masks."""
+    """Hash the content of samples without ids into ids (B,): equal content has equal masks everywhere."""
     bits = inputs.float().contiguous().view(torch.int32) if inputs.is_floating_point() else inputs
     bits = bits.long() if attention_mask is None else bits.long() * attention_mask.long()
     bits = bits.flatten(1)
-    # Odd factors that differ from place to place; int64 products wrap around, which is what mixes them.
+    # Odd factors that differ between positions; int64 products wrap around, which mixes the bits.
     factors = torch.arange(bits.shape[1], device=bits.device) * 0x5851F42D4C957F2D + 0x14057B7EF767814F
     return ((bits + 1) * factors).sum(dim=1) & (2**62 - 1)
 
 
 @dataclass
 class Data2VecForPreTrainingOutput(ModelOutput):
-    """Output of `Data2VecForPreTraining`, and of the model that its `from_backbone` makes.
+    """Output of `Data2VecForPreTraining` and `BackboneForPreTraining`.
 
     Args:
-        loss: sum of `losses`.
-        losses: "regression", and "cls" where configured, normalised as they enter `loss`.
-        num_items: masked real tokens over all masks of this batch (N), int64.
+        loss: Sum of `losses`.
+        losses: "regression", and "cls" if configured, normalised as in `loss`.
+        num_items: Masked real tokens over all masks of this batch (N), int64.
         predictions, targets: (N, D), rows in the order of `mask`.
         mask: (B, M, T), the one that was used.
-        prediction_std, target_std, local_std: mean over channels of the std over rows, of predictions, of targets,
-            and of the local encoder's features; near 0 after a collapse.
-        masked_fraction: masked share of the real tokens.
+        prediction_std, target_std, local_std: Mean over channels of the standard deviation over rows, of predictions,
+            targets and local encoder features; near 0 after a collapse.
+        masked_fraction: Masked share of the real tokens.
     """
 
     loss: Tensor | None = None
@@ -65,16 +65,16 @@ def resolve_mask(
     key: dict[str, Any],
     mask_padding: bool = False,
 ) -> Tensor:
-    """The mask (B, M, T) of a forward pass: the given one, checked, or else one drawn by the configuration.
+    """Return the mask (B, M, T) of a forward pass: the given one, checked, or one drawn by the configuration.
 
     Args:
         mask: (B, M, T) or (B, T) for one mask, or None.
-        settings: configuration of the modality; the fields of its masks are read.
-        features: (B, T, ...), gives sizes and device.
+        settings: Configuration of the modality, for the fields of its masks.
+        features: (B, T, ...), for sizes and device.
         token_mask: (B, T), None = all real.
-        grid: height and width in patches.
+        grid: Height and width in patches.
         key: `seed`, `step` and `sample_ids` (B,).
-        mask_padding: leave a given mask as it is where there is padding.
+        mask_padding: Do not change a given mask at padding.
     """
     if mask is None:
         length = torch.full((features.shape[0],), features.shape[1], device=features.device)
@@ -91,7 +91,7 @@ def resolve_mask(
 
 
 def distance(settings: Any, hidden_size: int, predictions: Tensor, targets: Tensor) -> Tensor:
-    """Sum over elements of the squared error, or of the smooth L1 loss with `loss_beta`, scaled."""
+    """Return the scaled sum of the squared error, or of the smooth L1 loss with `loss_beta`."""
     scale = settings.loss_scale if settings.loss_scale is not None else hidden_size**-0.5
     predictions, targets = predictions.float(), targets.float()
     if settings.loss_beta == 0:
@@ -100,7 +100,7 @@ def distance(settings: Any, hidden_size: int, predictions: Tensor, targets: Tens
 
 
 def loss_divisor(mask: Tensor, num_items: Tensor | int | None) -> Tensor:
-    """What sums over masked tokens are divided by: `num_items`, or else the masked tokens of this batch."""
+    """Return the divisor of sums over masked tokens: `num_items`, or the masked tokens of this batch."""
     return (mask.sum() if num_items is None else torch.as_tensor(num_items, device=mask.device)).clamp(min=1)
 
 
@@ -112,7 +112,7 @@ def pretraining_output(
     features: Tensor,
     token_mask: Tensor | None,
 ) -> Data2VecForPreTrainingOutput:
-    """The output with its measures of collapse; `features` (B, T, C) are the local encoder's."""
+    """Return the output with its measures of collapse; `features` (B, T, C) are the local encoder's."""
     count, features = mask.sum(), features.detach()
     real = mask[:, 0].numel() if token_mask is None else token_mask.sum().clamp(min=1)
     return Data2VecForPreTrainingOutput(

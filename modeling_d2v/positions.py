@@ -1,7 +1,7 @@
-"""Where a token is: sin-cos tables, ALiBi, relative position bias, convolutional positions.
+"""Positions of tokens: sin-cos tables, ALiBi, relative position bias, convolutional positions.
 
 Shapes: B batch (samples, or samples times masks), T tokens, V visible tokens, E extra tokens, D width, H heads,
-L layers, h x w grid of patches. Token indices are (B, V) or (1, V) numbers of places in the full sequence.
+L layers, h x w grid of patches. Token indices are (B, V) or (1, V) positions in the full sequence.
 """
 
 import math
@@ -16,12 +16,12 @@ FIXED_EPS = 1e-5
 
 
 def sincos_2d(dim: int, grid: tuple[int, int], base_grid: tuple[int, int] | None = None) -> Tensor:
-    """Fixed 2-D sin-cos positions (He et al. 2022): half of the channels for columns, half for rows.
+    """Return fixed 2-D sin-cos positions (He et al. 2022): half of the channels for columns, half for rows.
 
     Args:
         dim: D, a multiple of 4.
         grid: (h, w) patches.
-        base_grid: the grid that the weights were trained on; coordinates are scaled onto it, which interpolates the
+        base_grid: The grid that the weights were trained on. Coordinates are scaled to it, which interpolates the
             table for images of another size.
 
     Returns:
@@ -38,12 +38,12 @@ def sincos_2d(dim: int, grid: tuple[int, int], base_grid: tuple[int, int] | None
 
 
 def same_grid(grid: tuple[int, int], other: tuple[int, int]) -> bool:
-    """Whether two grids are the same, without tying a program exported for images of any size to one of them."""
+    """Return whether two grids are equal, without fixing the image size of an exported program."""
     return not any(isinstance(side, torch.SymInt) for side in grid) and grid == other
 
 
 def row_and_column(index: Tensor, width: int) -> tuple[Tensor, Tensor]:
-    """Places in a grid of the patches `index`; without a remainder, which ONNX has for constants only."""
+    """Return rows and columns of the patches `index`; without a remainder, which ONNX has for constants only."""
     rows = index // width
     return rows, index - rows * width
 
@@ -57,46 +57,49 @@ class SinCosPositions(nn.Module):
         self.register_buffer("table", self.initial_table(), persistent=False)
 
     def initial_table(self) -> Tensor:
-        # Values are needed even where modules are built on the meta device: they are no checkpoint's to give.
+        # Values are needed even where modules are built on the meta device: checkpoints do not hold them.
         with torch.device("cpu"):
             return sincos_2d(self.dim, self.base_grid)
 
     def forward(self, grid: tuple[int, int], token_mask: Tensor | None = None) -> Tensor:
-        """(h * w, D) positions of a grid, interpolated where it is not the configured one."""
+        """Return the positions (h * w, D) of a grid, interpolated unless it is the configured one."""
         if same_grid(grid, self.base_grid):
             return self.table
         return sincos_2d(self.dim, grid, self.base_grid).to(self.table)
 
 
 class SinCosTimePositions(SinCosPositions):
-    """The same for a grid whose rows are steps of time, of any number: nothing is interpolated.
+    """Sin-cos positions of a grid whose rows are any number of time steps: nothing is interpolated.
 
     Args:
         dim: D.
-        width: columns of the grid.
-        rows: rows that the table is kept for; it is computed anew for longer inputs.
+        width: Columns of the grid.
+        rows: Rows of the stored table; it is recomputed for longer inputs.
     """
 
     def __init__(self, dim: int, width: int, rows: int = 64) -> None:
         super().__init__(dim, (rows, width))
 
     def forward(self, grid: tuple[int, int], token_mask: Tensor | None = None) -> Tensor:
-        """Positions (h * w, D), or (B, h * w, D) with a token mask: time begins at the first real row."""
+        """Return the positions (h * w, D), or (B, h * w, D) with a token mask: time begins at the first real row."""
         kept = not isinstance(grid[0], torch.SymInt) and grid[0] <= self.base_grid[0]
         table = self.table[: grid[0] * grid[1]] if kept else sincos_2d(self.dim, grid).to(self.table)
         return table if token_mask is None else table[(token_mask.long().cumsum(dim=1) - 1).clamp(min=0)]
 
 
 def text_positions(input_ids: Tensor, pad_token_id: int, token_mask: Tensor | None = None) -> Tensor:
-    """Position ids (B, T) of RoBERTa: running count of real tokens plus the pad id, the pad id for padding."""
+    """Return RoBERTa's position ids (B, T): running count of real tokens plus the pad id; padding has the pad id."""
     real = input_ids.ne(pad_token_id)
     real = (real if token_mask is None else real & token_mask).long()
     return real.cumsum(dim=1) * real + pad_token_id
 
 
 def alibi_slopes(num_heads: int) -> list[float]:
-    """Slopes of ALiBi (Press et al. 2022): a geometric series for a power of two heads; otherwise that of the next
-    lower power, then every other slope of the doubled set."""
+    """Return the slopes of ALiBi (Press et al. 2022).
+
+    They are a geometric series for a power of two heads; otherwise that of the next lower power, then every other
+    slope of the doubled set.
+    """
 
     def series(n: int) -> list[float]:
         start = 2.0 ** (-8.0 / n)
@@ -111,9 +114,9 @@ class AlibiBias(nn.Module):
 
     Args:
         num_heads: H.
-        num_layers: L, prenet and shared blocks, for one scale a layer.
+        num_layers: L, prenet and shared blocks, for one scale per layer.
         distance: "manhattan" or "euclidean", between patches of a grid.
-        learned: learn the scale (clamped at 0), starting from `scale`.
+        learned: Learn the scale (clamped at 0), starting from `scale`.
     """
 
     def __init__(
@@ -139,7 +142,7 @@ class AlibiBias(nn.Module):
             return torch.tensor(alibi_slopes(self.num_heads)).view(1, -1, 1, 1)
 
     def forward(self, index: Tensor, grid: tuple[int, int] | None, num_extra: int) -> Tensor:
-        """Minus the distance (B, 1, E + V, E + V) in fp32; extra tokens are at no distance from anything."""
+        """Return the negative distance (B, 1, E + V, E + V) in fp32; it is 0 for extra tokens."""
         if grid is None:
             distance = (index[:, :, None] - index[:, None, :]).abs().float()
         else:
@@ -150,21 +153,21 @@ class AlibiBias(nn.Module):
         return F.pad(-distance, (num_extra, 0, num_extra, 0))[:, None]
 
     def scaled(self, bias: Tensor, layer: int) -> Tensor:
-        """The bias (B, H, E + V, E + V) of one layer; prenet layers count first."""
+        """Return the bias (B, H, E + V, E + V) of one layer; prenet layers count first."""
         if self.scale is None:
             return bias * (self.slopes * self.initial_scale)
         return bias * (self.slopes * self.scale.clamp(min=0)[layer if self.per_layer else 0])
 
 
 class RelativePositionBias(nn.Module):
-    """Learned bias by relative place in a window of patches (BEiT, data2vec 1.0 vision).
+    """Learned bias by relative position in a window of patches (BEiT, data2vec 1.0 vision).
 
     The table's last three rows are for extra token to patch, patch to extra token, and extra token to itself.
 
     Args:
         num_heads: H.
-        window: patches down and across that the table is made for.
-        num_layers: L, for one table a layer; `None` for one that all layers share.
+        window: Patches down and across that the table is made for.
+        num_layers: L, for one table per layer; `None` for one that all layers share.
     """
 
     def __init__(self, num_heads: int, window: tuple[int, int], num_layers: int | None = None) -> None:
@@ -174,7 +177,7 @@ class RelativePositionBias(nn.Module):
         self.table = nn.Parameter(torch.zeros(*([num_layers] if self.per_layer else []), rows, num_heads))
 
     def forward(self, index: Tensor, grid: tuple[int, int], num_extra: int) -> Tensor:
-        """Bias (B, H, E + V, E + V), of all layers (L, B, H, E + V, E + V) where each has its own table."""
+        """Return the bias (B, H, E + V, E + V), of all layers (L, B, H, E + V, E + V) where each has its own table."""
         table, (h, w) = self.table, grid
         if not same_grid(grid, self.window):
             table = self._resized(grid)
@@ -190,7 +193,7 @@ class RelativePositionBias(nn.Module):
         return table[..., relation, :].movedim(-1, -3)
 
     def _resized(self, grid: tuple[int, int]) -> Tensor:
-        """The table for another grid, its places interpolated bilinearly, as transformers does for this model."""
+        """Return the table for another grid, interpolated bilinearly, as transformers does for this model."""
         source = (2 * self.window[0] - 1, 2 * self.window[1] - 1)
         target = (2 * grid[0] - 1, 2 * grid[1] - 1)
         places = self.table[..., :-3, :].transpose(-1, -2)  # (L, H, rows) or (H, rows)
@@ -201,19 +204,19 @@ class RelativePositionBias(nn.Module):
         return torch.cat([resized, self.table[..., -3:, :]], dim=-2)
 
     def scaled(self, bias: Tensor, layer: int) -> Tensor:
-        """The bias (B, H, E + V, E + V) of one layer."""
+        """Return the bias (B, H, E + V, E + V) of one layer."""
         return bias[layer] if self.per_layer else bias
 
 
 def channel_norm(x: Tensor) -> Tensor:
-    """Parameter-free layer norm over the last dimension."""
+    """Apply layer norm without parameters over the last dimension."""
     return F.layer_norm(x, x.shape[-1:], eps=FIXED_EPS)
 
 
 class TimeConv1d(nn.Conv1d):
-    """Convolution over time that takes and gives (B, T, C), the layout of the norms and linear layers around it.
+    """Convolution over time with input and output (B, T, C), the layout of norms and linear layers.
 
-    It runs as a 2-D convolution of one row in the channels-last layout: nothing is transposed in memory.
+    It runs as a 2-D convolution of one row in the channels-last layout, without transposing in memory.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -224,7 +227,7 @@ class TimeConv1d(nn.Conv1d):
 
 
 class SameConv1d(TimeConv1d):
-    """The same keeping the length: padding k // 2, the last step dropped for even kernels."""
+    """Convolution over time that keeps the length: padding k // 2, the last step dropped for even kernels."""
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int, groups: int = 1) -> None:
         super().__init__(in_channels, out_channels, kernel_size, padding=kernel_size // 2, groups=groups)
@@ -239,11 +242,11 @@ class ConvPositions(nn.Module):
 
     Args:
         dim: D.
-        depth: layers. Kernel: max(3, width // depth).
-        width: total width in frames.
-        groups: groups of every convolution.
-        zero_padding: set the padding to zero before every convolution, so that nothing of it reaches real frames.
-            False convolves it like real frames, as the reference does.
+        depth: Layers. Kernel: max(3, width // depth).
+        width: Total width in frames.
+        groups: Groups of every convolution.
+        zero_padding: Set the padding to zero before every convolution, so that it does not reach real frames. False
+            convolves it like real frames, as the reference does.
     """
 
     def __init__(self, dim: int, depth: int, width: int, groups: int, zero_padding: bool = True) -> None:
@@ -253,7 +256,7 @@ class ConvPositions(nn.Module):
         self.zero_padding = zero_padding
 
     def forward(self, x: Tensor, token_mask: Tensor | None) -> Tensor:
-        """x (B, T, D), token_mask (B, T) True = real -> positions (B, T, D)."""
+        """Return positions (B, T, D) of x (B, T, D); token_mask (B, T) is True = real."""
         real = token_mask[..., None].to(x.dtype) if self.zero_padding and token_mask is not None else None
         for conv in self.convs:
             x = F.gelu(channel_norm(conv(x if real is None else x * real)))

@@ -37,11 +37,11 @@ from .targets import TargetMean
 class Data2VecForPreTraining(EmaTeacher, Data2VecPreTrainedModel):
     """Student, teacher and decoders of data2vec 2.0 (`masked_tokens="dropped"`) or 1.0 (`"replaced"`).
 
-    The teacher is part of the state dict, as is the number of its updates (`ema_step`): a checkpoint is all that a
-    resumed run needs from the model. Loading a plain encoder starts the teacher as a copy of it.
+    The teacher and the number of its updates (`ema_step`) are part of the state dict: a resumed run needs nothing else
+    from the model. When a plain encoder is loaded, the teacher starts as a copy of it.
 
     Args:
-        config: the encoder, and per modality its mask, decoder, targets and the teacher's scope.
+        config: Configuration of the encoder, and of mask, decoder, targets and scope of the teacher per modality.
     """
 
     def __init__(self, config: Data2VecConfig) -> None:
@@ -61,7 +61,7 @@ class Data2VecForPreTraining(EmaTeacher, Data2VecPreTrainedModel):
 
     @staticmethod
     def _make_teacher(config: Data2VecConfig) -> Data2VecModel:
-        """An encoder without the parts that the student lends."""
+        """Return an encoder without the parts that it shares with the student."""
         teacher = Data2VecModel(config)
         for name in config.modalities:
             scope = config.modality_config(name).ema_scope
@@ -85,8 +85,7 @@ class Data2VecForPreTraining(EmaTeacher, Data2VecPreTrainedModel):
     def from_backbone(
         model: PreTrainedModel | str | PathLike, tokenizer: Any = None, **settings: Any
     ) -> BackboneForPreTraining:
-        """The objective of 1.0 over any encoder of transformers; see `BackboneForPreTraining.from_backbone`.
-
+        """Apply the objective of 1.0 to any encoder of transformers; see `BackboneForPreTraining.from_backbone`.
         Example:
             >>> model = Data2VecForPreTraining.from_backbone("FacebookAI/roberta-base")
             >>> model.trained_encoder().save_pretrained("continued")  # a RobertaModel again
@@ -99,11 +98,11 @@ class Data2VecForPreTraining(EmaTeacher, Data2VecPreTrainedModel):
 
     @torch.no_grad()
     def trained_encoder(self, weights: str = "student") -> Data2VecModel:
-        """The encoder without decoders, for use after pretraining.
+        """Return the encoder without decoders, for use after pretraining.
 
         Args:
-            weights: "student", the encoder that this model trains, or "teacher", a copy of it that has the averaged
-                weights; what is not averaged (see `ema_scope`) is the student's.
+            weights: "student" for the trained encoder, or "teacher" for a copy with the averaged weights; what is not
+                averaged (see `ema_scope`) is the student's.
         """
         if weights not in ("student", "teacher"):
             raise ValueError(f'`weights` is {weights!r}; it must be "student" or "teacher".')
@@ -121,7 +120,7 @@ class Data2VecForPreTraining(EmaTeacher, Data2VecPreTrainedModel):
         self.data2vec.set_input_embeddings(value)
 
     def resize_token_embeddings(self, *args: Any, **kwargs: Any) -> nn.Embedding:
-        """As in transformers; a teacher with a table of its own gets the student's new rows."""
+        """Resize the table as in transformers, and the teacher's own copy of it."""
         table = super().resize_token_embeddings(*args, **kwargs)
         if "text" in self.teacher.modality_encoders and self.teacher.modality_encoders["text"].local_encoder:
             local = self.teacher.modality_encoders["text"].local_encoder
@@ -132,7 +131,7 @@ class Data2VecForPreTraining(EmaTeacher, Data2VecPreTrainedModel):
         return table
 
     def enable_input_require_grads(self) -> None:
-        """For adapters: the student alone, as nothing is ever learned through the teacher."""
+        """Enable gradients of the student's inputs alone, for adapters."""
         self.data2vec.enable_input_require_grads()
 
     def disable_input_require_grads(self) -> None:
@@ -150,12 +149,12 @@ class Data2VecForPreTraining(EmaTeacher, Data2VecPreTrainedModel):
     def teacher_targets(
         self, modality: str, inputs: Tensor, attention_mask: Tensor | None, local: LocalFeatures
     ) -> Tensor:
-        """Targets y (B, T, D) of the whole, unmasked input (paper 2022, section 3.3), in fp32.
+        """Return targets (B, T, D) of the unmasked input (paper 2022, section 3.3), in fp32.
 
         Args:
-            modality: its name.
-            inputs, attention_mask: as given to `forward`.
-            local: the student's local features, used where the teacher has no local encoder of its own.
+            modality: Name of the modality.
+            inputs, attention_mask: As given to `forward`.
+            local: The student's local features, used where the teacher has no local encoder of its own.
         """
         settings = self.config.modality_config(modality)
         student = self.data2vec.modality_encoders[modality]
@@ -187,22 +186,22 @@ class Data2VecForPreTraining(EmaTeacher, Data2VecPreTrainedModel):
         return_loss: bool = True,
         **kwargs: Any,
     ) -> Data2VecForPreTrainingOutput:
-        """Loss of a batch of one modality.
+        """Compute the loss of a batch of one modality.
 
         Args:
-            input_ids, pixel_values, input_values, attention_mask: as for `Data2VecModel`.
-            mask: (B, M, T) bool, True = masked; drawn inside when not given.
-            sample_ids: (B,) identities of the samples, for masks drawn inside; default: a hash of their content.
-            step: optimizer step, likewise; default: updates of the teacher so far.
-            num_items: masked tokens over all processes and accumulated batches; default: those of this batch.
-            num_rows: samples times masks likewise, for `cls_loss_rows`.
-            return_loss: for `Trainer`, which evaluates models that have this argument; there is always a loss.
+            input_ids, pixel_values, input_values, attention_mask: As for `Data2VecModel`.
+            mask: (B, M, T) bool, True = masked. Default: drawn by the configuration.
+            sample_ids: (B,) ids of the samples, for masks drawn here. Default: a hash of their content.
+            step: Optimizer step, for masks drawn here. Default: the number of teacher updates.
+            num_items: Masked tokens over all processes and accumulated batches. Default: those of this batch.
+            num_rows: Samples times masks over all processes and accumulated batches, for `cls_loss_rows`.
+            return_loss: Ignored: `Trainer` evaluates models that have this argument.
 
         Returns:
             `Data2VecForPreTrainingOutput`.
 
         Raises:
-            ValueError: for no input or several, or wrong shapes.
+            ValueError: No or several inputs are given, or shapes are wrong.
         """
         modality, inputs = self.data2vec.select_input(
             input_ids=input_ids, pixel_values=pixel_values, input_values=input_values
@@ -242,7 +241,7 @@ class Data2VecForPreTraining(EmaTeacher, Data2VecPreTrainedModel):
         key: dict[str, Any],
         **kwargs: Any,
     ) -> tuple[Tokens, Tensor]:
-        """2.0: visible tokens only. 1.0: all tokens, the masked ones replaced before anything mixes them."""
+        """Encode visible tokens only (2.0), or all with masked ones replaced before tokens mix (1.0)."""
         encoder = self.data2vec.modality_encoders[modality]
         drop = self.config.masked_tokens == "dropped"
         if drop or not encoder.config.traits.corrupts_input:
@@ -271,7 +270,7 @@ class Data2VecForPreTraining(EmaTeacher, Data2VecPreTrainedModel):
         mask: Tensor,
         key: dict[str, Any],
     ) -> Tensor:
-        """Predictions (N, D) at the masked tokens: the projection is not spent on the others."""
+        """Return predictions (N, D) at the masked tokens; only these are projected."""
         decoder = self.decoders[modality]
         features = decoder.features(hidden, tokens, local, mask, key)
         return decoder.projection(features[mask.flatten(0, 1)])
@@ -282,7 +281,7 @@ class Data2VecForPreTraining(EmaTeacher, Data2VecPreTrainedModel):
     def _cls_distance(
         self, settings: Data2VecModalityConfig, hidden: Tensor, targets: Tensor, local: LocalFeatures, mask: Tensor
     ) -> Tensor:
-        """The last extra token regresses the mean target over all real tokens (paper 2023, section 3.4)."""
+        """Return the loss of the mean target's regression by the last extra token (paper 2023, section 3.4)."""
         real = torch.ones_like(mask[:, 0]) if local.token_mask is None else local.token_mask
         mean = masked_mean(targets, real).repeat_interleave(mask.shape[1], dim=0)
         return self._distance(settings, hidden[:, settings.num_extra_tokens - 1], mean)

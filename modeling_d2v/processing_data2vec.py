@@ -1,6 +1,6 @@
-"""One object that prepares everything a checkpoint takes: text, images, audio, or those of them that it knows.
+"""One processor for all inputs of a checkpoint: text, images and audio.
 
-It also turns the outputs of a CTC model into text, greedily or with a language model.
+It also decodes the outputs of a CTC model, greedily or with a language model.
 
 Shapes: B samples, T frames, V tokens of the vocabulary.
 """
@@ -37,18 +37,18 @@ _HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "proxies", "r
 
 
 class Data2VecProcessor(ProcessorMixin):
-    """Tokenizer, image processor and feature extractor of a checkpoint, or those of them that it has.
+    """Tokenizer, image processor and feature extractor of a checkpoint, at least one of them.
 
-    `save_pretrained` and `from_pretrained` keep exactly the parts that are there. The Auto class of each part finds it
-    in the same folder.
+    `save_pretrained` and `from_pretrained` keep exactly the parts that exist. The Auto class of each part finds it in
+    the same folder.
 
     Args:
-        tokenizer: for text, or for the transcripts of a CTC model.
-        image_processor: for images.
-        feature_extractor: for waveforms.
+        tokenizer: Tokenizer of text, or of the transcripts of a CTC model.
+        image_processor: Processor of images.
+        feature_extractor: Feature extractor of waveforms.
 
     Raises:
-        ValueError: if there is none of them.
+        ValueError: No part is given.
 
     Example:
         >>> processor = AutoProcessor.from_pretrained("runs/speech/final")
@@ -63,7 +63,7 @@ class Data2VecProcessor(ProcessorMixin):
         parts = {name: part for name, part in given.items() if part is not None}
         if not parts:
             raise ValueError(f"A Data2VecProcessor needs at least one of {', '.join(LOADERS)}.")
-        # The base class saves and shows what this names: the parts of the instance, not all that the class can have.
+        # The base class saves and prints the parts that this returns: those of the instance, not of the class.
         self.get_attributes = partial(list, parts)
         super().__init__(**parts)
 
@@ -83,24 +83,24 @@ class Data2VecProcessor(ProcessorMixin):
         sampling_rate: int | None = None,
         **kwargs: Any,
     ) -> BatchFeature | BatchEncoding:
-        """Input of the model, of one modality; with `audio`, `text` is the transcript and becomes `labels`.
+        """Prepare the input of one modality; with `audio`, `text` is the transcript and becomes `labels`.
 
         Args:
-            images: an image or several, as the image processor takes them.
-            text: a text or several.
-            audio: a waveform (samples,) or several, each of one channel, as arrays, tensors or lists.
-            sampling_rate: Hz of the waveforms; needed with `audio`.
-            kwargs: of the part that is used, such as `padding=True`, `truncation=True`, `text_pair=...` or
-                `return_tensors="pt"`. With `audio` and `text` they are the feature extractor's, and the transcripts
-                are padded with -100.
+            images: One or several images, as the image processor takes them.
+            text: One or several texts.
+            audio: One or several waveforms (samples,) of one channel, as arrays, tensors or lists.
+            sampling_rate: Sampling rate of the waveforms in Hz; required with `audio`.
+            kwargs: Keyword arguments of the part that is used, such as `padding=True`, `truncation=True`,
+                `text_pair=...` or `return_tensors="pt"`. With `audio` and `text` they are the feature extractor's, and
+                the transcripts are padded with -100.
 
         Returns:
             `input_ids` and `attention_mask`, or `pixel_values` (with `labels` if `segmentation_maps` are given), or
             `input_values` and `attention_mask` (and `labels` with `text`).
 
         Raises:
-            ValueError: for no input, images beside another one, a part that is missing, another sampling rate than
-                the model's, recordings that are empty or of several channels, or another number of transcripts.
+            ValueError: There is no input or an extra one, or the part for it is missing; the sampling rate is not the
+                model's; recordings are empty or have several channels; or the number of transcripts differs.
         """
         given = {"images": images, "text": text, "audio": audio}
         names = [name for name, value in given.items() if value is not None]
@@ -120,7 +120,7 @@ class Data2VecProcessor(ProcessorMixin):
         if sampling_rate != extractor.sampling_rate:
             given = "is not given" if sampling_rate is None else f"is {sampling_rate} Hz"
             raise ValueError(
-                f"`sampling_rate` {given}; this model takes audio of {extractor.sampling_rate} Hz. Resample it, for "
+                f"`sampling_rate` {given}; this model needs audio of {extractor.sampling_rate} Hz. Resample it, for "
                 f"example with soxr, and pass `sampling_rate={extractor.sampling_rate}`."
             )
         waveforms = self._waveforms(audio)
@@ -139,9 +139,9 @@ class Data2VecProcessor(ProcessorMixin):
 
     @staticmethod
     def _waveforms(audio: Any) -> list[np.ndarray]:
-        """Arrays (samples,) out of one recording or several."""
+        """Return one recording or several as arrays (samples,)."""
         rows = audio if len(audio) and np.ndim(audio[0]) else [audio]
-        # The feature extractor would take tensors for recordings of several channels.
+        # The feature extractor would treat tensors as recordings of several channels.
         waveforms = [np.asarray(row.detach().cpu() if isinstance(row, Tensor) else row) for row in rows]
         for i, waveform in enumerate(waveforms):
             if waveform.ndim != 1 or not waveform.size:
@@ -160,31 +160,31 @@ class Data2VecProcessor(ProcessorMixin):
         return getattr(self, name)
 
     def batch_decode(self, sequences: Any, lengths: Any = None, **kwargs: Any) -> Any:
-        """Texts of token ids, or the greedy texts of a CTC model.
+        """Decode token ids, or the logits of a CTC model greedily, to texts.
 
         Args:
-            sequences: ids (B, T), or logits (B, T, V) as tensor or array; lists of ids of any lengths.
+            sequences: Ids (B, T), or logits (B, T, V) as tensor or array; lists of ids of any lengths.
             lengths: (B,) real frames of each sample: `config.audio_config.num_frames(attention_mask.sum(dim=1))`.
-                What lies behind them is not read. Default: all T.
-            kwargs: of the tokenizer. A `Wav2Vec2CTCTokenizer` takes `output_word_offsets=True` and
+                Later frames are ignored. Default: all T.
+            kwargs: Keyword arguments of the tokenizer. A `Wav2Vec2CTCTokenizer` takes `output_word_offsets=True` and
                 `output_char_offsets=True`; an offset times `config.inputs_to_logits_ratio / sampling_rate` is in
                 seconds.
 
         Returns:
-            what the tokenizer's `batch_decode` gives: a list of texts, or texts with offsets.
+            The result of the tokenizer's `batch_decode`: a list of texts, or texts with offsets.
         """
         if isinstance(sequences, Tensor | np.ndarray):
             sequences = self._greedy(torch.as_tensor(sequences), lengths)
         return self._part("tokenizer").batch_decode(sequences, **kwargs)
 
     def decode(self, sequence: Any, **kwargs: Any) -> Any:
-        """The same for one sample: ids (T,) or logits (T, V)."""
+        """Decode one sample: ids (T,) or logits (T, V); see `batch_decode`."""
         if isinstance(sequence, Tensor | np.ndarray):
             sequence = self._greedy(torch.as_tensor(sequence)[None], None)[0]
         return self._part("tokenizer").decode(sequence, **kwargs)
 
     def _greedy(self, sequences: Tensor, lengths: Any) -> Tensor:
-        """Ids (B, T) of ids or logits, the pad token, which is the blank of CTC, where there is nothing to read."""
+        """Return ids (B, T) of ids or logits, with the pad token, the blank of CTC, at padding."""
         pad = self._part("tokenizer").pad_token_id
         empty = sequences == _IGNORED  # how Trainer pads ids and logits
         if sequences.is_floating_point():
@@ -197,19 +197,18 @@ class Data2VecProcessor(ProcessorMixin):
     def decode_with_lm(
         self, logits: Any, language_model: str | Path | WordModel | None = None, lengths: Any = None, **options: Any
     ) -> list[str]:
-        """The most likely texts of a CTC model by beam search, with a language model over words.
+        """Decode logits of a CTC model by beam search, with a language model over words.
 
         Args:
             logits: (B, T, V).
             language_model: ARPA or binary file of KenLM (needs the extra "lm"), or a `WordModel`; `None` for beam
-                search alone. Its words must be written as the tokenizer writes them, in upper or lower case.
+                search alone. Its words must have the case of the tokenizer's.
             lengths: (B,) real frames of each sample; default: all T.
             options: `alpha`, `beta`, `beam_width`, ... of `BeamSearch`.
 
         Raises:
-            ImportError: if kenlm is needed and not installed.
-            ValueError: for logits of another shape, or if the tokenizer has no blank, or does not know all the V
-                tokens.
+            ImportError: kenlm is needed and not installed.
+            ValueError: The logits have another shape, or the tokenizer has no blank or not all V tokens.
         """
         logits = torch.as_tensor(logits).detach()
         if logits.dim() != 3:
@@ -243,7 +242,7 @@ class Data2VecProcessor(ProcessorMixin):
     def _get_arguments_from_pretrained(
         cls, pretrained_model_name_or_path: Any, processor_dict: dict[str, Any] | None = None, **kwargs: Any
     ) -> list[Any]:
-        """The parts that the folder has, in the order of `__init__`, `None` for the others."""
+        """Return the parts of the folder in the order of `__init__`, `None` for missing ones."""
         name, options = pretrained_model_name_or_path, {key: kwargs[key] for key in _HUB_OPTIONS if key in kwargs}
 
         def file(filename: str) -> str | None:

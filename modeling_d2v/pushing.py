@@ -1,4 +1,4 @@
-"""Uploads to the Hub: what `push_to_hub` of every model does, and the commit behind it."""
+"""Uploads to the Hub: `push_to_hub` of every model, and its commit."""
 
 import logging
 import re
@@ -29,24 +29,24 @@ def upload(
     revision: str | None = None,
     create_pr: bool = False,
 ) -> CommitInfo:
-    """Makes the files of a folder those of a repository, in one commit.
+    """Upload the files of a folder to a repository, in one commit.
 
-    The repository is made if there is none. Nothing is visible before all contents have arrived; after an interruption
-    the same call sends only what is missing. Weights in the repository that the folder lacks, such as the parts of a
-    model that was saved in parts, are removed; all other files stay.
+    The repository is created if it does not exist. Nothing is visible before all files have arrived; after an
+    interruption the same call sends only what is missing. Weights in the repository that the folder lacks, such as the
+    parts of a sharded model, are removed; all other files stay.
 
     Args:
-        folder: what to upload.
-        repo_id: "user/name", or a name alone for one's own.
-        commit_message, commit_description: of the commit.
-        private: whether a new repository is private; default: as the account has it.
-        token: of the account; default: the stored one.
-        revision: branch, made if there is none; default: main.
-        create_pr: open a pull request instead of changing a branch.
+        folder: Folder to upload.
+        repo_id: "user/name", or a name alone for the account of the token.
+        commit_message, commit_description: Title and body of the commit.
+        private: Whether a new repository is private. Default: the setting of the account.
+        token: Token of the account; default: the stored one.
+        revision: Branch, created if it does not exist. Default: main.
+        create_pr: Open a pull request instead of changing a branch.
 
     Raises:
-        ValueError: if `private` is asked for and the repository exists and is public.
-        HfHubHTTPError, HFValidationError: as `huggingface_hub` raises them.
+        ValueError: `private` is set and the repository exists and is public.
+        HfHubHTTPError, HFValidationError: As `huggingface_hub` raises them.
     """
     api = HfApi(token=token)
     name = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
@@ -84,21 +84,21 @@ class PushToHub:
         tags: list[str] | None = None,
         **options: Any,
     ) -> CommitInfo:
-        """Uploads the model with the code that loads it. A card that the repository has is kept.
+        """Upload the model with the code that loads it. A card in the repository is kept.
 
         Args:
-            repo_id: "user/name", or a name alone for one's own.
-            license: of the weights; default: that of the model that these weights were loaded from, or Apache-2.0 for
-                weights that were not loaded from anywhere.
-            max_shard_size: size above which the weights are written in parts.
-            tags: for the card.
-            options: of `upload`: `commit_message`, `commit_description`, `private`, `token`, `revision`, `create_pr`.
+            repo_id: "user/name", or a name alone for the account of the token.
+            license: Licence of the weights. Default: that of the model that these weights were loaded from, or
+                Apache-2.0 for weights that were not loaded.
+            max_shard_size: Size above which the weights are written in parts.
+            tags: Tags of the card.
+            options: `commit_message`, `commit_description`, `private`, `token`, `revision`, `create_pr` of `upload`.
 
         Returns:
-            the commit; `commit_url` is its address.
+            The commit, with its address `commit_url`.
 
         Raises:
-            ValueError: for a licence that the source of the weights does not allow.
+            ValueError: The source of the weights does not allow the licence.
         """
         token, source = options.get("token"), self.config._name_or_path
         stated = read_license(source, token=token)
@@ -107,7 +107,7 @@ class PushToHub:
         if license:
             license = choose_license(license, stated)
         else:
-            logger.warning("%s has no card with a licence, so the new card names none. Give `license`.", source)
+            logger.warning("%s has no card with a licence, so the new card names none. Set `license`.", source)
         card = kept or ModelCard(model_card(self.config, type(self).__name__, repo_id, license=license))
         wanted = [*(card.data.tags or []), *(self.model_tags or []), *(tags or [])]
         card.data.tags = list(dict.fromkeys(wanted))
@@ -119,7 +119,7 @@ class PushToHub:
 
 
 def _existing_card(repo_id: str, token: str | bool | None) -> ModelCard | None:
-    """The card of a repository, if it has one."""
+    """Return the card of a repository, if it has one."""
     api = HfApi(token=token)
     if "/" not in repo_id:
         repo_id = f"{api.whoami()['name']}/{repo_id}"

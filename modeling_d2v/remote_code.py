@@ -1,10 +1,10 @@
 """The files and classes that a checkpoint carries, so that it loads where this package is not installed.
 
 With `trust_remote_code=True`, transformers starts from the class that `AUTO_MAP` names, reads the text of its file for
-relative imports, and copies and follows those; a file that no import reaches is missing in what a model loaded that
-way saves again. The way starts at the configuration, but the heads import the configuration and not the other way
-round. The imports below, which never run, close that circle for the reader of the text: the configuration imports this
-file, and this file names one class of every branch. It is the only circle of imports in the package, and a wanted one.
+relative imports, and copies and follows those; a file that no import reaches is missing when a model loaded that way
+is saved again. The search starts at the configuration, but heads import the configuration and not vice versa. The
+imports below, which never run, close that cycle for the text search: the configuration imports this file, and this
+file imports one class of every branch. It is the only import cycle in the package, and intended.
 """
 
 from typing import TYPE_CHECKING

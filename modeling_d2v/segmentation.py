@@ -1,4 +1,4 @@
-"""Decoders of semantic segmentation: a pyramid out of the levels of a plain transformer, UperNet, an auxiliary head.
+"""Decoders of semantic segmentation: a pyramid from the levels of a plain transformer, UperNet, an auxiliary head.
 
 Sources: UperNet (Xiao et al. 2018), pyramid pooling (Zhao et al. 2017), fully convolutional networks (Long et al.
 2015), and the pyramid of BEiT (Bao et al. 2022), which data2vec's fine-tuning shares.
@@ -16,12 +16,12 @@ from torch.nn import functional as F
 from .configuration_data2vec import Data2VecConfig
 
 
-# Side of one place in pixels, from the finest level to the coarsest.
+# Stride of a level in pixels, from the finest level to the coarsest.
 PYRAMID_STRIDES = (4, 8, 16, 32)
 
 
 def resize(x: Tensor, size: Iterable[int]) -> Tensor:
-    """Maps (B, C, h, w) at another size, bilinearly."""
+    """Resize maps (B, C, h, w) bilinearly."""
     return F.interpolate(x, size=tuple(size), mode="bilinear", align_corners=False)
 
 
@@ -36,7 +36,7 @@ class ConvBlock(nn.Sequential):
 
 
 def upsampling(size: int, doublings: int) -> nn.Sequential:
-    """Transposed convolutions that double the grid each, with batch norm and GELU between them."""
+    """Return transposed convolutions that each double the grid, with batch norm and GELU between them."""
     layers: list[nn.Module] = [nn.ConvTranspose2d(size, size, 2, stride=2)]
     for _ in range(doublings - 1):
         layers += [nn.BatchNorm2d(size), nn.GELU(), nn.ConvTranspose2d(size, size, 2, stride=2)]
@@ -44,10 +44,10 @@ def upsampling(size: int, doublings: int) -> nn.Sequential:
 
 
 class FeaturePyramid(nn.Module):
-    """Four maps of the grid of patches, brought to about 4, 8, 16 and 32 pixels a place.
+    """Four maps of the grid of patches, resized to strides of about 4, 8, 16 and 32 pixels.
 
     Every factor is a power of two: 4, 2, 1 and 1/2 for patches of about 16 pixels, 2, 1, 1/2 and 1/4 for those of 8.
-    Patches below 4 pixels are taken for patches of 4: no level is coarser than an eighth of the grid.
+    Patches below 4 pixels are treated as patches of 4: no level is coarser than an eighth of the grid.
     """
 
     def __init__(self, config: Data2VecConfig) -> None:
@@ -63,10 +63,10 @@ class FeaturePyramid(nn.Module):
         return nn.MaxPool2d(2**-doublings) if doublings else nn.Identity()
 
     def forward(self, maps: list[Tensor]) -> list[Tensor]:
-        """4 x (B, D, h, w) -> 4 maps (B, D, ...), the finest first.
+        """Map 4 x (B, D, h, w) to 4 maps (B, D, ...), the finest first.
 
         Raises:
-            ValueError: for an image so small that nothing would be left of the coarsest level.
+            ValueError: The image is so small that the coarsest level would be empty.
         """
         least = 2 ** max(-self.doublings[-1], 0)
         if min(maps[0].shape[2:]) < least:
@@ -78,7 +78,7 @@ class FeaturePyramid(nn.Module):
 
 
 class PyramidPooling(nn.Module):
-    """Adds to a map what surrounds each place, averaged over grids of several sides."""
+    """Pyramid pooling: adds the context of each position, averaged over grids of several sizes."""
 
     def __init__(self, size: int, scales: list[int]) -> None:
         super().__init__()
@@ -87,14 +87,14 @@ class PyramidPooling(nn.Module):
         self.bottleneck = ConvBlock((1 + len(scales)) * size, size, kernel_size=3)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, D, h, w) -> (B, D, h, w).
+        """Map (B, D, h, w) to (B, D, h, w).
 
         Raises:
-            ValueError: for one image in training, where the batch norm of a single place has nothing to compare.
+            ValueError: A training batch has one image, whose pooled position has no variance for batch norm.
         """
         if self.training and len(x) == 1 and 1 in self.scales:
             raise ValueError(
-                "Segmentation cannot be trained on a batch of one image: batch norm needs two places, and the pooled "
+                "Segmentation cannot be trained on a batch of one image: batch norm needs two values, and the pooled "
                 "image is one. Use batches of at least 2 with `dataloader_drop_last=True`, or `pool_scales` without 1."
             )
         pooled = [conv(F.adaptive_avg_pool2d(x, scale)) for conv, scale in zip(self.convs, self.scales, strict=True)]
@@ -115,7 +115,7 @@ class UperHead(nn.Module):
         self.classifier = nn.Conv2d(size, config.num_labels, 1)
 
     def forward(self, levels: list[Tensor]) -> Tensor:
-        """4 x (B, D, ...), the finest first -> logits (B, L, H, W)."""
+        """Map 4 x (B, D, ...), the finest first, to logits (B, L, H, W)."""
         coarsest = self.pooling(levels[-1])
         path = [coarsest]
         for level, conv in zip(levels[-2::-1], reversed(self.lateral_convs), strict=True):
@@ -141,7 +141,7 @@ class AuxiliaryHead(nn.Module):
         self.classifier = nn.Conv2d(width, config.num_labels, 1)
 
     def forward(self, levels: list[Tensor]) -> Tensor:
-        """Levels of the pyramid -> logits (B, L, ...) at the size of the third."""
+        """Map the levels of the pyramid to logits (B, L, ...) at the size of the third."""
         inputs = levels[self.level]
         x = self.convs(inputs)
         if self.joint_conv is not None:

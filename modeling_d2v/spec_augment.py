@@ -1,9 +1,9 @@
-"""Hiding spans of time and of channels while a speech model is fine-tuned (SpecAugment, Park et al. 2019).
+"""Masks of time and channel spans for fine-tuning on speech (SpecAugment, Park et al. 2019).
 
-wav2vec 2.0 applies it to the features after the convolutions (Baevski et al. 2020, appendix B), and both versions of
-data2vec fine-tune that way: hidden frames become the mask token or zeros, hidden channels zeros in all frames.
+wav2vec 2.0 applies it to the features after the convolutions (Baevski et al. 2020, appendix B), as do both versions of
+data2vec: masked frames become the mask token or zeros, masked channels zeros in all frames.
 
-Unlike the masks of pretraining these come from torch's generator, as dropout does.
+Unlike the masks of pretraining, these are drawn from torch's generator, like dropout.
 
 Shapes: B samples, T frames, D channels.
 """
@@ -15,17 +15,17 @@ from .configuration_audio import Data2VecAudioConfig
 
 
 def draw_spans(real: Tensor, prob: float, length: int, min_spans: int = 0) -> Tensor:
-    """Draws spans of fixed length over each row, without regard to the other rows.
+    """Draw spans of fixed length in each row, independently of the other rows.
 
-    A row of n real places gets n * prob / length spans, rounded up or down at random so that the mean is exact, and at
-    least `min_spans`. Their starts are distinct and uniform; spans may overlap. There are never more of them than
-    (n - 1) // length, so that a place of every row stays visible.
+    A row of n real positions gets n * prob / length spans, rounded up or down at random so that the mean is exact, and
+    at least `min_spans`. Their starts are distinct and uniform; spans may overlap. There are at most (n - 1) // length
+    spans, so that a position of every row stays visible.
 
     Args:
-        real: (B, T) bool, True = may be hidden. The True places of a row are consecutive.
-        prob: share of the places if spans did not overlap, in [0, 1).
-        length: places in a span.
-        min_spans: spans where that many fit.
+        real: (B, T) bool, True = may be hidden. The True positions of a row are consecutive.
+        prob: Share of the positions if spans did not overlap, in [0, 1).
+        length: Positions in a span.
+        min_spans: Least number of spans, if that many fit.
 
     Returns:
         (B, T) bool, True = hidden.
@@ -33,7 +33,7 @@ def draw_spans(real: Tensor, prob: float, length: int, min_spans: int = 0) -> Te
     places = real.sum(dim=1, keepdim=True)
     wanted = torch.floor(places * (prob / length) + torch.rand(len(real), 1, device=real.device)).clamp(min=min_spans)
     spans = torch.minimum(wanted.long(), (places - 1).clamp(min=0) // length)
-    # A start needs `length` real places; the best of a random ranking of them are taken.
+    # A start needs `length` real positions; the first ones of a random ranking are taken.
     last = nn.functional.pad(real, (0, length))[:, length - 1 : length - 1 + real.shape[1]]
     rank = torch.rand(real.shape, device=real.device).masked_fill(~(real & last), -1.0)
     rank = rank.argsort(dim=1, descending=True).argsort(dim=1)
@@ -42,7 +42,7 @@ def draw_spans(real: Tensor, prob: float, length: int, min_spans: int = 0) -> Te
 
 
 class SpecAugment(nn.Module):
-    """Draws what is hidden of a batch of features; see `Data2VecAudioConfig` for the settings."""
+    """Random time and channel masks of a batch; see `Data2VecAudioConfig` for the settings."""
 
     def __init__(self, config: Data2VecAudioConfig) -> None:
         super().__init__()
@@ -54,14 +54,14 @@ class SpecAugment(nn.Module):
         return f"time={self.time}, channels={self.channels}"
 
     def forward(self, features: Tensor, token_mask: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
-        """Draws both kinds of masks.
+        """Draw both kinds of masks.
 
         Args:
             features: (B, T, D).
             token_mask: (B, T) True = real, or None.
 
         Returns:
-            hidden tokens (B, T), those of whole time steps, and hidden channels (B, D), bool, each `None` where its
+            Hidden tokens (B, T), in whole time steps, and hidden channels (B, D), bool; each is `None` if its
             probability is 0.
         """
         batch, tokens, width = features.shape

@@ -1,4 +1,4 @@
-"""What the student regresses: normalised, averaged outputs of the teacher's top blocks; and the collapse measure.
+"""Targets of the student: normalised, averaged outputs of the teacher's top blocks; and the collapse measure.
 
 Shapes: B samples, T tokens, D hidden size. Token masks are True = real.
 """
@@ -11,12 +11,12 @@ from .positions import FIXED_EPS, channel_norm
 
 
 def instance_norm(x: Tensor, token_mask: Tensor | None) -> Tensor:
-    """Norm over time, per sample and channel, without parameters: x (B, T, D), statistics over real tokens."""
+    """Normalise x (B, T, D) over the real time steps, per sample and channel, without parameters."""
     return _normalise(x, token_mask, (1,))
 
 
 def batch_norm(x: Tensor, token_mask: Tensor | None) -> Tensor:
-    """The same over samples and time."""
+    """Normalise x (B, T, D) over samples and real time steps, per channel, without parameters."""
     return _normalise(x, token_mask, (0, 1))
 
 
@@ -32,7 +32,7 @@ def _normalise(x: Tensor, token_mask: Tensor | None, dims: tuple[int, ...]) -> T
 
 
 class TargetMean:
-    """Averages the normalised outputs of the last K blocks as they come, so that none of them is kept."""
+    """Running average of the normalised outputs of the last K blocks, none of which is stored."""
 
     NORMS = {"batch": batch_norm, "instance": instance_norm, "layer": lambda x, _: channel_norm(x)}
 
@@ -52,7 +52,7 @@ class TargetMean:
         self.total = x if self.total is None else self.total + x
 
     def result(self) -> Tensor:
-        """(B, T, D) in fp32; values at padding mean nothing."""
+        """Return the targets (B, T, D) in fp32; values at padding mean nothing."""
         return self._norm(self.mean_norm, self.total / self.k)
 
     def _norm(self, name: str | None, x: Tensor) -> Tensor:
@@ -61,7 +61,7 @@ class TargetMean:
 
 @torch.no_grad()
 def batch_std(x: Tensor) -> Tensor:
-    """Mean over channels of the std over rows of x (N, D): the collapse measure of both papers. 0 for no rows."""
+    """Return the mean over channels of the std over rows of x (N, D), both papers' collapse measure; 0 for N = 0."""
     if x.shape[0] == 0:
         return x.new_zeros((), dtype=torch.float32)
     centred = x.float() - x.float().mean(dim=0)

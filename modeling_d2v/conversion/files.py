@@ -1,7 +1,7 @@
-"""Checkpoint files of other programs, read safely: `.pt` and `.pth` of torch, `.safetensors`, whole or in parts.
+"""Safe reading of checkpoint files: `.pt` and `.pth` of torch, `.safetensors`, whole or in parts.
 
-Nothing in a file is run, see `checkpoint_pickles.py`. Tensors of the zip format and of safetensors are mapped into
-memory: what is not used is never read.
+No code in a file is run, see `pickles.py`. Tensors of the zip format and of safetensors are mapped into memory: unused
+ones are never read.
 """
 
 import pickle
@@ -24,7 +24,7 @@ _PART = re.compile(r"^(?P<stem>(?:.*[-_.])?(?:model[-_]part|shard|part)[-_]?)(?P
 _PART_OF = re.compile(r"^(?P<stem>.*-)(?P<number>\d+)(?P<end>-of-(?P<count>\d+)\.\w+)$")
 # Pickles that a file of the legacy format begins with: magic number, protocol, machine, content, storages.
 _LEGACY_PICKLES = 5
-# What torch raises, beside errors of its own, where a file does not hold what it promises.
+# Errors of torch for damaged files, beside its own classes.
 _DAMAGE = (
     RuntimeError,
     EOFError,
@@ -39,19 +39,19 @@ _DAMAGE = (
 
 
 def read_checkpoint(path: str | PathLike) -> dict[str, Any]:
-    """Reads a checkpoint without running anything in it.
+    """Read a checkpoint without running anything in it.
 
     Args:
-        path: a file, or one of several numbered parts: those beside it are read too and put together.
+        path: A file, or one of several numbered parts, which are all read and joined.
 
     Returns:
-        what the file holds: dictionaries, lists, numbers, strings and tensors (on the CPU). Objects of classes that
-        are not imported have become plain dictionaries, see `plain`. A `.safetensors` file gives {"model": tensors}.
+        The content of the file: dictionaries, lists, numbers, strings and tensors (on the CPU). Objects of classes
+        that are not imported are plain dictionaries, see `plain`. A `.safetensors` file gives {"model": tensors}.
 
     Raises:
-        UnsafeCheckpointError: the file asks for a function or class that no data2vec checkpoint needs.
-        ValueError: the file is no checkpoint, or broken; the message says what it is.
-        FileNotFoundError: there is no such file, or a part is missing.
+        UnsafeCheckpointError: The file refers to a function or class that no data2vec checkpoint needs.
+        ValueError: The file is not a checkpoint, or damaged; the message names the reason.
+        FileNotFoundError: The file or a part is missing.
     """
     path = Path(path)
     parts = _parts(path)
@@ -61,9 +61,9 @@ def read_checkpoint(path: str | PathLike) -> dict[str, Any]:
 
 
 def read_file(path: Path) -> dict[str, Any]:
-    """The same for one file, whatever lies beside it."""
+    """Read one file, without the other parts of a checkpoint beside it."""
     if not path.is_file():
-        found = "It is a folder." if path.is_dir() else f"The folder {path.parent} does not hold it."
+        found = "It is a folder." if path.is_dir() else f"It is not in the folder {path.parent}."
         raise FileNotFoundError(f"There is no checkpoint file {path}. {found}")
     with open(path, "rb") as file:
         start = file.read(512)
@@ -82,7 +82,7 @@ def read_file(path: Path) -> dict[str, Any]:
     except RecursionError:
         raise _broken(path, "its content is nested too deeply") from None
     except _DAMAGE as error:
-        raise _broken(path, f"what it holds beside tensors makes no sense ({_last_line(error)})") from None
+        raise _broken(path, f"its content beside tensors is invalid ({_last_line(error)})") from None
     return content
 
 
@@ -98,7 +98,7 @@ def _read_zip(path: Path) -> Any:
                 raise _broken(path, "it is a zip archive, but not one that `torch.save` wrote")
             if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
                 raise _broken(path, "it was packed again with compression, which torch does not do")
-            # Of two with that name, torch may read the other one.
+            # All of them are checked: torch may read another one than the first.
             for entry in (entry for entry in entries if entry.filename.endswith("/data.pkl")):
                 with archive.open(entry) as file:
                     _scan(path, file, globals_)
@@ -110,7 +110,7 @@ def _read_zip(path: Path) -> Any:
 
 
 def _read_legacy(path: Path) -> Any:
-    """Files from before torch 1.6, or saved with `_use_new_zipfile_serialization=False`; they cannot be mapped."""
+    """Read a file from before torch 1.6, or saved without the zip format; it cannot be mapped into memory."""
     names: set[str] = set()
     with open(path, "rb") as file:
         for _ in range(_LEGACY_PICKLES):
@@ -122,7 +122,7 @@ def _scan(path: Path, file: BinaryIO, names: set[str]) -> None:
     try:
         add_globals(names, file)
     except ValueError as error:
-        stand_ins(names, str(path))  # A file that is dangerous and broken is dangerous.
+        stand_ins(names, str(path))  # a dangerous file is reported as such even if it is damaged
         raise _broken(path, f"its list of objects cannot be read ({error})") from None
 
 
@@ -146,7 +146,7 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
         with safe_open(path, framework="pt") as file:
             return {"model": {name: file.get_tensor(name) for name in file.keys()}}
     except (SafetensorError, OSError) as error:
-        raise _broken(path, f"it is no whole safetensors file ({error})") from None
+        raise _broken(path, f"it is not a complete safetensors file ({error})") from None
 
 
 def _what_starts_with(start: bytes) -> str:
@@ -169,7 +169,7 @@ def _broken(path: Path, reason: str) -> ValueError:
 
 
 def _parts(path: Path) -> list[Path]:
-    """The numbered files that belong together with one of them, in the order of their numbers."""
+    """Return all numbered files of the checkpoint that `path` is a part of, in order."""
     found = _PART_OF.match(path.name) or _PART.match(path.name)
     if not found or not path.is_file():
         return [path]
@@ -181,14 +181,14 @@ def _parts(path: Path) -> list[Path]:
     if first > 1 or missing:
         missing = missing or list(range(first))
         raise FileNotFoundError(
-            f"{path} is one of several parts, and {path.parent} lacks the ones numbered {missing}. Put all parts into "
-            "one folder."
+            f"{path} is one of several parts, and the parts {missing} are missing in {path.parent}. Put all parts "
+            "into one folder."
         )
     return [numbers[number] for number in sorted(numbers)]
 
 
 def _join(contents: list[dict[str, Any]], parts: list[Path]) -> dict[str, Any]:
-    """One checkpoint out of parts, each of which holds some of the tensors."""
+    """Join parts that each hold some of the tensors into one checkpoint."""
     whole, tensors = dict(contents[0]), {}
     for content, part in zip(contents, parts, strict=True):
         if "shard_metadata" in content or not isinstance(content.get("model"), Mapping):

@@ -1,12 +1,12 @@
-"""What a pickled checkpoint holds beside tensors, read without running any of it.
+"""Safe reading of the objects in a pickled checkpoint, without running code.
 
 A pickle names the functions and classes ("globals") that make its objects, and the usual reader imports and calls
 them: opening a file may run any program. Checkpoints of fairseq name argparse, omegaconf and fairseq classes, which
-need not be installed, and whose objects here are only looked at. So each global is one of three:
+need not be installed, as only the values of their objects are read. Globals are treated in three ways:
 
-- one of those that make tensors: left to `torch.load(weights_only=True)`;
-- one of `ALLOWED`: replaced by a stand-in that remembers what it was given and does nothing;
-- any other: the file is refused, and the global is named.
+- those that make tensors are left to `torch.load(weights_only=True)`;
+- those of `ALLOWED` are replaced by a stand-in that stores its arguments and does nothing;
+- for any other the file is refused, with the name of the global.
 """
 
 import itertools
@@ -27,7 +27,7 @@ ALLOWED = (
     "fairseq.",
     "fairseq_cli.",
     "examples.data2vec.",
-    "data2vec.",  # the same folder, where it was given as user_dir
+    "data2vec.",  # the same folder, given as user_dir
     "deepspeed.",
     "typing.",
     "_operator.getitem",  # how omegaconf 2.0 writes List[int]
@@ -42,7 +42,7 @@ ALLOWED = (
     *(f"pathlib.{name}" for name in ("Path", "PosixPath", "WindowsPath", "PurePosixPath", "PureWindowsPath")),
     *(f"builtins.{name}" for name in "bool bytes dict float frozenset int list object str tuple type".split()),
 )
-# What `torch.load(weights_only=True)` knows itself, as far as weights need it.
+# Globals that `torch.load(weights_only=True)` allows itself, as far as weights need them.
 OF_TORCH = re.compile(
     r"torch\.(\w+Storage|Size|device|u?int\d+|b?float\d+|bool)|torch\.storage\.(Untyped|Typed)Storage"
     r"|torch\._utils\._rebuild_(tensor|tensor_v2|parameter)|torch\.nn\.parameter\.Parameter"
@@ -56,21 +56,21 @@ ENUMS = {
 
 
 _NAME = re.compile(r"[\w.]{1,200}")
-# More than any checkpoint holds: a few lists that hold each other several times unfold into numbers without end.
+# More than any checkpoint holds: a few lists that refer to each other can expand without end.
 MAX_OBJECTS = 1_000_000
 
 
 class UnsafeCheckpointError(ValueError):
-    """A file that asks for a function or class which no data2vec checkpoint needs."""
+    """Error for a file that refers to a function or class that no data2vec checkpoint needs."""
 
 
 class StandIn:
     """An object of a class that is not imported.
 
     Attributes:
-        source: full name of that class or function.
-        args: what it was called with.
-        state: what its attributes were set to, or `None`.
+        source: Full name of that class or function.
+        args: Arguments of the call.
+        state: Values of its attributes, or `None`.
     """
 
     source = ""
@@ -100,11 +100,11 @@ _CONTAINERS = {"collections.defaultdict": _empty_dict, "collections.deque": _emp
 
 
 def add_globals(names: set[str], file: BinaryIO) -> None:
-    """Adds the full names of the globals in one pickle; the file is read to the end of that pickle.
+    """Add the full names of the globals in one pickle; the file is read to the end of that pickle.
 
     Raises:
-        ValueError: the bytes are no pickle, or one of a protocol that names globals in a way `torch.save` does not.
-            What was found before is in `names`.
+        ValueError: The bytes are not a pickle, or of a protocol that `torch.save` does not use. `names` holds what was
+            found before.
     """
     strings: list[str | None] = [None, None]
     memo: dict[int, str | None] = {}
@@ -121,7 +121,7 @@ def add_globals(names: set[str], file: BinaryIO) -> None:
                 names.add(".".join(strings[-2:]))
         elif operation.name.startswith("EXT"):
             foreign = operation.name
-        # The two strings that STACK_GLOBAL takes, which may lie in the memo.
+        # The two strings that STACK_GLOBAL takes, which may be in the memo.
         elif operation.name == "MEMOIZE":
             memo[len(memo)] = strings[-1]
         elif operation.name.endswith("PUT"):
@@ -137,14 +137,14 @@ def add_globals(names: set[str], file: BinaryIO) -> None:
 
 
 def stand_ins(names: Iterable[str], where: str) -> list[tuple[Callable[..., Any], str]]:
-    """Stand-ins as `torch.serialization.safe_globals` takes them, for the globals that torch does not know.
+    """Return stand-ins for the globals that torch does not know, as `torch.serialization.safe_globals` takes them.
 
     Args:
-        names: of all globals, see `add_globals`.
-        where: how an error names the file.
+        names: Names of all globals, see `add_globals`.
+        where: Name of the file in errors.
 
     Raises:
-        UnsafeCheckpointError: naming the globals that are not allowed.
+        UnsafeCheckpointError: A global is not allowed; the message names them.
     """
     made, refused = [], []
     for name in sorted(names):
@@ -155,12 +155,12 @@ def stand_ins(names: Iterable[str], where: str) -> list[tuple[Callable[..., Any]
         ):
             made.append((type(name.rpartition(".")[2], (StandIn,), {"source": name}), name))
         elif not OF_TORCH.fullmatch(name):
-            # Who wrote the file may have put anything there: nothing of it reaches the terminal but letters.
+            # The file may contain anything: print nothing but letters to the terminal.
             refused.append(name if _NAME.fullmatch(name) else ascii(name[:100]))
     if refused:
         shown = refused[:10] + ([f"{len(refused) - 10} more"] if len(refused) > 10 else [])
         raise UnsafeCheckpointError(
-            f"{where} was not opened: it asks for {', '.join(shown)}, which no data2vec checkpoint needs. A file "
+            f"{where} was not opened: it refers to {', '.join(shown)}, which no data2vec checkpoint needs. A file "
             "like this can run any program when it is opened in the usual way; nothing of it was run. Get the file "
             "from its publisher again, and check where this one came from."
         )
@@ -168,25 +168,25 @@ def stand_ins(names: Iterable[str], where: str) -> list[tuple[Callable[..., Any]
 
 
 def plain(value: Any) -> Any:
-    """Stand-ins as the dictionaries, lists, numbers and strings that they stood for; tensors stay as they are.
+    """Replace stand-ins by the dictionaries, lists, numbers and strings that they stand for.
 
-    A namespace, an omegaconf container and a dataclass become a dictionary; a node of omegaconf its value; a member of
-    an enumeration its name where it is known, its value elsewhere. What is none of these stays a `StandIn`.
+    Namespaces, omegaconf containers and dataclasses become dictionaries; nodes of omegaconf their values; members of
+    enumerations their names if known, else their values. Other stand-ins and tensors are unchanged.
 
     Raises:
-        ValueError: there are more than `MAX_OBJECTS`.
-        TypeError, LookupError: an object holds something else than one of its class does.
+        ValueError: There are more than `MAX_OBJECTS`.
+        TypeError, LookupError: An object has another content than those of its class.
     """
     return _plain(value, frozenset(), itertools.count(1))
 
 
 def _plain(value: Any, above: frozenset[int], count: Iterator[int]) -> Any:
     if next(count) > MAX_OBJECTS:
-        raise ValueError(f"it unfolds into more than {MAX_OBJECTS:,} objects")
+        raise ValueError(f"it expands into more than {MAX_OBJECTS:,} objects")
     if not isinstance(value, Mapping | list | tuple | set | StandIn):
         return value
     if id(value) in above:
-        return None  # omegaconf nodes know their parents
+        return None  # omegaconf nodes refer to their parents
     above = above | {id(value)}
     if isinstance(value, Mapping):
         return {_plain(key, above, count): _plain(inner, above, count) for key, inner in value.items()}
@@ -219,9 +219,9 @@ def _plain_stand_in(value: StandIn, above: frozenset[int], count: Iterator[int])
 
 
 def resolve(settings: Any, root: Mapping[str, Any] | None = None) -> Any:
-    """Replaces "${task.data}" by what lies there, as omegaconf does when it is asked.
+    """Replace "${task.data}" by the value at that path, as omegaconf does on access.
 
-    What lies nowhere stays as it is: the settings of the model never depend on it.
+    Missing paths are left unresolved: the settings of the model never depend on them.
     """
     root = settings if root is None else root
     if isinstance(settings, Mapping):

@@ -1,7 +1,6 @@
-"""Tensors of one model put in the places of another: nothing lost, nothing filled twice, every shape compared.
+"""Conversion of the tensors of one model to another: none lost, none filled twice, every shape compared.
 
-The tables that say which tensor goes where are those of `checkpoints.py` (fairseq) and of `checkpoint_transformers.py`
-and its modules.
+The tables of names are in the folders `fairseq` and `hf`.
 """
 
 import re
@@ -13,18 +12,18 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 
-STUDENT, TEACHER = "data2vec.", "teacher."  # what the names of a pretraining model's encoders begin with
-_COUNTERS = ("ema_step", ".num_batches_tracked")  # of the only tensors that hold whole numbers
+STUDENT, TEACHER = "data2vec.", "teacher."  # prefixes of the encoders of a pretraining model
+_COUNTERS = ("ema_step", ".num_batches_tracked")  # names of the only integer tensors
 
 
 class Place(NamedTuple):
-    """Where a source tensor goes.
+    """The place of a source tensor in the target.
 
     Args:
-        name: of the tensor that it fills.
-        part: which part of it: "q", "k" or "v" for a third, a number for a layer, "+" for a matrix whose first row is
-            added to every row of `name`. `None` for all of it.
-        spare: why it may go unused where the model has no such place, or another tensor fills it; `None` where both
+        name: Name of the tensor that it fills.
+        part: Part of that tensor: "q", "k" or "v" for a third, a number for a layer, "+" for a matrix whose first row
+            is added to every row of `name`. `None` for all of it.
+        spare: Reason why it may be unused if the model has no such place, or another tensor fills it; `None` if both
             are errors.
     """
 
@@ -34,7 +33,7 @@ class Place(NamedTuple):
 
 
 class TensorMismatchError(ValueError):
-    """The tensors of a checkpoint do not fit the model of a configuration; the message lists every problem."""
+    """Error for a checkpoint whose tensors do not fit the configuration; the message lists every problem."""
 
 
 class Unused(NamedTuple):
@@ -45,39 +44,39 @@ class Unused(NamedTuple):
 
 
 class Assembly(Mapping[str, Tensor]):
-    """Tensors by name, each put together when it is asked for: a large checkpoint is never held twice.
+    """Tensors by name, each assembled when it is read: a large checkpoint is never held in memory twice.
 
-    What is read has memory of its own: it may be trained, and the file that it comes from written over.
+    Tensors that are read have their own memory: they may be trained, and their file overwritten.
     """
 
     def __init__(self) -> None:
         self._recipes: dict[str, tuple[Callable[..., Tensor], tuple[Tensor, ...]]] = {}
 
     def add(self, name: str, make: Callable[..., Tensor], *sources: Tensor) -> None:
-        """`make` gets the sources; it runs once for the shape, without data, and again whenever `name` is read."""
+        """Add a tensor `make(*sources)`; it runs once for the shape, without data, and at each read of `name`."""
         self._recipes[name] = (make, sources)
 
     def copy(self, name: str, source: str) -> None:
-        """`name` becomes a copy of `source`, which is there already."""
+        """Make `name` a copy of the existing tensor `source`."""
         self._recipes[name] = self._recipes[source]
 
     def take(self, name: str, other: "Assembly", source: str) -> None:
-        """`name` becomes what `source` is in another assembly."""
+        """Make `name` the tensor `source` of another assembly."""
         self._recipes[name] = other._recipes[source]
 
     def extend(self, name: str, make: Callable[..., Tensor], *sources: Tensor) -> None:
-        """`name`, which is there already, becomes `make(what it was, *sources)`."""
+        """Replace the existing tensor `name` by `make(previous, *sources)`."""
         inner, tensors = self._recipes[name]
         count = len(tensors)
         self._recipes[name] = (lambda *parts: make(inner(*parts[:count]), *parts[count:]), (*tensors, *sources))
 
     def meta(self, name: str) -> Tensor:
-        """Shape and type of a tensor without its data."""
+        """Return a tensor's shape and dtype, without its data."""
         make, sources = self._recipes[name]
         return make(*[torch.empty_like(source, device="meta") for source in sources])
 
     def peek(self, name: str) -> Tensor:
-        """The tensor for somebody who only looks at it: it may share the memory of its source."""
+        """Return a tensor for reading only: it may share the memory of its source."""
         make, sources = self._recipes[name]
         return sources[0] if make is torch.clone else make(*sources)
 
@@ -102,12 +101,12 @@ class Conversion(NamedTuple):
     unused: list[Unused]
 
 
-# Pairs of names, of which "*" stands for what lies between two dots, and "#q" at the end for `Place.part`.
+# Pairs of names, in which "*" stands for the text between two dots, and "#q" at the end for `Place.part`.
 NameTable = tuple[tuple[str, str], ...]
 
 
 def rename(name: str, table: NameTable) -> str | None:
-    """The second name of the first pair whose first name fits, or `None`."""
+    """Return the second name of the first pair whose first name matches, or `None`."""
     for source, target in table:
         found = re.fullmatch(re.escape(source).replace(r"\*", "([^.]+)"), name)
         if found:
@@ -129,17 +128,17 @@ def add_first_row(table: Tensor, rows: Tensor) -> Tensor:
 
 
 def third(tensor: Tensor, part: str) -> Tensor:
-    """Query, key or value ("q", "k", "v") of a tensor that holds the three."""
+    """Return query, key or value ("q", "k", "v") of a tensor that holds all three."""
     return tensor.chunk(3)["qkv".index(part)]
 
 
 class Filler:
-    """Collects source tensors for the places of a model.
+    """Collector of source tensors for the places of a model.
 
     Args:
-        expected: shape of each place by name, see `expected_shapes`.
-        what: how errors name the source.
-        without_key_bias: whether the source has no bias of keys, which then is zero.
+        expected: Shape of each place by name, see `expected_shapes`.
+        what: Name of the source in errors.
+        without_key_bias: Whether the source has no bias of keys, which is then zero.
     """
 
     def __init__(self, expected: Mapping[str, torch.Size], what: str, without_key_bias: bool = False) -> None:
@@ -152,13 +151,13 @@ class Filler:
         self._source_of: dict[str, tuple[str, str | None]] = {}  # label and `Place.spare`
 
     def put(self, label: str, place: Place | Unused, tensor: Tensor) -> None:
-        """One source tensor; `label` is its name in messages."""
+        """Put one source tensor in its place; `label` is its name in messages."""
         if isinstance(place, Unused):
             self.unused.append(place)
             return
         if place.name not in self.expected:
             if place.spare is None:
-                self.problems.append(f"{label} would become {place.name}, which this configuration has not")
+                self.problems.append(f"{label} would become {place.name}, which this configuration does not have")
             else:
                 self.unused.append(Unused(label, place.spare))
             return
@@ -179,18 +178,18 @@ class Filler:
             self._parts.setdefault(place.name, {})[place.part] = tensor
 
     def copy(self, name: str, source: str) -> None:
-        """The place `name` gets what `source` has, unless something else fills it."""
+        """Fill the place `name` with what `source` has, unless something else fills it."""
         self._copies[name] = source
 
     def finish(self, optional: tuple[str, ...] = (), *, advice: str = "") -> Conversion:
-        """Puts parts together and checks everything.
+        """Join parts and check everything.
 
         Args:
-            optional: prefixes of places that may be empty as a whole, such as ("teacher.",).
-            advice: sentence at the end of an error.
+            optional: Prefixes of places that may all be empty, such as ("teacher.",).
+            advice: Last sentence of an error.
 
         Raises:
-            TensorMismatchError: the message lists every problem.
+            TensorMismatchError: Tensors do not fit; the message lists every problem.
         """
         for name, parts in self._parts.items():
             self._join_parts(name, parts)
@@ -229,7 +228,7 @@ class Filler:
         if self.without_key_bias and name.endswith(".bias") and "k" not in parts and "q" in parts:
             parts["k"] = torch.zeros_like(parts["q"])
         if len(parts) < 3:
-            self.problems.append(f"{name} is made of query, key and value, of which only {sorted(parts)} are there")
+            self.problems.append(f"{name} is made of query, key and value, of which only {sorted(parts)} exist")
         self.tensors.add(name, join, *[parts[part] for part in "qkv" if part in parts])
 
     def _misfit(self, name: str) -> str | None:
@@ -242,11 +241,11 @@ class Filler:
             return f"{name} has shape {tuple(found.shape)} instead of {tuple(wanted)}"
         if found.is_floating_point() or name.endswith(_COUNTERS):
             return None
-        return f"{name} is made of {found.dtype}, which are no weights"
+        return f"{name} is made of {found.dtype}, which cannot be weights"
 
 
 def _reshape(name: str, shape: torch.Size) -> Callable[[Tensor], Tensor]:
-    """Adds or removes dimensions of size 1: (1, 1, D) mask vectors, and the 4-D ALiBi scales of early checkpoints."""
+    """Add or remove dimensions of size 1: (1, 1, D) mask vectors, 4-D ALiBi scales of early checkpoints."""
     if not name.endswith((".mask_token", ".attention_bias.scale", "masked_spec_embed")):
         return torch.clone
 
@@ -258,7 +257,7 @@ def _reshape(name: str, shape: torch.Size) -> Callable[[Tensor], Tensor]:
 
 
 def expected_shapes(model_class: type[PreTrainedModel], config: object) -> dict[str, torch.Size]:
-    """Names and shapes of a model's state dict, without allocating it; tied tensors count once."""
+    """Return names and shapes of a model's state dict, without allocating it; tied tensors count once."""
     with torch.device("meta"):
         model: nn.Module = model_class(config)
     tied = set(getattr(model, "all_tied_weights_keys", None) or {})
@@ -266,10 +265,10 @@ def expected_shapes(model_class: type[PreTrainedModel], config: object) -> dict[
 
 
 def walk(state: Mapping[str, object]) -> Iterable[tuple[str, Tensor]]:
-    """(name, tensor) of a flat state dict.
+    """Yield (name, tensor) of a flat state dict.
 
     Raises:
-        ValueError: for an entry that is no tensor.
+        ValueError: An entry is not a tensor.
     """
     for name, value in state.items():
         if not isinstance(value, Tensor):

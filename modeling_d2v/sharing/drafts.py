@@ -1,4 +1,4 @@
-"""Folders that are whole or not there."""
+"""Folders that are written completely or not at all."""
 
 import shutil
 from collections.abc import Iterator
@@ -9,13 +9,13 @@ from pathlib import Path
 
 @contextmanager
 def draft_of(folder: str | PathLike) -> Iterator[Path]:
-    """A new folder to write into, which takes the place of `folder` when everything has been written.
+    """Yield a new folder to write into, which replaces `folder` when everything has been written.
 
     Args:
-        folder: the place. What is there is replaced at the end, and stays as it is if anything fails before.
+        folder: The destination. Its content is replaced at the end, and not changed if anything fails before.
 
     Yields:
-        an empty folder beside it, whose name begins with a dot.
+        An empty folder beside it, whose name begins with a dot.
     """
     folder = Path(folder)
     draft, old = (folder.with_name(f".{folder.name}.{word}") for word in ("draft", "old"))
@@ -23,7 +23,7 @@ def draft_of(folder: str | PathLike) -> Iterator[Path]:
     try:
         draft.mkdir(parents=True)
         yield draft
-        # To delete takes longer than to rename, and an interruption would leave half of it.
+        # Deleting takes longer than renaming, and an interruption would leave half of it.
         shutil.rmtree(old, ignore_errors=True)
         if folder.exists():
             folder.rename(old)
@@ -39,14 +39,14 @@ def draft_of(folder: str | PathLike) -> Iterator[Path]:
 
 
 def check_place(folder: str | PathLike, *sources: str | PathLike | None) -> None:
-    """Refuses a place whose replacement would delete what is converted.
+    """Refuse a destination whose replacement would delete a source.
 
     Args:
-        folder: the place that `draft_of` replaces.
-        sources: files and folders that are read; `None` for one that is not given.
+        folder: The destination that `draft_of` replaces.
+        sources: Files and folders that are read; `None` for one that is not given.
 
     Raises:
-        ValueError: one of them is the place, or lies in it.
+        ValueError: A source is the destination or lies in it.
     """
     place = Path(folder).resolve()
     for source in sources:

@@ -1,7 +1,7 @@
-"""From a checkpoint on the disk to a repository on the Hub that `trust_remote_code=True` loads.
+"""Publishing a checkpoint as a repository on the Hub that `trust_remote_code=True` loads.
 
-What is published is made anew in a folder of its own: weights as safetensors, the code of this release, the files that
-prepare inputs, a card. Logs, optimizer states and other files of a training folder stay where they are.
+The published files are written to a new folder: weights as safetensors, the code of this release, the input
+preparation, a card. Logs, optimizer states and other files of a training folder are not published.
 """
 
 import shutil
@@ -45,7 +45,7 @@ from modeling_d2v.pushing import upload
 
 
 WEIGHTS = ("student", "teacher", "all")
-# What prepares inputs, as transformers names it.
+# Files of the input preparation, as transformers names them.
 PROCESSOR_FILES = (
     "preprocessor_config.json",
     "processor_config.json",
@@ -68,14 +68,14 @@ class PublishingError(RuntimeError):
 
 @dataclass(frozen=True)
 class Publication:
-    """What is, or would be, published.
+    """A publication, or the draft of one.
 
     Args:
-        repo_id: the repository.
-        files: sizes in bytes by path.
-        card: text of README.md.
-        license: of the weights.
-        url: of the commit; `None` for a dry run.
+        repo_id: The repository.
+        files: Sizes of the files in bytes, by path.
+        card: Text of README.md.
+        license: Licence of the weights.
+        url: Address of the commit; `None` for a dry run.
     """
 
     repo_id: str
@@ -85,17 +85,17 @@ class Publication:
     url: str | None = None
 
     def listing(self) -> str:
-        """The files with their sizes, and the sum."""
+        """Return the files with their sizes, and the sum."""
         rows = [*self.files.items(), ("in all", sum(self.files.values()))]
         return "\n".join(f"{size:>14,}  {path}" for path, size in rows)
 
 
 def find_checkpoint(path: str | PathLike) -> Path:
-    """The folder with the model: `path` itself, or `final` in the folder of a pretraining run.
+    """Return the folder of the model: `path` itself, or `final` in the folder of a pretraining run.
 
     Raises:
-        FileNotFoundError: there is none.
-        ValueError: it holds something else than a data2vec model.
+        FileNotFoundError: There is no model.
+        ValueError: The folder holds another model than a data2vec model.
     """
     root = Path(path)
     for folder in (root, root / "final"):
@@ -116,8 +116,8 @@ def find_checkpoint(path: str | PathLike) -> Path:
     steps = sorted(root.glob("checkpoints/step_*"))
     hint = f" The run is not finished; its newest checkpoint is {steps[-1]}." if steps else ""
     raise FileNotFoundError(
-        f"There is no model in {root}: a folder with a config.json is needed, such as the folder of a finished run, "
-        f"its `final`, or one that `save_pretrained` wrote.{hint}"
+        f"There is no model in {root}: give a folder with a config.json, such as that of a finished run, its "
+        f"`final`, or one that `save_pretrained` wrote.{hint}"
     )
 
 
@@ -132,22 +132,22 @@ def stage(
     extra_files: Sequence[Path] = (),
     max_shard_size: int | str = "50GB",
 ) -> Publication:
-    """Writes into a folder what the repository shall hold.
+    """Write the content of the repository into a folder.
 
     Args:
-        checkpoint: folder of a model of any class, or of a finished pretraining run.
-        folder: where to write; made if it does not exist.
-        name: of the repository, for the examples of the card.
-        weights: of a pretraining checkpoint: the encoder with the weights of the "student" or the "teacher", or "all"
-            of it. Other checkpoints are published as they are.
-        license: of the weights; default: what the card says.
-        card: text of README.md; default: the one in the checkpoint's folder, or else one that describes the model.
-        extra_files: further files, such as the pictures of the card.
-        max_shard_size: size above which the weights are written in parts.
+        checkpoint: Folder of a model of any class, or of a finished pretraining run.
+        folder: Destination, created if it does not exist.
+        name: Name of the repository, for the examples of the card.
+        weights: Weights of a pretraining checkpoint: the encoder with the weights of the "student" or the "teacher",
+            or "all" of the model. Other checkpoints are published unchanged.
+        license: Licence of the weights. Default: that of the card.
+        card: Text of README.md. Default: the one in the checkpoint's folder, or else one that describes the model.
+        extra_files: Further files, such as the pictures of the card.
+        max_shard_size: Size above which the weights are written in parts.
 
     Raises:
-        FileNotFoundError, ValueError: there is no such model, its weights are not whole, or its licence is not known
-            or does not allow the one that is asked for.
+        FileNotFoundError, ValueError: There is no such model, its weights are incomplete, or its licence is unknown
+            or does not allow `license`.
     """
     source, folder = find_checkpoint(checkpoint), Path(folder)
     if weights not in WEIGHTS:
@@ -162,7 +162,7 @@ def stage(
     if isinstance(model, BackboneForPreTraining) and (weights == "all" or card is None):
         raise ValueError(
             f"{source} is published as its plain encoder, by the folder of the run or with a `card`: the pretraining "
-            "model around it needs this package, and carries no code."
+            "model around it needs this package, and has no code of its own."
         )
     if is_pretraining and weights != "all":
         model = model.trained_encoder(weights)
@@ -193,17 +193,17 @@ def publish(
     dry_run: bool = False,
     **options: Any,
 ) -> Publication:
-    """Uploads a checkpoint in one commit. After an interruption, the same call sends what is missing.
+    """Upload a checkpoint in one commit. After an interruption, the same call sends what is missing.
 
     Args:
-        checkpoint, weights, license, card, extra_files, max_shard_size: see `stage`.
-        repo_id: "user/name", or a name alone for one's own.
-        dry_run: only make what would be uploaded; no network is used.
-        options: of `upload`: `commit_message`, `commit_description`, `private`, `token`, `revision`, `create_pr`.
+        checkpoint, weights, license, card, extra_files, max_shard_size: See `stage`.
+        repo_id: "user/name", or a name alone for the account of the token.
+        dry_run: Only prepare the files, without network access.
+        options: `commit_message`, `commit_description`, `private`, `token`, `revision`, `create_pr` of `upload`.
 
     Raises:
-        FileNotFoundError, ValueError: see `stage`.
-        PublishingError: the upload failed.
+        FileNotFoundError, ValueError: See `stage`.
+        PublishingError: The upload failed.
     """
     content: dict[str, Any] = dict(
         weights=weights, license=license, card=card, extra_files=extra_files, max_shard_size=max_shard_size
@@ -216,7 +216,7 @@ def publish(
         if dry_run:
             return stage(checkpoint, folder, repo_id, **content)
         try:
-            # Before the work is done: a token that is missing, or a Hub that cannot be reached.
+            # Fail before the work is done if the token is missing or the Hub cannot be reached.
             user = HfApi(token=options.get("token")).whoami()["name"]
         except _FAILURES as error:
             raise PublishingError(explain(error, repo_id)) from error
@@ -230,28 +230,28 @@ def publish(
 
 
 def explain(error: BaseException, repo_id: str) -> str:
-    """One sentence or two about why the Hub could not be used, and what to do."""
+    """Return one or two sentences about why the Hub could not be used, and what to do."""
     causes = [error]
     while causes[-1].__cause__ is not None:
         causes.append(causes[-1].__cause__)
-    # The client wraps what went wrong in the upload of a file.
+    # The client wraps errors of single uploads.
     cause = next((each for each in causes if isinstance(each, HTTPError | OfflineModeIsEnabled)), error)
     if isinstance(cause, LocalTokenNotFoundError):
-        return "There is no token of the Hub here. Log in with `hf auth login`, set HF_TOKEN, or pass `token`."
+        return "There is no token for the Hub. Log in with `hf auth login`, set HF_TOKEN, or pass `token`."
     if isinstance(cause, HFValidationError):
-        return f"{repo_id!r} is no name of a repository; it looks like user/name. {cause}"
+        return f"{repo_id!r} is not a repository name, which has the form user/name. {cause}"
     if isinstance(cause, OfflineModeIsEnabled):
-        return "The Hub is switched off here: unset HF_HUB_OFFLINE, or ask for a dry run."
+        return "The Hub is switched off by HF_HUB_OFFLINE: unset it, or use a dry run."
     if isinstance(cause, HfHubHTTPError):
         status = cause.response.status_code
         if status == 401:
-            return "The Hub does not accept this token. Make a new one with the right to write, and log in with it."
-        # Contents go to a storage of its own, by addresses that expire.
+            return "The Hub does not accept this token. Log in with a new one that has write permission."
+        # Contents go to a separate storage, by addresses that expire.
         is_storage = not str(cause.response.request.url).startswith(constants.ENDPOINT)
         if status == 403 and not is_storage:
             return (
-                f"This token may not write to {repo_id} ({cause.server_message or 'forbidden'}). Use a token with the "
-                "right to write, or a name of your own."
+                f"This token may not write to {repo_id} ({cause.server_message or 'forbidden'}). Use a token with "
+                "write permission, or another repository."
             )
         if is_storage:
             return f"A file was refused by the storage of the Hub ({status}). The same call sends what is missing."
@@ -259,17 +259,17 @@ def explain(error: BaseException, repo_id: str) -> str:
         return answer if status in (400, 404, 422) else f"{answer} The same call sends what is missing."
     if isinstance(cause, HTTPError):
         return (
-            f"The connection to {constants.ENDPOINT} failed ({type(cause).__name__}: {cause}). What has arrived is "
+            f"The connection to {constants.ENDPOINT} failed ({type(cause).__name__}: {cause}). Uploaded data is "
             "kept: the same call sends the rest."
         )
     return str(error)
 
 
 def load_saved_model(folder: Path) -> PreTrainedModel:
-    """The model of a folder, in the class and the precision that it was saved in.
+    """Load the model of a folder, in the class and precision that it was saved in.
 
     Raises:
-        ValueError: its weights are missing, damaged, or those of another class.
+        ValueError: The weights are missing, damaged, or those of another class.
     """
     config = AutoConfig.from_pretrained(folder)
     classes = {each.__name__: each for each in (*_classes(Data2VecPreTrainedModel), BackboneForPreTraining)}
@@ -285,7 +285,7 @@ def load_saved_model(folder: Path) -> PreTrainedModel:
     missing = sorted(info["missing_keys"])
     if missing:
         raise ValueError(
-            f"The weights in {folder} are not those of a whole {architecture}: {len(missing)} tensors are missing, "
+            f"The weights in {folder} are not those of a complete {architecture}: {len(missing)} tensors are missing, "
             f"such as {missing[0]}."
         )
     return model.eval()

@@ -1,4 +1,4 @@
-"""A checkpoint file of the reference implementations as a model of this package, in one call.
+"""Conversion of a checkpoint file of the reference implementations to a model of this package, in one call.
 
 Example:
     >>> converted = convert_checkpoint("audio_base_ls.pt")
@@ -29,7 +29,7 @@ from modeling_d2v.pretraining_data2vec import Data2VecForPreTraining
 
 
 WEIGHTS_NAME = "model.safetensors"
-_CHUNK = 1 << 22  # numbers that are looked at and written at once
+_CHUNK = 1 << 22  # numbers that are checked and written at once
 _SAFETENSORS_TYPES = {
     torch.float32: "F32",
     torch.float16: "F16",
@@ -41,14 +41,14 @@ _SAFETENSORS_TYPES = {
 
 @dataclass
 class Converted:
-    """A converted checkpoint: everything but the memory of its weights.
+    """A converted checkpoint, whose weights are not in memory.
 
     Attributes:
-        source: what the file was.
-        model_class, config: what it has become.
-        tensors: weights by name, each made when it is read.
-        unused: tensors of the file without a place, with the reason.
-        notes: settings of the file without a place, and what was done that the file does not say.
+        source: The file's content.
+        model_class, config: Class and configuration of the result.
+        tensors: Weights by name, each made when it is read.
+        unused: Tensors of the file without a place, with the reason.
+        notes: Settings of the file without a place, and assumptions that the file does not state.
     """
 
     source: Source
@@ -59,12 +59,12 @@ class Converted:
     notes: list[str]
 
     def dtype_of(self, name: str, dtype: torch.dtype | None) -> torch.dtype:
-        """Type of numbers that a tensor is stored in.
+        """Return the dtype that a tensor is stored in.
 
         Args:
-            name: of the tensor.
-            dtype: wanted; `None` for that of the file. The teacher stays in float32: small steps of an average vanish
-                in half precision.
+            name: Name of the tensor.
+            dtype: The requested one; `None` for that of the file. The teacher stays in float32: small steps of an
+                average vanish in half precision.
         """
         own = self.tensors.meta(name).dtype
         if not own.is_floating_point:
@@ -72,12 +72,12 @@ class Converted:
         return torch.float32 if name.startswith(TEACHER) else dtype or own
 
     def read(self, dtype: torch.dtype | None = torch.float32) -> Iterator[tuple[str, Tensor]]:
-        """(name, tensor) one after the other, as they are stored."""
+        """Yield (name, tensor) one after the other, as they are stored."""
         for name in self.tensors:
             yield name, self.tensors[name].to(self.dtype_of(name, dtype))
 
     def build(self, dtype: torch.dtype | None = torch.float32) -> Data2VecPreTrainedModel:
-        """The model in memory, in evaluation mode."""
+        """Return the model in memory, in evaluation mode."""
         state = dict(self.read(dtype))
         kept = dtype or next(tensor.dtype for tensor in state.values() if tensor.is_floating_point())
         return self.model_class.from_pretrained(None, config=self.config, state_dict=state, dtype=kept)
@@ -85,15 +85,15 @@ class Converted:
     def save(
         self, folder: str | PathLike, dtype: torch.dtype | None = torch.float32, *, allow_nonfinite: bool = False
     ) -> None:
-        """Writes weights, configuration and code into `folder`, without holding the weights in memory.
+        """Write weights, configuration and code into `folder`, without holding the weights in memory.
 
         Args:
-            folder: it is made where it does not exist.
-            dtype: see `dtype_of`.
-            allow_nonfinite: write weights that are infinite or no numbers, instead of refusing them.
+            folder: Destination, created if it does not exist.
+            dtype: See `dtype_of`.
+            allow_nonfinite: Write weights that are infinite or NaN, instead of refusing them.
 
         Raises:
-            ValueError: naming the weights that are not finite.
+            ValueError: Weights are not finite; the message names them.
         """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
@@ -105,9 +105,9 @@ class Converted:
         wrong = _write(folder / WEIGHTS_NAME, self.tensors, types)
         if wrong and not allow_nonfinite:
             raise ValueError(
-                f"{len(wrong)} tensors hold infinite values or no numbers (NaN), among them {', '.join(wrong[:5])}. "
-                "The training that wrote this checkpoint had diverged, or a value is too large for the type that was "
-                "asked for; take another checkpoint or float32, or set `allow_nonfinite` to convert it all the same."
+                f"{len(wrong)} tensors hold infinite values or NaN, among them {', '.join(wrong[:5])}. The training "
+                "that wrote this checkpoint had diverged, or a value is too large for the requested dtype; use "
+                "another checkpoint or float32, or set `allow_nonfinite` to convert it anyway."
             )
 
 
@@ -119,22 +119,22 @@ def convert_checkpoint(
     settings: Mapping[str, Any] | None = None,
     ignore_settings: Iterable[str] = (),
 ) -> Converted:
-    """Reads and converts a checkpoint of fairseq (2.0 and 1.0) or of BEiT's program (1.0, images).
+    """Read and convert a checkpoint of fairseq (2.0 and 1.0) or of BEiT's program (1.0, images).
 
     Args:
-        path: the file, see `read_checkpoint`.
-        encoder_only: of a pretrained model, the encoder alone (`Data2VecModel`).
-        weights: "student" or "teacher": which encoder `encoder_only` takes.
-        settings: `cfg` of the checkpoint, or its section "model", where the file has none or is to be corrected.
-        ignore_settings: names of encoder settings to leave out.
+        path: The file, see `read_checkpoint`.
+        encoder_only: Convert only the encoder of a pretrained model (`Data2VecModel`).
+        weights: Encoder for `encoder_only`, "student" or "teacher".
+        settings: `cfg` of the checkpoint, or its section "model", if the file lacks it or to correct it.
+        ignore_settings: Names of encoder settings to leave out.
 
     Returns:
         `Data2VecForPreTraining` with teacher and decoders for a pretrained model, `Data2VecForCTC`,
         `Data2VecForImageClassification` or `Data2VecForSequenceClassification` for a fine-tuned one.
 
     Raises:
-        ValueError: the file is broken, unsafe, of another model, or does not fit its settings.
-        FileNotFoundError: there is no such file.
+        ValueError: The file is damaged, unsafe, of another model, or does not fit its settings.
+        FileNotFoundError: There is no such file.
     """
     if weights not in ("student", "teacher"):
         raise ValueError(f'`weights` is {weights!r}; it must be "student" or "teacher".')
@@ -150,8 +150,8 @@ def convert_checkpoint(
         advice = ""
         if isinstance(error, TensorMismatchError):
             advice = (
-                "\nThe file is damaged, or its settings do not describe its tensors: give it the right ones "
-                "(`settings`, `ignore_settings`)."
+                "\nThe file is damaged, or its settings do not describe its tensors: correct them with `settings` or "
+                "`ignore_settings`."
             )
         raise ValueError(f"{path} is data2vec ({source.kind}, {source.task}). {error}{advice}") from error
 
@@ -181,7 +181,7 @@ def _convert(source: Source, encoder_only: bool, weights: str) -> Converted:
 
 
 def _set_cls_loss_rows(config: Data2VecConfig, device_batch: Any, notes: list[str]) -> None:
-    """The reference sums this loss over the rows of a device, for which its weight was chosen."""
+    """Set `cls_loss_rows` to the rows of a device, over which the reference sums this loss."""
     for modality in config.modalities:
         settings = config.modality_config(modality)
         if not settings.cls_loss_weight:
@@ -190,8 +190,8 @@ def _set_cls_loss_rows(config: Data2VecConfig, device_batch: Any, notes: list[st
             settings.cls_loss_rows = device_batch * settings.num_masks
         else:
             notes.append(
-                "cls_loss_rows is None, as the checkpoint does not tell the samples of a device (dataset.batch_size): "
-                "set it to them times the masks before you pretrain further."
+                "cls_loss_rows is None, as the checkpoint does not store the samples per device (dataset.batch_size): "
+                "before further pretraining, set it to that number times the masks."
             )
 
 
@@ -217,7 +217,7 @@ def _pretrained(
             lent = weights == "student" or TEACHER + name not in tensors
             taken.add((STUDENT if lent else TEACHER) + name)
             chosen.take(name, tensors, (STUDENT if lent else TEACHER) + name)
-        reason = f"only the encoder was asked for, with the {weights}'s weights"
+        reason = f"only the encoder was requested, with the {weights}'s weights"
         unused = unused + [Unused(name, reason) for name in tensors if name not in taken and name != "ema_step"]
         return Converted(source, Data2VecModel, config, chosen, unused, notes)
     if not has_teacher:
@@ -239,7 +239,7 @@ def _vocab_size(source: Source) -> int | None:
 
 
 def _fill_with_zeros(converted: Converted) -> None:
-    """Mask tokens that fine-tuning left out: our models have one, which without masks is never read."""
+    """Add zeros for mask tokens that fine-tuning left out: our models have one, which is not read without masks."""
     for name, shape in expected_shapes(converted.model_class, converted.config).items():
         if name not in converted.tensors:
             converted.tensors.add(name, torch.clone, torch.zeros(shape))
@@ -247,7 +247,7 @@ def _fill_with_zeros(converted: Converted) -> None:
 
 
 def _write(path: Path, tensors: Assembly, types: dict[str, torch.dtype]) -> list[str]:
-    """Writes the format of safetensors, a part of a tensor after the other, and tells which are not finite.
+    """Write tensors as safetensors, in pieces, and return the names of those that are not finite.
 
     The library's own writer wants all tensors in memory at once.
     """

@@ -1,4 +1,4 @@
-"""Fine-tuned checkpoints of the reference implementations as models of this package with a task head.
+"""Conversion of fine-tuned checkpoints of the reference implementations to models with a task head.
 
 Speech recognition (fairseq's `wav2vec_ctc`), image classification (`mae_image_classification` of 2.0, BEiT's program
 for 1.0) and text classification (`data2vec_text_classification` of 2.0, the classification heads of 1.0).
@@ -27,14 +27,14 @@ _MASK_TOKENS = "mask_token"  # of vision 1.0: its fine-tuning has none
 
 
 def head_config(source: Source, config: Data2VecConfig) -> Data2VecConfig:
-    """The configuration of the model with its head.
+    """Return the configuration of the model with its head.
 
     Args:
-        source: the fine-tuned checkpoint.
-        config: of its encoder, see `config_from_fairseq`.
+        source: The fine-tuned checkpoint.
+        config: Configuration of its encoder, see `config_from_fairseq`.
 
     Raises:
-        ValueError: the head computes something that ours does not.
+        ValueError: Our head cannot compute what the source's does.
     """
     model_class = HEADS[source.task]
     _, rows = _check_head(source, config)
@@ -55,14 +55,14 @@ def head_config(source: Source, config: Data2VecConfig) -> Data2VecConfig:
 
 
 def convert_finetuned(source: Source, config: Data2VecConfig) -> Conversion:
-    """Puts the tensors of encoder and head in their places.
+    """Convert the tensors of encoder and head.
 
     Args:
-        source: the fine-tuned checkpoint.
-        config: see `head_config`.
+        source: The fine-tuned checkpoint.
+        config: See `head_config`.
 
     Raises:
-        ValueError: a tensor is unknown, missing or of another shape; the message names all of them.
+        ValueError: A tensor is unknown, missing or of another shape; the message names all of them.
     """
     model_class = HEADS[source.task]
     expected = expected_shapes(model_class, config)
@@ -70,7 +70,7 @@ def convert_finetuned(source: Source, config: Data2VecConfig) -> Conversion:
     filler = Filler(expected, what, without_key_bias=layout_of(source.kind).without_key_bias)
     for name, tensor, teacher in walk_state(source.state):
         label = f"_ema.{name}" if teacher else name
-        place = Unused(label, "the average of the weights, which serves pretraining alone")
+        place = Unused(label, "the average of the weights, which is used in pretraining only")
         if not teacher:
             place = check_fixed_scale(translate(name, source.kind), label, tensor, config)
             if isinstance(place, Place) and place.name.startswith("decoders."):
@@ -85,13 +85,13 @@ def convert_finetuned(source: Source, config: Data2VecConfig) -> Conversion:
 
 
 def _check_head(source: Source, config: Data2VecConfig) -> tuple[str, int]:
-    """Name and rows of the output layer."""
+    """Return the name and the number of rows of the output layer."""
     last = {CTC: "lm_head.weight", IMAGES: "classifier.weight", TEXTS: "classifier.out_proj.weight"}[source.task]
     tensor: Tensor | None = source.head.get(last)
     if tensor is None:
         raise ValueError(
-            f"The head for {source.task} lacks its output layer ({last} here); the checkpoint has only "
-            f"{', '.join(sorted(source.head))} of it."
+            f"The head for {source.task} lacks its output layer ({last} here); it has only "
+            f"{', '.join(sorted(source.head))} in the checkpoint."
         )
     if source.task == TEXTS:
         function = source.tuning.get("pooler_activation_fn", "tanh")
@@ -105,7 +105,7 @@ def _check_head(source: Source, config: Data2VecConfig) -> tuple[str, int]:
 
 
 def _ctc(tuning: dict[str, Any], rows: int) -> dict[str, Any]:
-    """Fields of the audio configuration. The blank of fairseq's CTC is the first entry of the dictionary, `<s>`."""
+    """Return the fields of the audio configuration. The blank of fairseq's CTC is the first entry, `<s>`."""
     return {
         "vocab_size": rows,
         "pad_token_id": 0,
@@ -120,7 +120,7 @@ def _ctc(tuning: dict[str, Any], rows: int) -> dict[str, Any]:
 
 
 def _pools_the_mean(source: Source, config: Data2VecConfig) -> bool:
-    """Whether the mean of the patches is classified, behind a norm, or the extra token."""
+    """Return whether the normalised mean of the patches is classified, instead of the extra token."""
     norm = "fc_norm.weight" in source.head
     if source.kind == "beit-v1-vision":
         if not norm and "norm.weight" not in source.state:
@@ -137,7 +137,7 @@ def _pools_the_mean(source: Source, config: Data2VecConfig) -> bool:
         )
     if mode == "MEAN_POOLING" and (config.norm_first or config.layer_norm_eps != 1e-6):
         raise ValueError(
-            "The head for images normalises with eps 1e-6 behind an encoder that is pre-norm or has another eps "
-            f"({config.layer_norm_eps}); here the pre-norm encoder has no norm of its own then, and the eps is one."
+            "The head for images normalises with eps 1e-6 after an encoder that is pre-norm or has another eps "
+            f"({config.layer_norm_eps}); here a pre-norm encoder has no final norm then, and both have the same eps."
         )
     return mode == "MEAN_POOLING"

@@ -1,9 +1,8 @@
-"""Checkpoints of the reference implementations (fairseq, BEiT) as the state dict of `Data2VecForPreTraining`.
+"""Conversion of checkpoints of the reference (fairseq, BEiT) to the state dict of `Data2VecForPreTraining`.
 
-Names are translated by tables of (regular expression, replacement), applied in order like an editing script. What the
-tables cannot say (three tensors that become one, another shape) is told by `Place.part` and by the shapes. Nothing is
-left to chance: every source tensor is used or listed with a reason, every target tensor is filled exactly once, every
-shape is compared.
+Names are translated by tables of (regular expression, replacement), applied in order. What the tables cannot express
+(three tensors that become one, another shape) follows from `Place.part` and from the shapes. Every source tensor is
+used or listed with a reason, every target tensor is filled exactly once, and every shape is compared.
 
 Kinds: "fairseq-v2" (data2vec 2.0, all modalities), "fairseq-v1-audio", "fairseq-v1-text", "fairseq-v1-vision" (1.0),
 and "beit-v1-vision", the layout in which the image models of 1.0 were released.
@@ -28,7 +27,7 @@ from modeling_d2v.pretraining_data2vec import Data2VecForPreTraining
 
 Rules = tuple[tuple[str, str], ...]
 
-# Blocks of 2.0 carry timm's names, blocks of 1.0 fairseq's (audio, text) or BEiT's (vision).
+# Blocks of 2.0 have timm's names, blocks of 1.0 fairseq's (audio, text) or BEiT's (vision).
 _TIMM_BLOCK: Rules = ((r"\.attn\.qkv\.", r".attention.qkv."), (r"\.attn\.proj\.", r".attention.projection."))
 _FAIRSEQ_BLOCK: Rules = (
     (r"\.self_attn\.([qkv])_proj\.(weight|bias)$", r".attention.qkv.\2#\1"),
@@ -48,17 +47,18 @@ _BEIT_BLOCK: Rules = (
 
 @dataclass(frozen=True)
 class Layout:
-    """How one kind of checkpoint names its settings and tensors.
+    """Names of the settings and tensors in one kind of checkpoint.
 
     Args:
         settings: Translates `cfg["model"]` into fields of a `Data2VecConfig`; see `config_from_fairseq`.
-        mark: A regular expression that finds a name which no other kind has.
-        rules: Make our names of its names, of the student. "#q" at the end of a name stands for the query's third of a
-            tensor that holds query, key and value.
-        model_name: `_name` in the settings of such a model, where they have one.
-        teacher_prefix: Makes the names of the teacher those of the student: in 1.0 it is the encoder alone.
-        numbered_teacher: Whether a teacher that is only the list of blocks calls them "0", "1", ...
-        unused_by_teacher: Finds, among our names, what is averaged but not used: the teacher sees and predicts all.
+        mark: A regular expression for a name that no other kind has.
+        rules: Translate its names of the student into ours. "#q" at the end of a name stands for the query's third of
+            a tensor that holds query, key and value.
+        model_name: `_name` in the settings of such a model, if they have one.
+        teacher_prefix: Prefix that turns names of the teacher into those of the student: in 1.0 it is the encoder
+            alone.
+        numbered_teacher: Whether a teacher that is only the list of blocks names them "0", "1", ...
+        unused_by_teacher: Matches our names of averaged but unused tensors: the teacher sees and predicts everything.
         dropped: (regular expression, reason) of tensors that have no counterpart.
         without_key_bias: Whether keys have no bias in the attention.
     """
@@ -74,7 +74,7 @@ class Layout:
     without_key_bias: bool = False
 
 
-_INDEX = (r"\.relative_position_index$", "follows from the size of the window, computed anew")
+_INDEX = (r"\.relative_position_index$", "follows from the size of the window, recomputed")
 
 LAYOUTS: dict[str, Layout] = {
     "fairseq-v2": Layout(
@@ -82,7 +82,7 @@ LAYOUTS: dict[str, Layout] = {
         mark=r"^modality_encoders\.(AUDIO|IMAGE|TEXT)\.",
         model_name="data2vec_multi",
         numbered_teacher=True,
-        dropped=((r"\.fixed_positional_encoder\.positions$", "fixed sine and cosine table, computed anew"),),
+        dropped=((r"\.fixed_positional_encoder\.positions$", "fixed sine and cosine table, recomputed"),),
         rules=(
             (r"^modality_encoders\.AUDIO\.", r"modality_encoders.audio."),
             (r"^modality_encoders\.IMAGE\.", r"modality_encoders.vision."),
@@ -192,7 +192,7 @@ _EMA_KEY = re.compile(r"^(encoder\.)?_ema$")
 
 
 def detect_kind(names: Iterable[str], config: Mapping[str, Any] | None = None) -> str:
-    """Tells from which model of the reference a state dict comes.
+    """Detect from which model of the reference a state dict comes.
 
     Args:
         names: State dict or its names.
@@ -212,8 +212,8 @@ def detect_kind(names: Iterable[str], config: Mapping[str, Any] | None = None) -
     kind = next((kind for kind, layout in LAYOUTS.items() if given and layout.model_name == given), None)
     if kind is None:
         raise ValueError(
-            f"This is no data2vec checkpoint of fairseq: none of its {len(names)} tensors (first: {sorted(names)[:3]})"
-            f" has a name that marks one of {', '.join(FAIRSEQ_KINDS)}."
+            f"This is not a data2vec checkpoint of fairseq: none of its {len(names)} tensors (first: "
+            f"{sorted(names)[:3]}) has a name that marks one of {', '.join(FAIRSEQ_KINDS)}."
         )
     return kind
 
@@ -226,15 +226,14 @@ def config_from_fairseq(
     vocab_size: int | None = None,
     notes: list[str] | None = None,
 ) -> Data2VecConfig:
-    """Translates the model settings of a reference checkpoint.
+    """Translate the model settings of a reference checkpoint.
 
     Args:
         model_config: `cfg["model"]` of the checkpoint.
         kind: One of `FAIRSEQ_KINDS`, see `detect_kind`.
-        task_config: `cfg["task"]` of the checkpoint, in which text 1.0 keeps its mask. Default: the defaults of that
+        task_config: `cfg["task"]` of the checkpoint, which holds the mask of text 1.0. Default: the defaults of that
             task (15 % of the tokens are masked; a tenth of these becomes a random token, a tenth is kept).
-        vocab_size: Rows of the token embedding. Text models only, for which it is required: the reference keeps it in
-            the dictionary file.
+        vocab_size: Rows of the token embedding, required for text: the reference stores it in the dictionary file.
         notes: A list that receives one line for each setting left out, with the reason.
 
     Returns:
@@ -251,7 +250,7 @@ def config_from_fairseq(
 
 
 def translate(name: str, kind: str, teacher: bool = False) -> Place | Unused:
-    """Where one tensor of the reference goes.
+    """Return where one tensor of the reference goes.
 
     Args:
         name: Name in the state dict of the reference; for the teacher, name in its `_ema` dictionary.
@@ -259,7 +258,7 @@ def translate(name: str, kind: str, teacher: bool = False) -> Place | Unused:
         teacher: Whether the name is one of the teacher's.
 
     Returns:
-        Its place in the state dict of `Data2VecForPreTraining`, or the reason why it has none.
+        Its place in the state dict of `Data2VecForPreTraining`, or the reason why it is unused.
     """
     layout, full = layout_of(kind), name
     if teacher:
@@ -284,7 +283,7 @@ def convert_state_dict(
     step: int = 0,
     optional: tuple[str, ...] = (),
 ) -> Conversion:
-    """Renames and reshapes the tensors of a reference checkpoint.
+    """Rename and reshape the tensors of a reference checkpoint.
 
     Args:
         state: `model` of the checkpoint: tensors by name, the teacher as a nested dictionary `_ema` (or
@@ -296,11 +295,11 @@ def convert_state_dict(
             checkpoint without them.
 
     Returns:
-        The tensors of `Data2VecForPreTraining(config)`, and those of the source that it has no place for.
+        The tensors of `Data2VecForPreTraining(config)`, and the unused ones of the source.
 
     Raises:
         ValueError: A source tensor is unknown, two fill the same place, a target is not filled, or shapes differ. The
-            message names every tensor concerned.
+            message names all of these tensors.
     """
     layout = layout_of(kind)
     expected = expected_shapes(Data2VecForPreTraining, config)
@@ -320,7 +319,7 @@ def layout_of(kind: str) -> Layout:
     """Return the layout of a kind of checkpoint.
 
     Raises:
-        ValueError: There is no such kind; the message lists those that there are.
+        ValueError: There is no such kind; the message lists the known ones.
     """
     if kind not in LAYOUTS:
         raise ValueError(f"Unknown kind of checkpoint {kind!r}. Known kinds: {', '.join(FAIRSEQ_KINDS)}.")
@@ -328,7 +327,7 @@ def layout_of(kind: str) -> Layout:
 
 
 def walk_state(state: Mapping[str, Any]) -> Iterable[tuple[str, Tensor, bool]]:
-    """(name, tensor, whether it is the teacher's) of a state dict with a nested teacher."""
+    """Yield (name, tensor, whether it belongs to the teacher) of a state dict with a nested teacher."""
     teachers = [name for name in state if _EMA_KEY.match(name)]
     for name in teachers:
         yield from ((inner, tensor, True) for inner, tensor in walk(state[name]))
@@ -337,7 +336,7 @@ def walk_state(state: Mapping[str, Any]) -> Iterable[tuple[str, Tensor, bool]]:
 
 
 def check_fixed_scale(place: Place | Unused, label: str, tensor: Tensor, config: Data2VecConfig) -> Place | Unused:
-    """ALiBi scales that are not learned are parameters in the reference, but settings here."""
+    """Check ALiBi scales that are not learned: parameters in the reference, settings here."""
     found = re.search(r"modality_encoders\.(\w+)\.attention_bias\.scale$", getattr(place, "name", ""))
     settings = getattr(config, f"{found[1]}_config", None) if found and isinstance(place, Place) else None
     if settings is None or settings.alibi != "fixed" or not bool((tensor == settings.alibi_scale).all()):
@@ -346,7 +345,7 @@ def check_fixed_scale(place: Place | Unused, label: str, tensor: Tensor, config:
 
 
 def _is_copied(name: str, config: Data2VecConfig) -> bool:
-    """Whether the teacher copies this tensor from the student: then it need not be in the checkpoint."""
+    """Return whether the teacher copies this tensor from the student: then it need not be in the checkpoint."""
     return name.startswith(TEACHER) and any(
         f".{modality}." in name and fragment in name
         for modality in config.modalities

@@ -1,12 +1,12 @@
 """Settings of the reference implementation (fairseq) translated into a `Data2VecConfig`.
 
 The checkpoints of the reference hold their model settings as a nested dictionary (`cfg["model"]`). Every entry is
-either mapped to a field, checked against the only value that this package can compute with, or listed as having no
-influence on the computation. An entry that is none of the three is listed too where it is switched off (0, false,
-empty), and is an error elsewhere, so that no setting gets lost in silence.
+either mapped to a field, checked against the only value that this package supports, or listed as having no influence
+on the computation. Any other entry is listed too if it is switched off (0, false, empty), and is an error otherwise,
+so that no setting is lost silently.
 
-This file holds the reader and what both versions share; `checkpoint_settings_v1.py` and `checkpoint_settings_v2.py`
-hold the translations, and `checkpoints.config_from_fairseq` calls them.
+This file holds the reader and what both versions share; `settings_v1.py` and `settings_v2.py` hold the translations,
+and `layouts.config_from_fairseq` calls them.
 """
 
 import ast
@@ -19,11 +19,11 @@ MONITORING = "threshold of the collapse check of the training program"
 
 
 class Settings:
-    """Reads a dictionary of settings and remembers which entries were looked at.
+    """Reader of a dictionary of settings that records which entries were read.
 
     Args:
         values: The settings.
-        where: How messages name this dictionary.
+        where: Name of this dictionary in messages.
         notes: Receives one line for each entry that is left out on purpose.
     """
 
@@ -34,19 +34,19 @@ class Settings:
         self.seen = {"_name"}
 
     def get(self, name: str, default: Any = None) -> Any:
-        """The value of an entry, or the default of the reference where the checkpoint is older than the entry."""
+        """Return an entry, or the default of the reference where the checkpoint is older than the entry."""
         self.seen.add(name)
         return self.values.get(name, default)
 
     def section(self, name: str) -> "Settings":
-        """A nested dictionary of settings."""
+        """Return a nested dictionary of settings."""
         self.seen.add(name)
         if name not in self.values:
             raise ValueError(f"{self.where} has no section {name!r}. It has: {sorted(self.values)}.")
         return Settings(self.values[name], f"{self.where}.{name}", self.notes)
 
     def require(self, reason: str, **allowed: Any) -> None:
-        """Raises where an entry has another value than the only one that can be converted."""
+        """Raise `ValueError` for an entry with another value than the only one that can be converted."""
         for name, value in allowed.items():
             if self.get(name, value) != value:
                 raise ValueError(
@@ -54,27 +54,27 @@ class Settings:
                 )
 
     def ignore(self, reason: str, *names: str) -> None:
-        """Lists entries that have no influence on what the converted model computes."""
+        """Note entries that have no influence on what the converted model computes."""
         for name in names:
             self.seen.add(name)
             if name in self.values:
                 self.notes.append(f"{self.where}.{name}={self.values[name]!r}: {reason}")
 
     def finish(self) -> None:
-        """Raises where an entry was neither mapped nor listed."""
+        """Raise `ValueError` if an entry was neither mapped nor listed."""
         unknown = sorted(set(self.values) - self.seen)
         self.ignore("unknown here, and switched off", *(name for name in unknown if not self.values[name]))
         unknown = [name for name in unknown if name not in self.seen]
         if unknown:
             raise ValueError(
-                f"{self.where} has settings that this converter does not know: {unknown}. Converting without them"
+                f"{self.where} has unknown settings: {unknown}. Converting without them"
                 " could give a model that computes something else. If they have no influence on the model, leave"
                 " them out (`ignore_settings`)."
             )
 
 
 def text_ids(vocab_size: int | None) -> dict[str, int]:
-    """Ids of the special tokens in the dictionaries of the reference: <s>, <pad>, </s> first, <mask> last."""
+    """Return special token ids in the dictionaries of the reference: <s>, <pad>, </s> first, <mask> last."""
     if vocab_size is None:
         raise ValueError(
             "A text model needs `vocab_size`, the number of rows of its token embedding: the settings do not hold it."
@@ -89,7 +89,7 @@ def text_ids(vocab_size: int | None) -> dict[str, int]:
 
 
 def conv_layers(spec: str) -> dict[str, list[int]]:
-    """Reads "[(512, 10, 5)] + [(512, 3, 2)] * 4": (channels, kernel, stride) of each convolution."""
+    """Read "[(512, 10, 5)] + [(512, 3, 2)] * 4": (channels, kernel, stride) of each convolution."""
 
     def value(node: ast.AST) -> Any:
         if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
@@ -109,7 +109,7 @@ def conv_layers(spec: str) -> dict[str, list[int]]:
 
 
 def _one_of(settings: Settings, **names: str) -> str | None:
-    """The norm whose flag is set; keyword = name of the flag, value = name of the norm."""
+    """Return the norm whose flag is set; keyword = name of the flag, value = name of the norm."""
     chosen = [norm for flag, norm in names.items() if settings.get(flag, False)]
     if len(chosen) > 1:
         raise ValueError(f"{settings.where} asks for {' and '.join(chosen)} norm at the same place of the targets.")
@@ -117,7 +117,7 @@ def _one_of(settings: Settings, **names: str) -> str | None:
 
 
 def target_fields(settings: Settings) -> dict[str, Any]:
-    """Target and loss fields, which have the same names in all versions of the reference."""
+    """Return target and loss fields, which have the same names in all versions of the reference."""
     return {
         "average_top_k_layers": settings.get("average_top_k_layers", 8),
         "end_of_block_targets": settings.get("end_of_block_targets", False),
@@ -134,7 +134,7 @@ def target_fields(settings: Settings) -> dict[str, Any]:
 
 
 def teacher_schedule(settings: Settings) -> dict[str, Any]:
-    """Decay of the teacher, which by default rises over the whole run."""
+    """Return the decay of the teacher, which by default rises over the whole run."""
     return {
         "ema_decay": settings.get("ema_decay", 0.999),
         "ema_end_decay": settings.get("ema_end_decay", 0.9999),

@@ -1,7 +1,7 @@
 """Settings of the released image models of data2vec 1.0, which were trained with BEiT's program.
 
-Their checkpoints hold the arguments of that program, or nothing where DeepSpeed wrote them. Sizes are read from the
-tensors; what neither tells is that of the published model of the same width.
+Their checkpoints hold the arguments of that program, or nothing if DeepSpeed wrote them. Sizes are read from the
+tensors; other settings are those of the published model of the same width.
 """
 
 import ast
@@ -20,10 +20,10 @@ SHAPES = "shapes"
 
 
 def beit_shapes(state: Mapping[str, Any]) -> dict[str, Any]:
-    """Sizes of a model in BEiT's layout, from the shapes of its tensors.
+    """Return the sizes of a model in BEiT's layout, from the shapes of its tensors.
 
     Raises:
-        ValueError: the layout is not that of data2vec: absolute positions, or a relative bias for each layer.
+        ValueError: The model has parts that data2vec lacks: absolute positions, or a relative bias for each layer.
     """
     tensors = {name: tensor for name, tensor in state.items() if isinstance(tensor, Tensor)}
     for name, what in {
@@ -87,7 +87,7 @@ def convert_beit(model: Settings, vocab_size: int | None, task: Mapping[str, Any
 
 
 def _pretraining(model: Settings, fields: dict[str, Any], vision: dict[str, Any], layers: int) -> None:
-    """Mask, targets and teacher, where the checkpoint has the arguments of pretraining."""
+    """Set mask, targets and teacher where the checkpoint has the arguments of pretraining."""
     model.require("no published model uses it", mask_dropout_prob=-1.0, loss_scale=-1, var_w0=0.0)
     targets = model.get("target_layers")
     targets = sorted(ast.literal_eval(targets) if isinstance(targets, str) else targets)

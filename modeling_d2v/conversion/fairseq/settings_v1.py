@@ -1,4 +1,4 @@
-"""Settings of data2vec 1.0 in fairseq translated into the fields of a `Data2VecConfig`, one function a modality."""
+"""Settings of data2vec 1.0 in fairseq translated into the fields of a `Data2VecConfig`, by modality."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -14,7 +14,7 @@ from modeling_d2v.conversion.fairseq.settings import (
 )
 
 
-# Version 1.0 has one mask a sample, replaces masked tokens instead of dropping them, and predicts with linear layers.
+# Version 1.0 has one mask per sample, replaces masked tokens instead of dropping them, predicts with linear layers.
 V1_FIELDS = {
     "num_masks": 1,
     "mask_prob_adjust": 0.0,
@@ -131,7 +131,7 @@ def convert_v1_text(model: Settings, vocab_size: int | None, task: Mapping[str, 
 
     dropout = transformer.get("dropout", 0.1)
     positions = transformer.get("max_source_positions") or model.get("max_positions", 512)
-    model.ignore("told by max_source_positions of the transformer", "max_positions")
+    model.ignore("given by max_source_positions of the transformer", "max_positions")
     text = (
         V1_FIELDS
         | target_fields(model)
@@ -199,7 +199,7 @@ def convert_v1_vision(model: Settings, vocab_size: int | None, task: Mapping[str
             "mask_length": 4,
             # The output of the encoder is the prediction: `final_proj` is created but never applied.
             "decoder_projection_layers": 0,
-            # The teacher reads patches and class token of the student; a copied token is the same thing.
+            # The teacher uses patches and class token of the student, which is the same as copying them.
             "ema_scope": "context",
             "ema_copied": ["extra_tokens"],
         }

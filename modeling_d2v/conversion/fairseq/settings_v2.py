@@ -18,7 +18,7 @@ from modeling_d2v.modalities import MODALITIES
 def convert_v2(model: Settings, vocab_size: int | None, task: Mapping[str, Any]) -> dict[str, Any]:
     model.require("the blocks have no norms without weights", norm_affine=True)
     model.require("no published model uses it", shared_decoder=None, recon_loss=0.0, dropout_input=0.0, skip_ema=False)
-    model.require("give the whole loss another learning rate instead", d2v_loss=1.0)
+    model.require("use another learning rate instead", d2v_loss=1.0)
     model.require("the rate of a block grows linearly from 0", start_drop_path_rate=0.0)
     model.ignore("initial values are replaced by the weights", "mae_init")
     model.ignore(SCHEDULE, "max_update", "decoder_group", "log_norms")
@@ -70,7 +70,7 @@ def convert_v2(model: Settings, vocab_size: int | None, task: Mapping[str, Any])
 def _convert_modality(
     section: Settings, kind: "Section", width: int, depth: int, heads: int, vocab_size: int | None
 ) -> dict[str, Any]:
-    section.ignore("told by the name of the section", "type")
+    section.ignore("given by the name of the section", "type")
     section.require("the attention bias follows the model", num_alibi_heads=heads, model_depth=depth)
     section.require("the rate of a block grows linearly from 0", start_drop_path_rate=0.0)
     section.require("no published model uses it", learned_alibi=False, add_masks=False, remove_masks=False)

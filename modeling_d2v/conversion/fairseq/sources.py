@@ -1,7 +1,7 @@
-"""Tells what a checkpoint of another program is, and takes it apart: encoder, head, settings, dictionary.
+"""Recognises a checkpoint of another program, and splits it into encoder, head, settings and dictionary.
 
-Fine-tuned models wrap the encoder. Their settings hold those of the encoder, in which the fine-tuning has replaced
-some that concern training; what it replaced is left out, so that the encoder is converted like a pretrained one.
+Fine-tuned models wrap the encoder. Their settings hold those of the encoder, some of which fine-tuning has replaced;
+these are left out, so that the encoder is converted like a pretrained one.
 """
 
 import re
@@ -18,19 +18,19 @@ PRETRAINING, CTC, IMAGES, TEXTS = "pretraining", "speech recognition", "image cl
 
 
 class Source(NamedTuple):
-    """A checkpoint taken apart.
+    """The parts of a checkpoint.
 
     Args:
-        kind: layout of the encoder, one of `checkpoints.FAIRSEQ_KINDS`.
+        kind: Layout of the encoder, one of `FAIRSEQ_KINDS`.
         task: `PRETRAINING`, `CTC`, `IMAGES` or `TEXTS`.
-        state: tensors of the encoder under the names of its pretraining, the teacher in a dictionary `_ema`.
-        head: tensors of the head under the names of ours.
-        settings: of the encoder.
-        tuning: of the fine-tuning, empty for a pretrained model.
-        data: settings of the program's task, which tell of sampling rate, normalisation and masks of text.
-        step: optimizer updates done.
-        symbols: the dictionary, where the checkpoint holds it.
-        device_batch: samples that one device took a step, where the settings tell.
+        state: Tensors of the encoder under the names of its pretraining, the teacher in a dictionary `_ema`.
+        head: Tensors of the head under our names.
+        settings: Settings of the encoder.
+        tuning: Settings of the fine-tuning, empty for a pretrained model.
+        data: Settings of the program's task: sampling rate, normalisation, masks of text.
+        step: Optimizer updates done.
+        symbols: The dictionary, if the checkpoint holds it.
+        device_batch: Samples per device and step, if the settings hold it.
     """
 
     kind: str
@@ -46,12 +46,12 @@ class Source(NamedTuple):
 
 
 class Wrapper(NamedTuple):
-    """How a model for a task holds the encoder."""
+    """Names in a model for a task that wraps the encoder."""
 
     task: str
     encoder: str  # prefix of the encoder's names
-    mark: str  # of the head's names
-    settings: str | None  # where its settings hold the encoder's; `None`: they are the encoder's
+    mark: str  # in the head's names
+    settings: str | None  # section of the encoder's settings; `None`: they are the encoder's
     head: tuple[tuple[str, str], ...]
 
 
@@ -81,7 +81,7 @@ REPLACED = {
     PRETRAINING: frozenset(),
 }
 
-# What other models are told by: names of tensors, names of the model in the settings.
+# Marks of other models: names of tensors, names of the model in the settings.
 FOREIGN = (
     (r"(^|\.)(quantizer|project_q|project_hid|input_quantizer)\.", r"^wav2vec2$", "wav2vec 2.0"),
     (r"(^|\.)label_embs_concat$", r"^hubert", "HuBERT"),
@@ -94,15 +94,16 @@ FOREIGN = (
 
 
 def take_apart(content: Mapping[str, Any], where: str, ignore_settings: Iterable[str] = ()) -> Source:
-    """Recognises a checkpoint.
+    """Recognise a checkpoint and split it into its parts.
 
     Args:
-        content: what `read_checkpoint` gave.
-        where: how errors name the file.
-        ignore_settings: names of encoder settings to leave out.
+        content: Result of `read_checkpoint`.
+        where: Name of the file in errors.
+        ignore_settings: Names of encoder settings to leave out.
 
     Raises:
-        ValueError: it is no checkpoint of data2vec (the message says of what), or lacks its weights or settings.
+        ValueError: The file is not a checkpoint of data2vec (the message names the model), or lacks weights or
+            settings.
     """
     state = _weights(content, where)
     names = [name for name in state if isinstance(state[name], Tensor)]
@@ -121,15 +122,15 @@ def take_apart(content: Mapping[str, Any], where: str, ignore_settings: Iterable
     try:
         kind = detect_kind(state, settings)
     except ValueError as error:
-        raise ValueError(f"{where} is no checkpoint that can be converted. {error}") from None
+        raise ValueError(f"{where} is not a checkpoint that can be converted. {error}") from None
     if kind == "beit-v1-vision":
         settings = {**(_arguments(content)), SHAPES: beit_shapes(state)}
         data = _arguments(content)
     elif not settings:
         raise ValueError(
-            f"{where} holds weights of data2vec ({kind}), but no settings of the model (`cfg`), without which its "
-            "tensors do not tell what they compute. Give them in a JSON file (`settings`): the dictionary `cfg`, or "
-            'its section "model".'
+            f"{where} holds weights of data2vec ({kind}), but no settings of the model (`cfg`), without which "
+            "they cannot be converted. Give them in a JSON file (`settings`): the dictionary `cfg`, or its section "
+            '"model".'
         )
     settings = _without(settings, REPLACED[task] | set(ignore_settings))
     if kind == "fairseq-v2":
@@ -149,7 +150,7 @@ def take_apart(content: Mapping[str, Any], where: str, ignore_settings: Iterable
 
 
 def _weights(content: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """The state dict, with the teacher of BEiT's program where fairseq keeps its own."""
+    """Return the state dict, with the teacher of BEiT's program where fairseq keeps its own."""
     for key in ("model", "module"):
         if isinstance(content.get(key), Mapping):
             state = dict(content[key])
@@ -159,7 +160,7 @@ def _weights(content: Mapping[str, Any], where: str) -> dict[str, Any]:
                 if not isinstance(name, str) or name.endswith("_ema") and not isinstance(value, Mapping):
                     raise ValueError(
                         f"{where} holds {name!r} ({type(value).__name__}) among its weights under `{key}`; names of "
-                        "tensors are texts, and the teacher `_ema` is a dictionary of tensors. The file is damaged."
+                        "tensors are strings, and the teacher `_ema` is a dictionary of tensors. The file is damaged."
                     )
             return state
     if content and all(isinstance(value, Tensor) for value in content.values()):
@@ -171,12 +172,12 @@ def _weights(content: Mapping[str, Any], where: str) -> dict[str, Any]:
 
 
 def _dictionary(parent: Mapping[str, Any], name: str, where: str) -> dict[str, Any]:
-    """A section of the settings, empty where it is missing."""
+    """Return a section of the settings, empty where it is missing."""
     value = parent.get(name) or {}
     if not isinstance(value, Mapping):
         raise ValueError(
             f"{where} has a {type(value).__name__} as {name!r}, where the settings of fairseq are a dictionary. Give "
-            "the right ones in a JSON file (`settings`)."
+            "the correct ones in a JSON file (`settings`)."
         )
     return dict(value)
 
@@ -191,7 +192,7 @@ def _wrapper(names: list[str]) -> Wrapper | None:
 
 
 def _split(state: Mapping[str, Any], wrapper: Wrapper) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Encoder under its own names, and the head under the names of ours."""
+    """Return the encoder's tensors under its own names, and the head's under the names of this package."""
     encoder, head = {}, {}
     patterns = (*wrapper.head, (r"^fc_norm\.", "fc_norm."))
     for name, value in state.items():
@@ -219,7 +220,7 @@ def _check_foreign(names: list[str], settings: list[Mapping[str, Any]], where: s
         if model == "transformers":
             advice = "Give the whole folder, with config.json, instead of this file."
         else:
-            advice = "transformers has models and converters of its own for it."
+            advice = "transformers has its own models and converters for it."
         raise ValueError(
             f"{where} is a checkpoint of {model}, not one of data2vec in fairseq's layout: it has {told}. Only "
             f"data2vec 1.0 and 2.0 can be converted. {advice}"
@@ -235,7 +236,7 @@ def _without(settings: Mapping[str, Any], left_out: Iterable[str]) -> dict[str, 
 
 
 def _alone(state: Mapping[str, Any], settings: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """What the tensors tell about 2.0: its only modality, and that its attention bias has a scale of its own."""
+    """Return the settings of 2.0 that its tensors imply: its only modality, and the learned attention bias scale."""
     found = {match[1] for name in state if (match := re.match(r"modality_encoders\.([A-Z]+)\.", name))}
     told: dict[str, Any] = {"supported_modality": found.pop()} if len(found) == 1 else {}
     if "modalities" in settings:

@@ -1,7 +1,7 @@
 """Speech models of transformers (data2vec-audio): their settings as ours, and where each tensor goes.
 
-They are data2vec 1.0. The converted model does not let padding reach the samples; with `fairseq_compatible_padding` it
-gives padded batches the outputs that transformers gives them.
+They are data2vec 1.0. In the converted model padding does not reach the samples; with `fairseq_compatible_padding` the
+outputs of padded batches are those of transformers.
 """
 
 from collections.abc import Mapping
@@ -42,7 +42,7 @@ NAMES: NameTable = (
     ("objective.weight", "objective.weight"),
 )
 
-# Fields of `Data2VecAudioConfig` that carry the same name and meaning there.
+# Fields of `Data2VecAudioConfig` with the same name and meaning in transformers.
 SAME = (
     "conv_dim conv_kernel conv_stride conv_bias vocab_size feat_proj_dropout final_dropout mask_time_prob "
     "mask_time_length mask_time_min_masks mask_feature_prob mask_feature_length mask_feature_min_masks "
@@ -52,19 +52,19 @@ SAME = (
 
 
 def settings(source: Mapping[str, Any]) -> dict[str, Any]:
-    """Arguments of `Data2VecConfig` for a whole configuration of data2vec-audio, defaults included.
+    """Return the arguments of `Data2VecConfig` for a whole configuration of data2vec-audio, defaults included.
 
-    What transformers does not say (mask of pretraining, targets, teacher) is that of the published base model of
+    Settings that transformers lacks (mask of pretraining, targets, teacher) are those of the published base model of
     data2vec 1.0.
 
     Raises:
-        ValueError: for an adapter, another activation than GELU in the front end, a position kernel below 3, or no
-            position layers.
+        ValueError: The model has an adapter, another activation than GELU in the front end, a position kernel below 3,
+            or no position layers.
     """
     if source["add_adapter"]:
         raise ValueError(
             "This data2vec-audio model has an adapter (`add_adapter` is set): convolutions after the blocks, which "
-            "shorten the sequence for a decoder of text. They have no counterpart here."
+            "shorten the sequence for a text decoder. They have no counterpart here."
         )
     if source["feat_extract_activation"] != "gelu":
         raise ValueError(
@@ -110,6 +110,6 @@ def settings(source: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def place(name: str) -> Place | Unused:
-    """Where a tensor of a data2vec-audio model with a head goes; an unknown name stays as it is."""
+    """Return where a tensor of a data2vec-audio model with a head goes; an unknown name stays as it is."""
     target, _, part = (rename(name, NAMES) or name).partition("#")
     return Place(target, part or None)

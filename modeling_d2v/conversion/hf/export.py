@@ -1,16 +1,16 @@
-"""Models of this package as models of transformers (data2vec-audio, -text, -vision): the way back.
+"""Export of models of this package to models of transformers (data2vec-audio, -text, -vision).
 
-Code that does not have this package can use them then. What decides is not the version but the configuration: models
-of data2vec 1.0 can be exported, and text models of 2.0, whose encoder is the same; speech and image models of 2.0 have
-parts (ALiBi, a prenet, sine and cosine positions) that transformers lacks, and are refused.
+They can then be used without this package. The configuration decides, and not the version: models of data2vec 1.0 can
+be exported, and text models of 2.0, whose encoder is the same; speech and image models of 2.0 have parts (ALiBi, a
+prenet, sine and cosine positions) that transformers lacks, and are refused.
 
-The outputs are equal to 1e-5 in float32, with three differences around them:
+The outputs are equal to 1e-5 in float32, with three differences in transformers:
 
-- speech: here padding does not reach the samples; there it reaches the convolutional positions, as in the reference.
-  A padded batch gives what `fairseq_compatible_padding=True` gives here; a recording alone gives the same in both.
-- text: there padding must be on the right, and `attention_mask` must be passed.
-- `pooler_output` of a plain encoder, which here is the mean of the tokens, is nothing (speech, images) or an untrained
-  layer (text) there.
+- speech: padding reaches the convolutional positions, as in the reference and with `fairseq_compatible_padding=True`
+  here; the outputs of a single recording are the same.
+- text: padding must be on the right, and `attention_mask` must be passed.
+- `pooler_output` of a plain encoder is missing (speech, images) or an untrained layer (text), instead of the mean of
+  the tokens.
 
 Example:
     >>> exported = to_transformers(Data2VecForCTC.from_pretrained("runs/ctc"))
@@ -38,18 +38,18 @@ from modeling_d2v.pretraining_data2vec import Data2VecForPreTraining
 
 EXPORT_NOTES = {
     "audio": (
-        "Padding reaches the samples in transformers, as in the reference implementation: a padded batch gives other "
-        "outputs than here, where it does not (`fairseq_compatible_padding` gives those of transformers). A recording "
-        "alone gives the same in both."
+        "Padding reaches the samples in transformers, as in the reference implementation, but not here: outputs of "
+        "padded batches differ (`fairseq_compatible_padding` gives those of transformers), those of a single "
+        "recording are the same."
     ),
     "text": "Pad on the right and pass `attention_mask`: transformers reads the first token, and attends to padding "
     "without a mask.",
 }
 _SEGMENTATION = (
-    "Segmentation in transformers takes images of `image_size` alone, and has no dropout before its classifiers."
+    "Segmentation in transformers takes only images of `image_size`, and has no dropout before its classifiers."
 )
 MASK_TOKEN_SUFFIX = ".mask_token"
-_MASKS = "serves masks, of which this export has none"
+_MASKS = "is used with masks, which this export does not have"
 _KEY_BIAS = "adds the same number to all scores of a query, which changes nothing"
 _DOUBLINGS = [2, 1, 0, -1]  # of the pyramid for segmentation: 4, 2, 1 and 1/2 times the grid of patches
 
@@ -58,9 +58,9 @@ class Exported(NamedTuple):
     """A model of transformers.
 
     Args:
-        model: in evaluation mode, of our model's type of numbers.
-        unused: tensors of ours that it has no place for, each with the reason.
-        notes: settings that were left out, and what is different around the model.
+        model: The model in evaluation mode, with our model's dtype.
+        unused: Our tensors that it has no place for, each with the reason.
+        notes: Settings that were left out, and differences in use.
     """
 
     model: PreTrainedModel
@@ -75,17 +75,17 @@ def to_transformers(
     weights: str = "student",
     mask_token: bool = False,
 ) -> Exported:
-    """Builds the model of transformers that computes what ours computes.
+    """Build the model of transformers that computes what ours computes.
 
     Args:
-        model: an encoder, a task head, or a pretraining model, of which the encoder is taken.
-        modality: of an encoder with several front ends, the one to export.
-        weights: of a pretraining model: "student" or "teacher".
-        mask_token: keep the mask token of an image encoder, which only `bool_masked_pos` reads. The released models
+        model: An encoder, a task head, or a pretraining model, whose encoder is exported.
+        modality: Modality to export, of an encoder with several front ends.
+        weights: Weights of a pretraining model: "student" or "teacher".
+        mask_token: Keep the mask token of an image encoder, which only `bool_masked_pos` uses. The released models
             of transformers have none.
 
     Raises:
-        ValueError: transformers has no such class, or cannot compute one of the settings; the message names all of
+        ValueError: Transformers has no such class, or cannot compute one of the settings; the message names all of
             them with the reason.
     """
     if isinstance(model, Data2VecForPreTraining):
@@ -94,12 +94,12 @@ def to_transformers(
     name = _counterpart(model, modality)
     config, notes = _config(model, modality, mask_token)
     model_class = getattr(transformers, name)
-    # Our encoders have no pooler: one of random numbers would only look like a part of the model.
+    # Our encoders have no pooler, and one with random weights would be misleading.
     options = {"add_pooling_layer": False} if name == "Data2VecTextModel" else {}
     expected = expected_shapes(partial(model_class, **options), config)
     tensors, unused = _conversion(model, modality, expected)
     exported = model_class.from_pretrained(None, config=config, state_dict=tensors, **options)
-    exported.config.name_or_path = ""  # it was loaded from nowhere
+    exported.config.name_or_path = ""  # it was not loaded
     notes += [EXPORT_NOTES[modality]] if modality in EXPORT_NOTES else []
     return Exported(exported, unused, notes)
 
@@ -117,12 +117,12 @@ def _modality(model: Data2VecPreTrainedModel, modality: str | None) -> str:
 
 
 def _counterpart(model: Data2VecPreTrainedModel, modality: str) -> str:
-    """Name of the class of transformers."""
+    """Return the name of the corresponding class of transformers."""
     names = {ours: theirs for theirs, ours in KINDS[f"data2vec-{modality}"].classes.items()}
     if type(model) not in names:
         raise ValueError(
-            f"{type(model).__name__} has no counterpart among the {modality} models of transformers. Those that have: "
-            f"{', '.join(ours.__name__ for ours in names)}. Of another head, export the encoder: "
+            f"{type(model).__name__} has no counterpart among the {modality} models of transformers; "
+            f"{', '.join(ours.__name__ for ours in names)} have one. For another head, export the encoder: "
             "`to_transformers(model.data2vec)`; merge adapters first (`merge_and_unload`)."
         )
     return names[type(model)]
@@ -141,7 +141,7 @@ def _config(model: Data2VecPreTrainedModel, modality: str, mask_token: bool) -> 
         settings |= {"id2label": dict(ours.id2label), "label2id": dict(ours.label2id)}
     if modality == "vision":
         settings["use_mask_token"] = mask_token and ours.masked_tokens == "replaced"
-        # Theirs, too, has a final norm where it does not pool the mean of the patches.
+        # Theirs also has a final norm only where it does not pool the mean of the patches.
         settings["use_mean_pooling"] = isinstance(_encoder(model).encoder.norm, nn.Identity)
     if isinstance(model, Data2VecForSemanticSegmentation):
         settings["out_indices"] = _levels(model)
@@ -151,7 +151,7 @@ def _config(model: Data2VecPreTrainedModel, modality: str, mask_token: bool) -> 
 
 
 def _levels(model: Data2VecForSemanticSegmentation) -> list[int]:
-    """Levels of the encoder as transformers counts them, where our level i is number i + 1."""
+    """Return the levels of the encoder as transformers counts them: our level i is number i + 1."""
     patch = model.config.vision_config.patch_size
     if model.pyramid.doublings != _DOUBLINGS:
         raise ValueError(
@@ -167,7 +167,7 @@ def _levels(model: Data2VecForSemanticSegmentation) -> list[int]:
 
 
 def _conversion(model: Data2VecPreTrainedModel, modality: str, expected: dict[str, torch.Size]) -> Conversion:
-    """Tensors of theirs made of ours, and those of ours that are left. The tables are those of the way here."""
+    """Return the tensors of transformers made of ours, and our unused ones, by the tables of the import."""
     kind = KINDS[f"data2vec-{modality}"]
     plain, tied = isinstance(model, Data2VecModel), set(model.all_tied_weights_keys)
     ours = {name: tensor for name, tensor in model.state_dict().items() if name not in tied}
@@ -181,7 +181,7 @@ def _conversion(model: Data2VecPreTrainedModel, modality: str, expected: dict[st
             used.add((source, place.part))
             filler.put(source, Place(name), _part(ours[source], place.part, shape))
         elif source.endswith(MASK_TOKEN_SUFFIX):
-            # A model that drops masked tokens puts zeros where others put their mask token.
+            # A model that drops masked tokens has zeros instead of a mask token.
             filler.put(source, Place(name), torch.zeros(shape, dtype=model.dtype))
     for name in ours:
         if not any(source == name for source, _ in used):
@@ -192,10 +192,10 @@ def _conversion(model: Data2VecPreTrainedModel, modality: str, expected: dict[st
 
 
 def _part(tensor: Tensor, part: str | None, shape: torch.Size) -> Tensor:
-    """What becomes one tensor there."""
+    """Return what one tensor becomes in transformers."""
     if part is None:
         return tensor
-    if part == "+":  # the segment embedding, which ours holds within the positions
+    if part == "+":  # the segment embedding, which ours includes in the positions
         return torch.zeros(shape, dtype=tensor.dtype)
     return tensor[int(part)] if part.isdigit() else third(tensor, part)
 

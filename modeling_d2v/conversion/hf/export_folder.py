@@ -1,7 +1,7 @@
-"""A checkpoint folder of this package as a folder that transformers loads without it.
+"""Export of a checkpoint folder to one that transformers loads without this package.
 
-Beside the weights lie the files that prepare inputs, as classes of transformers (`Wav2Vec2Processor`,
-`BeitImageProcessor`, a tokenizer), and a card that says where the model comes from and what is different.
+Beside the weights it holds the input preparation, as classes of transformers (`Wav2Vec2Processor`,
+`BeitImageProcessor`, a tokenizer), and a card with the origin of the model and the differences.
 """
 
 import json
@@ -25,7 +25,7 @@ from modeling_d2v.sharing.drafts import check_place, draft_of
 from modeling_d2v.sharing.publishing import find_checkpoint, load_saved_model
 
 
-# Fields of `Data2VecImageProcessor` that name the class and not what it does.
+# Fields of `Data2VecImageProcessor` that belong to the class, not to its function.
 _OWN_FIELDS = ("image_processor_type", "processor_class", "auto_map", "num_channels")
 _CARD = """---
 {metadata}
@@ -62,25 +62,25 @@ def export_to_transformers(
     weights: str = "student",
     **options: Any,
 ) -> Exported:
-    """Writes a model of this package as a folder of transformers.
+    """Write a model of this package as a folder of transformers.
 
     Args:
-        checkpoint: folder of a model of any class, or of a finished pretraining run.
-        folder: where to write; it appears when everything is there.
-        overwrite: replace it if it exists.
-        dtype: of the stored numbers; default: that of the checkpoint.
-        license: of the weights, for the card; default: what the card of the checkpoint says.
-        verify: load the result from the folder, turn it back, and compare every tensor with the checkpoint's.
-        weights: of a pretraining checkpoint: "student" or "teacher".
-        options: of `to_transformers`: `modality`, `mask_token`.
+        checkpoint: Folder of a model of any class, or of a finished pretraining run.
+        folder: Destination; it appears when it is complete.
+        overwrite: Replace it if it exists.
+        dtype: Dtype of the weights. Default: that of the checkpoint.
+        license: Licence of the weights, for the card. Default: that of the checkpoint's card.
+        verify: Load the result, convert it back, and compare every tensor with the checkpoint's.
+        weights: Weights of a pretraining checkpoint: "student" or "teacher".
+        options: Options of `to_transformers`: `modality`, `mask_token`.
 
     Returns:
-        the model, and what was left out.
+        The model, and tensors and settings that were left out.
 
     Raises:
-        FileExistsError: the folder exists, and `overwrite` is not set.
-        FileNotFoundError, ValueError: there is no model, transformers cannot compute it, its licence does not allow
-            the one that is asked for, or what was written differs.
+        FileExistsError: The folder exists, and `overwrite` is not set.
+        FileNotFoundError, ValueError: There is no model, transformers cannot compute it, its licence does not allow
+            `license`, or the written tensors differ.
     """
     source, folder = find_checkpoint(checkpoint), Path(folder)
     if folder.exists() and not overwrite:
@@ -112,10 +112,10 @@ def export_to_transformers(
 
 
 def _verify(folder: Path, source: Data2VecPreTrainedModel, unused: list[Unused]) -> int:
-    """Turns what was written back into a model of ours, and compares its tensors with the source's.
+    """Convert what was written back to our model, and compare its tensors with those of the source.
 
     Returns:
-        number of tensors compared.
+        The number of compared tensors.
     """
     left_out, state = {entry.name for entry in unused}, source.state_dict()
     again = {name: x for name, x in from_transformers(folder)[0].state_dict().items() if name not in left_out}
@@ -132,7 +132,7 @@ def _verify(folder: Path, source: Data2VecPreTrainedModel, unused: list[Unused])
 
 
 def _input_files(model: Data2VecPreTrainedModel, exported: Exported, source: Path) -> list[Callable[[Path], Any]]:
-    """What saves the files for inputs, in the classes of transformers."""
+    """Return functions that save the input preparation, in the classes of transformers."""
     try:
         processor = Data2VecProcessor.from_pretrained(source)
     except OSError:
@@ -153,7 +153,7 @@ def _input_files(model: Data2VecPreTrainedModel, exported: Exported, source: Pat
 
 
 def _forget_our_classes(path: Path) -> None:
-    """Tokenizers and feature extractors remember the processor that they were saved with, and its code."""
+    """Remove references to our processor and its code, which tokenizers and feature extractors keep."""
     settings = json.loads(path.read_text(encoding="utf-8"))
     own = settings.pop("auto_map", None)
     if settings.get("processor_class") == Data2VecProcessor.__name__:
@@ -163,9 +163,9 @@ def _forget_our_classes(path: Path) -> None:
 
 
 def _image_processor(ours: Any) -> Any:
-    """The image processor of BEiT, which transformers uses for data2vec-vision.
+    """Return the image processor of BEiT, which transformers uses for data2vec-vision.
 
-    Pictures of grey, transparency or 16 bits are prepared another way there; RGB ones are prepared alike.
+    It prepares images with grey, transparency or 16 bits differently; RGB images are prepared alike.
     """
     from transformers.models.beit.image_processing_pil_beit import BeitImageProcessorPil
 
@@ -187,7 +187,7 @@ def _card(model: Data2VecPreTrainedModel, exported: Exported, name: str, license
 
 
 def _grouped(unused: list[Unused]) -> list[tuple[str, str]]:
-    """One entry for each reason, with the first name."""
+    """Return one entry for each reason, with the first name."""
     first: dict[str, str] = {}
     for name, reason in unused:
         first.setdefault(reason, name)

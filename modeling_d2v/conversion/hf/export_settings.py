@@ -1,7 +1,7 @@
-"""Configurations of this package as those of transformers, and what transformers cannot compute.
+"""Configurations of this package as those of transformers, and checks of what transformers cannot compute.
 
-A setting that changes what a model computes, and that transformers has only one value of, is an error. One that
-matters in training alone (dropouts, stochastic depth) is left out and noted.
+Another value of a setting that is fixed in transformers is an error. Settings that matter in training only (dropouts,
+stochastic depth) are left out and noted.
 """
 
 from collections.abc import Callable, Mapping
@@ -13,12 +13,12 @@ from modeling_d2v.conversion.hf.vision import SAME as SAME_VISION
 
 
 class Only(NamedTuple):
-    """A setting that transformers has one value of.
+    """A setting with a fixed value in transformers.
 
     Args:
-        field: its name; that of a modality with "modality." before it.
-        value: the one value.
-        reason: what transformers lacks.
+        field: Its name; "modality." stands for the configuration of the modality.
+        value: The fixed value.
+        reason: What transformers lacks.
     """
 
     field: str
@@ -56,7 +56,7 @@ REQUIRED: dict[str, tuple[Only, ...]] = {
     ),
 }
 
-# Dropout of ours -> the field of theirs that takes its place in training; `None` where there is none.
+# Dropout of ours -> the field of theirs that replaces it in training; `None` where there is none.
 _DROPOUTS: dict[str, dict[str, str | None]] = {
     "audio": {
         "mlp_dropout": "hidden_dropout",
@@ -83,17 +83,17 @@ _DROPOUTS: dict[str, dict[str, str | None]] = {
 
 
 def export_settings(config: Data2VecConfig, modality: str) -> tuple[dict[str, Any], list[str]]:
-    """Arguments of the configuration class of transformers, for an encoder of one modality.
+    """Return the arguments of the configuration class of transformers, for an encoder of one modality.
 
     Args:
-        config: of our model.
-        modality: the one that is exported.
+        config: Configuration of our model.
+        modality: The exported one.
 
     Returns:
-        the arguments, and a sentence for each setting that they leave out.
+        The arguments, and a sentence for each setting that they leave out.
 
     Raises:
-        ValueError: naming every setting that transformers cannot compute with.
+        ValueError: Transformers does not support some settings; the message names all of them.
     """
     problems = []
     for field, value, reason in REQUIRED[modality]:
@@ -120,7 +120,7 @@ def export_settings(config: Data2VecConfig, modality: str) -> tuple[dict[str, An
 
 
 def _read(config: Data2VecConfig, modality: str, field: str) -> tuple[str, Any]:
-    """Full name and value of a setting."""
+    """Return the full name and value of a setting."""
     if not field.startswith("modality."):
         return field, getattr(config, field)
     name = field.removeprefix("modality.")
@@ -133,8 +133,8 @@ def _left_out(config: Data2VecConfig, modality: str, settings: Mapping[str, Any]
         name, value = _read(config, modality, field)
         instead = settings[theirs] if theirs else 0
         if value != instead:
-            other = f"{theirs}={instead} takes its place" if theirs else "it has no counterpart"
-            notes.append(f"{name}={value} is left out, which matters in training alone: {other}.")
+            other = f"{theirs}={instead} replaces it" if theirs else "it has no counterpart"
+            notes.append(f"{name}={value} is left out, which matters in training only: {other}.")
     return notes
 
 
@@ -174,7 +174,7 @@ def _audio(config: Data2VecConfig) -> dict[str, Any]:
         "conv_pos_kernel_size": max(3, audio.conv_pos_width // max(audio.conv_pos_depth, 1)),
         "num_conv_pos_embedding_groups": audio.conv_pos_groups,
         "pad_token_id": audio.pad_token_id,
-        # No field of theirs, but read where it is there.
+        # Not a field of theirs, but read if it is set.
         **({} if audio.apply_spec_augment else {"apply_spec_augment": False}),
     }
 
@@ -183,7 +183,7 @@ def _text(config: Data2VecConfig) -> dict[str, Any]:
     text = config.text_config
     return {
         "vocab_size": text.vocab_size,
-        # Their table counts the rows, of which the first pad + 1 are no positions.
+        # Theirs counts the rows of the table, of which the first pad + 1 are not positions.
         "max_position_embeddings": text.max_position_embeddings + text.pad_token_id + 1,
         "type_vocab_size": 1,
         "pad_token_id": text.pad_token_id,
@@ -205,7 +205,7 @@ def _vision(config: Data2VecConfig) -> dict[str, Any]:
         "use_relative_position_bias": vision.relative_position_bias_per_layer,
         "use_shared_relative_position_bias": vision.relative_position_bias
         and not vision.relative_position_bias_per_layer,
-        # Their blocks have scales where this is positive; the start value itself is no longer read.
+        # Their blocks have scales if this is positive; the start value itself is not used.
         "layer_scale_init_value": 0.0 if scale is None else scale if scale > 0 else 0.1,
         "hidden_dropout_prob": config.hidden_dropout,
         "attention_probs_dropout_prob": config.attention_dropout,

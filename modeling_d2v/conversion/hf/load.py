@@ -1,12 +1,12 @@
-"""Models of transformers (data2vec-audio, data2vec-text, data2vec-vision) as models of this package.
+"""Conversion of models of transformers (data2vec-audio, data2vec-text, data2vec-vision) to models of this package.
 
-What is particular to a modality is said by a module of its own, in two functions:
+Each modality has a module with two functions:
 
 - `settings(source)`: arguments of `Data2VecConfig` for a whole configuration of transformers, given as a dictionary.
   Label names, `num_labels` and `problem_type` are added here.
-- `place(name)`: where a tensor goes. Names are those of a model with a head, there ("data2vec_text.encoder...") as
-  here ("data2vec.encoder..."): a model without one gets these prefixes here. A name that `place` does not know is
-  given back as it is, and becomes an error that says so.
+- `place(name)`: the place of a tensor. Names are those of models with a head, in transformers
+  ("data2vec_text.encoder...") and here ("data2vec.encoder..."): models without one get these prefixes here. `place`
+  returns unknown names unchanged, and they become an error.
 
 Example:
     >>> model, unused = from_transformers("facebook/data2vec-text-base")
@@ -55,9 +55,9 @@ class Kind(NamedTuple):
     settings: Callable[[Mapping[str, Any]], dict[str, Any]]
     place: Callable[[str], Place | Unused]
     prefix: str  # of the encoder in a model with a head
-    classes: dict[str, type[Data2VecPreTrainedModel]]  # by the name of theirs
+    classes: dict[str, type[Data2VecPreTrainedModel]]  # by the name in transformers
     without_key_bias: bool = False
-    optional: tuple[str, ...] = ()  # places that theirs may leave empty: they are then initialised
+    optional: tuple[str, ...] = ()  # tensors that theirs may lack: they are then initialised
 
 
 KINDS = {
@@ -107,22 +107,22 @@ WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 def from_transformers(
     source: PreTrainedModel | str | PathLike, *, architecture: str | None = None, **hub: Any
 ) -> tuple[Data2VecPreTrainedModel, list[Unused]]:
-    """Builds our model with the weights of one of transformers.
+    """Build our model with the weights of a model of transformers.
 
     Args:
-        source: a model in memory, a folder, or a name on the Hub.
-        architecture: name of their class, such as "Data2VecTextForMaskedLM"; default: the model's class, or what the
-            configuration says. The plain model ("Data2VecTextModel") can be taken out of one with a head.
+        source: A model in memory, a folder, or a name on the Hub.
+        architecture: Name of their class, such as "Data2VecTextForMaskedLM". Default: the model's class, or that of
+            the configuration. The plain model ("Data2VecTextModel") can be taken from one with a head.
         hub: `revision`, `token`, `cache_dir`, `subfolder`, ... for a name on the Hub.
 
     Returns:
-        the model in evaluation mode, of the source's type of numbers, and the source's tensors that it has no place
-        for, each with the reason.
+        The model in evaluation mode, with the source's dtype, and the unused tensors of the source, each with the
+        reason.
 
     Raises:
-        ValueError: for another type of model or class, a setting that has no counterpart, or a tensor that does not
-            fit; the message names all of them.
-        FileNotFoundError: for a folder without weights.
+        ValueError: The model type, the class or a setting has no counterpart, or tensors do not fit; the message names
+            all of them.
+        FileNotFoundError: The folder has no weights.
     """
     if isinstance(source, PreTrainedModel):
         settings, named = source.config.to_dict(), type(source).__name__
@@ -133,8 +133,8 @@ def from_transformers(
     model_class = kind.classes.get(architecture)
     if model_class is None:
         raise ValueError(
-            f"{architecture} has no counterpart here. Those that have: {', '.join(kind.classes)}. Name one as "
-            "`architecture` if the configuration does not say what the weights are."
+            f"{architecture} has no counterpart here; {', '.join(kind.classes)} have one. Pass one as `architecture` "
+            "if the configuration does not name the class of the weights."
         )
 
     config = config_from_transformers(settings)
@@ -158,13 +158,13 @@ def from_transformers(
 
 
 def config_from_transformers(source: Mapping[str, Any]) -> Data2VecConfig:
-    """The configuration that computes what a model of transformers computes.
+    """Return the configuration that computes what a model of transformers computes.
 
     Args:
-        source: its configuration as a dictionary (the content of `config.json`).
+        source: Its configuration as a dictionary (the content of `config.json`).
 
     Raises:
-        ValueError: for another type of model, or a setting that has no counterpart.
+        ValueError: The model type or a setting has no counterpart.
     """
     kind = kind_of(source)
     whole = CONFIG_MAPPING[source["model_type"]].from_dict(dict(source))
@@ -175,23 +175,23 @@ def config_from_transformers(source: Mapping[str, Any]) -> Data2VecConfig:
 
 
 def kind_of(source: Mapping[str, Any]) -> Kind:
-    """What is known about the model type of a configuration.
+    """Return the entry of `KINDS` for the model type of a configuration.
 
     Raises:
-        ValueError: for one that is not among `KINDS`.
+        ValueError: The type is not in `KINDS`.
     """
     kind = KINDS.get(source.get("model_type"))
     if kind is None:
         raise ValueError(
             f"This is a model of type {source.get('model_type')!r}; those that can be converted are "
-            f"{', '.join(KINDS)}. Checkpoints of fairseq are converted by `checkpoints.py`; a checkpoint of type "
+            f"{', '.join(KINDS)}. Checkpoints of fairseq are converted by `convert_checkpoint`; a checkpoint of type "
             f"{Data2VecConfig.model_type!r} is one of this package: load it with `from_pretrained`."
         )
     return kind
 
 
 def _tensors(source: str | PathLike, **hub: Any) -> Iterator[tuple[str, Tensor]]:
-    """(name, tensor) of every weight file. Files are mapped into memory: what is not read is not loaded."""
+    """Yield (name, tensor) of every weight file; files are mapped, so unread tensors are not loaded."""
     for file in _files(source, **hub):
         content = read_file(Path(file))
         yield from (content["model"] if file.endswith(".safetensors") else content).items()

@@ -1,7 +1,7 @@
 """Text models of transformers (data2vec-text): their settings as ours, and where each tensor goes.
 
-transformers adds the embedding of a segment to every token. data2vec was trained without segments: the first one,
-which every token has, becomes part of the position embedding, and the others have no counterpart.
+transformers adds a segment embedding to every token. data2vec was trained without segments: the first one, which every
+token has, becomes part of the position embedding, and the others have no counterpart.
 """
 
 from collections.abc import Mapping
@@ -54,18 +54,18 @@ SPARE = {
     "data2vec_text.pooler.dense.weight": "only the head for multiple choice reads the pooler",
     "data2vec_text.pooler.dense.bias": "only the head for multiple choice reads the pooler",
     "lm_head.decoder.weight": "the same tensor as the token embedding",
-    # Files hold one of the two; where both are there, this one is not read.
+    # Files hold one of the two; if they hold both, this one is not used.
     "lm_head.bias": "lm_head.decoder.bias is added instead",
 }
 
 
 def settings(source: Mapping[str, Any]) -> dict[str, Any]:
-    """Arguments of `Data2VecConfig` for a whole configuration of data2vec-text, defaults included.
+    """Return the arguments of `Data2VecConfig` for a whole configuration of data2vec-text, defaults included.
 
-    What transformers does not say (mask, targets, teacher) is that of the published text model of data2vec 1.0.
+    Settings that transformers lacks (mask, targets, teacher) are those of the published text model of data2vec 1.0.
 
     Raises:
-        ValueError: for a decoder.
+        ValueError: The model is a decoder.
     """
     if source["is_decoder"] or source["add_cross_attention"]:
         raise ValueError(
@@ -77,7 +77,7 @@ def settings(source: Mapping[str, Any]) -> dict[str, Any]:
     end = source["eos_token_id"]
     text |= {
         "vocab_size": source["vocab_size"],
-        # Their table counts the rows, of which the first pad + 1 are no positions.
+        # Theirs counts the rows of the table, of which the first pad + 1 are not positions.
         "max_position_embeddings": source["max_position_embeddings"] - pad - 1,
         "pad_token_id": pad,
         "bos_token_id": source["bos_token_id"],
@@ -105,7 +105,7 @@ def settings(source: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def place(name: str) -> Place | Unused:
-    """Where a tensor of a data2vec-text model with a head goes; an unknown name stays as it is."""
+    """Return where a tensor of a data2vec-text model with a head goes; an unknown name stays as it is."""
     if name in WITHOUT_WEIGHTS:
         return Unused(name, WITHOUT_WEIGHTS[name])
     target, _, part = (rename(name, NAMES) or name).partition("#")

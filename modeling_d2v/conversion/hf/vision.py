@@ -63,7 +63,7 @@ SPARE = {
     "data2vec_vision.layernorm.": "segmentation reads the blocks, before the final norm",
     "data2vec_vision.pooler.": "only the head for classification reads the pooler",
 }
-# Fine-tuning settings that have one name in both.
+# Fine-tuning settings that have the same name in both.
 SAME = (
     "use_mean_pooling",
     "pool_scales",
@@ -77,13 +77,13 @@ SAME = (
 
 
 def settings(source: Mapping[str, Any]) -> dict[str, Any]:
-    """Arguments of `Data2VecConfig` for a whole configuration of data2vec-vision, defaults included.
+    """Return the arguments of `Data2VecConfig` for a whole configuration of data2vec-vision, defaults included.
 
-    What transformers does not say (mask, targets, teacher) is that of the published image model of data2vec 1.0. Its
-    models have no mask token unless `use_mask_token` is set; ours have one, which then starts from random numbers.
+    Settings that transformers lacks (mask, targets, teacher) are those of the published image model of data2vec 1.0.
+    Its models have no mask token unless `use_mask_token` is set; ours have one, which is then initialised randomly.
 
     Raises:
-        ValueError: for absolute positions, two kinds of relative ones at once, or sides that are not equal.
+        ValueError: The model has absolute positions, two kinds of relative ones, or unequal sides.
     """
     if source["use_absolute_position_embeddings"]:
         raise ValueError(
@@ -93,8 +93,8 @@ def settings(source: Mapping[str, Any]) -> dict[str, Any]:
     shared, per_layer = source["use_shared_relative_position_bias"], source["use_relative_position_bias"]
     if shared and per_layer:
         raise ValueError(
-            "This data2vec-vision model adds a relative position bias that all layers share and one of each layer's "
-            "own (`use_shared_relative_position_bias` and `use_relative_position_bias`); here it can be either."
+            "This data2vec-vision model adds a relative position bias that all layers share and one per layer "
+            "(`use_shared_relative_position_bias` and `use_relative_position_bias`); here it can be either."
         )
     fields = get_preset("vision-base-v1")
     vision, layers = fields["vision_config"], source["num_hidden_layers"]
@@ -137,19 +137,19 @@ def _side(source: Mapping[str, Any], field: str) -> int:
 
 
 def _levels(out_indices: list[int], layers: int) -> list[int] | None:
-    """Levels of the encoder that their segmentation reads: their number i is our level i - 1.
+    """Return the encoder levels that their segmentation reads: their number i is our level i - 1.
 
-    Their default suits 12 layers. A smaller model that is not for segmentation keeps it without harm; here it would
-    be an error, and is left out.
+    Their default suits 12 layers. Smaller models that are not for segmentation also have it; here it would be an
+    error, and is left out.
     """
     levels = sorted(i - 1 for i in out_indices)
     return levels if len(set(levels)) == len(levels) and 0 <= levels[0] and levels[-1] <= layers else None
 
 
 def place(name: str) -> Place | Unused:
-    """Where a tensor of a data2vec-vision model with a head goes; an unknown name stays as it is."""
+    """Return where a tensor of a data2vec-vision model with a head goes; an unknown name stays as it is."""
     if name.endswith(".relative_position_index"):
-        return Unused(name, "follows from the size of the window, computed anew")
+        return Unused(name, "follows from the size of the window, recomputed")
     target, _, part = (rename(name, NAMES) or name).partition("#")
     reason = next((reason for prefix, reason in SPARE.items() if name.startswith(prefix)), None)
     return Place(target, part or None, reason)

@@ -1,8 +1,7 @@
-"""Which samples an optimizer step sees: a function of the step alone, so that a run resumes anywhere without state.
+"""The samples of each optimizer step: a function of the step alone, so that a run resumes anywhere without state.
 
-The plan is global. Each process takes its contiguous part of a step's samples and cuts it into micro-batches; neither
-the number of processes, of micro-batches, nor of loader workers changes which samples a step learns from, how they are
-cropped, or how they are masked.
+The plan is global. Each process takes its contiguous part of a step's samples and cuts it into micro-batches. The
+samples of a step, their crops and masks do not depend on the number of processes, micro-batches or loader workers.
 """
 
 from __future__ import annotations
@@ -29,26 +28,26 @@ from d2v_train.support.processes import ONE_PROCESS, Processes
 
 
 class MicroBatch(NamedTuple):
-    """What one forward pass takes."""
+    """Input of one forward pass."""
 
     modality: str
     inputs: dict[str, torch.Tensor]
     tokens: int
     """Real tokens of the samples, masked or not."""
     report: DataReport | None = None
-    """What was met in the data while it was prepared."""
+    """Problems of the data that were found during preparation."""
 
 
 class PassLimit(NamedTuple):
-    """The most that one forward pass takes on a device."""
+    """Largest forward pass on a device."""
 
     samples: int | None
     tokens: int | None
-    """Padding counted."""
+    """Including padding."""
 
 
 class ModalityData(NamedTuple):
-    """What the steps of a modality draw from."""
+    """Data of a modality, from which its steps are drawn."""
 
     dataset: Dataset
     """Records."""
@@ -57,21 +56,21 @@ class ModalityData(NamedTuple):
     turns: FixedTurns | SortedTurns
     """Samples of each step that takes the modality."""
     limit: PassLimit | None = None
-    """The most that a micro-batch takes, from which their number follows; None cuts a step into `accumulate` parts."""
+    """Largest micro-batch, from which their number follows; None cuts a step into `accumulate` parts."""
     fingerprint: Mapping[str, int | str] = {}
-    """What tells the data from other data; kept with each checkpoint."""
+    """Identity of the data, saved with each checkpoint."""
 
 
 class BatchPlan:
     """Modality and samples of every step.
 
     Args:
-        turns: by modality, the samples of each of its turns.
-        ratios: relative frequency of the modalities; None = equal. With `mixed` they play no part here.
-        mixed: every step takes a batch of every modality, instead of one modality a step.
+        turns: Samples of each turn, by modality.
+        ratios: Relative frequency of the modalities; None = equal. Not used with `mixed`.
+        mixed: Every step takes a batch of every modality, instead of one modality per step.
 
     Attributes:
-        sizes: number of samples by modality.
+        sizes: Number of samples by modality.
     """
 
     def __init__(
@@ -83,37 +82,37 @@ class BatchPlan:
         self.turns, self.mixed = dict(turns), mixed
         self.sizes = {name: len(turns.order) for name, turns in self.turns.items()}
         self.pattern = spread_pattern({name: (ratios or {}).get(name, 1.0) for name in turns})
-        # earlier[m][i]: how many of the pattern's first i steps belong to modality m
+        # earlier[m][i]: number of steps of modality m among the pattern's first i steps
         self._earlier = {
             name: list(itertools.accumulate((entry == name for entry in self.pattern), initial=0)) for name in turns
         }
 
     def modalities_at(self, step: int) -> list[str]:
-        """Modalities that take part in a step (counted from 0)."""
+        """Return the modalities that take part in a step (counted from 0)."""
         return list(self.sizes) if self.mixed else [self.pattern[step % len(self.pattern)]]
 
     def turns_before(self, step: int, modality: str) -> int:
-        """How many steps before this one took the modality."""
+        """Return the number of steps before this one that took the modality."""
         if self.mixed:
             return step
         rounds, place = divmod(step, len(self.pattern))
         return rounds * self._earlier[modality][-1] + self._earlier[modality][place]
 
     def samples(self, step: int, modality: str) -> list[SampleKey]:
-        """The global batch of a modality at a step: epoch and index of each sample, in order.
+        """Return the global batch of a modality at a step: epoch and index of each sample, in order.
 
         An epoch is one pass over a source in its own order; batches run over its end into the next.
         """
         return self.turns[modality].keys(self.turns_before(step, modality))
 
     def epochs(self, step: int, modality: str) -> list[float]:
-        """Passes over each source of the modality that are done before a step."""
+        """Return the number of passes over each source of the modality before a step."""
         turns = self.turns[modality]
         return turns.order.epochs(turns.position(self.turns_before(step, modality)))
 
 
 def part(items: list, index: int, parts: int) -> list:
-    """The index-th of `parts` contiguous pieces whose lengths differ by at most one."""
+    """Return the index-th of `parts` contiguous pieces whose lengths differ by at most one."""
     return items[len(items) * index // parts : len(items) * (index + 1) // parts]
 
 
@@ -121,19 +120,19 @@ class StepDataset(Dataset):
     """Item `step` = this process's micro-batches of that step, transformed, collated and masked.
 
     Args:
-        plan: the global plan.
-        data: of each modality.
+        plan: The global plan.
+        data: Data by modality.
         collator: `collator(items, step) -> inputs` with the masks drawn.
-        count_tokens: `count_tokens(modality, inputs) -> int`, real tokens of a batch; None counts padding in.
-        seed: seed of the augmentation.
-        accumulate: micro-batches that the part of a modality without a limit is cut into.
-        processes: of the run, which share a step.
+        count_tokens: `count_tokens(modality, inputs) -> int`, real tokens of a batch; None includes padding.
+        seed: Seed of the augmentation.
+        accumulate: Micro-batches of a modality without a limit.
+        processes: Processes of the run, which share a step.
 
     Attributes:
-        fingerprint: what tells the data of the run from other data, by modality; kept with each checkpoint.
+        fingerprint: Identity of the data by modality, saved with each checkpoint.
 
     Raises:
-        ValueError: a process or micro-batch would get no sample.
+        ValueError: A process or micro-batch would get no sample.
     """
 
     def __init__(
@@ -150,7 +149,7 @@ class StepDataset(Dataset):
             passes = accumulate if data[name].limit is None else 1
             if turns.least < processes.count * passes:
                 raise ValueError(
-                    f"A step of {name} has {turns.least} samples at the least, too few for {processes.count} "
+                    f"A step of {name} may have only {turns.least} samples, too few for {processes.count} "
                     f"processes with {passes} micro-batches each. Raise {name}.batch_size or {name}.batch_tokens so "
                     f"that it has {processes.count * passes}, or lower accumulate."
                 )
@@ -171,11 +170,11 @@ class StepDataset(Dataset):
 
     @property
     def transforms(self) -> dict[str, Callable[..., dict[str, Any]]]:
-        """Transforms by modality."""
+        """Return the transforms by modality."""
         return {name: data.transform for name, data in self.data.items()}
 
     def own_passes(self, keys: list[SampleKey], modality: str) -> list[list[SampleKey]]:
-        """Samples of each forward pass of this process, out of those of a step."""
+        """Return the samples of each forward pass of this process, out of those of a step."""
         lengths, limit = self.plan.turns[modality].lengths, self.data[modality].limit
         if lengths is None and limit is None:
             own = part(keys, self.processes.rank, self.processes.count)
@@ -187,7 +186,7 @@ class StepDataset(Dataset):
         return part(pieces, self.processes.rank, self.processes.count)
 
     def epochs(self, step: int) -> dict[str, float]:
-        """Passes over each source that are done before a step, by the names that a log record gives them."""
+        """Return the number of passes over each source before a step, by their names in the log."""
         found = {}
         for modality, data in self.data.items():
             epochs = self.plan.epochs(step, modality)
@@ -205,12 +204,12 @@ class StepDataset(Dataset):
 def load_steps(
     dataset: StepDataset, first: int, last: int, num_workers: int = 0, prefetch: int = 2, pin_memory: bool = False
 ) -> Iterator[list[MicroBatch]]:
-    """Micro-batches of steps first..last-1 in order, prepared ahead by `num_workers` processes.
+    """Yield the micro-batches of steps first..last-1 in order, prepared ahead by `num_workers` processes.
 
-    The loader has its own generator, so that drawing its base seed leaves the training's random state alone.
+    The loader has its own generator, so that drawing its base seed does not change the training's random state.
 
     Raises:
-        NoUsableSample, MissingDependencyError: from the step where it happened, as a worker raised it.
+        NoUsableSample, MissingDependencyError: At the step where a worker raised it.
     """
     loaded = iter(
         DataLoader(
@@ -229,10 +228,10 @@ def load_steps(
 
 
 class _ErrorsAsItems(Dataset):
-    """A data set that returns the errors that are told to the user, instead of raising them.
+    """Data set that returns the errors with messages for users instead of raising them.
 
-    A `DataLoader` sends the text of a worker's traceback and makes a new exception of it, without the attributes and
-    the message of the first. An item arrives as it is.
+    A `DataLoader` makes a new exception from the text of a worker's traceback, without attributes and message of the
+    original one. Items arrive unchanged.
     """
 
     def __init__(self, dataset: StepDataset):
@@ -260,16 +259,16 @@ def _unchanged(batches: list[MicroBatch]) -> list[MicroBatch]:
 
 
 def protect_worker(_: int = 0) -> None:
-    """Prepares a process that loads data: signals are the training's, and it never outlives the training.
+    """Protect a data-loading process from signals meant for the training, and end it with the training.
 
-    A scheduler signals every process of a job. A worker that died of it would take the batch of the step that is to be
-    finished with it. Only the training itself may end a worker, as it does when it is done.
+    A scheduler signals every process of a job. If that ended a worker, the batch of the step that is to be finished
+    would be lost. Only the training itself ends workers, when it is done.
     """
     for number in (signal.SIGUSR1, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
     if sys.platform == "linux":
         training = os.getppid()
-        # Blocked in every thread, so that only the one that waits for it gets it, with the number of the sender.
+        # Blocked in every thread, so that only the waiting one receives it, with the number of the sender.
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
         threading.Thread(target=_end_when_told, args=(training,), daemon=True).start()
         # PR_SET_PDEATHSIG; without it a worker notices some seconds later that its training was killed.
@@ -279,7 +278,7 @@ def protect_worker(_: int = 0) -> None:
 
 
 def _end_when_told(training: int) -> None:
-    """Ends this process at the first SIGTERM from one process and at no other."""
+    """End this process at the first SIGTERM sent by the process `training`, and ignore others."""
     while signal.sigwaitinfo({signal.SIGTERM}).si_pid != training:
         pass
     os._exit(0)

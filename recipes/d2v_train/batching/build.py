@@ -1,4 +1,4 @@
-"""From the source of a modality to what its steps draw from: transform, prepared data, order, lengths, turns."""
+"""From the source of a modality to the data of its steps: transform, prepared data, order, lengths, turns."""
 
 from __future__ import annotations
 
@@ -31,24 +31,24 @@ def prepare_modality(
     tokenizer: Any = None,
     report: DataReport | None = None,
 ) -> ModalityData:
-    """Prepares a modality of a run.
+    """Prepare a modality of a run.
 
     Args:
-        options: the run's options.
-        config: configuration of the model.
-        modality: its name.
-        source: raw data set, `RawDataset` or `JoinedDataset`.
-        tokenizer: for text.
-        report: takes what is met where data is read as a whole.
+        options: The run's options.
+        config: Configuration of the model.
+        modality: Name of the modality.
+        source: Raw data set, `RawDataset` or `JoinedDataset`.
+        tokenizer: Tokenizer of text.
+        report: Receives problems that are found when data is read as a whole.
 
     Raises:
-        ValueError: a transform option is wrong, or there is too little data.
-        OptionError: a sample has more tokens than the options allow.
+        ValueError: A transform option is wrong, or there is too little data.
+        OptionError: A sample has more tokens than the options allow.
     """
     section = getattr(options, modality)
     block = options.data.shuffle_buffer
     transform = build_transform(modality, section.transform, config, tokenizer, train=True)
-    # Each by itself: the same name may be of two speakers in two sources.
+    # Separately, as two sources may use the same name for different speakers.
     prepared = [transform.prepare(part, block, report) for part in parts_of(source).values()]
     dataset, ratios = prepared[0], None
     if isinstance(source, JoinedDataset):
@@ -98,18 +98,18 @@ def build_steps(
     processes: Processes = ONE_PROCESS,
     report: DataReport | None = None,
 ) -> StepDataset:
-    """Micro-batches of this process by step.
+    """Return the micro-batches of this process by step.
 
     Args:
-        options: the run's options.
-        config: configuration of the model.
-        sources: raw data sets by modality.
-        tokenizer: for text.
-        processes: of the run.
-        report: takes what is met where data is read as a whole.
+        options: The run's options.
+        config: Configuration of the model.
+        sources: Raw data sets by modality.
+        tokenizer: Tokenizer of text.
+        processes: Processes of the run.
+        report: Receives problems that are found when data is read as a whole.
 
     Raises:
-        ValueError: a transform option is wrong, or a modality has too little data or too small a batch.
+        ValueError: A transform option is wrong, or a modality has too little data or too small a batch.
     """
     data = {
         name: prepare_modality(options, config, name, source, tokenizer, report) for name, source in sources.items()

@@ -1,4 +1,4 @@
-"""Where to cut a row of samples: into steps of about equal tokens, and into forward passes of about equal cost.
+"""Cutting a row of samples into steps of about equal tokens, and into forward passes of about equal cost.
 
 All functions return bounds: piece i of a row is row[bounds[i] : bounds[i + 1]]. No piece is empty.
 """
@@ -9,16 +9,16 @@ import numpy as np
 
 
 def even_bounds(lengths: np.ndarray, pieces: int) -> np.ndarray:
-    """Bounds of so many pieces whose sums of lengths are about equal.
+    """Return the bounds of `pieces` pieces whose sums of lengths are about equal.
 
     Args:
         lengths: (N,) integers, N at least `pieces`.
-        pieces: number of pieces.
+        pieces: Number of pieces.
     """
     ends = np.cumsum(lengths)
     middles = ends - lengths / 2
     inner = np.searchsorted(middles, ends[-1] * np.arange(1, pieces) / pieces)
-    # At least one sample a piece: each bound above the one before it, with enough samples left behind it.
+    # At least one sample per piece: each bound is above the previous one, with enough samples after it.
     least = np.arange(1, pieces)
     inner = np.maximum.accumulate(inner - least) + least
     inner = np.clip(inner, least, len(lengths) - pieces + least)
@@ -26,13 +26,13 @@ def even_bounds(lengths: np.ndarray, pieces: int) -> np.ndarray:
 
 
 def padded_bounds(lengths: np.ndarray, pieces: int) -> np.ndarray:
-    """Bounds of so many pieces whose largest padded size is as small as it can be.
+    """Return the bounds of `pieces` pieces whose largest padded size is minimal.
 
     The padded size of a piece is its number of samples times its greatest length.
 
     Args:
         lengths: (N,) ascending integers, N at least `pieces`.
-        pieces: number of pieces.
+        pieces: Number of pieces.
     """
     low, high = int(lengths[-1]), int(lengths[-1]) * (len(lengths) - pieces + 1)
     while low < high:
@@ -45,17 +45,17 @@ def padded_bounds(lengths: np.ndarray, pieces: int) -> np.ndarray:
 
 
 def padded_sizes(lengths: np.ndarray, bounds: np.ndarray) -> np.ndarray:
-    """Padded size of each piece."""
+    """Return the padded size of each piece."""
     return np.diff(bounds) * np.maximum.reduceat(lengths, bounds[:-1])
 
 
 def _fill(lengths: np.ndarray, most: int, pieces: int) -> np.ndarray:
-    """Bounds of pieces that are filled one after another up to a padded size, at least so many of them."""
+    """Return the bounds of at least `pieces` pieces, filled one after another up to a padded size."""
     bounds = [0]
     while bounds[-1] < len(lengths):
         first, left = bounds[-1], max(0, pieces - len(bounds))
         rest = lengths[first : len(lengths) - left]
-        # Ascending, as the lengths are: the padded size of the first 1, 2, ... samples.
+        # Ascending like the lengths: the padded size of the first 1, 2, ... samples.
         fits = int(np.searchsorted(rest * np.arange(1, len(rest) + 1), most, side="right"))
         bounds.append(first + max(1, fits))
     return np.array(bounds)
@@ -69,17 +69,17 @@ def pass_bounds(
     most_samples: int | None = None,
     most_tokens: int | None = None,
 ) -> np.ndarray:
-    """Bounds of the forward passes of a step, the same number for every process.
+    """Return the bounds of the forward passes of a step, the same number for every process.
 
-    Where a step has too few samples to give every process one more pass, a pass takes more than the limit.
+    If a step has too few samples to give every process one more pass, a pass exceeds the limit.
 
     Args:
-        count: samples of the step, at least one a process.
-        lengths: (count,) ascending, or None: then the pieces have about the same number of samples.
-        processes: number of processes.
-        passes: passes of each process where there is no limit.
-        most_samples: samples of a pass.
-        most_tokens: padded size of a pass; needs lengths.
+        count: Samples of the step, at least one per process.
+        lengths: (count,) ascending; None for pieces of about the same number of samples.
+        processes: Number of processes.
+        passes: Passes of each process without a limit.
+        most_samples: Largest number of samples of a pass.
+        most_tokens: Largest padded size of a pass; needs lengths.
     """
     highest = count // processes
     if most_samples is not None:

@@ -1,7 +1,7 @@
-"""How many tokens every sample of a source makes, without decoding it: what sorting and token budgets go by.
+"""Number of tokens of every sample without decoding it, for sorting and token budgets.
 
-Recordings tell their length in their headers, or in a column. A crop of random length counts with the greatest length
-that it can have, so that a budget is never exceeded.
+Lengths of recordings come from their headers or from a column. A crop of random length counts with its greatest
+length, so that a budget is never exceeded.
 """
 
 from __future__ import annotations
@@ -34,19 +34,19 @@ logger = logging.getLogger(__name__)
 
 HEADER_THREADS = 8
 KEPT_FROM = 1000
-"""Samples from which lengths are kept between runs."""
+"""Least number of samples for storing lengths between runs."""
 
 
 def token_lengths(dataset: Any, transform: Any, config: Any) -> np.ndarray:
-    """Tokens of each sample after its transform: (N,) int64, at least 1; of random crops the most.
+    """Return the tokens of each sample after its transform, (N,) int64, at least 1; the most for random crops.
 
     Args:
-        dataset: that `transform.prepare` returned.
+        dataset: Result of `transform.prepare`.
         transform: `AudioTransform` or `TextTransform` of the source.
         config: `Data2VecConfig`.
 
     Raises:
-        ValueError: the samples all have the same size, as images have.
+        ValueError: The samples all have the same size, as images have.
     """
     if isinstance(transform, AudioTransform):
         joined = isinstance(dataset, JoinedClips)
@@ -57,11 +57,11 @@ def token_lengths(dataset: Any, transform: Any, config: Any) -> np.ndarray:
     if isinstance(transform, TextTransform):
         rules = transform.tokenizer.backend_tokenizer.to_str()
         return _kept(dataset, f"{transform.max_length} {rules}", lambda texts: _text_lengths(texts, transform))
-    raise ValueError("Images all have the same size: there is nothing to sort or to budget. Give a batch_size.")
+    raise ValueError("Images of a source have the same size: token budgets do not apply. Set batch_size.")
 
 
 def _after_transform(samples: np.ndarray, transform: AudioTransform, joined: bool) -> np.ndarray:
-    """Return the samples that the model gets at most, from those of the recordings (-1 of unknown ones)."""
+    """Return the samples that the model gets at most, from those of the recordings (-1 = unknown)."""
     slowest = 1.0 if transform.speed is None else transform.speed[0]
     longest = np.ceil(samples / slowest)
     unknown = samples < 0
@@ -79,17 +79,17 @@ def _after_transform(samples: np.ndarray, transform: AudioTransform, joined: boo
 
 
 def sample_counts(dataset: RawDataset) -> np.ndarray:
-    """Samples at 16 kHz of each recording: (N,) int64, -1 where the header cannot be read.
+    """Return the samples at 16 kHz of each recording, (N,) int64, -1 where the header cannot be read.
 
-    A bad recording is replaced by another one, whose length is not known here.
+    A bad recording is replaced by another one, whose length is unknown here.
     """
     if dataset.lengths is not None:
         return dataset.lengths
     if dataset.table.values.is_remote:
         raise ValueError(
-            f"The lengths of the recordings of {dataset.source} could only be found by downloading all of them. Name "
-            "a column that tells them with the option length_column, or do without batch_tokens, micro_batch_tokens "
-            "and bucket_steps."
+            f"The lengths of the recordings of {dataset.source} could only be found by downloading all of them. Set "
+            "length_column to a column with the lengths, or do not use batch_tokens, micro_batch_tokens and "
+            "bucket_steps."
         )
     return _kept(dataset, "samples", _samples_in_headers)
 
@@ -98,18 +98,18 @@ def header_seconds(dataset: RawDataset) -> np.ndarray:
     """Return the length of each recording in seconds, (N,) float64, from its header; NaN where that cannot be read.
 
     Raises:
-        MissingDependencyError: soundfile is not installed.
+        MissingDependencyError: Soundfile is not installed.
     """
     return np.array([np.nan if header is None else header[0] / header[1] for header in _headers(dataset)])
 
 
 def _kept(dataset: RawDataset, kind: str, find: Callable[[RawDataset], np.ndarray]) -> np.ndarray:
-    """Lengths of a large source that an earlier run found, or finds and keeps them."""
+    """Return the lengths that an earlier run stored for a large source, or find and store them."""
     path = _kept_file(dataset, kind)
     if path is None:
         return find(dataset)
     path.parent.mkdir(parents=True, exist_ok=True)
-    # One process of a machine looks them up, the others wait for what it found.
+    # One process of a machine finds them, the others wait for the result.
     with WeakFileLock(path.with_suffix(".lock")):
         if not path.is_file():
             found = find(dataset)
@@ -119,13 +119,13 @@ def _kept(dataset: RawDataset, kind: str, find: Callable[[RawDataset], np.ndarra
 
 
 def _samples_in_headers(dataset: RawDataset) -> np.ndarray:
-    """Samples at 16 kHz of each recording, -1 where there are none or the header cannot be read."""
+    """Return the samples at 16 kHz of each recording, -1 where there are none or the header cannot be read."""
     counts = [-(-count * SAMPLING_RATE // rate) for count, rate in (header or (0, 1) for header in _headers(dataset))]
     return np.array([count or -1 for count in counts], dtype=np.int64)
 
 
 def _headers(dataset: RawDataset) -> list[tuple[int, int] | None]:
-    """What `read_header` says of each recording."""
+    """Return the result of `read_header` for each recording."""
     with ThreadPoolExecutor(HEADER_THREADS) as pool:
         found = pool.map(lambda row: read_header(dataset.table.values[int(row)]), dataset.rows)
         quiet = len(dataset) < KEPT_FROM or not logger.isEnabledFor(logging.INFO)
@@ -133,13 +133,13 @@ def _headers(dataset: RawDataset) -> list[tuple[int, int] | None]:
 
 
 def read_header(value: Any) -> tuple[int, int] | None:
-    """Return samples and sampling rate of one undecoded recording, or None where its header does not tell them.
+    """Return samples and sampling rate of one undecoded recording, or None if its header lacks them.
 
     Args:
-        value: as `decode_audio` takes it; of a file, only the header is read.
+        value: As `decode_audio` takes it; of a file, only the header is read.
 
     Raises:
-        MissingDependencyError: soundfile is needed and not installed.
+        MissingDependencyError: Soundfile is needed and not installed.
     """
     if isinstance(value, dict) and value.get("array") is not None:
         return max(np.shape(value["array"])) if np.size(value["array"]) else 0, int(value["sampling_rate"])
@@ -148,14 +148,14 @@ def read_header(value: Any) -> tuple[int, int] | None:
     soundfile = need("soundfile", "audio")
     try:
         info = soundfile.info(str(value) if isinstance(value, str | Path) else io.BytesIO(value))
-    except Exception:  # whatever the library says, the decoder will say it again
+    except Exception:  # the decoder will raise the error again
         return None
-    # Files that were written to a pipe promise the largest number there is.
+    # Headers of files that were written to a pipe hold the largest possible number.
     return (info.frames, info.samplerate) if info.frames < 2**62 else None
 
 
 def _kept_file(dataset: RawDataset, kind: str) -> Path | None:
-    """Where the lengths of a large source are kept between runs; None where nothing would tell that it has changed."""
+    """Return the file for the lengths of a large source; None if a change of the source could not be noticed."""
     if len(dataset) < KEPT_FROM:
         return None
     identity = dataset.table.values.identity
@@ -169,7 +169,7 @@ def _kept_file(dataset: RawDataset, kind: str) -> Path | None:
 
 
 def _text_lengths(dataset: RawDataset, transform: TextTransform) -> np.ndarray:
-    """Tokens of each document, cut where the transform cuts; of an unusable one the most."""
+    """Return the tokens of each document, cut where the transform cuts; the most for an unusable one."""
     lengths = np.full(len(dataset), transform.max_length, dtype=np.int64)
     for start in range(0, len(dataset), DOCUMENTS_AT_ONCE):
         records = {}

@@ -1,8 +1,8 @@
-"""In which order the samples of a modality come: a function of the position alone.
+"""The order of the samples of a modality: a function of the position alone.
 
 A position counts the samples of the modality since the run began. It belongs to one source, by a periodic pattern of
-the sources, and within the source to an epoch and a place, each epoch in an order of its own. Nothing of this depends
-on how samples are read, so a run can go on anywhere, and any number of workers and processes sees the same.
+the sources, and within the source to an epoch and a place, each epoch in its own order. The order does not depend on
+how samples are read, so a run can resume anywhere, with any number of workers and processes.
 """
 
 from __future__ import annotations
@@ -19,26 +19,26 @@ import numpy as np
 LONGEST_PATTERN = 2**16
 """Entries of the pattern that takes sources in proportion to their sizes; the proportion is rounded to this."""
 KEPT_ORDERS = 4
-"""Permutations that a source keeps at hand."""
+"""Permutations that a source caches."""
 
 
 class SampleKey(NamedTuple):
     """A sample at one place of the run."""
 
     epoch: int
-    """Passes over its source that are done before."""
+    """Number of completed passes over its source."""
     index: int
-    """Place in the data of the modality, the sources one after another; the id that masks depend on."""
+    """Index in the concatenated sources of the modality; the id that masks depend on."""
 
 
 def stable_seed(*parts: int | str) -> int:
-    """Seed in [0, 2**63) from any parts, the same on every machine and in every process."""
+    """Return a seed in [0, 2**63) from any parts, the same on every machine and in every process."""
     digest = hashlib.blake2b("/".join(map(str, parts)).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little") >> 1
 
 
 def spread_pattern(ratios: Mapping[str, float], longest: int = 1000) -> list[str]:
-    """Shortest periodic sequence with the given frequencies, each name spread evenly over it.
+    """Return the shortest periodic sequence with the given frequencies, each name spread evenly over it.
 
     >>> spread_pattern({"audio": 2, "vision": 1})
     ['audio', 'vision', 'audio']
@@ -59,15 +59,15 @@ def spread_pattern(ratios: Mapping[str, float], longest: int = 1000) -> list[str
 class SourceOrder:
     """Order of the samples of one source.
 
-    Without a block every epoch is one permutation of all samples. With one, the source is cut into blocks of so many
-    consecutive samples; in every epoch the blocks come in an order of their own, and the samples of each in another,
-    so that it is enough to have one block at hand.
+    Without a block every epoch is one permutation of all samples. With one, the source is cut into blocks of
+    consecutive samples; every epoch permutes the blocks, and the samples in each, so that one block is needed at a
+    time.
 
     Args:
-        size: number of samples.
-        seed: of the run.
-        label: tells the sources of a run apart.
-        block: samples of a block; None, or as many as there are, permutes all.
+        size: Number of samples.
+        seed: Seed of the run.
+        label: Distinguishes the sources of a run.
+        block: Samples of a block; None, or all of them, permutes all.
     """
 
     def __init__(self, size: int, seed: int, label: str, block: int | None = None):
@@ -76,7 +76,7 @@ class SourceOrder:
         self._orders: dict[tuple[str | int, ...], np.ndarray] = {}
 
     def locate(self, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Epoch and index within the source of each of some ascending positions, all int64 (N,)."""
+        """Return epoch and index within the source at ascending positions, both int64 (N,)."""
         epochs, places = np.divmod(positions, self.size)
         indices = np.empty_like(places)
         names, starts = np.unique(epochs, return_index=True)
@@ -88,7 +88,7 @@ class SourceOrder:
         return epochs, indices
 
     def _in_blocks(self, epoch: int, places: np.ndarray) -> np.ndarray:
-        """Indices at ascending places of an epoch."""
+        """Return indices at ascending places of an epoch."""
         count = -(-self.size // self.block)
         blocks = self._permutation(count, "blocks", epoch)
         sizes = np.where(blocks == count - 1, self.size - (count - 1) * self.block, self.block)
@@ -113,23 +113,23 @@ class SourceOrder:
 
 
 def _slices(starts: np.ndarray, size: int) -> list[slice]:
-    """The stretches that begin at `starts`, up to `size`."""
+    """Return the slices that begin at `starts`, the last one up to `size`."""
     return [slice(first, last) for first, last in itertools.pairwise([*starts.tolist(), size])]
 
 
 class Mixture:
-    """Order of the samples of one modality, out of one source or several.
+    """Order of the samples of one modality, from one or several sources.
 
     Args:
-        sizes: samples of each source.
-        ratios: how often each source is taken, relative to the others; None, or None for all of them, takes them in
+        sizes: Samples of each source.
+        ratios: How often each source is taken, relative to the others; None, or None for all of them, takes them in
             proportion to their sizes. Where only some have a ratio, the others have 1.
-        seed: of the run.
-        label: name of the modality.
-        block: see `SourceOrder`.
+        seed: Seed of the run.
+        label: Name of the modality.
+        block: See `SourceOrder`.
 
     Raises:
-        ValueError: a source has no samples.
+        ValueError: A source has no samples.
     """
 
     def __init__(
@@ -146,7 +146,7 @@ class Mixture:
                 which = f"Source {number} of the {label} data" if len(self.sizes) > 1 else f"The {label} data"
                 raise ValueError(f"{which} has no samples. Check its source and split.")
         self.offsets = np.concatenate([[0], np.cumsum(self.sizes)])
-        # The first source keeps the order that it has alone.
+        # The first source has the same order as alone.
         labels = [label if number == 0 else f"{label} {number}" for number in range(len(self.sizes))]
         self.orders = [SourceOrder(size, seed, name, block) for size, name in zip(self.sizes, labels, strict=True)]
         given = [ratio for ratio in ratios or () if ratio is not None]
@@ -154,20 +154,20 @@ class Mixture:
         pattern = spread_pattern(dict(enumerate(weights)), longest=1000 if given else LONGEST_PATTERN)
         self._pattern = np.array(pattern)
         taken = self._pattern[:, None] == np.arange(len(self.sizes))
-        # _earlier[i, s]: how many of the pattern's first i entries are of source s
+        # _earlier[i, s]: number of the pattern's first i entries that are of source s
         self._earlier = np.concatenate([np.zeros((1, len(self.sizes)), dtype=np.int64), np.cumsum(taken, axis=0)])
 
     def __len__(self) -> int:
-        """Samples of all sources."""
+        """Return the number of samples in all sources."""
         return sum(self.sizes)
 
     def keys(self, first: int, count: int) -> list[SampleKey]:
-        """Epoch and index of the samples at `count` positions from `first` on."""
+        """Return epoch and index of the samples at `count` positions from `first` on."""
         epochs, indices = self.locate(np.arange(first, first + count))
         return [SampleKey(*pair) for pair in zip(epochs.tolist(), indices.tolist(), strict=True)]
 
     def locate(self, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Epoch and index, over all sources, of each of some ascending positions, all int64 (N,)."""
+        """Return epoch and index over all sources at ascending positions, both int64 (N,)."""
         rounds, places = np.divmod(positions, len(self._pattern))
         sources = self._pattern[places]
         epochs, indices = np.empty_like(positions), np.empty_like(positions)
@@ -179,7 +179,7 @@ class Mixture:
         return epochs, indices
 
     def epochs(self, position: int) -> list[float]:
-        """Passes over each source that are done before a position."""
+        """Return the number of passes over each source before a position."""
         rounds, place = divmod(position, len(self._pattern))
         taken = rounds * self._earlier[-1] + self._earlier[place]
         return [count / size for count, size in zip(taken.tolist(), self.sizes, strict=True)]

@@ -1,7 +1,7 @@
-"""Which samples a modality's turn takes: a fixed number, or as many as a budget of tokens holds, of similar length.
+"""Samples of a modality's turns: a fixed number, or as many of similar length as a budget of tokens holds.
 
-A turn is a step that takes the modality; turns are counted from 0. All are functions of the turn: a run that resumes
-reads on in the lengths, not in the data.
+A turn is a step that takes the modality; turns are counted from 0. Samples are a function of the turn: a resumed run
+reads the lengths of earlier samples, not their data.
 """
 
 from __future__ import annotations
@@ -13,19 +13,19 @@ from d2v_train.batching.order import Mixture, SampleKey, stable_seed
 
 
 CHUNK = 2**16
-"""Samples whose lengths are looked up at once."""
+"""Samples whose lengths are read at once."""
 
 
 class FixedTurns:
     """Every turn takes the next `batch_size` samples of the order.
 
     Args:
-        order: of the modality's samples.
-        batch_size: samples of a turn, over all processes.
+        order: Order of the modality's samples.
+        batch_size: Samples of a turn, over all processes.
 
     Attributes:
-        least: fewest samples of a turn.
-        lengths: tokens of every sample; None, as they play no part.
+        least: Fewest samples of a turn.
+        lengths: None, as lengths are not used.
     """
 
     lengths = None
@@ -34,11 +34,11 @@ class FixedTurns:
         self.order, self.least = order, batch_size
 
     def keys(self, turn: int) -> list[SampleKey]:
-        """Samples of a turn."""
+        """Return the samples of a turn."""
         return self.order.keys(self.position(turn), self.least)
 
     def position(self, turn: int) -> int:
-        """Samples of the turns before."""
+        """Return the number of samples in the turns before."""
         return turn * self.least
 
 
@@ -47,19 +47,19 @@ class SortedTurns:
 
     The order is cut into stretches of `stretch` turns. With `batch_size` all turns have that many samples. With
     `batch_tokens` a stretch takes as many samples as can be cut into turns within the budget. The samples of a stretch
-    are sorted together; its turns then come in a random order.
+    are sorted; its turns then have a random order.
 
     Args:
-        order: of the modality's samples.
+        order: Order of the modality's samples.
         lengths: (N,) int64, tokens of every sample.
-        batch_size: samples of a turn; or
-        batch_tokens: most tokens of a turn, at least the longest sample.
-        stretch: turns whose samples are sorted together.
-        seed: of the run.
-        label: name of the modality.
+        batch_size: Samples of a turn, instead of `batch_tokens`.
+        batch_tokens: Most tokens of a turn, at least the longest sample.
+        stretch: Turns whose samples are sorted together.
+        seed: Seed of the run.
+        label: Name of the modality.
 
     Attributes:
-        least: samples that every turn has at least, whatever their lengths.
+        least: Fewest samples of a turn, for any lengths.
     """
 
     def __init__(
@@ -78,27 +78,27 @@ class SortedTurns:
         if batch_size:
             self.least = batch_size
         else:
-            # A turn of a stretch misses its even share by a sample at most, the share the budget by one and a half.
+            # A turn differs from an even share by at most one sample, the share from the budget by one and a half.
             self.least = max(1, int(batch_tokens / int(lengths.max()) - (2.5 if stretch > 1 else 0)))
         self._shortest = int(lengths.min())
-        # First position of each stretch of a token budget, as far as they are known.
+        # Known first positions of the stretches of a token budget.
         self._starts = [0]
         self._chunk_start, self._chunk = 0, np.zeros(0, dtype=np.int64)
         self._known: tuple[int, list[list[SampleKey]]] = (-1, [])
 
     def keys(self, turn: int) -> list[SampleKey]:
-        """Samples of a turn, ascending by length."""
+        """Return the samples of a turn, ascending by length."""
         number, place = divmod(turn, self.stretch)
         return self._turns(number)[place]
 
     def position(self, turn: int) -> int:
-        """Samples of the turns before."""
+        """Return the number of samples in the turns before."""
         number, place = divmod(turn, self.stretch)
         start = self._start(number)
         return start + sum(map(len, self._turns(number)[:place])) if place else start
 
     def _start(self, number: int) -> int:
-        """First position of a stretch."""
+        """Return the first position of a stretch."""
         if self.batch_size:
             return number * self.stretch * self.batch_size
         while len(self._starts) <= number:
@@ -106,7 +106,7 @@ class SortedTurns:
         return self._starts[number]
 
     def _count(self, start: int) -> int:
-        """Samples of the stretch of a token budget that begins at a position."""
+        """Return the number of samples in the stretch of a token budget that begins at a position."""
         lengths = self._lengths_from(start, self.stretch * self.batch_tokens)
         count = len(lengths)
         while count > self.stretch > 1:
@@ -117,7 +117,7 @@ class SortedTurns:
         return count
 
     def _lengths_from(self, start: int, tokens: int) -> np.ndarray:
-        """Lengths of the samples from a position on, as many as so many tokens hold."""
+        """Return the lengths of samples from a position on, enough to fill `tokens` tokens."""
         while True:
             rest = self._chunk[start - self._chunk_start :]
             most = tokens // self._shortest + 1
@@ -129,7 +129,7 @@ class SortedTurns:
             self._chunk_start, self._chunk = start, self.lengths[indices]
 
     def _turns(self, number: int) -> list[list[SampleKey]]:
-        """Samples of each turn of a stretch."""
+        """Return the samples of each turn of a stretch."""
         if self._known[0] != number:
             start = self._start(number)
             epochs, indices = self.order.locate(np.arange(start, self._start(number + 1)))
@@ -145,13 +145,13 @@ class SortedTurns:
 def sorted_stretch(
     lengths: np.ndarray, turns: int, batch_size: int | None, rng: np.random.Generator
 ) -> list[np.ndarray]:
-    """Cut some samples into turns of similar length, and return their places turn by turn, the turns in random order.
+    """Cut samples into turns of similar length and return their places, turn by turn, in random order.
 
     Args:
         lengths: (N,) of the samples.
-        turns: number of turns.
-        batch_size: samples of a turn, N = turns * batch_size; None gives the turns about equal sums of `lengths`.
-        rng: draws the order of the turns.
+        turns: Number of turns.
+        batch_size: Samples of a turn, N = turns * batch_size; None gives the turns about equal sums of `lengths`.
+        rng: Draws the order of the turns.
 
     Returns:
         `turns` arrays of places below N, ascending by length.

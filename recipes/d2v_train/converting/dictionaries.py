@@ -1,6 +1,6 @@
 """Tokenizers of checkpoints of fairseq: its dictionaries, and the byte-level BPE of GPT-2 that its text models use.
 
-A dictionary gives the rows of a model's table: <s> 0, <pad> 1, </s> 2, <unk> 3, then one symbol a line, and for text
+A dictionary lists the rows of a model's table: <s> 0, <pad> 1, </s> 2, <unk> 3, then one symbol per line, and for text
 models <mask> last. The symbols of a letter dictionary are characters, with "|" between words; those of a text
 dictionary are GPT-2's ids written as numbers.
 """
@@ -23,14 +23,14 @@ _OVERWRITE = "#fairseq:overwrite"
 
 
 def read_dictionary(path: str | Path) -> list[str]:
-    """Symbols of a dictionary file, the four special ones first.
+    """Return the symbols of a dictionary file, the four special ones first.
 
     Args:
-        path: text file of lines "symbol count", as fairseq writes them.
+        path: Text file of lines "symbol count", as fairseq writes them.
 
     Raises:
-        ValueError: a line is something else, or a symbol is there twice; the message names the line.
-        FileNotFoundError: there is no such file.
+        ValueError: A line is invalid, or a symbol occurs twice; the message names the line.
+        FileNotFoundError: There is no such file.
     """
     symbols = list(SUBWORD_SPECIALS)
     known = set(symbols)
@@ -52,17 +52,17 @@ def read_dictionary(path: str | Path) -> list[str]:
 
 
 def letter_tokenizer(symbols: Sequence[str], rows: int) -> Wav2Vec2CTCTokenizer:
-    """Tokenizer of a speech model with a letter dictionary; ids are the rows of the model.
+    """Return the tokenizer of a speech model with a letter dictionary; ids are the rows of the model.
 
-    The blank of fairseq's CTC is row 0, its <s>; transformers calls the blank <pad>. So these two change names: row 0
-    is <pad> here, and row 1, which the model never predicts, <s>.
+    The blank of fairseq's CTC is row 0, its <s>; in transformers the blank is <pad>. These two names are exchanged:
+    row 0 is <pad> here, and row 1, which the model never predicts, <s>.
 
     Args:
-        symbols: of the dictionary, in order.
-        rows: of the model's output layer.
+        symbols: Symbols of the dictionary, in order.
+        rows: Rows of the model's output layer.
 
     Raises:
-        ValueError: the dictionary has another number of symbols than the model has rows.
+        ValueError: The numbers of symbols and of the model's rows differ.
     """
     _check_rows(symbols, rows)
     names = ["<pad>", "<s>", *symbols[2:]]
@@ -82,25 +82,25 @@ def letter_tokenizer(symbols: Sequence[str], rows: int) -> Wav2Vec2CTCTokenizer:
 def bpe_tokenizer(
     symbols: Sequence[str], encoder: str | Path, merges: str | Path, rows: int, max_length: int | None = None
 ) -> Any:
-    """Tokenizer of a text model; ids are the rows of the model.
+    """Return the tokenizer of a text model; ids are the rows of the model.
 
     Args:
-        symbols: of the dictionary, in order.
+        symbols: Symbols of the dictionary, in order.
         encoder: `encoder.json` of GPT-2: ids by token.
         merges: `vocab.bpe` of GPT-2.
-        rows: of the model's token embedding.
-        max_length: longest input in tokens that the model takes.
+        rows: Rows of the model's token embedding.
+        max_length: Longest input of the model in tokens.
 
     Raises:
-        ValueError: the files do not belong together, or not to the model.
-        FileNotFoundError: one is missing.
+        ValueError: The files do not belong together, or not to the model.
+        FileNotFoundError: A file is missing.
     """
     symbols = list(symbols) if MASK_TOKEN in symbols else [*symbols, MASK_TOKEN]
     _check_rows(symbols, rows)
     try:
         token_of = {str(number): token for token, number in json.loads(_text(encoder)).items()}
     except (json.JSONDecodeError, AttributeError):
-        raise ValueError(f"{encoder} is no JSON dictionary of tokens; give GPT-2's encoder.json first.") from None
+        raise ValueError(f"{encoder} is not a JSON dictionary of tokens; give GPT-2's encoder.json first.") from None
     vocabulary = {token_of.get(symbol, symbol): i for i, symbol in enumerate(symbols)}
     known = sum(symbol in token_of for symbol in symbols)
     if known < len(symbols) // 2 or len(vocabulary) < len(symbols):
@@ -111,8 +111,8 @@ def bpe_tokenizer(
     lines = [line for line in _text(merges).splitlines() if line and not line.startswith("#version")]
     pairs = [tuple(line.split(" ")) for line in lines]
     if any(len(pair) != 2 for pair in pairs):
-        raise ValueError(f'{merges} has lines that are no pairs "left right"; give GPT-2\'s vocab.bpe second.')
-    # A dictionary of little data lacks some tokens, which fairseq reads as <unk>: they stay in the pieces that exist.
+        raise ValueError(f'{merges} has lines that are not pairs "left right"; give GPT-2\'s vocab.bpe second.')
+    # Dictionaries of small data sets lack tokens, which fairseq reads as <unk>: here they stay in existing pieces.
     pairs = [pair for pair in pairs if {*pair, "".join(pair)} <= vocabulary.keys()]
     return finish_tokenizer(Tokenizer(models.BPE(vocabulary, pairs, unk_token="<unk>")), max_length)
 
@@ -131,4 +131,4 @@ def _text(path: str | Path) -> str:
     try:
         return Path(path).read_text(encoding="utf-8")
     except UnicodeDecodeError:
-        raise ValueError(f"{path} is no text in UTF-8.") from None
+        raise ValueError(f"{path} is not a UTF-8 text file.") from None

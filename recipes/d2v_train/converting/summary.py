@@ -1,4 +1,4 @@
-"""What converting a checkpoint adds to its weights: input preparation, card, summary, verification."""
+"""Additions to the weights of a converted checkpoint: input preparation, card, summary, verification."""
 
 from __future__ import annotations
 
@@ -33,16 +33,16 @@ CROP = 224 / 256
 
 @dataclass
 class Summary:
-    """What is said about a conversion.
+    """Printed summary of a conversion.
 
     Args:
-        kind, task: what the source is.
-        architecture: class of the result.
-        size: nearest published size.
-        parameters: numbers in the weights of the result.
-        license: identifier, and `license_note` why.
-        unused: tensors without a place.
-        notes: further lines.
+        kind, task: Kind and task of the source.
+        architecture: Class of the result.
+        size: Nearest published size.
+        parameters: Number of parameters of the result.
+        license, license_note: Identifier of the licence, and its reason.
+        unused: Tensors without a place.
+        notes: Further lines.
     """
 
     kind: str
@@ -70,7 +70,7 @@ class Summary:
 
 
 def grouped(unused: list[Unused]) -> list[tuple[str, str]]:
-    """Unused tensors by reason, each with the first name and the number of the others."""
+    """Return unused tensors by reason, each with the first name and the number of the others."""
     names: dict[str, list[str]] = {}
     for name, reason in unused:
         names.setdefault(reason, []).append(name)
@@ -81,7 +81,7 @@ def grouped(unused: list[Unused]) -> list[tuple[str, str]]:
 
 
 def nearest_size(config: Data2VecConfig) -> str:
-    """The preset that a model has the size of, or "near" the one that comes closest."""
+    """Return the preset of the model's size, or name the nearest one."""
 
     def distance(preset: Mapping[str, Any]) -> tuple[float, ...]:
         modality = preset["modalities"][0]
@@ -105,41 +105,41 @@ def nearest_size(config: Data2VecConfig) -> str:
 
 
 def converted_license(config: Data2VecConfig, chosen: str | None, source: str | None = None) -> tuple[str, str]:
-    """Licence of converted weights, and why.
+    """Return the licence of converted weights, and the reason.
 
     Args:
-        config: of the model.
-        chosen: by the user.
-        source: folder or name on the Hub, whose card may name a licence.
+        config: Configuration of the model.
+        chosen: The user's choice.
+        source: Folder or name on the Hub, whose card may name a licence.
 
     Raises:
-        ValueError: the chosen one allows commercial use, which the card of the source excludes.
+        ValueError: The chosen licence allows commercial use, which the card of the source excludes.
     """
     stated = read_license(source)
     if chosen is not None:
         return choose_license(chosen, stated), "as you said"
     if stated and (stated.startswith(NON_COMMERCIAL) or "vision" not in config.modalities):
-        return stated, "what the card of the source says"
+        return stated, "that of the source's card"
     if "vision" in config.modalities:
         return OF_VISION, (
             "the reference's image models of both versions exclude commercial use, and conversion does not change "
-            "that; for weights of your own say --license"
+            "that; for your own weights set --license"
         )
-    return PERMISSIVE, "that of fairseq and its speech and text models; for weights of your own say --license"
+    return PERMISSIVE, "that of fairseq and its speech and text models; for your own weights set --license"
 
 
 def input_parts(
     converted: Converted, symbols: list[str] | None = None, bpe: tuple[str, str] | None = None
 ) -> tuple[dict[str, Any], list[str]]:
-    """What prepares the inputs of a converted model.
+    """Return the input preparation of a converted model.
 
     Args:
-        converted: the model.
-        symbols: of the dictionary; default: those in the checkpoint, if there are any.
-        bpe: files `encoder.json` and `vocab.bpe`.
+        converted: The model.
+        symbols: Symbols of the dictionary. Default: those in the checkpoint, if any.
+        bpe: Files `encoder.json` and `vocab.bpe`.
 
     Returns:
-        parts of a `Data2VecProcessor` by name, and notes about what is missing.
+        Parts of a `Data2VecProcessor` by name, and notes about missing ones.
     """
     source, config = converted.source, converted.config
     symbols = symbols or source.symbols
@@ -184,9 +184,9 @@ def _pictures(converted: Converted) -> Data2VecImageProcessor:
 
 
 def summarise(converted: Converted, license: str | None, notes: list[str]) -> Summary:
-    """What to tell about a converted checkpoint of fairseq or BEiT."""
+    """Return the summary of a converted checkpoint of fairseq or BEiT."""
     identifier, reason = converted_license(converted.config, license)
-    # Of the settings left out, most concern training; what is worth a look are those that nothing is known about.
+    # Most of the settings left out concern training; only unknown ones are worth showing.
     told = [note for note in converted.notes if not note.startswith("model.") or "unknown here" in note]
     return Summary(
         converted.source.kind,
@@ -202,7 +202,7 @@ def summarise(converted: Converted, license: str | None, notes: list[str]) -> Su
 
 
 def card_of(summary: Summary, config: Data2VecConfig, source: str, name: str, dtype: str) -> str:
-    """Text of the model card."""
+    """Return the text of the model card."""
     published = not Path(source).exists()  # a name on the Hub
     shown = source if published else Path(source).name
     if summary.task in (PRETRAINING, CTC, IMAGES, TEXTS):
@@ -227,14 +227,14 @@ def card_of(summary: Summary, config: Data2VecConfig, source: str, name: str, dt
 def write_converted(
     folder: Path, write: Callable[[Path], None], parts: dict[str, Any], card: str, check: Callable[[Path], None] | None
 ) -> None:
-    """Write a converted model: the folder is whole, or as it was.
+    """Write a converted model atomically.
 
     Args:
-        folder: where to write; replaced if it exists.
-        write: writes weights, configuration and code.
-        parts: of the processor, by name.
-        card: text of the model card.
-        check: looks at what was written, and raises where it is wrong.
+        folder: Destination, replaced if it exists.
+        write: Writes weights, configuration and code.
+        parts: Parts of the processor, by name.
+        card: Text of the model card.
+        check: Checks the written folder, and raises if it is wrong.
     """
     with write_folder(folder) as draft:
         write(draft)
@@ -248,13 +248,13 @@ def write_converted(
 
 
 def verify(folder: Path, converted: Converted, dtype: torch.dtype | None) -> int:
-    """Reads the result back and compares every tensor with the source's, and with what the model class loads.
+    """Read the result back and compare every tensor with the source, and with what the model class loads.
 
     Returns:
-        number of tensors compared.
+        The number of compared tensors.
 
     Raises:
-        ValueError: naming the tensors that differ.
+        ValueError: Tensors differ; the message names them.
     """
     wrong = []
     with safe_open(folder / WEIGHTS_NAME, framework="pt") as file:

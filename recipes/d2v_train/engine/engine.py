@@ -1,7 +1,7 @@
-"""Accelerate's engines (one process, DistributedDataParallel, FSDP2) and what a run must tell each of them.
+"""Accelerate's engines (one process, DistributedDataParallel, FSDP2) and their settings.
 
-Which engine runs is decided outside, by `accelerate launch` and its configuration file or by the environment that
-another launcher sets; `recipes/d2v_train/configs/accelerate/` holds ready files.
+The engine is chosen by `accelerate launch` and its configuration file, or by the environment of another launcher;
+`recipes/d2v_train/configs/accelerate/` holds such files.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ from d2v_train.support.processes import Processes
 
 
 def make_accelerator(options: Options, trackers: Sequence[str] = ()) -> Accelerator:
-    """Return Accelerate's engine for the options.
+    """Return the Accelerate engine for the options.
 
     Args:
-        options: of the run.
-        trackers: names that Accelerate knows. They are only named here, see `Trackers.start`.
+        options: Options of the run.
+        trackers: Accelerate's names of trackers, which `Trackers.start` starts.
 
     Raises:
-        OptionError: the launcher asks for what the training cannot do.
+        OptionError: The launcher asks for something that is not supported.
     """
     if os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() == "true":
         raise OptionError("The launcher asks for DeepSpeed (ACCELERATE_USE_DEEPSPEED is true), which pretraining does "
@@ -59,41 +59,41 @@ def make_accelerator(options: Options, trackers: Sequence[str] = ()) -> Accelera
 
 
 def check_launched(accelerator: Accelerator) -> None:
-    """Refuses processes that would not know of one another and each train by itself.
+    """Refuse processes that would each train independently.
 
     Raises:
-        OptionError: a launcher started several, and Accelerate found no device for them.
+        OptionError: A launcher started several processes, and Accelerate found no device for them.
     """
     launched = int(os.environ.get("WORLD_SIZE", "1"))
     if launched > 1 and accelerator.num_processes == 1:
-        raise OptionError(f"The launcher has started {launched} processes, but there is no accelerator for them here. "
+        raise OptionError(f"The launcher has started {launched} processes, but this machine has no accelerator. "
                           "Set cpu=true to train on CPUs.")  # fmt: skip
 
 
 def check_precision(accelerator: Accelerator) -> None:
-    """Refuse half precision that would not be what it says.
+    """Refuse half precision that would not take effect.
 
     Raises:
-        OptionError: fp16 on a CPU, which Accelerate passes over, or on shards, where it has not been tried.
+        OptionError: fp16 is used on a CPU, where Accelerate ignores it, or on shards, where it is untested.
     """
     on_cpu = accelerator.device.type == "cpu"
     if accelerator.mixed_precision == "fp16" and (on_cpu or accelerator.is_fsdp2):
         where = "on a CPU" if on_cpu else "with FSDP2"
-        raise OptionError(f"mixed_precision=fp16 does not work {where}. Set mixed_precision=bf16, or no.")
+        raise OptionError(f"mixed_precision=fp16 does not work {where}. Set mixed_precision to bf16 or no.")
 
 
 def engine_name(accelerator: Accelerator) -> str:
-    """The engine as people call it, which may be another than the launcher asked for."""
+    """Return the usual name of the engine, which may differ from what the launcher asked for."""
     if accelerator.is_fsdp2:
         return "FSDP2"
     return "one process" if accelerator.num_processes == 1 else "DistributedDataParallel"
 
 
 def sharding_plugin() -> FullyShardedDataParallelPlugin | None:
-    """Accelerate's FSDP2 settings from the environment of the launcher; None where it asks for no FSDP.
+    """Return FSDP2 settings from the environment of the launcher; None where it asks for no FSDP.
 
     Raises:
-        OptionError: they ask for what would break the training.
+        OptionError: A setting would break the training.
     """
     if os.environ.get("ACCELERATE_USE_FSDP", "false").lower() != "true":
         return None
@@ -101,7 +101,7 @@ def sharding_plugin() -> FullyShardedDataParallelPlugin | None:
         raise OptionError("The launcher asks for FSDP of version 1. Set fsdp_version: 2 in its configuration.")
     # Weights stay in fp32 and autocast casts them where they are used, as in every other engine.
     precision = MixedPrecisionPolicy(reduce_dtype=torch.float32, cast_forward_inputs=False)
-    # Every process makes the same weights from the seed: none waits for those of the first.
+    # Every process makes the same weights from the seed: none needs those of the first.
     plugin = FullyShardedDataParallelPlugin(mixed_precision_policy=precision, cpu_ram_efficient_loading=False)
     if plugin.activation_checkpointing:
         raise OptionError("fsdp_activation_checkpointing is true, which draws other dropout in the backward pass. Set "
@@ -110,18 +110,18 @@ def sharding_plugin() -> FullyShardedDataParallelPlugin | None:
 
 
 def shard_on_any_device(accelerator: Accelerator, plugin: FullyShardedDataParallelPlugin) -> None:
-    """Has Accelerate shard on a CPU too: it turns to FSDP on accelerators only, torch shards on every device."""
+    """Make Accelerate shard on a CPU too: torch can shard on any device, Accelerate uses accelerators only."""
     if accelerator.distributed_type == DistributedType.MULTI_CPU:
-        # The second is what the first is filled from again and again.
+        # The first is filled from the second repeatedly.
         accelerator.state.distributed_type = PartialState().distributed_type = DistributedType.FSDP
         accelerator.state.fsdp_plugin = plugin
 
 
 def check_shared_folder(processes: Processes, folder: Path) -> None:
-    """Refuse a folder that is another one on another machine: all processes write and read the same checkpoints.
+    """Refuse a folder that is not shared by all machines: every process reads and writes the checkpoints.
 
     Raises:
-        OptionError: in every process, where one does not see what the main process has written.
+        OptionError: Some process does not see what the main process has written; raised in all of them.
     """
     if processes.count == 1:
         return
@@ -129,7 +129,7 @@ def check_shared_folder(processes: Processes, folder: Path) -> None:
     problem = None
     if not (folder / probe).exists():
         problem = (f"Process {processes.rank} on {platform.node()} does not see what the main process "
-                   f"writes into output_dir={folder}. Name a folder that all machines share.")  # fmt: skip
+                   f"writes into output_dir={folder}. Use a folder that all machines share.")  # fmt: skip
     problem = processes.first_problem(problem)
     if processes.main:
         (folder / probe).unlink()
@@ -138,7 +138,7 @@ def check_shared_folder(processes: Processes, folder: Path) -> None:
 
 
 def write_probe(folder: Path) -> str:
-    """Name of a new empty file in a folder."""
+    """Write a new empty file into a folder and return its name."""
     name = f".seen_{uuid.uuid4().hex}"
     (folder / name).touch()
     return name
@@ -147,13 +147,13 @@ def write_probe(folder: Path) -> str:
 def prepare_for_engine(
     accelerator: Accelerator, model: nn.Module, optimizer: torch.optim.Optimizer, modalities: Sequence[str]
 ) -> tuple[nn.Module, torch.optim.Optimizer]:
-    """Hand model and optimizer to the engine. FSDP2 replaces the parameters of `model`, in place.
+    """Prepare model and optimizer for the engine. FSDP2 replaces the parameters of `model` in place.
 
     Args:
-        accelerator: the engine.
-        model: a pretraining model.
-        optimizer: over its parameters.
-        modalities: those of the run, of which a step may take a part.
+        accelerator: The engine.
+        model: A pretraining model.
+        optimizer: Optimizer of its parameters.
+        modalities: Modalities of the run; a step may take a part of them.
     """
     if accelerator.ddp_handler is not None:
         accelerator.ddp_handler.find_unused_parameters = leaves_out_parameters(model, modalities)
@@ -165,31 +165,31 @@ def prepare_for_engine(
 
 
 def leaves_out_parameters(model: nn.Module, modalities: Sequence[str]) -> bool:
-    """Whether a backward pass leaves some parameters without a gradient: those of the modalities that it is not of.
+    """Return whether a backward pass leaves parameters of other modalities without a gradient.
 
-    A forward pass takes one modality. DistributedDataParallel looks for the parameters that a pass leaves out only
-    where it is told to, which costs a walk over the graph and one more reduction in every step.
+    A forward pass takes one modality. DistributedDataParallel looks for unused parameters only on request, which costs
+    a traversal of the graph and one more reduction in every step.
     """
     return len({*model.config.modalities, *modalities}) > 1
 
 
 def wrap_blocks(plugin: FullyShardedDataParallelPlugin, model: nn.Module) -> None:
-    """Shards each transformer block by itself, of the student and of the teacher; the model gathers the rest.
+    """Shard each transformer block by itself, of the student and of the teacher; the model gathers the rest.
 
-    Whatever the launcher names: hooks of FSDP2 sit on the call of a module, and front ends and teacher are entered
-    through other methods. What they hold belongs to the model as a whole, which is called.
+    Modules named by the launcher are ignored: hooks of FSDP2 run when a module is called, but front ends and teacher
+    are used through other methods. Their parameters belong to the unit of the model, which is called.
     """
     blocks = {type(module).__name__ for module in model.modules() if isinstance(module, GradientCheckpointingLayer)}
     plugin.auto_wrap_policy = transformer_auto_wrap_policy
     plugin.transformer_cls_names_to_wrap = sorted(blocks)
-    # torch warns of writing into the output of a block, which nothing here does.
+    # torch warns about writing into the output of a block, which does not happen here.
     warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
 
 
 def keep_buffers_apart(model: nn.Module) -> None:
-    """Has DistributedDataParallel leave the buffers alone in each forward pass; all processes compute the same ones.
+    """Stop DistributedDataParallel from broadcasting buffers: all processes compute the same ones.
 
-    Set afterwards, because torch is about to rename the argument of the constructor and warns of the old name.
+    Set afterwards, because torch renames the argument of the constructor and warns about the old name.
     """
     model = getattr(model, "_orig_mod", model)  # of torch.compile
     if isinstance(model, nn.parallel.DistributedDataParallel):
@@ -197,9 +197,9 @@ def keep_buffers_apart(model: nn.Module) -> None:
 
 
 def clip_gradient(accelerator: Accelerator, parameters: list[nn.Parameter], limit: float) -> Tensor:
-    """Norm of the whole gradient, over the shards of all processes, which is cut to `limit`; 0 = no limit.
+    """Clip the gradient of all shards to the norm `limit` (0 = no limit) and return its norm before.
 
-    A gradient that is not finite is left as it is, so that it can be told where that began.
+    A gradient that is not finite is not changed, so that its origin can be reported.
     """
     accelerator.unscale_gradients()
     norm = everywhere(

@@ -1,8 +1,8 @@
-"""Sharded weights and optimizer states as whole ones, and back: a checkpoint is the same under every engine.
+"""Conversion of sharded weights and optimizer states to whole ones and back: checkpoints do not depend on the engine.
 
-FSDP2 keeps each parameter as a `DTensor` of which a process holds one slice. Everything here leaves other tensors as
-they are, so that one process and DistributedDataParallel take the same way. What gathers must be called by all
-processes in the same order.
+FSDP2 keeps each parameter as a `DTensor` of which a process holds one slice. Other tensors are not changed, so that
+one process and DistributedDataParallel use the same code. All processes must call gathering functions in the same
+order.
 """
 
 from __future__ import annotations
@@ -16,24 +16,24 @@ from torch.distributed.tensor import DTensor, Replicate, distribute_tensor
 
 
 def whole(value: Any) -> Any:
-    """A tensor with the slices of all processes; anything else as it is."""
+    """Return a sharded tensor as a whole one; anything else unchanged."""
     return value.full_tensor() if isinstance(value, DTensor) else value
 
 
 def own_slice(value: Any) -> Any:
-    """What this process holds of a sharded tensor; anything else as it is."""
+    """Return this process's slice of a sharded tensor; anything else unchanged."""
     return value.to_local() if isinstance(value, DTensor) else value
 
 
 def everywhere(value: Any) -> Any:
-    """A sharded value as one that every process holds, still to be used with sharded ones; else as it is."""
+    """Return a sharded value as a replicated one that works with sharded ones; anything else unchanged."""
     if not isinstance(value, DTensor):
         return value
     return value.redistribute(placements=[Replicate()] * value.device_mesh.ndim)
 
 
 def like(value: Any, target: Any) -> Any:
-    """This process's slice of a whole tensor where `target` is sharded; else the value as it is."""
+    """Return this process's slice of a whole tensor if `target` is sharded; else the value unchanged."""
     if not isinstance(target, DTensor) or not isinstance(value, Tensor) or value.shape != target.shape:
         return value
     value = value.to(target.device, target.dtype)
@@ -42,20 +42,20 @@ def like(value: Any, target: Any) -> Any:
 
 
 def model_state(model: nn.Module, keep: bool = True) -> dict[str, Tensor]:
-    """State dict with whole tensors, on the CPU those that were sharded.
+    """Return the state dict with whole tensors; those that were sharded are on the CPU.
 
     Args:
-        model: any model.
-        keep: whether this process needs what it helps to gather; the others get no sharded tensors.
+        model: Any model.
+        keep: Whether this process returns the gathered tensors; the others only help to gather them.
     """
     return _gather(model.state_dict(), keep)
 
 
 def load_model_state(model: nn.Module, state: dict[str, Tensor]) -> None:
-    """Loads whole tensors.
+    """Load whole tensors.
 
     Raises:
-        RuntimeError: names or shapes differ.
+        RuntimeError: Names or shapes differ.
     """
     present = model.state_dict()
     model.load_state_dict({name: like(value, present.get(name)) for name, value in state.items()})
@@ -65,8 +65,8 @@ def optimizer_state(optimizer: torch.optim.Optimizer, keep: bool = True) -> dict
     """Return the state dict of a torch optimizer with whole tensors, on the CPU those that were sharded.
 
     Args:
-        optimizer: its parameters are numbered in the order of its groups.
-        keep: as in `model_state`.
+        optimizer: The optimizer; its parameters are numbered in the order of its groups.
+        keep: As in `model_state`.
     """
     state = optimizer.state_dict()
     moments = {number: _gather(entry, keep) for number, entry in sorted(state["state"].items())}
@@ -74,7 +74,7 @@ def optimizer_state(optimizer: torch.optim.Optimizer, keep: bool = True) -> dict
 
 
 def _gather(tensors: dict[str, Any], keep: bool) -> dict[str, Any]:
-    """Whole tensors, one after the other, so that no more than one lies on the device besides its slices."""
+    """Gather tensors one after the other: at most one whole tensor is on the device at a time."""
     gathered = {}
     for name, value in tensors.items():
         sharded = isinstance(value, DTensor)
@@ -85,7 +85,7 @@ def _gather(tensors: dict[str, Any], keep: bool) -> dict[str, Any]:
 
 
 def load_optimizer_state(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-    """Load what `optimizer_state` gave, under any engine and in any number of processes."""
+    """Load a state of `optimizer_state`, under any engine and in any number of processes."""
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     moments = {number: {name: like(value, parameters[number]) for name, value in entry.items()}
                for number, entry in state["state"].items()}  # fmt: skip
@@ -93,12 +93,12 @@ def load_optimizer_state(optimizer: torch.optim.Optimizer, state: dict[str, Any]
 
 
 def whole_model(model: nn.Module, device: torch.device | str = "cpu", keep: bool = True) -> nn.Module | None:
-    """The model itself, or where it is sharded an unsharded copy of it.
+    """Return the model itself, or an unsharded copy if it is sharded.
 
     Args:
-        model: a pretraining model.
-        device: where a copy is put.
-        keep: whether this process needs what it helps to gather; the others get None.
+        model: A pretraining model.
+        device: Device of a copy.
+        keep: Whether this process returns the gathered model; the others return None.
     """
     if not any(isinstance(parameter, DTensor) for parameter in model.parameters()):
         return model

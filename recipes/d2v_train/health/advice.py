@@ -1,4 +1,4 @@
-"""What can be said before the first step: settings with which a run cannot learn well, whatever the data."""
+"""Advice before the first step: settings with which a run cannot learn well on any data."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from modeling_d2v import Data2VecConfig
 
 
 HIGHEST_RATE = 0.02
-"""Peak learning rate of AdamW above which nothing is known to learn; published runs use 2e-4 to 2e-3."""
+"""Peak learning rate of AdamW above which no run is known to learn; published runs use 2e-4 to 2e-3."""
 FRAMES_PER_SECOND = 50
 
 
 def advice_at_start(options: Options, config: Data2VecConfig) -> Iterator[Finding]:
-    """Findings about the options of a run."""
+    """Yield findings about the options of a run."""
     yield from _learning_rate(options)
     yield from _teacher(options, config)
     for name in options.modalities:
@@ -47,7 +47,7 @@ def _teacher(options: Options, config: Data2VecConfig) -> Iterator[Finding]:
             "or more.",
         )
     left = share_of_first_weights(config, options.max_steps)
-    # Continued pretraining starts with a teacher that has learned.
+    # Continued pretraining starts with a trained teacher.
     if left > 0.5 and options.init_from is None and options.backbone is None:
         decay = config.ema_end_decay if config.ema_anneal_end_step < options.max_steps else config.ema_decay
         wanted = 1 - math.log(2) * 5 / options.max_steps
@@ -62,9 +62,9 @@ def _teacher(options: Options, config: Data2VecConfig) -> Iterator[Finding]:
 
 
 def share_of_first_weights(config: Data2VecConfig, steps: int) -> float:
-    """Weight of a teacher's first weights in it after so many updates."""
+    """Return the weight that a teacher's initial weights still have after `steps` updates."""
     annealed = min(steps, config.ema_anneal_end_step)
-    # The decay is a straight line up to there, so that the mean of a few points of it is close to that of all.
+    # The decay is linear up to there, so that the mean of a few points is close to that of all.
     points = [config.ema_decay + (config.ema_end_decay - config.ema_decay) * (place + 0.5) / 100
               * annealed / max(config.ema_anneal_end_step, 1) for place in range(100)]  # fmt: skip
     if min(points) <= 0 and annealed or config.ema_end_decay <= 0:
@@ -79,11 +79,11 @@ def _batch(name: str, options: Options, config: Data2VecConfig) -> Iterator[Find
     if batch is not None and batch * masks < 8:
         parts = f"with accumulate={options.accumulate} or more to fit into memory"
         if section.is_limited:
-            parts = "its micro-batches stay as large as they are"
+            parts = "its micro-batches stay the same size"
         yield Finding(
             "small_batch",
             name,
-            f"A step of {name} sees {batch} samples under {masks} masks each. Gradients of so little are mostly "
+            f"A step of {name} sees {batch} samples under {masks} masks each. Their gradients are mostly "
             f"noise: raise {name}.batch_size ({parts}), or "
             f"{modality_key(options, name)}.num_masks, which costs less.",
         )
@@ -104,7 +104,7 @@ def _position_convolutions(options: Options, config: Data2VecConfig) -> Iterator
             "positions_see_all",
             "audio",
             f"All windows of audio are {seconds:g} s long ({frames:.0f} frames), and the position convolutions see "
-            f"{sees} frames: each token can tell where in the window it is, and targets tend to become functions of "
-            "that. Use windows of random length (audio.transform.crop_seconds=[1.0, 2.0]) out of a stream of "
+            f"{sees} frames: each token can detect its position in the window, and targets tend to become functions "
+            "of it. Use windows of random length (audio.transform.crop_seconds=[1.0, 2.0]) from a stream of "
             "recordings (audio.transform.concat_group=true), or lower model.audio_config.conv_pos_width.",
         )

@@ -1,4 +1,4 @@
-"""Stop a run that cannot usefully go on, and note what looks wrong."""
+"""Stopping runs that cannot recover, and warnings about what looks wrong."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ logger = logging.getLogger(__name__)
 
 
 class RunHealth:
-    """What the guard finds in a run, told once.
+    """Reports of the guard of a run, each finding once.
 
-    The main process judges, and all of them stop or none.
+    The main process judges; either all processes stop or none.
 
     Args:
-        options: the run's options.
-        config: configuration of the model.
-        modalities: of the run.
-        folder: of the run, for `events.jsonl`.
-        processes: of the run.
+        options: Options of the run.
+        config: Configuration of the model.
+        modalities: Modalities of the run.
+        folder: Folder of the run, for `events.jsonl`.
+        processes: Processes of the run.
     """
 
     def __init__(
@@ -46,10 +46,10 @@ class RunHealth:
         self.events = RunLog(self.folder / "events.jsonl" if processes.main else None)
 
     def open(self, step: int) -> None:
-        """Takes up what former parts of the run saw and said, then says what the options alone tell.
+        """Restore the findings of earlier parts of the run, then report those about the options.
 
         Args:
-            step: finished steps.
+            step: Number of finished steps.
         """
         if not self.processes.main:
             return
@@ -59,63 +59,63 @@ class RunHealth:
             if record["step"] <= step:
                 self.guard.look(record)
         for event in read_log(self.events.path) if self.events.path.exists() else []:
-            self.guard.said.add((event.get("event"), event.get("modality")))
-        self.tell(step, self.guard.new(advice_at_start(self.options, self.config)))
+            self.guard.reported.add((event.get("event"), event.get("modality")))
+        self.report(step, self.guard.new(advice_at_start(self.options, self.config)))
 
     def check(self, record: dict[str, Any]) -> None:
-        """Judges a log record. Every process must call it.
+        """Judge a log record. Every process must call it.
 
         Raises:
-            TrainingStopped: in all processes, when training cannot usefully go on.
+            TrainingStopped: Training cannot recover; raised in all processes.
         """
         found = self.guard.look(record) if self.processes.main else []
-        self.tell(record["step"], found)
+        self.report(record["step"], found)
         reason = next((finding.message for finding in found if finding.stop), None)
         stop = reason is not None and self.options.health.collapse == "stop"
         if self.processes.sum(torch.tensor(int(stop), device=self.processes.device)):
             step = record["step"]
             raise TrainingStopped(
-                f"At step {step}: {reason}" if reason else f"At step {step}; the main process says why."
+                f"At step {step}: {reason}" if reason else f"At step {step}; the main process reports the reason."
             )
 
-    def tell(self, step: int, findings: Iterable[Finding]) -> None:
-        """Says what was found, on the console and in the file of events."""
+    def report(self, step: int, findings: Iterable[Finding]) -> None:
+        """Report findings on the console and in the file of events."""
         for finding in findings:
             logger.warning("Step %d: %s", step, finding.message)
             self.note(step, finding.name, finding.message, modality=finding.modality, stop=finding.stop)
 
     def note(self, step: int, event: str, message: str, **facts: Any) -> None:
-        """Adds a line to `events.jsonl`, in the main process."""
+        """Add a line to `events.jsonl`, in the main process."""
         if self.processes.main:
             self.events.write({"step": step, "event": event, **facts, "message": message})
 
 
 class TrainingStopped(RuntimeError):
-    """Training cannot usefully go on; the message says why and what to change."""
+    """Error for training that cannot recover; the message has the reason and what to change."""
 
 
 class HealthGuard:
-    """Reads each log record: what stops a run, and what it is warned of, each thing once.
+    """Guard that checks each log record and finds each problem once.
 
-    A function of the records alone, so that a run that was resumed, or a log without its run, is judged alike.
+    Its findings depend on the records only, so that resumed runs and logs without a run are judged equally.
 
     Args:
-        options: the run's options, for limits and for when the checks begin.
-        modalities: of the run.
+        options: Options of the run, for limits and the first step of the checks.
+        modalities: Modalities of the run.
     """
 
     def __init__(self, options: Options, modalities: Sequence[str]):
         self.options = options
         self.series = {name: Series(options.health.patience) for name in modalities}
         self.whole = Series(options.health.patience)
-        # A fresh decoder predicts almost the same everywhere.
+        # A new decoder predicts almost the same everywhere.
         self.first_step = max(options.warmup_steps + 1, options.health.std_check_from)
-        self.said: set[tuple[str, str | None]] = set()
+        self.reported: set[tuple[str, str | None]] = set()
 
     def look(self, record: dict[str, Any]) -> list[Finding]:
-        """What the log record of a step adds to what is known; the same is not found twice."""
+        """Return the new findings after a log record."""
         found: list[Finding] = []
-        if "data_wait" in record:  # a probe between two log lines writes one without
+        if "data_wait" in record:  # records of probes between two log lines lack it
             self.whole.add(record)
             found += judge_run(self.whole, self.options)
         for name, series in self.series.items():
@@ -132,10 +132,10 @@ class HealthGuard:
         return self.new(found)
 
     def new(self, findings: Iterable[Finding]) -> list[Finding]:
-        """Those that were not found before."""
+        """Return the findings that were not found before."""
         fresh = []
         for finding in findings:
-            if (finding.name, finding.modality) not in self.said:
-                self.said.add((finding.name, finding.modality))
+            if (finding.name, finding.modality) not in self.reported:
+                self.reported.add((finding.name, finding.modality))
                 fresh.append(finding)
         return fresh

@@ -1,8 +1,7 @@
-"""The bad samples of a run: `bad_samples.jsonl`, their share, and when there are too many of them.
+"""The bad samples of a run: the file `bad_samples.jsonl`, and the limit of their share.
 
-What the batches of a step bring along (`data_report.py`) is written when the step is logged or saved, and before a
-checkpoint of it exists. A run that is killed does the steps after its checkpoint again and meets the same samples, so
-the file of an interrupted run is that of an uninterrupted one.
+The reports of a step's batches are written when the step is logged or saved, and before its checkpoint exists. A
+killed run repeats the steps after its checkpoint with the same samples, so the file is the same as without the kill.
 """
 
 from __future__ import annotations
@@ -30,25 +29,25 @@ from d2v_train.support.storage import writing
 logger = logging.getLogger(__name__)
 
 TOLERATED = 10
-"""Bad samples of a modality that never stop a run, and draws of them: of so few, a share says nothing yet."""
+"""Number of bad samples (and draws of them) per modality that never stops a run: their share is not yet reliable."""
 MAX_DETAIL = 300
-"""Characters of what a library said that are kept."""
+"""Characters of a library's error message that are stored."""
 
 
 class BadSampleLedger:
-    """Bad samples of a run, each once, however often, in however many processes, and however many parts it is met.
+    """Bad samples of a run, each once over all epochs, processes and resumes.
 
     Every process holds the same counts; the main one writes the file.
 
     Args:
-        path: of `bad_samples.jsonl`.
-        max_fraction: share of the samples of a modality that may be bad; 1 = all.
-        processes: of the run.
+        path: Path of `bad_samples.jsonl`.
+        max_fraction: Share of the samples of a modality that may be bad; 1 = all.
+        processes: Processes of the run.
 
     Attributes:
-        draws: samples drawn by modality, over all processes and all parts of the run.
-        bad_draws: those of them that were bad, as often as they were drawn.
-        counts: bad samples by modality and reason.
+        draws: Samples drawn by modality, over all processes and all parts of the run.
+        bad_draws: Draws of bad samples by modality.
+        counts: Bad samples by modality and reason.
     """
 
     def __init__(self, path: Path, max_fraction: float, processes: Processes = ONE_PROCESS):
@@ -65,17 +64,17 @@ class BadSampleLedger:
         self._on_disk = True
 
     def register_data(self, sizes: Mapping[str, int | None], report: DataReport) -> None:
-        """Takes the number of records by modality (None = unknown), and what was met when the data was set up."""
+        """Register the number of records by modality (None = unknown), and the report of the data setup."""
         self._sizes = dict(sizes)
         self._take(0, report)
 
     def open(self, step: int) -> None:
-        """Goes on with the file of a run that stands at a step; what was met after it will be met again.
+        """Continue the file of a run at a step; later entries are dropped, as they will be met again.
 
         Every process must call it.
 
         Raises:
-            TrainingStopped: there already are too many bad samples.
+            TrainingStopped: There are already too many bad samples.
         """
         listed = read_log(self.path) if self.path.exists() else []
         kept = [line for line in listed if line["step"] <= step and line.keys() >= set(BadRecord._fields)]
@@ -87,7 +86,7 @@ class BadSampleLedger:
         self.check()
 
     def add(self, step: int, reports: Iterable[DataReport | None]) -> None:
-        """Takes what the batches of a step (counted from 1) brought along."""
+        """Add the reports of the batches of a step (counted from 1)."""
         for report in reports:
             if report is not None:
                 self._take(step, report)
@@ -95,10 +94,10 @@ class BadSampleLedger:
             self.flush()
 
     def flush(self, to_disk: bool = False) -> None:
-        """Writes what is new in any process. Every process must call it.
+        """Write new entries of all processes. Every process must call it.
 
         Args:
-            to_disk: return when the disk holds it, as a checkpoint needs that the machine may lose power after.
+            to_disk: Wait until the disk holds them, so that a checkpoint survives a power failure.
         """
         parts = self.processes.gather((self._new, self._new_draws, self._new_bad_draws))
         self._new, self._new_draws, self._new_bad_draws = [], Counter(), Counter()
@@ -106,7 +105,7 @@ class BadSampleLedger:
         for _, draws, bad_draws in parts:
             self.draws.update(draws)
             self.bad_draws.update(bad_draws)
-        # In an order that does not depend on the processes, the first one that met a sample before the others.
+        # In an order that does not depend on the processes: the first encounter of a sample precedes others.
         met = sorted(
             (entry for new, *_ in parts for entry in new), key=lambda entry: (entry[0], entry[2].key, entry[1])
         )
@@ -125,30 +124,29 @@ class BadSampleLedger:
         self._on_disk |= to_disk
 
     def check(self) -> None:
-        """Looks at the share of bad samples.
+        """Check the share of bad samples.
 
         Raises:
-            TrainingStopped: it is above `max_fraction` in a modality.
+            TrainingStopped: The share is above `max_fraction` in a modality.
         """
         for modality, reasons in self.counts.items():
             share = self._share_above_limit(modality, reasons.total())
             if share:
                 raise TrainingStopped(
-                    f"{share} cannot be used, more than health.max_bad_fraction={self.max_fraction:g} allows. Met so "
-                    f"far: {_listed(reasons)}. {self.path} names each one and the reason. Repair the files, remove "
-                    "that list and give the same command again; or allow more with health.max_bad_fraction (1 = any "
-                    "number)."
+                    f"{share} cannot be used, more than health.max_bad_fraction={self.max_fraction:g} allows. So "
+                    f"far: {_listed(reasons)}. {self.path} lists them with the reasons. Repair the files, remove "
+                    "that list and run the same command again; or raise health.max_bad_fraction (1 = no limit)."
                 )
 
     def _share_above_limit(self, modality: str, bad: int) -> str | None:
-        """What shows that too many of the samples are bad; None when nothing does."""
+        """Return a description of the share of bad samples if it is above the limit, else None."""
         size, draws, hits = self._sizes.get(modality), self.draws[modality], self.bad_draws[modality]
         limit, tolerated = self.max_fraction, TOLERATED if self.max_fraction else 0
         if limit == 1 or bad <= tolerated:
             return None
         if size is not None and bad > limit * size:
             return f"{bad:,} of the {size:,} {modality} samples"
-        # Each epoch draws every sample once, so the share of draws is that of samples, long before all were met.
+        # Each epoch draws every sample once, so the share of draws estimates that of samples before all were drawn.
         if hits > max(tolerated, limit * draws):
             return f"{hits:,} of the {draws:,} {modality} samples that were drawn"
         return None
@@ -158,20 +156,19 @@ class BadSampleLedger:
         return {name: [count, self.bad_draws[name]] for name, count in self.draws.items()}
 
     def load_state_dict(self, state: Mapping[str, list[int]]) -> None:
-        """Go on with the counts of a checkpoint."""
+        """Continue with the counts of a checkpoint."""
         self.draws = Counter({name: draws for name, (draws, _) in state.items()})
         self.bad_draws = Counter({name: bad_draws for name, (_, bad_draws) in state.items()})
 
     def record(self) -> dict[str, int]:
-        """Number of bad samples by modality, for a log record."""
+        """Return the number of bad samples by modality, for a log record."""
         return {f"{name}/bad_samples": self.counts.get(name, Counter()).total() for name in self._sizes}
 
     def summary(self) -> dict[str, Any]:
-        """Counts of the run by modality and reason; reports them too. Every process must call it.
+        """Return and log counts by modality and reason. Every process must call it.
 
         Returns:
-            "bad_samples", of the whole run, and "unusual_samples", those that were used all the same since the
-            program was started.
+            "bad_samples" of the whole run, and "unusual_samples" that were used since the program was started.
         """
         unusual: dict[str, Counter[str]] = {}
         for (modality, *_, note), seen in self._merged().items():
@@ -186,7 +183,7 @@ class BadSampleLedger:
                     self.path,
                 )
             for name, notes in unusual.items():
-                logger.info("Used all the same, of the %s samples: %s.", name, _listed(notes))
+                logger.info("Unusual %s samples that were used: %s.", name, _listed(notes))
         return {
             "bad_samples": {name: dict(reasons) for name, reasons in self.counts.items()},
             "unusual_samples": {name: dict(notes) for name, notes in unusual.items()},
@@ -207,7 +204,7 @@ class BadSampleLedger:
             self._seen[key] = seen
 
     def _merged(self) -> dict[tuple[str, str, str, str], np.ndarray]:
-        """Samples with notes of all processes."""
+        """Return the samples with notes of all processes."""
         merged: dict[tuple[str, str, str, str], np.ndarray] = {}
         for part in self.processes.gather(self._seen):
             for key, seen in part.items():
@@ -223,7 +220,7 @@ class BadSampleLedger:
             self.counts.setdefault(record.modality, Counter())[record.reason] += 1
 
     def _warn(self, record: BadRecord) -> None:
-        """Names the first ones on the screen."""
+        """Log the first bad samples of a modality by name."""
         count = self.counts[record.modality].total()
         if not self.processes.main or count > MAX_WARNINGS:
             return
@@ -234,18 +231,16 @@ class BadSampleLedger:
 
 @contextmanager
 def data_explained() -> Iterator[None]:
-    """Turns data without a single usable sample into one sentence.
+    """Replace the error for data without a usable sample by one that explains it.
 
     Raises:
-        TrainingStopped: in the place of `NoUsableSample`.
+        TrainingStopped: Instead of `NoUsableSample`.
     """
     try:
         yield
     except NoUsableSample as error:
         sentence = " ".join(str(error).split())
-        raise TrainingStopped(
-            f"{sentence.rstrip('.')}. Check that the data is still where it was and can be read."
-        ) from None
+        raise TrainingStopped(f"{sentence.rstrip('.')}. Check that the data still exists and can be read.") from None
 
 
 def _listed(counts: Counter[str]) -> str:

@@ -1,4 +1,4 @@
-"""Steps whose loss or gradient is not finite: where it began, and how many of them a run may leave out."""
+"""Steps whose loss or gradient is not finite: their origin, and the limit of skipped ones."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ logger = logging.getLogger(__name__)
 
 NAMES_SHOWN = 3
 FIRST_SHARE_STEP = 100
-"""Steps before the share of skipped ones means anything."""
+"""First step at which the share of skipped ones is checked."""
 
 
 class NonFinitePolicy:
-    """Steps whose loss or gradient is not finite are skipped, up to a limit in a row and a share of all.
+    """Policy that skips steps whose loss or gradient is not finite, up to a limit in a row and a share of all.
 
     Args:
-        options: what happens at such a step, and the limits.
-        note: keeps an event, `note(step, event, message, **facts)`.
+        options: Handling of such steps, and the limits.
+        note: Records an event, `note(step, event, message, **facts)`.
 
     Attributes:
-        skipped: steps that were skipped so far.
-        counted: those of them that mean trouble.
-        in_a_row: the last ones of these, without a good step between.
+        skipped: Number of steps skipped so far.
+        counted: Number of those that count towards the limits.
+        in_a_row: Number of the last of these without a good step between.
     """
 
     def __init__(self, options: HealthOptions, note: Callable[..., None] = lambda *args, **facts: None):
@@ -39,19 +39,19 @@ class NonFinitePolicy:
         self.skipped = self.counted = self.in_a_row = 0
 
     def good(self) -> None:
-        """Counts a step that moved the weights."""
+        """Count a step that moved the weights."""
         self.in_a_row = 0
 
     def bad(self, step: int, where: str = "the loss or the gradient is not finite", counts: bool = True) -> None:
-        """Counts a skipped step.
+        """Count a skipped step.
 
         Args:
-            step: its number, counted from 1.
-            where: what is not finite.
-            counts: whether it means trouble; an overflow by which fp16 finds its scale does not.
+            step: Its number, counted from 1.
+            where: Description of what is not finite.
+            counts: Whether it counts towards the limits; an overflow that adapts the scale of fp16 does not.
 
         Raises:
-            TrainingStopped: there were more of them than the limits allow.
+            TrainingStopped: A limit is exceeded.
         """
         self.skipped += 1
         self.counted += counts
@@ -66,7 +66,7 @@ class NonFinitePolicy:
         )
         reason = (
             f"The loss or gradient was not finite in {amount}, the last one step {step} ({where}); the weights were "
-            "left as they were before. Lower optim.lr, lengthen optim.warmup, set optim.max_grad_norm, use "
+            "not changed. Lower optim.lr, lengthen optim.warmup, set optim.max_grad_norm, use "
             "mixed_precision=bf16 instead of fp16, or check the data for values that are not finite. The last "
             "checkpoint is from before these steps."
         )
@@ -78,7 +78,7 @@ class NonFinitePolicy:
         return {"skipped": self.skipped, "counted": self.counted, "in_a_row": self.in_a_row}
 
     def load_state_dict(self, state: Mapping[str, int]) -> None:
-        """Go on with the counts of a checkpoint."""
+        """Continue with the counts of a checkpoint."""
         self.skipped, self.counted, self.in_a_row = state["skipped"], state["counted"], state["in_a_row"]
 
 
@@ -87,14 +87,14 @@ def where_not_finite(
     parameters: Iterable[tuple[str, nn.Parameter]],
     reduce: Callable[[Tensor], Tensor],
 ) -> str:
-    """Says what is not finite: losses of modalities, else gradients, the first ones by name.
+    """Return what is not finite: losses of modalities, else gradients, the first ones by name.
 
-    Every process must call it, once it is known that something is not; it waits for the device.
+    Every process must call it, after something was not finite; it waits for the device.
 
     Args:
-        losses: of the step, by modality.
-        parameters: the trained ones with their names and gradients.
-        reduce: sums a tensor over all processes.
+        losses: Losses of the step by modality.
+        parameters: Trained parameters with names and gradients.
+        reduce: Sums a tensor over all processes.
     """
     flags = reduce(torch.stack([(~loss.isfinite()).int() for loss in losses.values()])).tolist()
     bad = [name for name, flag in zip(losses, flags, strict=True) if flag]

@@ -1,8 +1,8 @@
-"""What log records tell about the health of a run: explicit rules, each with its numbers and its advice.
+"""Rules about the health of a run, each with its limits and its advice.
 
-A rule looks at the last records of one modality and holds only if all of them agree, because good runs have bad
-records: a loss that falls, rises tenfold and falls again, or targets that tell nothing for a hundred steps. The limits
-were chosen on recorded runs, good and bad ones; `tests/fixtures/logs` keeps parts of them.
+A rule checks the last records of one modality and holds only if all of them agree, because good runs have bad records:
+a loss that falls, rises tenfold and falls again, or uninformative targets for a hundred steps. The limits were chosen
+on recorded good and bad runs; `tests/fixtures/logs` holds parts of them.
 """
 
 from __future__ import annotations
@@ -17,36 +17,37 @@ from d2v_train.options.run import Options
 
 
 POSITION_ALARM = 0.95
-"""Share of the targets' variance explained by position; pictures of digits reach 0.93 in runs that learn well."""
+"""Share of the targets' variance explained by position; images of digits reach 0.93 in runs that learn well."""
 PREDICTION_ALARM = 0.95
-"""The same for the predictions. Good runs reached 0.93, others 0.90 on the way to something better; a speech run whose
-targets told nothing 0.98 and a loss of 1 % of its first. One was above it for eight records and then came free."""
+"""Share of the targets' variance explained by the predictions. Good runs reached 0.93, some 0.90 temporarily; a speech
+run with uninformative targets 0.98 and a loss of 1 % of its first. One run was above it for eight records and then
+recovered."""
 NEIGHBOUR_ALARM = 0.95
-"""The same for the token beside; speech that learns reaches 0.7."""
+"""Share of the targets' variance explained by the next token; speech that learns reaches 0.7."""
 RANK_ALARM = 1.5
 """Effective rank of the predictions; images at a 15- to 50-fold learning rate end at 1.0 to 1.3, good ones
 above 2.5."""
 LOCAL_ALARM, LOCAL_FLOOR = 0.2, 0.02
-"""Standard deviation of the local encoder as a share of its first: good runs kept 0.3, useless ones 0.1, those with an
-absurd learning rate 0.01, from which nothing comes back."""
+"""Standard deviation of the local encoder as a share of its first: good runs kept 0.3, useless ones 0.1, those with
+far too high a learning rate 0.01, from which none recovered."""
 WEAK_PREDICTIONS = 0.05
 """Standard deviation of the predictions as a share of the targets'."""
 WORSE_THAN_CONSTANT = -0.1
-"""Share explained by the predictions of a run that has diverged; good runs pass it for a record or two."""
+"""Share explained by the predictions of a run that has diverged; good runs are below it for a record or two."""
 LONG, PASSING = 4, 2
-"""Times the patience, for what may well last a while, or be over soon."""
+"""Factors of the patience, for conditions that may last, or may be over soon."""
 DATA_WAIT_ALARM = 0.3
 
 
 @dataclass(frozen=True)
 class Finding:
-    """Something that a user should know.
+    """A finding about a run.
 
     Attributes:
-        name: of the rule.
-        modality: that it is about, or None.
-        message: what was seen, what it means, and what to change.
-        stop: whether training cannot usefully go on.
+        name: Name of the rule.
+        modality: Modality of the finding, or None.
+        message: Observation, meaning, and what to change.
+        stop: Whether training cannot recover.
     """
 
     name: str
@@ -56,10 +57,10 @@ class Finding:
 
 
 class Series:
-    """The records of one modality: the last ones, and what the first said.
+    """The last records of one modality, and the values of the first.
 
     Args:
-        patience: records that must agree.
+        patience: Number of records that must agree.
     """
 
     def __init__(self, patience: int):
@@ -70,12 +71,12 @@ class Series:
         self.early_grad_norm: float | None = None
 
     def begin(self, record: dict[str, Any]) -> None:
-        """Keeps what the first record says, which may be too early to judge."""
+        """Store the first record, which may be too early to judge."""
         if not self.first:
             self.first = record
 
     def add(self, record: dict[str, Any]) -> None:
-        """Adds a record (names without the modality) that is to be judged."""
+        """Add a record (names without the modality) that is to be judged."""
         self.window.append(record)
         losses = self.last("loss")
         if losses:
@@ -84,19 +85,19 @@ class Series:
             self.early_grad_norm = median(self.last("grad_norm"))
 
     def last(self, name: str, times: int = 1) -> list[float]:
-        """Values of the last `times` x patience records; empty unless there are as many and each holds it."""
+        """Return values of the last `times` x patience records; empty if there are fewer or one lacks the value."""
         count = times * self.patience
         values = [record.get(name) for record in list(self.window)[-count:]]
         return [] if len(values) < count or None in values else values
 
     def always(self, name: str, test: Callable[[float], bool], times: int = 1) -> bool:
-        """Whether the value passes in all of these records."""
+        """Return whether the value passes `test` in all of these records."""
         values = self.last(name, times)
         return bool(values) and all(map(test, values))
 
 
 def judge(name: str, series: Series, options: Options) -> Iterator[Finding]:
-    """Findings about a modality after its newest record."""
+    """Yield findings about a modality after its newest record."""
     for rule in (_collapse, _local_encoder, _divergence, _easy_targets, _weak_predictions, _gradients, _fast_teacher):
         for kind, message, stop in rule(name, series, options):
             yield Finding(kind, name, message, stop)
@@ -155,7 +156,7 @@ def _divergence(name: str, series: Series, options: Options) -> Iterable[tuple[s
         yield (
             "nothing_predicted",
             f"For {LONG * series.patience} log lines the predictions of {name} were no better than the mean of the "
-            "targets. Text and large models may stay so for a while; if it lasts, warm up longer (now "
+            "targets. Text and large models may need a while; if it lasts, warm up longer (now "
             f"{options.warmup_steps} steps), or change optim.lr={options.optim.lr:g} by a factor of 3 either way.",
             False,
         )
@@ -164,8 +165,8 @@ def _divergence(name: str, series: Series, options: Options) -> Iterable[tuple[s
         yield (
             "predictions_in_one_direction",
             f"The predictions of {name} differ in one direction only (effective rank {rank:.2f} for "
-            f"{series.patience} log lines), though their standard deviation looks sound: the encoder tells tokens "
-            f"apart by hardly anything. {_lower_rate(options)}, or raise model.ema_decay.",
+            f"{series.patience} log lines), though their standard deviation looks good: the encoder hardly "
+            f"distinguishes tokens. {_lower_rate(options)}, or raise model.ema_decay.",
             False,
         )
 
@@ -185,8 +186,8 @@ def _easy_targets(name: str, series: Series, options: Options) -> Iterable[tuple
         yield (
             "targets_too_easy",
             f"The predictions of {name} explain {share:.0f} % of the targets' variance (loss {loss:.3g}, "
-            f"{series.first.get('loss', loss):.3g} at the start): so easy are targets that tell little of the input, "
-            "though loss and standard deviations look good. Trust a probe, not the loss. "
+            f"{series.first.get('loss', loss):.3g} at the start): targets this easy carry little information about "
+            "the input, though loss and standard deviations look good. Trust a probe, not the loss. "
             + POSITION_ADVICE[name](options),
             False,
         )
@@ -222,7 +223,7 @@ def _gradients(name: str, series: Series, options: Options) -> Iterable[tuple[st
         yield (
             "always_clipped",
             f"The norm of the gradient is {median(norms):.3g}, over a hundred times optim.max_grad_norm={limit:g}, "
-            f"in {series.patience} log lines in a row: the limit cuts every step instead of the odd one. Raise it to "
+            f"in {series.patience} log lines in a row: the limit clips every step instead of single ones. Raise it to "
             f"about {2 * median(norms):.2g}, or lower optim.lr if the norm grows.",
             False,
         )
@@ -250,7 +251,7 @@ def _fast_teacher(name: str, series: Series, options: Options) -> Iterable[tuple
 
 
 def judge_run(window: Series, options: Options) -> Iterator[Finding]:
-    """Findings about the run as a whole after its newest record."""
+    """Yield findings about the run as a whole after its newest record."""
     if window.always("data_wait", lambda value: value > DATA_WAIT_ALARM):
         share = 100 * mean(window.last("data_wait"))
         yield Finding(
@@ -263,7 +264,7 @@ def judge_run(window: Series, options: Options) -> Iterator[Finding]:
 
 
 def judge_mask(name: str, record: dict[str, Any], options: Options) -> Iterator[Finding]:
-    """Findings about the first record's mask."""
+    """Yield findings about the mask of the first record."""
     share = record.get("masked_fraction")
     if share is not None and not 0.1 <= share <= 0.95:
         amount = "almost nothing is visible to predict from" if share > 0.5 else "hardly anything is left to predict"
@@ -276,7 +277,7 @@ def judge_mask(name: str, record: dict[str, Any], options: Options) -> Iterator[
 
 
 def modality_key(options: Options, name: str) -> str:
-    """Where a run sets the masks and targets of a modality: with `backbone` there is one, without a section."""
+    """Return the option section with the masks and targets of a modality; `backbone` runs have no own section."""
     return "model" if options.backbone is not None else f"model.{name}_config"
 
 
@@ -291,7 +292,7 @@ def _speech_advice(options: Options) -> str:
     width = f"model.audio_config.conv_pos_width{', now ' + now if now else ''}"
     narrow = f"narrow the position convolutions ({width}), " if options.backbone is None else ""
     return (
-        "Cut windows of random length (audio.transform.crop_seconds=[1.0, 2.0]) out of a stream of recordings "
+        "Cut windows of random length (audio.transform.crop_seconds=[1.0, 2.0]) from a stream of recordings "
         f"(audio.transform.concat_group=true), {narrow}or raise model.ema_decay."
     )
 
@@ -301,9 +302,9 @@ POSITION_ADVICE: dict[str, Callable[[Options], str]] = {
         "Let documents start anywhere (longer or packed texts), mask more, or raise model.ema_decay."
     ),
     "vision": lambda options: (
-        "Vary where things are (vision.transform.crop_scale=[0.4, 1.0]), mask more, or raise model.ema_decay if the "
-        "teacher follows within a few steps."
+        "Vary the position of objects (vision.transform.crop_scale=[0.4, 1.0]), mask more, or raise model.ema_decay "
+        "if the teacher follows within a few steps."
     ),
     "audio": _speech_advice,
 }
-"""How to keep targets from being told by their position."""
+"""Advice against targets that are predictable from their position."""

@@ -1,8 +1,8 @@
 """Operations of a training step over an encoder of transformers, by the rules of `flops.py`.
 
-Nobody can write down a formula for every encoder of the Hub. Its forward pass is counted by PyTorch, on a copy without
-memory (the meta device) and for a few lengths; in between and beyond, matrix products and convolutions grow with the
-length, attention with its square, so that three lengths tell all.
+There is no common formula for the encoders on the Hub. PyTorch counts the forward pass, on a copy without memory (the
+meta device), for three lengths; matrix products and convolutions grow linearly with the length, attention with its
+square, so that three lengths determine the others.
 
 Shapes: as in `flops.py`.
 """
@@ -29,22 +29,22 @@ logger = logging.getLogger(__name__)
 FlopCounter = Callable[[str, dict[str, Tensor]], int]
 """Operations of a collated micro-batch of a modality."""
 LENGTHS = (4, 8, 16)
-"""Tokens of the inputs that are counted; any encoder takes so few."""
+"""Tokens of the counted inputs, few enough for any encoder."""
 
 
 class BackboneFlops:
-    """Operations of a micro-batch.
+    """Counter of the operations of a micro-batch.
 
     Args:
-        config: of the pretraining model.
+        config: Configuration of the pretraining model.
 
     Raises:
-        RuntimeError: the encoder's pass depends on values, which inputs without memory do not have.
+        RuntimeError: The encoder's pass depends on values, which inputs without memory do not have.
     """
 
     def __init__(self, config: BackbonePreTrainingConfig):
         self.config = config
-        # PyTorch knows the operations of matrix products, not those of every fused kernel.
+        # PyTorch counts the operations of matrix products, but not those of every fused kernel.
         plain = copy.deepcopy(config)
         plain.encoder_options = {**(config.encoder_options or {}), "attn_implementation": "eager"}
         with torch.device("meta"), torch.random.fork_rng(devices=[]):
@@ -56,20 +56,20 @@ class BackboneFlops:
         self.counts = [_forward_flops(encoder, config.example(length, "meta")) for length in self.lengths]
 
     def __call__(self, modality: str, inputs: dict[str, Tensor]) -> int:
-        """Operations of all parts together, for a collated batch on the CPU."""
+        """Return the operations of all parts, for a collated batch on the CPU."""
         samples, masks, tokens = inputs["mask"].shape
         return sum(self.parts(samples, masks, tokens, int(inputs["mask"].sum())).values())
 
     def parts(self, samples: int, masks: int, tokens: int, masked: int, gradients: bool = True) -> dict[str, int]:
-        """Operations by part: student and head (each with its gradients, if any), and teacher.
+        """Return operations by part: student and head (each with gradients, if any), and teacher.
 
         Args:
             samples, masks, tokens: B, M and T.
             masked: N.
-            gradients: whether there is a backward pass.
+            gradients: Whether there is a backward pass.
         """
         config, one, passes = self.config, self.forward(tokens), 3 if gradients else 1
-        # The gradient of the pixels is not needed, that of a waveform is computed by the encoders themselves.
+        # The gradient of the pixels is not needed; encoders compute that of a waveform.
         patches = tokens * config.num_channels * config.patch_size**2 if config.modality == "vision" else 0
         unneeded = 2 * patches * config.hidden_size if gradients else 0
         return {
@@ -79,7 +79,7 @@ class BackboneFlops:
         }
 
     def forward(self, tokens: int) -> int:
-        """Operations of the encoder on one sample of so many tokens."""
+        """Return the operations of the encoder on one sample of `tokens` tokens."""
         total = 0.0
         for place, count in zip(self.lengths, self.counts, strict=True):
             weight = 1.0
@@ -90,14 +90,14 @@ class BackboneFlops:
 
 
 def step_flops(config: Any) -> FlopCounter | None:
-    """Counter for a pretraining model; None where nothing can be counted."""
+    """Return a counter for a pretraining model; None where nothing can be counted."""
     if isinstance(config, Data2VecConfig):
         return StepFlops(config)
     if not isinstance(config, BackbonePreTrainingConfig):
         return None
     try:
         return BackboneFlops(config)
-    except Exception as error:  # what an encoder of the Hub raises without memory or at these lengths, nobody knows
+    except Exception as error:  # encoders of the Hub may raise anything without memory or at these lengths
         logger.warning(
             "The operations of %s cannot be counted, so the log has no utilisation: %s",
             config.encoder_class,
@@ -107,7 +107,7 @@ def step_flops(config: Any) -> FlopCounter | None:
 
 
 def _forward_flops(encoder: PreTrainedModel, values: Tensor) -> int:
-    """Operations of one forward pass, as PyTorch counts them."""
+    """Return the operations of one forward pass, as PyTorch counts them."""
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         encoder(**{encoder.main_input_name: values})
     return counter.get_total_flops()

@@ -2,10 +2,10 @@
 
 Blocks and decoder are counted by formula, as what they leave out depends on the masks; front ends by PyTorch.
 
-Counted are matrix products and convolutions, two operations for each multiplication with its addition: student and
-teacher forward, and twice the student's for its gradients. Norms, activations, masks and the optimizer are not, nor
-what gradient checkpointing or fused attention compute again: this is the work that the method asks for, padding
-included. Nothing here touches the accelerator.
+Matrix products and convolutions are counted, with two operations per multiply-add: student and teacher forward, and
+twice the student's for its gradients. Norms, activations, masks, the optimizer and recomputation by gradient
+checkpointing or fused attention are not counted: this is the work of the method, padding included. The accelerator is
+not used.
 
 Shapes: B samples, M masks per sample, T tokens, V visible tokens (the most of the batch), E extra tokens, D hidden
 size, N masked tokens over all samples and masks.
@@ -29,7 +29,7 @@ from modeling_d2v.positions import ConvPositions
 
 
 class BatchShape(NamedTuple):
-    """What the work of a micro-batch depends on."""
+    """Sizes that determine the operations of a micro-batch."""
 
     samples: int
     """B."""
@@ -46,14 +46,14 @@ class BatchShape(NamedTuple):
 
     @property
     def tokens(self) -> int:
-        """T."""
+        """Return T, the number of tokens."""
         return math.prod(self.grid)
 
 
 class FrontEndFlops:
     """Operations of a front end on one sample, as PyTorch counts them on a copy without memory (the meta device).
 
-    Those on a sequence grow with its length in a straight line, so that two lengths tell all.
+    Those on a sequence are linear in its length, so two lengths determine them.
 
     Args:
         config: of the model.
@@ -71,7 +71,7 @@ class FrontEndFlops:
         self._line: tuple[np.ndarray, np.ndarray] | None = None
 
     def local(self, shape: tuple[int, ...]) -> tuple[int, int]:
-        """Operations of the first layer and of the others on an input of `shape`, batch left out."""
+        """Return the operations of the first layer and of the others on an input of `shape`, batch left out."""
         if isinstance(self._encoder.first_layer, nn.Embedding):
             return 0, 0  # tables are looked up
         if len(shape) > 1:
@@ -86,7 +86,7 @@ class FrontEndFlops:
         return tuple(map(round, start + slope * length))
 
     def positions(self, tokens: int) -> int:
-        """Operations of convolutional positions on one row."""
+        """Return the operations of convolutional positions on one row."""
         sizes = [(conv.weight.numel(), conv.kernel_size[0]) for conv in self._convolutions]
         return sum(2 * count * _places(tokens, kernel) for count, kernel in sizes)
 
@@ -108,10 +108,10 @@ class FrontEndFlops:
 
 
 class StepFlops:
-    """Operations of a micro-batch.
+    """Counter of the operations of a micro-batch.
 
     Args:
-        config: of the model.
+        config: Configuration of the model.
     """
 
     def __init__(self, config: Data2VecConfig):
@@ -120,11 +120,11 @@ class StepFlops:
         self.front_ends: dict[str, FrontEndFlops] = {}
 
     def __call__(self, modality: str, inputs: dict[str, Tensor]) -> int:
-        """Operations of all parts together, for a collated batch on the CPU."""
+        """Return the operations of all parts, for a collated batch on the CPU."""
         return sum(self.parts(modality, self.shape(modality, inputs)).values())
 
     def shape(self, modality: str, inputs: dict[str, Tensor]) -> BatchShape:
-        """Shape of a collated batch: the input, "mask" (B, M, T), and "attention_mask" where something is padded."""
+        """Return the shape of a collated batch: input, "mask" (B, M, T), and "attention_mask" if there is padding."""
         settings = self.config.modality_config(modality)
         mask, values = inputs["mask"], inputs[MODALITIES[modality].input_name]
         samples, masks, tokens = mask.shape
@@ -137,7 +137,7 @@ class StepFlops:
         return BatchShape(samples, inputs, grid, masks, max(int(visible.max()), 1), int(mask.sum()))
 
     def parts(self, modality: str, shape: BatchShape, gradients: bool = True) -> dict[str, int]:
-        """Operations by part: front end, student blocks, decoder (each with its gradients, if any), and teacher."""
+        """Return operations by part: front end, student blocks, decoder (with gradients, if any), and teacher."""
         settings = self.config.modality_config(modality)
         if modality not in self.front_ends:
             self.front_ends[modality] = FrontEndFlops(self.config, modality)
@@ -159,14 +159,14 @@ class StepFlops:
         }
 
     def _blocks(self, modality: str, length: int) -> int:
-        """Prenet and shared blocks on one row of `length` tokens."""
+        """Return the operations of prenet and shared blocks for one row of `length` tokens."""
         config = self.config
         linear = 2 * length * config.hidden_size * (4 * config.hidden_size + 2 * config.intermediate_size)
         attention = 4 * length * length * config.hidden_size
         return (config.modality_config(modality).prenet_depth + config.num_hidden_layers) * (linear + attention)
 
     def _decoder(self, modality: str, shape: BatchShape) -> int:
-        """Decoder at all places, its projection at the masked ones."""
+        """Return the operations of the decoder at all positions and its projection at the masked ones."""
         settings, width, total = self.config.modality_config(modality), self.config.hidden_size, 0
         if self.drop:
             for _ in range(settings.decoder_layers):
@@ -178,12 +178,12 @@ class StepFlops:
 
 
 def projection(settings: Any, width: int, after: int) -> int:
-    """The layers that lead from the width of a decoder to that of the targets, of one token.
+    """Return the operations, per token, of the layers from the width of a decoder to that of the targets.
 
     Args:
-        settings: configuration of the modality.
-        width: that they start from.
-        after: that they end with.
+        settings: Configuration of the modality.
+        width: Input width of the layers.
+        after: Output width of the layers.
     """
     layers, hidden = settings.decoder_projection_layers, int(width * settings.decoder_projection_ratio)
     widths = [width, *[hidden] * (layers - 1), after] if layers else []
@@ -191,7 +191,7 @@ def projection(settings: Any, width: int, after: int) -> int:
 
 
 def _convolution(places: tuple[int, ...], kernel: int, inputs: int, outputs: int, groups: int) -> int:
-    """A convolution over time or over a grid that keeps the size."""
+    """Return the operations of a convolution that keeps the size; an even kernel computes one place more per side."""
     total = 2 * inputs * outputs // groups
     for length in places:
         total *= _places(length, kernel) * kernel

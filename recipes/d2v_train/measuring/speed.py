@@ -1,7 +1,7 @@
-"""How fast a run is, and which share of the machine's own matrix-product rate it uses.
+"""Speed of a run, and its share of the machine's measured matrix-product rate.
 
 Everything is counted on the host, from the batches before they go to the device: no synchronisation is added. Padding
-is work but no token. What is not training (checkpoints, probes) is left out of the time by `paused`.
+counts as work but not as tokens. `paused` excludes the time of checkpoints and probes.
 """
 
 from __future__ import annotations
@@ -19,22 +19,21 @@ from d2v_train.support.processes import ONE_PROCESS, Processes
 
 
 SPEED_FACTS = ("samples_per_s", "tokens_per_s", "step_seconds", "utilisation", "data_wait", "peak_memory_gib")
-"""What `SpeedMeter.facts` measures: different in every run of the same options."""
+"""Measurements of `SpeedMeter.facts`, which differ between runs of the same options."""
 DTYPES = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def matmul_peak(device: torch.device, dtype: torch.dtype, seconds: float = 0.05) -> float:
-    """Operations a second of square matrix products on random data, the best of those that fit into the time.
+    """Return the best rate of square matrix products on random data, in operations per second.
 
     Args:
-        device: that the run computes on; on a CPU with the threads of this process.
-        dtype: that its matrix products have.
-        seconds: for the repetitions; there are at least eight, of which the first only warms up.
+        device: Device of the run; a CPU is measured with the threads of this process.
+        dtype: Dtype of the products.
+        seconds: Time of the repetitions; there are at least eight, of which the first is a warm-up.
     """
-    # On a busy CPU other programs get their turn in the middle of a product, and their time counts. Of several short
-    # ones some are spared.
+    # On a busy CPU other programs interrupt products; of several short ones some are not interrupted.
     size = 8192 if device.type == "cuda" else 512
-    generator = torch.Generator(device).manual_seed(0)  # the random states of the run are not this file's to move
+    generator = torch.Generator(device).manual_seed(0)  # does not change the random states of the run
     a, b = (torch.randn(size, size, device=device, generator=generator).to(dtype) for _ in range(2))
     times: list[float] = []
     opened = time.perf_counter()
@@ -48,25 +47,25 @@ def matmul_peak(device: torch.device, dtype: torch.dtype, seconds: float = 0.05)
 
 
 def peak_memory_gib(device: torch.device) -> float:
-    """Most memory held so far: of the accelerator where there is one, else of the process."""
+    """Return the peak memory in GiB: of the accelerator if there is one, else of the process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**30
-    import resource  # not on Windows, where a run can be published though not trained
+    import resource  # missing on Windows, where a run can be published but not trained
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (2**30 if sys.platform == "darwin" else 2**20)
 
 
 class SpeedMeter:
-    """Speeds of a log interval, over all processes.
+    """Meter of the speeds of a log interval, over all processes.
 
     Args:
-        processes: of the run.
-        flops: counts the operations of a micro-batch; None leaves the utilisation out.
+        processes: Processes of the run.
+        flops: Counter of the operations of a micro-batch; None omits the utilisation.
 
     Attributes:
-        peak: matrix-product rate of all processes together in operations a second; 0 before `measure_peak`.
-        waited: seconds of this interval spent waiting for data.
+        peak: Matrix-product rate of all processes together in operations per second; 0 before `measure_peak`.
+        waited: Seconds of this interval spent waiting for data.
     """
 
     def __init__(self, processes: Processes = ONE_PROCESS, flops: FlopCounter | None = None):
@@ -76,19 +75,19 @@ class SpeedMeter:
         self.open()
 
     def open(self) -> None:
-        """Starts the clock of an interval."""
+        """Start the clock of an interval."""
         self.opened, self.waited, self.idle = time.perf_counter(), 0.0, 0.0
         self.steps = self.samples = self.tokens = self.operations = 0
 
     def measure_peak(self, dtype: torch.dtype) -> float:
-        """Measures the matrix-product rate, in all processes at once as they train. Every process must call it."""
+        """Measure the matrix-product rate in all processes at once. Every process must call it."""
         device = self.processes.device
         own = torch.tensor(matmul_peak(device, dtype), dtype=self.dtype, device=device)
         self.peak = self.processes.sum(own).item()
         return self.peak
 
     def count(self, batches: Sequence[MicroBatch]) -> None:
-        """Adds a step's micro-batches of this process, as the loader gives them."""
+        """Add a step's micro-batches of this process, as the loader gives them."""
         self.steps += 1
         for batch in batches:
             self.samples += len(batch.inputs["mask"])
@@ -97,7 +96,7 @@ class SpeedMeter:
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Leaves out of the interval what is done inside."""
+        """Exclude the time spent in the `with` block from the interval."""
         before = time.perf_counter()
         try:
             yield
@@ -105,7 +104,7 @@ class SpeedMeter:
             self.idle += time.perf_counter() - before
 
     def facts(self) -> dict[str, float]:
-        """`SPEED_FACTS` of the interval that ends here; the next one begins. Every process must call it."""
+        """Return `SPEED_FACTS` of the interval and begin the next one. Every process must call it."""
         elapsed = max(time.perf_counter() - self.opened - self.idle, 1e-9)
         device = self.processes.device
         sums = torch.tensor([self.samples, self.tokens, self.operations], dtype=self.dtype, device=device)

@@ -1,4 +1,4 @@
-"""Average the metrics of the steps between two records of the log."""
+"""Averages of the metrics of the steps between two records of the log."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from d2v_train.support.text import duration
 
 
 class StepMeter:
-    """Collects what the forward passes of a log interval report, and makes its record.
+    """Collector of the metrics of a log interval, which makes its record.
 
     Args:
-        processes: of the run; sums stay on the device of this one.
-        speed: what else it asks for its records.
+        processes: Processes of the run; sums stay on the device of this one.
+        speed: Meter of the speeds in the records.
 
     Attributes:
-        samples: samples seen since the run began.
+        samples: Samples seen since the run began.
     """
 
     def __init__(self, processes: Processes, speed: SpeedMeter):
@@ -33,7 +33,7 @@ class StepMeter:
         self.samples = 0
 
     def collect(self, batch: MicroBatch, output: Any, first: bool) -> None:
-        """Adds what a forward pass reports to the window; `first` of its modality in the step counts the step."""
+        """Add the metrics of a forward pass; `first` of its modality in the step counts the step."""
         # A step's loss is the sum over micro-batches and processes: one process's first part carries its weight.
         weight = int(first and self.processes.main)
         self.window.add(f"{batch.modality}/loss", output.loss, weight)
@@ -41,22 +41,22 @@ class StepMeter:
             self.window.add(f"{batch.modality}/loss_{name}", value, weight)
         masks = batch.inputs["mask"].shape[1]
         self.window.add(f"{batch.modality}/masked_fraction", output.num_items, batch.tokens * masks)
-        # Once an interval is enough for what is only watched.
+        # Once per interval is enough for values that are only watched.
         if f"{batch.modality}/target_std" not in self.window.sums:
             self.watch.collect(batch.modality, output)
         self.window.add("samples", len(batch.inputs["mask"]))
 
     def add_grad_norm(self, norm: Tensor, moved: bool) -> None:
-        """Adds the gradient norm of a step; one that was skipped does not count."""
+        """Add the gradient norm of a step; that of a skipped step does not count."""
         self.window.add("grad_norm", norm if moved else 0.0, int(moved))
 
     def finish_step(self) -> None:
-        """Adds what was measured of the step's targets. Every process must call it at the end of each step."""
+        """Add the measures of the step's targets. Every process must call it at the end of each step."""
         for name, value in self.watch.finish(self.processes.sum).items():
             self.window.add_if_known(name, value)
 
     def record(self) -> dict[str, Any]:
-        """Means and speeds of the interval that ends here; the next one begins. Every process must call it."""
+        """Return means and speeds of the interval and begin the next one. Every process must call it."""
         samples = self.window.sums["samples"]
         means = self.window.means(self.processes.sum)
         self.samples += round(self.processes.sum(samples).item())
@@ -65,11 +65,11 @@ class StepMeter:
         return record | {"samples": self.samples} | self.speed.facts()
 
     def state_dict(self) -> dict[str, int]:
-        """Return what all processes have in common; the window is a state of each of them."""
+        """Return the state that all processes share; each process keeps its own window."""
         return {"samples": self.samples}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Go on with the state of a checkpoint."""
+        """Continue with the state of a checkpoint."""
         self.samples = state["samples"]
 
 
@@ -86,26 +86,26 @@ class MetricsWindow:
         self.clear()
 
     def clear(self) -> None:
-        """Starts the next interval."""
+        """Start the next interval."""
         self.sums: dict[str, Tensor] = {}
         self.counts: Counter[str] = Counter()
 
     def add(self, name: str, value: Tensor | float, count: Tensor | float = 1) -> None:
-        """Adds a value to a sum; `count` is its weight in the mean, 0 for all but the first part of a sum."""
+        """Add a value to a sum; `count` is its weight in the mean, 0 for all but the first part of a sum."""
         value = torch.as_tensor(value, dtype=self.dtype, device=self.device).detach()
         self.sums[name] = self.sums[name] + value if name in self.sums else value
         self.counts[name] += count
 
     def add_if_known(self, name: str, value: Tensor) -> None:
-        """Adds a value that is NaN where nothing could be measured; such a value does not count in the mean."""
+        """Add a value; NaN means that nothing could be measured and does not count in the mean."""
         known = value.isfinite()
         self.add(name, value.nan_to_num(0.0, 0.0, 0.0), known.to(self.dtype))
 
     def means(self, reduce=None) -> dict[str, float]:
-        """Means over the interval; what was counted nowhere is left out.
+        """Return the means over the interval, without values that were not counted.
 
         Args:
-            reduce: sums a tensor over all processes; every process must hold the same names.
+            reduce: Sums a tensor over all processes, which must have the same names.
         """
         if not self.sums:
             return {}
@@ -120,25 +120,25 @@ class MetricsWindow:
         return {name: mean for name, mean, count in zip(names, means, counts, strict=True) if count}
 
     def state_dict(self) -> dict[str, Any]:
-        """Return JSON values: this process's part of an interval that a checkpoint cuts in two."""
+        """Return this process's part of an unfinished interval, as JSON values."""
         return {
             "sums": {name: value.item() for name, value in self.sums.items()},
             "counts": {name: float(count) for name, count in self.counts.items()},
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on with the interval of a state."""
+        """Continue with the interval of a state."""
         self.clear()
         for name, value in state["sums"].items():
             self.add(name, value, state["counts"][name])
 
 
 def one_line(record: dict[str, Any], max_steps: int) -> str:
-    """A log record for people: the losses, what tells whether learning goes well, speed and time left."""
+    """Return a human-readable log record: losses, signs of learning, speed and remaining time."""
     shown = [f"step {record['step']}/{max_steps}"]
     shown += [f"{name.removesuffix('/loss')} {value:.4g}" for name, value in record.items() if name.endswith("/loss")]
     shown.append(f"lr {record['lr']:.2e}")
-    if "grad_norm" in record:  # not after an interval whose steps were all skipped
+    if "grad_norm" in record:  # missing if all steps of the interval were skipped
         shown.append(f"grad {record['grad_norm']:.3g}")
     shown.append(f"{record['samples_per_s']:.1f} samples/s")
     if "utilisation" in record:

@@ -1,8 +1,8 @@
-"""What loss and standard deviations do not tell: whether the targets are worth predicting.
+"""Measures of whether the targets are worth predicting, which loss and standard deviations do not show.
 
 A run can bring its loss near zero, keep a healthy standard deviation and still learn nothing, when the targets become
-a function of the position, or of what is beside them. All measures come from sums, which are added up over the
-micro-batches and the processes of a step: one process and many measure the same.
+a function of the position, or of their neighbours. All measures are computed from sums over the micro-batches and
+processes of a step: they do not depend on the number of processes.
 
 Shapes: B samples, M masks per sample, T tokens, D channels, N masked tokens.
 """
@@ -17,22 +17,22 @@ from torch import Tensor
 
 
 MAX_SAMPLES = 32
-"""Samples of a micro-batch that are looked at; what is only watched may not cost much."""
+"""Samples of a micro-batch that are measured, to keep the cost low."""
 MAX_ROWS = 4096
-"""Masked tokens of a micro-batch that are looked at, evenly spaced."""
+"""Masked tokens of a micro-batch that are measured, evenly spaced."""
 MAX_POSITIONS = 512
-"""Positions whose share in the targets is told, the first ones."""
+"""First positions, for which the share explained by position is measured."""
 MAX_CHANNELS = 256
-"""Channels whose effective rank is told, evenly spaced; the eigenvalues of more would take too long."""
+"""Channels of the effective rank, evenly spaced; the eigenvalues of more would take too long."""
 
 
 class TargetSums:
     """Sums over the masked tokens of one step of a modality.
 
     Args:
-        width: channels of the targets (D).
-        device: where the sums stay.
-        dtype: of the sums; sums of squares need float64 where the device has it.
+        width: Channels of the targets (D).
+        device: Device of the sums.
+        dtype: Type of the sums; sums of squares need float64 where the device has it.
     """
 
     def __init__(self, width: int, device: torch.device, dtype: torch.dtype = torch.float64):
@@ -59,12 +59,12 @@ class TargetSums:
 
     @torch.no_grad()
     def add(self, targets: Tensor, predictions: Tensor, mask: Tensor, local_std: Tensor | None = None) -> None:
-        """Adds a micro-batch.
+        """Add a micro-batch.
 
         Args:
             targets, predictions: (N, D), rows in the order of `mask`.
             mask: (B, M, T), True = masked.
-            local_std: of the local encoder's features.
+            local_std: Standard deviation of the local encoder's features.
         """
         mask = mask[:MAX_SAMPLES]
         count = int(mask.sum())
@@ -84,10 +84,10 @@ class TargetSums:
             self.sums["local"] += torch.stack([variance, torch.ones_like(variance)])
 
     def _add_positions(self, targets: Tensor, mask: Tensor) -> None:
-        """Sums by position and of differences between neighbours, each target once however many masks hide it."""
+        """Add sums by position and of differences between neighbours, each target once over all masks."""
         sample, _, position = mask.nonzero(as_tuple=True)
         present = mask.any(dim=1)
-        # The masks of a sample share their targets: writing one over the other changes nothing.
+        # The masks of a sample share their targets, so overwriting changes nothing.
         dense = targets.new_zeros((*present.shape, targets.shape[1]), dtype=torch.float32)
         dense[sample, position] = targets.float()
         both = present[:, 1:] & present[:, :-1]
@@ -102,19 +102,19 @@ class TargetSums:
 
     @torch.no_grad()
     def measures(self, reduce: Callable[[Tensor], Tensor] = lambda sums: sums) -> dict[str, Tensor]:
-        """What the sums tell, as scalars; NaN where nothing could be measured.
+        """Return the measures as scalars; NaN where nothing could be measured.
 
         - `target_std`, `prediction_std`: mean over channels of the standard deviation over tokens; near 0 after a
           collapse. `local_std`: of the local encoder's features, within a micro-batch.
         - `target_rank`, `prediction_rank`: exponential of the entropy of the normalised eigenvalues of the
-          covariance, the number of directions that are in use; near 1 after a collapse to one direction.
+          covariance, the number of directions in use; near 1 after a collapse to one direction.
         - `explained_by_prediction`: share of the targets' variance that the predictions explain.
-        - `explained_by_position`: share that is the same in all samples at the same position, estimated from pairs of
-          different samples, so that few samples do not pass for a common part; it may fall a little below 0.
-        - `explained_by_neighbour`: share that is the same in the next token.
+        - `explained_by_position`: share that is equal in all samples at the same position, estimated from pairs of
+          different samples, which is unbiased for few samples; it may be slightly negative.
+        - `explained_by_neighbour`: share that is equal in the next token.
 
         Args:
-            reduce: sums a tensor over all processes.
+            reduce: Sums a tensor over all processes.
         """
         flat = reduce(torch.cat([value.flatten() for value in self.sums.values()]))
         pieces = flat.split([value.numel() for value in self.sums.values()])
@@ -139,10 +139,10 @@ class TargetSums:
 
 
 def effective_rank(covariance: Tensor) -> Tensor:
-    """Exponential of the entropy of the normalised eigenvalues of a covariance (D, D); NaN if it is not finite."""
+    """Return exp of the entropy of the normalised eigenvalues of a covariance (D, D); NaN if it is not finite."""
     if not covariance.isfinite().all():
         return covariance.new_tensor(float("nan"))
-    # On the CPU: the matrix is small, and not every accelerator knows its eigenvalues.
+    # On the CPU: the matrix is small, and not every accelerator supports eigenvalues.
     shares = torch.linalg.eigvalsh(covariance.cpu().double()).clamp(min=0)
     shares = shares / shares.sum().clamp(min=1e-30)
     return torch.special.entr(shares).sum().exp().to(covariance)
@@ -159,11 +159,11 @@ def _position_share(sums: dict[str, Tensor]) -> Tensor:
 
 
 class TargetWatch:
-    """Measures each modality in one step of every log interval.
+    """Measurement of each modality in one step of every log interval.
 
     Args:
-        device: where sums stay.
-        dtype: of the sums.
+        device: Device of the sums.
+        dtype: Type of the sums.
     """
 
     def __init__(self, device: torch.device, dtype: torch.dtype):
@@ -171,13 +171,13 @@ class TargetWatch:
         self.sums: dict[str, TargetSums] = {}
 
     def collect(self, modality: str, output: Any) -> None:
-        """Adds a forward pass of the step that is measured."""
+        """Add a forward pass of the step that is measured."""
         if modality not in self.sums:
             self.sums[modality] = TargetSums(output.targets.shape[1], self.device, self.dtype)
         self.sums[modality].add(output.targets, output.predictions, output.mask, output.local_std)
 
     def finish(self, reduce: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
-        """Measures of the step by `modality/name`; every process must call it at the end of the step."""
+        """Return the step's measures by `modality/name`; every process must call it at the end of the step."""
         found = {f"{modality}/{name}": value
                  for modality, sums in self.sums.items() for name, value in sums.measures(reduce).items()}  # fmt: skip
         self.sums = {}

@@ -1,7 +1,7 @@
-"""Runs over an encoder of transformers (`backbone=...`): what it takes, its configuration and model, what comes out.
+"""Runs over an encoder of transformers (`backbone=...`): its inputs, configuration and model.
 
-The encoder decides the modality and how its inputs are prepared: its tokenizer, the colours and sizes of its image
-processor, whether its feature extractor standardises recordings. The program adds data, masks and training.
+The encoder determines the modality and the input preparation: its tokenizer, colours and sizes of its image processor,
+standardisation of its feature extractor. The program adds data, masks and training.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ PLAIN_FOLDER = "final_backbone"
 
 
 def complete_options(options: Options) -> Options:
-    """The options with what the encoder brings for what they do not say: tokenizer, colours, standardisation.
+    """Complete the options with tokenizer, colours and standardisation of the encoder where they are unset.
 
     Raises:
-        OptionError: the encoder cannot be read, takes another modality than the run has, or another sampling rate.
+        OptionError: The encoder cannot be read, or has another modality or sampling rate than the run.
     """
     if options.backbone is None:
         return options
@@ -40,8 +40,8 @@ def complete_options(options: Options) -> Options:
     modality = encoder_modality(encoder_config(options.backbone), f"backbone={options.backbone}")
     if modality != name:
         raise OptionError(
-            f"backbone={options.backbone} is an encoder of {modality}, and the run has a section for {name}. Give the "
-            f"section {modality} instead."
+            f"backbone={options.backbone} is an encoder of {modality}, but the run has a section for {name}. Replace "
+            f"it by a section {modality}."
         )
     section = getattr(options, name)
     if DATA_KINDS[name].has_tokenizer:
@@ -52,19 +52,19 @@ def complete_options(options: Options) -> Options:
 
 
 def encoder_modality(config: Any, where: str) -> str:
-    """Modality of an encoder of transformers.
+    """Return the modality of an encoder of transformers.
 
     Args:
-        config: of the encoder.
-        where: it is from, for messages.
+        config: Configuration of the encoder.
+        where: Its source, for messages.
 
     Raises:
-        OptionError: it is one of this package, or what it takes cannot be masked.
+        OptionError: The encoder is one of this package, or its inputs cannot be masked.
     """
     if isinstance(config, BackbonePreTrainingConfig):
         raise OptionError(
-            f"{where} holds a whole pretraining model. Name its plain encoder: the folder {PLAIN_FOLDER} of its run, "
-            "which is there when the run is finished."
+            f"{where} holds a pretraining model. Use its plain encoder instead: the folder {PLAIN_FOLDER} of its run, "
+            "which exists when the run is finished."
         )
     if isinstance(config, Data2VecConfig):
         raise OptionError(f"{where} is a model of this package: start from it with init_from instead.")
@@ -80,10 +80,10 @@ def encoder_modality(config: Any, where: str) -> str:
 
 
 def encoder_config(backbone: str) -> Any:
-    """Configuration of the encoder.
+    """Return the configuration of the encoder.
 
     Raises:
-        OptionError: there is no such folder or repository, or it holds no model of transformers.
+        OptionError: There is no such folder or repository, or it does not hold a model of transformers.
     """
     try:
         return AutoConfig.from_pretrained(backbone)
@@ -95,11 +95,11 @@ def encoder_config(backbone: str) -> Any:
 
 
 def load_processor(source: str, modality: str) -> Any:
-    """Tokenizer, image processor or feature extractor beside a model, as it is; None where there is none.
+    """Load the tokenizer, image processor or feature extractor beside a model; None where there is none.
 
     Args:
-        source: folder or name on the Hub, of a tokenizer for text.
-        modality: of what is to be prepared.
+        source: Folder or name on the Hub, of a tokenizer for text.
+        modality: Modality of the inputs.
     """
     kind = DATA_KINDS[modality]
     try:
@@ -107,25 +107,25 @@ def load_processor(source: str, modality: str) -> Any:
     except (OSError, ValueError, ImportError):
         if kind.has_tokenizer:  # without it there are no inputs at all
             raise
-        logger.warning("There is nothing beside %s that prepares its inputs: defaults are used.", source)
+        logger.warning("%s has no processor for its inputs: defaults are used.", source)
         return None
 
 
 def input_settings(modality: str, processor: Any) -> dict[str, Any]:
-    """Options of the transform that do what a processor does; none where there is no processor.
+    """Return the transform options that match a processor; empty without one.
 
     Raises:
-        ValueError: it takes recordings of another sampling rate than the data is read at.
+        ValueError: The processor expects another sampling rate than that of the data.
     """
     return {} if processor is None else DATA_KINDS[modality].transform.of_processor(processor)
 
 
 def build_backbone_config(options: Options, tokenizer: Any = None) -> BackbonePreTrainingConfig:
-    """Configuration of the model, from that of the encoder and the `model` section; no weights are read.
+    """Build the model configuration from that of the encoder and the `model` section; no weights are read.
 
     Args:
-        options: the run's options.
-        tokenizer: for text; default: the one that the options name.
+        options: Options of the run.
+        tokenizer: Tokenizer of text. Default: the one in the options.
     """
     if tokenizer is None and options.text is not None:
         tokenizer = load_tokenizer(options.text.tokenizer or options.backbone)
@@ -134,10 +134,10 @@ def build_backbone_config(options: Options, tokenizer: Any = None) -> BackbonePr
 
 
 def wrapped_config(config: Any, tokenizer: Any = None, **settings: Any) -> BackbonePreTrainingConfig:
-    """What is found out about an encoder from its configuration; arguments and errors are those of `of`.
+    """Return the pretraining configuration for an encoder configuration; arguments and errors are those of `of`.
 
     Raises:
-        ValueError: the tokenizer has more tokens than the encoder, too.
+        ValueError: The tokenizer has more tokens than the encoder.
     """
     with torch.device("meta"):
         encoder = AutoModel.from_config(copy.deepcopy(config))
@@ -148,5 +148,5 @@ def wrapped_config(config: Any, tokenizer: Any = None, **settings: Any) -> Backb
 
 
 def build_backbone_model(options: Options, config: BackbonePreTrainingConfig) -> BackboneForPreTraining:
-    """Model with the weights of the encoder, the teacher as its copy, and a new head."""
+    """Build the model with the weights of the encoder, the teacher as its copy, and a new head."""
     return BackboneForPreTraining.from_backbone(options.backbone, config=config)

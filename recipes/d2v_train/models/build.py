@@ -15,23 +15,23 @@ from modeling_d2v import Data2VecConfig, Data2VecForPreTraining
 
 
 def build_config(options: Options, vocab_size: int | None = None) -> Data2VecConfig:
-    """Configuration of the model: preset, `init_from` or `backbone`, then the fields of the `model` section.
+    """Build the model configuration: preset, `init_from` or `backbone`, then the fields of the `model` section.
 
     Args:
-        options: the run's options.
-        vocab_size: entries of the tokenizer, which decide the size of the text embedding; None while there is none.
+        options: Options of the run.
+        vocab_size: Entries of the tokenizer, which determine the size of the text embedding; None without one.
     """
     if options.backbone is not None:
         return build_backbone_config(options)
     fields = {key: dict(value) if isinstance(value, dict) else value for key, value in options.model.items()}
     preset = fields.pop("preset", None)
     if options.init_from is not None and preset is not None:
-        raise OptionError(f"init_from already decides the model, and model.preset={preset} contradicts it. Drop one.")
+        raise OptionError(f"init_from already determines the model, so model.preset={preset} conflicts. Drop one.")
     fields.setdefault("modalities", options.modalities)
     text = fields.get("text_config") or {}
     size = text.get("vocab_size") if vocab_size is None else vocab_size
     if isinstance(size, int):
-        # The last entry is the mask token; an id of the preset's larger vocabulary would lie outside.
+        # The last entry is the mask token; the id of the preset's larger vocabulary would be out of range.
         fields["text_config"] = {"mask_token_id": size - 1, **text, "vocab_size": size}
     if options.init_from is not None:
         start = starting_config(options.init_from).to_dict()
@@ -48,10 +48,10 @@ def build_config(options: Options, vocab_size: int | None = None) -> Data2VecCon
 
 
 def starting_config(init_from: str) -> Data2VecConfig:
-    """Configuration of the checkpoint that a run starts from.
+    """Return the configuration of the checkpoint that a run starts from.
 
     Raises:
-        OptionError: there is no such folder or repository, or it holds no model, or one of another kind.
+        OptionError: There is no such folder or repository, or it does not hold a model of this package.
     """
     try:
         config = AutoConfig.from_pretrained(init_from)
@@ -74,10 +74,10 @@ def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def build_model(options: Options, config: Data2VecConfig) -> Data2VecForPreTraining:
-    """Model with the weights of `init_from` or `backbone`, or new ones that follow from the seed alone.
+    """Build the model with the weights of `init_from` or `backbone`, or with weights drawn from the seed.
 
     Raises:
-        OptionError: the weights of `init_from` do not fit the `model` section.
+        OptionError: The weights of `init_from` do not fit the `model` section.
     """
     set_seed(options.seed)
     if options.backbone is not None:
@@ -87,8 +87,8 @@ def build_model(options: Options, config: Data2VecConfig) -> Data2VecForPreTrain
             model = Data2VecForPreTraining.from_pretrained(options.init_from, config=config)
         except RuntimeError as error:
             raise OptionError(
-                f"The weights of init_from={options.init_from} do not have the shapes that the model section asks "
-                "for. Leave out of the section what changes shapes, such as hidden_size: the checkpoint decides it. "
+                f"The weights of init_from={options.init_from} do not have the shapes of the model section. Remove "
+                "settings that change shapes, such as hidden_size: the checkpoint determines them. "
                 f"({' '.join(str(error).split())})"
             ) from error
         # The decay of the teacher follows the steps of this run, not those of the one before.

@@ -1,4 +1,4 @@
-"""Encoders to look at: of this package and of transformers, trained or random."""
+"""Encoders for evaluation: of this package and of transformers, trained or random."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from modeling_d2v.modeling_data2vec import Data2VecModelOutput, masked_mean
 
 
 class PooledEncoder(nn.Module):
-    """A plain encoder that answers as those of this package do: its pooled output is the mean over real tokens.
+    """A plain encoder with the outputs of this package: its pooled output is the mean over real tokens.
 
-    Its own pooler does not serve: the objective does not reach it.
+    Its own pooler is not used, as the objective does not train it.
 
     Args:
-        config: of the pretraining model.
-        encoder: the plain one.
+        config: Configuration of the pretraining model.
+        encoder: The plain encoder.
     """
 
     def __init__(self, config: BackbonePreTrainingConfig, encoder: nn.Module):
@@ -27,7 +27,7 @@ class PooledEncoder(nn.Module):
     def forward(
         self, attention_mask: Tensor | None = None, output_hidden_states: bool = False, **inputs: Tensor
     ) -> Data2VecModelOutput:
-        """Hidden states (B, T, D) without prefix tokens, and the mean (B, D) of the last ones, of one input."""
+        """Return hidden states (B, T, D) without prefix tokens, and the mean (B, D) of the last ones."""
         (values,) = inputs.values()
         length, real, _ = self.config.tokens_of(values, attention_mask)
         if attention_mask is not None:
@@ -41,17 +41,17 @@ class PooledEncoder(nn.Module):
 
 
 def observed_encoder(model: nn.Module, weights: str = "student") -> nn.Module:
-    """The encoder of a pretraining model of either kind, with a pooled output that means the same in both."""
+    """Return the encoder of either kind of pretraining model, with a pooled output of the same meaning."""
     encoder = model.trained_encoder(weights)
     return PooledEncoder(model.config, encoder) if isinstance(model, BackboneForPreTraining) else encoder
 
 
 def load_encoder(source: str, config: Data2VecConfig | BackbonePreTrainingConfig) -> nn.Module:
-    """The same from a folder or the Hub: a model of this package, or a plain encoder of transformers.
+    """Load an encoder from a folder or the Hub: of this package, or a plain one of transformers.
 
     Args:
-        source: of its weights.
-        config: its own, or of what is around the plain encoder.
+        source: Folder or name on the Hub.
+        config: Configuration of the encoder, or of the pretraining model of a plain one.
     """
     if isinstance(config, BackbonePreTrainingConfig):
         return PooledEncoder(config, AutoModel.from_pretrained(source, dtype=torch.float32))
@@ -59,7 +59,7 @@ def load_encoder(source: str, config: Data2VecConfig | BackbonePreTrainingConfig
 
 
 def random_encoder(config: Data2VecConfig | BackbonePreTrainingConfig) -> nn.Module:
-    """The same with random weights."""
+    """Return an encoder with random weights."""
     if isinstance(config, BackbonePreTrainingConfig):
         return PooledEncoder(config, config.make_encoder())
     return Data2VecModel(config)

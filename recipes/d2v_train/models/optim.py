@@ -14,20 +14,20 @@ from d2v_train.options.sections import OptimOptions
 
 
 def has_weight_decay(name: str, parameter: nn.Parameter) -> bool:
-    """Whether a parameter decays: not 1-D ones (norms, mask tokens, layer scales), biases and ALiBi scales."""
+    """Return whether a parameter decays: not 1-D ones (norms, mask tokens, layer scales), biases and ALiBi scales."""
     return parameter.ndim > 1 and not name.endswith(("bias", "attention_bias.scale"))
 
 
 def layer_scale(name: str, config: Any, decay: float) -> float:
-    """Factor of a parameter's learning rate: `decay` to the power of its distance from the head (BEiT, section 3.1).
+    """Return the learning rate factor of a parameter: `decay` ** (distance from the head) (BEiT, section 3.1).
 
-    The front end is the lowest layer, then come prenet and shared blocks; the head, the final norm and the table of
-    relative positions that all blocks share have 1.
+    The front end is the lowest layer, followed by prenet and shared blocks; the factor of the head, the final norm and
+    the table of relative positions that all blocks share is 1.
 
     Args:
-        name: parameter of a task head or of an encoder.
+        name: Parameter of a task head or of an encoder.
         config: `Data2VecConfig` of one modality.
-        decay: factor from each layer to the one below.
+        decay: Factor from each layer to the one below.
     """
     prenet = config.modality_config(config.modalities[0]).prenet_depth
     top = prenet + config.num_hidden_layers + 1
@@ -42,24 +42,24 @@ def layer_scale(name: str, config: Any, decay: float) -> float:
 def parameter_groups(
     model: nn.Module, weight_decay: float, decay_all: bool = False, local_encoder_lr: float = 1.0
 ) -> list[dict]:
-    """Parameter groups with and without weight decay, and with a learning rate of their own for local encoders.
+    """Return parameter groups with and without weight decay, and with an own learning rate for local encoders.
 
-    What decays is `has_weight_decay`, as in the reference's composite optimizer; extra tokens and tables decay. Frozen
-    parameters (the teacher) are in no group.
+    `has_weight_decay` selects what decays, as in the reference's composite optimizer; extra tokens and tables decay.
+    Frozen parameters (the teacher) are not in any group.
 
     Args:
-        model: model with trainable parameters.
-        weight_decay: decay of those that decay.
-        decay_all: let every parameter decay.
-        local_encoder_lr: factor of the learning rate of the local encoders, kept in a group as `lr_factor`.
+        model: Model with trainable parameters.
+        weight_decay: Decay of those that decay.
+        decay_all: Let every parameter decay.
+        local_encoder_lr: Factor of the learning rate of the local encoders, stored in a group as `lr_factor`.
 
     Raises:
-        OptionError: the factor is meant for a model that has no local encoder of this package.
+        OptionError: The factor is set for a model without a local encoder of this package.
     """
     if local_encoder_lr != 1 and not any(".local_encoder." in name for name, _ in model.named_parameters()):
         raise OptionError(
             f"optim.local_encoder_lr is {local_encoder_lr}, but this model has no local encoder: an encoder of "
-            "transformers learns as a whole. Set it to 1."
+            "transformers is trained as a whole. Set it to 1."
         )
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     # The order of the groups numbers the parameters in checkpoints.
@@ -77,7 +77,7 @@ def parameter_groups(
 
 
 def build_optimizer(model: nn.Module, options: OptimOptions) -> torch.optim.AdamW:
-    """AdamW over the trainable parameters, in its fused form."""
+    """Return fused AdamW over the trainable parameters."""
     return torch.optim.AdamW(
         parameter_groups(model, options.weight_decay, options.decay_all, options.local_encoder_lr),
         lr=options.lr,
@@ -97,15 +97,15 @@ def learning_rate(
     hold_steps: int = 0,
     curve: str = "cosine",
 ) -> float:
-    """Learning rate of a step (counted from 0): linear warm-up, the peak for `hold_steps`, a fall to `least`.
+    """Return the learning rate of a step: linear warm-up, the peak for `hold_steps`, a fall to `least`.
 
-    The first step of a warm-up already learns, at peak / warmup_steps; the last step of the schedule is the last
-    one above `least`.
+    The first step of a warm-up has the rate peak / warmup_steps; the last step of the schedule is the last one above
+    `least`.
 
     Args:
-        step: finished steps.
-        peak, least: greatest and last learning rate.
-        warmup_steps, hold_steps, total_steps: of the warm-up, of the peak, and of all three stages together.
+        step: Number of finished steps.
+        peak, least: Greatest and last learning rate.
+        warmup_steps, hold_steps, total_steps: Steps of the warm-up, of the peak, and of all three stages.
         curve: "cosine" (half a period) or "exponential", which needs a `least` above 0.
     """
     if step < warmup_steps:
@@ -120,6 +120,6 @@ def learning_rate(
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, value: float) -> None:
-    """Gives all parameter groups one learning rate, times the factor of each."""
+    """Set one learning rate, times the factor of each parameter group."""
     for group in optimizer.param_groups:
         group["lr"] = value * group["lr_factor"]

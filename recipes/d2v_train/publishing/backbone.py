@@ -25,13 +25,13 @@ model = AutoModel.from_pretrained("{name}")
 
 
 def export_backbone(model: BackboneForPreTraining, folder: Path, processor: Any, card: str | None = None) -> Path:
-    """Writes the whole model to `final`, for further pretraining, and the plain encoder beside it.
+    """Write the whole model to `final`, for further pretraining, and the plain encoder beside it.
 
     Args:
-        model: the trained one.
-        folder: of the run.
-        processor: tokenizer, image processor or feature extractor, for both; None for none.
-        card: text of README.md of the plain encoder.
+        model: The trained model.
+        folder: Folder of the run.
+        processor: Tokenizer, image processor or feature extractor for both, or None.
+        card: Text of README.md of the plain encoder.
 
     Returns:
         The folder of the plain encoder, which `AutoModel` loads without this package.
@@ -56,7 +56,7 @@ def backbone_card(
     probes: Sequence[Path] = (),
     pictures: Sequence[Path] = (),
 ) -> str:
-    """Text of the card of the plain encoder; arguments and errors are those of `run_card`."""
+    """Return the text of the card of the plain encoder; arguments and errors are those of `run_card`."""
     backbone = read_yaml(run / RUN_FILE)["backbone"]
     inherited = inherited_license(backbone)
     license = choose_license(license, inherited) if license or inherited else None

@@ -1,4 +1,4 @@
-"""The finished model as a folder that `AutoModel.from_pretrained` loads, with all that prepares its inputs."""
+"""Export of the finished model to a folder that `AutoModel.from_pretrained` loads, with its input preparation."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from modeling_d2v.model_card import CARD
 def export(
     model: Any, folder: Path, transforms: dict[str, Any], tokenizer: Any = None, card: str | None = None
 ) -> Path:
-    """Writes weights, configuration, code and input preparation into `folder`.
+    """Write weights, configuration, code and input preparation into `folder`.
 
-    The folder appears whole or not at all.
+    The folder is written atomically.
 
     Args:
-        model: the trained `Data2VecForPreTraining`.
-        folder: where to write; replaced if it exists.
-        transforms: training transforms by modality, for the normalisation of images.
-        tokenizer: tokenizer of the text.
-        card: text of README.md.
+        model: The trained `Data2VecForPreTraining`.
+        folder: Destination, replaced if it exists.
+        transforms: Training transforms by modality, for the normalisation of images.
+        tokenizer: Tokenizer of text.
+        card: Text of README.md.
     """
     with write_folder(folder) as draft:
         write(draft, model, transforms, tokenizer, card)
@@ -31,7 +31,7 @@ def export(
 
 
 def write(draft: Path, model: Any, transforms: dict[str, Any], tokenizer: Any, card: str | None) -> None:
-    """Writes what `export` exports."""
+    """Write the files of an export."""
     model.save_pretrained(draft)
     input_processor(model.config, transforms, tokenizer).save_pretrained(draft)
     if card is not None:
@@ -39,17 +39,17 @@ def write(draft: Path, model: Any, transforms: dict[str, Any], tokenizer: Any, c
 
 
 def push(final: Path, repository: str) -> str:
-    """Uploads the encoder of an exported model, with a card made from the run's record.
+    """Upload the encoder of an exported model, with a card made from the run's record.
 
     Args:
-        final: the exported folder, inside that of the run.
-        repository: "user/name", or a name alone for one's own.
+        final: The exported folder, inside that of the run.
+        repository: "user/name", or a name alone for the account of the token.
 
     Returns:
         The address of the commit.
 
     Raises:
-        PublishingError: the upload failed.
-        ValueError: the licence of the weights that the run started from is not known.
+        PublishingError: The upload failed.
+        ValueError: The licence of the weights that the run started from is unknown.
     """
     return publish_checkpoint(final, repository, commit_message="Upload pretrained data2vec model").url

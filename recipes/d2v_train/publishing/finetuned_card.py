@@ -1,4 +1,4 @@
-"""The model card of a fine-tuned model: what it was made from and how, and what it reaches."""
+"""The model card of a fine-tuned model: its origin, training and results."""
 
 from __future__ import annotations
 
@@ -37,21 +37,21 @@ def finetuned_card(
     license: str | None = None,
     tags: str | list[str] = (),
 ) -> str:
-    """Text of the card, with its metadata on top.
+    """Return the text of the card, with its metadata on top.
 
     Args:
-        name: of the model.
-        results: metrics of the evaluation by name.
-        settings: what it was trained with, by name; empty if it was only evaluated.
-        repository: name on the Hub, if it is uploaded.
-        finetuned_from: name on the Hub, or folder, of the pretrained model; `None` if there was none.
-        tasks: task of the Hub, such as "text-classification".
-        dataset, dataset_args: name of the data, and of its configuration.
-        language, tags: metadata.
-        license: of the weights; default: that of the pretrained model, Apache-2.0 if there was none.
+        name: Name of the model.
+        results: Metrics of the evaluation by name.
+        settings: Settings of the training by name; empty if it was only evaluated.
+        repository: Name on the Hub, if it is uploaded.
+        finetuned_from: Name on the Hub, or folder, of the pretrained model; `None` if there was none.
+        tasks: Task of the Hub, such as "text-classification".
+        dataset, dataset_args: Name of the data, and of its configuration.
+        language, tags: Metadata.
+        license: Licence of the weights; default: that of the pretrained model, Apache-2.0 if there was none.
     """
     local = finetuned_from is not None and Path(finetuned_from).exists()
-    # A path says something about a machine, its last part about the data.
+    # The last part of a path describes the data, the rest only the machine.
     dataset = Path(dataset).name if dataset and Path(dataset).exists() else dataset or "unnamed data"
     data = f"{dataset} ({dataset_args})" if dataset_args else dataset
     metrics = {key: value for key, value in results.items() if _is_result(key)}
@@ -61,7 +61,7 @@ def finetuned_card(
         library_name="transformers",
         pipeline_tag=tasks,
         tags=["data2vec", *([tags] if isinstance(tags, str) else tags)],
-        # A folder is no name that the Hub knows, and it would refuse the card.
+        # The Hub would refuse a card with a folder instead of a model name.
         base_model=None if local else finetuned_from,
         model_name=name,
         eval_results=[

@@ -1,4 +1,4 @@
-"""Publishes checkpoints of the programs here: those of a pretraining run get a card from the run's record."""
+"""Publishing of checkpoints; those of a pretraining run get a card from the run's record."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ def publish_checkpoint(
     probes: Sequence[Path] = (),
     **options: Any,
 ) -> Publication:
-    """Uploads the folder of a run or of a model.
+    """Upload the folder of a run or of a model.
 
     Args:
-        checkpoint: the folder.
-        repo_id: "user/name", or a name alone for one's own.
-        weights, license, options: see `modeling_d2v.publishing.publish`.
-        card: text of README.md; default: the one beside the model, unless it was made from the run's record: then it
-            is made again, with the probes and pictures that came since.
-        probes: reports of recipes/probe.py for the card, beside those in the folder of the run (`probe*.json`).
+        checkpoint: The folder.
+        repo_id: "user/name", or a name alone for the account of the token.
+        weights, license, options: See `modeling_d2v.sharing.publishing.publish`.
+        card: Text of README.md. Default: the one beside the model, unless it was made from the run's record: then it
+            is made again, with newer probes and pictures.
+        probes: Reports of recipes/probe.py for the card, beside those in the folder of the run (`probe*.json`).
 
     Raises:
-        FileNotFoundError, ValueError: there is no such model, or its licence is not known.
-        PublishingError: the upload failed.
+        FileNotFoundError, ValueError: There is no such model, or its licence is unknown.
+        PublishingError: The upload failed.
     """
     folder = find_checkpoint(checkpoint)
     run = find_run(folder)
@@ -55,7 +55,5 @@ def publish_checkpoint(
             pictures=pictures,
         )
     elif probes:
-        raise ValueError(
-            f"Probes are for the card that is made from a run's record; that of {folder} is kept as it is."
-        )
+        raise ValueError(f"Probes are for cards that are made from a run's record; that of {folder} is not changed.")
     return publish(folder, repo_id, weights=weights, license=license, card=card, extra_files=pictures, **options)

@@ -22,17 +22,17 @@ from modeling_d2v import Data2VecForMultipleChoice, Data2VecForPreTraining, Data
 
 Batch = dict[str, Tensor]
 OPSET = 20
-HUGE = 1e30  # question answering gives padding the lowest finite number, beside which every difference is small
+HUGE = 1e30  # question answering gives padding the lowest finite number, relative to which any difference is small
 
 
 def example_inputs(model: Any, modality: str, lengths: list[int], seed: int = 0) -> Batch:
-    """Random input of a model.
+    """Return random input of a model.
 
     Args:
-        model: any model of the package but one for pretraining.
+        model: Any model of the package except those for pretraining.
         modality: "text", "vision" or "audio".
         lengths: T or S of each sample, padded to the longest; for images the height and width of each of two.
-        seed: of the random values.
+        seed: Seed of the random values.
 
     Returns:
         `input_ids` or `input_values` with `attention_mask`, or `pixel_values`.
@@ -45,7 +45,7 @@ def example_inputs(model: Any, modality: str, lengths: list[int], seed: int = 0)
     if modality == "audio":
         return {"input_values": torch.randn(mask.shape, generator=generator) * mask, "attention_mask": mask}
     ids = torch.randint(part.vocab_size, mask.shape, generator=generator)
-    # The pad token would be taken for padding.
+    # The pad token would be treated as padding.
     ids = torch.where(ids == part.pad_token_id, (part.pad_token_id + 1) % part.vocab_size, ids)
     batch = {"input_ids": ids.masked_fill(mask == 0, part.pad_token_id), "attention_mask": mask}
     if isinstance(model, Data2VecForMultipleChoice):
@@ -54,8 +54,11 @@ def example_inputs(model: Any, modality: str, lengths: list[int], seed: int = 0)
 
 
 def named_outputs(output: Any) -> dict[str, Tensor]:
-    """Tensors of a model's output by name: `feature_maps` become `feature_maps.0`, ...; masks of tokens become
-    `token_mask`, apart from the input `attention_mask`."""
+    """Return the tensors of a model's output by name.
+
+    `feature_maps` become `feature_maps.0`, ...; masks of tokens become `token_mask`, to differ from the input
+    `attention_mask`.
+    """
     found: dict[str, Tensor] = {}
     for name, value in output.items():
         name = "token_mask" if name == "attention_mask" else name
@@ -65,19 +68,19 @@ def named_outputs(output: Any) -> dict[str, Tensor]:
 
 
 def dynamic_shapes(model: Any, modality: str, inputs: Batch, any_image_size: bool = False) -> dict[str, Any]:
-    """Which dimensions may vary, as `torch.export.export` and `torch.onnx.export` take it.
+    """Return the dynamic dimensions, as `torch.export.export` and `torch.onnx.export` take them.
 
     Args:
-        model, modality, inputs: as in and from `example_inputs`.
-        any_image_size: height and width too.
+        model, modality, inputs: As in and from `example_inputs`.
+        any_image_size: Height and width too.
     """
     part, batch = model.config.modality_config(modality), Dim("batch", min=1)
     if modality == "vision":
         sides = {2: part.patch_size * Dim("rows", min=1), 3: part.patch_size * Dim("columns", min=1)}
         return {"pixel_values": {0: batch, **(sides if any_image_size else {})}}
     if modality == "audio":
-        # Not a named dimension: that the frames of the mask are those of the convolutions, at every length, is more
-        # than the exporter can prove. It checks it when the program runs instead.
+        # Not a named dimension: the exporter cannot prove that the mask and the convolutions have the same number of
+        # frames at every length. The program checks it when it runs.
         return dict.fromkeys(inputs, {0: batch, 1: Dim.DYNAMIC})
     tokens = Dim("tokens", min=1, max=part.max_position_embeddings)
     if inputs["input_ids"].dim() == 3:
@@ -86,11 +89,11 @@ def dynamic_shapes(model: Any, modality: str, inputs: Batch, any_image_size: boo
 
 
 def check_inputs(model: Any, modality: str, any_image_size: bool = False) -> list[Batch]:
-    """Inputs of several shapes, padded ones among them; the first one is for tracing the model."""
+    """Return inputs of several shapes, padded ones among them; the first one is for tracing the model."""
     part = model.config.modality_config(modality)
     if modality == "vision":
         side, patch = part.image_size, part.patch_size
-        # Traced with another size than the configured one, so that nothing is tied to it.
+        # Traced with another size than the configured one, so that it is not fixed.
         sizes = [[side + patch, side + 2 * patch], [side, side], [2 * patch, side]] if any_image_size else [[side] * 2]
         cases = [example_inputs(model, modality, size, seed) for seed, size in enumerate(sizes)]
         return [*cases, {"pixel_values": cases[0]["pixel_values"][:1]}]
@@ -101,12 +104,12 @@ def check_inputs(model: Any, modality: str, any_image_size: bool = False) -> lis
 
 
 def largest_difference(model: Any, path: str | Path, cases: list[Batch]) -> float:
-    """Largest difference of the ONNX program from the model, relative to the largest value of each output.
+    """Return the largest difference of the ONNX program from the model, relative to the largest value of each output.
 
     Args:
-        model: in evaluation mode.
+        model: The model in evaluation mode.
         path: ONNX file.
-        cases: inputs.
+        cases: Inputs to compare.
     """
     session = need("onnxruntime", "onnx").InferenceSession(str(path), providers=["CPUExecutionProvider"])
     largest = 0.0
@@ -135,26 +138,25 @@ def export_onnx(
     opset: int = OPSET,
     tolerance: float = 1e-4,
 ) -> float:
-    """Writes a model as an ONNX program and compares the two on inputs of several shapes, padded ones included.
+    """Write a model as an ONNX program and compare the two on inputs of several shapes, padded ones included.
 
     The program takes batches of any size, texts and waveforms of any length (`attention_mask` is always an input), and
     images of the configured size, or any multiple of the patch size. Its outputs have the names of `named_outputs`.
 
     Args:
-        model: any model of the package but one for pretraining.
+        model: Any model of the package except those for pretraining.
         path: ONNX file; weights of more than 2 GB lie beside it.
-        modality: which front end of an encoder with several.
-        any_image_size: let height and width vary, not for segmentation.
-        opset: version of the ONNX operators.
-        tolerance: largest relative difference that is accepted.
+        modality: Front end to export, of an encoder with several.
+        any_image_size: Let height and width vary, not for segmentation.
+        opset: Version of the ONNX operators.
+        tolerance: Largest accepted relative difference.
 
     Returns:
-        the largest relative difference.
+        The largest relative difference.
 
     Raises:
-        MissingDependencyError: onnx, onnxscript or onnxruntime is not installed.
-        ValueError: the model or the options cannot be exported, or the program computes something else; then no file
-            is written.
+        MissingDependencyError: Onnx, onnxscript or onnxruntime is not installed.
+        ValueError: The model or the options cannot be exported, or the outputs differ; then no file is written.
     """
     for library in ("onnx", "onnxscript", "onnxruntime"):
         need(library, "onnx")
@@ -162,7 +164,7 @@ def export_onnx(
     if any_image_size and (modality != "vision" or isinstance(model, Data2VecForSemanticSegmentation)):
         raise ValueError(
             f"{type(model).__name__} cannot be exported for images of any size: "
-            + ("pooling ties it to one size." if modality == "vision" else "it takes no images.")
+            + ("its pooling has a fixed size." if modality == "vision" else "it has no images as input.")
         )
     model = model.eval()
     cases = check_inputs(model, modality, any_image_size)
@@ -189,14 +191,14 @@ def _modality(model: Any, modality: str | None) -> str:
         raise ValueError("A pretraining model draws masks; export its encoder, `AutoModel.from_pretrained(...)`.")
     has = model.config.modalities
     if modality is None and len(has) > 1:
-        raise ValueError(f"This encoder has {' and '.join(has)}; a program takes one: name it with `modality`.")
+        raise ValueError(f"This encoder has {' and '.join(has)}; choose one with `modality`.")
     model.config.modality_config(modality or has[0])
     return modality or has[0]
 
 
 def _traced(model: Any, inputs: Batch, shapes: dict[str, Any], names: list[str], opset: int) -> Any:
     exporter, level = logging.getLogger("torch.onnx"), logging.getLogger("torch.onnx").level
-    exporter.setLevel(logging.ERROR)  # it tells of every operator of torchvision where that is not installed
+    exporter.setLevel(logging.ERROR)  # it logs every operator of torchvision if that is not installed
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

@@ -1,6 +1,6 @@
-"""The model card of a pretraining run, made from what the run recorded: options, log, record, probes.
+"""The model card of a pretraining run, made from its options, log, record and probes.
 
-Paths say something about a machine, not about a model: of a local folder the card gives the last part of its name.
+Paths describe a machine, not a model: the card shows only the last part of a local folder.
 """
 
 from __future__ import annotations
@@ -30,25 +30,25 @@ GENERATED = (
 LOSS_ROWS = 8
 _COLUMNS = ("loss", "target_std", "prediction_std", "explained_by_prediction", "explained_by_position")
 _OF_THE_START = ("command", "end", "step")
-# Options that say something about a machine or an account.
+# Options that describe a machine or an account.
 _HIDDEN = ("output_dir", "hub", "logging.report_to")
 
 
 def find_run(checkpoint: Path) -> Path | None:
-    """Folder of the pretraining run that a checkpoint belongs to: itself, or around `final` or `checkpoints`."""
+    """Return the pretraining run of a checkpoint: the folder itself, or that around `final` or `checkpoints`."""
     checkpoint = Path(checkpoint).resolve()
     places = [checkpoint, checkpoint.parent, checkpoint.parent.parent]
     return next((place for place in places if (place / RUN_FILE).is_file()), None)
 
 
 def inherited_license(source: str | None) -> str | None:
-    """Licence of the weights that a run starts from: of its source, of the source's source, and so on.
+    """Return the licence of the weights that a run starts from, following the chain of sources.
 
     Args:
-        source: folder or name on the Hub; `None` for random weights.
+        source: Folder or name on the Hub; `None` for random weights.
 
     Returns:
-        `None` if nothing tells.
+        The licence, or `None` if it is unknown.
     """
     if source is None:
         return DEFAULT_LICENSE
@@ -70,19 +70,19 @@ def run_card(
     probes: Sequence[Path] = (),
     pictures: Sequence[Path] = (),
 ) -> str:
-    """Text of the card.
+    """Return the text of the card.
 
     Args:
-        run: folder of the run.
-        config: of its model.
-        name: of the repository, for the example.
-        weights: what is published: the encoder with the weights of the "student" or the "teacher", or "all".
-        license: of the weights; default: inherited from `init_from`, Apache-2.0 for a run from random weights.
-        probes: files with what `recipes/probe.py` printed.
-        pictures: of the curves, to be uploaded beside the card.
+        run: Folder of the run.
+        config: Configuration of its model.
+        name: Name of the repository, for the example.
+        weights: Published weights: the encoder of the "student" or the "teacher", or "all".
+        license: Licence of the weights. Default: inherited from `init_from`, Apache-2.0 for a run from random weights.
+        probes: Files with the output of `recipes/probe.py`.
+        pictures: Pictures of the curves, to be uploaded beside the card.
 
     Raises:
-        ValueError: for a report that is none, or a licence that the source of the weights does not allow.
+        ValueError: A report is invalid, or the source of the weights does not allow the licence.
     """
     start = read_yaml(run / RUN_FILE).get("init_from")
     inherited = inherited_license(start)
@@ -106,10 +106,10 @@ def training_sections(
     probes: Sequence[Path] = (),
     pictures: Sequence[Path] = (),
 ) -> tuple[dict[str, str], list[str]]:
-    """What a card says about the run, by heading, and the data sets on the Hub that it names; see `run_card`."""
+    """Return the card's sections about the run, by heading, and the data sets on the Hub; see `run_card`."""
     options, record = read_run_options(run / RUN_FILE), read_record(run)
     log = read_log(run / LOG_FILE) if (run / LOG_FILE).is_file() else []
-    log = [line for line in log if "lr" in line]  # a probe between two log lines writes one of its own
+    log = [line for line in log if "lr" in line]  # records of probes between two log lines lack it
     start = options.get("init_from") or options.get("backbone")
     sources = [(modality, source) for modality in modalities for source in _sources(options["data"][modality])]
     sections = {
@@ -126,7 +126,7 @@ def training_sections(
 
 
 def is_generated(folder: Path) -> bool:
-    """Whether a folder has no card, or one that may be made again."""
+    """Return whether a folder has no card, or a generated one."""
     path = Path(folder) / CARD
     return not path.is_file() or GENERATED in path.read_text(encoding="utf-8")
 
@@ -150,13 +150,13 @@ def _settings(options: dict[str, Any], log: list[dict[str, Any]], start: str | N
 
 
 def _rate(optim: dict[str, Any]) -> str:
-    """Return the course of the learning rate in words."""
+    """Return a description of the learning rate schedule."""
     held = f", held {optim['hold']:g}" if optim["hold"] else ""
     return f"{optim['lr']:g}, warm-up {optim['warmup']:g}{held}, then {optim['curve']} to {optim['min_lr']:g}"
 
 
 def _speed(log: list[dict[str, Any]], record: dict[str, Any]) -> dict[str, Any]:
-    """Size of the data, time and speed, as far as the run recorded them."""
+    """Return size of the data, time and speed, as far as recorded."""
     sizes = {name: found.get("samples") for name, found in record.get("data", {}).items()}
     shares = [line["utilisation"] for line in log if "utilisation" in line]
     speed = f"{median(line['samples_per_s'] for line in log):.4g} samples/s" if log else None
@@ -191,7 +191,7 @@ def _losses(log: list[dict[str, Any]], modalities: list[str], pictures: Sequence
 
 
 def _results(paths: Sequence[Path], weights: str) -> str:
-    """Probes as rows: this encoder, the same with random weights, features that need no training."""
+    """Return probes as rows: this encoder, the same with random weights, features that need no training."""
     rows = []
     for path in paths:
         for probe in _json_lines(path):
@@ -223,7 +223,7 @@ def _code(record: dict[str, Any], options: dict[str, Any]) -> str:
 
 
 def _shown_options(options: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return the options, with those below, without the hidden ones."""
+    """Return nested options without the hidden ones."""
     return {
         key: _shown_options(value, f"{prefix}{key}.") if isinstance(value, dict) else value
         for key, value in options.items()
@@ -232,10 +232,10 @@ def _shown_options(options: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _json_lines(path: Path) -> list[dict[str, Any]]:
-    """Reports of probes in a file; the program prints one a line.
+    """Return the reports of probes in a file; the program prints one per line.
 
     Raises:
-        ValueError: the file holds something else.
+        ValueError: The file has another content.
     """
     try:
         found = [json.loads(line) for line in Path(path).read_text(encoding="utf-8").splitlines() if line.strip()]
@@ -243,23 +243,23 @@ def _json_lines(path: Path) -> list[dict[str, Any]]:
     except (ValueError, AttributeError):
         complete = False
     if not complete:
-        raise ValueError(f"{path} is no report of recipes/probe.py: each of its lines must be one that it printed.")
+        raise ValueError(f"{path} is not a report of recipes/probe.py: every line must be one that it printed.")
     return found
 
 
 def _sources(value: Any) -> list[str | None]:
-    """Sources of a modality, given as one or as a list of names and mappings."""
+    """Return the sources of a modality, given as one or as a list of names and mappings."""
     entries = value if isinstance(value, list) else [value]
     return [entry.get("source") if isinstance(entry, dict) else entry for entry in entries]
 
 
 def is_hub_name(source: str | None) -> bool:
-    """Whether a source is a name on the Hub, and not of something on this machine."""
+    """Return whether a source is a name on the Hub, and not a local path."""
     return source is not None and source.count("/") == 1 and source[0] not in "./~" and not Path(source).exists()
 
 
 def _shown(source: str | None) -> str:
-    """A source as readers may see it."""
+    """Return a source without local paths, as a card shows it."""
     if source is None or source == "builtin":
         return "built-in data"
     return source if is_hub_name(source) else Path(source).name

@@ -1,8 +1,8 @@
 """Checkpoints that survive a kill at any moment.
 
-A checkpoint is written into a temporary folder, flushed to the disk and renamed, so `step_*` folders appear whole;
-what is older is removed only after that. `manifest.py` tells those that were damaged later, which are passed over in
-favour of the one before. All tensors are read with safetensors or with `weights_only=True`, so a checkpoint cannot run
+A checkpoint is written into a temporary folder, flushed to the disk and renamed, so `step_*` folders are complete;
+older ones are removed only after that. `manifest.py` detects those that were damaged later, which are skipped in
+favour of older ones. All tensors are read with safetensors or with `weights_only=True`, so a checkpoint cannot run
 code.
 """
 
@@ -33,24 +33,24 @@ logger = logging.getLogger(__name__)
 
 
 class CheckpointError(RuntimeError):
-    """A checkpoint cannot be written or used; the message says why and what to do."""
+    """Error for a checkpoint that cannot be written or used; the message has the reason and what to do."""
 
 
 class CheckpointFolder:
     """The `checkpoints` folder of a run.
 
     With several processes the main one writes everything but the random states, which each process writes
-    itself. They proceed together, and give up together.
+    itself. They succeed or fail together.
 
     Args:
-        folder: where the `step_*` folders are.
-        options: which checkpoints are kept.
-        processes: of the run.
+        folder: Folder of the `step_*` folders.
+        options: Options of the checkpoints to keep.
+        processes: Processes of the run.
     """
 
     def __init__(self, folder: Path, options: CheckpointOptions | None = None, processes: Processes = ONE_PROCESS):
         self.folder, self.options, self.processes = Path(folder), options or CheckpointOptions(), processes
-        # Those whose content turned out to be damaged when it was read; their sizes do not tell.
+        # Those whose content was found to be damaged, although their sizes are right.
         self.damaged: dict[Path, str] = {}
 
     def save(
@@ -62,21 +62,21 @@ class CheckpointFolder:
         own_state: Any = None,
         files: dict[str, bytes] | None = None,
     ) -> Path:
-        """Writes a checkpoint and removes those that are too old.
+        """Write a checkpoint and remove those that are too old.
 
         Args:
-            step: finished optimizer steps.
-            model_state: state dict of the model, teacher and EMA step included.
-            optimizer_state: state dict of the optimizer (and of a gradient scaler).
+            step: Number of finished optimizer steps.
+            model_state: State dict of the model, teacher and EMA step included.
+            optimizer_state: State dict of the optimizer (and of a gradient scaler).
             progress: JSON values of the loop, the same in every process.
-            own_state: what this process alone keeps, in plain types and tensors.
-            files: contents of further files by name, such as the model's configuration.
+            own_state: State of this process only, in plain types and tensors.
+            files: Contents of further files by name, such as the model's configuration.
 
         Returns:
             The folder of the checkpoint.
 
         Raises:
-            CheckpointError: it could not be written, in every process; the checkpoints before it are as they were.
+            CheckpointError: The checkpoint could not be written; raised in every process, with earlier ones unchanged.
         """
         final = self.folder / f"{PREFIX}{step:08d}"
         draft = draft_of(final)
@@ -90,7 +90,7 @@ class CheckpointFolder:
             problem = cause = None
             try:
                 stage()
-            except Exception as error:  # whatever it is: a process that stops alone leaves the others waiting
+            except Exception as error:  # any: a process that stops alone leaves the others waiting
                 cause = error
                 needed = size_in_bytes(tensors) + size_in_bytes(optimizer_state)
                 problem = write_failure(f"The checkpoint of step {step}", self.folder, error, self._advice(), needed)
@@ -104,7 +104,7 @@ class CheckpointFolder:
         return final
 
     def _begin(self, draft: Path) -> None:
-        """Makes the draft; what former attempts left behind goes."""
+        """Make the draft and remove what earlier attempts left."""
         if not self.processes.main:
             return
         if not self.folder.exists():
@@ -123,7 +123,7 @@ class CheckpointFolder:
         own_state: Any,
         files: dict[str, bytes],
     ) -> None:
-        """Writes the files of this process."""
+        """Write the files of this process."""
         own = draft / f"process_{self.processes.rank}.pt"
         _save({"random": random_states(), "state": own_state}, own)
         flush(own)
@@ -136,7 +136,7 @@ class CheckpointFolder:
             (draft / name).write_bytes(content)
 
     def _finish(self, draft: Path, final: Path, step: int) -> None:
-        """Lists what was written, gives the checkpoint its name, and only then removes older ones."""
+        """Write the manifest, rename the checkpoint, and only then remove older ones."""
         if not self.processes.main:
             return
         write_manifest(draft, step)
@@ -145,7 +145,7 @@ class CheckpointFolder:
         self.make_room(final)
 
     def make_room(self, newest: Path) -> None:
-        """Removes what is not needed once `newest` is safe: whole ones beyond `keep_last`, and torn ones before it."""
+        """Remove what is not needed once `newest` is safe: complete ones beyond `keep_last`, torn ones before it."""
         kept = set(self.whole()[-self.options.keep_last :])
         try:
             for path in self._all():
@@ -160,23 +160,23 @@ class CheckpointFolder:
 
     def _advice(self) -> str:
         newest = next(reversed(self.whole()), None)
-        before = "There is none before it" if newest is None else f"{newest.name} before it is whole"
-        return f"{before}. Make room or repair the folder, then give the same command again."
+        before = "There is no earlier one" if newest is None else f"The earlier {newest.name} is complete"
+        return f"{before}. Make room or repair the folder, then run the same command again."
 
     def _all(self) -> Iterator[Path]:
         return (path for path in sorted(self.folder.glob(f"{PREFIX}*")) if step_of(path) is not None)
 
     def whole(self) -> list[Path]:
-        """Complete checkpoints, oldest first, as far as sizes and what has been read tell."""
+        """Return complete checkpoints, oldest first, judged by sizes and by what has been read."""
         return [path for path in self._all() if path not in self.damaged and not what_is_missing(path)]
 
     def torn(self) -> dict[Path, str]:
-        """Checkpoints that cannot be used and why, as far as sizes and what has been read tell."""
+        """Return unusable checkpoints and the reasons, judged by sizes and by what has been read."""
         reasons = {path: self.damaged.get(path) or what_is_missing(path) for path in self._all()}
         return {path: reason for path, reason in reasons.items() if reason}
 
     def newest(self) -> Path | None:
-        """The newest complete checkpoint; its content is read and compared."""
+        """Return the newest complete checkpoint; its checksums are verified."""
         for path in reversed(self.whole()):
             damage = what_is_missing(path, content=True)
             if not damage:
@@ -186,17 +186,19 @@ class CheckpointFolder:
 
 
 def read_run_checkpoint(checkpoint: Path, rank: int = 0) -> dict[str, Any]:
-    """Content of a checkpoint: `model`, `optimizer`, `progress`, and `own` of this process.
+    """Read a checkpoint: `model`, `optimizer`, `progress`, and `own` of this process.
 
     `own` holds `random` and `state`; it is None for a process that the run did not have when it was written. Sizes are
-    checked here; `CheckpointFolder.newest` has compared the content.
+    checked here, checksums by `CheckpointFolder.newest`.
 
     Raises:
-        CheckpointError: the checkpoint is torn.
+        CheckpointError: The checkpoint is torn.
     """
     missing = what_is_missing(checkpoint)
     if missing:
-        raise CheckpointError(f"The checkpoint {checkpoint} is not whole: {missing}. Remove it, or use an older one.")
+        raise CheckpointError(
+            f"The checkpoint {checkpoint} is not complete: {missing}. Remove it, or use an older one."
+        )
     own = checkpoint / f"process_{rank}.pt"
     try:
         return {
@@ -208,12 +210,12 @@ def read_run_checkpoint(checkpoint: Path, rank: int = 0) -> dict[str, Any]:
     except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise CheckpointError(
-            f"The checkpoint {checkpoint} cannot be read: {reason} Remove it to go on from the one before."
+            f"The checkpoint {checkpoint} cannot be read: {reason} Remove it to continue from an earlier one."
         ) from error
 
 
 def size_in_bytes(state: Any) -> int:
-    """Bytes of the tensors in a nested state."""
+    """Return the size of the tensors in a nested state in bytes."""
     if isinstance(state, torch.Tensor):
         return state.numel() * state.element_size()
     values = state.values() if isinstance(state, dict) else state if isinstance(state, list | tuple) else ()
@@ -221,6 +223,6 @@ def size_in_bytes(state: Any) -> int:
 
 
 def _save(state: Any, path: Path) -> None:
-    """`torch.save` through a file of Python, whose errors name the reason, such as a full disk; others do not."""
+    """Call `torch.save` with a Python file, whose errors name the reason, such as a full disk."""
     with open(path, "wb") as file:
         torch.save(state, file)

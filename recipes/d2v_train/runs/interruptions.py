@@ -1,7 +1,7 @@
-"""Ending a run from outside: a signal finishes the step, writes a checkpoint and ends the program with a defined code.
+"""Ending a run by a signal: the step is finished, a checkpoint is written, and the program ends with a defined code.
 
-Schedulers send SIGTERM (or what they are told to, such as SIGUSR1) some time before they kill. It reaches some or all
-processes of a run, and at different steps, so the processes agree once a step, in the reduction that they make anyway.
+Schedulers send SIGTERM (or another signal, such as SIGUSR1) some time before they kill a job. It reaches some or all
+processes of a run, and at different steps, so the processes agree once per step, in an existing reduction.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ from torch import Tensor
 from d2v_train.support.processes import ONE_PROCESS, Processes
 
 
-# "Temporary failure": give the same command again. Shells use 128 + 2 for an interruption by hand.
+# "Temporary failure": run the same command again. Shells use 128 + 2 for an interruption by hand.
 RESUMABLE, INTERRUPTED = 75, 130
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 _NOTICE = "\n{}: finishing the step and writing a checkpoint.{}\n"
 
 
 class RunInterrupted(Exception):
-    """The run ended before its last step because it was told to; the message says how it goes on.
+    """Exception for a run that was stopped before its last step; the message explains how to resume it.
 
     Attributes:
-        code: exit code of the program.
+        code: Exit code of the program.
     """
 
     def __init__(self, message: str, code: int = RESUMABLE):
@@ -41,18 +41,18 @@ class RunInterrupted(Exception):
 
 
 class Interruptions:
-    """What comes from outside of the training: signals to stop, and the clock of checkpoints.
+    """Signals to stop, and the clock of checkpoints.
 
-    Inside `with`, the first SIGTERM, SIGUSR1 or SIGINT is only noted. More of them change nothing, so that a
+    Inside `with`, the first SIGTERM, SIGUSR1 or SIGINT is only recorded. Further ones have no effect, so that a
     checkpoint that is being written is finished; but a second SIGINT interrupts at once.
 
     Args:
-        processes: of the run; the clock of the main one counts, and it answers a signal with a line.
-        checkpoint_minutes: minutes between two checkpoints; 0 = never by time.
+        processes: Processes of the run; the main one's clock is used, and it prints a line after a signal.
+        checkpoint_minutes: Minutes between two checkpoints; 0 = never by time.
 
     Attributes:
-        stop: whether all processes have agreed to stop after this step.
-        checkpoint: whether they have agreed on a checkpoint after this step.
+        stop: Whether all processes have agreed to stop after this step.
+        checkpoint: Whether they have agreed on a checkpoint after this step.
     """
 
     def __init__(self, processes: Processes = ONE_PROCESS, checkpoint_minutes: float = 0):
@@ -63,7 +63,7 @@ class Interruptions:
         self.saved()
 
     def __enter__(self) -> Interruptions:
-        # Python hands signals to the main thread only; a run in another one ends like any program.
+        # Python delivers signals to the main thread only; a run in another one ends like any program.
         if threading.current_thread() is threading.main_thread():
             self.replaced = {number: signal.signal(number, self._note) for number in STOP_SIGNALS}
         return self
@@ -79,28 +79,28 @@ class Interruptions:
         self.received = number if self.received is None else self.received
         if self.processes.main and not again:
             more = " Again stops at once." if number == signal.SIGINT else ""
-            # A signal may come in the middle of another line, where the buffers of Python must not be touched.
+            # A signal may interrupt another write, during which Python's buffers must not be used.
             os.write(sys.__stderr__.fileno(), _NOTICE.format(signal.Signals(number).name, more).encode())
 
     def saved(self) -> None:
-        """Starts the time to the next checkpoint."""
+        """Restart the time to the next checkpoint."""
         self.last_save = time.monotonic()
 
     def wishes(self) -> Tensor:
-        """What this process wants, for a sum over all processes: stop, a checkpoint by time, stop by hand."""
+        """Return the requests of this process, to be summed: stop, checkpoint by time, stop by hand."""
         due = self.processes.main and 0 < self.seconds <= time.monotonic() - self.last_save
         by_hand = self.received == signal.SIGINT
         wishes = [self.received is not None, due, by_hand]
         return torch.tensor(wishes, dtype=torch.int32, device=self.processes.device)
 
     def agree(self, wishes: Sequence[int]) -> None:
-        """Takes the sum of the wishes of all processes."""
+        """Set the common decision from the requests summed over all processes."""
         self.stop, due, self.by_hand = map(bool, wishes)
         self.checkpoint = due or self.stop
 
     def interruption(self, checkpoint: Path) -> RunInterrupted:
-        """What to raise once the checkpoint is written."""
+        """Return the exception to raise once the checkpoint is written."""
         code = INTERRUPTED if self.by_hand else RESUMABLE
         return RunInterrupted(
-            f"The run was told to stop. The same command goes on from {checkpoint} (exit code {code}).", code
+            f"The run was stopped by a signal. The same command goes on from {checkpoint} (exit code {code}).", code
         )

@@ -18,17 +18,17 @@ LOCK = ".lock"
 
 
 class FolderInUseError(RuntimeError):
-    """Another run is writing in the folder; the message names it."""
+    """Error for a folder that another run is writing to; the message names it."""
 
 
 class RunLock:
-    """Keeps the folder of a run for this process, until `release` or until the process ends in whatever way.
+    """Lock of the folder of a run, until `release` or the end of the process.
 
-    The lock is the operating system's, so that one whose process was killed does not stay. It is of the kind that
-    belongs to the process and not to the open file: the workers of a killed run hold nothing.
+    The operating system releases the lock of a killed process. It belongs to the process and not to the open file, so
+    that the workers of a killed run do not hold it.
 
     Args:
-        folder: of the run.
+        folder: Folder of the run.
     """
 
     def __init__(self, folder: Path):
@@ -36,10 +36,10 @@ class RunLock:
         self.descriptor: int | None = None
 
     def hold(self) -> None:
-        """Takes the folder, which is made where it is missing.
+        """Lock the folder, which is made if it is missing.
 
         Raises:
-            FolderInUseError: another process holds it.
+            FolderInUseError: Another process holds it.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         self.descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
@@ -53,7 +53,7 @@ class RunLock:
                     "ended, stop it, or choose another output_dir."
                 ) from None
             logger.warning(
-                "The folder %s cannot be locked (%s): take care that no other run writes in it.",
+                "The folder %s cannot be locked (%s): make sure that no other run writes to it.",
                 self.folder,
                 error.strerror,
             )
@@ -64,16 +64,16 @@ class RunLock:
         os.pwrite(self.descriptor, json.dumps(entry).encode(), 0)
 
     def release(self) -> None:
-        """Lets another run have the folder."""
+        """Release the lock."""
         if self.descriptor is not None:
             os.close(self.descriptor)
             self.descriptor = None
 
 
 def holder(path: Path) -> str:
-    """Who wrote the lock file last, for a message."""
+    """Return who wrote the lock file last, for a message."""
     try:
         entry = json.loads(path.read_text(encoding="utf-8"))
         return f"process {entry['pid']} on {entry['host']} since {entry['since']}"
     except (OSError, ValueError, KeyError, TypeError):
-        return "which one is not known"
+        return "unknown"

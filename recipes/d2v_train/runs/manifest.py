@@ -1,8 +1,8 @@
-"""The list of a checkpoint's files with size and checksum, which tells a whole checkpoint from a torn one.
+"""The list of a checkpoint's files with sizes and checksums, which distinguishes complete checkpoints from torn ones.
 
-Sizes find what broke off; checksums find what has the right length and the wrong bytes: blocks of zeros that a crash
-of the machine leaves, flipped bits, a file of another checkpoint. CRC-32 is enough against accidents; it is computed
-right after writing, while the file still is in memory (0.4 s a GiB on one core of a server).
+Sizes detect truncated files; checksums detect wrong bytes: blocks of zeros after a crash of the machine, flipped bits,
+a file of another checkpoint. CRC-32 is enough against accidents; it is computed right after writing, while the file is
+still in memory (0.4 s per GiB on one core of a server).
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ from typing import Any
 
 MANIFEST = "manifest.json"
 PREFIX = "step_"
-# Without one of these nothing can be resumed; a manifest that does not list them has lost lines.
+# Required to resume; a manifest that does not list them has lost lines.
 NEEDED = ("model.safetensors", "optimizer.pt", "progress.json")
 _BLOCK = 2**20
 
 
 def step_of(checkpoint: Path) -> int | None:
-    """Step in the name of a checkpoint's folder, None for a folder of another name."""
+    """Return the step in the name of a checkpoint folder, None for another name."""
     digits = checkpoint.name.removeprefix(PREFIX)
     return int(digits) if checkpoint.name.startswith(PREFIX) and digits.isdecimal() else None
 
 
 def checksum(path: Path) -> str:
-    """CRC-32 of a file, as eight hexadecimal digits."""
+    """Return the CRC-32 of a file, as eight hexadecimal digits."""
     value, block = 0, memoryview(bytearray(_BLOCK))
     with open(path, "rb", buffering=0) as file:
         while count := file.readinto(block):
@@ -37,17 +37,17 @@ def checksum(path: Path) -> str:
 
 
 def write_manifest(folder: Path, step: int) -> None:
-    """Writes the manifest of all files in a folder, as the last of them."""
+    """Write the manifest of all files in a folder; it is the last file to be written."""
     files = {path.name: {"bytes": path.stat().st_size, "crc32": checksum(path)} for path in sorted(folder.iterdir())}
     (folder / MANIFEST).write_text(json.dumps({"step": step, "files": files}, indent=1), encoding="utf-8")
 
 
 def what_is_missing(checkpoint: Path, content: bool = False) -> str | None:
-    """Why a checkpoint cannot be used, or None when it is whole.
+    """Return why a checkpoint cannot be used, None if it is complete.
 
     Args:
-        checkpoint: its folder.
-        content: whether to read the files and compare their checksums too.
+        checkpoint: Folder of the checkpoint.
+        content: Whether to compare checksums too, which reads the files.
     """
     try:
         manifest = json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8"))
@@ -70,13 +70,13 @@ def _listed_files(manifest: Any) -> dict[str, dict[str, Any]]:
     """Return the entry of each file.
 
     Raises:
-        ValueError: the manifest is something else.
+        ValueError: The manifest is invalid.
     """
     files = manifest["files"] if isinstance(manifest, dict) and manifest.keys() == {"step", "files"} else None
     if not isinstance(files, dict):
         raise ValueError(f"{MANIFEST} is not a manifest.")
     if not all(isinstance(entry, dict) and entry.keys() == {"bytes", "crc32"} for entry in files.values()):
-        raise ValueError(f"{MANIFEST} has an entry that is not one of a file.")
+        raise ValueError(f"{MANIFEST} has an entry that is not that of a file.")
     return files
 
 

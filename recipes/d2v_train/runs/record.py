@@ -1,6 +1,6 @@
-"""`run.json`: what a run is made of and ran on. Kept beside its log, with an entry for each start, for its model card.
+"""`run.json`: configuration, data, software and hardware of a run, with an entry for each start.
 
-`run.yaml` holds the options for resuming; this file tells people and programs what became of them.
+It is kept for the model card; the options for resuming are in `run.yaml`.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ FILE = Path(__file__).resolve()
 
 
 class RunRecord:
-    """The record of a run, written anew at every change.
+    """The record of a run, rewritten at every change.
 
     Args:
-        folder: of the run.
-        processes: of the run; the main one keeps the record, in the others nothing happens.
+        folder: Folder of the run.
+        processes: Processes of the run; only the main one keeps the record.
 
     Attributes:
-        content: what the file holds: "options", "model" and "data" of the last start, "progress", "trackers", and
+        content: Content of the file: "options", "model" and "data" of the last start, "progress", "trackers", and
             "starts", the newest last.
     """
 
@@ -57,15 +57,15 @@ class RunRecord:
         engine: str = "one process",
         matmul_rate: float | None = None,
     ) -> None:
-        """Adds a start.
+        """Add the entry of a start.
 
         Args:
-            options: resolved options, the seed among them.
-            model: resolved configuration.
-            data: fingerprints by modality.
-            step: finished steps, 0 for a fresh run.
-            engine: that holds them together, as `engine_name` calls it.
-            matmul_rate: operations a second that all processes together reach in matrix products.
+            options: Resolved options, including the seed.
+            model: Resolved configuration.
+            data: Fingerprints by modality.
+            step: Number of finished steps, 0 for a new run.
+            engine: Name of the engine, see `engine_name`.
+            matmul_rate: Matrix-product rate of all processes together, in operations per second.
         """
         if not self.processes.main:
             return
@@ -86,12 +86,12 @@ class RunRecord:
             self.save()
 
     def stop(self, reason: str, *, step: int, samples: int, seconds: float) -> None:
-        """Says how the last start ended; one that was killed has no such entry.
+        """Record how the last start ended; a killed one has no such entry.
 
         Args:
             reason: "finished", or what stopped it.
-            step, samples: of the whole run.
-            seconds: of training in the whole run.
+            step, samples: Steps and samples of the whole run.
+            seconds: Training time of the whole run.
         """
         if not self.processes.main:
             return
@@ -100,16 +100,16 @@ class RunRecord:
         self.save()
 
     def save(self) -> None:
-        """Writes the file, whole or not at all.
+        """Write the file atomically.
 
         Raises:
-            WriteError: it cannot be written.
+            WriteError: The file cannot be written.
         """
         write_json(self.folder / RECORD_FILE, self.content, "The record of the run", default=str)
 
 
 class Progress(Protocol):
-    """How far a run is: finished steps, samples and seconds of training, over all of its starts."""
+    """Progress of a run: finished steps, samples and seconds of training, over all of its starts."""
 
     step: int
     seconds: float
@@ -119,7 +119,7 @@ class Progress(Protocol):
 
 
 def read_record(folder: Path) -> dict[str, Any]:
-    """Content of the record in the folder of a run; {"starts": []} where it is missing or broken."""
+    """Read the record in the folder of a run; {"starts": []} where it is missing or broken."""
     try:
         content = json.loads((Path(folder) / RECORD_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -132,8 +132,8 @@ def environment(processes: Processes = ONE_PROCESS, engine: str = "one process")
     """Return the commit of the code, versions of the libraries, and the hardware.
 
     Args:
-        processes: of the run.
-        engine: that holds them together.
+        processes: Processes of the run.
+        engine: Name of the engine.
     """
     device = processes.device
     is_gpu = device.type == "cuda"
@@ -155,16 +155,16 @@ def code_commit() -> str | None:
     """Return the commit of the code that runs.
 
     Returns:
-        That of the clone, with "-dirty" behind it where files differ from it, or that from which pip installed; None
-        where neither is known, as for a package from an index.
+        That of the clone, with the suffix "-dirty" if files differ from it, or that from which pip installed; None if
+        neither is known, as for a package from an index.
     """
     return commit_of_clone(FILE) or commit_of_installation(FILE)
 
 
 def commit_of_clone(file: Path) -> str | None:
-    """Return the commit of the git repository that tracks a file; None where none does.
+    """Return the commit of the git repository that tracks a file; None if there is none.
 
-    A folder of installed packages may lie in a repository of something else.
+    A folder of installed packages may lie in an unrelated repository.
     """
     if shutil.which("git") is None:
         return None

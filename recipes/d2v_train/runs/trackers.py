@@ -1,6 +1,6 @@
-"""Trackers of experiments, through Accelerate: which there are, what they are told, how a resumed run goes on in them.
+"""Experiment trackers, through Accelerate: choice, logging, and resuming.
 
-A tracker is a spectator: one that fails (a network that is gone, above all) is reported once and never stops a run.
+A tracker that fails, for example without a network, is reported once and never stops a run.
 """
 
 from __future__ import annotations
@@ -28,21 +28,21 @@ from d2v_train.support.extras import MissingDependencyError, need
 
 logger = logging.getLogger(__name__)
 
-# Where a package is not called like its tracker.
+# Packages whose names differ from their tracker's.
 _PACKAGES = {"comet_ml": "comet-ml"}
 ATTEMPTS = 3
 BUILT_IN = {str(name) for name in LoggerType} - {"all"}
 
 
 def tracker_names(wanted: list[str]) -> list[str]:
-    """Names for Accelerate's `log_with`.
+    """Return the names for Accelerate's `log_with`.
 
     Args:
-        wanted: option `logging.report_to`; `all` stands for every tracker that is installed.
+        wanted: Option `logging.report_to`; `all` stands for every tracker that is installed.
 
     Raises:
-        OptionError: there is no tracker of this name.
-        MissingDependencyError: it is not installed; the message names its package.
+        OptionError: There is no tracker of this name.
+        MissingDependencyError: The tracker is not installed; the message names its package.
     """
     available = [str(name) for name in get_available_trackers()]
     if "all" in wanted and not available:
@@ -63,12 +63,12 @@ def tracker_names(wanted: list[str]) -> list[str]:
 
 
 class Trackers:
-    """The trackers of a run, in its main process. Nothing happens before `start` or without any.
+    """The trackers of a run, in its main process; inactive before `start`.
 
     Args:
-        accelerator: engine, made with `log_with=tracker_names(...)`.
-        options: project and name of the run.
-        folder: of the run.
+        accelerator: Engine, made with `log_with=tracker_names(...)`.
+        options: Project and name of the run.
+        folder: Folder of the run.
     """
 
     def __init__(self, accelerator: Accelerator, options: LoggingOptions, folder: Path):
@@ -80,23 +80,23 @@ class Trackers:
     def start(
         self, parameters: Mapping[str, bool | int | float | str], known: Mapping[str, str] | None, step: int
     ) -> dict[str, str]:
-        """Start them; those that can go on in their former run.
+        """Start the trackers; those that support it continue their earlier run.
 
         Args:
-            parameters: the run's `hyperparameters`.
-            known: what a former start returned; None for the first one.
-            step: finished steps.
+            parameters: The run's `hyperparameters`.
+            known: Result of an earlier start; None for the first one.
+            step: Number of finished steps.
 
         Returns:
-            the ids that trackers know the run by, for the record of the run: "id" of our own making, and those that
-            trackers gave, by their names. Empty in processes other than the main one.
+            The ids of the run in the trackers, for the record of the run: our own "id", and those that trackers
+            assigned, by tracker. Empty in processes other than the main one.
 
         Raises:
-            OptionError: a tracker does not start. In a resumed run that is only reported: nobody may be there to help.
+            OptionError: A tracker does not start. In a resumed run, which may be unattended, that is only reported.
         """
         if not self.accelerator.is_main_process:
             return {}
-        # A former start in this folder that left no checkpoint was another run.
+        # An earlier start in this folder without a checkpoint was another run.
         ids = dict(known or {}) if step else {}
         ids.setdefault("id", uuid.uuid4().hex)
         started = []
@@ -105,15 +105,15 @@ class Trackers:
             try:
                 self.accelerator.init_trackers(
                     self.options.project,
-                    # mlflow refuses to change what its run was started with.
+                    # mlflow refuses to change the parameters of a run.
                     None if name in ids else dict(parameters),
                     {name: start_arguments(name, self.options, self.folder, ids, step)},
                 )
-            except Exception as error:  # whatever a tracker may raise
+            except Exception as error:  # trackers may raise anything
                 message = f"The tracker {name} does not start: {type(error).__name__}: {error}".rstrip(".")
                 if not step:
                     raise OptionError(f"{message}. Repair it, or take it out of logging.report_to.") from error
-                logger.warning("%s. The run goes on without it.", message)
+                logger.warning("%s. The run continues without it.", message)
                 continue
             started += self.accelerator.trackers
             if name == "mlflow":
@@ -122,7 +122,7 @@ class Trackers:
         return ids
 
     def log(self, record: dict[str, Any]) -> None:
-        """Gives them a log record."""
+        """Send a log record to the trackers."""
         for tracker in list(self.active):
             try:
                 tracker.log(grouped_numbers(record), step=record["step"])
@@ -131,7 +131,7 @@ class Trackers:
                 self._failed(tracker, f"{type(error).__name__}: {error}", record["step"])
 
     def log_images(self, pictures: dict[str, Path], step: int) -> None:
-        """Gives pictures to the trackers that take some, as arrays of one picture each (1, H, W, 3)."""
+        """Send pictures to the trackers that take some, as arrays (1, H, W, 3)."""
         takers = [tracker for tracker in self.active if hasattr(tracker, "log_images")]
         if not takers:
             return
@@ -146,14 +146,14 @@ class Trackers:
                 self._failed(tracker, f"{type(error).__name__}: {error}", step)
 
     def _failed(self, tracker: Any, what: str, step: int) -> None:
-        """Says so once; leaves a tracker alone that keeps failing."""
+        """Report the first failure of a tracker; stop using a tracker that keeps failing."""
         self.in_a_row[tracker.name] += 1
         if self.in_a_row[tracker.name] == ATTEMPTS:
             self.active.remove(tracker)
         if tracker.name not in self.reported:
             self.reported.add(tracker.name)
             logger.warning(
-                "The tracker %s failed at step %d (%s). The run goes on, and log.jsonl has every record; after %d "
+                "The tracker %s failed at step %d (%s). The run continues, and log.jsonl has every record; after %d "
                 "failures in a row the tracker is left alone.",
                 tracker.name,
                 step,
@@ -162,7 +162,7 @@ class Trackers:
             )
 
     def finish(self) -> None:
-        """Closes them, so that Accelerate has none left to close."""
+        """Close the trackers, so that Accelerate has none left to close."""
         for tracker in self.active:
             try:
                 tracker.finish()
@@ -178,7 +178,7 @@ class Trackers:
 
 
 def hyperparameters(options: Options) -> dict[str, bool | int | float | str]:
-    """Options by dotted name, in the types that every tracker takes; those without a value are left out."""
+    """Return options by dotted name, in the types that every tracker takes; those without a value are left out."""
     flat = flatten(dataclasses.asdict(options))
     return {
         name: value if isinstance(value, bool | int | float | str) else str(value)
@@ -188,7 +188,7 @@ def hyperparameters(options: Options) -> dict[str, bool | int | float | str]:
 
 
 def grouped_numbers(record: dict[str, Any]) -> dict[str, float]:
-    """Numbers of a log record under names that trackers group: `vision/loss`, `train/lr`, `speed/utilisation`."""
+    """Return numbers of a log record by names with groups: `vision/loss`, `train/lr`, `speed/utilisation`."""
     return {
         name if "/" in name else f"{'speed' if name in SPEED_FACTS else 'train'}/{name}": float(value)
         for name, value in record.items()
@@ -199,18 +199,18 @@ def grouped_numbers(record: dict[str, Any]) -> dict[str, float]:
 def start_arguments(
     name: str, options: LoggingOptions, folder: Path, known: Mapping[str, str], step: int
 ) -> dict[str, Any]:
-    """What a tracker takes to name the run, and to go on with it when it is resumed.
+    """Return a tracker's arguments to name the run, and to continue it on resume.
 
     Args:
-        name: of the tracker.
-        options: name of the run.
-        folder: of the run, whose name it has otherwise.
-        known: the ids that `Trackers.start` returns.
-        step: finished steps.
+        name: Name of the tracker.
+        options: Name of the run.
+        folder: Folder of the run, whose name is the default.
+        known: The ids that `Trackers.start` returns.
+        step: Number of finished steps.
     """
     run_name = options.run_name or folder.resolve().name
     if name == "tensorboard":
-        # Points of steps that are taken again are dropped; a fresh run may look at its model at step 0.
+        # Points of repeated steps are dropped; a new run may log images at step 0.
         return {"purge_step": step + 1 if step else 0}
     if name == "wandb":
         return {"id": known["id"], "name": run_name, "resume": "allow", "dir": str(folder)}

@@ -1,8 +1,7 @@
-"""Files and folders that appear whole or not at all.
+"""Atomic writing of files and folders.
 
-Each is written as a draft beside its place, flushed to the disk and renamed, so that a kill or a crash of the machine
-at any moment leaves what was there before. A draft is hidden (`.NAME.draft`); one that a kill left behind is
-overwritten.
+Each is written as a hidden draft (`.NAME.draft`) beside its destination, flushed to the disk and renamed, so that a
+kill or a crash of the machine leaves the previous content. A draft that a kill left is overwritten.
 """
 
 from __future__ import annotations
@@ -34,12 +33,12 @@ def write_bytes(path: str | Path, content: bytes, what: str | None = None) -> No
     """Write a file.
 
     Args:
-        path: of the file; its folder is made where it is missing.
-        content: of the file.
-        what: what is written, for the message of an error; default: the name of the file.
+        path: Path of the file; its folder is made if it is missing.
+        content: Content of the file.
+        what: Description of the content for errors. Default: the name of the file.
 
     Raises:
-        WriteError: it cannot be written; what was there is as it was.
+        WriteError: The file cannot be written; the previous one is unchanged.
     """
     path = Path(path)
     with writing(what or path.name, path.parent), write_file(path) as file:
@@ -51,10 +50,10 @@ def write_file(path: str | Path) -> Iterator[BinaryIO]:
     """Open a file for writing, which replaces the one at `path` at the end of the `with` block.
 
     Args:
-        path: of the file; its folder is made where it is missing.
+        path: Path of the file; its folder is made if it is missing.
 
     Yields:
-        the open draft. If anything is raised, it is removed, and what was at `path` is as it was.
+        The open draft. After an exception it is removed, and the previous file is unchanged.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -77,10 +76,10 @@ def write_folder(folder: str | Path) -> Iterator[Path]:
     """Make a folder to write into, which replaces `folder` at the end of the `with` block.
 
     Args:
-        folder: the place. The folder around it is made where it is missing.
+        folder: The destination. Its parent is made if it is missing.
 
     Yields:
-        an empty draft. If anything is raised, it is removed, and what was at `folder` is as it was.
+        An empty draft. After an exception it is removed, and the previous folder is unchanged.
     """
     folder = Path(folder)
     draft = draft_of(folder)
@@ -99,7 +98,7 @@ def draft_of(path: Path) -> Path:
 
 
 def put_in_place(draft: Path, folder: Path) -> None:
-    """Flush a finished draft and give it the name of its folder; what was there is removed only after that."""
+    """Flush a finished draft and rename it to its folder, before the old folder is removed."""
     for path in (*draft.rglob("*"), draft):
         flush(path)
     old = _old(folder)
@@ -130,7 +129,7 @@ def _old(folder: Path) -> Path:
 
 
 def flush(path: Path) -> None:
-    """Have the disk hold what was written to a file or folder, before anything relies on it."""
+    """Flush a file or folder to the disk, before anything relies on it."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

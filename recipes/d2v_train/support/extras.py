@@ -1,4 +1,4 @@
-"""Imports of what only some programs need, with an error that says what to install."""
+"""Imports of optional libraries, with an error that names the extra to install."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from types import ModuleType
 
 
 class MissingDependencyError(ImportError):
-    """A library of one of the extras in setup.py is not installed; the message names the extra."""
+    """Error for a library of an extra in setup.py that is not installed; the message names the extra."""
 
 
 @functools.cache
 def need(module: str, extra: str) -> ModuleType:
     """Import an optional library where it is used; later calls cost a dictionary lookup.
 
-    Call it outside of `try` blocks that count bad samples: a missing library is no property of a sample.
+    Call it outside of `try` blocks that count bad samples: a missing library is not the fault of a sample.
 
     Args:
         module: Name to import, such as "soundfile" or "PIL.Image".
-        extra: The extra in setup.py that brings it: such as "audio" or "vision".
+        extra: The extra in setup.py that installs it, such as "audio" or "vision".
 
     Raises:
-        MissingDependencyError: If the library is not installed.
+        MissingDependencyError: The library is not installed.
     """
     try:
         return importlib.import_module(module)

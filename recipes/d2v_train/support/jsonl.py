@@ -1,4 +1,4 @@
-"""What a run reports: running sums that stay on the device, one JSONL line an interval, a progress bar, trackers."""
+"""The log of a run, one JSON line per interval."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ logger = logging.getLogger(__name__)
 
 
 class RunLog:
-    """`log.jsonl`, one object a line, in the order of the steps and without repetition across resumes.
+    """`log.jsonl`, one object per line, in the order of the steps and without repetition across resumes.
 
     Args:
-        path: the file; None writes nothing (processes other than the main one).
+        path: The file; None writes nothing (processes other than the main one).
 
     Attributes:
-        last: the newest line; empty where there is none.
+        last: The newest line; empty if there is none.
 
     Raises:
-        WriteError: the file cannot be written, in `open`, `write` and `flush`.
+        WriteError: The file cannot be written, in `open`, `write` and `flush`.
     """
 
     def __init__(self, path: Path | None):
@@ -34,7 +34,7 @@ class RunLog:
         self._known_step = 0
 
     def open(self, step: int) -> None:
-        """Go on with the file of a run that stands at a step; lines of later steps, left by a kill, are removed."""
+        """Continue the file of a run at a step; lines of later steps, left by a kill, are removed."""
         if self.path is None:
             return
         if self.path.exists():
@@ -47,7 +47,7 @@ class RunLog:
                            self.path, last_step, self._known_step)  # fmt: skip
 
     def state_dict(self) -> dict[str, int]:
-        """Return the step of the newest line, by which `open` finds out that lines are lost."""
+        """Return the step of the newest line, by which `open` notices lost lines."""
         return {"step": self.last.get("step", 0)}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
@@ -55,21 +55,21 @@ class RunLog:
         self._known_step = state["step"]
 
     def write(self, record: dict[str, Any]) -> None:
-        """Appends a line and hands it to the operating system."""
+        """Append a line and hand it to the operating system."""
         self.last = record
         if self.path is not None:
             with writing("The log", self.path.parent), open(self.path, "a", encoding="utf-8") as file:
                 file.write(json.dumps(record) + "\n")
 
     def flush(self) -> None:
-        """Has the disk hold all lines, before a checkpoint tells a later run that they are there."""
+        """Flush all lines to the disk, before a checkpoint relies on them."""
         if self.path is not None and self.path.exists():
             with writing("The log", self.path.parent), open(self.path, "rb") as file:
                 os.fsync(file.fileno())
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
-    """Lines of a log; those that are broken, such as a last one that was cut short by a kill, are left out."""
+    """Return the lines of a log without broken ones, such as a last line that was cut short by a kill."""
     records = []
     for line in Path(path).read_bytes().split(b"\n"):
         try:

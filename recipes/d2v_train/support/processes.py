@@ -1,4 +1,4 @@
-"""The processes of a run: they sum, gather, and act as one when something goes wrong in a few of them."""
+"""The processes of a run: sums, gathering, and a common reaction to problems in some of them."""
 
 from __future__ import annotations
 
@@ -14,30 +14,30 @@ from torch import Tensor
 
 Result = TypeVar("Result")
 
-# What gloo and NCCL say when the process at the other end is no more.
+# Errors of gloo and NCCL after the other process has ended.
 _LOST = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "Socket closed", "Socket Timeout",
          "remote process exited", "failed to recv", "failed to connect")  # fmt: skip
 
 
 class ProcessLostError(RuntimeError):
-    """Another process of the run ended; its own message tells why."""
+    """Error for another process of the run that has ended; its own message has the reason."""
 
 
 def is_lost_process(error: BaseException) -> bool:
-    """Whether an exception of a collective operation means that another process is gone."""
+    """Return whether an exception of a collective operation means that another process is gone."""
     return any(words in str(error) for words in _LOST)
 
 
 @dataclass(frozen=True)
 class Processes:
-    """The processes of a run, as one of them sees them.
+    """The processes of a run, seen from one of them.
 
-    Every process must call the methods, in the same order. Of a single process they ask nothing.
+    Every process must call the methods, in the same order.
 
     Attributes:
-        rank: number of this process, counted from 0.
-        count: number of processes.
-        device: that this process computes on.
+        rank: Number of this process, counted from 0.
+        count: Number of processes.
+        device: Device of this process.
     """
 
     rank: int = 0
@@ -51,7 +51,7 @@ class Processes:
 
     @property
     def main(self) -> bool:
-        """Whether this is the main process, which writes files and speaks for all."""
+        """Return whether this is the main process, which writes files and messages."""
         return self.rank == 0
 
     def sum(self, values: Tensor) -> Tensor:
@@ -66,7 +66,7 @@ class Processes:
         """Return the first thing that went wrong in any process.
 
         Args:
-            problem: what went wrong in this one.
+            problem: Problem of this process, if any.
         """
         return next(filter(None, self.gather(problem)), None)
 
@@ -74,7 +74,7 @@ class Processes:
         """Return in every process the result of a function that only the main one calls; its error is raised in all.
 
         Args:
-            decide: returns plain values.
+            decide: Function that returns plain values.
         """
         if self.count == 1:
             return decide()

@@ -10,7 +10,7 @@ import torch
 
 
 def random_states() -> dict[str, Any]:
-    """States of all random generators of this process, as tensors, numbers and lists only."""
+    """Return the states of all random generators of this process, as tensors, numbers and lists only."""
     name, keys, position, has_gauss, cached = np.random.get_state()
     version, internal, gauss_next = random.getstate()
     return {
@@ -22,7 +22,7 @@ def random_states() -> dict[str, Any]:
 
 
 def restore_random_states(states: dict[str, Any]) -> None:
-    """Puts the generators back to what `random_states` returned."""
+    """Restore the states that `random_states` returned."""
     version, internal, gauss_next = states["python"]
     random.setstate((version, tuple(internal), gauss_next))
     name, keys, *rest = states["numpy"]

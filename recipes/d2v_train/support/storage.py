@@ -1,4 +1,4 @@
-"""What a run does when its folder cannot be written: full disk, quota, missing right, a drive that went away."""
+"""Errors for folders that cannot be written: full disk, quota, missing permission, lost drive."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ logger = logging.getLogger(__name__)
 
 
 class WriteError(RuntimeError):
-    """Something cannot be written; the message says what, where, why, and how much room there is."""
+    """Error for something that cannot be written; the message names content, folder, reason and free space."""
 
 
 @contextmanager
 def writing(what: str, folder: Path, advice: str = "") -> Iterator[None]:
-    """Turns the operating system's refusal to write into a sentence.
+    """Replace the operating system's errors by a `WriteError` that explains them.
 
     Args:
-        what: what is written, for the message.
-        folder: where.
-        advice: what to do about it; the same command goes on when it is left out.
+        what: Description of the content, for the message.
+        folder: Destination.
+        advice: Advice in the message. Default: to make room or repair the folder, and repeat the command.
 
     Raises:
-        WriteError: in the place of `OSError`, and of what the libraries make of one.
+        WriteError: Instead of `OSError` and the errors of libraries for it.
     """
     try:
         yield
@@ -42,15 +42,15 @@ def writing(what: str, folder: Path, advice: str = "") -> Iterator[None]:
 
 
 def is_write_failure(error: BaseException) -> bool:
-    """Whether an exception comes from a file that could not be written.
+    """Return whether an exception comes from a file that could not be written.
 
-    torch and safetensors write in C++ and Rust, and raise an error of their own.
+    torch and safetensors write in C++ and Rust, and raise their own errors.
     """
     return _refusal(error) is not None or "PytorchStreamWriter" in str(error)
 
 
 def _refusal(error: BaseException | None) -> str | None:
-    """What the operating system said, behind whatever a library made of it; None where it said nothing."""
+    """Return the operating system's reason behind a library's error; None if there is none."""
     while error is not None:
         if isinstance(error, OSError):
             return error.strerror or str(error)
@@ -62,23 +62,23 @@ def _refusal(error: BaseException | None) -> str | None:
 
 
 def write_failure(what: str, folder: Path, error: BaseException, advice: str = "", needed: int = 0) -> str:
-    """Sentence about something that could not be written.
+    """Return a message about something that could not be written.
 
     Args:
-        what: what was written, with its article.
-        folder: where.
-        error: what was raised.
-        advice: what to do; by default to make room and start again.
-        needed: bytes that it takes; 0 where nobody knows.
+        what: Description of the content, with its article.
+        folder: Destination.
+        error: The exception.
+        advice: Advice in the message. Default: to make room or repair the folder, and repeat the command.
+        needed: Size of the content in bytes; 0 if unknown.
     """
     reason = _refusal(error) or " ".join(str(error).split()).rstrip(".")
     takes = f"it takes {readable_bytes(needed)}, " if needed else ""
-    advice = advice or "Make room or repair the folder, then give the same command again."
+    advice = advice or "Make room or repair the folder, then run the same command again."
     return f"{what} cannot be written to {folder}: {reason} ({takes}{free_text(folder)}). {advice}"
 
 
 def free_bytes(folder: Path) -> int | None:
-    """Bytes that may still be written in a folder, as far as the file system tells; quotas are not in it."""
+    """Return the free bytes for a folder, without quotas; None if unknown."""
     for existing in (folder, *folder.parents):
         try:
             return shutil.disk_usage(existing).free
@@ -88,18 +88,18 @@ def free_bytes(folder: Path) -> int | None:
 
 
 def free_text(folder: Path) -> str:
-    """How much room there is, for a message."""
+    """Return the free space for a folder, for a message."""
     free = free_bytes(Path(folder))
-    return "how much is free is not known" if free is None else f"{readable_bytes(free)} are free"
+    return "the free space is unknown" if free is None else f"{readable_bytes(free)} are free"
 
 
 def check_writable(folder: Path) -> None:
-    """Writes a file into a folder, which is made where it is missing, and removes it again.
+    """Write a file into a folder, which is made if it is missing, and remove it again.
 
     Raises:
-        WriteError: it is not possible.
+        WriteError: The folder cannot be written.
     """
-    with writing("A first file", folder, "Choose another output_dir, or repair the rights of this one."):
+    with writing("A first file", folder, "Choose another output_dir, or repair the permissions of this one."):
         folder.mkdir(parents=True, exist_ok=True)
         descriptor, path = tempfile.mkstemp(prefix=".writable_", dir=folder)
         try:
@@ -111,12 +111,12 @@ def check_writable(folder: Path) -> None:
 
 
 def warn_of_little_room(folder: Path, checkpoint: int, count: int) -> bool:
-    """Says at the start that the checkpoints of a run may not find room.
+    """Warn at the start if the checkpoints of a run may not fit on the disk.
 
     Args:
-        folder: where they go; what is in it already counts as theirs.
-        checkpoint: bytes of one.
-        count: how many are there at the same time at most.
+        folder: Their folder; its present content counts as theirs.
+        checkpoint: Size of one in bytes.
+        count: Largest number at the same time.
 
     Returns:
         Whether there is enough room.
@@ -126,8 +126,8 @@ def warn_of_little_room(folder: Path, checkpoint: int, count: int) -> bool:
     if free is None or free + taken >= checkpoint * count:
         return True
     logger.warning(
-        "There may be too little room for checkpoints in %s: %d of about %s are there at the same time, which makes "
-        "%s, and %s are free. Make room, choose another output_dir, or lower checkpoints.keep_last.",
+        "There may be too little space for checkpoints in %s: up to %d of about %s exist at the same time, in all %s, "
+        "and %s are free. Free some space, choose another output_dir, or lower checkpoints.keep_last.",
         folder,
         count,
         readable_bytes(checkpoint),

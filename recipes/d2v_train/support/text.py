@@ -1,4 +1,4 @@
-"""Numbers and tables for people."""
+"""Human-readable numbers and tables."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ def table(
     """Lay out rows as aligned text, or as a table of Markdown whose head is the first row.
 
     Args:
-        rows: cells of each line, the same number in all of them.
-        markdown: whether to write Markdown; the other arguments are for aligned text.
-        align: of each column, "<" for left or ">" for right; the last one holds for all that follow.
-        widths: least characters of the columns, so that several tables line up; default: what their cells take.
+        rows: Cells of each line, the same number in all of them.
+        markdown: Whether to write Markdown; the other arguments are for aligned text.
+        align: Alignment of each column, "<" for left or ">" for right; the last one also applies to all further ones.
+        widths: Least widths of the columns in characters, to align several tables. Default: those of the cells.
 
     Returns:
-        the lines, without a line break behind the last one.
+        The lines, without a final line break.
 
     >>> print(table([("step", "loss"), (10, 0.5)], align="<>"))
     step  loss
@@ -54,7 +54,7 @@ def readable_bytes(count: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Return seconds as people say them: "45 s", "12 min", "3 h 20 min", "6 d 4 h"."""
+    """Return seconds in human-readable form: "45 s", "12 min", "3 h 20 min", "6 d 4 h"."""
     minutes = round(seconds / 60)
     if seconds < 99.5:
         return f"{seconds:.0f} s"

@@ -247,5 +247,5 @@ def test_all_processes_stop_when_the_main_one_says_so(tmp_path):
 def test_findings_are_logged_with_their_step(tmp_path, caplog):
     run = health(tmp_path)
     with caplog.at_level(logging.WARNING):
-        run.tell(7, [Finding("name", "audio", "What was found.")])
+        run.report(7, [Finding("name", "audio", "What was found.")])
     assert "Step 7: What was found." in caplog.text
