@@ -169,6 +169,11 @@ class Data2VecAudioConfig(Frames, Data2VecModalityConfig):
         return WINDOWS[self.front_end](self)
 
     @property
+    def conv_pos_kernel(self) -> int:
+        """Frames that one layer of the position encoder sees."""
+        return max(3, self.conv_pos_width // max(self.conv_pos_depth, 1))
+
+    @property
     def tokens_per_frame(self) -> int:
         """Tokens of one time step: 1, or the bands that patches of a spectrogram cut it into."""
         return self.mel_bins // self.patch_bins if self.traits.geometry == "grid" else 1

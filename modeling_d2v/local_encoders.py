@@ -3,7 +3,9 @@
 Shapes: B samples, T tokens, D hidden size, h x w grid of patches. Token masks are True = real.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +24,21 @@ class LocalFeatures:
     features: Tensor  # (B, T, D)
     token_mask: Tensor | None  # (B, T), None = all real
     grid: tuple[int, int] | None = None
+
+
+class LayerShape(NamedTuple):
+    """A convolution or matrix product of a front end, for counting what an input takes before there is a model."""
+
+    places: int
+    """Vectors of its output."""
+    inputs: int
+    """Values that each of them is computed from."""
+    outputs: int
+    """Their width."""
+    normed: bool = False
+    """Whether a norm and an activation follow."""
+    trained: bool = True
+    """Whether it has weights that are trained."""
 
 
 def check_token_ids(input_ids: Tensor, table: nn.Module) -> None:
@@ -62,9 +79,22 @@ class LocalEncoder(SelfInitialised):
         """Encode `inputs` (B, ...); `attention_mask`, of their shape, is 1 = real, 0 = padding."""
         raise NotImplementedError
 
+    @classmethod
+    def layers(cls, settings: Data2VecModalityConfig, width: int, shape: Sequence[int]) -> list[LayerShape]:
+        """Return the layers that an input of `shape`, batch left out, goes through up to features of `width`.
+
+        Tables are not among them: nothing is multiplied.
+        """
+        return []
+
     def make_positions(self, config: Data2VecConfig) -> nn.Module | None:
         """Make the module that tells where a token is; None where the features or the attention bias do."""
         return None
+
+    @classmethod
+    def position_layers(cls, settings: Data2VecModalityConfig, width: int, tokens: int) -> list[LayerShape]:
+        """Return the layers of `make_positions` that `tokens` tokens go through, under each mask anew."""
+        return []
 
     @property
     def first_layer(self) -> nn.Module:
@@ -130,6 +160,13 @@ class VisionLocalEncoder(LocalEncoder):
         self.vision = vision
         self.projection = nn.Conv2d(vision.num_channels, dim, vision.patch_size, stride=vision.patch_size)
         self.expand = nn.Linear(dim, config.hidden_size) if dim != config.hidden_size else nn.Identity()
+
+    @classmethod
+    def layers(cls, settings: Data2VecModalityConfig, width: int, shape: Sequence[int]) -> list[LayerShape]:
+        rows, columns = settings.token_grid(shape)
+        patches, dim = rows * columns, settings.embed_dim or width
+        patch = LayerShape(patches, settings.num_channels * settings.patch_size**2, dim)
+        return [patch] if dim == width else [patch, LayerShape(patches, dim, width)]
 
     def make_positions(self, config: Data2VecConfig) -> nn.Module | None:
         if self.vision.position_embedding != "sincos_2d":
@@ -210,6 +247,17 @@ class AudioLocalEncoder(LocalEncoder):
         self.projection = nn.Linear(channels[-1], config.hidden_size)
         self.dropout = nn.Dropout(audio.feat_proj_dropout)
 
+    @classmethod
+    def layers(cls, settings: Data2VecModalityConfig, width: int, shape: Sequence[int]) -> list[LayerShape]:
+        found, length, before = [], shape[-1], 1
+        for channels, kernel, stride in zip(
+            settings.conv_dim, settings.conv_kernel, settings.conv_stride, strict=True
+        ):
+            length = (length - kernel) // stride + 1
+            found.append(LayerShape(length, before * kernel, channels, normed=True))
+            before = channels
+        return [*found, LayerShape(length, before, width)]
+
     def make_positions(self, config: Data2VecConfig) -> nn.Module | None:
         audio = self.audio
         if not audio.conv_pos_depth:
@@ -221,6 +269,13 @@ class AudioLocalEncoder(LocalEncoder):
             audio.conv_pos_groups,
             zero_padding=not config.fairseq_compatible_padding,
         )
+
+    @classmethod
+    def position_layers(cls, settings: Data2VecModalityConfig, width: int, tokens: int) -> list[LayerShape]:
+        kernel = settings.conv_pos_kernel
+        # An even kernel computes one place more, which is dropped.
+        one = LayerShape(tokens + 1 - kernel % 2, kernel * width // settings.conv_pos_groups, width, normed=True)
+        return settings.conv_pos_depth * [one]
 
     @property
     def first_layer(self) -> nn.Module:

@@ -7,6 +7,7 @@ Shapes: B samples, S samples of a waveform, F frames, N mel bins, t x f grid of 
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +16,15 @@ from transformers import initialization as init
 
 from .configuration_audio import Data2VecAudioConfig
 from .configuration_data2vec import Data2VecConfig
-from .local_encoders import LocalEncoder, LocalFeatures, SelfInitialised, check_waveforms, init_patches, whole_windows
+from .local_encoders import (
+    LayerShape,
+    LocalEncoder,
+    LocalFeatures,
+    SelfInitialised,
+    check_waveforms,
+    init_patches,
+    whole_windows,
+)
 from .positions import SinCosTimePositions
 
 
@@ -38,6 +47,11 @@ def _mel_filters(bins: int, fft_size: int, sampling_rate: int) -> Tensor:
     return torch.minimum(rising, falling).clamp(min=0).float()
 
 
+def fft_size(audio: Data2VecAudioConfig) -> int:
+    """Return the points of the Fourier transform of a window: the next power of 2."""
+    return 2 ** math.ceil(math.log2(audio.mel_window))
+
+
 class LogMel(SelfInitialised):
     """Log-mel energies as Kaldi computes them, without dither, normalised by a fixed mean and deviation.
 
@@ -47,7 +61,7 @@ class LogMel(SelfInitialised):
     def __init__(self, audio: Data2VecAudioConfig) -> None:
         super().__init__()
         self.audio = audio
-        self.fft_size = 2 ** math.ceil(math.log2(audio.mel_window))
+        self.fft_size = fft_size(audio)
         for name, table in self.initial_tables().items():
             self.register_buffer(name, table, persistent=False)
 
@@ -90,6 +104,13 @@ class SpectrogramLocalEncoder(LocalEncoder):
         patch = (audio.patch_frames, audio.patch_bins)
         self.projection = nn.Conv2d(1, config.hidden_size, patch, stride=patch)
         self.dropout = nn.Dropout(audio.feat_proj_dropout)
+
+    @classmethod
+    def layers(cls, settings: Data2VecAudioConfig, width: int, shape: Sequence[int]) -> list[LayerShape]:
+        frames = (shape[-1] - settings.mel_window) // settings.mel_hop + 1
+        filters = LayerShape(frames, fft_size(settings) // 2 + 1, settings.mel_bins, trained=False)
+        patch = settings.patch_frames * settings.patch_bins
+        return [filters, LayerShape(settings.num_tokens(shape[-1]), patch, width)]
 
     def make_positions(self, config: Data2VecConfig) -> nn.Module:
         return SinCosTimePositions(config.hidden_size, self.audio.tokens_per_frame)

@@ -12,12 +12,15 @@ size, N masked tokens over all samples and masks.
 from __future__ import annotations
 
 import itertools
+import math
 from typing import Any, NamedTuple
 
 from torch import Tensor
 
 from modeling_d2v import Data2VecConfig
+from modeling_d2v.local_encoders import LayerShape
 from modeling_d2v.modalities import MODALITIES
+from modeling_d2v.modality_encoders import LOCAL_ENCODERS
 
 
 class BatchShape(NamedTuple):
@@ -25,10 +28,10 @@ class BatchShape(NamedTuple):
 
     samples: int
     """B."""
-    size: int
-    """Samples of the longest waveform; tokens of the longest text; 0 for images."""
-    grid: tuple[int, int]
-    """Tokens down and across; 1 x T for text and audio."""
+    inputs: tuple[int, ...]
+    """Shape of the inputs, batch left out."""
+    grid: tuple[int, ...]
+    """Tokens down and across; T alone where they lie in a line."""
     masks: int
     """M."""
     visible: int
@@ -39,7 +42,7 @@ class BatchShape(NamedTuple):
     @property
     def tokens(self) -> int:
         """T."""
-        return self.grid[0] * self.grid[1]
+        return math.prod(self.grid)
 
 
 class StepFlops:
@@ -59,64 +62,39 @@ class StepFlops:
 
     def shape(self, modality: str, inputs: dict[str, Tensor]) -> BatchShape:
         """Shape of a collated batch: the input, "mask" (B, M, T), and "attention_mask" where something is padded."""
+        settings = self.config.modality_config(modality)
         mask, values = inputs["mask"], inputs[MODALITIES[modality].input_name]
         samples, masks, tokens = mask.shape
         visible = tokens - mask.sum(dim=2)
         real = inputs.get("attention_mask")
         if real is not None and not self.config.fairseq_compatible_padding:
-            lengths = real.sum(dim=1)
-            lengths = self.config.audio_config.num_frames(lengths) if modality == "audio" else lengths
-            visible = visible - (tokens - lengths)[:, None]
-        grid, size = (1, tokens), values.shape[-1]
-        if modality == "vision":
-            grid, size = self.config.vision_config.grid_size(*values.shape[-2:]), 0
-        return BatchShape(samples, size, grid, masks, max(int(visible.max()), 1), int(mask.sum()))
+            visible = visible - (tokens - settings.num_tokens(real.sum(dim=1)))[:, None]
+        shape = tuple(values.shape[1:])
+        grid = settings.token_grid(shape) or (tokens,)
+        return BatchShape(samples, shape, grid, masks, max(int(visible.max()), 1), int(mask.sum()))
 
     def parts(self, modality: str, shape: BatchShape, gradients: bool = True) -> dict[str, int]:
         """Operations by part: front end, student blocks, decoder (each with its gradients, if any), and teacher."""
-        settings = self.config.modality_config(modality)
-        first, local = self._local_encoder(modality, shape)
-        positions = self._positions(modality, shape.tokens)
+        settings, width = self.config.modality_config(modality), self.config.hidden_size
+        front_end = LOCAL_ENCODERS[modality][settings.front_end]
+        layers = front_end.layers(settings, width, shape.inputs)
+        fixed = shape.samples * sum(map(_layer, (layer for layer in layers if not layer.trained)))
+        trained = [shape.samples * _layer(layer) for layer in layers if layer.trained]
+        positions = sum(map(_layer, front_end.position_layers(settings, width, shape.tokens)))
         rows = shape.samples * shape.masks
         length = settings.num_extra_tokens + (shape.visible if self.drop else shape.tokens)
         teacher = shape.samples * (positions + self._blocks(modality, settings.num_extra_tokens + shape.tokens))
         if settings.ema_scope == "all":
-            teacher += first + local
+            teacher += fixed + sum(trained)
         passes = 3 if gradients else 1
+        # The gradient of the first layer's input is not needed.
+        unneeded = sum(trained[:1]) if gradients else 0
         return {
-            # The gradient of the first layer's input is not needed.
-            "front end": passes * (first + local + rows * positions) - (first if gradients else 0),
+            "front end": fixed + passes * (sum(trained) + rows * positions) - unneeded,
             "student": passes * rows * self._blocks(modality, length),
             "decoder": passes * self._decoder(modality, shape),
             "teacher": teacher,
         }
-
-    def _local_encoder(self, modality: str, shape: BatchShape) -> tuple[int, int]:
-        """Of one pass: the first layer, and the others."""
-        width, settings = self.config.hidden_size, self.config.modality_config(modality)
-        if modality == "text":
-            return 0, 0  # tables
-        if modality == "vision":
-            inner = settings.embed_dim or width
-            patches = shape.samples * shape.tokens
-            expand = 2 * patches * inner * width if inner != width else 0
-            return 2 * patches * settings.num_channels * settings.patch_size**2 * inner, expand
-        layers, length, before = [], shape.size, 1
-        for channels, kernel, stride in zip(
-            settings.conv_dim, settings.conv_kernel, settings.conv_stride, strict=True
-        ):
-            length = (length - kernel) // stride + 1
-            layers.append(2 * shape.samples * length * before * kernel * channels)
-            before = channels
-        return layers[0], sum(layers[1:]) + 2 * shape.samples * length * before * width
-
-    def _positions(self, modality: str, tokens: int) -> int:
-        """Convolutional positions of one row."""
-        settings, width = self.config.modality_config(modality), self.config.hidden_size
-        if modality != "audio" or not settings.conv_pos_depth:
-            return 0
-        kernel = max(3, settings.conv_pos_width // settings.conv_pos_depth)
-        return settings.conv_pos_depth * _convolution((tokens,), kernel, width, width, settings.conv_pos_groups)
 
     def _blocks(self, modality: str, length: int) -> int:
         """Prenet and shared blocks on one row of `length` tokens."""
@@ -128,11 +106,10 @@ class StepFlops:
     def _decoder(self, modality: str, shape: BatchShape) -> int:
         """Decoder at all places, its projection at the masked ones."""
         settings, width, total = self.config.modality_config(modality), self.config.hidden_size, 0
-        places = shape.grid if modality == "vision" else (shape.tokens,)
         if self.drop:
             for _ in range(settings.decoder_layers):
                 one = _convolution(
-                    places, settings.decoder_kernel_size, width, settings.decoder_hidden_size, settings.decoder_groups
+                    shape.grid, settings.decoder_kernel_size, width, settings.decoder_hidden_size, settings.decoder_groups
                 )
                 total += shape.samples * shape.masks * one
                 width = settings.decoder_hidden_size
@@ -150,6 +127,11 @@ def projection(settings: Any, width: int, after: int) -> int:
     layers, hidden = settings.decoder_projection_layers, int(width * settings.decoder_projection_ratio)
     widths = [width, *[hidden] * (layers - 1), after] if layers else []
     return sum(2 * one * other for one, other in itertools.pairwise(widths))
+
+
+def _layer(layer: LayerShape) -> int:
+    """A layer of a front end, on one input."""
+    return 2 * layer.places * layer.inputs * layer.outputs
 
 
 def _convolution(places: tuple[int, ...], kernel: int, inputs: int, outputs: int, groups: int) -> int:

@@ -17,6 +17,7 @@ from torch import nn
 
 from d2v_train.measuring.flops import BatchShape
 from modeling_d2v import Data2VecConfig
+from modeling_d2v.modality_encoders import LOCAL_ENCODERS
 
 
 FULL = 4
@@ -87,14 +88,18 @@ class Activations:
         width, rows = config.hidden_size, shape.samples * shape.masks
         # Embeddings, or projected features, with the norm behind them.
         total = shape.samples * shape.tokens * width * 2 * FULL
-        if modality != "audio":
-            return total
-        length = shape.size
-        for channels, kernel, stride in zip(mine.conv_dim, mine.conv_kernel, mine.conv_stride, strict=True):
-            length = (length - kernel) // stride + 1
-            total += shape.samples * length * self._conv_norm_gelu(channels)
-        places = rows * shape.tokens
-        return total + places * width * FULL + places * mine.conv_pos_depth * self._conv_norm_gelu(width)
+        encoder = LOCAL_ENCODERS[modality][mine.front_end]
+        layers = encoder.layers(mine, width, shape.inputs)
+        for before, layer in zip([None, *layers], layers, strict=False):
+            if layer.normed:
+                total += shape.samples * layer.places * self._conv_norm_gelu(layer.outputs)
+            if layer.trained and before is not None and not before.trained:
+                # Read to train this layer, and kept by no other one.
+                total += shape.samples * layer.places * layer.inputs * self.half
+        positions, places = encoder.position_layers(mine, width, shape.tokens), rows * shape.tokens
+        if positions:
+            total += places * width * FULL + places * len(positions) * self._conv_norm_gelu(width)
+        return total
 
     def _blocks(self, modality: str, shape: BatchShape) -> int:
         config, mine = self.config, self.config.modality_config(modality)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from backbone_factory import KINDS, encoder, inputs_of, pretraining
-from model_factory import MODALITIES, VERSIONS, inputs_for, padded_inputs, version_config
+from model_factory import FRONT_ENDS, front_end_config, inputs_for, padded_inputs, version_config
 from torch.utils.flop_counter import FlopCounterMode
 
 from d2v_train.measuring.backbone_flops import BackboneFlops, step_flops
@@ -13,10 +13,12 @@ from modeling_d2v import BackboneForPreTraining, Data2VecForPreTraining
 
 # PyTorch's formula for the gradients of a grouped convolution leaves the groups out: it counts too many.
 UNGROUPED = {"text": {}, "vision": {"decoder_groups": 1}, "audio": {"decoder_groups": 1, "conv_pos_groups": 1}}
+UNGROUPED["spectrogram"] = {"decoder_groups": 1}
 OTHERS = {
     "text": {"decoder_projection_layers": 1, "decoder_kernel_size": 4, "ema_scope": "all"},
     "vision": {"decoder_kernel_size": 4, "embed_dim": 24, "ema_scope": "blocks", "cls_loss_weight": 0.0},
     "audio": {"conv_pos_width": 8, "ema_scope": "all", "decoder_projection_layers": 2, "num_extra_tokens": 2},
+    "spectrogram": {"decoder_kernel_size": 4, "mel_window": 500, "patch_bins": 16, "ema_scope": "blocks"},
 }
 
 
@@ -34,23 +36,24 @@ def both_counts(config, modality, inputs, gradients=True):
 
 
 @pytest.mark.parametrize("version", ["1.0", "2.0"])
-@pytest.mark.parametrize("modality", MODALITIES)
+@pytest.mark.parametrize("front_end", FRONT_ENDS)
 @pytest.mark.parametrize("padded", [False, True])
-def test_a_step_is_counted_within_two_percent(version, modality, padded):
+def test_a_step_is_counted_within_two_percent(version, front_end, padded):
+    modality, _ = FRONT_ENDS[front_end]
     inputs = padded_inputs(modality)[0] if padded and modality != "vision" else inputs_for(modality)
-    settings = {**VERSIONS[version].get(f"{modality}_config", {}), **UNGROUPED[modality]}
-    own, counted = both_counts(version_config(version, modality, **{f"{modality}_config": settings}), modality, inputs)
+    config = front_end_config(version, front_end, **{f"{modality}_config": UNGROUPED[front_end]})
+    own, counted = both_counts(config, modality, inputs)
     assert sum(own.values()) == pytest.approx(counted, rel=0.02)
-    own, counted = both_counts(version_config(version, modality), modality, inputs, gradients=False)
+    own, counted = both_counts(front_end_config(version, front_end), modality, inputs, gradients=False)
     assert sum(own.values()) == pytest.approx(counted, rel=0.02)
 
 
-@pytest.mark.parametrize("modality", MODALITIES)
-def test_other_layouts_are_counted_within_two_percent(modality):
-    settings = {**UNGROUPED[modality], **OTHERS[modality]}
-    own, counted = both_counts(
-        version_config("2.0", modality, **{f"{modality}_config": settings}), modality, inputs_for(modality)
-    )
+@pytest.mark.parametrize("front_end", FRONT_ENDS)
+def test_other_layouts_are_counted_within_two_percent(front_end):
+    modality, _ = FRONT_ENDS[front_end]
+    settings = {**UNGROUPED[front_end], **OTHERS[front_end]}
+    config = front_end_config("2.0", front_end, **{f"{modality}_config": settings})
+    own, counted = both_counts(config, modality, inputs_for(modality))
     assert sum(own.values()) == pytest.approx(counted, rel=0.02)
 
 
