@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import initialization as init
 
-from .configuration_audio import Data2VecAudioConfig
+from .configuration_audio import LOWEST_FREQUENCY, Data2VecAudioConfig, mel
 from .configuration_data2vec import Data2VecConfig
 from .local_encoders import (
     LayerShape,
@@ -29,19 +29,15 @@ from .positions import SinCosTimePositions
 
 
 _PREEMPHASIS = 0.97
-_LOWEST_FREQUENCY = 20.0  # Hz, where the first mel bin begins
 _FLOOR = torch.finfo(torch.float32).eps
 
 
 def _mel_filters(bins: int, fft_size: int, sampling_rate: int) -> Tensor:
     """Return Kaldi's triangular filters (N, fft_size / 2 + 1) of equal width in mel, up to half the sampling rate."""
 
-    def mel(frequency: Tensor) -> Tensor:
-        return 1127.0 * torch.log1p(frequency / 700.0)
-
-    limits = mel(torch.tensor([_LOWEST_FREQUENCY, sampling_rate / 2], dtype=torch.float64))
-    edges = torch.linspace(limits[0], limits[1], bins + 2, dtype=torch.float64)
-    places = mel(torch.arange(fft_size // 2 + 1, dtype=torch.float64) * sampling_rate / fft_size)
+    edges = torch.linspace(mel(LOWEST_FREQUENCY), mel(sampling_rate / 2), bins + 2, dtype=torch.float64)
+    frequencies = [place * sampling_rate / fft_size for place in range(fft_size // 2 + 1)]
+    places = torch.tensor([mel(frequency) for frequency in frequencies], dtype=torch.float64)
     lower, centre, upper = (edges[i : bins + i, None] for i in range(3))
     rising, falling = (places - lower) / (centre - lower), (upper - places) / (upper - centre)
     return torch.minimum(rising, falling).clamp(min=0).float()

@@ -305,7 +305,9 @@ def _position_advice(name: str, options: Options) -> str:
         reach = _front_end(name, options).reach
         if reach and options.backbone is None:
             now = ", ".join(f"{key}={settings[key]}" for key in reach if key in settings)
-            narrow = f"narrow the position convolutions (model.audio_config.{reach[0]}{', now ' + now if now else ''}), "
+            narrow = (
+                f"narrow the position convolutions (model.audio_config.{reach[0]}{', now ' + now if now else ''}), "
+            )
         return (
             "Cut windows of random length (audio.transform.crop_seconds=[1.0, 2.0]) out of a stream of recordings "
             f"(audio.transform.concat_group=true), {narrow}or raise model.ema_decay."

@@ -109,7 +109,11 @@ class StepFlops:
         if self.drop:
             for _ in range(settings.decoder_layers):
                 one = _convolution(
-                    shape.grid, settings.decoder_kernel_size, width, settings.decoder_hidden_size, settings.decoder_groups
+                    shape.grid,
+                    settings.decoder_kernel_size,
+                    width,
+                    settings.decoder_hidden_size,
+                    settings.decoder_groups,
                 )
                 total += shape.samples * shape.masks * one
                 width = settings.decoder_hidden_size
