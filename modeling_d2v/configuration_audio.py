@@ -16,7 +16,7 @@ from .configuration_modalities import Data2VecModalityConfig
 
 
 OWNER = "Data2VecAudioConfig"
-LOWEST_FREQUENCY = 20.0
+LOWEST_MEL_FREQUENCY = 20.0
 """Hz, where the first filter of a spectrogram begins."""
 CONV_LAYERS = ("conv_dim", "conv_kernel", "conv_stride")
 TDNN_LAYERS = ("tdnn_dim", "tdnn_kernel", "tdnn_dilation")
@@ -44,7 +44,7 @@ def mel(frequency: float) -> float:
 
 def patch_bands(settings: Any) -> list[float]:
     """Return the frequencies in Hz between which the bands of patches of a spectrogram lie, from the lowest."""
-    low, high = mel(LOWEST_FREQUENCY), mel(settings.sampling_rate / 2)
+    low, high = mel(LOWEST_MEL_FREQUENCY), mel(settings.sampling_rate / 2)
     # Half way between the centres of the filters on either side; the first centre is one step above the lowest.
     steps = [(start + 0.5) / (settings.mel_bins + 1) for start in range(0, settings.mel_bins + 1, settings.patch_bins)]
     return [700.0 * math.expm1((low + step * (high - low)) / 1127.0) for step in steps]

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import initialization as init
 
-from .configuration_audio import LOWEST_FREQUENCY, Data2VecAudioConfig, mel
+from .configuration_audio import LOWEST_MEL_FREQUENCY, Data2VecAudioConfig, mel
 from .configuration_data2vec import Data2VecConfig
 from .local_encoders import (
     LayerShape,
@@ -35,7 +35,7 @@ _FLOOR = torch.finfo(torch.float32).eps
 def _mel_filters(bins: int, fft_size: int, sampling_rate: int) -> Tensor:
     """Return Kaldi's triangular filters (N, fft_size / 2 + 1) of equal width in mel, up to half the sampling rate."""
 
-    edges = torch.linspace(mel(LOWEST_FREQUENCY), mel(sampling_rate / 2), bins + 2, dtype=torch.float64)
+    edges = torch.linspace(mel(LOWEST_MEL_FREQUENCY), mel(sampling_rate / 2), bins + 2, dtype=torch.float64)
     frequencies = [place * sampling_rate / fft_size for place in range(fft_size // 2 + 1)]
     places = torch.tensor([mel(frequency) for frequency in frequencies], dtype=torch.float64)
     lower, centre, upper = (edges[i : bins + i, None] for i in range(3))
