@@ -5,6 +5,7 @@ fine-tuning are the ones that both versions publish for speech recognition, fair
 `examples/wav2vec/config/finetuning/base_100h`.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,6 +16,8 @@ from .configuration_modalities import Data2VecModalityConfig
 
 
 OWNER = "Data2VecAudioConfig"
+LOWEST_MEL_FREQUENCY = 20.0
+"""Hz, where the first filter of a spectrogram begins."""
 CONV_LAYERS = ("conv_dim", "conv_kernel", "conv_stride")
 TDNN_LAYERS = ("tdnn_dim", "tdnn_kernel", "tdnn_dilation")
 
@@ -32,6 +35,19 @@ def patch_window(settings: Any) -> tuple[int, int]:
     """Return the samples that a row of patches of a spectrogram sees, and those between two rows."""
     frames, hop = settings.patch_frames, settings.mel_hop
     return (frames - 1) * hop + settings.mel_window, frames * hop
+
+
+def mel(frequency: float) -> float:
+    """Return a frequency in Hz on the mel scale."""
+    return 1127.0 * math.log1p(frequency / 700.0)
+
+
+def patch_bands(settings: Any) -> list[float]:
+    """Return the frequencies in Hz between which the bands of patches of a spectrogram lie, from the lowest."""
+    low, high = mel(LOWEST_MEL_FREQUENCY), mel(settings.sampling_rate / 2)
+    # Half way between the centres of the filters on either side; the first centre is one step above the lowest.
+    steps = [(start + 0.5) / (settings.mel_bins + 1) for start in range(0, settings.mel_bins + 1, settings.patch_bins)]
+    return [700.0 * math.expm1((low + step * (high - low)) / 1127.0) for step in steps]
 
 
 # By the name of the front end.
@@ -53,6 +69,11 @@ class Frames:
     def frame_stride(self) -> int:
         """Samples from one frame to the next (320 with the published convolutions)."""
         return self._window()[1]
+
+    @property
+    def band_edges(self) -> list[float] | None:
+        """Frequencies in Hz between which the tokens of one time step lie, from the lowest; None where it is one."""
+        return None
 
     def num_frames(self, samples: Any) -> Any:
         """Frames of a waveform of `samples` samples (int or integer tensor); 0 where it is shorter than one frame."""
@@ -169,9 +190,18 @@ class Data2VecAudioConfig(Frames, Data2VecModalityConfig):
         return WINDOWS[self.front_end](self)
 
     @property
+    def conv_pos_kernel(self) -> int:
+        """Frames that one layer of the position encoder sees."""
+        return max(3, self.conv_pos_width // max(self.conv_pos_depth, 1))
+
+    @property
     def tokens_per_frame(self) -> int:
         """Tokens of one time step: 1, or the bands that patches of a spectrogram cut it into."""
         return self.mel_bins // self.patch_bins if self.traits.geometry == "grid" else 1
+
+    @property
+    def band_edges(self) -> list[float] | None:
+        return patch_bands(self) if self.traits.geometry == "grid" else None
 
     def num_tokens(self, length: Any) -> Any:
         return self.num_frames(length) * self.tokens_per_frame

@@ -7,8 +7,9 @@ A front end turns the input of its modality into tokens. How they lie decides wh
 | line     | random, span                 | over time                   |
 | grid     | random, block, inverse_block | over rows and columns       |
 
-To add a front end, write its local encoder, name it in `LOCAL_ENCODERS` (`modality_encoders.py`), give its settings to
-the configuration of the modality, and add its entry here: nothing else asks for the name of a front end.
+To add a front end, write its local encoder in a file (named in `remote_code.py` too, so that it travels), name it in
+`LOCAL_ENCODERS` (`modality_encoders.py`), give its settings to the configuration of the modality, and add its entry
+here: nothing else asks for the name of a front end.
 """
 
 from dataclasses import dataclass
@@ -23,12 +24,15 @@ class FrontEnd:
     Args:
         geometry: "line", or "grid" of rows and columns, flattened row by row.
         corrupts_input: Whether data2vec 1.0 masks the input itself (token ids); otherwise it replaces features.
+        reach: Settings of the modality that say how far around a token its position encoder sees; none where positions
+            are absolute.
         standardised: Whether waveforms are brought to mean 0 and variance 1 before they enter the model; otherwise
             their loudness is kept.
     """
 
     geometry: str
     corrupts_input: bool = False
+    reach: tuple[str, ...] = ()
     standardised: bool = True
 
     @property
@@ -64,7 +68,10 @@ MODALITIES: dict[str, Modality] = {
     "audio": Modality(
         "input_values",
         "speech",
-        {"convolutions": FrontEnd("line"), "spectrogram": FrontEnd("grid", standardised=False)},
+        {
+            "convolutions": FrontEnd("line", reach=("conv_pos_width", "conv_pos_depth")),
+            "spectrogram": FrontEnd("grid", standardised=False),
+        },
     ),
 }
 

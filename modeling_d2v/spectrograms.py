@@ -13,29 +13,37 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import initialization as init
 
-from .configuration_audio import Data2VecAudioConfig
+from .configuration_audio import LOWEST_MEL_FREQUENCY, Data2VecAudioConfig, mel
 from .configuration_data2vec import Data2VecConfig
-from .local_encoders import LocalEncoder, LocalFeatures, SelfInitialised, check_waveforms, init_patches, whole_windows
+from .local_encoders import (
+    LocalEncoder,
+    LocalFeatures,
+    SelfInitialised,
+    check_waveforms,
+    init_patches,
+    whole_windows,
+)
 from .positions import SinCosTimePositions
 
 
 _PREEMPHASIS = 0.97
-_LOWEST_FREQUENCY = 20.0  # Hz, where the first mel bin begins
 _FLOOR = torch.finfo(torch.float32).eps
 
 
 def _mel_filters(bins: int, fft_size: int, sampling_rate: int) -> Tensor:
     """Return Kaldi's triangular filters (N, fft_size / 2 + 1) of equal width in mel, up to half the sampling rate."""
 
-    def mel(frequency: Tensor) -> Tensor:
-        return 1127.0 * torch.log1p(frequency / 700.0)
-
-    limits = mel(torch.tensor([_LOWEST_FREQUENCY, sampling_rate / 2], dtype=torch.float64))
-    edges = torch.linspace(limits[0], limits[1], bins + 2, dtype=torch.float64)
-    places = mel(torch.arange(fft_size // 2 + 1, dtype=torch.float64) * sampling_rate / fft_size)
+    edges = torch.linspace(mel(LOWEST_MEL_FREQUENCY), mel(sampling_rate / 2), bins + 2, dtype=torch.float64)
+    frequencies = [place * sampling_rate / fft_size for place in range(fft_size // 2 + 1)]
+    places = torch.tensor([mel(frequency) for frequency in frequencies], dtype=torch.float64)
     lower, centre, upper = (edges[i : bins + i, None] for i in range(3))
     rising, falling = (places - lower) / (centre - lower), (upper - places) / (upper - centre)
     return torch.minimum(rising, falling).clamp(min=0).float()
+
+
+def fft_size(audio: Data2VecAudioConfig) -> int:
+    """Return the points of the Fourier transform of a window: the next power of 2."""
+    return 2 ** math.ceil(math.log2(audio.mel_window))
 
 
 class LogMel(SelfInitialised):
@@ -47,7 +55,7 @@ class LogMel(SelfInitialised):
     def __init__(self, audio: Data2VecAudioConfig) -> None:
         super().__init__()
         self.audio = audio
-        self.fft_size = 2 ** math.ceil(math.log2(audio.mel_window))
+        self.fft_size = fft_size(audio)
         for name, table in self.initial_tables().items():
             self.register_buffer(name, table, persistent=False)
 

@@ -76,6 +76,13 @@ SPECTROGRAM: dict[str, Any] = dict(
 )
 
 
+# Every front end: its modality, and the settings that choose it.
+FRONT_ENDS: dict[str, tuple[str, dict[str, Any]]] = {
+    **{modality: (modality, {}) for modality in MODALITIES},
+    "spectrogram": ("audio", SPECTROGRAM),
+}
+
+
 def tiny_config(modalities: str | tuple[str, ...] = MODALITIES, **overrides: Any) -> Data2VecConfig:
     """A configuration with a width of 32, two shared blocks and no dropout."""
     names = (modalities,) if isinstance(modalities, str) else modalities
@@ -126,6 +133,14 @@ def version_config(version: str, modality: str, **overrides: Any) -> Data2VecCon
     settings = {k: v for k, v in VERSIONS[version].items() if not k.endswith("_config")}
     settings[f"{modality}_config"] = VERSIONS[version].get(f"{modality}_config", {})
     return tiny_config(modality, **{**settings, **overrides})
+
+
+def front_end_config(version: str, front_end: str, **overrides: Any) -> Data2VecConfig:
+    """`version_config` of one of `FRONT_ENDS`; settings of its modality, and those of the model."""
+    modality, own = FRONT_ENDS[front_end]
+    key = f"{modality}_config"
+    settings = {**VERSIONS[version].get(key, {}), **own, **overrides.pop(key, {})}
+    return version_config(version, modality, **{key: settings}, **overrides)
 
 
 def randomise(model: torch.nn.Module, seed: int = 0) -> torch.nn.Module:

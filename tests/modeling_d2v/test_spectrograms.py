@@ -21,7 +21,7 @@ from transformers import ASTFeatureExtractor
 
 import modeling_d2v
 from modeling_d2v import Data2VecConfig, Data2VecForPreTraining, Data2VecModel
-from modeling_d2v.configuration_audio import WINDOWS
+from modeling_d2v.configuration_audio import WINDOWS, Data2VecAudioConfig
 from modeling_d2v.conversion.hf.export import to_transformers
 from modeling_d2v.modalities import MODALITIES
 from modeling_d2v.positions import SinCosTimePositions, sincos_2d
@@ -83,6 +83,18 @@ def test_silence_is_the_floor_and_energies_are_computed_in_float32():
 
 
 # Geometry
+
+
+def test_bands_of_patches_lie_between_the_centres_of_their_filters():
+    audio = make().config.audio_config
+    edges = audio.band_edges
+    assert len(edges) == audio.tokens_per_frame + 1 and edges == sorted(edges)
+    highest = torch.argmax(LogMel(audio).filters, dim=1) * audio.sampling_rate / 512
+    for band in range(audio.tokens_per_frame):
+        own = highest[band * audio.patch_bins : (band + 1) * audio.patch_bins]
+        # The filters know frequencies in steps of 31 Hz.
+        assert own.min() > edges[band] - 32 and own.max() < edges[band + 1] + 32
+    assert Data2VecAudioConfig().band_edges is None
 
 
 @pytest.mark.parametrize("samples", [879, 880, 1519, 1520, 6000, 16000])

@@ -171,7 +171,7 @@ def _audio(config: Data2VecConfig) -> dict[str, Any]:
         "activation_dropout": config.activation_dropout,
         "layerdrop": config.layerdrop,
         "num_conv_pos_embeddings": audio.conv_pos_depth,
-        "conv_pos_kernel_size": max(3, audio.conv_pos_width // max(audio.conv_pos_depth, 1)),
+        "conv_pos_kernel_size": audio.conv_pos_kernel,
         "num_conv_pos_embedding_groups": audio.conv_pos_groups,
         "pad_token_id": audio.pad_token_id,
         # Not a field of theirs, but read if it is set.

@@ -12,7 +12,6 @@ from modeling_d2v import Data2VecConfig
 
 HIGHEST_RATE = 0.02
 """Peak learning rate of AdamW above which no run is known to learn; published runs use 2e-4 to 2e-3."""
-FRAMES_PER_SECOND = 50
 
 
 def advice_at_start(options: Options, config: Data2VecConfig) -> Iterator[Finding]:
@@ -92,18 +91,17 @@ def _batch(name: str, options: Options, config: Data2VecConfig) -> Iterator[Find
 def _position_convolutions(options: Options, config: Data2VecConfig) -> Iterator[Finding]:
     seconds = options.audio.transform.get("crop_seconds")
     settings = config.audio_config
-    if not isinstance(seconds, int | float) or options.audio.transform.get("concat_group"):
+    if not settings.traits.reach or not isinstance(seconds, int | float):
         return
-    if settings.traits.geometry != "line":  # fixed positions instead of convolutions
+    if options.audio.transform.get("concat_group"):
         return
-    frames = seconds * FRAMES_PER_SECOND
-    kernel = max(3, settings.conv_pos_width // max(settings.conv_pos_depth, 1))
-    sees = settings.conv_pos_depth * (kernel - 1) + 1
+    frames = settings.num_frames(round(seconds * settings.sampling_rate))
+    sees = settings.conv_pos_depth * (settings.conv_pos_kernel - 1) + 1
     if sees > frames:
         yield Finding(
             "positions_see_all",
             "audio",
-            f"All windows of audio are {seconds:g} s long ({frames:.0f} frames), and the position convolutions see "
+            f"All windows of audio are {seconds:g} s long ({frames} frames), and the position convolutions see "
             f"{sees} frames: each token can detect its position in the window, and targets tend to become functions "
             "of it. Use windows of random length (audio.transform.crop_seconds=[1.0, 2.0]) from a stream of "
             "recordings (audio.transform.concat_group=true), or lower model.audio_config.conv_pos_width.",

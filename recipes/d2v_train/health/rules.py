@@ -14,6 +14,8 @@ from statistics import mean, median
 from typing import Any
 
 from d2v_train.options.run import Options
+from modeling_d2v.modalities import MODALITIES, FrontEnd
+from modeling_d2v.presets import get_preset
 
 
 POSITION_ALARM = 0.95
@@ -286,11 +288,23 @@ def _lower_rate(options: Options) -> str:
     return f"Lower optim.lr from {rate:g} to about {min(rate / 3, 1e-3):.1g}"
 
 
+def _front_end(name: str, options: Options) -> FrontEnd:
+    """Return the front end that the options name themselves or by their preset; the first without a name."""
+    preset = options.model.get("preset")
+    settings = {
+        **(get_preset(preset).get(f"{name}_config", {}) if preset else {}),
+        **(options.model.get(f"{name}_config") or {}),
+    }
+    modality = MODALITIES[name]
+    return modality.front_ends.get(settings.get("front_end"), modality.default)
+
+
 def _speech_advice(options: Options) -> str:
-    settings = options.model.get("audio_config") or {}
-    now = ", ".join(f"{key}={settings[key]}" for key in ("conv_pos_width", "conv_pos_depth") if key in settings)
-    width = f"model.audio_config.conv_pos_width{', now ' + now if now else ''}"
-    narrow = f"narrow the position convolutions ({width}), " if options.backbone is None else ""
+    settings, narrow = options.model.get("audio_config") or {}, ""
+    reach = _front_end("audio", options).reach
+    if reach and options.backbone is None:
+        now = ", ".join(f"{key}={settings[key]}" for key in reach if key in settings)
+        narrow = f"narrow the position convolutions (model.audio_config.{reach[0]}{', now ' + now if now else ''}), "
     return (
         "Cut windows of random length (audio.transform.crop_seconds=[1.0, 2.0]) from a stream of recordings "
         f"(audio.transform.concat_group=true), {narrow}or raise model.ema_decay."

@@ -27,7 +27,7 @@ CROP_LENGTHS = 11
 
 @dataclass
 class AudioTransform:
-    """Waveform to a standardised tensor (S,), mean 0 and variance 1 over the crop.
+    """Waveform to a tensor (S,), of mean 0 and variance 1 over the crop unless the front end takes loudness as it is.
 
     In training: optionally the clip followed by random others of the same speaker until `crop_seconds` are full, then
     a crop of random length and place. In evaluation: the clip as it is, at most `max_seconds` of its beginning.
@@ -47,6 +47,7 @@ class AudioTransform:
             tells where clips are not standardised.
         max_seconds: Longest clip in evaluation and without crops, in seconds; None = no limit.
         standardised: Whether each clip gets mean 0 and variance 1; without it, samples keep their range of -1 to 1.
+            Set by `build_transform` to what the front end takes.
         train: Whether to augment.
     """
 
@@ -71,7 +72,10 @@ class AudioTransform:
     @staticmethod
     def of_model(settings: Any, tokenizer: Any = None) -> dict[str, Any]:
         """Return the options that follow from the configuration of the modality."""
-        return {"min_samples": settings.frame_width + settings.frame_stride}
+        return {
+            "min_samples": settings.frame_width + settings.frame_stride,
+            "standardised": settings.traits.standardised,
+        }
 
     @staticmethod
     def of_processor(processor: Any) -> dict[str, Any]:

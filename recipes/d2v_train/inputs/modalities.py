@@ -72,7 +72,7 @@ DATA_KINDS: dict[str, DataKind] = {
     "audio": DataKind(
         AudioTransform,
         "feature_extractor",
-        lambda config, transform, tokenizer: feature_extractor(config),
+        lambda config, transform, tokenizer: feature_extractor(config, transform.standardised),
         AutoFeatureExtractor,
         ("max_seconds", "standardised"),
         probe_batch_size=16,

@@ -36,13 +36,20 @@ def image_processor(config: Data2VecConfig, transform: Any) -> Data2VecImageProc
     )
 
 
-def feature_extractor(config: Data2VecConfig) -> Wav2Vec2FeatureExtractor:
-    """Feature extractor that standardises each waveform, as in training."""
+def feature_extractor(config: Data2VecConfig, standardised: bool | None = None) -> Wav2Vec2FeatureExtractor:
+    """Feature extractor that standardises each waveform or leaves it as it is, as in training.
+
+    Args:
+        config: configuration of the model.
+        standardised: what the run did. Default: what the front end takes.
+    """
+    if standardised is None:
+        standardised = config.audio_config.traits.standardised
     return Wav2Vec2FeatureExtractor(
         feature_size=1,
         sampling_rate=config.audio_config.sampling_rate,
         padding_value=0.0,
-        do_normalize=True,
+        do_normalize=standardised,
         return_attention_mask=True,
     )
 

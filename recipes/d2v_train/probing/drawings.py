@@ -42,13 +42,37 @@ def picture(pixels: np.ndarray) -> np.ndarray:
     return pixels[0] if len(pixels) != 3 else pixels.transpose(1, 2, 0)
 
 
-def spectrogram(samples: np.ndarray, stride: int) -> np.ndarray:
-    """Log-magnitudes (frequencies, frames) of a waveform, a column for each frame of the model."""
+def spectrogram(samples: np.ndarray, stride: int, whole: bool = False) -> np.ndarray:
+    """Log-magnitudes (frequencies, frames) of a waveform, a column for each frame of the model.
+
+    Args:
+        samples: (S,).
+        stride: samples between two frames.
+        whole: up to half the sampling rate instead of a quarter, above which speech has little.
+    """
     width = max(2 * stride, 400)
     window = audio_utils.window_function(width, "hann", periodic=False)
     padded = np.pad(samples, (0, width - 1))
     magnitudes = audio_utils.spectrogram(padded, window, width, stride, power=1.0, center=False)
-    return np.log(magnitudes[: width // 4] + 1e-2)
+    return np.log(magnitudes[: width // 2 if whole else width // 4] + 1e-2)
+
+
+BAND_ROWS = 24
+"""Rows of a picture for each band of tokens."""
+
+
+def banded_spectrogram(samples: np.ndarray, stride: int, rate: int, bands: Sequence[float]) -> np.ndarray:
+    """Return the same (`BAND_ROWS` * bands, frames) with bands of equal height, whatever their width in Hz.
+
+    Args:
+        samples, stride: as of `spectrogram`.
+        rate: samples a second.
+        bands: frequencies in Hz between which they lie, from the lowest.
+    """
+    values = spectrogram(samples, stride, whole=True)
+    places = (np.arange(BAND_ROWS * (len(bands) - 1)) + 0.5) / BAND_ROWS
+    frequencies = np.interp(places, np.arange(len(bands)), bands)
+    return values[(frequencies / (rate / 2) * len(values)).astype(int).clip(max=len(values) - 1)]
 
 
 def draw_image_masks(path: Path, images: Sequence[np.ndarray], masks: np.ndarray, names: Sequence[str]) -> Path:
@@ -90,9 +114,15 @@ def _overlay(hidden: np.ndarray, strength: float) -> np.ndarray:
 
 
 def draw_audio_masks(
-    path: Path, waves: Sequence[np.ndarray], masks: Sequence[np.ndarray], names: Sequence[str], stride: int, rate: int
+    path: Path,
+    waves: Sequence[np.ndarray],
+    masks: Sequence[np.ndarray],
+    names: Sequence[str],
+    stride: int,
+    rate: int,
+    bands: Sequence[float] | None = None,
 ) -> Path:
-    """Spectrograms with the hidden frames covered, one mask each, all of them as a strip below.
+    """Spectrograms with the hidden tokens covered, one mask each, all of them as a strip below.
 
     Args:
         path: PNG to write.
@@ -101,16 +131,20 @@ def draw_audio_masks(
         names: of the recordings.
         stride: samples between two frames.
         rate: samples a second.
+        bands: frequencies in Hz between which the bands lie, from the lowest; None for one band of all of them.
     """
     figure = _figure(9, 1.6 * len(waves) + 0.4)
     grid = figure.add_gridspec(len(waves), 1, left=0.08, right=0.98, top=0.96, bottom=0.07, hspace=0.5)
     for place, (wave, own, name) in enumerate(zip(waves, masks, names, strict=True)):
         upper, lower = grid[place].subgridspec(2, 1, height_ratios=[5, 1], hspace=0.1).subplots()
         seconds, end = len(wave) / rate, own.shape[2] * stride / rate
-        values = spectrogram(wave, stride)
-        upper.imshow(values, origin="lower", aspect="auto", cmap="gray_r", extent=(0, seconds, 0, rate / 4000))
-        cover = {"origin": "lower", "aspect": "auto", "extent": (0, end, 0, rate / 4000)}
-        upper.imshow(_overlay(own[0].astype(float), 0.55), **cover)
+        values, top = spectrogram(wave, stride), rate / 4000
+        if bands is not None:
+            values, top = banded_spectrogram(wave, stride, rate, bands), len(bands) - 1
+            upper.set_yticks(range(len(bands)), [f"{edge / 1000:.2g}" for edge in bands])
+        upper.imshow(values, origin="lower", aspect="auto", cmap="gray_r", extent=(0, seconds, 0, top))
+        cover = {"origin": "lower", "aspect": "auto", "extent": (0, end, 0, top)}
+        upper.imshow(_overlay(own[0].astype(float), 0.55), interpolation="nearest", **cover)
         upper.set_title(f"{name}: {own[0].mean():.0%} of {own[0].size} tokens hidden", fontsize=8, loc="left")
         upper.set_ylabel("kHz", fontsize=7)
         strip = _overlay(own.mean(axis=1), 1.0)

@@ -76,9 +76,9 @@ class Drawing(NamedTuple):
 
 def _speech_masks(path: Path, samples: Samples) -> Path:
     # Rows of the tokens are frames; time goes to the right in the picture.
-    turned = [grid.transpose(0, 2, 1) for grid in samples.grids]
+    turned, settings = [grid.transpose(0, 2, 1) for grid in samples.grids], samples.settings
     return draw_audio_masks(
-        path, samples.values, turned, samples.names, samples.settings.frame_stride, rate=SAMPLING_RATE
+        path, samples.values, turned, samples.names, settings.frame_stride, SAMPLING_RATE, settings.band_edges
     )
 
 

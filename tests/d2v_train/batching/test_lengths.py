@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import soundfile
+from model_factory import SPECTROGRAM
 
 from d2v_train.batching import lengths as module
 from d2v_train.batching.lengths import header_seconds, read_header, sample_counts, token_lengths
@@ -25,6 +26,8 @@ CONFIG = Data2VecConfig(
     modalities=["audio", "text", "vision"],
     text_config={"max_position_embeddings": 40, "vocab_size": 300, "mask_token_id": 299},
 )
+
+SPECTROGRAMS = Data2VecConfig(modalities=["audio"], audio_config=SPECTROGRAM)
 
 
 @pytest.fixture
@@ -57,15 +60,16 @@ def test_headers_tell_the_length_of_the_decoded_recordings(recordings):
         {"crop_seconds": [0.2, 1.5], "concat_group": True},
     ],
 )
-def test_lengths_of_recordings_are_those_after_the_transform_or_more(options):
+@pytest.mark.parametrize("config", [CONFIG, SPECTROGRAMS], ids=["convolutions", "spectrogram"])
+def test_lengths_of_recordings_are_those_after_the_transform_or_more(config, options):
     dataset = open_dataset("audio", None, max_samples=12)
-    transform = build_transform("audio", options, CONFIG)
+    transform = build_transform("audio", options, config)
     prepared = transform.prepare(dataset)
-    lengths = token_lengths(prepared, transform, CONFIG)
+    lengths = token_lengths(prepared, transform, config)
     found = np.array(
         [
             max(
-                CONFIG.audio_config.num_frames(len(transform(prepared[index], seed=seed)["input_values"]))
+                config.audio_config.num_tokens(len(transform(prepared[index], seed=seed)["input_values"]))
                 for seed in range(40)
             )
             for index in range(12)

@@ -8,7 +8,7 @@ import pytest
 
 from d2v_train.health.advice import advice_at_start, share_of_first_weights
 from d2v_train.health.guard import HealthGuard, RunHealth, TrainingStopped
-from d2v_train.health.rules import Finding
+from d2v_train.health.rules import Finding, _position_advice
 from d2v_train.models.build import build_config
 from d2v_train.options.files import load_options, pretraining_configs
 from d2v_train.support.jsonl import read_log
@@ -175,6 +175,19 @@ def test_committed_configurations_need_no_advice(config):
 )  # fmt: skip
 def test_settings_that_cannot_learn_well_are_named(overrides, expected):
     assert advice("tiny_audio", *overrides) == {expected}
+
+
+def test_advice_about_positions_is_given_where_they_are_learned_by_convolutions():
+    """Positions of spectrograms are absolute: nothing about them can be set."""
+    window = ["audio.transform.crop_seconds=0.5", "audio.transform.concat_group=false"]
+    assert "positions_see_all" not in advice("tiny_spectrogram", *window)
+    for config, named in (
+        ("tiny_audio", True),
+        ("tiny_spectrogram", False),
+        ("audio_base_ls960", True),
+        ("audio_spectrogram_base", False),
+    ):
+        assert ("conv_pos_width" in _position_advice("audio", options(config))) == named
 
 
 def test_advice_for_a_small_batch_fits_how_it_is_cut():

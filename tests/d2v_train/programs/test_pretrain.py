@@ -8,6 +8,9 @@ import time
 
 import pytest
 import torch
+from model_factory import SPECTROGRAM
+from recordings import options as run_options
+from recordings import write_recordings
 from safetensors.torch import load_file
 from tiny_run import (
     DROPOUT,
@@ -28,6 +31,7 @@ from transformers import (
     AutoFeatureExtractor,
     AutoImageProcessor,
     AutoModel,
+    AutoModelForAudioClassification,
     AutoModelForPreTraining,
     AutoTokenizer,
 )
@@ -36,6 +40,8 @@ from d2v_train.health.guard import TrainingStopped
 from d2v_train.models.build import build_config, build_model
 from d2v_train.options.errors import OptionError
 from d2v_train.options.files import load_options
+from d2v_train.probing.run import ProbeSettings, run_probe
+from d2v_train.programs.finetune_audio_classification import run_program as finetune
 from d2v_train.programs.pretrain import main
 from d2v_train.runs.checkpoints import CheckpointFolder
 from d2v_train.support.jsonl import read_log
@@ -222,6 +228,39 @@ def test_init_from_an_encoder_starts_the_teacher_as_its_copy(config, tmp_path):
     weight = encoder.encoder.blocks[1].mlp.fc1.weight
     assert torch.equal(start.data2vec.encoder.blocks[1].mlp.fc1.weight, weight)
     assert torch.equal(start.teacher.encoder.blocks[1].mlp.fc1.weight, weight)
+
+
+def test_spectrograms_go_from_waveforms_to_a_classifier(tmp_path):
+    """Another front end of audio through every program: training, resuming, probing, fine-tuning."""
+    small = {"num_masks": 2, "decoder_layers": 1, "decoder_hidden_size": 32, "prenet_dropout": 0.0}
+    tree = tiny("audio", max_steps=3, checkpoints={"every": 1})
+    tree["audio"]["transform"] = {"crop_seconds": [0.4, 0.8]}
+    tree["model"]["audio_config"] = {**SPECTROGRAM, **small}
+    config = write_config(tmp_path, tree)
+    pretrain(config, tmp_path / "run")
+    with stopped_before(2):
+        pretrain(config, tmp_path / "cut")
+    pretrain(config, tmp_path / "cut")
+    assert_same_run(tmp_path / "run", tmp_path / "cut")
+
+    final = tmp_path / "run" / "final"
+    encoder, extractor = AutoModel.from_pretrained(final), AutoFeatureExtractor.from_pretrained(final)
+    assert not extractor.do_normalize
+    loud = extractor([[0.5] * 1520, [0.1] * 880], sampling_rate=16_000, padding=True, return_tensors="pt")
+    assert encoder(**loud).last_hidden_state.shape == (2, 1 + 2 * 4, 32)
+
+    quick = {"max_samples": 60, "seeds": (0,), "few": 2, "neighbours": 3}
+    result = run_probe(ProbeSettings(model=str(final), modality="audio", data=None, **quick))
+    assert result["pretrained"].keys() == result["random"].keys() and "mfcc" in result["simple"]
+
+    write_recordings(tmp_path / "words", ["AAA", "BBB"] * 4, "label", label=["a", "b"] * 4)
+    finetune(run_options(final, tmp_path / "classes", "--do_train", "--do_eval", max_steps=3,
+                         dataset_name=tmp_path / "words", per_device_train_batch_size=4))  # fmt: skip
+    classifier = AutoModelForAudioClassification.from_pretrained(tmp_path / "classes")
+    assert classifier.config.audio_config.front_end == "spectrogram" and classifier.config.num_labels == 2
+    kept = classifier.data2vec.modality_encoders["audio"].local_encoder.projection.weight
+    assert torch.equal(kept, encoder.modality_encoders["audio"].local_encoder.projection.weight)
+    assert not AutoFeatureExtractor.from_pretrained(tmp_path / "classes").do_normalize
 
 
 # -- other processes

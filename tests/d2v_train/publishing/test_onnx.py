@@ -3,7 +3,7 @@
 import pytest
 import torch
 from head_factory import HEADS, make_head
-from model_factory import padded_inputs, randomise, tiny_config, version_config
+from model_factory import FRONT_ENDS, front_end_config, padded_inputs, randomise, tiny_config
 
 from d2v_train.programs.export_onnx import main
 from d2v_train.publishing import onnx as onnx_export
@@ -20,10 +20,10 @@ def test_heads(tmp_path, name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("modality", ["text", "vision", "audio"])
+@pytest.mark.parametrize("front_end", FRONT_ENDS)
 @pytest.mark.parametrize("version", ["2.0", "1.0"])
-def test_encoders(tmp_path, version, modality):
-    model = randomise(Data2VecModel(version_config(version, modality))).eval()
+def test_encoders(tmp_path, version, front_end):
+    model = randomise(Data2VecModel(front_end_config(version, front_end))).eval()
     assert export_onnx(model, tmp_path / "model.onnx") < 1e-4
 
 

@@ -22,7 +22,7 @@ class SpeechModelArguments(ModelArguments):
 
     head: ClassVar[tuple[str, ...]] = ()
 
-    freeze_feature_encoder: bool = option(True, "Keep the convolutions over the waveform as they are.")
+    freeze_feature_encoder: bool = option(True, "Keep the convolutions over waveform or spectrogram as they are.")
     hidden_dropout: float | None = option(None, "Dropout after attention and feed-forward part.")
     attention_dropout: float | None = option(None, "Dropout of the attention weights.")
     activation_dropout: float | None = option(0.1, "Dropout inside the feed-forward part.")
