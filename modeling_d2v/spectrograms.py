@@ -7,6 +7,7 @@ Shapes: B samples, S samples of a waveform, F frames, N mel bins, t x f grid of 
 """
 
 import math
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -73,8 +74,9 @@ class LogMel(SelfInitialised):
 
     def forward(self, waveforms: Tensor) -> Tensor:
         """Waveforms (B, S) -> normalised energies (B, F, N), in fp32."""
-        audio = self.audio
-        with torch.autocast(waveforms.device.type, enabled=False):
+        audio, device = self.audio, waveforms.device.type
+        # The meta device, on which operations are counted, knows no autocast.
+        with torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext():
             frames = waveforms.float().unfold(1, audio.mel_window, audio.mel_hop)  # (B, F, window)
             frames = frames - frames.mean(dim=-1, keepdim=True)
             before = torch.cat([frames[..., :1], frames[..., :-1]], dim=-1)

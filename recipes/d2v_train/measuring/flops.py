@@ -70,10 +70,10 @@ class FrontEndFlops:
         self._known: dict[tuple[int, ...], np.ndarray] = {}
         self._line: tuple[np.ndarray, np.ndarray] | None = None
 
-    def local(self, shape: tuple[int, ...]) -> tuple[int, int]:
-        """Return the operations of the first layer and of the others on an input of `shape`, batch left out."""
+    def local(self, shape: tuple[int, ...]) -> tuple[int, int, int]:
+        """Return the operations before the first layer, of it and after it, on an input of `shape`, batch left out."""
         if isinstance(self._encoder.first_layer, nn.Embedding):
-            return 0, 0  # tables are looked up
+            return 0, 0, 0  # tables are looked up
         if len(shape) > 1:
             if shape not in self._known:
                 self._known[shape] = self._count(shape)
@@ -103,8 +103,7 @@ class FrontEndFlops:
             self._encoder(torch.empty(1, *shape, device="meta"), None)
         for hook in hooks:
             hook.remove()
-        first = marks[1] - marks[0]
-        return np.array([first, counter.get_total_flops() - first], dtype=float)
+        return np.diff([0, *marks, counter.get_total_flops()]).astype(float)
 
 
 class StepFlops:
@@ -142,17 +141,17 @@ class StepFlops:
         if modality not in self.front_ends:
             self.front_ends[modality] = FrontEndFlops(self.config, modality)
         front_end = self.front_ends[modality]
-        first, local = (shape.samples * count for count in front_end.local(shape.inputs))
+        before, first, after = (shape.samples * count for count in front_end.local(shape.inputs))
         positions = front_end.positions(shape.tokens)
         rows = shape.samples * shape.masks
         length = settings.num_extra_tokens + (shape.visible if self.drop else shape.tokens)
         teacher = shape.samples * (positions + self._blocks(modality, settings.num_extra_tokens + shape.tokens))
         if settings.ema_scope == "all":
-            teacher += first + local
+            teacher += before + first + after
         passes = 3 if gradients else 1
         return {
             # The gradient of the first layer's input is not needed.
-            "front end": passes * (first + local + rows * positions) - (first if gradients else 0),
+            "front end": before + passes * (first + after + rows * positions) - (first if gradients else 0),
             "student": passes * rows * self._blocks(modality, length),
             "decoder": passes * self._decoder(modality, shape),
             "teacher": teacher,

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from backbone_factory import KINDS, encoder, inputs_of, pretraining
-from model_factory import MODALITIES, VERSIONS, inputs_for, padded_inputs, version_config
+from model_factory import MODALITIES, SPECTROGRAM, VERSIONS, inputs_for, padded_inputs, version_config
 from torch.utils.flop_counter import FlopCounterMode
 
 from d2v_train.measuring.backbone_flops import BackboneFlops, step_flops
@@ -52,6 +52,28 @@ def test_other_layouts_are_counted_within_two_percent(modality):
         version_config("2.0", modality, **{f"{modality}_config": settings}), modality, inputs_for(modality)
     )
     assert sum(own.values()) == pytest.approx(counted, rel=0.02)
+
+
+@pytest.mark.parametrize("padded", [False, True])
+def test_another_front_end_is_counted_without_a_formula_of_its_own(padded):
+    config = version_config("2.0", "audio", audio_config={**SPECTROGRAM, "decoder_groups": 1, "prenet_depth": 1})
+    inputs = padded_inputs("audio")[0] if padded else inputs_for("audio")
+    own, counted = both_counts(config, "audio", inputs)
+    assert sum(own.values()) == pytest.approx(counted, rel=0.02)
+
+
+def test_longer_recordings_follow_from_those_that_were_counted():
+    config = version_config("2.0", "audio", audio_config={"decoder_groups": 1, "conv_pos_groups": 1})
+    flops = StepFlops(config)
+    for seconds in (1.0, 3.1, 0.7):
+        inputs = {"input_values": torch.randn(2, round(16_000 * seconds))}
+        model = Data2VecForPreTraining._from_config(config, attn_implementation="eager").train()
+        with torch.no_grad():
+            inputs["mask"] = model(**inputs, step=0).mask
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            model(**inputs, step=0)
+        own = flops.parts("audio", flops.shape("audio", inputs), gradients=False)
+        assert sum(own.values()) == pytest.approx(counter.get_total_flops(), rel=0.02)
 
 
 def test_padding_is_work():
