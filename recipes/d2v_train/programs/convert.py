@@ -93,13 +93,13 @@ def run_program(argv: list[str]) -> Summary:
     """Convert what a command line names.
 
     Args:
-        argv: its arguments.
+        argv: Its arguments.
 
     Returns:
         What was converted.
 
     Raises:
-        ValueError, OSError: the source, an option or the place to write is wrong.
+        ValueError, OSError: If the source, an option or the place to write is wrong.
     """
     args = build_parser().parse_args(argv)
     if args.out.exists() and not args.overwrite:
@@ -243,7 +243,7 @@ def main(argv: list[str] | None = None) -> int | str:
     """Run the program as a process.
 
     Args:
-        argv: arguments; None for the command line.
+        argv: Arguments; None for the command line.
 
     Returns:
         What the process ends with: 0, or what was wrong in a sentence.

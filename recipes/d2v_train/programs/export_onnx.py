@@ -43,7 +43,7 @@ def load(name: str, auto: str | None) -> transformers.PreTrainedModel:
     """The model of a checkpoint.
 
     Raises:
-        ValueError: if there is no such Auto class.
+        ValueError: If there is no such Auto class.
     """
     if auto is not None:
         if not auto.startswith("AutoModel") or not hasattr(transformers, auto):

@@ -78,7 +78,7 @@ def main(argv: list[str] | None = None) -> int | str:
     """Run the program as a process.
 
     Args:
-        argv: arguments; None for the command line.
+        argv: Arguments; None for the command line.
 
     Returns:
         What the process ends with: 0, or what was wrong in a sentence.
