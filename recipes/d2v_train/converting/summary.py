@@ -117,9 +117,9 @@ def converted_license(config: Data2VecConfig, chosen: str | None, source: str | 
     """
     stated = read_license(source)
     if chosen is not None:
-        return choose_license(chosen, stated), "as you said"
+        return choose_license(chosen, stated), "from --license"
     if stated and (stated.startswith(NON_COMMERCIAL) or "vision" not in config.modalities):
-        return stated, "that of the source's card"
+        return stated, "from the card of the source"
     if "vision" in config.modalities:
         return OF_VISION, (
             "the reference's image models of both versions exclude commercial use, and conversion does not change "

@@ -22,12 +22,14 @@ START_SCALE, END_SCALE = 0.01, 0.05
 
 
 def tri_stage(step: int, total: int, phases: tuple[float, float, float]) -> float:
-    """Share of the peak learning rate: linear warm-up from 1 %, hold, exponential decay to 5 % (wav2vec 2.0).
+    """Return the share of the peak learning rate: linear warm-up from 1 %, hold, exponential decay to 5 %.
+
+    This is the schedule of wav2vec 2.0.
 
     Args:
-        step: finished updates.
-        total: updates of the run.
-        phases: shares of the run that are warm-up, hold and decay.
+        step: Number of finished updates.
+        total: Number of updates of the run.
+        phases: Shares of the run for warm-up, hold and decay.
     """
     warmup, hold = phases[0] * total, phases[1] * total
     if step < warmup:
@@ -39,10 +41,10 @@ def tri_stage(step: int, total: int, phases: tuple[float, float, float]) -> floa
 
 
 def check_bad_samples(datasets: Mapping[str, RawDataset], max_fraction: float) -> None:
-    """Stops a run whose data is broken beyond what one can overlook.
+    """Check the share of unusable samples of each data set.
 
     Raises:
-        ValueError: if more than `max_fraction` of a data set is unusable; the message names samples.
+        ValueError: If it is above `max_fraction`; the message names samples.
     """
     for name, dataset in datasets.items():
         if dataset.bad.total > max_fraction * len(dataset):
@@ -53,15 +55,15 @@ def check_bad_samples(datasets: Mapping[str, RawDataset], max_fraction: float) -
 
 
 def check_finite(name: str, value: float | torch.Tensor, step: int) -> None:
-    """Stops a run that has diverged.
+    """Check that a value of the training is finite.
 
     Raises:
-        ValueError: if the value is no finite number.
+        ValueError: If it is not.
     """
     if not math.isfinite(value):
         raise ValueError(
             f"The {name} became {float(value)} after {step} updates. Lower --learning_rate, lengthen the warm-up "
-            "(--warmup_steps), or lower --max_grad_norm; the checkpoints up to here are whole."
+            "(--warmup_steps), or lower --max_grad_norm; earlier checkpoints are intact."
         )
 
 
@@ -69,8 +71,8 @@ class WeightsAverage:
     """Exponential moving average of a model's weights, in float32.
 
     Args:
-        model: what is averaged; buffers are not.
-        decay: share of the old average that stays at each update.
+        model: Model whose trained parameters are averaged; buffers are not.
+        decay: Share of the old average that is kept at each update.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
@@ -80,19 +82,19 @@ class WeightsAverage:
 
     @torch.no_grad()
     def update(self) -> None:
-        """Moves the average towards the weights; after each optimizer step."""
+        """Move the average towards the weights; call it after each optimizer step."""
         current = [p.detach().float() for p in self.parameters.values()]
         torch._foreach_lerp_(list(self.values.values()), current, 1 - self.decay)
 
     @torch.no_grad()
     def keep(self) -> None:
-        """Makes the average the weights of the model."""
+        """Copy the average into the weights of the model."""
         for name, parameter in self.parameters.items():
             parameter.copy_(self.values[name])
 
     @contextlib.contextmanager
     def in_place(self) -> Iterator[None]:
-        """The model has the averaged weights inside the context."""
+        """Use the averaged weights as those of the model inside the context."""
         own = {name: p.detach().clone() for name, p in self.parameters.items()}
         self.keep()
         try:
@@ -103,29 +105,29 @@ class WeightsAverage:
                     parameter.copy_(own[name])
 
     def save(self, folder: str | Path) -> None:
-        """Writes the average into a checkpoint's folder."""
+        """Write the average into the folder of a checkpoint."""
         save_file(self.values, Path(folder) / AVERAGE_FILE)
 
     def load(self, folder: str | Path) -> None:
-        """Reads it back.
+        """Read the average from the folder of a checkpoint.
 
         Raises:
-            ValueError: if the checkpoint has no average, or one of other weights.
+            ValueError: If the checkpoint has no average, or the average of other weights.
         """
         path = Path(folder) / AVERAGE_FILE
         if not path.is_file():
             raise ValueError(f"{folder} has no {AVERAGE_FILE}: it was written without --weights_ema_decay.")
         stored = load_file(path)
         if stored.keys() != self.values.keys():
-            raise ValueError(f"{path} averages other weights than those that this run trains.")
+            raise ValueError(f"{path} averages other weights than this run trains.")
         for name, value in stored.items():
             self.values[name].copy_(value)
 
 
 class FreezeEncoder(TrainerCallback):
-    """Keeps the encoder as it is for the first updates, while the head finds its place.
+    """Freeze the encoder for the first updates, which train only the head.
 
-    What was frozen from the start stays frozen.
+    Parameters that were frozen before stay frozen.
     """
 
     def __init__(self, encoder: nn.Module, steps: int) -> None:
@@ -142,20 +144,20 @@ class FreezeEncoder(TrainerCallback):
 
 
 class EarlyStopping(TrainerCallback):
-    """Stops when the metric of --metric_for_best_model has not improved for some evaluations.
+    """Stop when the metric of --metric_for_best_model has not improved for some evaluations.
 
-    A function of the log, which every checkpoint holds: a run that goes on stops where it would have stopped.
+    The decision depends only on the log, which every checkpoint contains: a resumed run stops at the same step.
 
     Args:
-        patience: evaluations without improvement.
-        threshold: least change that is an improvement.
+        patience: Number of evaluations without improvement.
+        threshold: Smallest change that counts as an improvement.
     """
 
     def __init__(self, patience: int, threshold: float = 0.0) -> None:
         self.patience, self.threshold = patience, threshold
 
     def waited(self, args: Any, state: Any) -> int:
-        """Evaluations since the last improvement."""
+        """Return the number of evaluations since the last improvement."""
         name = f"eval_{args.metric_for_best_model.removeprefix('eval_')}"
         best, waited = None, 0
         for value in (entry[name] for entry in state.log_history if name in entry):
@@ -171,10 +173,10 @@ class EarlyStopping(TrainerCallback):
         control.should_training_stop |= self.waited(args, state) >= self.patience
 
 
-class TellEpoch(TrainerCallback):
-    """Tells the training data the epoch.
+class SetEpoch(TrainerCallback):
+    """Set the epoch of the training data.
 
-    The data loader does so itself in one process only, and not in the epoch in which a run goes on.
+    The data loader does this only in a single process, and not in the epoch in which a run is resumed.
     """
 
     def __init__(self, dataset: Any) -> None:
@@ -184,8 +186,8 @@ class TellEpoch(TrainerCallback):
         self.dataset.set_epoch(int(state.epoch or 0))
 
 
-class AverageWeights(TrainerCallback):
-    """Updates the trainer's `WeightsAverage`."""
+class UpdateAverage(TrainerCallback):
+    """Update the `WeightsAverage` of the trainer after each optimizer step."""
 
     def __init__(self, average: WeightsAverage) -> None:
         self.average = average

@@ -1,4 +1,4 @@
-"""Class labels of a data set as class ids of a model, told by their names.
+"""Class labels of a data set as class ids of a model, matched by class name.
 
 Legend: L classes.
 """
@@ -18,25 +18,25 @@ from d2v_train.data.records import RawDataset
 logger = logging.getLogger(__name__)
 
 NO_LABEL = -100
-"""Class id of what is left out of losses and metrics."""
+"""Class id of samples that losses and metrics ignore."""
 
 
 class ClassTarget:
-    """Class id of a record, by the name of its class where the data has names.
+    """Map a record to its class id, by class name if the data has class names.
 
-    Numbers without names are the names of the model's classes where those are whole numbers, else their ids.
+    Labels without names are matched with the class names of the model if those are integers, otherwise with its ids.
 
     Args:
-        raw: labelled samples.
-        names: names of the L classes of the model; a name's place is its id.
-        part: what to call the samples in messages.
-        skip_bad: give broken samples `NO_LABEL`, so that what stands in for them is not counted twice.
+        raw: Labelled samples.
+        names: Names of the L classes of the model, in the order of their ids.
+        part: Name of the data in messages.
+        skip_bad: Whether broken samples get `NO_LABEL`, so that their replacements are not counted twice.
 
     Attributes:
-        ids: class id by label.
+        ids: Class id by label.
 
     Raises:
-        ValueError: for labels that are no classes of the model; the message names a sample.
+        ValueError: If a label is not a class of the model; the message names a sample.
     """
 
     def __init__(self, raw: RawDataset, names: Sequence[str], part: str = "training", skip_bad: bool = False) -> None:
@@ -52,10 +52,10 @@ class ClassTarget:
         if wrong:
             sample = raw.name_of(int(np.flatnonzero(raw.labels == wrong[0])[0]))
             shown = ", ".join(names[:10]) + (", ..." if len(names) > 10 else "")
-            missing = " A missing label reads -1." if wrong[0] == -1 else ""
+            missing = " -1 marks a missing label." if wrong[0] == -1 else ""
             raise ValueError(
-                f"The label of {sample} of the {part} data is {own.get(wrong[0], wrong[0])!r}, which is none of the "
-                f"{len(names)} classes of the model: {shown}.{missing} Is it the right label column, and the task?"
+                f"The label of {sample} of the {part} data is {own.get(wrong[0], wrong[0])!r}, which is not one of "
+                f"the {len(names)} classes of the model: {shown}.{missing} Check the label column and the task."
             )
 
     def __call__(self, record: dict[str, Any]) -> int:
@@ -72,47 +72,47 @@ def class_target(
 
 
 def no_label(record: dict[str, Any]) -> None:
-    """The label of a sample of which it is not known."""
+    """Return None, the label of a sample without a known label."""
 
 
 def is_labelled(raw: RawDataset) -> bool:
-    """Return whether a data set has labels at all; test sets often hold -1 instead."""
+    """Return whether a data set has labels; test sets often have -1 instead."""
     return raw.labels is not None and not (raw.labels.dtype.kind == "i" and (raw.labels < 0).all())
 
 
 def labelled(raw: RawDataset, name: str) -> RawDataset:
-    """Check that a data set has class labels.
+    """Return a data set after checking that it has class labels.
 
     Raises:
-        ValueError: if it has none, or numbers instead.
+        ValueError: If it has no labels, or real numbers.
     """
     if not is_labelled(raw):
         raise ValueError(
-            f"The {name} data have no labels. Give one folder per class, a metadata.csv or parquet with a column "
+            f"The {name} data has no labels. Use one folder per class, a metadata.csv or parquet with a column "
             "`label`, or name the column with --label_column."
         )
     if raw.labels.dtype.kind != "i":
-        raise ValueError(f"The labels of the {name} data are real numbers; a classification takes classes.")
+        raise ValueError(f"The labels of the {name} data are real numbers; classification needs classes.")
     return raw
 
 
-def warn_of_untaught(raw: RawDataset, names: Sequence[str]) -> None:
-    """Name the classes of a model that no training sample has: other splits may, and nothing is learned of them.
+def warn_missing_classes(raw: RawDataset, names: Sequence[str]) -> None:
+    """Log a warning that names the classes of a model without training samples.
 
     Args:
-        raw: training samples.
-        names: names of the L classes.
+        raw: Training samples.
+        names: Names of the L classes.
     """
     ids = ClassTarget(raw, names).ids
     taught = {ids[label] for label in np.unique(raw.labels).tolist()}
     untaught = [name for number, name in enumerate(names) if number not in taught]
     if untaught:
         shown = ", ".join(untaught[:10]) + (", ..." if len(untaught) > 10 else "")
-        logger.warning("No training sample is of %d of the %d classes: %s.", len(untaught), len(names), shown)
+        logger.warning("No training samples for %d of the %d classes: %s.", len(untaught), len(names), shown)
 
 
 def class_fields(names: Sequence[str]) -> dict[str, Any]:
-    """Return the fields of a model's configuration for one of the L classes of these names."""
+    """Return the fields of a model configuration for L classes with these names."""
     return {
         "id2label": dict(enumerate(names)),
         "label2id": {name: number for number, name in enumerate(names)},
@@ -121,14 +121,14 @@ def class_fields(names: Sequence[str]) -> dict[str, Any]:
 
 
 def class_names(raw: RawDataset) -> list[str]:
-    """Return the names of the L classes of a labelled data set; the numbers that occur where they have no names."""
+    """Return the names of the L classes of a labelled data set, or its label values if classes have no names."""
     if raw.label_names is not None:
         return list(raw.label_names)
     return [str(number) for number in np.unique(raw.labels[raw.labels >= 0])]
 
 
 def fraction_of_each_class(labels: np.ndarray, fraction: float, seed: int) -> np.ndarray:
-    """Return the indices, in order, of a random share of each class, rounded, at least one sample of it."""
+    """Return the sorted indices of a random share of each class, rounded, at least one sample per class."""
     rng = np.random.default_rng(seed)
     chosen = []
     for label in np.unique(labels):

@@ -1,4 +1,4 @@
-"""What tasks with one class for each image or recording share.
+"""Base of the tasks that assign one class to each image or recording.
 
 Legend: N samples, L classes.
 """
@@ -19,7 +19,7 @@ from d2v_train.finetuning.class_labels import (
     class_target,
     fraction_of_each_class,
     labelled,
-    warn_of_untaught,
+    warn_missing_classes,
 )
 from d2v_train.finetuning.data import FinetuningDataset
 from d2v_train.finetuning.models import load_config
@@ -28,10 +28,10 @@ from modeling_d2v import Data2VecConfig
 
 
 class ClassificationTask(Task):
-    """One class for each sample, out of those of the training data, else out of those of the checkpoint.
+    """Classification of samples into the classes of the training data, or of the checkpoint without training data.
 
     Attributes:
-        names: of the L classes.
+        names: Names of the L classes.
     """
 
     def open(self, split: str, part: str = "") -> RawDataset:
@@ -46,14 +46,14 @@ class ClassificationTask(Task):
             if self.data_args.train_fraction < 1:
                 chosen = fraction_of_each_class(raw["training"].labels, self.data_args.train_fraction, self.args.seed)
                 raw["training"] = raw["training"].select(chosen)
-            warn_of_untaught(raw["training"], self.names)
+            warn_missing_classes(raw["training"], self.names)
         return raw
 
     def configuration(self) -> Data2VecConfig:
         return load_config(self.model_args, **class_fields(self.names), **self.fields())
 
     def fields(self) -> dict[str, Any]:
-        """Return what the run sets in the configuration of the model besides the classes."""
+        """Return the fields that the run sets in the model configuration, other than the classes."""
         return {}
 
     def dataset(self, name: str, raw: RawDataset) -> FinetuningDataset:
@@ -63,13 +63,13 @@ class ClassificationTask(Task):
 
     @abstractmethod
     def transform(self, training: bool) -> Any:
-        """Return what makes a record an input of the model, in the training or outside of it."""
+        """Return the transform from records to inputs of the model, for training or for evaluation."""
 
     def trainer_options(self) -> dict[str, Any]:
         return {**super().trainer_options(), "preprocess_logits_for_metrics": most_probable}
 
     def predictions(self, name: str, dataset: FinetuningDataset, raw: RawDataset, output: Any) -> None:
-        """Write `predictions.csv`: sample, class, probability; the last two stay empty where a sample is broken."""
+        """Write `predictions.csv`: sample, class, probability; the last two are empty for broken samples."""
         raw, count = dataset.raw, range(len(dataset))
         ids, probabilities = (values[:, 0] for values in output.predictions)
         broken = [raw.bad.is_bad(index) for index in count]
@@ -82,6 +82,6 @@ class ClassificationTask(Task):
 
 
 def most_probable(logits: torch.Tensor, labels: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return ids and probabilities of the most probable classes, (N, up to 6): what metrics and predictions need."""
+    """Return ids and probabilities of the most probable classes, (N, up to 6), for metrics and predictions."""
     best = logits.float().softmax(dim=-1).topk(min(logits.shape[-1], 6))
     return best.indices, best.values

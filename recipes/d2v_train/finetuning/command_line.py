@@ -1,4 +1,4 @@
-"""Command line of the fine-tuning programs: options, files of options, `--help`, what a user gets wrong."""
+"""Command line of the fine-tuning programs: options, configurations, `--help` and error messages."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from d2v_train.support.extras import MissingDependencyError
 from d2v_train.support.storage import WriteError
 
 
-# Group of options -> beginnings of the names of those of TrainingArguments that belong to it.
+# Group of options -> prefixes of the options of TrainingArguments in it.
 TRAINING_GROUPS = {
     "speed and memory": (
         "per_device_ gradient_accumulation_steps bf16 fp16 tf32 torch_compile activation_checkpointing "
@@ -42,7 +42,7 @@ TRAINING_GROUPS = {
     "other options of TrainingArguments": "",
 }
 OWN_GROUPS = ("model", "data", "augmentation", "this task")
-# What other programs, here and in transformers, call an option; names that begin alike are found without it.
+# Names of options in other programs, here and in transformers; names with a common prefix are found without it.
 OTHER_NAMES = {
     "data": "dataset_name",
     "eval_split": "validation_split",
@@ -58,18 +58,18 @@ def parse_arguments(
     """Parse the options of a program.
 
     The first argument may be a configuration: a .yaml or .json file of options, or the name of one in
-    `d2v_train/configs`. What follows on the command line replaces what it says.
+    `d2v_train/configs`. Options on the command line override it.
 
     Args:
-        classes: dataclasses of options.
-        argv: arguments.
-        prog: name of the program in its usage and errors; None for that of the process.
-        description: of the program, for --help.
+        classes: Dataclasses of options.
+        argv: Arguments.
+        prog: Name of the program in its usage and errors; None for that of the process.
+        description: Description of the program, for --help.
 
     Returns:
         An instance of each dataclass.
     """
-    # No abbreviations: an option that is added later would change what they mean.
+    # No abbreviations: options added later would change their meaning.
     parser = _Parser(classes, prog=prog, allow_abbrev=False, description=description)
     try:
         argv = with_options_of_file(argv, parser)
@@ -83,14 +83,14 @@ def parse_arguments(
 
 
 def with_options_of_file(argv: Sequence[str], parser: _Parser | None = None) -> list[str]:
-    """Return a command line in which a configuration as first argument is replaced by the options that it holds.
+    """Return the command line with a configuration as first argument replaced by its options.
 
     Args:
-        argv: arguments.
-        parser: of the program, to name its configurations where there is no such one.
+        argv: Arguments.
+        parser: Parser of the program, which names its configurations in the error.
 
     Raises:
-        OptionError: there is no such configuration, or it holds no options.
+        OptionError: If the configuration does not exist or contains no options.
     """
     if not argv or argv[0].startswith("-"):
         return list(argv)
@@ -112,7 +112,7 @@ def _configuration(name: str, parser: _Parser | None) -> Path:
 
 
 class _Parser(HfArgumentParser):
-    """Parser of dataclasses whose help has their options in groups, those of this package first."""
+    """Parser of dataclasses with grouped options in its help, those of this package first."""
 
     def __init__(self, classes: Sequence[type], **options: Any) -> None:
         super().__init__(classes, **options)
@@ -126,11 +126,11 @@ class _Parser(HfArgumentParser):
                     )
 
     def takes(self, options: dict[str, Any]) -> bool:
-        """Whether all options of a configuration are options of this program."""
+        """Return whether all options of a configuration are options of this program."""
         return options.keys() <= {name for names in self.groups.values() for name in names}
 
     def nearest(self, unknown: str) -> str:
-        """Return the name of the option that is meant most likely: one that begins alike, else a similar one."""
+        """Return the most likely intended option: the closest one with a common prefix, otherwise the closest."""
         name = unknown.lstrip("-").replace("-", "_")
         name = OTHER_NAMES.get(name, name)
         names = [name for names in self.groups.values() for name in names]
@@ -140,7 +140,7 @@ class _Parser(HfArgumentParser):
     def format_help(self) -> str:
         actions: dict[str, Action] = {}
         for action in self._actions:
-            # The first one of an option that is on by default; the second one is --no_option.
+            # An option that is on by default has two actions; the second one is --no_option.
             actions.setdefault(action.dest, action)
         parts = [
             (self.description or "").strip(),
@@ -153,17 +153,17 @@ class _Parser(HfArgumentParser):
         return "\n\n".join(filter(None, parts)) + "\n"
 
     def error(self, message: str) -> NoReturn:
-        # Without the list of all options, hundreds of lines, above it.
+        # argparse would print hundreds of lines of options first.
         self.exit(2, f"{self.prog}: {message}\n")
 
 
 def _training_group(name: str) -> str:
-    """Return the group of an option of TrainingArguments; the last group takes what no other one does."""
+    """Return the group of an option of TrainingArguments; the last group takes the rest."""
     return next(group for group, starts in TRAINING_GROUPS.items() if name.startswith(tuple(starts.split()) or ""))
 
 
 def _described(action: Action) -> str:
-    """Return the lines of the help for one option."""
+    """Return the help of one option."""
     name = f"  --{action.dest}"
     if action.const is True:
         name += f", --no_{action.dest}" if action.default is True else ""
@@ -183,10 +183,10 @@ def _described(action: Action) -> str:
 
 
 def check_folder(folder: Path) -> None:
-    """Refuse a folder that cannot be made or written to.
+    """Check that a folder can be created and written to.
 
     Raises:
-        ValueError: it is a file, or may not be written to.
+        ValueError: If it is a file or not writable.
     """
     existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
     if not existing.is_dir():
@@ -196,14 +196,14 @@ def check_folder(folder: Path) -> None:
 
 
 def launch(program: Callable[[list[str]], dict[str, Any]], argv: list[str] | None = None) -> int | str:
-    """Run a program as a process, and print its results as one line of JSON.
+    """Run a program as a process and print its results as one line of JSON.
 
     Args:
-        program: takes the arguments, returns the metrics.
-        argv: arguments; None for the command line.
+        program: Function from the arguments to the metrics.
+        argv: Arguments; None for the command line.
 
     Returns:
-        What the process ends with: 0, or the mistake of the user in a sentence.
+        Exit status: 0, or a message that describes a mistake of the user.
     """
     from accelerate import PartialState
 
@@ -211,7 +211,7 @@ def launch(program: Callable[[list[str]], dict[str, Any]], argv: list[str] | Non
     try:
         results = program(argv)
     except (ValueError, OSError, MissingDependencyError, WriteError) as error:
-        if "debug" in argv:  # --log_level debug shows where
+        if "debug" in argv:  # --log_level debug shows the traceback
             raise
         return f"{type(error).__name__}: {error}"
     if PartialState().is_main_process:

@@ -1,4 +1,4 @@
-"""Labelled samples for `Trainer`: transformed records with their targets, batches of them, a part that is held out.
+"""Labelled samples for `Trainer`: data set, collator and held-out validation data.
 
 Legend: B samples, L classes.
 """
@@ -26,14 +26,15 @@ logger = logging.getLogger(__name__)
 class FinetuningDataset(Dataset):
     """Samples of a `RawDataset` as inputs of a model, with "labels" from `target`.
 
-    What the transform draws depends on seed, epoch and sample alone: neither on the number of workers nor on where a
-    resumed run goes on. `FinetuningTrainer` calls `set_epoch`.
+    Random transforms depend only on seed, epoch and sample, not on the number of workers or on where a run was
+    resumed. `FinetuningTrainer` calls `set_epoch`.
 
     Args:
-        raw: the records.
-        transform: `transform(record, seed) -> inputs`, for example of `build_transform`.
-        target: label of a record; `None` takes its "label", and gives no "labels" where that is `None`.
-        seed: seed of the augmentation.
+        raw: Records.
+        transform: `transform(record, seed) -> inputs`, for example from `build_transform`.
+        target: Function from a record to its label; `None` takes its "label". If the label is `None`, a sample has no
+            "labels".
+        seed: Seed of the augmentation.
     """
 
     def __init__(
@@ -44,16 +45,16 @@ class FinetuningDataset(Dataset):
         seed: int = 0,
     ) -> None:
         self.raw, self.transform, self.target, self.seed = raw, transform, target, seed
-        # Shared, so that worker processes that outlive an epoch hear of the next one.
+        # In shared memory, for worker processes that persist over epochs.
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
 
     @property
     def epoch(self) -> int:
-        """The epoch, counted from 0."""
+        """Epoch, counted from 0."""
         return int(self._epoch)
 
     def set_epoch(self, epoch: int) -> None:
-        """Set the epoch that follows, counted from 0."""
+        """Set the epoch, counted from 0."""
         self._epoch.fill_(epoch)
 
     def __len__(self) -> int:
@@ -67,13 +68,13 @@ class FinetuningDataset(Dataset):
 
 
 class FinetuningCollator:
-    """Batches of `FinetuningDataset`: padded inputs with their attention mask, and labels.
+    """Collator for `FinetuningDataset`: padded inputs with their attention mask, and labels.
 
-    Labels may be class ids or numbers, (B,), flags or probabilities (B, L), or sequences of ids, which are padded with
+    Labels are class ids or numbers (B,), flags or probabilities (B, L), or sequences of ids, which are padded with
     -100.
 
     Args:
-        model_config: `Data2VecConfig`.
+        model_config: `Data2VecConfig` of the model.
     """
 
     def __init__(self, model_config: Any) -> None:
@@ -97,18 +98,18 @@ def stack_labels(labels: Sequence[Any]) -> Tensor:
 
 
 def hold_out_validation(training: RawDataset, share: float, reason: str) -> tuple[RawDataset, RawDataset]:
-    """Hold a part of the training data out, the same one in every run, and log a warning that says so.
+    """Hold out a part of the training data, the same one in every run, and log a warning.
 
     Args:
-        training: all training data.
-        share: of every class, or of data without classes as a whole, that is held out; at least one sample.
-        reason: why there is no validation data, a sentence.
+        training: All training data.
+        share: Share to hold out of every class, or of all data if there are no classes; at least one sample.
+        reason: Sentence that explains why there is no validation data.
 
     Returns:
-        What stays for training, and the part held out.
+        Remaining training data and held-out data.
 
     Raises:
-        ValueError: there are too few samples.
+        ValueError: If there are too few samples.
     """
     if training.labels is not None and training.labels.dtype.kind == "i" and (training.labels >= 0).all():
         kept, held = hold_out(training, share=share)
@@ -119,7 +120,7 @@ def hold_out_validation(training: RawDataset, share: float, reason: str) -> tupl
         kept, held = training.select(np.flatnonzero(~drawn)), training.select(np.flatnonzero(drawn))
         whole = "the samples"
     else:
-        raise ValueError(f"{reason} Nothing can be held out of a single training sample.")
+        raise ValueError(f"{reason} Nothing can be held out of a single training sample; add samples.")
     logger.warning(
         "%s %g %% of %s are held out of the training data (%d, %d stay).%s",
         reason,

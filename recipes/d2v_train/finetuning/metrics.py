@@ -1,6 +1,6 @@
-"""Metrics of the fine-tuning programs, as `evaluate.Metric`s that need no network.
+"""Metrics of the fine-tuning programs, as subclasses of `evaluate.Metric` that work offline.
 
-`evaluate.load` fetches the script of a metric from the Hub; these are computed by scikit-learn and SciPy.
+`evaluate.load` downloads the script of a metric from the Hub; these use scikit-learn and SciPy.
 
     >>> Accuracy().compute(predictions=[0, 1, 1], references=[0, 1, 0])
     {'accuracy': 0.6666666666666666}
@@ -23,13 +23,12 @@ from d2v_train.support.extras import need
 
 
 class OfflineMetric(evaluate.Metric):
-    """Base of the metrics: a subclass states what a prediction is, and computes.
+    """Base class of the metrics; a subclass implements `_compute`.
 
-    What is added batch by batch stays in memory: nothing is written to disk, and several runs on one machine do not
-    meet each other's files.
+    Batches are kept in memory instead of on disk, where several runs on one machine could share files.
 
     Attributes:
-        value: feature of one prediction and of one reference.
+        value: Feature type of a prediction and of a reference.
     """
 
     value: ClassVar[Any] = datasets.Value("int64")
@@ -43,16 +42,16 @@ class OfflineMetric(evaluate.Metric):
 
 
 class Accuracy(OfflineMetric):
-    """Share of right predictions of class ids."""
+    """Share of correctly predicted class ids."""
 
     def _compute(self, predictions: Sequence[int], references: Sequence[int]) -> dict[str, float]:
         return {"accuracy": float(np.mean(np.asarray(predictions) == np.asarray(references)))}
 
 
 class F1(OfflineMetric):
-    """Harmonic mean of precision and recall; 0 where there is neither a positive nor a prediction of one.
+    """Harmonic mean of precision and recall; 0 without positive samples and predictions.
 
-    `compute` takes `average`: "binary" (default, of class `pos_label`), "micro", "macro" or "weighted".
+    `compute` takes `average`: "binary" (default, for class `pos_label`), "micro", "macro" or "weighted".
     """
 
     def _compute(
@@ -63,21 +62,21 @@ class F1(OfflineMetric):
 
 
 class MatthewsCorrelation(OfflineMetric):
-    """Correlation of predicted and true class ids, from -1 to 1; 0 where all of either are the same."""
+    """Correlation of predicted and true class ids, from -1 to 1; 0 if all of either are equal."""
 
     def _compute(self, predictions: Sequence[int], references: Sequence[int]) -> dict[str, float]:
         with warnings.catch_warnings():
-            # Of a single class; 0 is what it then is.
+            # scikit-learn warns of a single class and returns 0.
             warnings.simplefilter("ignore")
             return {"matthews_correlation": float(matthews_corrcoef(references, predictions))}
 
 
 class _Correlation(OfflineMetric):
-    """Base of the correlations of predicted and true numbers.
+    """Base class of the correlations of predicted and true numbers.
 
     Attributes:
-        name: of the metric.
-        function: gives it, in the attribute `statistic` of its result.
+        name: Name of the metric.
+        function: Function of SciPy whose result has the attribute `statistic`.
     """
 
     value = datasets.Value("float64")
@@ -90,13 +89,13 @@ class _Correlation(OfflineMetric):
 
 
 class Pearson(_Correlation):
-    """Linear correlation of predicted and true numbers, from -1 to 1; 0 where all of either are the same."""
+    """Linear correlation of predicted and true numbers, from -1 to 1; 0 if all of either are equal."""
 
     name, function = "pearson", staticmethod(pearsonr)
 
 
 class Spearman(_Correlation):
-    """Correlation of the ranks of predicted and true numbers, from -1 to 1; 0 where all of either are the same."""
+    """Rank correlation of predicted and true numbers, from -1 to 1; 0 if all of either are equal."""
 
     name, function = "spearmanr", staticmethod(spearmanr)
 
@@ -116,9 +115,9 @@ def compute_all(
     """Compute several metrics of the same predictions.
 
     Args:
-        metrics: such as `[Accuracy(), F1()]`.
-        predictions, references: (N,).
-        combined: name under which to add the mean of the metrics; `None` adds none.
+        metrics: Metrics, such as `[Accuracy(), F1()]`.
+        predictions, references: Values (N,).
+        combined: Name of the mean of the metrics in the result; `None` for no mean.
     """
     values: dict[str, float] = {}
     for metric in metrics:
@@ -129,11 +128,11 @@ def compute_all(
 
 
 def accuracies(top: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-    """Return the share of N samples whose class is the first, and with more than five classes among the first five.
+    """Return the top-1 accuracy of N samples, and the top-5 accuracy if there are more than five classes.
 
     Args:
         top: (N, up to 6) class ids, most probable first.
-        labels: (N,) class ids; those of `NO_LABEL` are left out.
+        labels: (N,) class ids; samples with `NO_LABEL` are ignored.
     """
     counted = labels != NO_LABEL
     hits = top[counted] == labels[counted, None]
@@ -146,8 +145,8 @@ def accuracies(top: np.ndarray, labels: np.ndarray) -> dict[str, float]:
 class _ErrorRate(OfflineMetric):
     """Edits that turn the predictions into the references, as a share of the words or characters of the references.
 
-    Counts are summed over all pairs before they are divided, so that long references weigh more than short ones. White
-    space at the ends and beyond one blank between words is no character. A rate can be above 1.
+    Counts are summed over all pairs before the division, so long references have more weight. White space is stripped
+    at the ends and reduced to one space between words. A rate can be above 1.
     """
 
     value = datasets.Value("string")
@@ -160,26 +159,26 @@ class _ErrorRate(OfflineMetric):
 
 
 class WordErrorRate(_ErrorRate):
-    """Share of the words of the references that was substituted, deleted or inserted, as {"wer": ...}."""
+    """Substituted, deleted and inserted words, relative to the words of the references, as {"wer": ...}."""
 
     unit = "word"
 
 
 class CharacterErrorRate(_ErrorRate):
-    """The same of characters, as {"cer": ...}; a blank between two words is one."""
+    """Substituted, deleted and inserted characters, spaces included, relative to those of the references ("cer")."""
 
     unit = "character"
 
 
 def count_edits(predictions: Sequence[str], references: Sequence[str], unit: str = "word") -> dict[str, int]:
-    """Count the substitutions, deletions and insertions of the best alignments, and the "units" of the references.
+    """Count substitutions, deletions and insertions of the best alignments, and the "units" of the references.
 
     Args:
-        predictions, references: pairs of texts.
+        predictions, references: Pairs of texts.
         unit: "word" or "character".
 
     Raises:
-        MissingDependencyError: if jiwer is not installed.
+        MissingDependencyError: If jiwer is not installed.
     """
     jiwer = need("jiwer", "audio")
     texts, truths = ([" ".join(text.split()) for text in part] for part in (predictions, references))

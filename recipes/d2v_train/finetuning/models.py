@@ -15,15 +15,14 @@ from modeling_d2v import Data2VecConfig
 
 
 def load_config(model_args: ModelArguments, **overrides: Any) -> Data2VecConfig:
-    """The configuration to fine-tune with.
+    """Load the configuration to fine-tune with.
 
     Args:
-        model_args: where from.
-        overrides: fields that replace the checkpoint's; a dictionary changes fields of that sub-configuration. `None`
-            leaves a field as it is.
+        model_args: Options that name the checkpoint or configuration.
+        overrides: Fields to override; a dictionary overrides fields of that sub-configuration. `None` keeps a field.
 
     Raises:
-        ValueError: if there is no such model, or it has no such field.
+        ValueError: If the model or a field does not exist.
     """
     name = model_args.config_name or model_args.model_name_or_path
     if name in Data2VecConfig.preset_names() and not Path(name).exists():
@@ -33,8 +32,9 @@ def load_config(model_args: ModelArguments, **overrides: Any) -> Data2VecConfig:
             config = AutoConfig.from_pretrained(name, **model_args.hub_options)
         except OSError as error:
             raise ValueError(
-                f"{name} is no folder with a config.json, no preset ({', '.join(Data2VecConfig.preset_names())}), and "
-                f"not to be had from the Hub: {str(error).splitlines()[0]}"
+                f"{name} is not a folder with a config.json, not a preset "
+                f"({', '.join(Data2VecConfig.preset_names())}) and cannot be loaded from the Hub: "
+                f"{str(error).splitlines()[0]}"
             ) from error
     for key, value in overrides.items():
         _override(config, key, value)
@@ -56,12 +56,12 @@ def _override(config: Any, key: str, value: Any) -> None:
 
 
 def load_model(auto_class: Any, model_args: ModelArguments, config: Data2VecConfig) -> PreTrainedModel:
-    """The model to fine-tune: the checkpoint's weights under a new head, or random ones.
+    """Load the model to fine-tune: the weights of the checkpoint with a new head, or random weights.
 
     Args:
-        auto_class: such as `AutoModelForImageClassification`.
-        model_args: where from, and whether from scratch.
-        config: from `load_config`.
+        auto_class: Auto class, such as `AutoModelForImageClassification`.
+        model_args: Options that name the checkpoint, or ask for random weights.
+        config: Configuration from `load_config`.
     """
     if model_args.from_scratch:
         return auto_class.from_config(config, trust_remote_code=model_args.trust_remote_code)

@@ -1,6 +1,6 @@
-"""Where a fine-tuning run goes on: checkpoints that are whole, runs that are done, options that must stay.
+"""Resuming of fine-tuning runs: complete checkpoints, finished runs, options that must not change.
 
-The same command, given again, goes on where the run was cut off, and trains nothing where it was finished.
+The same command resumes an interrupted run and trains nothing in a finished one.
 """
 
 from __future__ import annotations
@@ -28,44 +28,44 @@ FIXED_OPTIONS = (
     "learning_rate lr_scheduler_type warmup_steps tri_stage layer_decay freeze_encoder_steps weights_ema_decay optim "
     "weight_decay adam_beta1 adam_beta2 adam_epsilon max_grad_norm label_smoothing_factor seed data_seed"
 ).split()
-"""Options with which a run would be another one. A longer run is the same one; its learning rate falls anew."""
+"""Options that must not change when a run is resumed. It may be made longer, with a new learning rate schedule."""
 
 
 def newest_checkpoint(folder: str | Path) -> str | None:
-    """The newest checkpoint in a run's folder that was written to its end; torn ones are named and passed over."""
+    """Return the newest complete checkpoint in the folder of a run; incomplete ones are logged and skipped."""
     folders = [path for path in Path(folder).glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", path.name)]
     for path in sorted(folders, key=lambda path: int(path.name.split("-")[1]), reverse=True):
-        # Written last.
+        # The state is written last.
         if _read_json(path / STATE_FILE) is not None:
             return str(path)
-        logger.warning("%s is not whole and is passed over.", path)
+        logger.warning("%s is not whole and is skipped.", path)
     return None
 
 
 def resume_point(args: FinetuningArguments) -> str | None:
-    """Where training goes on: --resume_from_checkpoint if it names a folder, else the newest whole checkpoint.
+    """Return the checkpoint to resume from: --resume_from_checkpoint if it is a folder, else the newest complete one.
 
     Raises:
-        ValueError: if the folder is no checkpoint, or "never" was asked for where there are some.
+        ValueError: If the folder is not a complete checkpoint, or "never" is given for a folder with checkpoints.
     """
     wanted = args.resume_from_checkpoint
     if wanted not in AUTO + NEVER:
         if _read_json(Path(wanted) / STATE_FILE) is None:
-            raise ValueError(f"--resume_from_checkpoint {wanted} is no whole checkpoint: it has no {STATE_FILE}.")
+            raise ValueError(f"--resume_from_checkpoint {wanted} is not a whole checkpoint: it has no {STATE_FILE}.")
         return wanted
     found = newest_checkpoint(args.output_dir)
     if found and wanted in NEVER:
         raise ValueError(
-            f"{args.output_dir} holds checkpoints, and --resume_from_checkpoint is {wanted}. Choose another "
+            f"{args.output_dir} contains checkpoints, but --resume_from_checkpoint is {wanted}. Choose another "
             "--output_dir, or remove the checkpoints."
         )
     if found:
-        logger.info("Going on from %s.", found)
+        logger.info("Resuming from %s.", found)
     return found
 
 
 def is_finished(args: FinetuningArguments) -> bool:
-    """Whether the run in the folder has trained for as long as `args` ask for."""
+    """Return whether the run in the folder has been trained for as long as `args` ask for."""
     state = _read_json(Path(args.output_dir) / STATE_FILE)
     if state is None or args.resume_from_checkpoint not in AUTO:
         return False
@@ -75,15 +75,15 @@ def is_finished(args: FinetuningArguments) -> bool:
 
 
 def check_options(args: FinetuningArguments, origin: dict[str, Any], resumes: bool) -> None:
-    """Keeps the options of a new run in its folder; of one that goes on, compares them with those that it had.
+    """Write the options of a new run into its folder, or compare those of a resumed run with them.
 
     Args:
-        args: options.
-        origin: what the run starts from and learns from, by name.
-        resumes: whether the run goes on, or is finished.
+        args: Options.
+        origin: Initial weights and training data of the run, by name.
+        resumes: Whether the run is resumed or finished.
 
     Raises:
-        ValueError: if one differs; the state of the run would overrule it in silence.
+        ValueError: If an option differs; the state of the run would silently override it.
     """
     options: dict[str, Any] = {name: args.to_dict()[name] for name in FIXED_OPTIONS} | origin
     batch = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
@@ -99,13 +99,13 @@ def check_options(args: FinetuningArguments, origin: dict[str, Any], resumes: bo
     ]
     if changed:
         raise ValueError(
-            f"The run in {args.output_dir} was started with other options ({'; '.join(changed)}). Put them back to go "
-            "on with it, or choose another --output_dir."
+            f"The run in {args.output_dir} was started with other options ({'; '.join(changed)}). Restore them to "
+            "resume it, or choose another --output_dir."
         )
 
 
 def _read_json(path: Path) -> dict[str, Any] | None:
-    """Content of a file; `None` if it is missing or torn."""
+    """Return the content of a file; `None` if it is missing or incomplete."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):

@@ -1,7 +1,7 @@
-"""The run that all fine-tuning programs share, and `Task`: what one of them adds to it.
+"""The run of all fine-tuning programs, and `Task`, the base class of what is specific to one of them.
 
 A program parses its options and calls `finetune` with a subclass of `Task`. Opening and holding out data, loading,
-resuming, evaluation, predictions, the record, the card and the upload happen here, in the same way for all of them.
+resuming, evaluation, predictions, results, model card and upload are the same for all programs.
 """
 
 from __future__ import annotations
@@ -37,23 +37,23 @@ logger = logging.getLogger(__name__)
 
 
 class Task(ABC):
-    """What one kind of fine-tuning adds to `finetune`, which calls the methods in the order in which they stand here.
+    """One kind of fine-tuning; `finetune` calls the methods in the order of their definition.
 
-    A data set of the run has the name "training", "validation" or "test"; where there are several to evaluate on and
-    to predict, that is followed by one of `parts`, as in "validation matched".
+    A data set of the run is named "training", "validation" or "test". If there are several to evaluate on and to
+    predict, one of `parts` follows, as in "validation matched".
 
     Args:
-        model_args, data_args, args: options of the program.
+        model_args, data_args, args: Options of the program.
 
     Attributes:
-        modality: of the inputs.
+        modality: Modality of the inputs.
         auto_class: Auto class of the model.
-        hub_task: name of the task on the Hub and of its pipeline.
-        trainer_class: class of the trainer.
-        parts: names of the data sets to evaluate on and to predict.
-        skips_bad: whether samples that cannot be used are met in the evaluation and left out of its metrics, instead
-            of being looked for before it.
-        config: of the model; at first that of the checkpoint.
+        hub_task: Name of the task on the Hub and of its pipeline.
+        trainer_class: Class of the trainer.
+        parts: Names of the data sets to evaluate on and to predict.
+        skips_bad: Whether the evaluation itself finds bad samples and ignores them in its metrics, instead of a check
+            before it.
+        config: Configuration of the model; at first that of the checkpoint.
     """
 
     modality: ClassVar[str]
@@ -72,32 +72,32 @@ class Task(ABC):
         """Open the "train", "validation" or "test" data.
 
         Raises:
-            SplitNotFoundError: there is none.
+            SplitNotFoundError: If the data does not exist.
         """
         return self.data_args.open(split)
 
     def learn(self, training: RawDataset | None) -> None:
-        """Find out what is to be learned, such as the classes; without training data the checkpoint knows it."""
+        """Determine what is learned, such as the classes, from the training data or else from the checkpoint."""
         return None
 
     def select(self, raw: dict[str, RawDataset]) -> dict[str, RawDataset]:
-        """Return the samples to use of each data set."""
+        """Return the data sets with only the samples to use."""
         return raw
 
     @abstractmethod
     def configuration(self) -> Data2VecConfig:
-        """Return the configuration of the model: the checkpoint's with the head and the regularisation of the run."""
+        """Return the configuration of the checkpoint with the head and the regularisation of the run."""
 
     @abstractmethod
     def dataset(self, name: str, raw: RawDataset) -> FinetuningDataset:
-        """Return the inputs and labels of a data set; a test set may have none."""
+        """Return inputs and labels of a data set; a test set may have no labels."""
 
     def build_model(self, training: RawDataset | None) -> PreTrainedModel:
-        """Return the model, to train on `training`."""
+        """Return the model to train on `training`."""
         return load_model(self.auto_class, self.model_args, self.config)
 
     def card(self) -> dict[str, Any]:
-        """Return what the model card says beside results and settings: arguments of `finetuned_card`."""
+        """Return further contents of the model card: arguments of `finetuned_card`."""
         return {
             "tasks": self.hub_task,
             "finetuned_from": self.model_args.finetuned_from,
@@ -106,14 +106,14 @@ class Task(ABC):
         }
 
     def trainer_options(self) -> dict[str, Any]:
-        """Return further arguments of `trainer_class`: the collator, the processor that is saved beside the model."""
+        """Return further arguments of `trainer_class`: the collator, the processor to save with the model."""
         return {"data_collator": FinetuningCollator(self.config)}
 
     def describe(self, update: int) -> str:
-        """Return what is special about the training, for the log, before it starts.
+        """Return a description of the training for the log.
 
         Args:
-            update: samples in an update.
+            update: Number of samples in an update.
         """
         return ""
 
@@ -122,7 +122,7 @@ class Task(ABC):
         """Return the metrics of an evaluation."""
 
     def after_evaluation(self, dataset: FinetuningDataset | None) -> None:
-        """Write what an evaluation has found; called by the first process, at the end of the run alone."""
+        """Write the results of the last evaluation of the run; called by the first process."""
         return None
 
     @abstractmethod
@@ -130,27 +130,27 @@ class Task(ABC):
         """Write the predictions of a test set; called by the first process.
 
         Args:
-            name: of the data set.
-            dataset: what was predicted.
-            raw: the same with the samples that cannot be used.
-            output: of `Trainer.predict`.
+            name: Name of the data set.
+            dataset: Predicted samples.
+            raw: The same data with the unusable samples.
+            output: Output of `Trainer.predict`.
         """
 
 
 def finetune(
     task_class: type[Task], model_args: ModelArguments, data_args: DataArguments, args: FinetuningArguments, *more: Any
 ) -> dict[str, float]:
-    """Run a task as the options say.
+    """Run a task with the given options.
 
     Args:
-        task_class: of the task.
-        model_args, data_args, args, more: options, which its constructor takes.
+        task_class: Class of the task.
+        model_args, data_args, args, more: Options, the arguments of its constructor.
 
     Returns:
         All metrics, as in `all_results.json`.
 
     Raises:
-        ValueError: for a mistake of the user.
+        ValueError: If options or data are wrong.
     """
     prepare_program(args)
     task = task_class(model_args, data_args, args, *more)
@@ -198,13 +198,13 @@ def finetune(
 
 
 def open_data(task: Task) -> dict[str, RawDataset]:
-    """Open what is trained on, evaluated on and predicted; held out of the training data where that is needed.
+    """Open the data of a run; a missing validation split is held out of the training data.
 
     Returns:
         Data sets by name.
 
     Raises:
-        SplitNotFoundError: one that was asked for does not exist.
+        SplitNotFoundError: If a requested split does not exist.
     """
     args, data = task.args, task.data_args
     raw = {"training": task.open("train")} if args.do_train else {}
@@ -227,7 +227,7 @@ def open_data(task: Task) -> dict[str, RawDataset]:
 
 
 def usable(task: Task, name: str, raw: RawDataset) -> RawDataset:
-    """Return the samples of a data set that can be used; in evaluation no other sample may stand in for a bad one."""
+    """Return the usable samples of a data set; in evaluation a bad sample must not be replaced by another one."""
     if name == "training" or task.skips_bad:
         return raw
     good = raw.without_bad()
@@ -236,11 +236,11 @@ def usable(task: Task, name: str, raw: RawDataset) -> RawDataset:
 
 
 def write_predictions(path: Path, columns: Mapping[str, Sequence[Any]]) -> None:
-    """Write predictions, one line for each sample, and print where they are.
+    """Write predictions, one line per sample, and print the path.
 
     Args:
-        path: of a .csv, .tsv or .jsonl file.
-        columns: values of all samples by name.
+        path: Path of a .csv, .tsv or .jsonl file.
+        columns: Values of all samples by column name.
     """
     rows = list(zip(*columns.values(), strict=True))
     if path.suffix == ".jsonl":
@@ -256,18 +256,18 @@ def write_predictions(path: Path, columns: Mapping[str, Sequence[Any]]) -> None:
 
 
 def prepare_program(args: FinetuningArguments) -> None:
-    """Set the log level and the seed of a program, and find mistakes that must not take minutes to find.
+    """Set log level and seed of a program, and check its options early.
 
     Raises:
-        ValueError: there is nothing to do, or nowhere to write.
+        ValueError: If there is nothing to do or the folder is not writable.
     """
     if not (args.do_train or args.do_eval or args.do_predict):
         raise ValueError("Nothing to do: give --do_train, --do_eval or --do_predict.")
     check_folder(Path(args.output_dir))
-    # Of several processes, the first one speaks.
+    # Only the first process logs.
     level = logging.INFO if args.process_index == 0 else logging.ERROR
     logging.basicConfig(format="%(levelname)s %(name)s: %(message)s", level=level)
-    # A line for every request to the Hub.
+    # These log a line for every request to the Hub.
     for client in ("httpx", "httpx2"):
         logging.getLogger(client).setLevel(logging.WARNING)
     transformers_logging.set_verbosity(args.get_process_log_level())
@@ -275,11 +275,11 @@ def prepare_program(args: FinetuningArguments) -> None:
 
 
 def run(trainer: FinetuningTrainer, *, predict: Callable[[], dict[str, float]] | None = None) -> dict[str, float]:
-    """Train and evaluate as --do_train and --do_eval say, write the record and the card, upload if asked.
+    """Train, evaluate and predict, write results and model card, and upload if requested.
 
     Args:
-        trainer: with model, data sets and processor.
-        predict: called after the evaluation; writes predictions, and returns metrics for the card and the results.
+        trainer: Trainer with model, data sets and processor.
+        predict: Function called after the evaluation, which writes predictions and returns metrics.
 
     Returns:
         All metrics, as in `all_results.json`.
@@ -309,16 +309,16 @@ def _train(trainer: FinetuningTrainer) -> dict[str, float]:
     check_options(args, _origin(trainer), resumes=checkpoint is not None)
     outcome = trainer.train(resume_from_checkpoint=checkpoint)
     trainer.keep_average()
-    # The upload comes once, when the card is there too.
+    # The upload happens once, together with the card.
     trainer.save_model(_internal_call=True)
     metrics = record(trainer, "train", outcome.metrics)
-    # Written last: it says that the run is finished.
+    # Written last: it marks the run as finished.
     trainer.save_state()
     return metrics
 
 
 def _origin(trainer: FinetuningTrainer) -> dict[str, Any]:
-    """Return what a run starts from and learns from, as far as the program says it."""
+    """Return the initial weights and the training data of a run, by name."""
     origin = {}
     if "finetuned_from" in trainer.card:
         origin["start"] = trainer.card["finetuned_from"] or "random weights"
@@ -329,20 +329,20 @@ def _origin(trainer: FinetuningTrainer) -> dict[str, Any]:
 
 
 def record(trainer: FinetuningTrainer, name: str, metrics: dict[str, float]) -> dict[str, float]:
-    """Print metrics of "train", "eval" or "test", and add them to the files of the run."""
+    """Print the metrics of "train", "eval" or "test" and add them to the files of the run."""
     trainer.log_metrics(name, metrics)
     trainer.save_metrics(name, metrics)
     return metrics
 
 
 def report_bad_samples(trainer: FinetuningTrainer) -> None:
-    """Name the broken samples of every data set on the screen and in `bad_samples.json`.
+    """Report the broken samples of every data set on the console and in `bad_samples.json`.
 
     Raises:
-        ValueError: more than `--max_bad_fraction` of a data set is broken.
+        ValueError: If more than `--max_bad_fraction` of a data set is broken.
     """
     for dataset in trainer.raw_datasets.values():
-        # Each process has met those of its own part.
+        # Each process has found those of its own part.
         for flags in gather_object([dataset.bad.flags.tolist()]):
             dataset.bad.flags |= torch.tensor(flags, dtype=dataset.bad.flags.dtype)
     met = {name: dataset for name, dataset in trainer.raw_datasets.items() if dataset.bad}

@@ -1,4 +1,4 @@
-"""Several runs of one program, one after another: each with its own learning rate and seed, in a folder of its own."""
+"""Several runs of one program, one after another, each with its own learning rate, seed and folder."""
 
 from __future__ import annotations
 
@@ -31,24 +31,24 @@ def sweep(
     metrics: Sequence[str],
     greater_is_better: bool = True,
 ) -> dict[str, Any]:
-    """Runs a program for every learning rate and seed, and sums up.
+    """Run a program for every learning rate and seed, and summarise the results.
 
-    A run that is finished is not repeated; one that was cut off goes on.
+    Finished runs are not repeated; interrupted ones are resumed.
 
     Args:
-        run: the program: takes a command line, returns its metrics.
-        argv: command line of all runs; learning rate, seed and folder are added.
-        folder: of the sweep; it gets a sub-folder for each run, and `sweep.json`.
-        learning_rates, seeds: what to combine.
-        metrics: names of what the learning rates are compared by: the first one that a run has.
-        greater_is_better: how.
+        run: Function from a command line to its metrics.
+        argv: Command line of all runs; learning rate, seed and folder are added.
+        folder: Folder of the sweep, for a sub-folder per run and `sweep.json`.
+        learning_rates, seeds: Values to combine.
+        metrics: Names of metrics; the first one that a run has is compared.
+        greater_is_better: Whether a greater metric is better.
 
     Returns:
-        "runs", the metric of each (its folder has the others, in `results.json`); "learning_rates", median and best
-        over the seeds of each; and the "best" folder: the best seed of the learning rate with the best median.
+        "runs", the metric of each run (all metrics are in `results.json` of its folder); "learning_rates", median and
+        best over the seeds; "best", the folder of the best seed of the learning rate with the best median.
 
     Raises:
-        ValueError: if a run was finished under another command line, or has none of the metrics.
+        ValueError: If a run was finished with other arguments, or has none of the metrics.
     """
     others = _without(argv, "--learning_rates", "--seeds")
     runs = []
@@ -70,7 +70,7 @@ def sweep(
                 write_json(done, {"arguments": others, **results})
         metric = next((name for name in metrics if name in results), None)
         if metric is None:
-            raise ValueError(f"There is no metric {metrics[0]!r} to compare runs by; there are: {', '.join(results)}.")
+            raise ValueError(f"The runs have no metric {metrics[0]!r} to compare; they have {', '.join(results)}.")
         runs.append({"folder": str(place), "learning_rate": rate, "seed": seed, metric: results[metric]})
     summary = _sum_up(runs, learning_rates, metric, max if greater_is_better else min)
     if PartialState().is_main_process:
@@ -80,7 +80,7 @@ def sweep(
 
 
 def _without(argv: Sequence[str], *options: str) -> list[str]:
-    """A command line without some options and their values."""
+    """Return a command line without some options and their values."""
     kept, keeps = [], True
     for word in argv:
         keeps = word.partition("=")[0] not in options if word.startswith("--") else keeps
@@ -109,7 +109,7 @@ def _sum_up(runs: list[dict[str, Any]], rates: Sequence[float], metric: str, bet
 
 
 def _report(summary: dict[str, Any], metric: str) -> str:
-    """The runs, seed by seed, with the summary of each learning rate."""
+    """Return a table of the metric by learning rate and seed."""
     seeds = list(dict.fromkeys(run["seed"] for run in summary["runs"]))
     scale, unit = (1, "") if metric.endswith("loss") else (100, " in %")
     rows = [["learning rate", *(f"seed {seed}" for seed in seeds), "median", "best", "std"]]

@@ -1,8 +1,7 @@
-"""`Trainer` with what fine-tuning data2vec takes beside it.
+"""`Trainer` with features for fine-tuning data2vec.
 
-Learning rates that fall from layer to layer, the three-stage schedule of speech recognition, an encoder that is frozen
-at first, averaged weights, early stopping that survives a restart, and broken samples and losses that are noticed in
-time.
+Layer-wise learning rate decay, the three-stage schedule of speech recognition, an encoder that is frozen at first,
+averaged weights, early stopping that is exact over a restart, and checks of samples and losses.
 """
 
 from __future__ import annotations
@@ -18,10 +17,10 @@ from transformers import ProcessorMixin, Trainer, TrainerCallback, TrainerState
 
 from d2v_train.data.records import RawDataset
 from d2v_train.finetuning.callbacks import (
-    AverageWeights,
     EarlyStopping,
     FreezeEncoder,
-    TellEpoch,
+    SetEpoch,
+    UpdateAverage,
     WeightsAverage,
     check_bad_samples,
     check_finite,
@@ -34,13 +33,13 @@ from modeling_d2v.model_card import CARD
 
 
 class Watch(TrainerCallback):
-    """Stops a run that cannot succeed, because of its gradients or of its data."""
+    """Stop a run with gradients that are not finite or with too many broken samples."""
 
     def __init__(self, trainer: FinetuningTrainer) -> None:
         self.trainer = trainer
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
-        # Under fp16 the scaler meets infinite gradients by design and skips those steps itself.
+        # Under fp16 infinite gradients are expected; the scaler skips those steps.
         if not args.fp16 and "grad_norm" in (logs or {}):
             check_finite("gradient norm", logs["grad_norm"], state.global_step)
 
@@ -52,17 +51,17 @@ class FinetuningTrainer(Trainer):
     """`Trainer` for a data2vec model with a head; `args` are `FinetuningArguments`.
 
     Args:
-        args, kwargs: as for `Trainer`. Of a processor as `processing_class`, it writes the special ids of the
-            tokenizer into the configuration, which has no such fields for speech.
-        processor: saved beside the model, instead of a `processing_class`.
-        raw_datasets: the data sets whose broken samples are counted, by name.
-        card: what the model card says beside results and settings: arguments of `finetuned_card`.
+        args, kwargs: Arguments of `Trainer`.
+        processor: Processor to save with the model. As `processing_class`, `Trainer` would write the special ids of
+            its tokenizer into the configuration, which has no such fields for speech.
+        raw_datasets: Data sets whose broken samples are counted, by name.
+        card: Further contents of the model card: arguments of `finetuned_card`.
 
     Attributes:
-        results: metrics so far, for the card.
+        results: Metrics so far, for the card.
 
     Raises:
-        ValueError: for averaged weights under FSDP or DeepSpeed, which scatter the weights.
+        ValueError: If averaged weights are combined with FSDP or DeepSpeed, which shard the weights.
     """
 
     def __init__(
@@ -79,7 +78,7 @@ class FinetuningTrainer(Trainer):
         self.results: dict[str, float] = {}
         self.add_callback(Watch(self))
         if hasattr(self.train_dataset, "set_epoch"):
-            self.add_callback(TellEpoch(self.train_dataset))
+            self.add_callback(SetEpoch(self.train_dataset))
         if self.args.early_stopping_patience is not None:
             self.add_callback(EarlyStopping(self.args.early_stopping_patience, self.args.early_stopping_threshold))
         if self.args.freeze_encoder_steps:
@@ -87,17 +86,17 @@ class FinetuningTrainer(Trainer):
         self.average: WeightsAverage | None = None
         if self.args.weights_ema_decay is not None:
             if self.is_fsdp_enabled or self.is_deepspeed_enabled:
-                raise ValueError("--weights_ema_decay works with whole weights: not with FSDP or DeepSpeed.")
+                raise ValueError("--weights_ema_decay does not work with the sharded weights of FSDP or DeepSpeed.")
             self._move_model_to_device(self.model, self.args.device)
             self.average = WeightsAverage(self.model, self.args.weights_ema_decay)
-            self.add_callback(AverageWeights(self.average))
+            self.add_callback(UpdateAverage(self.average))
 
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
-        """The parameters with weight decay: the same ones as in pretraining."""
+        """Return the names of the parameters with weight decay, the same ones as in pretraining."""
         return [name for name, parameter in model.named_parameters() if has_weight_decay(name, parameter)]
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
-        """As in `Trainer`, the learning rate lowered from layer to layer by `layer_decay`."""
+        """Create the optimizer with learning rates scaled by layer with `layer_decay`."""
         fresh = self.optimizer is None
         optimizer = super().create_optimizer(model)
         if fresh and self.args.layer_decay < 1:
@@ -114,13 +113,13 @@ class FinetuningTrainer(Trainer):
             for parameter in group["params"]:
                 by_scale.setdefault(scales[id(parameter)], []).append(parameter)
             groups += [{**group, "params": params, "lr": group["lr"] * scale} for scale, params in by_scale.items()]
-        # The first group's rate is the one in the log: that of the head.
+        # The log shows the rate of the first group: that of the head.
         optimizer.param_groups[:] = sorted(groups, key=lambda group: -group["lr"])
 
     def create_scheduler(
         self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
     ) -> torch.optim.lr_scheduler.LRScheduler:
-        """As in `Trainer`, or the three-stage schedule."""
+        """Create the schedule of `Trainer` or the three-stage schedule."""
         if self.lr_scheduler is None and self.args.tri_stage_phases is not None:
             phases = self.args.tri_stage_phases
             self.lr_scheduler = LambdaLR(
@@ -131,29 +130,29 @@ class FinetuningTrainer(Trainer):
         return super().create_scheduler(num_training_steps, optimizer)
 
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
-        """As in `Trainer`; a loss that is no number stops the run before it reaches the weights."""
+        """Run a training step; a loss that is not finite stops the run before the weights change."""
         loss = super().training_step(*args, **kwargs)
         check_finite("loss", loss, self.state.global_step)
         return loss
 
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
-        """As in `Trainer`, with the averaged weights where there are any."""
+        """Evaluate with the averaged weights, if there are any."""
         with self.average.in_place() if self.average else contextlib.nullcontext():
             return super().evaluation_loop(*args, **kwargs)
 
     def keep_average(self) -> None:
-        """Makes the averaged weights, if there are any, those of the model; for after the training."""
+        """Copy the averaged weights, if there are any, into the model after training."""
         if self.average:
             self.average.keep()
 
     def load_finished(self) -> None:
-        """Loads the weights of a run that is finished; they already are the average, if there is one."""
+        """Load the weights of a finished run; they already are the average, if there is one."""
         self._load_from_checkpoint(self.args.output_dir)
         self.state = TrainerState.load_from_json(str(Path(self.args.output_dir) / STATE_FILE))
         self.average = None
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """As in `Trainer`, with the processor, and the average beside the weights of a checkpoint."""
+        """Save the model with the processor, and the average with the weights of a checkpoint."""
         super().save_model(output_dir, _internal_call)
         if self.processor is not None and self.args.should_save:
             self.processor.save_pretrained(output_dir or self.args.output_dir)
@@ -172,16 +171,16 @@ class FinetuningTrainer(Trainer):
             self.average.load(self.state.best_model_checkpoint)
 
     def create_model_card(self, model_name: str | None = None, **kwargs: Any) -> None:
-        """Writes README.md into the folder of the run; `kwargs` add to `card`.
+        """Write README.md into the folder of the run; `kwargs` add to `card`.
 
-        An evaluation alone says nothing of the training: it leaves the card that is there.
+        An evaluation without training keeps an existing card.
         """
         folder = Path(self.args.output_dir)
         trained = self.state.global_step > 0
         if not self.is_world_process_zero() or (not trained and (folder / CARD).exists()):
             return
         name = model_name or folder.resolve().name
-        # Known from the first upload on.
+        # The repository is known after the first upload.
         known = {"repository": getattr(self, "hub_model_id", None), **self.card, **kwargs}
         text = finetuned_card(name, self.results, self._settings() if trained else {}, **known)
         folder.mkdir(parents=True, exist_ok=True)

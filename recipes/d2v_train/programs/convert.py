@@ -1,4 +1,4 @@
-"""Converts a checkpoint of data2vec from another program into a folder that `AutoModel.from_pretrained` loads.
+"""Convert a data2vec checkpoint of another program into a folder that `AutoModel.from_pretrained` loads.
 
     d2v convert base_libri.pt models/data2vec2-audio-base --verify
     d2v convert audio_base_ls_960h.pt models/audio-960h --dict dict.ltr.txt
@@ -8,9 +8,9 @@
 
 Sources: checkpoints of fairseq (2.0 and 1.0; pretrained, or fine-tuned for speech recognition, images or texts), of
 BEiT's program (images, 1.0), and models of type data2vec-audio, -text and -vision of transformers. A pretrained model
-keeps its teacher and decoders, so that `d2v pretrain ... init_from=OUT` goes on from it. Nothing in a source is
-ever run, and OUT is whole or not there. With `--to transformers` the source is a model of this package, and OUT one of
-transformers' own classes, for code that does not have this package.
+keeps its teacher and decoders, so that `d2v pretrain ... init_from=OUT` continues from it. No code in a source is
+executed, and OUT is either written completely or not at all. With `--to transformers` the source is a model of this
+package and OUT a model of transformers, for code without this package.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ FILE_SUFFIXES = (".pt", ".pth", ".ckpt", ".bin", ".tar", ".safetensors")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "source": None}
 
 
-# Options that a source has no use for, with the value that they have where they are not given.
+# Options that do not apply to a source, with their defaults.
 _OF_FILES = {"dict": None, "bpe": None, "settings": None, "ignore_settings": []}
 _OF_THE_WAY_BACK = {"modality": None}
 _WITHOUT_USE: dict[str, dict[str, Any]] = {
@@ -62,50 +62,50 @@ _WITHOUT_USE: dict[str, dict[str, Any]] = {
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """Options of the command line."""
+    """Return the parser of the command line."""
     parser = argparse.ArgumentParser(
         prog="d2v convert", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
     add(
         "source",
-        help="checkpoint file, folder of a transformers model, its name on the Hub, or (--to) a model of ours",
+        help="checkpoint file, folder or Hub name of a transformers model, or with --to a model of this package",
     )
     add("out", type=Path, help="folder to write")
-    add("--dict", help="dictionary of fairseq: dict.ltr.txt of a speech recogniser, dict.txt of a text model")
+    add("--dict", help="dictionary of fairseq: dict.ltr.txt for speech recognition, dict.txt for a text model")
     add("--bpe", nargs=2, metavar=("ENCODER", "MERGES"), help="encoder.json and vocab.bpe of GPT-2, for a text model")
     add("--verify", action="store_true", help="read the result back and compare every tensor with the source")
-    add("--dtype", choices=DTYPES, default="float32", help="type of the stored numbers (default: %(default)s)")
+    add("--dtype", choices=DTYPES, default="float32", help="data type of the weights (default: %(default)s)")
     add("--encoder_only", action="store_true", help="leave out teacher and decoders, or the head")
-    add("--weights", choices=("student", "teacher"), default="student", help="which encoder --encoder_only takes")
+    add("--weights", choices=("student", "teacher"), default="student", help="encoder that --encoder_only keeps")
     add("--overwrite", action="store_true", help="replace OUT if it exists")
-    add("--allow_nonfinite", action="store_true", help="convert weights that are infinite or no numbers")
-    add("--license", help="identifier of the Hub for the card (default: that of the published models)")
-    add("--settings", help="JSON file with the settings (`cfg`) of a checkpoint that has none")
-    add("--ignore_settings", nargs="+", default=[], metavar="NAME", help="settings of the encoder to leave out")
-    add("--to", choices=("data2vec", "transformers"), default="data2vec", help="whose model OUT is (default: ours)")
-    add("--modality", choices=tuple(MODALITIES), help="which one of a joint encoder --to transformers takes")
-    add("--architecture", help="class of the transformers model, where its configuration does not say it")
+    add("--allow_nonfinite", action="store_true", help="convert weights with infinite or NaN values")
+    add("--license", help="licence identifier of the Hub for the card (default: that of the published models)")
+    add("--settings", help="JSON file with the settings (`cfg`) of a checkpoint without settings")
+    add("--ignore_settings", nargs="+", default=[], metavar="NAME", help="settings of the encoder to ignore")
+    add("--to", choices=("data2vec", "transformers"), default="data2vec", help="kind of OUT (default: %(default)s)")
+    add("--modality", choices=tuple(MODALITIES), help="modality of a joint encoder for --to transformers")
+    add("--architecture", help="class of the transformers model, if its configuration does not name it")
     return parser
 
 
 def run_program(argv: list[str]) -> Summary:
-    """Convert what a command line names.
+    """Convert the source named on the command line.
 
     Args:
-        argv: its arguments.
+        argv: Arguments.
 
     Returns:
-        What was converted.
+        Summary of the conversion.
 
     Raises:
-        ValueError, OSError: the source, an option or the place to write is wrong.
+        ValueError, OSError: If the source, an option or the output folder is wrong.
     """
     args = build_parser().parse_args(argv)
     if args.out.exists() and not args.overwrite:
         raise ValueError(f"{args.out} exists. Choose another folder, or replace it with --overwrite.")
     if args.out.exists() and not (args.out / "config.json").is_file():
-        raise ValueError(f"{args.out} exists and is no folder of a model: it is not replaced. Choose another one.")
+        raise ValueError(f"{args.out} exists and is not a model folder, so it is not replaced. Choose another folder.")
     check_place(args.out, args.source, args.dict, args.settings, *(args.bpe or ()))
     what, convert = "a checkpoint file", convert_file
     if args.to == "transformers":
@@ -114,7 +114,7 @@ def run_program(argv: list[str]) -> Summary:
         what, convert = "a model of transformers", convert_transformers
     useless = [f"--{name}" for name, value in _WITHOUT_USE[what].items() if getattr(args, name) != value]
     if useless:
-        raise ValueError(f"{', '.join(useless)} would change nothing for {what}: leave it out.")
+        raise ValueError(f"{', '.join(useless)} would change nothing for {what}: remove it.")
     summary = convert(args)
     print(summary)
     print(f"written     {args.out}")
@@ -122,7 +122,7 @@ def run_program(argv: list[str]) -> Summary:
 
 
 def is_transformers(source: str) -> bool:
-    """Whether a source is a folder or a name on the Hub, and not a checkpoint file."""
+    """Return whether a source is a folder or a name on the Hub, not a checkpoint file."""
     path = Path(source)
     if path.is_dir():
         return True
@@ -131,7 +131,7 @@ def is_transformers(source: str) -> bool:
 
 
 def convert_file(args: argparse.Namespace) -> Summary:
-    """Converts a checkpoint file of fairseq or of BEiT's program."""
+    """Convert a checkpoint file of fairseq or of BEiT's program."""
     settings = read_settings(args.settings) if args.settings else None
     converted = convert_checkpoint(
         args.source,
@@ -147,7 +147,7 @@ def convert_file(args: argparse.Namespace) -> Summary:
 
     def check(folder: Path) -> None:
         compared = verify(folder, converted, dtype)
-        summary.notes.append(f"verified: {compared} tensors are those of the source")
+        summary.notes.append(f"verified: {compared} tensors equal those of the source")
 
     write_converted(
         args.out,
@@ -160,18 +160,18 @@ def convert_file(args: argparse.Namespace) -> Summary:
 
 
 def read_settings(path: str) -> dict[str, Any]:
-    """Settings of a checkpoint from a JSON file."""
+    """Return the settings of a checkpoint from a JSON file."""
     try:
         settings = json.loads(Path(path).read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ValueError(f"{path} is no JSON file ({error}); --settings takes a dictionary such as `cfg`.") from None
+        raise ValueError(f"{path} is not valid JSON ({error}); --settings takes a dictionary such as `cfg`.") from None
     if not isinstance(settings, dict):
-        raise ValueError(f"{path} holds a {type(settings).__name__}; --settings takes a dictionary such as `cfg`.")
+        raise ValueError(f"{path} contains a {type(settings).__name__}; --settings takes a dictionary such as `cfg`.")
     return settings
 
 
 def convert_transformers(args: argparse.Namespace) -> Summary:
-    """Converts a model of transformers, with its tokenizer, feature extractor or image processor."""
+    """Convert a model of transformers with its tokenizer, feature extractor or image processor."""
     architecture = args.architecture
     model, unused = from_transformers(args.source, architecture=architecture)
     if args.encoder_only and not isinstance(model, Data2VecModel):
@@ -185,14 +185,16 @@ def convert_transformers(args: argparse.Namespace) -> Summary:
     summary = Summary(kind, "as published", type(model).__name__, size, parameters, identifier, reason, unused, notes)
     wrong = [name for name, tensor in model.state_dict().items() if not tensor.isfinite().all()]
     if wrong and not args.allow_nonfinite:
-        raise ValueError(f"{args.source} holds infinite values or no numbers (NaN) in {', '.join(wrong[:5])}.")
+        raise ValueError(
+            f"{args.source} contains infinite or NaN values in {', '.join(wrong[:5])}. --allow_nonfinite converts it."
+        )
 
     def check(folder: Path) -> None:
         again = type(model).from_pretrained(folder).state_dict()
         differing = [name for name, tensor in model.state_dict().items() if not torch.equal(again[name], tensor)]
         if differing:
             raise ValueError(f"The written model differs from the source in {', '.join(differing[:10])}.")
-        summary.notes.append(f"verified: {len(again)} tensors are those of the source")
+        summary.notes.append(f"verified: {len(again)} tensors equal those of the source")
 
     card = card_of(summary, model.config, args.source, args.out.name, args.dtype)
     write_converted(args.out, model.save_pretrained, parts, card, check if args.verify else None)
@@ -200,7 +202,7 @@ def convert_transformers(args: argparse.Namespace) -> Summary:
 
 
 def convert_back(args: argparse.Namespace) -> Summary:
-    """Exports a model of this package to the classes of transformers."""
+    """Export a model of this package to the classes of transformers."""
     config = Data2VecConfig.from_pretrained(find_checkpoint(args.source))
     exported = export_to_transformers(
         args.source,
@@ -220,7 +222,7 @@ def convert_back(args: argparse.Namespace) -> Summary:
         nearest_size(config),
         model.num_parameters(),
         license or "not known",
-        "as you said" if args.license else "what the card of the source says" if license else "its card names none",
+        "from --license" if args.license else "from the card of the source" if license else "its card names none",
         exported.unused,
         exported.notes,
     )
@@ -243,20 +245,20 @@ def main(argv: list[str] | None = None) -> int | str:
     """Run the program as a process.
 
     Args:
-        argv: arguments; None for the command line.
+        argv: Arguments; None for the command line.
 
     Returns:
-        What the process ends with: 0, or what was wrong in a sentence.
+        Exit status: 0, or an error message.
     """
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(message)s")
-    # To be ended by another program is an interruption too: a folder that is half written goes then.
+    # SIGTERM is an interruption too: a folder that is not complete is removed.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         run_program(sys.argv[1:] if argv is None else argv)
     except KeyboardInterrupt:
         return "d2v convert: interrupted. Nothing was written."
     except (ValueError, OSError, SafetensorError) as error:
-        # A user's mistake, or a full disk: the sentence says it all, a traceback would hide it.
+        # For mistakes of the user and full disks, a traceback would only hide the message.
         return f"d2v convert: {error}"
     return 0
 

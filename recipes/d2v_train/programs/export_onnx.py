@@ -1,4 +1,4 @@
-"""Write a model as an ONNX program, checked against the model itself.
+"""Export a model as an ONNX program, checked against the model.
 
     d2v export-onnx --model runs/ctc --output runs/ctc/model.onnx
     d2v export-onnx --model runs/joint/final --modality audio --output encoder.onnx
@@ -22,32 +22,32 @@ from modeling_d2v.modalities import MODALITIES
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """Options of the program."""
+    """Return the parser of the command line."""
     parser = argparse.ArgumentParser(
         prog="d2v export-onnx", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--model", required=True, help="folder or name on the Hub")
     parser.add_argument("--output", default="model.onnx", help="file to write (default: %(default)s)")
     parser.add_argument(
-        "--auto", help="Auto class to load it with, such as AutoModelForCTC (default: as it was saved; an encoder "
-        "where that was for pretraining)"
+        "--auto", help="Auto class, such as AutoModelForCTC (default: the saved class, or the encoder of a "
+        "pretraining model)"
     )  # fmt: skip
     parser.add_argument("--modality", choices=tuple(MODALITIES), help="front end of a joint encoder")
-    parser.add_argument("--any_image_size", action="store_true", help="take images of any multiple of the patch size")
-    parser.add_argument("--opset", type=int, default=OPSET, help="version of the operators (default: %(default)s)")
-    parser.add_argument("--tolerance", type=float, default=1e-4, help="largest relative difference (default: 1e-4)")
+    parser.add_argument("--any_image_size", action="store_true", help="allow image sizes of any multiple of a patch")
+    parser.add_argument("--opset", type=int, default=OPSET, help="version of the operator set (default: %(default)s)")
+    parser.add_argument("--tolerance", type=float, default=1e-4, help="maximum relative difference (default: 1e-4)")
     return parser
 
 
 def load(name: str, auto: str | None) -> transformers.PreTrainedModel:
-    """The model of a checkpoint.
+    """Load the model of a checkpoint.
 
     Raises:
-        ValueError: if there is no such Auto class.
+        ValueError: If the Auto class does not exist.
     """
     if auto is not None:
         if not auto.startswith("AutoModel") or not hasattr(transformers, auto):
-            raise ValueError(f"--auto {auto} is no Auto class of transformers; give one such as AutoModelForCTC.")
+            raise ValueError(f"--auto {auto} is not an Auto class of transformers; use one such as AutoModelForCTC.")
         return getattr(transformers, auto).from_pretrained(name)
     (saved,) = AutoConfig.from_pretrained(name).architectures or ["Data2VecModel"]
     if saved == "Data2VecForPreTraining":
@@ -56,7 +56,7 @@ def load(name: str, auto: str | None) -> transformers.PreTrainedModel:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Export from the command line."""
+    """Run the program as a process."""
     args = build_parser().parse_args(argv)
     try:
         model = load(args.model, args.auto)
@@ -70,7 +70,7 @@ def main(argv: list[str] | None = None) -> None:
         )
     except (MissingDependencyError, OSError, ValueError) as error:
         sys.exit(f"d2v export-onnx: {error}")
-    print(f"{type(model).__name__} is in {args.output}; largest relative difference from the model: {difference:.1e}")
+    print(f"{type(model).__name__} written to {args.output}; largest relative difference: {difference:.1e}")
 
 
 if __name__ == "__main__":

@@ -8,22 +8,22 @@
         --model_name_or_path user/data2vec2-audio-base --dataset_name google/speech_commands \\
         --dataset_config_name v0.02 --output_dir runs/commands --do_train --do_eval
 
-The data is a name on the Hub, parquet with a label column, or a folder of recordings, with a folder for each class or
-with the column `label` in `metadata.csv`. Where there is no validation split, a part of each class is held out. To
-test on voices that training has not heard, leave speakers out: `--exclude_groups george --only_groups george
---validation_split train+test`.
+The data is a name on the Hub, parquet with a label column, or a folder of recordings with one folder per class or with
+the column `label` in `metadata.csv`. If there is no validation split, a part of each class is held out. To test on
+unseen speakers, exclude them from training: `--exclude_groups george --only_groups george --validation_split
+train+test`.
 
-Training takes a random part of --max_length_seconds of longer recordings; evaluation takes them whole. The same
-command again goes on from the newest whole checkpoint. The folder of the run then holds the model with its feature
-extractor, for `pipeline("audio-classification", folder)`. `--help` lists all options, those of `TrainingArguments`
-among them; a .yaml file of options may come first.
+Longer recordings are randomly cropped to --max_length_seconds in training and used whole in evaluation. The same
+command resumes an interrupted run from the newest complete checkpoint. The folder of the run contains the model with
+its feature extractor, for `pipeline("audio-classification", folder)`. `--help` lists all options, including those of
+`TrainingArguments`; a .yaml file of options may come first.
 
-data2vec publishes one setting for classes of recordings, of AudioSet (fairseq
-`examples/data2vec/config/audio/classification/base_classification`). The defaults are its regularisation (spans of 5
-frames drawn over 60 % of them, no hidden channels, dropout 0.1, in the attention 0.2, layer drop 0.1), its frozen
-convolutions, its betas of Adam (0.9, 0.98) and its cosine with a warm-up of one sixth (5,000 of 30,000 updates). Its
-learning rate, 6e-5, belongs to 8 x 160 s of sound in an update; here it is 3e-5 for 32 recordings and 5 epochs, what
-transformers' own example uses for wav2vec 2.0 on keywords.
+The data2vec authors published settings for one classification task, AudioSet (fairseq
+`examples/data2vec/config/audio/classification/base_classification`). The defaults are its regularisation (60 % of the
+frames masked in spans of 5, no masked channels, dropout 0.1, attention dropout 0.2, layer drop 0.1), frozen
+convolutions, Adam betas (0.9, 0.98) and cosine schedule with a warm-up of one sixth (5,000 of 30,000 updates). Its
+learning rate, 6e-5, is for 8 x 160 s of audio per update; the default here is 3e-5 for 32 recordings and 5 epochs, as
+in the example of transformers for wav2vec 2.0 on keywords.
 """
 
 from __future__ import annotations
@@ -40,19 +40,19 @@ from d2v_train.finetuning.speech.arguments import SpeechDataArguments, SpeechMod
     hidden_dropout=0.1, attention_dropout=0.2, mask_time_prob=0.6, mask_time_length=5, mask_feature_prob=0.0
 )
 class ClassifierArguments(SpeechModelArguments):
-    """Which model to start from, and how it is regularised."""
+    """Model to start from and its regularisation."""
 
     head = ("use_weighted_layer_sum", "classifier_proj_size")
 
-    use_weighted_layer_sum: bool | None = option(None, "Classify a learned average of all blocks, not the last.")
-    classifier_proj_size: int | None = option(None, "Width before the classifier.")
+    use_weighted_layer_sum: bool | None = option(None, "Classify a learned average of all blocks, not the last one.")
+    classifier_proj_size: int | None = option(None, "Width of the projection before the classifier.")
 
 
 @dataclass
 class ClassDataArguments(ClassArguments, SpeechDataArguments):
-    """Which recordings to train on, to evaluate on and to predict."""
+    """Recordings for training, evaluation and prediction."""
 
-    max_length_seconds: float = option(20.0, "Train on random parts of this length of longer recordings.")
+    max_length_seconds: float = option(20.0, "Crop longer recordings to this length in training.")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -72,11 +72,11 @@ class ClassDataArguments(ClassArguments, SpeechDataArguments):
     greater_is_better=True,
 )
 class ClassTrainingArguments(FinetuningArguments):
-    """`FinetuningArguments` with the settings that the head of this file explains."""
+    """`FinetuningArguments` with the defaults of this program."""
 
 
 def run_program(argv: list[str]) -> dict[str, float]:
-    """Fine-tune as a command line says, and return all metrics."""
+    """Fine-tune with the options of a command line and return all metrics."""
     options = parse_arguments(
         ClassifierArguments,
         ClassDataArguments,

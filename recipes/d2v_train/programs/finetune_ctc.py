@@ -8,18 +8,19 @@
         --model_name_or_path runs/speech/final --dataset_name path/to/LibriSpeech --output_dir runs/asr_960h ...
 
 The data is a name on the Hub, parquet, a folder with `metadata.csv` or `metadata.jsonl` (columns `file_name` and
-`text`), or LibriSpeech as it is published (`--train_split train-clean-100 --validation_split dev-clean`).
-Transcripts are written in capitals (`--do_lower_case`: small letters), and their characters become the vocabulary,
-unless the checkpoint has one or --tokenizer_name names one.
+`text`), or LibriSpeech as published (`--train_split train-clean-100 --validation_split dev-clean`). Transcripts are
+converted to upper case (`--do_lower_case`: lower case), and their characters become the vocabulary, unless the
+checkpoint or --tokenizer_name has one.
 
-The same command again goes on from the newest whole checkpoint. The folder of the run then holds the model with its
-tokenizer, for `pipeline("automatic-speech-recognition", folder)`, and `predictions_eval.jsonl`. `--help` lists all
-options, those of `TrainingArguments` among them; a .yaml file of options may come first.
+The same command resumes an interrupted run from the newest complete checkpoint. The folder of the run contains the
+model with its tokenizer, for `pipeline("automatic-speech-recognition", folder)`, and `predictions_eval.jsonl`.
+`--help` lists all options, including those of `TrainingArguments`; a .yaml file of options may come first.
 
-The defaults are what the authors publish for 100 hours of LibriSpeech, for wav2vec 2.0 and both versions of data2vec
+The defaults are the published settings for 100 hours of LibriSpeech, for wav2vec 2.0 and both versions of data2vec
 (Baevski et al. 2022 and 2023; fairseq `examples/wav2vec/config/finetuning/base_100h`): 80,000 updates of about 1,600 s
-of speech (here 128 recordings), Adam at 3e-5 in three stages, the convolutions frozen, spans drawn over 65 % of the
-frames and 50 % of the channels. `recipes/d2v_train/configs/ctc_*.yaml` hold those for 10 minutes, 1, 10 and 960 hours.
+of speech (here 128 recordings), Adam with a peak of 3e-5 in three stages, frozen convolutions, 65 % of the frames and
+50 % of the channels in masked spans. The configurations `ctc_10m`, `ctc_1h`, `ctc_10h` and `ctc_960h` have those for
+other amounts.
 """
 
 from __future__ import annotations
@@ -33,13 +34,13 @@ from d2v_train.finetuning.speech.arguments import CTCDataArguments, SpeechModelA
 
 @with_defaults(hidden_dropout=0.0, attention_dropout=0.0, mask_time_prob=0.65, mask_feature_prob=0.5)
 class CTCModelArguments(SpeechModelArguments):
-    """Which model to start from, and how it is regularised."""
+    """Model to start from and its regularisation."""
 
     head = ("final_dropout", "ctc_loss_reduction", "ctc_zero_infinity")
 
     final_dropout: float | None = option(None, "Dropout before the output layer.")
     ctc_loss_reduction: str | None = option(None, "mean or sum; default: the checkpoint's.")
-    ctc_zero_infinity: bool | None = option(None, "Count transcripts that cannot be aligned as 0.")
+    ctc_zero_infinity: bool | None = option(None, "Set the loss of transcripts without an alignment to 0.")
 
 
 @with_defaults(
@@ -56,8 +57,8 @@ class CTCModelArguments(SpeechModelArguments):
 class CTCTrainingArguments(FinetuningArguments):
     """`FinetuningArguments` with the published settings."""
 
-    max_steps: int = option(-1, "Updates of the run; default 80,000 where num_train_epochs is not given.")
-    num_train_epochs: float | None = option(None, "Passes over the data, instead.")
+    max_steps: int = option(-1, "Number of updates; default: 80,000 if num_train_epochs is not given.")
+    num_train_epochs: float | None = option(None, "Number of passes over the data, instead of max_steps.")
 
     def __post_init__(self) -> None:
         if self.num_train_epochs is None:
@@ -67,7 +68,7 @@ class CTCTrainingArguments(FinetuningArguments):
 
 
 def run_program(argv: list[str]) -> dict[str, float]:
-    """Fine-tune as a command line says, and return all metrics."""
+    """Fine-tune with the options of a command line and return all metrics."""
     options = parse_arguments(
         CTCModelArguments,
         CTCDataArguments,

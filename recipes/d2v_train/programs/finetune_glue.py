@@ -1,4 +1,4 @@
-"""Fine-tune data2vec on a task of GLUE, or to classify or score other texts and pairs of texts.
+"""Fine-tune data2vec on a task of GLUE, or for classification or regression of other texts and pairs of texts.
 
     d2v finetune-glue --model_name_or_path runs/text/final --task_name cola \\
         --output_dir runs/cola --do_train --do_eval
@@ -7,22 +7,22 @@
     accelerate launch --num_processes 4 recipes/finetune_glue.py --model_name_or_path user/data2vec2-text-base \\
         --task_name mnli --output_dir runs/mnli --do_train --do_eval --do_predict --bf16
 
-Several runs in one call, each in its own sub-folder, with a table at the end:
+Several runs in one call, each in its own sub-folder, with a table of results at the end:
 
     d2v finetune-glue --model_name_or_path runs/text/final --task_name rte --output_dir runs/rte \\
         --do_train --do_eval --learning_rates 1e-5 2e-5 3e-5 --seeds 1 2 3 4 5
 
 Tasks: cola, sst2, mrpc, qqp, stsb, mnli, qnli, rte, wnli. Other texts come from --dataset_name (Hub, or a folder with
-train and validation files) or --train_file, --validation_file and --test_file (parquet, csv, tsv, json); whole
-numbers and names in the label column are classes, other numbers are scores. --do_predict writes `predictions/*.tsv`,
-for GLUE in the format of its server. The same command again goes on where it was cut off. Options may also stand in a
-YAML file, named first. `--help` lists all of them, those of `TrainingArguments` among them
-(--activation_checkpointing, --push_to_hub, --early_stopping_patience ...).
+train and validation files) or --train_file, --validation_file and --test_file (parquet, csv, tsv, json); integers and
+strings in the label column are classes, other numbers are scores. --do_predict writes `predictions/*.tsv`, for GLUE in
+the format of its server. The same command resumes an interrupted run. A YAML file of options may come first. `--help`
+lists all options, including those of `TrainingArguments` (--activation_checkpointing, --push_to_hub,
+--early_stopping_patience ...).
 
-Defaults are those of data2vec 2.0, base; `d2v_train/finetuning/texts/glue.py` says where they are from. All tasks: 10
+The defaults are those of data2vec 2.0, base; `d2v_train/finetuning/texts/glue.py` names their source. All tasks: 10
 epochs, Adam (0.9, 0.98), epsilon 1e-6, weight decay 0.1, linear decay to 0, no clipping, texts up to 512 tokens, the
-best epoch by the metric of the task. Papers report five seeds. One thing differs: scores are learned as they are, with
-the mean of the training scores as first bias (the reference divides those of STS-B by 5). For data2vec 1.0:
+best epoch by the metric of the task. Papers report five seeds. One difference: scores are not rescaled, and the bias
+starts at the mean of the training scores (the reference divides those of STS-B by 5). For data2vec 1.0:
 --learning_rate 1e-5, except for RTE and STS-B.
 """
 
@@ -52,25 +52,25 @@ from d2v_train.finetuning.texts.glue import CLASSES, SCORES, TASKS, of_one_proce
     load_best_model_at_end=True,
 )
 class GlueArguments(FinetuningArguments):
-    """Training options, with the published settings as defaults; what is `None` follows from the task."""
+    """Training options with the published settings as defaults; `None` is replaced by the setting of the task."""
 
     task_name: str | None = option(None, f"Task of GLUE: {', '.join(TASKS)}.")
-    learning_rates: list[float] | None = option(None, "Several runs, one for each.")
-    seeds: list[int] | None = option(None, "Several runs, one for each.")
-    dropout: float | None = option(None, "Dropout of blocks and head; None: the model's.")
-    learning_rate: float | None = option(None, "Peak; default 2e-5, for STS-B 4e-5.")
+    learning_rates: list[float] | None = option(None, "Learning rates of several runs.")
+    seeds: list[int] | None = option(None, "Seeds of several runs.")
+    dropout: float | None = option(None, "Dropout of blocks and head; default: the checkpoint's.")
+    learning_rate: float | None = option(None, "Peak learning rate; default: 2e-5, for STS-B 4e-5.")
     per_device_train_batch_size: int | None = option(
-        None, "Texts of a process in a batch; default: 16 or 32 over all."
+        None, "Batch size per process; default: 16 or 32 over all processes."
     )
-    warmup_steps: float | None = option(None, "Default 0.06 of the run, for QQP 0.25.")
+    warmup_steps: float | None = option(None, "Warm-up; default: 0.06 of the run, for QQP 0.25.")
 
     def __post_init__(self) -> None:
         if self.task_name is not None and self.task_name not in TASKS:
             raise ValueError(f"--task_name is {self.task_name!r}; the tasks are {', '.join(TASKS)}.")
         if self.push_to_hub and (self.learning_rates or self.seeds):
-            raise ValueError("--push_to_hub uploads one run. Give it with the learning rate and seed of the best one.")
+            raise ValueError("--push_to_hub uploads a single run. Use it with the best learning rate and seed.")
         if (self.learning_rates or self.seeds) and not self.do_eval:
-            raise ValueError("Several runs are compared by their evaluation: give --do_eval.")
+            raise ValueError("Several runs are compared by their evaluation: add --do_eval.")
         task = TASKS.get(self.task_name, CLASSES)
         if self.learning_rate is None:
             self.learning_rate = task.learning_rate
@@ -78,7 +78,7 @@ class GlueArguments(FinetuningArguments):
             self.warmup_steps = task.warmup
         if self.per_device_train_batch_size is None:
             self.per_device_train_batch_size = of_one_process(task.batch_size)
-        # With texts of the user's own, it is known only when the labels are seen.
+        # For other texts the metric depends on the labels.
         self.takes_main_metric = self.metric_for_best_model is None
         if self.metric_for_best_model is None:
             self.metric_for_best_model = task.main_metric
@@ -88,7 +88,7 @@ class GlueArguments(FinetuningArguments):
 
 
 def run_program(argv: list[str]) -> dict[str, Any]:
-    """Fine-tune as a command line says, and return all metrics, or the summary of several runs."""
+    """Fine-tune with the options of a command line and return all metrics, or the summary of several runs."""
 
     def parsed(argv: list[str]) -> tuple[ModelArguments, TextDataArguments, GlueArguments]:
         return parse_arguments(
@@ -109,7 +109,7 @@ def run_program(argv: list[str]) -> dict[str, Any]:
         metrics = [CLASSES.main_metric, SCORES.main_metric]
     return sweep(
         lambda argv: finetune(TextClassification, *parsed(argv)),
-        # A file of options may change before the next call; what it says counts, not its name.
+        # The options of a file, not its name: the file may change before the next call.
         with_options_of_file(argv),
         args.output_dir,
         args.learning_rates or [args.learning_rate],

@@ -1,4 +1,4 @@
-"""Fine-tune data2vec to classify images: a folder with one folder per class, parquet, or a data set on the Hub.
+"""Fine-tune data2vec for image classification on a folder with one folder per class, parquet or a Hub data set.
 
     d2v finetune-images --model_name_or_path runs/images/final \\
         --dataset_name path/to/images --output_dir runs/classifier --do_train --do_eval
@@ -8,15 +8,16 @@
         --model_name_or_path user/data2vec2-vision-base --dataset_name ILSVRC/imagenet-1k \\
         --output_dir runs/imagenet --do_train --do_eval --bf16 --dataloader_num_workers 6
 
-The same command again goes on from the newest whole checkpoint. Options may also stand in a YAML file, named first.
+The same command resumes an interrupted run from the newest complete checkpoint. A YAML file of options may come first.
 
-Defaults are those of data2vec 2.0, base (fairseq, examples/data2vec: config/vision/finetuning/mae_imagenet_clean.yaml
-with the defaults of models/mae_image_classification.py and data/mae_finetuning_image_dataset.py): 100 epochs of 512
-images an update, which is what the learning rate of 1e-3 belongs to; warm-up of 6.4 % (16,000 of 250,200 updates),
-then cosine; Adam (0.9, 0.95), weight decay 0.05, layer decay 0.65, drop path 0.1 and no other dropout; mixup 0.7 or
-CutMix 1.0 for 90 % of the batches, label smoothing 0.1, RandAugment rand-m9-mstd0.5-inc1, erasing 0.25, crops of 0.08
-to 1 of the area. Two things differ: the front end learns at the rate of the lowest layer, as in BEiT (the reference
-leaves it at the full rate), and the cosine ends at 0 (1e-6). What the other published models change:
+The defaults are those of data2vec 2.0, base (fairseq, examples/data2vec:
+config/vision/finetuning/mae_imagenet_clean.yaml with the defaults of models/mae_image_classification.py and
+data/mae_finetuning_image_dataset.py): 100 epochs with 512 images per update, for which the learning rate of 1e-3 is
+meant; warm-up of 6.4 % (16,000 of 250,200 updates), then cosine; Adam (0.9, 0.95), weight decay 0.05, layer decay
+0.65, drop path 0.1 and no other dropout; mixup 0.7 or CutMix 1.0 for 90 % of the batches, label smoothing 0.1,
+RandAugment rand-m9-mstd0.5-inc1, erasing 0.25, crops of 0.08 to 1 of the area. Two differences: the front end has the
+learning rate of the lowest layer, as in BEiT (the reference uses the full rate), and the cosine ends at 0 (1e-6).
+Settings of the other published models:
 
     2.0 large, huge: --num_train_epochs 50 --learning_rate 5e-4 --warmup_steps 0.128 --layer_decay 0.75
         --drop_path_rate 0.2 --max_grad_norm 4    (mae_imagenet_large_clean.yaml, mae_imagenet_huge_clean.yaml)
@@ -53,10 +54,10 @@ from d2v_train.finetuning.images.arguments import AugmentationArguments, ImageDa
     remove_unused_columns=False,
 )
 class ImageFinetuningArguments(FinetuningArguments):
-    """Training options, with the published settings of data2vec 2.0, base, as defaults."""
+    """Training options with the published settings of data2vec 2.0, base, as defaults."""
 
-    learning_rate: float = option(1e-3, "Peak learning rate, for 512 images an update.")
-    drop_path_rate: float = option(0.1, "Stochastic depth of the last block.")
+    learning_rate: float = option(1e-3, "Peak learning rate, for 512 images per update.")
+    drop_path_rate: float = option(0.1, "Stochastic depth rate of the last block.")
 
     def __post_init__(self) -> None:
         if not self.do_train or not self.do_eval:
@@ -65,7 +66,7 @@ class ImageFinetuningArguments(FinetuningArguments):
 
 
 def run_program(argv: list[str]) -> dict[str, float]:
-    """Fine-tune as a command line says, and return all metrics."""
+    """Fine-tune with the options of a command line and return all metrics."""
     model_args, data_args, augmentation, args = parse_arguments(
         ModelArguments,
         ImageDataArguments,

@@ -6,10 +6,10 @@
     d2v publish runs/images me/my-images --weights teacher --revision teacher
     d2v publish converted/vision me/vision --private
 
-CHECKPOINT is the folder of a finished run, or any folder with a model. Of a pretraining run the encoder goes up, with
-the code that loads it (one of transformers needs none), what prepares its inputs, and a card made from the run's
-record; reports of `d2v probe` in the run's folder (`probe*.json`) and pictures (`*.png`, see `d2v plot`) become part
-of it. All files arrive in one commit. After an interruption, the same command sends what is missing.
+CHECKPOINT is the folder of a finished run, or any folder with a model. Of a pretraining run the encoder is uploaded
+with the code that loads it (not needed for one of transformers), its processors, and a model card made from the record
+of the run, including reports of `d2v probe` (`probe*.json`) and images (`*.png`, see `d2v plot`) in the folder of the
+run. All files are uploaded in one commit. After an interruption, the same command uploads what is missing.
 """
 
 from __future__ import annotations
@@ -26,31 +26,31 @@ from modeling_d2v.sharing.publishing import WEIGHTS, Publication, PublishingErro
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """Arguments of the command."""
+    """Return the parser of the command line."""
     parser = argparse.ArgumentParser(
         prog="d2v publish", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
     add("checkpoint", help="folder of a finished run or of a model")
-    add("repo_id", help="user/name, or a name alone for your own")
-    add("--weights", choices=WEIGHTS, default="student", help="of a pretraining model (default: %(default)s)")
-    add("--license", help="of the weights, as the Hub writes it (default: that of their source, else apache-2.0)")
+    add("repo_id", help="user/name, or only a name for your own account")
+    add("--weights", choices=WEIGHTS, default="student", help="weights of a pretraining model (default: %(default)s)")
+    add("--license", help="licence of the weights (default: that of their source, otherwise apache-2.0)")
     add(
-        "--card", type=Path, help="file to use as README.md (default: the checkpoint's, or made from the run's record)"
+        "--card", type=Path, help="README.md to use (default: that of the checkpoint, or one made from the run record)"
     )
     add("--probe", type=Path, nargs="+", default=[], help="reports of `d2v probe` for the card")
-    add("--private", action="store_true", default=None, help="make the repository private, if it is new")
-    add("--revision", help="branch to upload to, made if there is none (default: main)")
+    add("--private", action="store_true", default=None, help="create a private repository, if it does not exist")
+    add("--revision", help="branch to upload to, created if it does not exist (default: main)")
     add("--create_pr", action="store_true", help="open a pull request instead of changing the branch")
     add("--commit_message", default="Upload model", help="(default: %(default)s)")
-    add("--max_shard_size", default="50GB", help="write weights above this size in parts (default: %(default)s)")
+    add("--max_shard_size", default="50GB", help="maximum size of a file of weights (default: %(default)s)")
     add("--token", help="access token of the Hub (default: the stored one)")
-    add("--dry_run", action="store_true", help="show files, sizes and card; no network is used")
+    add("--dry_run", action="store_true", help="show files, sizes and card without using the network")
     return parser
 
 
 def run_program(argv: list[str]) -> Publication:
-    """Publish what a command line names, and print what was sent where."""
+    """Publish the checkpoint named on the command line, and print what was uploaded."""
     args = build_parser().parse_args(argv)
     made = publish_checkpoint(
         args.checkpoint,
@@ -70,7 +70,7 @@ def run_program(argv: list[str]) -> Publication:
     print(made.listing())
     if args.dry_run:
         print(f"\n{made.card}")
-    print(f"{'Would go to' if args.dry_run else 'Published'}: {made.url or made.repo_id} ({made.license})")
+    print(f"{'Would be published' if args.dry_run else 'Published'}: {made.url or made.repo_id} ({made.license})")
     return made
 
 
@@ -78,10 +78,10 @@ def main(argv: list[str] | None = None) -> int | str:
     """Run the program as a process.
 
     Args:
-        argv: arguments; None for the command line.
+        argv: Arguments; None for the command line.
 
     Returns:
-        What the process ends with: 0, or what was wrong in a sentence.
+        Exit status: 0, or an error message.
     """
     try:
         run_program(sys.argv[1:] if argv is None else argv)

@@ -23,7 +23,7 @@ def test_a_recogniser_is_exported_and_verified(tmp_path, capsys):
     summary = run_program([str(tmp_path / "model"), str(tmp_path / "out"), "--to", "transformers", "--verify"])
     printed = capsys.readouterr().out
     assert "result      Data2VecAudioForCTC, no published size (nearest audio-base-v1)" in printed
-    assert "source      this package, Data2VecForCTC" in printed and "licence     mit: what the card" in printed
+    assert "source      this package, Data2VecForCTC" in printed and "licence     mit: from the card" in printed
     assert "Padding reaches the samples in transformers" in printed and summary.notes[-1].startswith("Verified: ")
     exported = transformers.AutoModelForCTC.from_pretrained(tmp_path / "out")
     batch = inputs_for("audio")

@@ -255,7 +255,7 @@ def test_dry_run_of_the_command(run, capsys):
     publish.run_program([str(run), "me/digits", "--dry_run"])
     out = capsys.readouterr().out
     assert "model.safetensors" in out and "## Training data" in out
-    assert out.endswith("Would go to: me/digits (apache-2.0)\n")
+    assert out.endswith("Would be published: me/digits (apache-2.0)\n")
 
 
 def test_the_command_goes_on_after_an_interruption(run, empty_hub, project_root, capsys):

@@ -46,7 +46,7 @@ def test_the_program_from_the_command_line(tmp_path, capsys):
     model.save_pretrained(tmp_path / "pretrained")
     output = tmp_path / "new" / "text.onnx"
     main(["--model", str(tmp_path / "pretrained"), "--modality", "text", "--output", str(output)])
-    assert f"Data2VecModel is in {output}; largest relative difference" in capsys.readouterr().out
+    assert f"Data2VecModel written to {output}; largest relative difference" in capsys.readouterr().out
     batch, singles = padded_inputs("text")
     singles = [{**single, "attention_mask": torch.ones_like(single["input_ids"])} for single in singles]
     assert largest_difference(model.data2vec.eval(), output, [batch, *singles]) < 1e-4

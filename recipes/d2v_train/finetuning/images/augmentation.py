@@ -1,7 +1,7 @@
 """Augmentation of labelled images: RandAugment, colour jitter, random erasing, mixup and CutMix.
 
-Whole pictures are changed as PIL images, which costs a worker about a tenth of the same operations on tensors (0.6
-against 5 ms for 224 x 224 pixels on one CPU core). All that is random comes from a generator that the caller seeds.
+Images are transformed as PIL images, which takes about a tenth of the time of the same operations on tensors (0.6
+instead of 5 ms for 224 x 224 pixels on one CPU core). All randomness comes from a generator that the caller seeds.
 
 Legend: B samples, C channels, H height, W width, L classes.
 """
@@ -28,22 +28,21 @@ DIRECTIONS = np.array([-1.0, 1.0])
 
 
 class RandAugment:
-    """A few random operations of similar strength (Cubuk et al. 2020, arXiv 1909.13719).
+    """RandAugment: random operations of similar magnitude (Cubuk et al. 2020, arXiv 1909.13719).
 
-    Operations, ranges and their strength are those that timm names "rand-m9-n2-mstd0.5-inc1": every operation does
-    more at a higher magnitude, magnitudes are drawn anew for each operation, and each of the operations that were
-    drawn is applied half of the time. One thing differs: at the highest magnitude posterizing leaves one bit of a
-    pixel, not a black picture.
+    Operations and ranges are those of "rand-m9-n2-mstd0.5-inc1" in timm: every operation is stronger at a higher
+    magnitude, each operation has its own random magnitude, and is applied with probability 0.5. One difference: at
+    the highest magnitude, posterizing keeps one bit per pixel instead of none.
 
     Args:
-        operations: operations drawn for a picture, with replacement.
-        magnitude: mean strength, from 0 to 10.
-        std: standard deviation of the strength.
-        fill: colour that moved pictures leave behind, 0 to 255, per channel or one number.
-        probability: chance that an operation that was drawn is applied.
+        operations: Number of operations per image, drawn with replacement.
+        magnitude: Mean magnitude, from 0 to 10.
+        std: Standard deviation of the magnitude.
+        fill: Colour of uncovered pixels, 0 to 255, per channel or one number.
+        probability: Probability of applying a drawn operation.
 
     Raises:
-        ValueError: if a number is out of range.
+        ValueError: If a number is out of range.
     """
 
     def __init__(
@@ -57,7 +56,7 @@ class RandAugment:
         if operations < 0 or std < 0 or not 0 <= magnitude <= MAX_MAGNITUDE:
             raise ValueError(
                 f"RandAugment takes 0 operations or more, a magnitude from 0 to {MAX_MAGNITUDE:g} and a standard "
-                f"deviation of 0 or more; these are {operations}, {magnitude} and {std}."
+                f"deviation of 0 or more, not {operations}, {magnitude} and {std}."
             )
         self.operations, self.magnitude, self.std = operations, magnitude, std
         self.fill, self.probability = tuple(fill), probability
@@ -121,19 +120,19 @@ OPERATIONS: dict[str, Callable[[Any, float, float, Any], Any]] = {
         image, (1, 0, 0, 0, 1, sign * 0.45 * level * image.height), fill
     ),
 }
-"""Operation by name: (picture, strength in [0, 1], direction -1 or 1, colour of what comes free) -> picture."""
+"""Operation by name: (image, magnitude in [0, 1], direction -1 or 1, colour of uncovered pixels) -> image."""
 
 
 class RandomErasing:
-    """Noise in the place of a random rectangle (Zhong et al. 2020, arXiv 1708.04896; N(0, 1) as in timm's "pixel").
+    """Replace a random rectangle by noise (Zhong et al. 2020, arXiv 1708.04896; N(0, 1) as in mode "pixel" of timm).
 
     Args:
-        probability: share of the pictures that lose a rectangle.
-        area: least and greatest share of the picture.
-        aspect: least and greatest ratio of height to width.
+        probability: Probability of erasing a rectangle.
+        area: Minimum and maximum area of the rectangle, as a share of the image.
+        aspect: Minimum and maximum ratio of height to width.
 
     Raises:
-        ValueError: if the probability is none.
+        ValueError: If the probability is not in [0, 1].
     """
 
     def __init__(
@@ -147,7 +146,7 @@ class RandomErasing:
         self.probability, self.area, self.aspect = probability, area, aspect
 
     def __call__(self, pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """Takes and returns normalised pixels (C, H, W), which are changed in place."""
+        """Erase in normalised pixels (C, H, W), which are changed in place and returned."""
         if rng.random() >= self.probability:
             return pixels
         channels, height, width = pixels.shape
@@ -168,8 +167,8 @@ class AugmentedTransform:
     """`VisionTransform` with further augmentation before and after the normalisation.
 
     Attributes:
-        crop: what crops, flips and normalises.
-        on_image: `step(picture, generator) -> picture` on PIL images of the model's size.
+        crop: Transform that crops, flips and normalises.
+        on_image: `step(image, generator) -> image` on PIL images of the size of the model.
         on_pixels: `step(pixels, generator) -> pixels` on normalised pixels (C, H, W).
     """
 
@@ -178,7 +177,7 @@ class AugmentedTransform:
     on_pixels: Sequence[Callable[[np.ndarray, np.random.Generator], np.ndarray]] = ()
 
     def __call__(self, record: dict[str, Any], seed: int = 0) -> dict[str, Any]:
-        """Return {"pixel_values": float32 (C, H, W), "id", "seed"}; the seed marks what was augmented."""
+        """Return {"pixel_values": float32 (C, H, W), "id", "seed"}; "seed" marks augmented samples."""
         rng = np.random.default_rng(seed)
         image = self.crop.cropped(record["image"], rng)
         for step in self.on_image:
@@ -192,17 +191,17 @@ class AugmentedTransform:
 class Mixing:
     """Mixup (arXiv 1710.09412) or CutMix (arXiv 1905.04899) of a batch with its own reverse, and label smoothing.
 
-    One way and one share are drawn for the whole batch; the share of CutMix is that of the pixels that stay.
+    The method and the share are drawn once per batch; for CutMix the share is that of the pixels that are kept.
 
     Args:
-        num_classes: L.
-        mixup, cutmix: parameter of the beta distribution of the share; 0 switches that way off.
-        probability: share of the batches that are mixed.
-        cutmix_probability: share of those that CutMix takes where both are on.
-        smoothing: part of the probability that is spread evenly over all classes.
+        num_classes: Number of classes L.
+        mixup, cutmix: Parameter of the beta distribution of the share; 0 turns the method off.
+        probability: Probability of mixing a batch.
+        cutmix_probability: Probability of CutMix instead of mixup if both are on.
+        smoothing: Share of the probability that is spread evenly over all classes.
 
     Raises:
-        ValueError: if a number is out of range.
+        ValueError: If a number is out of range.
     """
 
     def __init__(
@@ -234,10 +233,10 @@ class Mixing:
         Args:
             images: (B, C, H, W).
             labels: (B,) class ids.
-            rng: generator of this batch.
+            rng: Random generator for this batch.
 
         Returns:
-            Images and class probabilities (B, L).
+            Images (B, C, H, W) and class probabilities (B, L).
         """
         share = 1.0
         if rng.random() < self.probability:
@@ -251,7 +250,7 @@ class Mixing:
 
     @staticmethod
     def _cut(images: Tensor, share: float, rng: np.random.Generator) -> tuple[Tensor, float]:
-        """Put a rectangle of about 1 - `share` of each image's pixels over its partner's."""
+        """Paste a rectangle with about 1 - `share` of the pixels of each image into the other image."""
         height, width = images.shape[-2:]
         side = math.sqrt(1 - share)
         bounds = []
@@ -271,15 +270,15 @@ class Mixing:
 
 
 class MixingCollator(FinetuningCollator):
-    """Batches of images; those of augmented samples are mixed, and their labels become probabilities (B, L).
+    """Collator that mixes batches of augmented images and makes their labels probabilities (B, L).
 
-    What is drawn for a batch depends on its samples and their augmentation alone, so that a resumed run mixes as the
-    run that was interrupted would have done. Batches of `AugmentedTransform` are told by their "seed"; all others,
-    those of an evaluation, keep their images and class ids.
+    The mixing of a batch depends only on its samples and their augmentation, so that a resumed run mixes like an
+    uninterrupted one. Batches of `AugmentedTransform` are recognised by "seed"; batches of an evaluation keep their
+    images and class ids.
 
     Args:
-        model_config: `Data2VecConfig`.
-        mixing: `Mixing`.
+        model_config: `Data2VecConfig` of the model.
+        mixing: Mixing of a batch.
     """
 
     def __init__(self, model_config: Any, mixing: Mixing) -> None:

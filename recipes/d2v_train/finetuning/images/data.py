@@ -1,4 +1,4 @@
-"""Images for fine-tuning: the image processor, and the transforms of training and evaluation."""
+"""Images for fine-tuning: image processor and transforms for training and evaluation."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ def training_transform(augmentation: AugmentationArguments, processor: Any, chan
     """Return the transform of training images.
 
     Args:
-        augmentation: options.
-        processor: image processor, whose size and normalisation it has.
-        channels: of the model.
+        augmentation: Options of the augmentation.
+        processor: Image processor that defines size and normalisation.
+        channels: Number of channels of the model.
     """
     mean, std = normalisation(processor)
     on_image = [ColorJitter(augmentation.color_jitter)] if augmentation.color_jitter else []
@@ -49,10 +49,10 @@ def training_transform(augmentation: AugmentationArguments, processor: Any, chan
 
 
 class ProcessorTransform:
-    """Evaluation: what the image processor makes of a picture, and so what a pipeline gives the model.
+    """Transform for evaluation by the image processor, as in a pipeline of transformers.
 
     Args:
-        processor: image processor that is saved with the model.
+        processor: Image processor that is saved with the model.
     """
 
     def __init__(self, processor: Any) -> None:
@@ -67,18 +67,18 @@ class ProcessorTransform:
 def make_image_processor(
     model_args: ModelArguments, config: Data2VecConfig, image_size: int | None, crop_pct: float | None, train: bool
 ) -> Any:
-    """Return the image processor that evaluates, and is saved with the model.
+    """Return the image processor for evaluation, which is saved with the model.
 
-    Mean and standard deviation, and without --image_size the size, are those of the checkpoint's image processor.
+    Mean, standard deviation and, without --image_size, the size are those of the image processor of the checkpoint.
 
     Args:
-        model_args: where it is.
-        config: of the model.
-        image_size, crop_pct: options of the same names.
-        train: whether the model is trained: only then, or where a size is named, is the processor changed.
+        model_args: Options that name the image processor or the checkpoint.
+        config: Configuration of the model.
+        image_size, crop_pct: Options of the same names.
+        train: Whether the model is trained. Otherwise, and without these two options, a stored processor is kept.
 
     Raises:
-        ValueError: the size is not a multiple of the patch size.
+        ValueError: If the size is not a multiple of the patch size.
     """
     stored = _stored_processor(model_args)
     if stored is not None and not train and image_size is None is crop_pct:
@@ -102,7 +102,7 @@ def _stored_processor(model_args: ModelArguments) -> Any:
     except (OSError, ValueError, ImportError) as error:
         if model_args.processor_name is not None:
             raise
-        logger.warning("No image processor lies beside %s (%s).", name, str(error).splitlines()[0])
+        logger.warning("%s has no image processor (%s).", name, str(error).splitlines()[0])
         return None
 
 
@@ -116,14 +116,14 @@ def _default_normalisation(config: Data2VecConfig) -> tuple[list[float], list[fl
 
 
 def normalisation(processor: Any) -> tuple[list[float], list[float]]:
-    """Return the mean and standard deviation, per channel, that an image processor normalises with."""
+    """Return the mean and standard deviation per channel of the normalisation of an image processor."""
     if not getattr(processor, "do_normalize", False):
         return [0.0], [1.0]
     return list(np.atleast_1d(processor.image_mean)), list(np.atleast_1d(processor.image_std))
 
 
 def output_size(processor: Any) -> int | None:
-    """Return the pixels a side of what an image processor returns; None where it does not say so."""
+    """Return the pixels per side of the output of an image processor; None if it does not fix them."""
     size = processor.crop_size if getattr(processor, "do_center_crop", False) else processor.size
     size = dict(size or {})
     return size.get("height") or size.get("shortest_edge")

@@ -24,7 +24,7 @@ NO_DROPOUT = dict.fromkeys(("hidden_dropout", "mlp_dropout", "attention_dropout"
 
 
 class ImageTrainer(FinetuningTrainer):
-    """`FinetuningTrainer` that leaves the smoothing of labels to the collator, which does it in training only."""
+    """`FinetuningTrainer` without label smoothing, which the collator applies to training batches."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -32,10 +32,10 @@ class ImageTrainer(FinetuningTrainer):
 
 
 class ImageClassification(ClassificationTask):
-    """One class for each image, learned from augmented and mixed images.
+    """Image classification, trained on augmented and mixed images.
 
     Args:
-        model_args, data_args, args, augmentation: options of the program.
+        model_args, data_args, args, augmentation: Options of the program.
     """
 
     modality = "vision"
@@ -78,18 +78,18 @@ class ImageClassification(ClassificationTask):
         }
 
     def measure(self, prediction: EvalPrediction) -> dict[str, float]:
-        """Return the accuracy, and the top-5 accuracy where there are more than five classes."""
+        """Return the accuracy, and the top-5 accuracy if there are more than five classes."""
         return accuracies(prediction.predictions[0], prediction.label_ids)
 
     def describe(self, update: int) -> str:
         published = type(self.args).__dataclass_fields__["learning_rate"].default
         if self.args.learning_rate == published and update != PUBLISHED_BATCH:
             logger.warning(
-                "The learning rate is the published one, %g, which belongs to %d images an update; here it is %d. "
-                "--gradient_accumulation_steps makes it more; in proportion, --learning_rate would be %.2g.",
+                "The default learning rate %g is for %d images per update; this run has %d. Increase "
+                "--gradient_accumulation_steps, or scale --learning_rate, in proportion to %.2g.",
                 published,
                 PUBLISHED_BATCH,
                 update,
                 published * update / PUBLISHED_BATCH,
             )
-        return f", {len(self.names)} classes, {output_size(self.processor)} pixels a side"
+        return f", {len(self.names)} classes, {output_size(self.processor)} pixels per side"

@@ -1,4 +1,4 @@
-"""Options that both programs for speech share: how the model is regularised, which recordings are used."""
+"""Options shared by the programs for speech: regularisation of the model and data."""
 
 from __future__ import annotations
 
@@ -14,30 +14,30 @@ if TYPE_CHECKING:
 
 @dataclass
 class SpeechModelArguments(ModelArguments):
-    """Which model to start from, and how it is regularised; None leaves what the checkpoint says.
+    """Model to start from and its regularisation; None keeps the value of the checkpoint.
 
     Attributes:
-        head: options of a class below that are fields of the audio configuration.
+        head: Options of a subclass that are fields of the audio configuration.
     """
 
     head: ClassVar[tuple[str, ...]] = ()
 
-    freeze_feature_encoder: bool = option(True, "Keep the convolutions over waveform or spectrogram as they are.")
-    hidden_dropout: float | None = option(None, "Dropout after attention and feed-forward part.")
+    freeze_feature_encoder: bool = option(True, "Freeze the convolutions over waveform or spectrogram.")
+    hidden_dropout: float | None = option(None, "Dropout after attention and feed-forward layers.")
     attention_dropout: float | None = option(None, "Dropout of the attention weights.")
-    activation_dropout: float | None = option(0.1, "Dropout inside the feed-forward part.")
+    activation_dropout: float | None = option(0.1, "Dropout inside the feed-forward layers.")
     feat_proj_dropout: float | None = option(None, "Dropout after the convolutions; default: the checkpoint's.")
-    layerdrop: float | None = option(0.1, "Chance that a block is left out of an update.")
-    apply_spec_augment: bool | None = option(None, "Hide spans of time and channels in training; false: neither.")
-    mask_time_prob: float | None = option(None, "Share of frames in hidden spans.")
-    mask_time_length: int | None = option(None, "Frames in a span.")
-    mask_time_min_masks: int | None = option(None, "Least number of spans; default: the checkpoint's.")
-    mask_feature_prob: float | None = option(None, "Share of channels in hidden spans.")
-    mask_feature_length: int | None = option(None, "Channels in a span; default: the checkpoint's.")
-    mask_feature_min_masks: int | None = option(None, "Least number of such spans; default: the checkpoint's.")
+    layerdrop: float | None = option(0.1, "Probability of dropping a block in an update.")
+    apply_spec_augment: bool | None = option(None, "Mask spans of time and channels in training; false: neither.")
+    mask_time_prob: float | None = option(None, "Share of frames in masked spans.")
+    mask_time_length: int | None = option(None, "Number of frames in a span.")
+    mask_time_min_masks: int | None = option(None, "Minimum number of frame spans; default: the checkpoint's.")
+    mask_feature_prob: float | None = option(None, "Share of channels in masked spans.")
+    mask_feature_length: int | None = option(None, "Number of channels in a span; default: the checkpoint's.")
+    mask_feature_min_masks: int | None = option(None, "Minimum number of channel spans; default: the checkpoint's.")
 
     def fields(self) -> dict[str, Any]:
-        """Return what the options set in the configuration of the model, as `load_config` takes it."""
+        """Return the overrides of the model configuration for `load_config`."""
         fields = {name: getattr(self, name) for name in ("attention_dropout", "activation_dropout", "layerdrop")}
         fields |= {"hidden_dropout": self.hidden_dropout, "mlp_dropout": self.hidden_dropout}
         audio = [name for name in vars(self) if name.startswith("mask_")]
@@ -47,15 +47,15 @@ class SpeechModelArguments(ModelArguments):
 
 @dataclass
 class SpeechDataArguments(MediaDataArguments):
-    """Which recordings to train on, to evaluate on and to predict."""
+    """Recordings for training, evaluation and prediction."""
 
     modality = "audio"
     input_column = "audio_column"
 
     audio_column: str | None = option(None, "Column of the audio; default: found by its type.")
-    group_column: str | None = option(None, "Column of the speaker; default: a usual name.")
-    exclude_groups: list[str] | None = option(None, "Speakers (or other groups) to leave out of training.")
-    only_groups: list[str] | None = option(None, "Speakers (or other groups) to evaluate on, and no others.")
+    group_column: str | None = option(None, "Column of the speaker; default: found by its name.")
+    exclude_groups: list[str] | None = option(None, "Speakers (or other groups) to exclude from training.")
+    only_groups: list[str] | None = option(None, "Speakers (or other groups) to restrict the evaluation to.")
 
     @property
     def may_hold_out(self) -> bool:
@@ -68,16 +68,16 @@ class SpeechDataArguments(MediaDataArguments):
 
 @dataclass
 class CTCDataArguments(SpeechDataArguments):
-    """Which recordings and transcripts to train on, to evaluate on and to predict."""
+    """Recordings and transcripts for training, evaluation and prediction."""
 
-    text_column: str | None = option(None, "Column of the transcripts; default: a usual name.")
-    do_lower_case: bool = option(False, "Small letters instead of capitals; a given vocabulary tells by itself.")
-    chars_to_ignore: list[str] = option([], "Characters to leave out of the transcripts, such as , . ? !")
-    min_duration_in_seconds: float = option(0.0, "Train on no shorter recordings.")
-    max_duration_in_seconds: float = option(30.0, "Train on no longer recordings.")
+    text_column: str | None = option(None, "Column of the transcripts; default: found by its name.")
+    do_lower_case: bool = option(False, "Use lower case instead of upper case, unless a vocabulary is given.")
+    chars_to_ignore: list[str] = option([], "Characters to remove from the transcripts, such as , . ? !")
+    min_duration_in_seconds: float = option(0.0, "Exclude shorter recordings from training.")
+    max_duration_in_seconds: float = option(30.0, "Exclude longer recordings from training.")
 
     def open(self, part: str, **options: Any) -> RawDataset:
-        """Open "train", "validation" or "test" with its transcripts; recordings to test on need none."""
+        """Open the "train", "validation" or "test" data with transcripts, which are optional for "test"."""
         from d2v_train.data.tables import TRANSCRIPT_COLUMNS, ColumnNotFoundError
 
         try:

@@ -16,7 +16,7 @@ from d2v_train.inputs.transforms import build_transform
 
 
 class AudioClassification(SpeechTask, ClassificationTask):
-    """One class for each recording, learned from random parts of long ones."""
+    """Classification of recordings, trained on random crops of long ones."""
 
     auto_class = AutoModelForAudioClassification
     hub_task = "audio-classification"
@@ -41,7 +41,7 @@ class AudioClassification(SpeechTask, ClassificationTask):
         return build_transform("audio", crop, self.config, train=training)
 
     def measure(self, prediction: EvalPrediction) -> dict[str, float]:
-        """Return accuracy, and F1 as the mean over the classes, in which rare ones count as much as frequent ones."""
+        """Return the accuracy and the macro F1, in which every class has the same weight."""
         classes, labels = prediction.predictions[0][:, 0], prediction.label_ids
         f1 = F1().compute(predictions=classes, references=labels, average="macro")["f1"]
         return {**Accuracy().compute(predictions=classes, references=labels), "macro_f1": f1}

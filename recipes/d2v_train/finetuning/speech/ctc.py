@@ -1,4 +1,4 @@
-"""Recordings with transcripts for CTC: the vocabulary, labels, and which of them can be used."""
+"""Recordings with transcripts for CTC: vocabulary, labels and selection of recordings."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ EMPTY = "without a transcript"
 
 @dataclass
 class Transcription:
-    """How a transcript becomes labels.
+    """Conversion of transcripts to labels.
 
     Args:
-        normalise: from what is written to what the model is to write.
-        tokenizer: of the characters.
+        normalise: Normalisation of transcripts.
+        tokenizer: Tokenizer of characters.
     """
 
     normalise: Normaliser
@@ -53,7 +53,7 @@ class Transcription:
         return [self.normalise(text) for text in raw.transcripts]
 
     def min_frames(self, texts: Sequence[str]) -> np.ndarray:
-        """Return the frames that each normalised text needs at least to be aligned."""
+        """Return the minimum number of frames for an alignment of each normalised text."""
         labels = [torch.from_numpy(ids) for ids in encode(texts, self.tokenizer)]
         return np.array([int(ctc_min_frames(ids, self.tokenizer.pad_token_id)) for ids in labels])
 
@@ -61,17 +61,17 @@ class Transcription:
 def prepare_transcription(
     model_args: ModelArguments, data_args: CTCDataArguments, train: RawDataset | None
 ) -> Transcription:
-    """Return the vocabulary of --tokenizer_name, else of the checkpoint, else of the training transcripts.
+    """Return the transcription with the vocabulary of --tokenizer_name, the checkpoint or the training transcripts.
 
     Raises:
-        ValueError: there is none of the three.
+        ValueError: If none of the three has a vocabulary.
     """
     tokenizer = _known_tokenizer(model_args)
     ignored = "".join(data_args.chars_to_ignore)
     if tokenizer is not None:
         normalise = Normaliser(case_of(tokenizer), ignored)
         if train is not None:
-            _warn_of_unknown(Transcription(normalise, tokenizer).texts(train), tokenizer)
+            _warn_unknown_characters(Transcription(normalise, tokenizer).texts(train), tokenizer)
         return Transcription(normalise, tokenizer)
     if train is None:
         raise ValueError(
@@ -92,13 +92,13 @@ def _known_tokenizer(model_args: ModelArguments) -> Any:
     return None
 
 
-def _warn_of_unknown(texts: Sequence[str], tokenizer: Any) -> None:
+def _warn_unknown_characters(texts: Sequence[str], tokenizer: Any) -> None:
     unknown = unknown_characters(texts, tokenizer)
     if unknown:
         shown = ", ".join(f"{character!r} ({count})" for character, count in unknown.most_common(10))
         logger.warning(
-            "The vocabulary lacks %d characters of the training transcripts, which become <unk>: %s. Leave them out "
-            "with --chars_to_ignore, or let a new vocabulary be built from a checkpoint without one.",
+            "The vocabulary lacks %d characters of the training transcripts, which become <unk>: %s. Remove them with "
+            "--chars_to_ignore, or start from a checkpoint without a vocabulary to build a new one.",
             len(unknown),
             shown,
         )
@@ -111,17 +111,17 @@ def select_training(
     config: Data2VecAudioConfig,
     data_args: CTCDataArguments,
 ) -> Selection:
-    """Return the recordings to train on.
+    """Return the selection of recordings to train on.
 
-    One whose transcript is longer than its frames allow has no alignment, and its loss would be infinite. The model
-    counts it as 0; here it is left out, because it can teach nothing.
+    A transcript that is too long for the frames of its recording has no alignment; its loss would be infinite, which
+    the model replaces by 0. Such recordings are left out.
 
     Args:
-        raw: training data.
-        seconds: length of each recording, NaN where its header cannot be read: it is left to be met as broken.
-        transcription: of its transcripts.
-        config: of the model.
-        data_args: limits.
+        raw: Training data.
+        seconds: Length of each recording; NaN if its header cannot be read, which is reported when it is decoded.
+        transcription: Conversion of its transcripts.
+        config: Configuration of the model.
+        data_args: Limits of the length.
     """
     texts = transcription.texts(raw)
     least, most = data_args.min_duration_in_seconds, data_args.max_duration_in_seconds
@@ -136,7 +136,7 @@ def select_training(
 
 
 def select_evaluation(raw: RawDataset, transcription: Transcription, name: str = "validation") -> Selection:
-    """Return the recordings to evaluate on: all that have a transcript, however long."""
+    """Return the selection of recordings to evaluate on: all with a transcript, of any length."""
     selection = Selection(raw, name)
     if raw.transcripts is not None:
         selection.leave_out(EMPTY, np.array([not text for text in transcription.texts(raw)]))

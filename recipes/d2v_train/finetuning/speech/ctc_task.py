@@ -25,14 +25,14 @@ from modeling_d2v import Data2VecConfig
 
 
 SHOWN_TEXTS = 3
-"""Recordings whose texts are printed."""
+"""Number of recordings whose texts are printed."""
 
 
 class SpeechRecognition(SpeechTask):
-    """Characters of what is said in a recording.
+    """Speech recognition in characters.
 
     Attributes:
-        heard, said: texts of the last evaluation, in the order of its data.
+        hypotheses, references: Texts of the last evaluation, in the order of its data.
     """
 
     auto_class = AutoModelForCTC
@@ -43,8 +43,8 @@ class SpeechRecognition(SpeechTask):
         if args.do_eval or args.do_predict:
             need("jiwer", "audio")
         super().__init__(model_args, data_args, args)
-        self.heard: list[str] = []
-        self.said: list[str] = []
+        self.hypotheses: list[str] = []
+        self.references: list[str] = []
 
     def learn(self, training: RawDataset | None) -> None:
         self.transcription = prepare_transcription(self.model_args, self.data_args, training)
@@ -69,31 +69,32 @@ class SpeechRecognition(SpeechTask):
         return FinetuningDataset(raw, transform, target, self.args.seed)
 
     def measure(self, prediction: EvalPrediction) -> dict[str, float]:
-        """Return the word and character error rate of the best token of each frame."""
-        self.heard = decode_frames(prediction.predictions, self.tokenizer)
-        self.said = decode_labels(prediction.label_ids, self.tokenizer)
-        return compute_all([WordErrorRate(), CharacterErrorRate()], self.heard, self.said)
+        """Return the word and character error rates of greedy decoding."""
+        self.hypotheses = decode_frames(prediction.predictions, self.tokenizer)
+        self.references = decode_labels(prediction.label_ids, self.tokenizer)
+        return compute_all([WordErrorRate(), CharacterErrorRate()], self.hypotheses, self.references)
 
     def after_evaluation(self, dataset: FinetuningDataset | None) -> None:
-        self.write("eval", dataset.raw, self.heard, self.said)
+        self.write("eval", dataset.raw, self.hypotheses, self.references)
 
     def predictions(self, name: str, dataset: FinetuningDataset, raw: RawDataset, output: Any) -> None:
-        said = None if output.label_ids is None else decode_labels(output.label_ids, self.tokenizer)
-        self.write(name, dataset.raw, decode_frames(output.predictions, self.tokenizer), said)
+        references = None if output.label_ids is None else decode_labels(output.label_ids, self.tokenizer)
+        self.write(name, dataset.raw, decode_frames(output.predictions, self.tokenizer), references)
 
-    def write(self, name: str, raw: RawDataset, heard: Sequence[str], said: Sequence[str] | None) -> None:
-        """Write `predictions_{name}.jsonl`: what was heard, and what was said if that is known; show the first ones.
+    def write(self, name: str, raw: RawDataset, hypotheses: Sequence[str], references: Sequence[str] | None) -> None:
+        """Write `predictions_{name}.jsonl` with hypotheses and references, and print the first ones.
 
         Args:
             name: "eval" or "test".
-            raw: the recordings, in the order of the texts.
-            heard, said: texts.
+            raw: Recordings, in the order of the texts.
+            hypotheses: Recognised texts.
+            references: Transcripts, None if they are not known.
         """
-        columns = {"id": [raw.name_of(index) for index in range(len(raw))], "hypothesis": heard}
-        if said is not None:
-            columns["reference"] = said
+        columns = {"id": [raw.name_of(index) for index in range(len(raw))], "hypothesis": hypotheses}
+        if references is not None:
+            columns["reference"] = references
         write_predictions(Path(self.args.output_dir) / f"predictions_{name}.jsonl", columns)
-        for index in range(min(SHOWN_TEXTS, len(heard))):
-            if said is not None:
-                print(f"said:  {said[index]}")
-            print(f"heard: {heard[index]}")
+        for index in range(min(SHOWN_TEXTS, len(hypotheses))):
+            if references is not None:
+                print(f"reference:  {references[index]}")
+            print(f"hypothesis: {hypotheses[index]}")

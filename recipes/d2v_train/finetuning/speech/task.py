@@ -1,4 +1,4 @@
-"""What both tasks of speech share: which recordings are used, batches of similar length, frozen convolutions."""
+"""Base of the tasks on speech: selection of recordings, batches of similar lengths, frozen convolutions."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from modeling_d2v import Data2VecProcessor
 
 
 SHOWN_NAMES = 5
-"""Names that are printed of each kind of sample that is left out."""
+"""Number of names of excluded samples that are printed for each reason."""
 
 
 class Selection:
-    """Samples of a data set that are used, and the reasons why others are not.
+    """Selection of samples of a data set, with the reasons why others are left out.
 
     Args:
-        raw: the data set.
-        name: what to call it in messages.
+        raw: The data set.
+        name: Name of the data set in messages.
     """
 
     def __init__(self, raw: RawDataset, name: str) -> None:
@@ -36,7 +36,7 @@ class Selection:
         self.left_out: dict[str, np.ndarray] = {}
 
     def leave_out(self, reason: str, which: np.ndarray) -> None:
-        """Leave out what is true in `which` (N,) and was not left out before."""
+        """Leave out the samples with True in `which` (N,) that are still used."""
         new = which & self.kept
         if new.any():
             self.left_out[reason] = np.flatnonzero(new)
@@ -44,21 +44,21 @@ class Selection:
 
     @property
     def indices(self) -> np.ndarray:
-        """Places of the samples that are used.
+        """Indices of the used samples.
 
         Raises:
-            ValueError: there are none.
+            ValueError: If there are none.
         """
         if not self.kept.any():
             raise ValueError(f"No sample of the {self.name} data is left. {self.report()}")
         return np.flatnonzero(self.kept)
 
     def names(self, reason: str, limit: int | None = None) -> list[str]:
-        """Return the names of the samples that were left out for a reason."""
+        """Return the names of the samples left out for a reason, at most `limit`."""
         return [self.raw.name_of(int(index)) for index in self.left_out[reason][:limit]]
 
     def report(self) -> str:
-        """Return what is used and what is not, with the first names of each kind."""
+        """Return the numbers of used and excluded samples, with the first names for each reason."""
         lines = [f"{self.name} data: {int(self.kept.sum()):,} of {len(self.raw):,} recordings are used."]
         for reason, indices in self.left_out.items():
             more = ", ..." if len(indices) > SHOWN_NAMES else ""
@@ -67,7 +67,7 @@ class Selection:
 
 
 def report_selections(selections: Sequence[Selection], args: Any) -> None:
-    """Print what is used, and name all that is not in `left_out.json` in the folder of the run."""
+    """Print a report of the selections, and list all excluded samples in `left_out.json` in the folder of the run."""
     if args.process_index != 0:
         return
     print("\n".join(part.report() for part in selections))
@@ -80,8 +80,8 @@ class SpeechTask(Task):
     """A task on recordings.
 
     Attributes:
-        seconds: length of each recording that is trained on, (N,).
-        tokenizer: of transcripts, saved beside the model; None for none.
+        seconds: Length of each training recording, (N,).
+        tokenizer: Tokenizer of transcripts, saved with the model; None if there is none.
     """
 
     modality = "audio"
@@ -97,7 +97,7 @@ class SpeechTask(Task):
 
     @abstractmethod
     def selection(self, name: str, raw: RawDataset) -> Selection:
-        """Return which recordings of a data set are used."""
+        """Return the selection of recordings of a data set."""
 
     def build_model(self, training: RawDataset | None) -> PreTrainedModel:
         model = super().build_model(training)

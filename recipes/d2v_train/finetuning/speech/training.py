@@ -1,4 +1,4 @@
-"""Training and evaluation of the heads for speech with `Trainer`, in batches of recordings of similar length.
+"""Training and evaluation of the heads for speech with `Trainer`, in batches of recordings of similar lengths.
 
 Shapes: B samples, T frames, W tokens of the vocabulary.
 """
@@ -19,15 +19,15 @@ from d2v_train.finetuning.trainer import FinetuningTrainer
 
 
 class LengthSampler(Sampler):
-    """Random order in which the samples of an update are about equally long, a function of seed and epoch.
+    """Random order, a function of seed and epoch, in which the samples of an update have similar lengths.
 
     Args:
-        lengths: length of each sample; NaN counts as 0.
-        batch_size: samples of an update, over all processes and accumulated batches. Within it they ascend by length,
-            so that each micro-batch is even too.
-        seed: of the order.
-        epoch: tells the epoch, counted from 0.
-        stretch: updates whose samples are sorted together; more of them pad less and mix less.
+        lengths: Length of each sample; NaN counts as 0.
+        batch_size: Samples of an update, over all processes and accumulated batches. They are sorted by length, so
+            that the samples of a micro-batch have similar lengths too.
+        seed: Seed of the order.
+        epoch: Function that returns the epoch, counted from 0.
+        stretch: Number of updates whose samples are sorted together; more means less padding and less shuffling.
     """
 
     def __init__(
@@ -42,10 +42,10 @@ class LengthSampler(Sampler):
     def __iter__(self) -> Iterator[int]:
         rng = np.random.default_rng(stable_seed(self.seed, "order by length", self.epoch()))
         order = rng.permutation(len(self.lengths))
-        # Batches are cut by counting: one that is not full can only be the last.
+        # `Trainer` cuts batches by counting: only the last one may be incomplete.
         full = len(order) // self.batch_size
         batches, last = np.split(order, [full * self.batch_size])
-        # At least four stretches, or a small data set would be batched in the same way in every epoch.
+        # At least four stretches; otherwise a small data set would have the same batches in every epoch.
         size = self.batch_size * max(1, min(self.stretch, full // 4))
         for start in range(0, len(batches), size):
             part = batches[start : start + size]
@@ -55,11 +55,11 @@ class LengthSampler(Sampler):
 
 
 class SpeechTrainer(FinetuningTrainer):
-    """`FinetuningTrainer` whose `train_sampling_strategy="group_by_length"` decodes nothing.
+    """`FinetuningTrainer` whose `train_sampling_strategy="group_by_length"` does not decode the recordings.
 
     Args:
-        args, kwargs: as for `FinetuningTrainer`.
-        train_seconds: length of each training sample.
+        args, kwargs: Arguments of `FinetuningTrainer`.
+        train_seconds: Length of each training sample.
     """
 
     def __init__(self, *args: Any, train_seconds: Sequence[float] | None = None, **kwargs: Any) -> None:
@@ -74,14 +74,14 @@ class SpeechTrainer(FinetuningTrainer):
         return super()._get_train_sampler(train_dataset) if self.length_sampler is None else self.length_sampler
 
     def _get_eval_sampler(self, eval_dataset: Any) -> Sampler | None:
-        # In the order of the data: predictions are told apart by their place.
+        # In the order of the data: predictions are identified by their index.
         return SequentialSampler(eval_dataset)
 
 
 class CTCTrainer(SpeechTrainer):
     """`SpeechTrainer` that keeps the best token of each frame, (B, T), instead of the logits (B, T, W).
 
-    Frames of padding hold the blank: what a model says about silence that is not there is no part of its transcript.
+    Padding frames are set to the blank, since their predictions are not part of the transcript.
     """
 
     def prediction_step(

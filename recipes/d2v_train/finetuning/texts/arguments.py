@@ -1,4 +1,4 @@
-"""Options for texts: which ones are used."""
+"""Options for texts."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from d2v_train.options.errors import at_least
 
 @dataclass
 class TextDataArguments(DataArguments):
-    """Which texts to train on, to evaluate on and to predict."""
+    """Texts for training, evaluation and prediction."""
 
     place = "file"
 
-    train_file: str | None = option(None, "Parquet, csv, tsv or json, where it is not in dataset_name.")
-    validation_file: str | None = option(None, "The same of the data to evaluate on.")
-    test_file: str | None = option(None, "The same of the data to predict.")
-    text_column: list[str] | None = option(None, "Column of the text, or two of a pair; default: a usual name.")
-    label_column: str | None = option(None, "Column of classes or scores; default: a usual name.")
-    max_seq_length: int = option(512, "Tokens after which a text, or a pair, is cut.")
+    train_file: str | None = option(None, "Training data as parquet, csv, tsv or json, if not in dataset_name.")
+    validation_file: str | None = option(None, "File of the data to evaluate on.")
+    test_file: str | None = option(None, "File of the data to predict.")
+    text_column: list[str] | None = option(None, "Column of the text, or two for pairs; default: found by its name.")
+    label_column: str | None = option(None, "Column of classes or scores; default: found by its name.")
+    max_seq_length: int = option(512, "Number of tokens to which texts and pairs are truncated.")
 
     def __post_init__(self) -> None:
         super().__post_init__()

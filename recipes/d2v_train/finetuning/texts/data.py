@@ -1,7 +1,7 @@
-"""Labelled texts and pairs of texts for fine-tuning: where they come from, their classes, one row for each prediction.
+"""Labelled texts and pairs of texts for fine-tuning: sources, scores and tokenizer.
 
-Every source ends as a `datasets.DatasetDict`: a name on the Hub, files named one by one, or a local folder whose files
-begin with the name of their split (`train-00000-of-00001.parquet`, `validation_matched.jsonl`, `dev.tsv`).
+Every source is opened as a `datasets.DatasetDict`: a name on the Hub, single files, or a local folder with files named
+by split (`train-00000-of-00001.parquet`, `validation_matched.jsonl`, `dev.tsv`).
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from d2v_train.inputs.tokenizer import check_vocabulary, load_tokenizer
 
 
 GLUE = "nyu-mll/glue"
-"""Where the tasks of GLUE are, if no other place is named."""
+"""Default data set of the tasks of GLUE."""
 READERS = {".parquet": "parquet", ".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json"}
 SPLITS = {
     start + end: split + end
     for start, split in (("train", "train"), ("validation", "validation"), ("dev", "validation"), ("test", "test"))
     for end in ("_matched", "_mismatched", "")
 }
-"""Split by the beginning of a file's name; longer names stand before those that they begin with."""
+"""Split by prefix of a file name; a longer prefix comes before a shorter one that it begins with."""
 
 
 def open_texts(
@@ -38,14 +38,14 @@ def open_texts(
     """Open all splits.
 
     Args:
-        args: where they are.
-        task: name of the task of GLUE, if it is one.
-        columns: its columns.
-        token: access token of the Hub.
+        args: Options of the data.
+        task: Name of the task of GLUE, None for other data.
+        columns: Columns of the task.
+        token: Access token of the Hub.
 
     Raises:
-        ValueError: no source is named, or a file cannot be read.
-        FileNotFoundError: a file does not exist.
+        ValueError: If no source is named or a file cannot be read.
+        FileNotFoundError: If a file does not exist.
     """
     from datasets import DatasetDict, get_dataset_config_names, load_dataset
     from datasets.exceptions import DatasetGenerationError
@@ -74,7 +74,7 @@ def open_texts(
         if missing:
             raise FileNotFoundError(f"There is no file {missing[0]} for the {split} data.")
         if suffix not in READERS:
-            raise ValueError(f"{paths[0]} is none of the kinds that can be read: {', '.join(READERS)}.")
+            raise ValueError(f"{paths[0]} cannot be read; supported file types are {', '.join(READERS)}.")
         options = {"delimiter": "\t"} if suffix == ".tsv" else {}
         try:
             parts[split] = load_dataset(
@@ -87,7 +87,7 @@ def open_texts(
 
 
 def _files_of(folder: Path, config: str | None, task: str | None) -> dict[str, list[Path]]:
-    """Return the files of a folder, or of its sub-folder for the configuration or task, by split."""
+    """Return the files by split of a folder, or of its sub-folder for the configuration or task."""
     inner = next((folder / name for name in (config, task) if name and (folder / name).is_dir()), folder)
     if config and inner.name != config:
         raise ValueError(f"There is no folder {config!r} in {folder}.")
@@ -101,20 +101,20 @@ def _files_of(folder: Path, config: str | None, task: str | None) -> dict[str, l
         if any(path.is_dir() for path in inner.iterdir()):
             listed += "; name a folder in it with --task_name or --dataset_config_name"
         raise ValueError(
-            f"{inner} has no files of texts whose names begin with train, validation or test and end in "
-            f"{', '.join(READERS)}; it has {listed}."
+            f"{inner} has no text files with names that begin with train, validation or test and end in "
+            f"{', '.join(READERS)}; it contains {listed}."
         )
     return found
 
 
 class OpenTexts:
-    """The splits of one source, opened one by one.
+    """Splits of one source, opened on demand.
 
     Args:
-        splits: `datasets.DatasetDict`.
-        where: its name, for errors.
-        args: columns are read.
-        columns: of the task, where `args` name none.
+        splits: The splits, a `datasets.DatasetDict`.
+        where: Name of the source in errors.
+        args: Options that name the columns.
+        columns: Columns of the task, the default.
     """
 
     def __init__(self, splits: Any, where: str, args: TextDataArguments, columns: Sequence[str] | None) -> None:
@@ -130,7 +130,8 @@ class OpenTexts:
         """Open a split, or several joined by "+".
 
         Raises:
-            SplitNotFoundError, ColumnNotFoundError, UnclearColumnError: the message names those that exist.
+            SplitNotFoundError: If a split does not exist.
+            ColumnNotFoundError, UnclearColumnError: If a column is missing or ambiguous.
         """
         with column_named_by("--text_column"):
             tables = [table_of("text", self.splits, name, self.columns, self.where) for name in split.split("+")]
@@ -138,11 +139,12 @@ class OpenTexts:
 
 
 def score_target(raw: RawDataset, split: str) -> Callable[[dict[str, Any]], float | None]:
-    """Return the function from a record to its score, `no_label` for data without scores, such as the test set
-    of STS-B, where all are -1.
+    """Return the function from a record to its score, or `no_label` for data without scores.
+
+    All scores of the test set of STS-B are -1.
 
     Raises:
-        ValueError: some are missing.
+        ValueError: If only some scores are missing.
     """
     if raw.labels is None or (raw.labels == -1).all():
         return no_label
@@ -158,18 +160,16 @@ def score(record: dict[str, Any]) -> float:
 
 
 def open_tokenizer(model_args: Any, config: Any) -> Any:
-    """Load the tokenizer of the checkpoint, or the named one.
+    """Load the tokenizer of --tokenizer_name or of the checkpoint.
 
     Raises:
-        ValueError: there is none, or it has more tokens than the model.
+        ValueError: If there is none or it has more tokens than the model.
     """
     name = model_args.tokenizer_name or model_args.model_name_or_path or model_args.config_name
     try:
         tokenizer = load_tokenizer(name, **model_args.hub_options)
     except (OSError, KeyError, ValueError) as error:
         reason = " ".join(str(error).split())
-        raise ValueError(
-            f"{name} has no tokenizer that can be used. Name one with --tokenizer_name. ({reason})"
-        ) from error
+        raise ValueError(f"{name} has no usable tokenizer. Name one with --tokenizer_name. ({reason})") from error
     check_vocabulary(tokenizer, config.modality_config("text").vocab_size, "by --tokenizer_name")
     return tokenizer

@@ -1,9 +1,9 @@
-"""The nine tasks of GLUE (Wang et al. 2018): columns, classes, metrics, published settings, files of the server.
+"""The nine tasks of GLUE (Wang et al. 2018): columns, classes, metrics, published settings, files for the server.
 
 Settings are those of data2vec 2.0, base (fairseq, `examples/data2vec/config/v2/text_finetuning/*.yaml`): batches of
-16 or 32, learning rate 2e-5 (STS-B 4e-5), warm-up of 6 % of the updates (QQP 25 %). data2vec 1.0 takes RoBERTa's
+16 or 32, learning rate 2e-5 (STS-B 4e-5), warm-up of 6 % of the updates (QQP 25 %). data2vec 1.0 uses those of RoBERTa
 (fairseq, `examples/roberta/config/finetuning/*.yaml`): the same, with a learning rate of 1e-5 (RTE and STS-B 2e-5).
-Neither publishes settings for WNLI; here it has those of RTE.
+Neither publishes settings for WNLI, which has those of RTE here.
 """
 
 from __future__ import annotations
@@ -24,17 +24,16 @@ ENTAILMENT = ("entailment", "not_entailment")
 
 @dataclass(frozen=True)
 class GlueTask:
-    """One task.
+    """One task of GLUE.
 
     Attributes:
-        columns: the text, or the two texts, of a sample.
-        labels: names of the classes in the order of their ids; `None` for scores.
-        server_files: prediction files by test set.
-        metrics: names in `METRICS` of what is measured; several are also averaged, as in the GLUE paper
-            ("combined_score").
-        written: whether the server wants names of classes, not their ids.
-        batch_size, learning_rate, warmup: published settings; the warm-up is a share of the updates.
-        parts: names of the two evaluation sets, where there are two.
+        columns: Column of the text, or columns of a pair of texts.
+        labels: Class names in the order of their ids; `None` for scores.
+        server_files: Names of the prediction files, one per test set.
+        metrics: Names in `METRICS`; several metrics are also averaged, as in the GLUE paper ("combined_score").
+        written: Whether the server expects class names instead of ids.
+        batch_size, learning_rate, warmup: Published settings; the warm-up is a share of the updates.
+        parts: Names of the evaluation sets, if there are two.
     """
 
     columns: tuple[str, ...]
@@ -49,7 +48,7 @@ class GlueTask:
 
     @property
     def main_metric(self) -> str:
-        """The one of which the best checkpoint has most; of several evaluation sets, that of the first one."""
+        """Metric that selects the best checkpoint, on the first evaluation set."""
         return f"{self.parts[0]}_{self.metrics[0] if len(self.metrics) == 1 else 'combined_score'}".strip("_")
 
     def decide(self, logits: np.ndarray) -> np.ndarray:
@@ -57,14 +56,14 @@ class GlueTask:
         return logits[:, 0] if self.labels is None else logits.argmax(axis=-1)
 
     def shown(self, predictions: np.ndarray) -> list[str | int]:
-        """Return class ids or scores (N,) as the server takes them; scores have three decimals."""
+        """Return class ids or scores (N,) in the format of the server; scores have three decimals."""
         if self.labels is None:
             return [f"{score:.3f}" for score in predictions]
         return [self.labels[number] if self.written else int(number) for number in predictions]
 
     def measure(self, predictions: np.ndarray, references: np.ndarray) -> dict[str, float]:
         """Return the metrics of class ids or scores (N,)."""
-        # Imported where it is used: with `evaluate` it takes seconds, and --help shows the tasks without it.
+        # Importing `evaluate` takes seconds, which --help does not need.
         from d2v_train.finetuning.metrics import METRICS, compute_all
 
         combined = "combined_score" if len(self.metrics) > 1 else None
@@ -92,26 +91,26 @@ TASKS: dict[str, GlueTask] = {
     "rte": GlueTask(PAIR, ENTAILMENT, ("RTE",), written=True, batch_size=16),
     "wnli": GlueTask(PAIR, ENTAILMENT[::-1], ("WNLI",), batch_size=16),
 }
-# Texts that are no task of GLUE, with classes or with scores.
+# Other texts with classes or with scores.
 CLASSES = GlueTask((), (), ("predictions",), written=True)
 SCORES = GlueTask((), None, ("predictions",), ("pearson", "spearmanr"))
 
 
 def of_one_process(batch: int) -> int:
-    """Return the part of a batch that one process gets; known before the processes have met."""
+    """Return the batch size of one process, before the processes are initialised."""
     return max(1, batch // int(os.environ.get("WORLD_SIZE", 1)))
 
 
 def decide_task(name: str | None, config: Any, training: RawDataset | None) -> GlueTask:
-    """Return what is learned: the named task, else classes or scores, as the labels or the model have them.
+    """Return the named task, or else one with the classes or scores of the training labels or the model.
 
     Raises:
-        ValueError: the training data has no labels.
+        ValueError: If the training data has no labels.
     """
     named = list(config.id2label.values())
     if name is not None:
         task = TASKS[name]
-        # A model that was trained elsewhere may count the classes in another order.
+        # A model that was trained elsewhere may have another order of the classes.
         return replace(task, labels=tuple(named)) if set(named) == set(task.labels or ()) else task
     if training is None:
         return SCORES if config.problem_type == "regression" else replace(CLASSES, labels=tuple(named))

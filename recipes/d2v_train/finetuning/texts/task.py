@@ -1,4 +1,4 @@
-"""Classes or scores of texts and pairs of texts, among them the tasks of GLUE, as a `Task`."""
+"""Classification and regression of texts and pairs of texts, including GLUE, as a `Task`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from transformers import AutoModelForSequenceClassification, EvalPrediction, PreTrainedModel
 
 from d2v_train.data.records import RawDataset
-from d2v_train.finetuning.class_labels import class_fields, class_target, no_label, warn_of_untaught
+from d2v_train.finetuning.class_labels import class_fields, class_target, no_label, warn_missing_classes
 from d2v_train.finetuning.data import FinetuningDataset
 from d2v_train.finetuning.models import load_config
 from d2v_train.finetuning.run import Task, write_predictions
@@ -21,11 +21,11 @@ from modeling_d2v import Data2VecConfig
 
 
 class TextClassification(Task):
-    """A class or a score for each text or pair of texts.
+    """Classification or regression of texts or pairs of texts.
 
     Attributes:
-        glue: what is learned.
-        regression: whether that is a score.
+        glue: Task with classes, metrics and settings.
+        regression: Whether the task has scores instead of classes.
     """
 
     modality = "text"
@@ -53,7 +53,7 @@ class TextClassification(Task):
 
     def select(self, raw: dict[str, RawDataset]) -> dict[str, RawDataset]:
         if "training" in raw and not self.regression:
-            warn_of_untaught(raw["training"], self.glue.labels)
+            warn_missing_classes(raw["training"], self.glue.labels)
         return raw
 
     def configuration(self) -> Data2VecConfig:
@@ -67,7 +67,7 @@ class TextClassification(Task):
         model = super().build_model(training)
         bias = model.classifier.out_proj.bias
         if self.regression and training is not None and not bias.any():
-            # A new head would need hundreds of updates to reach the mean of the scores.
+            # A new head would need hundreds of updates to learn the mean of the scores.
             with torch.no_grad():
                 bias.fill_(float(training.labels.mean()))
         return model
@@ -76,8 +76,8 @@ class TextClassification(Task):
         target = score_target(raw, name) if self.regression else class_target(raw, self.glue.labels, name)
         if target is no_label and not name.startswith("test"):
             raise ValueError(
-                f"The {name} data has no labels. Its columns are {', '.join(self.texts.column_names)}; name the right "
-                "one with --label_column."
+                f"The {name} data has no labels. Its columns are {', '.join(self.texts.column_names)}; name the label "
+                "column with --label_column."
             )
         return FinetuningDataset(raw, self.transform, target, self.args.seed)
 
@@ -96,10 +96,10 @@ class TextClassification(Task):
 
     def describe(self, update: int) -> str:
         kinds = "scores" if self.regression else f"{len(self.glue.labels)} classes"
-        return f", {kinds}, at most {self.transform.max_length} tokens a text"
+        return f", {kinds}, at most {self.transform.max_length} tokens per text"
 
     def predictions(self, name: str, dataset: FinetuningDataset, raw: RawDataset, output: Any) -> None:
-        """Write a file for the server of GLUE; unreadable texts get the most common class, or the mean score."""
+        """Write a file for the GLUE server; unreadable texts get the most common class or the mean score."""
         found = self.glue.decide(output.predictions)
         common = found.mean() if self.regression else np.bincount(found).argmax()
         predictions = np.full(len(raw), common, dtype=found.dtype)
