@@ -79,7 +79,7 @@ def check_precision(accelerator: Accelerator) -> None:
     on_cpu = accelerator.device.type == "cpu"
     if accelerator.mixed_precision == "fp16" and (on_cpu or accelerator.is_fsdp2):
         where = "on a CPU" if on_cpu else "with FSDP2"
-        raise OptionError(f"mixed_precision=fp16 does not work {where}. Set mixed_precision to bf16 or no.")
+        raise OptionError(f"mixed_precision=fp16 does not work {where}. Set mixed_precision=bf16, or no.")
 
 
 def engine_name(accelerator: Accelerator) -> str:
