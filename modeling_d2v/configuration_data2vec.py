@@ -46,7 +46,8 @@ class Data2VecConfig(BackboneConfigMixin, CheckedConfig):
         masked_tokens: `"dropped"` (2.0: the student sees visible tokens only) or `"replaced"` (1.0: masked ones become
             a learned vector, or the mask token).
         ema_decay, ema_end_decay, ema_anneal_end_step: Decay of the teacher, rising linearly over that many updates.
-        mask_seed: Seed of masks that are drawn inside the model.
+        mask_seed: Seed of decoder noise, of the corruption of text, and of masks that are not given to the model (the
+            training programs give them, from the seed of the run).
         tie_word_embeddings: `Data2VecForMaskedLM` predicts tokens with the token embedding. Default True.
         fairseq_compatible_padding: Let padding reach convolutions, target statistics and masks as the reference does.
             Default False: the output of a sample does not depend on padding.

@@ -22,8 +22,8 @@ class MaskedPredictionConfig(CheckedConfig):
     """The objective over any encoder: masks, targets, loss, and what the teacher copies.
 
     Args:
-        mask_sampler: `"random"` tokens, `"span"`s of frames, `"block"`s of patches, or `"inverse_block"`s
-            (blocks of patches that stay visible).
+        mask_sampler: Name in `SAMPLERS` (`masking.py`): `"random"` tokens, `"span"`s of frames, `"block"`s of patches,
+            `"inverse_block"`s (blocks of patches that stay visible), or one of your own.
         mask_prob: Share of the tokens that is masked, in (0, 1).
         mask_length: Tokens in a span, or side of a block in patches.
         mask_prob_adjust: Share added when spans or blocks are drawn, to make up for those that overlap.

@@ -13,8 +13,9 @@ the number of data-loader workers, and resuming needs no random state.
 | block         | int(L p)           | int(L (p + a) / n^2)     | n x n blocks of masked patches    | vision (1.0) |
 | inverse_block | L - int(L (1 - p)) | int(L (1 - p + a) / n^2) | n x n blocks of *visible* patches | vision (2.0) |
 
-Centres are uniform with replacement. Single random tokens are then added or removed to make the count exact. At least
-one token is masked and one visible for every L >= 2; a single token (L = 1) stays visible; L = 0 masks nothing.
+A sampler only proposes tokens. Centres are uniform with replacement; single random tokens are then added or removed to
+make the count exact, whatever the sampler. At least one token is masked and one visible for every L >= 2; a single
+token (L = 1) stays visible; L = 0 masks nothing.
 
 Source: the distributions of fairseq's `compute_block_mask_1d`, `compute_block_mask_2d` (`require_same_masks`) and
 `random_masking`, except that each sample is masked by its own length instead of that of its padded batch.

@@ -7,9 +7,9 @@ A front end turns the input of its modality into tokens. How they lie decides wh
 | line     | random, span                 | over time                   |
 | grid     | random, block, inverse_block | over rows and columns       |
 
-To add a front end, write its local encoder in a file (named in `remote_code.py` too, so that it travels), name it in
-`LOCAL_ENCODERS` (`modality_encoders.py`), give its settings to the configuration of the modality, and add its entry
-here: nothing else asks for the name of a front end.
+To add a front end, write its local encoder in a file of its own, which `TRAVELLING_FILES` (`remote_code.py`) lists,
+name it in `LOCAL_ENCODERS` (`modality_encoders.py`), give its settings to the configuration of the modality (of audio
+also its `WINDOWS`), and add its entry here. Exports to models of transformers refuse what those cannot compute.
 """
 
 from dataclasses import dataclass

@@ -11,7 +11,14 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
 from modeling_d2v import masking
-from modeling_d2v.masking import corrupt_tokens, counter_bits, counter_uniform, sample_masks, visible_indices
+from modeling_d2v.masking import (
+    SAMPLERS,
+    corrupt_tokens,
+    counter_bits,
+    counter_uniform,
+    sample_masks,
+    visible_indices,
+)
 
 
 STATISTICS = json.loads((Path(__file__).parents[1] / "fixtures" / "mask_statistics.json").read_text())
@@ -23,6 +30,10 @@ DEFAULTS = {
 }
 ONE_D = ("random", "span")
 BLOCKS = ("block", "inverse_block")
+
+
+def test_every_sampler_is_among_those_that_are_tested():
+    assert set(DEFAULTS) == set(ONE_D + BLOCKS) == set(SAMPLERS)
 
 
 def make_config(sampler, num_masks=3, **options):
