@@ -38,8 +38,9 @@ class Data2VecConfig(BackboneConfigMixin, CheckedConfig):
         norm_first: Pre-norm blocks and a final norm. Default False: post-norm.
         final_norm: Keep that final norm. False for classifiers that pool before they normalise (BEiT's). Default True.
         layer_scale_init_value: Start value of the learned per-channel scale of both branches; `None` for no scale.
-        hidden_dropout: After the attention's projection. `mlp_dropout`: after the feed-forward part.
-            `attention_dropout`, `activation_dropout`: inside them. Default 0.1, 0.1, 0.1, 0.
+        hidden_dropout: Dropout after the attention's projection. `mlp_dropout`: after the feed-forward part.
+            `attention_dropout`: of the attention probabilities. `activation_dropout`: between the two layers of the
+            feed-forward part. Default 0.1, 0.1, 0.1, 0.
         drop_path_rate: Stochastic depth of the last block, rising linearly from 0 at the first. Default 0.
         layerdrop: Chance that a whole block is left out of a training step. Default 0.
         initializer_range: Standard deviation of new weights. Default 0.02.
