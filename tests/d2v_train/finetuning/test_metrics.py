@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from d2v_train.finetuning.metrics import F1, Accuracy, MatthewsCorrelation, Pearson, Spearman, compute_all
+from d2v_train.finetuning.metrics import F1, Accuracy, MatthewsCorrelation, Pearson, Spearman, accuracies, compute_all
 
 
 TRUE, PREDICTED = [1, 1, 1, 0, 0, 0, 0, 0], [1, 1, 0, 1, 0, 0, 0, 0]  # 2 true positives, 1 of each error
@@ -69,3 +69,10 @@ def test_several_metrics_and_their_mean():
 def test_unequal_lengths_are_refused():
     with pytest.raises(ValueError, match="match"):
         Accuracy().compute(predictions=[0, 1], references=[0])
+
+
+def test_accuracies_leave_out_what_has_no_label():
+    top = np.array([[0, 1, 2, 3, 4, 5], [5, 4, 3, 2, 1, 0], [1, 0, 2, 3, 4, 5]])
+    assert accuracies(top, np.array([0, 0, -100])) == {"accuracy": 0.5, "top_5_accuracy": 0.5}
+    assert accuracies(top, np.array([4, 4, 5])) == {"accuracy": 0.0, "top_5_accuracy": 2 / 3}
+    assert accuracies(top[:, :2], np.array([0, 5, 0])) == {"accuracy": 2 / 3}

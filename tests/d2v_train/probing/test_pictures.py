@@ -11,7 +11,7 @@ from d2v_train.models.build import build_config, build_model
 from d2v_train.options.files import load_options
 from d2v_train.pretraining.run_tokenizer import prepare_tokenizer
 from d2v_train.probing import pictures as module
-from d2v_train.probing.drawings import HIDDEN, draw_image_masks, draw_text_masks
+from d2v_train.probing.drawings import HIDDEN
 from d2v_train.probing.observers import Observers
 from d2v_train.probing.pictures import Pictures
 from d2v_train.support.extras import MissingDependencyError
@@ -69,21 +69,6 @@ def test_picture_that_cannot_be_drawn_ends_no_run(tmp_path, monkeypatch, caplog)
     monkeypatch.setattr(observer, "_samples", refuse)
     assert observer.look(torch.nn.Linear(1, 1), 7) == {} and shared == []
     assert "No space left on device" in caplog.text
-
-
-def test_hidden_patches_are_covered_and_no_others(tmp_path):
-    masks = np.zeros((2, 1, 2, 2), dtype=bool)
-    masks[1] = True
-    none = draw_image_masks(tmp_path / "none.png", [np.zeros((3, 8, 8))], masks[:1], ["a"])
-    every = draw_image_masks(tmp_path / "every.png", [np.zeros((3, 8, 8))], masks[1:], ["a"])
-    assert share_of(none, tolerance=40) == 0 and share_of(every, tolerance=40) > 0.25
-
-
-def test_longer_text_is_cut(tmp_path):
-    hidden = [np.zeros(2000, dtype=bool), np.ones(2000, dtype=bool)]
-    paths = [draw_text_masks(tmp_path / f"{i}.png", [["$word "] * 2000], [mask]) for i, mask in enumerate(hidden)]
-    assert Image.open(paths[0]).size == Image.open(paths[1]).size
-    assert share_of(paths[0], "#edb78b") == 0 < 0.4 < share_of(paths[1], "#edb78b")
 
 
 def test_missing_library_is_named_before_the_run(tmp_path, monkeypatch):

@@ -1,6 +1,5 @@
 """Signals end a run with a checkpoint and a defined exit code; one run at a time has a folder."""
 
-import json
 import os
 import resource
 import signal
@@ -19,7 +18,7 @@ from d2v_train.options.errors import OptionError
 from d2v_train.pretraining.training import Pretraining
 from d2v_train.runs.checkpoints import CheckpointError, CheckpointFolder
 from d2v_train.runs.interruptions import INTERRUPTED, RESUMABLE, Interruptions, RunInterrupted
-from d2v_train.runs.lock import LOCK, FolderInUseError, RunLock
+from d2v_train.runs.lock import RunLock
 from d2v_train.support.processes import Processes
 from d2v_train.support.storage import WriteError
 
@@ -34,9 +33,6 @@ def config(tmp_path):
 def send(*numbers):
     for number in numbers:
         os.kill(os.getpid(), number)
-
-
-# -- the signals themselves
 
 
 @pytest.mark.parametrize(
@@ -91,9 +87,6 @@ def test_clock_of_the_main_process_asks_for_checkpoints():
     assert main_process.wishes().tolist() == [0, 1, 0] and other.wishes().tolist() == [0, 0, 0]
     other.agree((main_process.wishes() + other.wishes()).tolist())
     assert other.checkpoint and not other.stop
-
-
-# -- a run
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
@@ -197,52 +190,6 @@ def test_finished_model_that_does_not_fit_leaves_the_one_before(config, tmp_path
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert (final / "model.safetensors").read_bytes() == before
     assert not list((tmp_path / "run").glob(".final*"))
-
-
-# -- the folder
-
-HOLD = """
-import fcntl, json, os, sys, time
-file = open(sys.argv[1], "w+")
-fcntl.lockf(file, fcntl.LOCK_EX)
-file.write(json.dumps({"pid": os.getpid(), "host": "here", "since": "now"})), file.flush()
-if os.fork() == 0:  # a data worker that outlives its run
-    print(os.getpid(), flush=True)
-time.sleep(60)
-"""
-
-
-def test_second_run_is_refused_until_the_first_has_ended_in_whatever_way(config, tmp_path):
-    folder = tmp_path / "run"
-    folder.mkdir()
-    (folder / LOCK).write_text("a lock file that a killed run has left behind")
-    with subprocess.Popen([sys.executable, "-c", HOLD, str(folder / LOCK)], stdout=subprocess.PIPE) as other:
-        orphan = int(other.stdout.readline())
-        try:
-            with pytest.raises(FolderInUseError, match=f"process {other.pid}"):
-                pretrain(config, folder)
-            assert not (folder / "run.yaml").exists()
-        finally:
-            other.kill()
-            other.wait()
-            lock = RunLock(folder)
-            lock.hold()
-            os.kill(orphan, signal.SIGKILL)
-    lock.release()
-    assert pretrain(config, folder, "max_steps=1")["steps"] == 1
-    assert json.loads((folder / LOCK).read_text())["pid"] == os.getpid()
-
-
-def test_file_system_without_locks_is_said(tmp_path, monkeypatch, caplog):
-    def refuse(*_):
-        raise OSError(38, "Function not implemented")
-
-    monkeypatch.setattr("d2v_train.runs.lock.fcntl.lockf", refuse)
-    RunLock(tmp_path).hold()
-    assert "Function not implemented" in caplog.text
-
-
-# -- other processes
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from d2v_train.data.tables import SAMPLING_RATE
-from d2v_train.inputs.audio import KNOTS, AudioTransform, Equaliser
+from d2v_train.inputs.audio import KNOTS, AudioTransform, Equaliser, standardise
 from d2v_train.inputs.transforms import build_transform
 from modeling_d2v import Data2VecConfig
 
@@ -66,3 +66,44 @@ def test_loudest_curve_stays_finite():
 def test_wrong_decibels_are_told(wrong):
     with pytest.raises(ValueError, match="equaliser"):
         build_transform("audio", {"equaliser": wrong}, Data2VecConfig(modalities=["audio"]))
+
+
+def test_standardised_per_utterance_in_float32():
+    samples = np.random.default_rng(0).normal(3, 5, 4_000).astype(np.float32)
+    out = standardise(samples)
+    assert out.dtype == np.float32 and abs(out.mean()) < 1e-5 and abs(out.std() - 1) < 1e-5
+    from transformers import Wav2Vec2FeatureExtractor
+
+    expected = Wav2Vec2FeatureExtractor(do_normalize=True)(samples, sampling_rate=16_000).input_values[0]
+    np.testing.assert_allclose(out, expected, atol=1e-5)
+    assert (standardise(np.full(10, 0.3)) == 0).all()
+
+
+def test_crops_have_random_lengths_within_the_range():
+    transform = AudioTransform(crop_seconds=(0.1, 0.2))
+    record = {"id": 1, "audio": np.random.default_rng(0).normal(size=16_000).astype(np.float32)}
+    lengths = [len(transform(record, seed)["input_values"]) for seed in range(100)]
+    # Few different lengths, evenly spaced: a new shape is dear.
+    assert set(lengths) == set(range(1_600, 3_201, 160))
+    assert torch.equal(transform(record, 5)["input_values"], transform(record, 5)["input_values"])
+
+
+def test_short_clips_are_filled_up_after_standardisation():
+    out = AudioTransform(min_samples=720)({"id": 0, "audio": np.resize([2.0, 4.0], 300).astype(np.float32)})
+    values = out["input_values"]
+    assert len(values) == 720 and (values[300:] == 0).all() and abs(values[:300].std(correction=0) - 1) < 1e-4
+
+
+def test_speed_changes_the_pitch_and_not_the_length_of_a_crop():
+    tone = np.sin(2 * np.pi * 1_000 * np.arange(64_000) / 16_000).astype(np.float32)
+    record = {"id": 1, "audio": tone}
+    transform = AudioTransform(crop_seconds=1.0, speed=(0.8, 1.25))
+    peaks = []
+    for seed in range(20):
+        out = transform(record, seed)["input_values"]
+        assert len(out) == 16_000 and torch.equal(out, transform(record, seed)["input_values"])
+        peaks.append(int(torch.fft.rfft(out).abs().argmax()))
+    assert 790 <= min(peaks) < 900 and 1_150 < max(peaks) <= 1_260
+    whole = AudioTransform(speed=1.25)(record)["input_values"]
+    assert len(whole) == 51_200 and int(torch.fft.rfft(whole).abs().argmax()) == 4_000
+    assert len(AudioTransform(speed=1.25, train=False)(record)["input_values"]) == 64_000

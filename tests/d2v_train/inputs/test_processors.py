@@ -1,6 +1,4 @@
-"""The exported input preparation equals that of training's evaluation mode."""
-
-from pathlib import Path
+"""The exported image processor equals the transform of training in its evaluation mode."""
 
 import numpy as np
 import pytest
@@ -9,9 +7,7 @@ from PIL import Image
 from transformers import AutoImageProcessor
 
 from d2v_train.data.decoding import decode_image
-from d2v_train.inputs.processor_files import input_files
 from d2v_train.inputs.processors import image_processor
-from d2v_train.inputs.tokenizer import build_tokenizer
 from d2v_train.inputs.vision import VisionTransform
 from modeling_d2v import Data2VecConfig
 
@@ -44,18 +40,3 @@ def test_image_processor_does_what_the_transform_does(tmp_path, channels, mode, 
     exported = processor(image, return_tensors="pt")["pixel_values"]
     trained_on = transform({"id": 0, "image": decode_image(image, channels)})["pixel_values"]
     torch.testing.assert_close(exported[0], trained_on, atol=1e-5, rtol=0)
-
-
-def test_input_files_may_be_no_texts(monkeypatch):
-    tokenizer = build_tokenizer(["some words"] * 9, vocab_size=270)
-    save = type(tokenizer).save_pretrained
-
-    def save_more(self, folder, **options):
-        (Path(folder) / "vocabulary.model").write_bytes(b"\xff\x00")
-        (Path(folder) / "templates").mkdir()
-        return save(self, folder, **options)
-
-    monkeypatch.setattr(type(tokenizer), "save_pretrained", save_more)
-    files = input_files(Data2VecConfig(modalities=["text"]), {"text": None}, tokenizer)
-    assert files["vocabulary.model"] == b"\xff\x00" and b'"added_tokens"' in files["tokenizer.json"]
-    assert "templates" not in files

@@ -15,9 +15,6 @@ from model_factory import (
 from torch.nn import functional as F
 
 from modeling_d2v import Data2VecForPreTraining
-from modeling_d2v.decoders import SameConv2d, pooled_noise
-from modeling_d2v.positions import SameConv1d
-from modeling_d2v.targets import batch_norm, batch_std, instance_norm
 
 
 ALL = [(version, modality) for version in VERSIONS for modality in MODALITIES]
@@ -228,21 +225,6 @@ def test_cls_loss_over_given_rows_does_not_depend_on_the_batch():
     torch.testing.assert_close(twice.losses["cls"], whole)
 
 
-def test_decoder_noise_is_normal_and_a_function_of_step_sample_and_mask():
-    like, shape = torch.zeros(1, 64), (4, 3, 200)
-    key = {"seed": 1, "step": 2, "sample_ids": torch.tensor([5, 6, 7, 8])}
-    noise = pooled_noise(like, shape, key)
-    assert noise.shape == (12, 200, 64)
-    assert noise.mean().abs() < 0.01 and noise.std() == pytest.approx(1.0, abs=0.01)
-    assert noise.pow(4).mean() == pytest.approx(3.0, abs=0.1)  # kurtosis of the normal distribution
-    some = pooled_noise(like, (2, 3, 150), {**key, "sample_ids": torch.tensor([8, 6])})
-    torch.testing.assert_close(some.view(2, 3, 150, 64), noise.view(4, 3, 200, 64)[[3, 1], :, :150])
-    flat = noise.flatten(0, 1)[:600]
-    assert (flat @ flat.T / 64 - torch.eye(600)).abs().mean() < 0.12  # 0.1 for independent rows of 64
-    for other in ({**key, "step": 3}, {**key, "seed": 2}):
-        assert not torch.allclose(pooled_noise(like, shape, other), noise)
-
-
 def test_training_with_noise_does_not_depend_on_how_a_batch_is_cut():
     model = make("2.0", "vision", vision_config={"mask_noise_std": 0.5}).train()
     ((name, values),) = inputs_for("vision", batch=4).items()
@@ -256,59 +238,6 @@ def test_training_with_noise_does_not_depend_on_how_a_batch_is_cut():
 # Teacher
 
 
-def test_the_teacher_starts_as_the_student_and_follows_it():
-    model = Data2VecForPreTraining(tiny_config())
-    student = {n: p.detach().clone() for n, p in model.data2vec.named_parameters()}
-    for name, parameter in model.teacher.named_parameters():
-        torch.testing.assert_close(parameter, student[name])
-    randomise(model.data2vec)
-    moved = dict(model.data2vec.named_parameters())
-    assert model.update_teacher(4) == pytest.approx(0.936)
-    for name, parameter in model.teacher.named_parameters():
-        torch.testing.assert_close(parameter, 0.936 * student[name] + 0.064 * moved[name], msg=name)
-    assert model.ema_step == 4 and model.state_dict()["ema_step"] == 4
-    assert model.update_teacher() == pytest.approx(0.945) and model.ema_step == 5
-
-
-def test_decay_anneals_linearly_and_then_stays():
-    model = Data2VecForPreTraining(tiny_config("text", ema_decay=0.9, ema_end_decay=1.0, ema_anneal_end_step=100))
-    assert [model.teacher_decay(step) for step in (0, 1, 50, 100, 10**9)] == pytest.approx([0.9, 0.901, 0.95, 1, 1])
-    before = [p.clone() for p in model.teacher.parameters()]
-    randomise(model.data2vec)
-    model.update_teacher(100)
-    assert all(torch.equal(a, b) for a, b in zip(before, model.teacher.parameters(), strict=True))
-
-
-@pytest.mark.parametrize(
-    ("scope", "owned"),
-    [
-        ("blocks", set()),
-        ("context", {"position_encoder", "attention_bias", "prenet", "context_norm"}),
-        ("all", {"local_encoder", "position_encoder", "attention_bias", "prenet", "context_norm"}),
-    ],
-)
-def test_the_teacher_owns_what_its_scope_says(scope, owned):
-    model = Data2VecForPreTraining(tiny_config("audio", audio_config={"ema_scope": scope}))
-    names = [name for name, _ in model.teacher.named_parameters()]
-    assert {name.split(".")[2] for name in names if name.startswith("modality_encoders")} == owned
-    assert any(name.startswith("encoder.blocks.1.") for name in names)
-    assert torch.isfinite(model(**inputs_for("audio")).loss)
-
-
-def test_copied_and_frozen_parameters_are_copied():
-    model = Data2VecForPreTraining(tiny_config("audio", audio_config={"ema_copied": ["position_encoder"]}))
-    frozen = "encoder.blocks.0.norm1.weight"
-    model.data2vec.get_parameter(frozen).requires_grad_(False)
-    before = {n: p.clone() for n, p in model.teacher.named_parameters()}
-    randomise(model.data2vec)
-    model.update_teacher(1)
-    for name, parameter in model.teacher.named_parameters():
-        student = model.data2vec.get_parameter(name)
-        copied = "position_encoder" in name or name == frozen
-        assert torch.equal(parameter, student) == copied, name
-        assert not torch.equal(parameter, before[name])
-
-
 def test_the_teacher_has_no_dropout_in_training():
     model = Data2VecForPreTraining(
         tiny_config("vision", hidden_dropout=0.5, mlp_dropout=0.5, vision_config={"prenet_dropout": 0.5})
@@ -319,34 +248,6 @@ def test_the_teacher_has_no_dropout_in_training():
     assert relative_error(first.predictions, second.predictions) > 1e-3
 
 
-def test_targets_of_the_top_k_layers_only():
-    config = tiny_config("text", num_hidden_layers=3, text_config={"average_top_k_layers": 1})
-    model = make("2.0", "text", num_hidden_layers=3)
-    config.modality_config("text").check()
-    kept = []
-    inputs = inputs_for("text")["input_ids"]
-    local = model.data2vec.local_features(model.data2vec.modality_encoders["text"], inputs, None)
-    model.teacher.encode(
-        model.data2vec.modality_encoders["text"], local, on_layer=lambda i, x, f: kept.append(instance_norm(f, None))
-    )
-    for k in (None, 1, 2):
-        model.config.text_config.average_top_k_layers = k
-        targets = model.teacher_targets("text", inputs, None, local)
-        torch.testing.assert_close(targets, torch.stack(kept[-(k or 3) :]).mean(dim=0).detach())
-
-
-def test_resized_embeddings_reach_the_teacher():
-    model = Data2VecForPreTraining(tiny_config("text", text_config={"ema_scope": "all"}))
-    with torch.no_grad():
-        model.teacher.modality_encoders["text"].local_encoder.token_embeddings.weight.add_(1.0)
-    old = model.teacher.modality_encoders["text"].local_encoder.token_embeddings.weight.clone()
-    model.resize_token_embeddings(60)
-    new = model.teacher.modality_encoders["text"].local_encoder.token_embeddings.weight
-    assert new.shape == (60, 32) and torch.equal(new[:50], old) and not new.requires_grad
-    model.update_teacher(1)
-    assert torch.isfinite(model(input_ids=torch.full((2, 9), 59)).loss)
-
-
 def test_input_gradients_for_adapters_are_those_of_the_student():
     model = Data2VecForPreTraining(tiny_config("text"))
     model.enable_input_require_grads()
@@ -355,32 +256,6 @@ def test_input_gradients_for_adapters_are_those_of_the_student():
 
 
 # Norms and small parts
-
-
-@pytest.mark.parametrize("norm", [instance_norm, batch_norm])
-def test_norms_ignore_padding(norm):
-    x = torch.randn(3, 7, 5) * 3 + 1
-    lengths = [7, 4, 2]
-    real = torch.arange(7)[None] < torch.tensor(lengths)[:, None]
-    normed = norm(x, real)
-    if norm is instance_norm:
-        for i, length in enumerate(lengths):
-            expected = F.instance_norm(x[i : i + 1, :length].transpose(1, 2)).transpose(1, 2)[0]
-            torch.testing.assert_close(normed[i, :length], expected, atol=1e-5, rtol=1e-5)
-    else:
-        expected = F.batch_norm(x[real], None, None, training=True)
-        torch.testing.assert_close(normed[real], expected, atol=1e-5, rtol=1e-5)
-
-
-def test_batch_std_of_no_and_one_row():
-    assert batch_std(torch.zeros(0, 4)) == 0
-    assert batch_std(torch.randn(1, 4)).item() == pytest.approx(1e-3)
-
-
-@pytest.mark.parametrize("kernel", [3, 4, 5, 6])
-def test_same_convolutions_keep_the_size(kernel):
-    assert SameConv1d(4, 4, kernel, groups=2)(torch.randn(2, 9, 4)).shape == (2, 9, 4)
-    assert SameConv2d(4, 4, kernel, groups=2)(torch.randn(2, 5, 9, 4)).shape == (2, 5, 9, 4)
 
 
 # Bad input

@@ -2,7 +2,13 @@
 
 import pytest
 import torch
+from model_factory import (
+    inputs_for,
+    randomise,
+    tiny_config,
+)
 
+from modeling_d2v import Data2VecForPreTraining
 from tests.modeling_d2v.reference_fixtures import V1, V2, load_numbers, load_reference, train_three_steps
 
 
@@ -142,3 +148,68 @@ def test_reset_makes_the_teacher_the_student():
     student = dict(model.data2vec.named_parameters())
     assert all(torch.equal(p, student[name]) for name, p in model.teacher.named_parameters())
     assert model.ema_step.item() == 0
+
+
+def test_the_teacher_starts_as_the_student_and_follows_it():
+    model = Data2VecForPreTraining(tiny_config())
+    student = {n: p.detach().clone() for n, p in model.data2vec.named_parameters()}
+    for name, parameter in model.teacher.named_parameters():
+        torch.testing.assert_close(parameter, student[name])
+    randomise(model.data2vec)
+    moved = dict(model.data2vec.named_parameters())
+    assert model.update_teacher(4) == pytest.approx(0.936)
+    for name, parameter in model.teacher.named_parameters():
+        torch.testing.assert_close(parameter, 0.936 * student[name] + 0.064 * moved[name], msg=name)
+    assert model.ema_step == 4 and model.state_dict()["ema_step"] == 4
+    assert model.update_teacher() == pytest.approx(0.945) and model.ema_step == 5
+
+
+def test_decay_anneals_linearly_and_then_stays():
+    model = Data2VecForPreTraining(tiny_config("text", ema_decay=0.9, ema_end_decay=1.0, ema_anneal_end_step=100))
+    assert [model.teacher_decay(step) for step in (0, 1, 50, 100, 10**9)] == pytest.approx([0.9, 0.901, 0.95, 1, 1])
+    before = [p.clone() for p in model.teacher.parameters()]
+    randomise(model.data2vec)
+    model.update_teacher(100)
+    assert all(torch.equal(a, b) for a, b in zip(before, model.teacher.parameters(), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("scope", "owned"),
+    [
+        ("blocks", set()),
+        ("context", {"position_encoder", "attention_bias", "prenet", "context_norm"}),
+        ("all", {"local_encoder", "position_encoder", "attention_bias", "prenet", "context_norm"}),
+    ],
+)
+def test_the_teacher_owns_what_its_scope_says(scope, owned):
+    model = Data2VecForPreTraining(tiny_config("audio", audio_config={"ema_scope": scope}))
+    names = [name for name, _ in model.teacher.named_parameters()]
+    assert {name.split(".")[2] for name in names if name.startswith("modality_encoders")} == owned
+    assert any(name.startswith("encoder.blocks.1.") for name in names)
+    assert torch.isfinite(model(**inputs_for("audio")).loss)
+
+
+def test_copied_and_frozen_parameters_are_copied():
+    model = Data2VecForPreTraining(tiny_config("audio", audio_config={"ema_copied": ["position_encoder"]}))
+    frozen = "encoder.blocks.0.norm1.weight"
+    model.data2vec.get_parameter(frozen).requires_grad_(False)
+    before = {n: p.clone() for n, p in model.teacher.named_parameters()}
+    randomise(model.data2vec)
+    model.update_teacher(1)
+    for name, parameter in model.teacher.named_parameters():
+        student = model.data2vec.get_parameter(name)
+        copied = "position_encoder" in name or name == frozen
+        assert torch.equal(parameter, student) == copied, name
+        assert not torch.equal(parameter, before[name])
+
+
+def test_resized_embeddings_reach_the_teacher():
+    model = Data2VecForPreTraining(tiny_config("text", text_config={"ema_scope": "all"}))
+    with torch.no_grad():
+        model.teacher.modality_encoders["text"].local_encoder.token_embeddings.weight.add_(1.0)
+    old = model.teacher.modality_encoders["text"].local_encoder.token_embeddings.weight.clone()
+    model.resize_token_embeddings(60)
+    new = model.teacher.modality_encoders["text"].local_encoder.token_embeddings.weight
+    assert new.shape == (60, 32) and torch.equal(new[:50], old) and not new.requires_grad
+    model.update_teacher(1)
+    assert torch.isfinite(model(input_ids=torch.full((2, 9), 59)).loss)
