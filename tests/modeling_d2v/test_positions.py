@@ -3,7 +3,6 @@
 import pytest
 import torch
 
-from modeling_d2v.configuration_data2vec import Data2VecAudioConfig
 from modeling_d2v.positions import AlibiBias, alibi_slopes, sincos_2d, text_positions
 from tests.modeling_d2v.reference_fixtures import load_numbers, relative_error
 
@@ -48,11 +47,3 @@ def test_positions_of_text():
     recorded = load_numbers()["text_positions"]
     positions = text_positions(torch.tensor(recorded["tokens"]), recorded["pad"])
     assert positions.tolist() == recorded["positions"]
-
-
-def test_frames_of_audio():
-    recorded = load_numbers()["audio_frames"]
-    config = Data2VecAudioConfig()
-    assert {samples: config.num_frames(int(samples)) for samples in recorded} == recorded
-    lengths = torch.tensor([int(samples) for samples in recorded])
-    assert config.num_frames(lengths).tolist() == list(recorded.values())

@@ -10,9 +10,7 @@ import soundfile
 from tiny_run import PROGRAM, ROOT, pretrain, tiny, write_config
 
 from d2v_train.options.errors import OptionError
-from d2v_train.pretraining.training import Pretraining
 from d2v_train.runs.checkpoints import CheckpointFolder
-from d2v_train.support.extras import MissingDependencyError, need
 
 
 @pytest.fixture
@@ -69,16 +67,6 @@ def test_program_ends_in_one_sentence_without_a_traceback(config, tmp_path):
     assert done.stderr.strip().splitlines()[-1].startswith("OptionError: The data cannot be set up: There is no split")
 
 
-def test_error_in_a_step_keeps_its_type(config, tmp_path, monkeypatch):
-    def broken(self, batches):
-        raise ValueError("an error of the program")
-
-    monkeypatch.setattr(Pretraining, "train_step", broken)
-    with pytest.raises(ValueError, match="an error of the program") as error:
-        pretrain(config, tmp_path / "run")
-    assert not isinstance(error.value, OptionError)
-
-
 def test_resume_notices_other_data(config, tmp_path, clips):
     pretrain(config, tmp_path / "run", f"data.audio={clips}")
     saved = json.loads((CheckpointFolder(tmp_path / "run" / "checkpoints").newest() / "progress.json").read_text())
@@ -93,12 +81,6 @@ def test_resume_notices_other_data(config, tmp_path, clips):
         pretrain(config, tmp_path / "run", *longer)
     (clips / "3.wav").unlink()
     assert pretrain(config, tmp_path / "run", *longer)["steps"] == 2
-
-
-def test_missing_library_names_its_extra():
-    with pytest.raises(MissingDependencyError, match=r"soundfil_.*\[audio\]"):
-        need("soundfil_", extra="audio")
-    assert need("soundfile", "audio") is soundfile
 
 
 def test_program_runs_without_what_it_does_not_need(tmp_path):

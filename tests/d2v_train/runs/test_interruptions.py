@@ -105,25 +105,6 @@ def test_signalled_run_goes_on_bit_for_bit(config, tmp_path, monkeypatch, number
     assert_same_run(tmp_path / "whole", tmp_path / "cut")
 
 
-def test_signal_in_the_last_checkpoint_is_not_lost(config, tmp_path, monkeypatch):
-    save = Pretraining.save
-    with monkeypatch.context() as patch:
-        patch.setattr(Pretraining, "save", lambda run: (save(run), send(signal.SIGTERM)))
-        with pytest.raises(RunInterrupted, match="step_00000006"):
-            pretrain(config, tmp_path / "run")
-    assert pretrain(config, tmp_path / "run")["steps"] == 6 and (tmp_path / "run" / "final").exists()
-
-
-def test_checkpoints_by_the_clock_and_for_ever(config, tmp_path):
-    pretrain(config, tmp_path / "clock", "checkpoints.minutes=1e-9", "checkpoints.keep_last=9")
-    assert len(CheckpointFolder(tmp_path / "clock" / "checkpoints").whole()) == 6
-    pretrain(config, tmp_path / "clock", "checkpoints.keep_last=1")
-    assert len(CheckpointFolder(tmp_path / "clock" / "checkpoints").whole()) == 1
-    pretrain(config, tmp_path / "kept", "checkpoints.keep_every=2", "checkpoints.keep_last=1", "checkpoints.every=3")
-    names = [path.name for path in CheckpointFolder(tmp_path / "kept" / "checkpoints").whole()]
-    assert names == ["step_00000002", "step_00000004", "step_00000006"]
-
-
 def test_run_is_not_silently_started_over(config, tmp_path, caplog):
     pretrain(config, tmp_path / "run", "checkpoints.every=3")
     older, newest = CheckpointFolder(tmp_path / "run" / "checkpoints").whole()
