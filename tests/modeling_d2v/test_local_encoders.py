@@ -10,11 +10,7 @@ from modeling_d2v.local_encoders import AudioLocalEncoder, TextLocalEncoder, Vis
 
 def local_encoder(modality, **settings):
     model = randomise(Data2VecModel(tiny_config(modality, **{f"{modality}_config": settings})))
-    return (
-        model.data2vec.modality_encoders[modality].local_encoder.eval()
-        if hasattr(model, "data2vec")
-        else (model.modality_encoders[modality].local_encoder.eval())
-    )
+    return model.modality_encoders[modality].local_encoder.eval()
 
 
 @torch.no_grad()
