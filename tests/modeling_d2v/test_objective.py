@@ -1,7 +1,5 @@
 """The objective: distances against their formula, identities of samples, masks that ignore where padding lies."""
 
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 import torch
@@ -11,7 +9,7 @@ from modeling_d2v.objective import content_ids, distance, loss_divisor, pretrain
 
 
 def settings(beta=0.0, scale=None):
-    return SimpleNamespace(loss_beta=beta, loss_scale=scale)
+    return tiny_config("text", text_config={"loss_beta": beta, "loss_scale": scale}).text_config
 
 
 @pytest.mark.parametrize("scale", [None, 0.3])
