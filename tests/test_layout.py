@@ -1,4 +1,4 @@
-"""The layout holds: rooms import downwards only, and what travels imports nothing that stays."""
+"""The layout holds: rooms import downwards only, what travels imports nothing that stays, tests lie beside sources."""
 
 import ast
 from pathlib import Path
@@ -28,9 +28,61 @@ ALLOWED = {
     "pretraining": "support options engine data inputs batching models measuring runs health probing publishing",
     "programs": "*",
 }
+# Sources without a test file of their own -> the one that covers them. This list may only shrink.
+COVERED = {
+    "modeling_d2v/backbone_inputs.py": "modeling_d2v/test_backbone_configuration.py",
+    "modeling_d2v/conversion/fairseq/settings_v1.py": "modeling_d2v/conversion/fairseq/test_settings.py",
+    "modeling_d2v/conversion/fairseq/settings_v2.py": "modeling_d2v/conversion/fairseq/test_settings.py",
+    "d2v_train/finetuning/classification.py": "d2v_train/programs/test_finetune_audio_classification.py",
+    "d2v_train/finetuning/images/arguments.py": "d2v_train/programs/test_finetune_image_classification.py",
+    "d2v_train/finetuning/images/data.py": "d2v_train/programs/test_finetune_image_classification.py",
+    "d2v_train/finetuning/images/task.py": "d2v_train/programs/test_finetune_image_classification.py",
+    "d2v_train/finetuning/speech/classification.py": "d2v_train/programs/test_finetune_audio_classification.py",
+    "d2v_train/finetuning/speech/ctc.py": "d2v_train/programs/test_finetune_ctc.py",
+    "d2v_train/finetuning/speech/ctc_task.py": "d2v_train/programs/test_finetune_ctc.py",
+    "d2v_train/finetuning/speech/task.py": "d2v_train/programs/test_finetune_audio_classification.py",
+    "d2v_train/finetuning/speech/training.py": "d2v_train/programs/test_finetune_audio_classification.py",
+    "d2v_train/finetuning/texts/arguments.py": "d2v_train/finetuning/texts/test_data.py",
+    "d2v_train/finetuning/texts/task.py": "d2v_train/programs/test_finetune_glue.py",
+    "d2v_train/options/sections.py": "d2v_train/options/test_run.py",
+    "d2v_train/pretraining/dry_run_table.py": "d2v_train/pretraining/test_dry_run.py",
+    "d2v_train/pretraining/session.py": "d2v_train/programs/test_pretrain.py",
+    "d2v_train/probing/observers.py": "d2v_train/probing/test_pictures.py",
+    "d2v_train/publishing/backbone.py": "d2v_train/models/test_backbones.py",
+    "d2v_train/publishing/export.py": "d2v_train/programs/test_pretrain.py",
+}
+# Test files that no single source owns: several models against a reference, or a program as a whole.
+WHOLE = {
+    "d2v_train/options/test_published_recipes.py",
+    "d2v_train/pretraining/test_continued_pretraining.py",
+    "d2v_train/pretraining/test_kill_matrix.py",
+    "d2v_train/programs/test_mistakes.py",
+    "modeling_d2v/test_backbone_equality.py",
+    "modeling_d2v/test_full_size.py",
+    "modeling_d2v/test_hub.py",
+    "modeling_d2v/test_peft.py",
+    "modeling_d2v/test_pipelines.py",
+    "modeling_d2v/test_reference_v1.py",
+    "modeling_d2v/test_reference_v2.py",
+    "modeling_d2v/test_save_load.py",
+    "test_layout.py",
+    "test_packaging.py",
+    "test_repository.py",
+}
+TESTS = ROOT / "tests"
 FILES = sorted(HOUSE.glob("*/**/*.py"))
 FLAT = sorted(MODEL.glob("*.py"))
 FOLDERS = sorted(MODEL.glob("*/**/*.py"))
+
+
+# Path of each source, counted from the folder that holds its package -> the test file of that path.
+SOURCES = {
+    path.relative_to(base).as_posix(): (path.relative_to(base).parent / f"test_{path.name}").as_posix()
+    for base, paths in ((HOUSE.parent, FILES), (ROOT, [*FLAT, *FOLDERS]))
+    for path in paths
+    if path.name != "__init__.py" and "builtin_files" not in path.parts
+}
+TEST_FILES = {path.relative_to(TESTS).as_posix() for path in TESTS.rglob("test_*.py")}
 
 
 def module_name(path: Path) -> str:
@@ -131,3 +183,29 @@ def test_a_folder_of_the_model_imports_downwards(path):
     upwards = {"conversion": ("conversion.fairseq", "conversion.hf", "sharing")}.get(folder, ())
     forbidden = tuple(f"modeling_d2v.{name}" for name in (*upwards, *([other] if other else [])))
     assert [name for name in sorted(imported(path)) if forbidden and name.startswith(forbidden)] == []
+
+
+def test_a_source_has_its_test_file_or_says_what_covers_it():
+    lacking = sorted(source for source, test in SOURCES.items() if test not in TEST_FILES and source not in COVERED)
+    assert lacking == [], "write a test file of the same path below tests/"
+
+
+def test_what_covers_a_source_exists():
+    assert COVERED.keys() <= SOURCES.keys(), "the source is gone: take its line out"
+    assert set(COVERED.values()) <= TEST_FILES
+
+
+def test_the_list_of_sources_without_tests_of_their_own_shrinks():
+    assert [source for source in COVERED if SOURCES[source] in TEST_FILES] == [], "take these lines out of COVERED"
+
+
+def test_a_test_file_belongs_to_a_source():
+    """`test_NAME.py` to `NAME.py` of the same folder, as does `test_NAME_ASPECT.py`."""
+    owned = {test.removesuffix(".py") for test in SOURCES.values()}
+    strangers = {
+        test
+        for test in TEST_FILES - WHOLE
+        if not any(test.removesuffix(".py") == own or test.startswith(f"{own}_") for own in owned)
+    }
+    assert sorted(strangers) == [], "rename, or name it in WHOLE"
+    assert WHOLE <= TEST_FILES

@@ -182,3 +182,24 @@ def test_the_table_needs_the_standard_library_only():
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=Path(path).root
     )
     assert output.stdout.strip() == ""
+
+
+@pytest.mark.parametrize("name", Data2VecConfig.preset_names())
+def test_every_preset_is_a_valid_configuration_that_survives_json(tmp_path, name):
+    config = Data2VecConfig.preset(name)
+    config.save_pretrained(tmp_path)
+    assert Data2VecConfig.from_pretrained(tmp_path).to_diff_dict() == config.to_diff_dict()
+
+
+def test_preset_overrides_are_merged_into_sub_configurations():
+    published = Data2VecConfig.preset("audio-base").audio_config
+    config = Data2VecConfig.preset("audio-base", hidden_dropout=0.0, audio_config={"num_masks": 3})
+    assert config.hidden_dropout == 0.0
+    assert config.audio_config.num_masks == 3
+    assert config.audio_config.mask_prob == published.mask_prob
+    assert Data2VecConfig.preset("audio-base").audio_config.num_masks == 8
+
+
+def test_unknown_preset_names_the_nearest_one():
+    with pytest.raises(ValueError, match="audio-base"):
+        Data2VecConfig.preset("audio-bas")

@@ -6,8 +6,10 @@ import pytest
 import torch
 
 from d2v_train.batching.batches import BatchPlan, ModalityData, StepDataset, load_steps, part
-from d2v_train.batching.order import Mixture, spread_pattern, stable_seed
+from d2v_train.batching.order import Mixture
 from d2v_train.batching.turns import FixedTurns
+from d2v_train.data.report import NoUsableSample
+from d2v_train.support.extras import MissingDependencyError
 from d2v_train.support.processes import Processes
 
 
@@ -59,29 +61,6 @@ def flat(micro_batches):
         for batch in micro_batches
         for pair in zip(batch.inputs["id"].tolist(), batch.inputs["seed"].tolist(), strict=True)
     ]
-
-
-@pytest.mark.parametrize(
-    "ratios, counts",
-    [
-        ({"a": 1.0}, {"a": 1}),
-        ({"a": 2, "b": 1}, {"a": 2, "b": 1}),
-        ({"a": 0.5, "b": 0.3, "c": 0.2}, {"a": 5, "b": 3, "c": 2}),
-        ({"a": 1, "b": 1, "c": 1}, {"a": 1, "b": 1, "c": 1}),
-    ],
-)
-def test_pattern_keeps_ratios_and_is_shortest(ratios, counts):
-    assert Counter(spread_pattern(ratios)) == counts
-
-
-def test_pattern_is_spread_evenly():
-    pattern = spread_pattern({"a": 6, "b": 2}) * 2
-    places = [place for place, name in enumerate(pattern) if name == "b"]
-    assert {after - before for before, after in zip(places[:-1], places[1:], strict=True)} == {4}
-
-
-def test_rare_modality_is_never_lost():
-    assert Counter(spread_pattern({"a": 1e6, "b": 1}))["b"] == 1
 
 
 def test_each_epoch_holds_every_sample_once_and_has_its_own_order():
@@ -161,10 +140,6 @@ def test_a_sample_is_augmented_anew_in_each_epoch():
     assert all(0 <= seed < 2**63 for values in seeds.values() for seed in values)
 
 
-def test_stable_seed_is_stable():
-    assert stable_seed(1, "a", 2) == 4316425502212999783 != stable_seed(1, "a", 3)
-
-
 def test_same_batches_for_any_number_of_workers_and_from_any_step():
     alone = [flat(batches) for batches in load_steps(steps(), 0, 8)]
     assert alone == [flat(batches) for batches in load_steps(steps(), 0, 8, num_workers=2)]
@@ -182,3 +157,32 @@ def test_too_small_batches_and_empty_data_are_refused():
         steps(world_size=2, accumulate=2)
     with pytest.raises(ValueError, match="vision"):
         plan(sizes={"audio": 3, "vision": 0})
+
+
+class Failing:
+    """Steps of which one cannot be made."""
+
+    def __init__(self, error):
+        self.error = error
+
+    def __getitem__(self, step):
+        if step == 1:
+            raise self.error
+        return []
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("kind", [NoUsableSample, MissingDependencyError])
+def test_an_error_for_the_user_comes_out_of_a_worker_as_it_was_raised(kind, workers):
+    error = kind("Not\none; the last one: NoUsableSample: NaN.")
+    error.sample = 7
+    batches = load_steps(Failing(error), 0, 2, num_workers=workers)
+    assert next(batches) == []
+    with pytest.raises(kind) as caught:
+        next(batches)
+    assert caught.value.args == error.args and caught.value.sample == 7
+
+
+def test_errors_of_the_program_keep_the_traceback_of_their_worker():
+    with pytest.raises(KeyError, match="Original Traceback"):
+        list(load_steps(Failing(KeyError("no such field")), 0, 2, num_workers=1))

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import soundfile
+from datasets import Audio, Dataset
 from model_factory import SPECTROGRAM
 
 from d2v_train.batching import lengths as module
@@ -166,3 +167,33 @@ def test_headers_are_read_of_paths_and_of_bytes(recordings):
         assert read_header(value) == (4000, 8000)
     assert read_header({"bytes": None, "path": str(recordings / "1.flac")}) == (4000, 8000)
     assert read_header(recordings / "gone.wav") is read_header({"bytes": b"", "path": None}) is None
+
+
+def write_clip(path, seconds=0.1, rate=16_000):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    soundfile.write(path, np.random.default_rng(0).uniform(-0.5, 0.5, round(seconds * rate)), rate)
+    return path
+
+
+def test_lengths_come_from_headers(tmp_path):
+    lengths = {"a.wav": (0.5, 16_000), "b.flac": (0.25, 44_100), "c.wav": (1.0, 8_000)}
+    for name, (seconds, rate) in lengths.items():
+        write_clip(tmp_path / name, seconds, rate)
+    (tmp_path / "d.wav").write_bytes(b"no audio")
+    (tmp_path / "e.wav").write_bytes(b"")
+    raw = open_dataset("audio", str(tmp_path))
+    seconds = header_seconds(raw)
+    np.testing.assert_allclose(seconds[:3], [0.5, 0.25, 1.0], atol=1e-4)
+    assert np.isnan(seconds[3:]).all()
+    assert not raw.bad, "nothing may be decoded"
+    encoded = [(tmp_path / name).read_bytes() for name in lengths]
+    rows = Dataset.from_dict({"audio": [{"bytes": data, "path": None} for data in encoded]})
+    rows.cast_column("audio", Audio(decode=False)).to_parquet(tmp_path / "parquet" / "train.parquet")
+    parquet = open_dataset("audio", str(tmp_path / "parquet"))
+    np.testing.assert_allclose(header_seconds(parquet.select([2, 0])), [1.0, 0.5], atol=1e-4)
+
+
+def test_lengths_of_arrays():
+    raw = open_dataset("audio", None)
+    seconds = header_seconds(raw)
+    assert seconds[3] == pytest.approx(len(raw[3]["audio"]) / 16_000, abs=1e-3)

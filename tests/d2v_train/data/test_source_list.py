@@ -1,53 +1,11 @@
 """Several sources of one modality: options, ratios, epochs, ids, groups."""
 
-from collections import Counter
-
-import numpy as np
 import pytest
 
-from d2v_train.batching.order import Mixture
 from d2v_train.data.source_list import JoinedDataset, names_of, open_entries, read_entries
 from d2v_train.inputs.audio import AudioTransform
 from d2v_train.options.errors import OptionError
 from d2v_train.options.files import build_options, load_options
-
-
-def sources_of(mixture, first, count):
-    ends = mixture.offsets[1:]
-    return [int(np.searchsorted(ends, key.index, side="right")) for key in mixture.keys(first, count)]
-
-
-def test_a_source_alone_keeps_its_order_and_so_does_the_first_of_several():
-    alone, both = Mixture([7], None, 3, "audio"), Mixture([7, 5], [1, 1], 3, "audio")
-    first = [key for key in both.keys(0, 28) if key.index < 7]
-    assert first == alone.keys(0, 14)
-
-
-def test_ratios_decide_how_often_a_source_is_taken_in_every_stretch_and_each_has_its_own_epochs():
-    mixture = Mixture([4, 10], [3, 1], 0, "audio")
-    assert all(Counter(sources_of(mixture, first, 8)) == {0: 6, 1: 2} for first in (0, 8, 4000))
-    keys = mixture.keys(0, 40)
-    small = [key for key in keys if key.index < 4]
-    assert [key.epoch for key in small] == [place // 4 for place in range(30)]
-    assert all(sorted(key.index for key in small[i : i + 4]) == [0, 1, 2, 3] for i in range(0, 28, 4))
-    assert {key.epoch for key in keys if key.index >= 4} == {0} and mixture.epochs(40) == [7.5, 1.0]
-
-
-def test_without_ratios_sources_are_taken_in_proportion_to_their_sizes():
-    mixture = Mixture([30, 3], None, 0, "audio")
-    assert sorted(key.index for key in mixture.keys(0, 33)) == list(range(33)) and mixture.epochs(66) == [2.0, 2.0]
-    assert mixture.epochs(33 * 10**9) == [10**9, 10**9]
-    assert Counter(sources_of(Mixture([30, 3], [None, 4], 0, "audio"), 0, 5)) == {0: 1, 1: 4}
-
-
-def test_any_position_is_known_without_those_before():
-    mixture = Mixture([30, 3, 11], [1, 2.5, None], 9, "text")
-    assert mixture.keys(0, 500)[200:] == Mixture([30, 3, 11], [1, 2.5, None], 9, "text").keys(200, 300)
-
-
-def test_an_empty_source_is_named():
-    with pytest.raises(ValueError, match="Source 2.*audio"):
-        Mixture([3, 0], None, 0, "audio")
 
 
 def test_entries_are_names_or_mappings_and_take_the_section_s_arguments():

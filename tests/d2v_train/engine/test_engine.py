@@ -24,7 +24,7 @@ from d2v_train.support.jsonl import read_log
 from modeling_d2v import Data2VecForPreTraining
 
 
-CONFIGS = ROOT / "recipes" / "configs" / "accelerate"
+CONFIGS = ROOT / "recipes" / "d2v_train" / "configs" / "accelerate"
 ONE_PROCESS = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "localhost", "MASTER_PORT": "29477"}
 POISONED = [*VISION, "max_steps=6", "checkpoints.every=0"]
 

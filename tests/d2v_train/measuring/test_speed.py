@@ -10,7 +10,6 @@ from d2v_train.batching.batches import MicroBatch
 from d2v_train.measuring import speed as throughput
 from d2v_train.measuring.flops import StepFlops
 from d2v_train.measuring.speed import SPEED_FACTS, SpeedMeter, matmul_peak
-from d2v_train.measuring.step_meter import one_line
 from d2v_train.support.processes import Processes
 
 
@@ -95,12 +94,3 @@ def test_the_rate_of_the_machine_leaves_the_random_state_alone():
     rate = matmul_peak(CPU, torch.float32, seconds=0.0)
     assert 1e8 < rate < 1e14 and time.perf_counter() - started < 5
     assert torch.equal(before, torch.get_rng_state())
-
-
-def test_a_line_for_people_tells_speed_and_time_left():
-    record = {"step": 40, "lr": 1e-3, "vision/loss": 0.51234, "samples_per_s": 120.04, "utilisation": 0.417,
-              "data_wait": 0.2, "step_seconds": 0.5}  # fmt: skip
-    assert one_line(record, 240) == (
-        "step 40/240  vision 0.5123  lr 1.00e-03  120.0 samples/s  use 42%  waiting for data 20%  left 2 min"
-    )
-    assert "waiting" not in one_line({**record, "data_wait": 0.01}, 240)

@@ -8,9 +8,8 @@ import pytest
 import torch
 import transformers
 import yaml
-from backbone_factory import KINDS, encoder, inputs_of, pretraining
+from backbone_factory import encoder
 from hub_server import HubServer
-from model_factory import padded_inputs
 from processing_factory import feature_extractor, text_tokenizer
 from safetensors.torch import load_file
 from tiny_run import pretrain, stopped_before
@@ -19,7 +18,6 @@ from d2v_train.health.advice import advice_at_start
 from d2v_train.health.rules import POSITION_ADVICE
 from d2v_train.models.backbones import build_backbone_config, complete_options
 from d2v_train.models.build import build_model
-from d2v_train.models.encoders import observed_encoder
 from d2v_train.options.errors import OptionError
 from d2v_train.options.files import build_options, load_options
 from d2v_train.pretraining.session import upload_final
@@ -195,24 +193,6 @@ def test_probe_reads_the_encoder(options, sources, tmp_path):
         result = run_probe(settings)
         assert result["pretrained"]["knn"] == seen["vision/probe_knn"]
         assert result["random"]["knn"] == first["vision/probe_knn_random"]
-
-
-def test_features_of_images_leave_out_class_token_and_registers():
-    model = pretraining("dinov2_with_registers").eval()
-    inputs = inputs_of("dinov2_with_registers")
-    wanted = model.trained_encoder()(**inputs).last_hidden_state[:, 5:].mean(dim=1)
-    torch.testing.assert_close(observed_encoder(model)(**inputs).pooler_output, wanted)
-
-
-@pytest.mark.parametrize("kind", ["roberta", "wav2vec2"])
-def test_features_are_the_mean_of_real_tokens(kind):
-    model = pretraining(kind).eval()
-    observed, plain = observed_encoder(model), model.trained_encoder()
-    batch, alone = padded_inputs(KINDS[kind])
-    pooled = observed(**batch).pooler_output
-    for row, sample in zip(pooled, alone, strict=True):
-        wanted = plain(**sample).last_hidden_state.mean(dim=1)[0]
-        torch.testing.assert_close(row, wanted, atol=2e-5, rtol=1e-4)
 
 
 def test_advice_names_keys_that_a_run_has(options):

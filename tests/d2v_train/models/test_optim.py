@@ -4,13 +4,20 @@ import math
 
 import pytest
 import torch
-from model_factory import tiny_config
+from model_factory import tiny_config, version_config
 from torch import nn
 
-from d2v_train.models.optim import build_optimizer, learning_rate, parameter_groups, set_learning_rate
+from d2v_train.models.optim import (
+    build_optimizer,
+    has_weight_decay,
+    layer_scale,
+    learning_rate,
+    parameter_groups,
+    set_learning_rate,
+)
 from d2v_train.options.errors import OptionError
 from d2v_train.options.sections import OptimOptions
-from modeling_d2v import Data2VecForPreTraining
+from modeling_d2v import Data2VecForPreTraining, Data2VecModel
 
 
 class Model(nn.Module):
@@ -101,3 +108,37 @@ def test_schedule_in_three_stages_falls_exponentially_from_where_the_peak_ends()
 def test_schedule_without_warmup_or_of_warmup_only():
     assert rate(0, warmup=0) == 1.0
     assert rate(109, warmup=110) == 1.0 and rate(110, warmup=110) == 0.1
+
+
+@pytest.mark.parametrize(
+    "name, below_the_head",
+    [
+        ("data2vec.modality_encoders.vision.local_encoder.projection.weight", 4),
+        ("data2vec.modality_encoders.vision.extra_tokens", 4),
+        ("data2vec.modality_encoders.vision.context_norm.weight", 4),
+        ("data2vec.modality_encoders.vision.prenet.0.norm1.weight", 3),
+        ("data2vec.encoder.blocks.0.attention.qkv.weight", 2),
+        ("data2vec.encoder.blocks.1.mlp.fc1.bias", 1),
+        ("data2vec.encoder.norm.weight", 0),
+        ("data2vec.modality_encoders.vision.attention_bias.table", 0),
+        ("classifier.weight", 0),
+    ],
+)
+def test_layers_are_counted_from_the_head_down(name, below_the_head):
+    assert layer_scale(name, tiny_config("vision"), 0.5) == 0.5**below_the_head
+
+
+@pytest.mark.parametrize("modality", ["text", "vision", "audio"])
+@pytest.mark.parametrize("version", ["1.0", "2.0", "2.0 pre-norm"])
+def test_every_layer_of_every_model_has_its_rate(modality, version):
+    config = version_config(version, modality)
+    scales = {layer_scale(name, config, 0.5) for name, _ in Data2VecModel(config).named_parameters()}
+    lowest = config.modality_config(modality).prenet_depth + config.num_hidden_layers + 1
+    assert scales - {1.0} == {0.5**level for level in range(1, lowest + 1)}
+
+
+def test_what_decays():
+    matrix, vector, scale = (torch.nn.Parameter(torch.zeros(shape)) for shape in [(2, 2), (2,), (1, 1, 2, 1, 1)])
+    assert has_weight_decay("encoder.blocks.0.mlp.fc1.weight", matrix)
+    assert not has_weight_decay("encoder.norm.weight", vector)
+    assert not has_weight_decay("modality_encoders.audio.attention_bias.scale", scale)

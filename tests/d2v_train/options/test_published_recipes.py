@@ -13,7 +13,6 @@ from d2v_train.models.build import build_config
 from d2v_train.options.files import find_config, load_options, pretraining_configs
 from d2v_train.pretraining.scaling import scale_batch
 from d2v_train.programs.smoke import parameters
-from d2v_train.programs.smoke import run_program as smoke
 from modeling_d2v import Data2VecConfig, Data2VecForPreTraining
 from modeling_d2v.presets import preset_names
 
@@ -173,21 +172,3 @@ def test_the_guide_lists_it(name):
     assert cells[1] == options.model["preset"] and cells[3] == f"{options.max_steps:,}"
     assert cells[2].split()[0] == f"{section.batch_tokens or section.batch_size:,}"
     assert cells[4] == re.search(r"^# Work: ([\d.]+) EFLOP", find_config(name).read_text(), re.M)[1]
-
-
-def test_a_configuration_starts_at_reduced_size(capsys):
-    """With scaled batches of a token budget, in parts."""
-    (row,) = smoke(["audio_base_1gpu", "--steps", "4"])
-    assert row["steps"] == 4 and row["parameters"] == "93.8 M" and 0 < float(row["last loss"])
-    assert capsys.readouterr().out.splitlines()[-1].split()[:3] == ["audio_base_1gpu", "audio-base", "93.8"]
-
-
-@pytest.mark.slow
-def test_every_configuration_starts_learns_and_exports(capsys):
-    rows = smoke([])
-    assert [row["name"] for row in rows] == [path.stem for path in pretraining_configs()]
-    for row in rows:
-        for first, last in zip(row["first loss"].split(), row["last loss"].split(), strict=True):
-            assert 0 < float(last) < 1.1 * float(first), f"the loss of {row['name']} rises at once: {row}"
-    table = capsys.readouterr().out.splitlines()[-len(rows) - 1 :]
-    assert [line.split()[0] for line in table] == ["name", *(row["name"] for row in rows)]

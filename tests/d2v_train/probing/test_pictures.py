@@ -1,7 +1,5 @@
 """Pictures of masks and of neighbours: what they show, and that the model does not notice."""
 
-import itertools
-
 import numpy as np
 import pytest
 import torch
@@ -13,14 +11,7 @@ from d2v_train.models.build import build_config, build_model
 from d2v_train.options.files import load_options
 from d2v_train.pretraining.run_tokenizer import prepare_tokenizer
 from d2v_train.probing import pictures as module
-from d2v_train.probing.drawings import (
-    BAND_ROWS,
-    HIDDEN,
-    banded_spectrogram,
-    draw_audio_masks,
-    draw_image_masks,
-    draw_text_masks,
-)
+from d2v_train.probing.drawings import HIDDEN
 from d2v_train.probing.observers import Observers
 from d2v_train.probing.pictures import Pictures
 from d2v_train.support.extras import MissingDependencyError
@@ -78,40 +69,6 @@ def test_picture_that_cannot_be_drawn_ends_no_run(tmp_path, monkeypatch, caplog)
     monkeypatch.setattr(observer, "_samples", refuse)
     assert observer.look(torch.nn.Linear(1, 1), 7) == {} and shared == []
     assert "No space left on device" in caplog.text
-
-
-def test_hidden_patches_are_covered_and_no_others(tmp_path):
-    masks = np.zeros((2, 1, 2, 2), dtype=bool)
-    masks[1] = True
-    none = draw_image_masks(tmp_path / "none.png", [np.zeros((3, 8, 8))], masks[:1], ["a"])
-    every = draw_image_masks(tmp_path / "every.png", [np.zeros((3, 8, 8))], masks[1:], ["a"])
-    assert share_of(none, tolerance=40) == 0 and share_of(every, tolerance=40) > 0.25
-
-
-def test_bands_of_a_spectrogram_are_drawn_where_their_sound_is(tmp_path):
-    config = build_config(load_options("tiny_spectrogram", ["output_dir=x"]))
-    edges = config.audio_config.band_edges
-    centres: list[float] = []
-    times, stride = np.arange(16_000) / 16_000, config.audio_config.frame_stride
-    for band, (low, high) in enumerate(itertools.pairwise(edges)):
-        tone = np.sin(2 * np.pi * (low + high) / 2 * times)
-        rows = banded_spectrogram(tone, stride, 16_000, edges).mean(axis=1)
-        assert rows.reshape(len(edges) - 1, BAND_ROWS).max(axis=1).argmax() == band
-        mask = np.zeros((1, 4, 12), dtype=bool)
-        mask[:, band] = True
-        path = draw_audio_masks(tmp_path / f"{band}.png", [tone], [mask], ["tone"], stride, 16_000, edges)
-        # Covered with its sound, a band hides it; the others are white but for what leaks into them.
-        hidden = np.asarray(Image.open(path).convert("RGB"), dtype=int)
-        coloured = np.argwhere(hidden[..., 0] - hidden[..., 2] > 60)[:, 0]
-        centres.append(np.median(coloured))
-    assert centres == sorted(centres, reverse=True)
-
-
-def test_longer_text_is_cut(tmp_path):
-    hidden = [np.zeros(2000, dtype=bool), np.ones(2000, dtype=bool)]
-    paths = [draw_text_masks(tmp_path / f"{i}.png", [["$word "] * 2000], [mask]) for i, mask in enumerate(hidden)]
-    assert Image.open(paths[0]).size == Image.open(paths[1]).size
-    assert share_of(paths[0], "#edb78b") == 0 < 0.4 < share_of(paths[1], "#edb78b")
 
 
 def test_missing_library_is_named_before_the_run(tmp_path, monkeypatch):

@@ -24,16 +24,14 @@ from transformers import (
     Wav2Vec2FeatureExtractor,
 )
 
-from d2v_train.converting.summary import nearest_size
 from d2v_train.models.build import build_config, build_model
 from d2v_train.options.files import load_options
 from d2v_train.programs.convert import is_transformers, run_program
 from d2v_train.programs.pretrain import run_program as pretrain
 from d2v_train.support.jsonl import read_log
-from modeling_d2v import Data2VecConfig, Data2VecModel
+from modeling_d2v import Data2VecModel
 from modeling_d2v.conversion.fairseq.convert import WEIGHTS_NAME, Converted
 from modeling_d2v.model_card import read_license
-from modeling_d2v.presets import preset_names
 from tests.modeling_d2v.reference_fixtures import V1, V2, load_reference, relative_error
 from tests.modeling_d2v.source_checkpoints import content_of, image_classifier, recogniser, text_classifier, write
 
@@ -137,9 +135,6 @@ def test_the_encoder_of_the_teacher(tmp_path):
     assert all(torch.equal(model.get_parameter(name), value) for name, value in expected.named_parameters())
 
 
-# -- further pretraining
-
-
 def test_pretraining_goes_on_from_a_converted_model(tmp_path):
     """Its first loss under the recorded mask is the recorded one; the program itself draws masks of its own."""
     out, _ = convert(content_of("d2v2_audio_base"), tmp_path)
@@ -156,9 +151,6 @@ def test_pretraining_goes_on_from_a_converted_model(tmp_path):
     pretrain([str(ROOT / "recipes/d2v_train/configs/tiny_audio.yaml"), *options, *short])
     assert read_log(tmp_path / "run" / "log.jsonl")[-1]["step"] == 2
     assert AutoModel.from_pretrained(tmp_path / "run" / "final").config.hidden_size == 36
-
-
-# -- refusals
 
 
 class Touch:
@@ -300,9 +292,6 @@ def test_verification_can_fail(tmp_path, monkeypatch):
     refused(tmp_path, source, "--verify", match=r"differs from the source in data2vec\.\S+\.$")
 
 
-# -- models of transformers
-
-
 def tiny_ctc(folder):
     """A speech recogniser of transformers with its tokenizer and feature extractor."""
     config = transformers.Data2VecAudioConfig(
@@ -396,23 +385,6 @@ def test_options_are_not_ignored_in_silence(source, options, tmp_path):
 def test_files_folders_and_names_on_the_hub_are_told_apart(tmp_path):
     assert all(map(is_transformers, (str(tmp_path), "facebook/data2vec-text-base", "me/speech-1.0")))
     assert not any(map(is_transformers, ("nothing.pt", "models/nothing.pth", "./models/base", "a/b/c", "/a/b")))
-
-
-# -- sizes
-
-
-@pytest.mark.parametrize("name", preset_names())
-def test_published_sizes_are_recognised(name):
-    assert nearest_size(Data2VecConfig.preset(name)) == name
-
-
-def test_other_sizes_are_said_to_be_near_one():
-    config = Data2VecConfig.preset("text-base", num_hidden_layers=11, text_config={"average_top_k_layers": 4})
-    assert nearest_size(config) == "no published size (nearest text-base)"
-    assert nearest_size(Data2VecConfig()) == "no published size"
-
-
-# -- large files, and all files of the shared folder
 
 
 @pytest.mark.slow

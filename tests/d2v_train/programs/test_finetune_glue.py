@@ -1,6 +1,5 @@
 """The program for GLUE: every task, prediction files, own data, resuming, sweeps, mistakes of the user."""
 
-import dataclasses
 import json
 import math
 import os
@@ -20,8 +19,7 @@ from model_factory import tiny_config
 from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
-from d2v_train.finetuning.run import write_predictions
-from d2v_train.finetuning.texts.glue import CLASSES, SCORES, TASKS, decide_task, of_one_process
+from d2v_train.finetuning.texts.glue import TASKS, of_one_process
 from d2v_train.inputs.tokenizer import build_tokenizer
 from d2v_train.programs.finetune_glue import GlueArguments
 from d2v_train.programs.finetune_glue import run_program as main
@@ -321,24 +319,6 @@ def test_a_checkpoint_without_a_tokenizer_says_how_to_name_one(glue, pretrained,
         shutil.copy(pretrained / name, tmp_path)
     with pytest.raises(ValueError, match="--tokenizer_name"):
         main(arguments(tmp_path, tmp_path / "run", *of_task(glue, "rte")))
-
-
-def test_classes_of_a_model_in_another_order_keep_it():
-    config = tiny_config("text")
-    config.id2label = {0: "contradiction", 1: "entailment", 2: "neutral"}
-    assert decide_task("mnli", config, None).labels == ("contradiction", "entailment", "neutral")
-    assert decide_task("rte", config, None) is TASKS["rte"]
-    assert decide_task(None, config, None) == dataclasses.replace(CLASSES, labels=tuple(config.id2label.values()))
-    config.problem_type = "regression"
-    assert decide_task(None, config, None) is SCORES
-
-
-def test_what_the_server_of_glue_takes(tmp_path):
-    path = tmp_path / "new" / "RTE.tsv"
-    write_predictions(path, {"index": np.array([0, 2]), "prediction": TASKS["rte"].shown(np.array([1, 0]))})
-    assert path.read_text() == "index\tprediction\n0\tnot_entailment\n2\tentailment\n"
-    assert TASKS["cola"].shown(np.array([1])) == [1]
-    assert TASKS["stsb"].shown(np.array([1.23456])) == ["1.235"]
 
 
 def command(pretrained: Path, glue: Path, output: Path, *more: object) -> list[str]:

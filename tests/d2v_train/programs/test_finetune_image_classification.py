@@ -22,7 +22,6 @@ from d2v_train.data.bad_samples import FATAL, NOTES
 from d2v_train.data.tables import SplitNotFoundError
 from d2v_train.finetuning.class_labels import fraction_of_each_class
 from d2v_train.finetuning.images.arguments import ImageDataArguments
-from d2v_train.finetuning.metrics import accuracies
 from d2v_train.inputs.processors import image_processor
 from d2v_train.inputs.vision import VisionTransform
 from d2v_train.programs.finetune_image_classification import run_program as main
@@ -296,13 +295,6 @@ def test_images_without_labels_are_an_error(checkpoint, pictures, tmp_path):
         main(options(checkpoint, tmp_path / "out", "--do_train"))
     with pytest.raises(ValueError, match="Nothing"):
         main(options(checkpoint, tmp_path / "out", dataset_name=pictures))
-
-
-def test_accuracies_leave_out_what_has_no_label():
-    top = np.array([[0, 1, 2, 3, 4, 5], [5, 4, 3, 2, 1, 0], [1, 0, 2, 3, 4, 5]])
-    assert accuracies(top, np.array([0, 0, -100])) == {"accuracy": 0.5, "top_5_accuracy": 0.5}
-    assert accuracies(top, np.array([4, 4, 5])) == {"accuracy": 0.0, "top_5_accuracy": 2 / 3}
-    assert accuracies(top[:, :2], np.array([0, 5, 0])) == {"accuracy": 2 / 3}
 
 
 @pytest.mark.slow

@@ -7,17 +7,10 @@ import sys
 import numpy as np
 import pytest
 import soundfile
-import yaml
 from tiny_run import PROGRAM, ROOT, pretrain, tiny, write_config
 
-from d2v_train.data.records import open_dataset
-from d2v_train.models.build import build_config, build_model
 from d2v_train.options.errors import OptionError
-from d2v_train.options.files import load_options
-from d2v_train.pretraining.run_tokenizer import prepare_tokenizer
-from d2v_train.pretraining.training import Pretraining
 from d2v_train.runs.checkpoints import CheckpointFolder
-from d2v_train.support.extras import MissingDependencyError, need
 
 
 @pytest.fixture
@@ -67,32 +60,11 @@ def test_output_folder_that_cannot_be_one(config, tmp_path):
             pretrain(config, tmp_path / folder)
 
 
-def test_weights_of_another_width_and_model_of_another_kind(config, tmp_path):
-    options = load_options(config, [f"output_dir={tmp_path}"])
-    build_model(options, build_config(options)).save_pretrained(tmp_path / "narrow")
-    with pytest.raises(OptionError, match="narrow.*shapes"):
-        pretrain(config, tmp_path / "run", f"init_from={tmp_path / 'narrow'}", "model.hidden_size=64")
-    (tmp_path / "bert").mkdir()
-    (tmp_path / "bert" / "config.json").write_text('{"model_type": "bert"}')
-    with pytest.raises(OptionError, match="'bert'"):
-        pretrain(config, tmp_path / "run", f"init_from={tmp_path / 'bert'}", "model=null")
-
-
 def test_program_ends_in_one_sentence_without_a_traceback(config, tmp_path):
     command = [sys.executable, str(PROGRAM), str(config), f"output_dir={tmp_path / 'run'}"]
     done = subprocess.run([*command, "audio.split=holdout"], cwd="/", capture_output=True, text=True)
     assert done.returncode == 1 and "Traceback" not in done.stderr
     assert done.stderr.strip().splitlines()[-1].startswith("OptionError: The data cannot be set up: There is no split")
-
-
-def test_error_in_a_step_keeps_its_type(config, tmp_path, monkeypatch):
-    def broken(self, batches):
-        raise ValueError("an error of the program")
-
-    monkeypatch.setattr(Pretraining, "train_step", broken)
-    with pytest.raises(ValueError, match="an error of the program") as error:
-        pretrain(config, tmp_path / "run")
-    assert not isinstance(error.value, OptionError)
 
 
 def test_resume_notices_other_data(config, tmp_path, clips):
@@ -109,58 +81,6 @@ def test_resume_notices_other_data(config, tmp_path, clips):
         pretrain(config, tmp_path / "run", *longer)
     (clips / "3.wav").unlink()
     assert pretrain(config, tmp_path / "run", *longer)["steps"] == 2
-
-
-# -- the tokenizer of an attempt that was given up
-
-
-def text_options(tmp_path):
-    tree = {"output_dir": str(tmp_path / "run"), "text": {"batch_size": 2},
-            "model": {"text_config": {"vocab_size": 300}}}  # fmt: skip
-    (tmp_path / "text.yaml").write_text(yaml.safe_dump(tree))
-    return load_options(tmp_path / "text.yaml")
-
-
-def documents(tmp_path, word):
-    path = tmp_path / f"{word}.txt"
-    path.write_text("\n\n".join(f"{word} {number} {word}{word}" for number in range(30)))
-    return open_dataset("text", str(path))
-
-
-def spelled(tokenizer):
-    return tokenizer.backend_tokenizer.to_str()
-
-
-@pytest.mark.parametrize("left_over", ["whole", "empty", "config only", "half", "draft"])
-def test_left_over_tokenizer_is_replaced_unless_the_run_has_a_checkpoint(tmp_path, left_over):
-    options, folder = text_options(tmp_path), tmp_path / "run" / "tokenizer"
-    old, new = documents(tmp_path, "old"), documents(tmp_path, "new")
-    first = prepare_tokenizer(options, old, folder)
-    assert spelled(prepare_tokenizer(options, new, folder, write=False)) == spelled(first), "another process reads it"
-    if left_over == "draft":
-        folder.rename(folder.with_name(".tokenizer.draft"))
-    for path in folder.glob("*"):
-        if left_over == "empty" or (left_over == "config only" and path.name != "tokenizer_config.json"):
-            path.unlink()
-        elif left_over == "half":
-            path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    second = prepare_tokenizer(options, new, folder)
-    assert spelled(second) != spelled(first)
-
-    CheckpointFolder(tmp_path / "run" / "checkpoints").save(1, {}, {}, {})
-    assert spelled(prepare_tokenizer(options, old, folder)) == spelled(second)
-    for path in folder.glob("*"):
-        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    assert spelled(prepare_tokenizer(options, new, folder)) == spelled(second), "made again from the same data"
-
-
-# -- optional libraries
-
-
-def test_missing_library_names_its_extra():
-    with pytest.raises(MissingDependencyError, match=r"soundfil_.*\[audio\]"):
-        need("soundfil_", extra="audio")
-    assert need("soundfile", "audio") is soundfile
 
 
 def test_program_runs_without_what_it_does_not_need(tmp_path):

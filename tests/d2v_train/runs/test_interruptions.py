@@ -1,6 +1,5 @@
 """Signals end a run with a checkpoint and a defined exit code; one run at a time has a folder."""
 
-import json
 import os
 import resource
 import signal
@@ -19,7 +18,7 @@ from d2v_train.options.errors import OptionError
 from d2v_train.pretraining.training import Pretraining
 from d2v_train.runs.checkpoints import CheckpointError, CheckpointFolder
 from d2v_train.runs.interruptions import INTERRUPTED, RESUMABLE, Interruptions, RunInterrupted
-from d2v_train.runs.lock import LOCK, FolderInUseError, RunLock
+from d2v_train.runs.lock import RunLock
 from d2v_train.support.processes import Processes
 from d2v_train.support.storage import WriteError
 
@@ -34,9 +33,6 @@ def config(tmp_path):
 def send(*numbers):
     for number in numbers:
         os.kill(os.getpid(), number)
-
-
-# -- the signals themselves
 
 
 @pytest.mark.parametrize(
@@ -93,9 +89,6 @@ def test_clock_of_the_main_process_asks_for_checkpoints():
     assert other.checkpoint and not other.stop
 
 
-# -- a run
-
-
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
 def test_signalled_run_goes_on_bit_for_bit(config, tmp_path, monkeypatch, number):
     """The signal comes within a step between two log lines, another one while the checkpoint is written."""
@@ -110,25 +103,6 @@ def test_signalled_run_goes_on_bit_for_bit(config, tmp_path, monkeypatch, number
     assert not (tmp_path / "cut" / "final").exists()
     pretrain(config, tmp_path / "cut")
     assert_same_run(tmp_path / "whole", tmp_path / "cut")
-
-
-def test_signal_in_the_last_checkpoint_is_not_lost(config, tmp_path, monkeypatch):
-    save = Pretraining.save
-    with monkeypatch.context() as patch:
-        patch.setattr(Pretraining, "save", lambda run: (save(run), send(signal.SIGTERM)))
-        with pytest.raises(RunInterrupted, match="step_00000006"):
-            pretrain(config, tmp_path / "run")
-    assert pretrain(config, tmp_path / "run")["steps"] == 6 and (tmp_path / "run" / "final").exists()
-
-
-def test_checkpoints_by_the_clock_and_for_ever(config, tmp_path):
-    pretrain(config, tmp_path / "clock", "checkpoints.minutes=1e-9", "checkpoints.keep_last=9")
-    assert len(CheckpointFolder(tmp_path / "clock" / "checkpoints").whole()) == 6
-    pretrain(config, tmp_path / "clock", "checkpoints.keep_last=1")
-    assert len(CheckpointFolder(tmp_path / "clock" / "checkpoints").whole()) == 1
-    pretrain(config, tmp_path / "kept", "checkpoints.keep_every=2", "checkpoints.keep_last=1", "checkpoints.every=3")
-    names = [path.name for path in CheckpointFolder(tmp_path / "kept" / "checkpoints").whole()]
-    assert names == ["step_00000002", "step_00000004", "step_00000006"]
 
 
 def test_run_is_not_silently_started_over(config, tmp_path, caplog):
@@ -197,52 +171,6 @@ def test_finished_model_that_does_not_fit_leaves_the_one_before(config, tmp_path
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert (final / "model.safetensors").read_bytes() == before
     assert not list((tmp_path / "run").glob(".final*"))
-
-
-# -- the folder
-
-HOLD = """
-import fcntl, json, os, sys, time
-file = open(sys.argv[1], "w+")
-fcntl.lockf(file, fcntl.LOCK_EX)
-file.write(json.dumps({"pid": os.getpid(), "host": "here", "since": "now"})), file.flush()
-if os.fork() == 0:  # a data worker that outlives its run
-    print(os.getpid(), flush=True)
-time.sleep(60)
-"""
-
-
-def test_second_run_is_refused_until_the_first_has_ended_in_whatever_way(config, tmp_path):
-    folder = tmp_path / "run"
-    folder.mkdir()
-    (folder / LOCK).write_text("a lock file that a killed run has left behind")
-    with subprocess.Popen([sys.executable, "-c", HOLD, str(folder / LOCK)], stdout=subprocess.PIPE) as other:
-        orphan = int(other.stdout.readline())
-        try:
-            with pytest.raises(FolderInUseError, match=f"process {other.pid}"):
-                pretrain(config, folder)
-            assert not (folder / "run.yaml").exists()
-        finally:
-            other.kill()
-            other.wait()
-            lock = RunLock(folder)
-            lock.hold()
-            os.kill(orphan, signal.SIGKILL)
-    lock.release()
-    assert pretrain(config, folder, "max_steps=1")["steps"] == 1
-    assert json.loads((folder / LOCK).read_text())["pid"] == os.getpid()
-
-
-def test_file_system_without_locks_is_said(tmp_path, monkeypatch, caplog):
-    def refuse(*_):
-        raise OSError(38, "Function not implemented")
-
-    monkeypatch.setattr("d2v_train.runs.lock.fcntl.lockf", refuse)
-    RunLock(tmp_path).hold()
-    assert "Function not implemented" in caplog.text
-
-
-# -- other processes
 
 
 @pytest.fixture(scope="module")

@@ -3,9 +3,7 @@
 import json
 
 import pytest
-import torch
 
-from d2v_train.measuring.step_meter import MetricsWindow
 from d2v_train.support.jsonl import RunLog, read_log
 
 
@@ -13,36 +11,6 @@ def opened(path, step=0):
     log = RunLog(path)
     log.open(step)
     return log
-
-
-def test_window_averages_by_weight_and_survives_a_checkpoint():
-    window = MetricsWindow()
-    window.add("loss", torch.tensor(1.0))
-    window.add("loss", 0.5, 0)  # a second micro-batch of the same step
-    copy = MetricsWindow()
-    copy.load_state_dict(json.loads(json.dumps(window.state_dict())))
-    for each in (window, copy):
-        each.add("loss", 2.5)
-        assert each.means() == {"loss": 2.0}
-
-
-def test_window_sums_over_processes():
-    window = MetricsWindow()
-    window.add("loss", 3.0)
-    assert window.means(lambda sums: sums + torch.tensor([[1.0], [1.0]])) == {"loss": 2.0}
-
-
-def test_what_was_counted_nowhere_is_left_out():
-    window = MetricsWindow()
-    for value in ("nan", 0.25, 0.75):
-        window.add_if_known("share", torch.tensor(float(value)))
-    window.add_if_known("unknown", torch.tensor(float("nan")))
-    copy = MetricsWindow()
-    copy.load_state_dict(json.loads(json.dumps(window.state_dict())))
-    assert window.means() == copy.means() == {"share": 0.5}
-    # Another process knows the second value, too, and nothing of the first.
-    other = torch.tensor([[0.0, 3.0], [0.0, 1.0]])
-    assert window.means(lambda sums: sums + other) == {"share": 0.5, "unknown": 3.0}
 
 
 def test_broken_lines_in_the_middle_lose_only_themselves(tmp_path):

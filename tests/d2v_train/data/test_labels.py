@@ -1,0 +1,44 @@
+"""Labels: parts held out class by class, and labels that are no class."""
+
+import numpy as np
+import pytest
+
+from d2v_train.data.labels import MissingLabelsError, hold_out, whole_label
+from d2v_train.data.records import RawDataset
+from d2v_train.data.tables import Table
+
+
+def dataset(labels):
+    return RawDataset("text", Table([f"text {number}" for number in range(len(labels))], labels=np.array(labels)))
+
+
+def texts(part):
+    return [part[index]["text"] for index in range(len(part))]
+
+
+def test_a_share_of_every_class_is_held_out_and_nothing_is_lost():
+    labels = [0] * 40 + [1] * 10 + [2] * 2 + [3]
+    data = dataset(labels)
+    rest, held = hold_out(data, share=0.2, seed=1)
+    assert np.bincount(held.labels, minlength=4).tolist() == [8, 2, 1, 0]
+    assert sorted(texts(rest) + texts(held)) == sorted(texts(data))
+    order = [int(text.split()[1]) for text in texts(held)]
+    assert order == sorted(order), "in the order of the data set"
+    assert texts(hold_out(data, seed=1)[1]) == texts(held) != texts(hold_out(data, seed=2)[1])
+
+
+def test_parts_are_limited_to_a_random_choice():
+    rest, held = hold_out(dataset([0, 1] * 50), max_samples=7, share=0.3)
+    assert len(rest) == len(held) == 7 and not set(texts(rest)) & set(texts(held))
+
+
+def test_nothing_can_be_held_out_of_single_samples():
+    with pytest.raises(ValueError, match="4 training samples"):
+        hold_out(dataset([0, 1, 2, 3]))
+
+
+@pytest.mark.parametrize("label, message", [(None, "Sample 5 has no label"), (-1, "no label"), (2.5, "real number")])
+def test_what_is_no_class_is_said(label, message):
+    with pytest.raises(MissingLabelsError, match=message):
+        whole_label(label, 5)
+    assert whole_label(np.int64(3), 5) == 3

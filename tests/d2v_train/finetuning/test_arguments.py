@@ -1,0 +1,29 @@
+"""Options that contradict themselves or are out of range are named."""
+
+import pytest
+
+from d2v_train.finetuning.arguments import FinetuningArguments, ModelArguments
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"tri_stage": "0.1,0.4"}, "shares"),
+        ({"tri_stage": "0.5,0.5,0.5"}, "sum to 1"),
+        ({"layer_decay": 0.0}, "layer_decay"),
+        ({"weights_ema_decay": 1.0}, "weights_ema_decay"),
+        ({"output_dir": None}, "output_dir"),
+        ({"early_stopping_patience": 2}, "--eval_strategy.*--save_strategy"),
+    ],
+)
+def test_bad_options_are_named(tmp_path, options, message):
+    with pytest.raises(ValueError, match=message):
+        FinetuningArguments(**{"output_dir": str(tmp_path), **options})
+
+
+def test_a_model_must_be_named():
+    with pytest.raises(ValueError, match="--model_name_or_path"):
+        ModelArguments()
+    with pytest.raises(ValueError, match="--from_scratch"):
+        ModelArguments(config_name="text-base")
+    assert ModelArguments(config_name="text-base", from_scratch=True).hub_options["revision"] == "main"

@@ -1,0 +1,55 @@
+"""Rules of health: each holds only while all of the last records agree, and says what to change."""
+
+import pytest
+
+from d2v_train.health.rules import Series, judge
+from d2v_train.options.files import load_options
+
+
+PATIENCE = 3
+GOOD = {"loss": 0.5, "target_std": 1.0, "prediction_std": 0.5, "local_std": 1.0, "grad_norm": 1.0}
+
+
+def found(*changes, overrides=()):
+    """Names and whether they stop, after a series of records that differ from good ones by `changes`."""
+    series = Series(PATIENCE)
+    series.begin(GOOD)
+    for change in changes:
+        series.add(GOOD | change)
+    options = load_options("tiny_audio", ["output_dir=x", *overrides])
+    findings = list(judge("audio", series, options))
+    for finding in findings:
+        assert finding.modality == "audio" and any(f"{part}." in finding.message for part in ("optim", "model"))
+    return {finding.name: finding.stop for finding in findings}
+
+
+@pytest.mark.parametrize(
+    "change, name, stop",
+    [
+        ({"target_std": 0.0}, "target_std_collapsed", True),
+        ({"prediction_std": 0.0}, "prediction_std_collapsed", True),
+        ({"local_std": 0.01}, "local_encoder_dead", True),
+        ({"local_std": 0.1}, "local_encoder_weak", False),
+    ],
+)
+def test_a_rule_waits_until_all_records_agree(change, name, stop):
+    assert found(*[change] * PATIENCE).get(name) is stop
+    assert name not in found(*[change] * (PATIENCE - 1))
+    assert name not in found(change, {}, change, change)
+    assert name not in found(*[{}] * PATIENCE)
+
+
+def test_a_limit_of_0_switches_a_rule_off():
+    collapsed = [{"target_std": 0.0}] * PATIENCE
+    assert "target_std_collapsed" not in found(*collapsed, overrides=["health.min_target_std=0"])
+
+
+def test_the_last_records_are_given_only_where_all_of_them_hold_the_value():
+    series = Series(2)
+    for record in ({"a": 1.0}, {"a": 2.0, "b": 5.0}, {"a": 3.0, "b": 6.0}):
+        series.add(record)
+    assert series.last("a") == [2.0, 3.0] and series.last("b") == [5.0, 6.0]
+    assert series.last("a", times=2) == [] and series.last("c") == []
+    series.add({"b": 7.0})
+    assert series.last("a") == [] and not series.always("a", lambda value: True)
+    assert series.always("b", lambda value: value > 5) and not series.always("b", lambda value: value > 6)

@@ -1,0 +1,57 @@
+"""Drawings of what a model predicts: hidden patches covered, long text cut."""
+
+import itertools
+
+import numpy as np
+from PIL import Image
+
+from d2v_train.models.build import build_config
+from d2v_train.options.files import load_options
+from d2v_train.probing.drawings import (
+    BAND_ROWS,
+    HIDDEN,
+    banded_spectrogram,
+    draw_audio_masks,
+    draw_image_masks,
+    draw_text_masks,
+)
+
+
+def share_of(path, colour=HIDDEN, tolerance=12):
+    """Share of the pixels of a picture that have about a colour."""
+    wanted = np.array([int(colour[place : place + 2], 16) for place in (1, 3, 5)])
+    return (np.abs(np.asarray(Image.open(path).convert("RGB"), dtype=int) - wanted).max(axis=2) < tolerance).mean()
+
+
+def test_hidden_patches_are_covered_and_no_others(tmp_path):
+    masks = np.zeros((2, 1, 2, 2), dtype=bool)
+    masks[1] = True
+    none = draw_image_masks(tmp_path / "none.png", [np.zeros((3, 8, 8))], masks[:1], ["a"])
+    every = draw_image_masks(tmp_path / "every.png", [np.zeros((3, 8, 8))], masks[1:], ["a"])
+    assert share_of(none, tolerance=40) == 0 and share_of(every, tolerance=40) > 0.25
+
+
+def test_longer_text_is_cut(tmp_path):
+    hidden = [np.zeros(2000, dtype=bool), np.ones(2000, dtype=bool)]
+    paths = [draw_text_masks(tmp_path / f"{i}.png", [["$word "] * 2000], [mask]) for i, mask in enumerate(hidden)]
+    assert Image.open(paths[0]).size == Image.open(paths[1]).size
+    assert share_of(paths[0], "#edb78b") == 0 < 0.4 < share_of(paths[1], "#edb78b")
+
+
+def test_bands_of_a_spectrogram_are_drawn_where_their_sound_is(tmp_path):
+    config = build_config(load_options("tiny_spectrogram", ["output_dir=x"]))
+    edges = config.audio_config.band_edges
+    centres: list[float] = []
+    times, stride = np.arange(16_000) / 16_000, config.audio_config.frame_stride
+    for band, (low, high) in enumerate(itertools.pairwise(edges)):
+        tone = np.sin(2 * np.pi * (low + high) / 2 * times)
+        rows = banded_spectrogram(tone, stride, 16_000, edges).mean(axis=1)
+        assert rows.reshape(len(edges) - 1, BAND_ROWS).max(axis=1).argmax() == band
+        mask = np.zeros((1, 4, 12), dtype=bool)
+        mask[:, band] = True
+        path = draw_audio_masks(tmp_path / f"{band}.png", [tone], [mask], ["tone"], stride, 16_000, edges)
+        # Covered with its sound, a band hides it; the others are white but for what leaks into them.
+        hidden = np.asarray(Image.open(path).convert("RGB"), dtype=int)
+        coloured = np.argwhere(hidden[..., 0] - hidden[..., 2] > 60)[:, 0]
+        centres.append(np.median(coloured))
+    assert centres == sorted(centres, reverse=True)

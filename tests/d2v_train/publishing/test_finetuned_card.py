@@ -1,0 +1,33 @@
+"""The card of a fine-tuned model."""
+
+import json
+
+from finetuning_example import make_trainer
+from huggingface_hub import ModelCard
+
+from d2v_train.finetuning.run import run
+
+
+def test_the_card_tells_results_data_and_settings(tmp_path):
+    trainer = make_trainer(tmp_path, max_steps=2, do_eval=True, layer_decay=0.65)
+    trainer.card = {"finetuned_from": "user/model", "tasks": "text-classification", "dataset": "nyu-mll/glue"}
+    results = run(trainer)
+    card = ModelCard.load(tmp_path / "README.md")
+    assert card.data.base_model == "user/model" and card.data.pipeline_tag == "text-classification"
+    assert "trained from `user/model` on nyu-mll/glue" in card.text
+    assert f"| eval_loss | {results['eval_loss']:.4g} |" in card.text and "runtime" not in card.text
+    for line in (
+        "| schedule | linear |",
+        "| updates | 2 |",
+        "| batch size | 4 |",
+        "| layer decay | 0.65 |",
+        "| learning rate | 0.01 |",
+    ):
+        assert line in card.text
+    stored = json.loads((tmp_path / "all_results.json").read_text())
+    assert {stored[name] == results[name] for name in ("train_loss", "eval_loss")} == {True}
+
+    trainer.card |= {"finetuned_from": str(tmp_path), "dataset": str(tmp_path)}
+    trainer.create_model_card()
+    local = ModelCard.load(tmp_path / "README.md")
+    assert local.data.base_model is None and str(tmp_path) not in local.text and f"`{tmp_path.name}`" in local.text

@@ -1,0 +1,77 @@
+"""The objective: distances against their formula, identities of samples, masks that ignore where padding lies."""
+
+import numpy as np
+import pytest
+import torch
+from model_factory import tiny_config
+
+from modeling_d2v.objective import content_ids, distance, loss_divisor, pretraining_output, resolve_mask
+
+
+def settings(beta=0.0, scale=None):
+    return tiny_config("text", text_config={"loss_beta": beta, "loss_scale": scale}).text_config
+
+
+@pytest.mark.parametrize("scale", [None, 0.3])
+@pytest.mark.parametrize("beta", [0.0, 0.5, 2.0])
+def test_the_distance_is_the_formula(beta, scale):
+    predictions, targets = torch.randn(7, 16), torch.randn(7, 16)
+    error = np.abs((predictions - targets).double().numpy())
+    smooth = np.where(error < beta, error**2 / (2 * beta), error - beta / 2) if beta else error**2
+    found = distance(settings(beta, scale), 16, predictions, targets)
+    assert found.item() == pytest.approx(smooth.sum() * (scale or 16**-0.5), rel=1e-5)
+
+
+def test_the_distance_is_summed_in_float32():
+    predictions, targets = torch.full((4, 1024), 1.0), torch.zeros(4, 1024)
+    found = distance(settings(scale=1.0), 1024, predictions.bfloat16(), targets.bfloat16())
+    assert found.dtype == torch.float32 and found.item() == 4096
+
+
+def test_sums_are_divided_by_the_items_of_all_devices_or_those_of_the_batch():
+    mask = torch.rand(2, 3, 10) < 0.5
+    assert loss_divisor(mask, None) == mask.sum()
+    assert loss_divisor(mask, 77) == loss_divisor(mask, torch.tensor(77)) == 77
+    assert loss_divisor(torch.zeros_like(mask), None) == 1, "a batch without a masked token has loss 0, not NaN"
+
+
+@pytest.mark.parametrize("values", [torch.randint(0, 99, (3, 12)), torch.randn(3, 12)], ids=["ids", "samples"])
+def test_equal_content_is_the_same_sample_whatever_lies_beside_and_behind_it(values):
+    values[2] = values[0]
+    ids = content_ids(values, None)
+    assert ids[0] == ids[2] != ids[1]
+    assert torch.equal(content_ids(values[1:], None), ids[1:])
+    mask = torch.arange(12)[None] < torch.tensor([12, 7, 7])[:, None]
+    other = torch.where(mask, values, values.flip(1) + 1)
+    assert torch.equal(content_ids(values, mask), content_ids(other, mask))
+    assert not torch.equal(content_ids(values, None), content_ids(values.flip(1), None)), "the order counts"
+
+
+def test_masks_are_drawn_for_real_tokens_wherever_the_padding_is():
+    text = tiny_config("text").text_config
+    key = {"seed": 0, "step": 3, "sample_ids": torch.tensor([5])}
+    alone = resolve_mask(None, text, torch.zeros(1, 12, 4), None, None, key)
+    real = torch.tensor([[False] * 3 + [True] * 7 + [False] * 2 + [True] * 5])
+    padded = resolve_mask(None, text, torch.zeros(1, 17, 4), real, None, key)
+    assert torch.equal(padded[:, :, real[0]], alone)
+    assert not padded[:, :, ~real[0]].any() and alone.any()
+
+
+def test_a_given_mask_hides_padding_only_where_that_is_wanted():
+    text = tiny_config("text").text_config
+    features, real = torch.zeros(2, 6, 4), torch.arange(6)[None] < torch.tensor([[6], [4]])
+    given = torch.ones(2, 6, dtype=torch.bool)
+    assert torch.equal(resolve_mask(given, text, features, real, None, {}), real[:, None])
+    assert resolve_mask(given, text, features, real, None, {}, mask_padding=True).all()
+
+
+def test_measures_of_collapse_leave_padding_out():
+    mask = torch.zeros(1, 2, 6, dtype=torch.bool)
+    mask[:, :, 1:3] = True
+    real = torch.arange(6)[None] < 4
+    features = torch.ones(1, 6, 8)
+    features[:, 4:] = torch.randn(1, 2, 8) * 100
+    losses = {"regression": torch.tensor(2.0), "cls": torch.tensor(0.5)}
+    out = pretraining_output(losses, torch.randn(4, 8), torch.randn(4, 8), mask, features, real)
+    assert out.loss == 2.5 and out.num_items == 4 and out.masked_fraction == 0.5
+    assert out.local_std < 0.01 < pretraining_output(losses, features[0], features[0], mask, features, None).local_std

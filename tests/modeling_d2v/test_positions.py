@@ -1,0 +1,49 @@
+"""Positions and lengths against tables recorded from the reference implementation."""
+
+import pytest
+import torch
+
+from modeling_d2v.positions import AlibiBias, alibi_slopes, sincos_2d, text_positions
+from tests.modeling_d2v.reference_fixtures import load_numbers, relative_error
+
+
+@pytest.mark.parametrize("heads", [6, 8, 12, 16])
+def test_alibi_slopes(heads):
+    assert alibi_slopes(heads) == pytest.approx(load_numbers()["alibi_slopes"][str(heads)], rel=1e-6)
+
+
+def test_alibi_of_a_sequence():
+    recorded = load_numbers()["alibi_1d"]
+    alibi = AlibiBias(recorded["heads"], 1)
+    bias = alibi.scaled(alibi(torch.arange(recorded["T"])[None], None, 0), 0)[0]
+    assert relative_error(bias, torch.tensor(recorded["bias"])) < 1e-6
+
+
+@pytest.mark.parametrize("distance", ["manhattan", "euclidean"])
+def test_alibi_of_a_grid(distance):
+    recorded = load_numbers()["alibi_2d"][distance]
+    height, width = recorded["grid"]
+    alibi = AlibiBias(recorded["heads"], 1, distance=distance)
+    bias = alibi.scaled(alibi(torch.arange(height * width)[None], (height, width), 0), 0)[0]
+    assert relative_error(bias, torch.tensor(recorded["bias"])) < 1e-6
+
+
+def test_alibi_of_kept_tokens_and_extra_tokens():
+    """Kept tokens keep their distances, whatever lies between them; extra tokens are at no distance."""
+    full = AlibiBias(4, 1)(torch.arange(9)[None], None, 0)
+    kept = torch.tensor([[0, 3, 4, 8]])
+    part = AlibiBias(4, 1)(kept, None, 2)
+    assert torch.equal(part[0, :, 2:, 2:], full[0][:, kept[0]][:, :, kept[0]])
+    assert not part[:, :, :2].any() and not part[:, :, :, :2].any()
+
+
+def test_sine_and_cosine_table():
+    recorded = load_numbers()["sincos_2d"]
+    table = sincos_2d(recorded["dim"], (recorded["grid"], recorded["grid"]))
+    assert relative_error(table, torch.tensor(recorded["values"])) < 1e-6
+
+
+def test_positions_of_text():
+    recorded = load_numbers()["text_positions"]
+    positions = text_positions(torch.tensor(recorded["tokens"]), recorded["pad"])
+    assert positions.tolist() == recorded["positions"]

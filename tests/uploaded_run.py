@@ -1,0 +1,21 @@
+"""A short run of pretraining, for the tests of what is published of it."""
+
+from accelerate.state import AcceleratorState, GradientState
+
+from d2v_train.programs import pretrain
+
+
+def train(folder, *options):
+    AcceleratorState._reset_state(reset_partial_state=True)
+    try:
+        pretrain.run_program(
+            ["tiny_vision", f"output_dir={folder}", "max_steps=3", "logging.every=1", "cpu=true", *options]
+        )
+    finally:
+        AcceleratorState._reset_state(reset_partial_state=True)
+        GradientState._reset_state()
+    return folder
+
+
+def section(card, heading):
+    return card.split(f"## {heading}\n", 1)[1].split("\n## ", 1)[0]
