@@ -40,8 +40,6 @@ COVERED = {
     "d2v_train/finetuning/speech/classification.py": "d2v_train/programs/test_finetune_audio_classification.py",
     "d2v_train/finetuning/speech/ctc.py": "d2v_train/programs/test_finetune_ctc.py",
     "d2v_train/finetuning/speech/ctc_task.py": "d2v_train/programs/test_finetune_ctc.py",
-    "d2v_train/finetuning/speech/task.py": "d2v_train/programs/test_finetune_audio_classification.py",
-    "d2v_train/finetuning/speech/training.py": "d2v_train/programs/test_finetune_audio_classification.py",
     "d2v_train/finetuning/texts/arguments.py": "d2v_train/finetuning/texts/test_data.py",
     "d2v_train/finetuning/texts/task.py": "d2v_train/programs/test_finetune_glue.py",
     "d2v_train/options/sections.py": "d2v_train/options/test_run.py",
