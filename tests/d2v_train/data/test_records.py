@@ -141,7 +141,7 @@ def test_a_bad_record_is_replaced_by_the_next_good_one_under_its_own_id():
 def test_samples_that_were_only_converted_are_not_called_bad():
     data = texts("a", "b")
     data.bad.mark(1, "resampled")
-    assert data.bad.report() == "All 2 samples can be used. Noticed on the way:\n  resampled: 1"
+    assert data.bad.report() == "All 2 samples can be used. Noted:\n  resampled: 1"
 
 
 def test_bad_records_are_counted_once_however_often_they_are_read():
@@ -197,7 +197,7 @@ def test_cached_and_uncached_records_are_equal_and_the_cache_is_bounded(monkeypa
 
 def test_report_without_findings():
     bad = BadSamples(3)
-    assert bad.report() == "No bad samples met among 3." and not bad
+    assert bad.report() == "No bad samples found among 3." and not bad
     bad.mark(1, "silent")
     assert bad and bad.total == 0
 
