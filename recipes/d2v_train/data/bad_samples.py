@@ -1,4 +1,4 @@
-"""What is wrong with a sample that cannot be used, and what is only noted."""
+"""Reasons why a sample cannot be used, conversions that are only noted, and the record of both for a dataset."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class BadSample(ValueError):
 
     Args:
         reason: One of `FATAL`.
-        detail: What the decoding library said.
+        detail: Message of the decoding library.
     """
 
     def __init__(self, reason: str, detail: str = ""):
@@ -56,7 +56,7 @@ class BadSamples:
 
     Args:
         size: Number of samples.
-        name_of: Gives the name (file path, row number) of a sample from its index.
+        name_of: Returns the name (file path, row number) of a sample from its index.
     """
 
     def __init__(self, size: int, name_of: Callable[[int], str] = str):
@@ -64,7 +64,7 @@ class BadSamples:
         self.name_of = name_of
 
     def __bool__(self) -> bool:
-        """Whether anything was met at all."""
+        """Return whether anything was recorded."""
         return bool(self.flags.any())
 
     def mark(self, index: int, reason: str) -> None:
@@ -72,7 +72,7 @@ class BadSamples:
         self.flags[index] |= _BIT[reason]
 
     def is_bad(self, index: int) -> bool:
-        """Whether sample `index` is known to be unusable."""
+        """Return whether sample `index` is known to be unusable."""
         return bool(self.flags[index] & _FATAL_BITS)
 
     @property
@@ -81,22 +81,22 @@ class BadSamples:
         return int(((self.flags & _FATAL_BITS) != 0).sum())
 
     def counts(self) -> dict[str, int]:
-        """Number of samples by reason, fatal reasons first; reasons that never occurred are left out."""
+        """Return the number of samples by reason, fatal reasons first; reasons that never occurred are left out."""
         counted = {reason: int(((self.flags & bit) != 0).sum()) for reason, bit in _BIT.items()}
         return {reason: count for reason, count in counted.items() if count}
 
     def names(self, reason: str, limit: int | None = None) -> list[str]:
-        """Names of the samples with `reason`, in the order of the dataset, at most `limit` of them."""
+        """Return the names of up to `limit` samples with `reason`, in the order of the dataset."""
         found = torch.nonzero(self.flags & _BIT[reason]).flatten()[:limit]
         return [self.name_of(int(index)) for index in found]
 
     def report(self, limit: int = 3) -> str:
-        """A printable summary of what was met so far, with up to `limit` names per fatal reason."""
+        """Return a printable summary of what was recorded so far, with up to `limit` names per fatal reason."""
         counts = self.counts()
         if not counts:
-            return f"No bad samples met among {len(self.flags):,}."
+            return f"No bad samples found among {len(self.flags):,}."
         if not self.total:
-            lines = [f"All {len(self.flags):,} samples can be used. Noticed on the way:"]
+            lines = [f"All {len(self.flags):,} samples can be used. Noted:"]
         else:
             verbs = ("is", "was") if self.total == 1 else ("are", "were")
             what = "{} unusable and {} replaced or left out".format(*verbs)

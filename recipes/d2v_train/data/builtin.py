@@ -1,9 +1,9 @@
-"""Built-in data: digits in pictures, digits in speech, and prose about Python, so that a first run needs no download.
+"""Built-in data: images of digits, spoken digits, and prose about Python, so that a first run needs no download.
 
-- vision: scikit-learn's handwritten digits, 1797 grey pictures of 8 x 8, split 1437 / 360 stratified by class.
+- vision: scikit-learn's handwritten digits, 1797 grey images of 8 x 8, split 1437 / 360 stratified by class.
 - audio: the words zero to nine from 40 synthetic voices (1200 clips, train) and 10 other voices (300 clips, test);
   see `recipes/d2v_train/data/builtin_files/README.md`.
-- text: paragraphs of the language reference and of the docstrings that every Python installation carries. The label
+- text: paragraphs of the language reference and of the docstrings that every Python installation contains. The label
   is the area of the library a paragraph is about (`TEXT_AREAS`); train and test share no module and no topic. The
   text differs a little from one Python version to the next; for a given one it is always the same.
 """
@@ -29,7 +29,7 @@ DATA_FOLDER = Path(__file__).resolve().parent / "builtin_files"
 TEST_SHARE_OF_DIGITS = 0.2
 PLAIN_WORD = re.compile(r"(?<!\S)[(\"']?[A-Za-z][A-Za-z'-]+[.,:;)\"']*(?!\S)")
 MIN_WORDS = 8
-"""Paragraphs with fewer plain words are code or say too little to tell what they are about."""
+"""Paragraphs with fewer plain words are left out: they are code, or too short to be classified."""
 
 # Modules that CPython 3.10 to 3.13 all have and that Linux distributions do not split off into packages of their own
 # (as they do with tkinter, idlelib, distutils, test).
@@ -68,7 +68,7 @@ TEST_TOPICS = {"string-methods", "import", "strings", "numeric-types", "naming",
 
 @functools.lru_cache(maxsize=1)
 def load_digit_images() -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Return split -> (pictures uint8 (N, 8, 8), labels int64 (N,)).
+    """Return split -> (images uint8 (N, 8, 8), labels int64 (N,)).
 
     The split is made class by class from a fixed permutation, so that it does not depend on the version of
     scikit-learn's own splitting code.
@@ -79,7 +79,7 @@ def load_digit_images() -> dict[str, tuple[np.ndarray, np.ndarray]]:
     pictures = np.round(digits.images * (255 / 16)).astype(np.uint8)
     labels = digits.target.astype(np.int64)
     order = np.random.RandomState(0).permutation(len(labels))
-    # Within its class, every fifth picture of the permutation is a test picture: 360 in all.
+    # Within its class, every fifth image of the permutation is a test image: 360 in all.
     rank = np.empty(len(labels), dtype=np.int64)
     for label in range(10):
         members = order[labels[order] == label]
@@ -89,7 +89,7 @@ def load_digit_images() -> dict[str, tuple[np.ndarray, np.ndarray]]:
 
 
 def digit_images_table(split: str) -> Table:
-    """Return the pictures of `split` as a table."""
+    """Return the images of `split` as a table."""
     pictures, labels = load_digit_images()[split]
     names = [f"digit picture {split} {row}" for row in range(len(labels))]
     return Table(MemoryRows(pictures, names), labels, None, [str(digit) for digit in range(10)])
@@ -125,7 +125,7 @@ def load_python_prose() -> dict[str, tuple[list[str], np.ndarray, list[str]]]:
     Labels index `text_label_names()`. A paragraph that occurs twice is kept once, in the test split if it is there.
 
     Raises:
-        RuntimeError: If this Python carries no library sources.
+        RuntimeError: If this Python installation lacks the sources of its library.
     """
     names = text_label_names()
     seen: set[str] = set()
@@ -145,8 +145,8 @@ def load_python_prose() -> dict[str, tuple[list[str], np.ndarray, list[str]]]:
     if (counts < 50).any():
         found = dict(zip(names, counts.tolist(), strict=True))
         raise RuntimeError(
-            f"The built-in text is taken from the sources of Python's standard library, and this installation carries "
-            f"too few of them (paragraphs by area: {found}). Give `data.text` a folder of text files instead."
+            f"The built-in text is taken from the sources of Python's standard library, and this installation has "
+            f"too few of them (paragraphs by area: {found}). Set `data.text` to a folder of text files instead."
         )
     return splits
 
@@ -159,7 +159,7 @@ def python_prose_table(split: str) -> Table:
 
 
 def text_label_names() -> list[str]:
-    """Names of the classes of the built-in text, in the order of their labels."""
+    """Return the names of the classes of the built-in text, in the order of their labels."""
     return [LANGUAGE_AREA, *TEXT_AREAS]
 
 
@@ -177,7 +177,7 @@ def _documents(area: str, split: str) -> list[tuple[str, str]]:
 
 
 def _source_files(module: str) -> list[Path]:
-    """Source files of a module or package of the standard library, without importing it."""
+    """Return the source files of a module or package of the standard library, without importing it."""
     spec = importlib.util.find_spec(module)
     if spec is None or spec.origin is None:
         return []
@@ -188,7 +188,7 @@ def _source_files(module: str) -> list[Path]:
 
 
 def _docstrings(path: Path) -> list[str]:
-    """Docstrings of a source file, in the order of the file."""
+    """Return the docstrings of a source file, in the order of the file."""
     try:
         waiting: list[ast.AST] = [ast.parse(path.read_bytes())]
     except (OSError, SyntaxError, ValueError):
@@ -205,7 +205,7 @@ def _docstrings(path: Path) -> list[str]:
 
 
 def _paragraphs(text: str) -> list[str]:
-    """Blank-line-separated blocks with at least `MIN_WORDS` words, white space collapsed, without code and tables."""
+    """Return the paragraphs with at least `MIN_WORDS` words, white space collapsed, without code and tables."""
     blocks = (block for block in re.split(r"\n\s*\n", text) if ">>>" not in block)
     paragraphs = (" ".join(block.split()) for block in blocks)
     return [paragraph for paragraph in paragraphs if len(PLAIN_WORD.findall(paragraph)) >= MIN_WORDS]

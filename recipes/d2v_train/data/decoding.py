@@ -1,7 +1,7 @@
-"""Turn stored values (bytes, paths, arrays) into PIL images, 16 kHz waveforms and strings, and account for bad ones.
+"""Decode stored values (bytes, paths, arrays) into PIL images, 16 kHz waveforms and strings, and report bad ones.
 
 A decoder either returns a good value or raises `BadSample` with one of the `FATAL` reasons; it never returns a value
-that would poison a batch. What had to be converted on the way is told by `NOTES`. `BadSamples` counts both.
+that would make a batch unusable. Conversions are reported by `NOTES`. `BadSamples` counts both.
 """
 
 from __future__ import annotations
@@ -21,10 +21,9 @@ from modeling_d2v.image_processing_data2vec import as_channels
 MAX_AUDIO_SAMPLES = 2**28
 """Longest recording that is decoded, in samples of all channels together: 1 GiB, or 4.6 hours of mono at 16 kHz."""
 MAX_ELONGATION = 100
-"""Greatest ratio of an image's sides; a strip that is resized to fit its shorter side would fill the memory."""
+"""Largest ratio of an image's sides; a narrower strip, resized by its shorter side, would fill the memory."""
 
-
-# A WAV file written to a pipe cannot know its size: writers put 0 or something close to the largest integer there.
+# The size of a WAV file written to a pipe is unknown: writers put 0 or a number close to the largest integer there.
 _UNKNOWN_RIFF_SIZE = 0x7FFF_0000
 
 
@@ -40,7 +39,7 @@ def decode_image(value: object, channels: int | None = 3, notes: list[str] | Non
         `PIL.Image.Image` of mode RGB or L.
 
     Raises:
-        BadSample: If the value is missing, truncated or no image, has one pixel, or an absurd size or shape.
+        BadSample: If the value is missing, truncated or not an image, has one pixel, or an extreme size or shape.
         MissingDependencyError: If pillow is not installed.
     """
     Image, ImageOps = need("PIL.Image", "vision"), need("PIL.ImageOps", "vision")
@@ -66,9 +65,9 @@ def decode_image(value: object, channels: int | None = 3, notes: list[str] | Non
     except Image.DecompressionBombError as error:
         raise BadSample("too large", str(error)) from error
     except Exception as error:  # PIL raises a dozen kinds of exception on damaged files, SyntaxError among them
-        # PIL has no exception of its own for files that end early: only the message of an OSError says so.
+        # PIL has no exception of its own for truncated files, only the message of an OSError.
         reason = "truncated" if "truncated" in str(error) else "unreadable"
-        raise BadSample(reason, _said(error)) from error
+        raise BadSample(reason, _message(error)) from error
 
 
 def decode_audio(value: object, sampling_rate: int = 16_000) -> tuple[np.ndarray, list[str]]:
@@ -119,8 +118,8 @@ def decode_text(value: object) -> str:
     """Return `value` (str or UTF-8 bytes) as a string without surrounding white space.
 
     Raises:
-        BadSample: If there is nothing but white space, or the bytes are not UTF-8; or `value` itself, where a reader
-            of text files put one in the place of what it could not read.
+        BadSample: If there is only white space, or the bytes are not UTF-8; or `value` itself, which readers of text
+            files return for what they could not read.
     """
     if value is None:
         raise BadSample("empty", "no text")
@@ -140,13 +139,13 @@ def decode_text(value: object) -> str:
     return value.encode("utf-8", "replace").decode("utf-8")
 
 
-def _said(error: Exception) -> str:
-    """Kind and message of an exception, without the address of the buffer that was read, which never repeats."""
+def _message(error: Exception) -> str:
+    """Return type and message of an exception, without the address of the buffer, which differs at each read."""
     return f"{type(error).__name__}: {re.sub(r' ?<_io.BytesIO object at [^>]*>', '', str(error))}"
 
 
 def _check_shape(width: int, height: int) -> None:
-    """Refuse an image without content, or of a shape that would be blown up when it is resized."""
+    """Raise `BadSample` for an image without content, or of a shape that resizing would make huge."""
     if width * height == 1:
         raise BadSample("nothing to see", "an image of one pixel")
     if max(width, height) > MAX_ELONGATION * min(width, height):
@@ -154,7 +153,7 @@ def _check_shape(width: int, height: int) -> None:
 
 
 def _image_notes(image: Any) -> list[str]:
-    """What is done to an image of this mode to make it RGB or grey."""
+    """Return the notes on the conversion of an image to RGB or grey."""
     deep = image.mode.startswith("I") or image.mode == "F"
     clear = image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or image.info.get("transparency") is not None
     found = {"CMYK converted": image.mode == "CMYK", "reduced to 8 bits": deep, "transparency put on white": clear}
@@ -199,7 +198,7 @@ def _read_audio(encoded: bytes) -> tuple[np.ndarray, int]:
     except BadSample:
         raise
     except Exception as error:
-        raise BadSample("unreadable", _said(error)) from error
+        raise BadSample("unreadable", _message(error)) from error
     if 0 < len(samples) < promised < 2**62:
         raise BadSample("truncated", f"{len(samples)} samples where the header promises {promised}")
     return samples, rate

@@ -1,14 +1,14 @@
 """Plain folders of images, recordings or text files.
 
 Images and audio follow the layout of `imagefolder` and `audiofolder` of the `datasets` library, read here without it:
-its audio builder wants torchcodec even to list files.
+its audio builder requires torchcodec even to list files.
 
     [split/] [class/ ...] name.suffix          split: train, validation, test, ...; the class is the first folder
     [split/] metadata.csv | metadata.jsonl     column `file_name`, relative to the metadata file, and further columns
-    [split/] speaker / chapter / *.trans.txt   LibriSpeech as it is published, where transcripts are asked for
+    [split/] speaker / chapter / *.trans.txt   LibriSpeech as published, if transcripts are requested
 
-Where a split has metadata, the split is what it lists; a listed file that does not exist is counted as missing.
-Hidden files and folders are passed over.
+A split with metadata consists of the files listed there; a listed file that does not exist is counted as missing.
+Hidden files and folders are ignored.
 """
 
 from __future__ import annotations
@@ -54,8 +54,8 @@ def open_media_folder(modality: str, root: Path, split: str, settings: SourceSet
     unknown = [name for name in wanted if name not in (*kind.columns, "file_name")]
     if unknown:
         raise ColumnNotFoundError(
-            f"There is no column {unknown[0]!r} in {str(root)!r}: the inputs are the files of the folder, and need no "
-            "column to be named."
+            f"There is no column {unknown[0]!r} in {str(root)!r}: the inputs are the files of the folder. Leave the "
+            "column out."
         )
     visible = _visible_files(root)
     files = [path for path in visible if path.suffix.lower() in kind.suffixes]
@@ -92,7 +92,7 @@ def open_media_folder(modality: str, root: Path, split: str, settings: SourceSet
     length = usual_column(existing, settings.length_column, (), "length", str(root))
     universe = {row.get(label) for part in splits.values() for row in part}
     labels = label_names = None
-    # One folder for everything is a place, not a class.
+    # A single folder is a location, not a class.
     if label is not None and len(universe - {None}) > 1:
         labels, label_names = encode_labels([row.get(label) for row in rows], None, universe, str(root))
     groups = None if group is None else [str(row.get(group)) for row in rows]
@@ -109,9 +109,9 @@ def open_text_files(root: Path, split: str, settings: SourceSettings, suffixes: 
     """Open one split of a text file or a folder of text files; None if there are none.
 
     In `.txt`, blank lines separate documents. In `.jsonl` each line is a string or an object with a text field (or the
-    two of a sentence pair) and perhaps a label; one choice of fields holds for the whole file. A file belongs to the
-    split that its name, or a folder above it, starts with; else to "train". What is not UTF-8, not JSON or without
-    text stays in the table, to be counted when read.
+    two of a sentence pair) and optionally a label; the same fields are used for the whole file. A file belongs to the
+    split that its name, or a folder above it, starts with; else to "train". Rows that are not UTF-8, not JSON or
+    without text stay in the table, and are counted as bad when they are read.
 
     Raises:
         ValueError: If there is no such split or field.
@@ -135,11 +135,11 @@ def open_text_files(root: Path, split: str, settings: SourceSettings, suffixes: 
 
 
 def text_files_by_split(root: Path, suffixes: Sequence[str]) -> dict[str, list[Path]]:
-    """Text files of a folder, or the only one, by split; empty if there are none."""
+    """Return the text files of a folder, or the file itself, by split; empty if there are none."""
     splits: dict[str, list[Path]] = {}
     for path in [root] if root.is_file() else _visible_files(root):
         if path.suffix.lower() in suffixes and not path.name.startswith("README"):
-            # Inside the source only: a parent that happens to be called `test` says nothing.
+            # Inside the source only: a parent folder that happens to be called `test` does not name a split.
             steps = () if path == root else path.relative_to(root).parts
             words = (re.split(r"[^a-z]", step.lower())[0] for step in steps)
             splits.setdefault(next((word for word in words if word in SPLIT_NAMES), "train"), []).append(path)
@@ -147,13 +147,13 @@ def text_files_by_split(root: Path, suffixes: Sequence[str]) -> dict[str, list[P
 
 
 def _visible_files(root: Path) -> list[Path]:
-    """Files below `root` in sorted order, hidden ones and those in hidden folders left out."""
+    """Return the files below `root` in sorted order, without hidden ones and those in hidden folders."""
     found = (path for path in root.rglob("*") if path.is_file())
     return sorted(path for path in found if not any(step.startswith(".") for step in path.relative_to(root).parts))
 
 
 def shown_in(path: Path, root: Path) -> str:
-    """What a file of a source is called in reports."""
+    """Return the name of a file of a source for reports."""
     if path == root:
         return path.name
     return path.relative_to(root).as_posix() if path.is_relative_to(root) else str(path)
@@ -165,7 +165,7 @@ def _split_of(relative: Path) -> str:
 
 
 def _metadata_rows(path: Path) -> list[dict[str, Any]]:
-    """Rows of a metadata file, with "file" (an absolute path) in the place of `file_name`."""
+    """Return the rows of a metadata file, with "file" (a path) instead of `file_name`."""
     with open(path, newline="", encoding="utf-8-sig") as file:
         try:
             rows = (
@@ -175,16 +175,16 @@ def _metadata_rows(path: Path) -> list[dict[str, Any]]:
             )
         except (ValueError, csv.Error) as error:
             kind = path.suffix.lstrip(".").upper()
-            raise ValueError(f"The metadata file {path} is no {kind} in UTF-8: {error}.") from error
+            raise ValueError(f"The metadata file {path} is not {kind} in UTF-8: {error}.") from error
     for number, row in enumerate(rows):
         if not isinstance(row, dict) or not row.get("file_name"):
-            raise ValueError(f"Row {number + 1} of {path} has no `file_name`, which tells the file that it describes.")
+            raise ValueError(f"Row {number + 1} of {path} has no `file_name`. Name the file that the row describes.")
     others = ({key: value for key, value in row.items() if key not in ("file_name", None)} for row in rows)
     return [{"file": path.parent / row["file_name"]} | other for row, other in zip(rows, others, strict=True)]
 
 
 def _librispeech_rows(path: Path, suffixes: Sequence[str]) -> list[dict[str, Any]]:
-    """Rows of one chapter: each line of its transcripts is the name of a recording beside them, and what is said."""
+    """Return the rows of one chapter; each line of its file holds the name of a recording and the transcript."""
     rows = []
     for line in path.read_text(encoding="utf-8").splitlines():
         name, _, text = line.strip().partition(" ")
@@ -215,22 +215,22 @@ def _text_rows(path: Path, root: Path, settings: SourceSettings) -> list[dict[st
 
 
 def parse_line(line: bytes) -> Any:
-    """Content of one line of JSON; what cannot be read becomes what the data set raises in its place."""
+    """Return the content of one line of JSON; for an unreadable one, its bytes or a `BadSample` to raise later."""
     try:
         return json.loads(line.decode("utf-8"))
     except UnicodeDecodeError:
         return line
     except (ValueError, RecursionError) as error:
-        return BadSample("unreadable", f"the line is no JSON: {error}")
+        return BadSample("unreadable", f"the line is not JSON: {error}")
 
 
 def choose_fields(objects: list[dict[str, Any]], settings: SourceSettings, name: str) -> dict[str, Any]:
-    """Fields of a file that hold the text (one or two), the label and the group.
+    """Return the fields of a file that hold the text (one or two), the label and the group.
 
-    Told from all objects together, so that one without text, or with null in its place, is only a bad record.
+    They are chosen from all objects together, so that an object without text, or with null, is only a bad record.
 
     Raises:
-        UnclearColumnError: If there are fields and none of them can be told to be the text.
+        UnclearColumnError: If there are fields and the one with the text cannot be determined.
     """
     existing = list(dict.fromkeys(key for fields in objects for key in fields))
     wanted = [settings.column] if isinstance(settings.column, str) else settings.column
@@ -238,14 +238,14 @@ def choose_fields(objects: list[dict[str, Any]], settings: SourceSettings, name:
         texts = {key for fields in objects for key, value in fields.items() if isinstance(value, str)}
         wanted = find_text_columns(existing, [key for key in existing if key in texts])
     if wanted is None and existing:
-        raise UnclearColumnError(f"Cannot tell which field of {name} holds the text; it has: {', '.join(existing)}.")
+        raise UnclearColumnError(f"It is unclear which field of {name} holds the text; it has: {', '.join(existing)}.")
     label = settings.label_column or next((key for key in LABEL_COLUMNS if key in existing), None)
     group = settings.group_column or next((key for key in GROUP_COLUMNS if key in existing), None)
     return {"text": wanted or ["text"], "label": label, "group": group}
 
 
 def pick_fields(fields: dict[str, Any], choice: dict[str, Any]) -> dict[str, Any]:
-    """Value, label and group of one object, as far as they are there."""
+    """Return value, label and group of one object, those that it has."""
     found = tuple(fields.get(key) for key in choice["text"])
     picked: dict[str, Any] = {"value": found[0] if len(found) == 1 else found}
     if choice["label"] in fields:

@@ -1,6 +1,6 @@
-"""What distinguishes the records of one modality from those of another; `inputs/modalities.py` goes on from there.
+"""Sources and decoders of each modality; `inputs/modalities.py` continues with the decoded records.
 
-To read another modality, write its decoder and its built-in sample, and add its entry here.
+To read another modality, write its decoder and its built-in sample, and add an entry here.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ class RecordKind:
     """Records of one modality: where their inputs are found, and how they are decoded.
 
     Args:
-        key: Of the decoded input in a record; the second one of a pair is under `key` + "_pair".
-        decode: `decode(value, channels) -> (decoded value, notes)`; channels are of images.
-        suffixes: Of files that are read without a table of them, in lower case.
+        key: Key of the decoded input in a record; the second one of a pair is under `key` + "_pair".
+        decode: `decode(value, channels) -> (decoded value, notes)`; `channels` applies to images.
+        suffixes: Suffixes, in lower case, of files that are read without a table.
         columns: Usual names of the input column, best first.
-        feature: Class of the `datasets` library that the column has; None for strings, of which a file holds many.
+        feature: Class of the column in the `datasets` library; None for strings, of which a file holds many.
         transcripts: Suffix of files that hold the transcripts of the recordings beside them.
-        builtin: Table of a split, "train" or "test", of the built-in sample.
+        builtin: Returns the table of a split, "train" or "test", of the built-in sample.
     """
 
     key: str

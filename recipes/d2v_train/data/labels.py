@@ -1,4 +1,4 @@
-"""Labels of records, and parts of data that have no split of their own."""
+"""Labels of records, and test parts held out of data without a test split."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from d2v_train.data.records import RawDataset, draw_rows
 
 
 TEST_SHARE = 0.2
-"""Part of the training split that is measured on where there is no test split."""
+"""Share of the training split that is held out if there is no test split."""
 
 
 def hold_out(
@@ -17,18 +17,18 @@ def hold_out(
     """Split a dataset in two, class by class.
 
     Args:
-        dataset: with labels.
-        max_samples: at most so many samples of either part, drawn at random; None for all.
-        share: of every class that goes into the second part, rounded, at least one sample; of a class with a single
-            sample none.
-        seed: of the draw.
+        dataset: Dataset with labels.
+        max_samples: Maximum number of samples of either part, drawn at random; None for all.
+        share: Share of every class that goes into the second part, rounded, at least one sample; a class with a single
+            sample gives none.
+        seed: Seed of the draw.
 
     Returns:
         The rest and the part held out, in the order of `dataset`.
 
     Raises:
-        MissingLabelsError: a label is missing or a real number.
-        ValueError: no class has two samples, or `max_samples` is below 1.
+        MissingLabelsError: If a label is missing or a real number.
+        ValueError: If no class has two samples, or `max_samples` is below 1.
     """
     labels = np.asarray([whole_label(label, index) for index, label in enumerate(dataset.labels)])
     generator = np.random.default_rng(seed)
@@ -39,8 +39,8 @@ def hold_out(
             chosen[members[: max(1, round(len(members) * share))]] = True
     if not chosen.any():
         raise ValueError(
-            f"Nothing can be held out of the {len(labels)} training samples to measure on, because no class has two "
-            "of them. Give more samples of a class, or a split of their own."
+            f"No test part can be held out of the {len(labels)} training samples, because no class has two of them. "
+            "Give more samples of a class, or a test split."
         )
     parts = []
     for indices in (np.flatnonzero(~chosen), np.flatnonzero(chosen)):
@@ -53,15 +53,15 @@ class MissingLabelsError(ValueError):
 
 
 def whole_label(label, index: int) -> int:
-    """Turn the label of sample `index` into an int, or say why it is no class.
+    """Return the label of sample `index` as an int.
 
     Raises:
-        MissingLabelsError: the label is missing, negative (the usual mark of hidden test labels) or a real number.
+        MissingLabelsError: If the label is missing, negative (as hidden test labels usually are) or a real number.
     """
     if label is None or (isinstance(label, int | np.integer) and label < 0):
         raise MissingLabelsError(
-            f"Sample {index} has no label. A probe measures how well classes can be read from features, so it needs "
-            "labelled data: a dataset with a `label` column, a folder with one sub-folder a class, or another split."
+            f"Sample {index} has no label, and a probe measures classes. Give labelled data: a dataset with a `label` "
+            "column, a folder with one sub-folder per class, or another split."
         )
     if isinstance(label, float | np.floating):
         raise MissingLabelsError(

@@ -1,7 +1,7 @@
-"""Rows of parquet files, local or remote, read a row group at a time: nothing is downloaded or converted beforehand.
+"""Rows of parquet files, local or remote, read one row group at a time: nothing is downloaded or converted beforehand.
 
-The footer of a file tells where each row group begins, so a run may start at any row without reading those before it.
-Groups that were read stay in memory up to a number of rows. With samples ordered in blocks of that many rows, each
+The footer of a file contains the offset of each row group, so a run may start at any row without reading those before
+it. Groups that were read stay in memory up to a number of rows. With samples ordered in blocks of that many rows, each
 block is read once in an epoch by every process that prepares batches.
 """
 
@@ -18,23 +18,22 @@ from d2v_train.data.rows import Rows
 
 
 FOOTER_THREADS = 16
-"""Footers that are read at the same time."""
+"""Number of footers that are read concurrently."""
 
 
 class ParquetRows(Rows):
-    """The input column(s) of some parquet files, one after another, undecoded.
+    """The undecoded input column(s) of parquet files, one file after another.
 
     Args:
-        files: paths, or addresses that fsspec opens, such as hf://...
+        files: Paths, or URLs that fsspec opens, such as hf://...
 
     Attributes:
-        columns: those that rows are made of, set once they are known; a row of one column is its value, of several a
-            tuple.
+        columns: Columns of a row, set after construction; a row of one column is its value, of several a tuple.
         features: `datasets.Features` of the files.
-        is_remote: whether the files are not on this machine.
+        is_remote: Whether the files are not on this machine.
 
     Raises:
-        ValueError: a file is no parquet file, or has other columns than the first.
+        ValueError: If a file is not a parquet file, or has other columns than the first.
     """
 
     def __init__(self, files: Sequence[str]):
@@ -51,7 +50,7 @@ class ParquetRows(Rows):
             if footer.schema.to_arrow_schema().names != schema.names:
                 raise ValueError(
                     f"The columns of {file} ({', '.join(footer.schema.to_arrow_schema().names)}) are not those of "
-                    f"{self.files[0]} ({', '.join(schema.names)}). Name only files of one kind."
+                    f"{self.files[0]} ({', '.join(schema.names)}). Give only files with the same columns."
                 )
         self.features = Features.from_arrow_schema(schema)
         self._groups = [
@@ -63,11 +62,11 @@ class ParquetRows(Rows):
         self._forget()
 
     def __len__(self) -> int:
-        """Rows of all files."""
+        """Return the number of rows of all files."""
         return int(self._ends[-1]) if len(self._ends) else 0
 
     def __getitem__(self, row: int) -> Any:
-        """Undecoded value of a row."""
+        """Return the undecoded value of a row."""
         if not 0 <= row < len(self):
             raise IndexError(row)
         number = int(self._ends.searchsorted(row, side="right"))
@@ -77,16 +76,16 @@ class ParquetRows(Rows):
         return values[0] if len(values) == 1 else values
 
     def keep(self, rows: int) -> None:
-        """Set how many rows stay in memory; two row groups more do."""
+        """Set how many rows stay in memory, besides two row groups."""
         self._room = rows + 2 * self._largest
 
     def column(self, name: str) -> list[Any]:
-        """A whole column, which is read without the others."""
+        """Return a whole column, read without the others."""
         return [value for number in range(len(self._groups)) for value in self._read(number, [name])[name].to_pylist()]
 
     @property
     def identity(self) -> str:
-        """What changes when the columns or the files change, as far as footers tell."""
+        """A string that changes with the columns or the files, as far as their footers show."""
         parts = [str(self.columns)]
         for file, footer in zip(self.files, self._footers, strict=True):
             changed = "" if "://" in file else os.stat(file).st_mtime_ns
@@ -95,7 +94,7 @@ class ParquetRows(Rows):
         return "\n".join(parts)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave out what a process keeps for itself."""
+        """Return the state without what belongs to one process."""
         return {name: value for name, value in self.__dict__.items() if name not in ("_kept", "_lock")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -109,8 +108,8 @@ class ParquetRows(Rows):
         self._process = os.getpid()
 
     def _group(self, number: int) -> Any:
-        """Table of a row group, out of memory or of its file."""
-        if self._process != os.getpid():  # forked: what is there belongs to the parent, its lock may be held
+        """Return the table of a row group, from memory or from its file."""
+        if self._process != os.getpid():  # forked: the tables belong to the parent, and its lock may be held
             self._forget()
         with self._lock:
             if number not in self._kept:
@@ -132,9 +131,9 @@ class ParquetRows(Rows):
 
 def _open(path: str) -> Any:
     import fsspec
-    import huggingface_hub  # noqa: F401  (makes hf:// known)
+    import huggingface_hub  # noqa: F401  (registers hf://)
 
-    # The reader asks for what it needs; reading ahead would fetch the columns that are left out.
+    # The reader requests what it needs; reading ahead would fetch the columns that are left out.
     return fsspec.open(path, "rb", **({"cache_type": "none"} if "://" in path else {})).open()
 
 
@@ -146,4 +145,4 @@ def _footer(path: str) -> Any:
         with _open(path) as source:
             return pyarrow.parquet.read_metadata(source)
     except pyarrow.ArrowInvalid as error:
-        raise ValueError(f"{path} is no parquet file, or not whole: {error}.") from error
+        raise ValueError(f"{path} is not a parquet file, or is incomplete: {error}.") from error

@@ -1,4 +1,4 @@
-"""Records of one modality, from any source, that never crash a run and never hide a bad sample."""
+"""Records of one modality from any source; bad samples are replaced and counted."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ logger = logging.getLogger(__name__)
 AUTO_CACHE_BYTES = 256 * 2**20
 """Decoded samples that `cache="auto"` keeps, in bytes per process."""
 MAX_WARNINGS = 5
-"""Bad samples of a data set, or of a modality of a run, that are logged one by one."""
+"""Number of bad samples of a dataset, or of a modality of a run, that are logged one by one."""
 
 
 class Origin(NamedTuple):
-    """Where a record is from."""
+    """Dataset and index of a record."""
 
     dataset: RawDataset
     index: int
     drawn: bool
-    """Whether the record was asked for, or stands in for another one."""
+    """Whether the record was requested, not a substitute for another one."""
 
     def reject(self, error: BadSample, report: DataReport | None = None) -> None:
-        """Count the sample as bad, for what only showed in its transform."""
+        """Count the sample as bad because of an error in its transform."""
         self.dataset.reject(self.index, error, self.drawn, report)
 
 
@@ -46,25 +46,25 @@ class RawDataset(Dataset):
 
     `dataset[i]` is a dict with "id" (int, always i), the raw input ("image": upright PIL image | "audio": float32
     (S,) mono at 16 kHz | "text": str, and "text_pair": str for sentence pairs), "label" (int class, float score or
-    None), "group" (str or None), "transcript" (str) where a column of them was named, and "origin" (`Origin`).
+    None), "group" (str or None), "transcript" (str) if the source has a column of them, and "origin" (`Origin`).
 
     A bad record is replaced by the next good one, in a fixed order, under its own id: the sample after it, the one
-    after that, and so on, round the end (in large data sets, distant ones after the next hundred). `bad` counts what
-    was met; `bad.report()` prints it. A `DataReport` that is handed to `read` takes each of them too.
+    after that, and so on, wrapping around (in large datasets, distant ones after the next hundred). `bad` counts bad
+    samples and notes; a `DataReport` passed to `read` receives them too.
 
     Args:
         modality: "text", "vision" or "audio".
-        table: Where the undecoded values come from.
-        indices: Rows of the table that belong to the data set, in order; None takes all.
-        settings: Of the source; `on_bad="raise"` is for evaluation, where a sample must not count twice.
+        table: Table of the undecoded values.
+        indices: Rows of the table that belong to the dataset, in order; None takes all.
+        settings: Settings of the source; `on_bad="raise"` is for evaluation, where a sample must not count twice.
         source, split: Names of both, for reports.
 
     Attributes:
         label_names: Names of the classes, or None.
-        labels: (N,) int64 or float32, or None, without decoding anything.
+        labels: (N,) int64 or float32, or None.
         groups: N strings, or None.
         transcripts: N strings, or None.
-        lengths: (N,) int64, samples at 16 kHz of recordings as a column tells them (-1 unknown), or None.
+        lengths: (N,) int64, samples at 16 kHz of recordings according to a column (-1 unknown), or None.
     """
 
     def __init__(
@@ -94,27 +94,27 @@ class RawDataset(Dataset):
         self._cache_room = {"auto": AUTO_CACHE_BYTES, True: float("inf"), False: 0}[settings.cache]
 
     def __len__(self) -> int:
-        """Number of records, bad ones included."""
+        """Return the number of records, bad ones included."""
         return len(self.rows)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         return self.read(index)
 
     def read(self, index: int, report: DataReport | None = None, drawn: bool = True) -> dict[str, Any]:
-        """Return record `index`, with `on_bad="substitute"` that of another sample under its id where it is bad.
+        """Return record `index`; if it is bad and `on_bad` is "substitute", another one under its id.
 
         Args:
-            index: The sample.
-            report: That takes what is met; None logs bad samples instead.
-            drawn: Whether the sample was asked for, or stands in for another one.
+            index: Index of the sample.
+            report: Receives bad samples and notes; None logs bad samples instead.
+            drawn: Whether the sample was requested, not a substitute for another one.
 
         Raises:
             IndexError: If there is no such sample.
             BadSample: If it is bad and `on_bad` is "raise".
-            NoUsableSample: If no other one can be used either.
+            NoUsableSample: If no substitute can be used either.
         """
         if not -len(self) <= index < len(self):
-            raise IndexError(f"There is no sample {index} in a data set of {len(self)}.")
+            raise IndexError(f"There is no sample {index} in a dataset of {len(self)}.")
         index = int(index) % len(self)
         if self.on_bad == "raise":
             return self.load(index, report, drawn)
@@ -125,10 +125,10 @@ class RawDataset(Dataset):
             except BadSample:
                 tried += 1
         which = f"the {tried}" if tried == len(self) else f"{tried} of the {len(self)}"
-        raise NoUsableSample(f"Not one of {which} samples can be used. {self.bad.report()}")
+        raise NoUsableSample(f"None of {which} samples can be used. {self.bad.report()}")
 
     def load(self, index: int, report: DataReport | None = None, drawn: bool = True) -> dict[str, Any]:
-        """Return record `index` itself, with no substitute; arguments as of `read`.
+        """Return record `index` itself, without substitute; arguments as in `read`.
 
         Raises:
             BadSample: If it is bad; it is then counted in `bad`.
@@ -152,10 +152,10 @@ class RawDataset(Dataset):
         return record
 
     def without_bad(self) -> RawDataset:
-        """Decode every sample once and return the data set of the good ones; the bad ones stay counted in `bad` here.
+        """Decode every sample once and return the dataset of the good ones; `bad` counts the others.
 
         Raises:
-            ValueError: If none is good.
+            NoUsableSample: If none is good.
         """
         good = []
         for index in range(len(self)):
@@ -165,23 +165,23 @@ class RawDataset(Dataset):
             except BadSample:
                 pass
         if not good:
-            raise NoUsableSample(f"Not one of the {len(self)} samples can be used. {self.bad.report()}")
+            raise NoUsableSample(f"None of the {len(self)} samples can be used. {self.bad.report()}")
         return self.select(good)
 
     def select(self, indices: Sequence[int]) -> RawDataset:
-        """Return the data set of some samples, in the given order, with ids counted anew."""
+        """Return the dataset of some samples, in the given order, with new ids."""
         rows = self.rows[np.asarray(indices, dtype=np.int64)]
         settings = dataclasses.replace(self.settings, on_bad=self.on_bad)
         return RawDataset(self.modality, self.table, rows, settings, self.source, self.split)
 
     def subset(self, max_samples: int | None, seed: int = 0) -> RawDataset:
-        """Return the data set of `max_samples` random samples in their order; itself where it has no more."""
+        """Return the dataset of `max_samples` random samples in their order, or itself if it has no more."""
         if max_samples is None or max_samples >= len(self):
             return self
         return self.select(draw_rows(np.arange(len(self)), max_samples, seed))
 
     def fingerprint(self) -> dict[str, int | str]:
-        """Number of records, and a hash of their rows and names; nothing is decoded or read from files."""
+        """Return the number of records and a hash of their rows and names, without reading files."""
         digest = hashlib.blake2b(self.rows.astype("<i8").tobytes(), digest_size=16)
         names = self.table.values.names
         if names is not None:
@@ -190,35 +190,34 @@ class RawDataset(Dataset):
         return {"records": len(self), "names": digest.hexdigest()}
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave the decoded samples out of what a spawned worker process is sent."""
+        """Return the state without decoded samples, for spawned worker processes."""
         return self.__dict__ | {"_cache": {}}
 
     def name_of(self, index: int) -> str:
-        """Name of a sample for people: its file, or its row in the source."""
+        """Return a human-readable name of a sample: its file, or its row in the source."""
         row = int(self.rows[index])
         if self.table.values.names is not None:
             return self.table.values.names[row]
         try:
             value = self.table.values[row]
-        except Exception:  # a sample that cannot be read is the one that is asked for
+        except Exception:  # the name of an unreadable sample is requested
             value = None
         path = value.get("path") if isinstance(value, dict) else None
         return f"row {row} ({path})" if path else f"row {row}"
 
     def reject(self, index: int, error: BadSample, drawn: bool = True, report: DataReport | None = None) -> None:
-        """Count a sample as bad, and log it unless there were many: the report of `bad` has them all.
+        """Count a sample as bad, and report it, or log it unless there were many.
 
         Args:
-            index: The sample.
+            index: Index of the sample.
             error: Why it is bad.
-            drawn: Whether it was asked for, or stands in for another one.
-            report: That takes it; None logs it instead.
+            drawn: Whether it was requested, not a substitute for another one.
+            report: Receives the sample; None logs it instead.
         """
         known = self.bad.is_bad(index)
         self.bad.mark(index, error.reason)
         if report is not None:
-            # Whoever collects also reports; it is told each time, as another process may have met the sample first.
-            # File names are bytes, which need not be text.
+            # Also if it is known: another process may have found the sample first. File names need not be text.
             name = self.name_of(index).encode("utf-8", "backslashreplace").decode("utf-8")
             report.reject(BadRecord(*self._place(index), name, error.reason, error.detail), drawn)
         elif not known and not self._quiet:
@@ -230,11 +229,11 @@ class RawDataset(Dataset):
                 logger.warning("Further bad %s samples are counted without a message.", self.modality)
 
     def _place(self, index: int) -> tuple[str, str, str, int]:
-        """What tells a sample from those of all other data sets."""
+        """Return what identifies a sample among those of all datasets."""
         return self.modality, self.source, self.split, int(self.rows[index])
 
     def _decode(self, index: int, report: DataReport | None) -> Any:
-        """The decoded value; one that cannot be decoded is not tried again, but for a file that may come back."""
+        """Return the decoded value. A broken one is not tried again, except a missing file, which may reappear."""
         if index in self._broken:
             raise self._broken[index].with_traceback(None)
         try:
@@ -246,7 +245,7 @@ class RawDataset(Dataset):
             if error.reason != "missing":
                 self._broken[index] = error
             raise
-        except Exception as error:  # reading a table fails in the ways of its library
+        except Exception as error:  # each library raises its own exceptions
             broken = BadSample("unreadable", f"{type(error).__name__}: {error}")
             raise broken from error
         for note in notes:
@@ -261,12 +260,12 @@ class RawDataset(Dataset):
 
 
 def draw_rows(rows: np.ndarray, max_samples: int | None, seed: int | np.random.Generator = 0) -> np.ndarray:
-    """Return `max_samples` of some rows, drawn at random and ascending; all of them where there are no more.
+    """Return `max_samples` of the given rows, drawn at random and ascending, or all if there are no more.
 
     Args:
         rows: (N,) ascending.
         max_samples: Number of rows to draw; None for all.
-        seed: Of the draw, or the generator to go on with.
+        seed: Seed of the draw, or a generator.
 
     Raises:
         ValueError: If `max_samples` is below 1.
@@ -279,7 +278,7 @@ def draw_rows(rows: np.ndarray, max_samples: int | None, seed: int | np.random.G
 
 
 def _bytes_of(value: Any) -> int:
-    """Memory that a decoded value takes, about."""
+    """Return the approximate size of a decoded value."""
     if isinstance(value, np.ndarray):
         return value.nbytes
     if isinstance(value, tuple | str):
@@ -303,20 +302,20 @@ def open_dataset(
         source: One of
             - None or "builtin": the built-in data (`builtin.py`);
             - a folder or file of parquet, with images and audio as encoded bytes or paths;
-            - a folder of images or of audio (wav, flac, ogg, mp3), flat, or with a folder per class, with a folder per
-              split above that if wanted, and with `metadata.csv` for further columns;
+            - a folder of images or of audio (wav, flac, ogg, mp3), flat or with a folder per class, optionally with a
+              folder per split above that and `metadata.csv` for further columns;
             - a folder or file of text: `.txt` with a blank line between documents, `.jsonl`;
-            - the name of a data set on the Hugging Face Hub, "user/name" or "user/name:config".
-        split: Name of a split, or several joined as in "train+test". "validation" and "test" stand in for one another
-            where only one exists.
+            - the name of a dataset on the Hugging Face Hub, "user/name" or "user/name:config".
+        split: Name of a split, or several joined as in "train+test". "validation" and "test" stand for one another if
+            only one exists.
         settings: How its samples are found and read.
-        stream_block: A number reads parquet and text files when their rows are needed, and keeps the rows of a block
-            of so many samples in memory; labels and transcripts are not read. None has parquet converted to a
-            memory-mapped table first, and text read into memory.
-        changes: Fields of `settings` that are to differ.
+        stream_block: Number of samples in a block. Parquet and text files are then read when their rows are needed,
+            with the rows of one block kept in memory; labels and transcripts are not read. None converts parquet to a
+            memory-mapped table first, and reads text into memory.
+        changes: Fields of `settings` to replace.
 
     Raises:
-        ValueError: If the modality, split, a column or a group does not exist, or nothing is left.
+        ValueError: If the modality, split, a column or a group does not exist, or no samples are left.
         FileNotFoundError: If a path does not exist.
     """
     if modality not in RECORD_KINDS:
@@ -342,7 +341,7 @@ def _filter_groups(
 ) -> np.ndarray:
     """Return the rows whose group is in `only` (None: any) and not in `exclude`."""
     if table.groups is None:
-        raise ValueError(f"Groups were to be selected, but {where} has no group column; name one with `group_column`.")
+        raise ValueError(f"Groups cannot be selected: {where} has no group column. Name one with `group_column`.")
     groups = np.array(table.groups)
     existing = set(table.groups)
     keep = np.ones(len(groups), dtype=bool)

@@ -1,8 +1,8 @@
-"""What was met in the data while a batch was prepared, and how it reaches the process that trains.
+"""Reports of bad samples from worker processes to the process that trains.
 
-Batches are prepared in worker processes, whose memory is lost with them. So whatever a data set meets goes into the
-`DataReport` that its reader hands in, and travels with the batch: a run records exactly what it was trained on, in the
-same order for any number of workers and wherever it was interrupted.
+Batches are prepared in worker processes, whose memory is lost with them. Bad samples and notes therefore go into a
+`DataReport`, which is sent with the batch: a run records exactly what it was trained on, in the same order for any
+number of workers and wherever it was interrupted.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from d2v_train.support.atomic import write_json
 
 
 class NoUsableSample(ValueError):
-    """Neither a sample nor any of those that could stand in for it can be used; there is no point in going on."""
+    """Neither a sample nor any of its substitutes can be used."""
 
 
 class BadRecord(NamedTuple):
@@ -26,30 +26,29 @@ class BadRecord(NamedTuple):
     source: str
     split: str
     row: int
-    """Place in the split of the source, from 0."""
+    """Row in the split of the source, from 0."""
     name: str
-    """File or row, for people."""
+    """Human-readable name: file or row."""
     reason: str
-    """One of `decoding.FATAL`."""
+    """One of `bad_samples.FATAL`."""
     detail: str
-    """What the library that read it said."""
+    """Message of the library that read it."""
 
     @property
     def key(self) -> tuple[str, str, str, int]:
-        """What tells the sample from all others of a run."""
+        """What identifies the sample among all others of a run."""
         return self[:4]
 
 
 @dataclass
 class DataReport:
-    """What was met while something was prepared.
+    """Bad samples and notes of a batch, or of a dataset that is read as a whole.
 
     Attributes:
-        draws: samples that were asked for, by modality; those that only stood in for a bad one do not count, as bad
-            samples often lie side by side.
-        bad_draws: those of them that were bad.
-        bad: bad samples, once each, in the order in which they were met.
-        notes: samples that were used all the same, as (modality, source, split, row, note).
+        draws: Number of samples requested, by modality; substitutes do not count, as bad samples are often adjacent.
+        bad_draws: Number of those that were bad.
+        bad: Bad samples, once each, in the order in which they were found.
+        notes: Notes on samples that were used, as (modality, source, split, row, note).
     """
 
     draws: dict[str, int] = field(default_factory=dict)
@@ -58,25 +57,25 @@ class DataReport:
     notes: list[tuple[str, str, str, int, str]] = field(default_factory=list)
 
     def count(self, modality: str, drawn: bool = True) -> None:
-        """Record that a sample is read, which was asked for or stands in for another one."""
+        """Count a sample that is read, unless it is a substitute."""
         if drawn:
             self.draws[modality] = self.draws.get(modality, 0) + 1
 
     def reject(self, record: BadRecord, drawn: bool = True) -> None:
-        """Record a bad sample, which was asked for or stands in for another one."""
+        """Record a bad sample; a substitute does not count as drawn."""
         if drawn:
             self.bad_draws[record.modality] = self.bad_draws.get(record.modality, 0) + 1
         self.bad.setdefault(record.key, record)
 
 
 def keep_report(report: DataReport, path: Path) -> None:
-    """Keeps what was met while a data set was read as a whole, for those who will read what was made of it."""
+    """Save the report of a dataset that was read as a whole, for later runs that use its cached result."""
     bad = [record[3:] for record in report.bad.values()]
     write_json(path, {"draws": sum(report.draws.values()), "bad": bad})
 
 
 def repeat_report(path: Path, dataset: Any, report: DataReport | None) -> None:
-    """Report again what `keep_report` kept of a data set."""
+    """Add the report that `keep_report` saved of a dataset."""
     if report is None or not path.is_file():
         return
     kept = json.loads(path.read_text(encoding="utf-8"))

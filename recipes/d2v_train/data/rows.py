@@ -10,11 +10,11 @@ import numpy as np
 
 
 class Rows(Protocol):
-    """The undecoded values of a source. A new format of data is one class with these members.
+    """The undecoded values of a source. A new data format is one class with these members.
 
     Attributes:
         names: Name of each row, for reports; None names them by number.
-        is_stream: Whether rows are read from their files when they are asked for, not kept as a whole.
+        is_stream: Whether rows are read from their files on access, not kept as a whole.
         is_remote: Whether they are read over the network.
     """
 
@@ -33,7 +33,7 @@ class Rows(Protocol):
 
     @property
     def identity(self) -> str | None:
-        """What changes when the values change; None where that cannot be told without reading them."""
+        """A string that changes with the values; None if that requires reading them."""
         return None
 
 
@@ -41,7 +41,7 @@ class MemoryRows(Rows):
     """Values that are in memory.
 
     Args:
-        values: One a row.
+        values: One value per row.
         names: Name of each, or None.
     """
 
@@ -71,8 +71,8 @@ class DatasetRows(Rows):
     """The input column(s) of a `datasets.Dataset`.
 
     Args:
-        dataset: With its media columns undecoded.
-        columns: A row of one column is its value, of several a tuple.
+        dataset: Dataset with its media columns undecoded.
+        columns: Columns of a row; a row of one column is its value, of several a tuple.
     """
 
     def __init__(self, dataset: Any, columns: Sequence[str]):

@@ -1,4 +1,4 @@
-"""Several sources of one modality: how they are named in the options, and the data set that joins them."""
+"""Several sources of one modality: their entries in the options, and the dataset that joins them."""
 
 from __future__ import annotations
 
@@ -20,37 +20,37 @@ from d2v_train.options.run import Options
 
 @dataclass(frozen=True, kw_only=True)
 class SourceEntry(SourceSettings):
-    """One source as the options name it."""
+    """One source in the options."""
 
     source: str | None = None
     """Folder, file or name on the Hub; None is the built-in data."""
     split: str = "train"
     """Its split."""
     ratio: float | None = None
-    """How often it is taken, see `Mixture`."""
+    """How often it is drawn, see `Mixture`."""
 
 
 class JoinedDataset(Dataset):
-    """The sources of one modality, one after another; a record's id is its place among all of them.
+    """The sources of one modality, one after another; a record's id is its index among all of them.
 
     Args:
-        parts: data set of each source.
-        names: of the sources, for logs.
-        ratios: how often each is taken, see `Mixture`.
+        parts: Dataset of each source.
+        names: Names of the sources, for logs.
+        ratios: How often each is drawn, see `Mixture`.
     """
 
     def __init__(self, parts: Sequence[Dataset], names: Sequence[str], ratios: Sequence[float | None]):
         self.parts, self.names, self.ratios = list(parts), list(names), list(ratios)
 
     def __len__(self) -> int:
-        """Records of all sources."""
+        """Return the number of records of all sources."""
         return sum(len(part) for part in self.parts)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         return self.read(index)
 
     def read(self, index: int, report: DataReport | None = None, drawn: bool = True) -> dict[str, Any]:
-        """Return a record; arguments as of `RawDataset.read`."""
+        """Return a record; arguments as in `RawDataset.read`."""
         place = int(index)
         for part in self.parts:
             if 0 <= place < len(part):
@@ -60,22 +60,22 @@ class JoinedDataset(Dataset):
 
 
 def parts_of(dataset: Any) -> dict[str, Any]:
-    """Data sets of the sources of a modality by name; of a single source one, under the name ""."""
+    """Return the datasets of the sources of a modality by name; a single source has the name ""."""
     if isinstance(dataset, JoinedDataset):
         return dict(zip(dataset.names, dataset.parts, strict=True))
     return {"": dataset}
 
 
 def read_entries(option: str, value: Any, defaults: Mapping[str, Any] | None = None) -> list[SourceEntry]:
-    """Sources that an option names.
+    """Return the sources that an option lists.
 
     Args:
-        option: its name, such as "data.audio", for messages.
-        value: a source, or a list of sources and of mappings with the fields of `SourceEntry`.
-        defaults: fields for all of them; those of an entry go before.
+        option: Name of the option, such as "data.audio", for messages.
+        value: A source, or a list of sources and of mappings with the fields of `SourceEntry`.
+        defaults: Fields for all sources; those of an entry override them.
 
     Raises:
-        OptionError: an entry is something else, has an unknown key, or a ratio that is not positive.
+        OptionError: If an entry is something else, has an unknown key, or a ratio that is not positive.
     """
     entries = []
     for number, entry in enumerate(value if isinstance(value, list) else [value]):
@@ -84,7 +84,7 @@ def read_entries(option: str, value: Any, defaults: Mapping[str, Any] | None = N
         made = build_section(SourceEntry, {**(defaults or {}), **fields}, f"{where}.")
         if made.ratio is not None and not 0 < made.ratio < math.inf:
             raise OptionError(f"{where}.ratio is {made.ratio}. It must be a positive number, or be left out.")
-        if made.source is not None and not made.source.strip():  # as a path: the folder that one happens to be in
+        if made.source is not None and not made.source.strip():  # as a path it would be the working directory
             raise OptionError(f"{where} is empty. Name a source, or set it to null for the built-in data.")
         entries.append(made)
     if not entries:
@@ -93,15 +93,15 @@ def read_entries(option: str, value: Any, defaults: Mapping[str, Any] | None = N
 
 
 def entries_of(options: Options, modality: str, defaults: Mapping[str, Any] | None = None) -> list[SourceEntry]:
-    """Sources that a modality of a run is trained on.
+    """Return the sources that a modality of a run is trained on.
 
     Args:
-        options: the run's options.
-        modality: its name.
-        defaults: fields of `SourceSettings` for all of them; those of its `dataset` section go before.
+        options: Options of the run.
+        modality: Name of the modality.
+        defaults: Fields of `SourceSettings` for all sources; those of the `dataset` section override them.
 
     Raises:
-        OptionError: the section or an entry has an unknown key, or a value of a wrong kind.
+        OptionError: If the section or an entry has an unknown key, or a value of the wrong type.
     """
     section = getattr(options, modality)
     build_section(SourceSettings, section.dataset, f"{modality}.dataset.")
@@ -110,16 +110,16 @@ def entries_of(options: Options, modality: str, defaults: Mapping[str, Any] | No
 
 
 def open_entries(modality: str, entries: Sequence[SourceEntry], stream_block: int | None = None) -> Any:
-    """Data set of a modality: of its only source, or a `JoinedDataset`.
+    """Open the dataset of a modality: that of its only source, or a `JoinedDataset`.
 
     Args:
-        modality: its name.
-        entries: the sources.
-        stream_block: see `open_dataset`.
+        modality: Name of the modality.
+        entries: The sources.
+        stream_block: See `open_dataset`.
 
     Raises:
-        ValueError: a source has no such split, column or group, or no samples.
-        FileNotFoundError: a path does not exist.
+        ValueError: If a source has no such split, column or group, or no samples.
+        FileNotFoundError: If a path does not exist.
     """
     parts = [open_dataset(modality, entry.source, entry.split, entry, stream_block=stream_block) for entry in entries]
     if len(parts) == 1:
@@ -128,7 +128,7 @@ def open_entries(modality: str, entries: Sequence[SourceEntry], stream_block: in
 
 
 def names_of(entries: Sequence[SourceEntry]) -> list[str]:
-    """Short names of sources: the last part of each path, with a number where two would be called the same."""
+    """Return short names of sources: the last part of each path, numbered if two are the same."""
     names: list[str] = []
     for entry in entries:
         short = Path(entry.source or "builtin").stem
@@ -138,11 +138,11 @@ def names_of(entries: Sequence[SourceEntry]) -> list[str]:
 
 
 def open_sources(options: Options, defaults: Mapping[str, Mapping[str, Any]] | None = None) -> dict[str, Any]:
-    """Raw data sets of the run by modality: a `RawDataset`, or a `JoinedDataset` of several sources.
+    """Open the raw datasets of the run by modality: a `RawDataset`, or a `JoinedDataset` of several sources.
 
     Args:
-        options: the run's options.
-        defaults: fields of `SourceSettings` that follow from the model, by modality.
+        options: Options of the run.
+        defaults: Fields of `SourceSettings` that follow from the model, by modality.
     """
     block = options.data.shuffle_buffer if options.data.streaming else None
     entries = {name: entries_of(options, name, (defaults or {}).get(name)) for name in options.modalities}

@@ -1,7 +1,7 @@
 """Find the records behind a source name: built-in data, local folders and files, parquet, or the Hugging Face Hub.
 
-Everything ends as a `Table` of undecoded values; `records.py` decodes them. Parquet and the Hub go through the
-`datasets` library with decoding switched off, so that a damaged file is met where it is counted.
+Every source becomes a `Table` of undecoded values; `records.py` decodes them. Parquet and the Hub are read by the
+`datasets` library with decoding switched off, so that a damaged file fails where it is counted.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from d2v_train.data.text_rows import TextRows
 
 
 MAX_TEXT_BYTES = 2**29
-"""Text up to this size is read into memory at once, which is ten times as fast as row by row."""
+"""Text up to this size, in bytes, is read into memory at once, which is ten times as fast as row by row."""
 
 
 def open_table(
@@ -51,9 +51,9 @@ def open_table(
             memory-mapped table, or read into memory.
 
     Raises:
-        ValueError: If the source has no such split or column, or nothing of this modality.
-        FileNotFoundError: If the source looks like a path and is none, or does not exist on the Hub either.
-        ConnectionError: If it is no path, and the Hub cannot be reached.
+        ValueError: If the source has no such split or column, or no data of this modality.
+        FileNotFoundError: If the source is a path that does not exist, or does not exist on the Hub either.
+        ConnectionError: If it is not a local path, and the Hub cannot be reached.
     """
     parts = [_open_split(modality, source, part.strip(), settings, streaming) for part in split.split("+")]
     return parts[0] if len(parts) == 1 else concatenate(parts)
@@ -82,9 +82,9 @@ def _open_split(modality: str, source: str | None, split: str, settings: SourceS
     try:
         loaded = load(name, config or None)
     except (ConnectionError, DatasetNotFoundError) as error:
-        # Whoever mistyped a folder would otherwise read of the Hub only.
+        # For a mistyped folder, the message of the library would mention the Hub only.
         raise type(error)(
-            f"The {modality} source {source!r} is no file or folder here, nor could it be read from the Hub: "
+            f"The {modality} source {source!r} is not a file or folder, and cannot be read from the Hub: "
             f"{str(error).removesuffix(chr(46))}."
         ) from error
     if streaming:
@@ -108,43 +108,46 @@ def _open_local(modality: str, path: Path, split: str, settings: SourceSettings,
             return table
     if path.is_file():
         raise ValueError(
-            f"The {modality} source {str(path)!r} is a file of another kind. Give parquet, "
+            f"The {modality} source {str(path)!r} is a file of an unsupported format. Give parquet, "
             f"{' or '.join(kind.suffixes) if kind.is_text else 'or the folder that holds the files'}."
         )
     return open_media_folder(modality, path, split, settings)
 
 
 def _parquet_arguments(path: Path) -> dict[str, Any]:
-    """Arguments of `load_dataset` for a parquet file or folder; the library tells splits by the names of the files."""
+    """Return the arguments of `load_dataset` for a parquet file or folder; file names determine the splits."""
     if path.is_file():
         return {"data_files": {"train": str(path)}}
     nested = sorted({file.parent.name for file in path.glob("*/*.parquet")})
     if nested and not any(path.glob("*.parquet")) and not {*nested} <= {"data", *SPLIT_NAMES}:
         raise ValueError(
-            f"The folder {str(path)!r} holds several data sets: {', '.join(nested)}. Name one of them, such as "
+            f"The folder {str(path)!r} holds several datasets: {', '.join(nested)}. Name one of them, such as "
             f"{str(path / nested[0])!r}."
         )
     return {"data_dir": str(path)}
 
 
 def _stream_parquet(modality: str, files: Any, split: str, settings: SourceSettings, where: str) -> Table:
-    """Make a table of one split whose rows are read when they are needed. Labels and transcripts are not read.
+    """Return the table of one split whose rows are read when they are needed, without labels and transcripts.
 
     Args:
         modality: "text", "vision" or "audio".
-        files: Files by split; None or files of another kind are refused.
+        files: Files by split.
         split: The split.
         settings: What to read.
         where: Name of the source.
+
+    Raises:
+        ValueError: If `files` is None, or not all are parquet.
     """
-    if not files:  # what the library keeps of a data set in its cache names no files
+    if not files:  # the cache of the library does not list the files of a dataset
         raise ValueError(
-            f"The files of {where} are not known, as when the Hub is not reached: streaming reads them there. Set "
+            f"The files of {where} are unknown, for example because the Hub cannot be reached. Set "
             "data.streaming=false to use what was downloaded."
         )
     if not all(str(file).endswith(".parquet") for part in files.values() for file in part):
         raise ValueError(
-            f"{where} is not stored as parquet, the only kind of data on the Hub that is streamed. Set "
+            f"{where} is not stored as parquet, the only format that is streamed from the Hub. Set "
             "data.streaming=false to download it, or convert it to parquet."
         )
     rows = ParquetRows(files[pick_split(split, list(files), where)])
@@ -158,7 +161,7 @@ def _stream_parquet(modality: str, files: Any, split: str, settings: SourceSetti
 
 
 def _stream_text(path: Path, split: str, settings: SourceSettings, suffixes: Sequence[str]) -> Table | None:
-    """Make a table of one split of text files that are read when needed; None if there are no such files."""
+    """Return the table of one split of text files that are read when needed; None if there are no such files."""
     splits = text_files_by_split(path, suffixes)
     if not splits:
         return None
@@ -168,7 +171,7 @@ def _stream_text(path: Path, split: str, settings: SourceSettings, suffixes: Seq
 
 
 def table_of(modality: str, splits: Any, split: str, settings: SourceSettings, where: str) -> Table:
-    """Make a table of one split of a `datasets.DatasetDict`, its media columns undecoded."""
+    """Return the table of one split of a `datasets.DatasetDict`, with its media columns undecoded."""
     from datasets import Audio, ClassLabel, Image
 
     dataset = splits[pick_split(split, list(splits), where)]
@@ -221,5 +224,5 @@ def _input_columns(modality: str, features: Any, wanted: str | Sequence[str] | N
         found = named[:1] or (candidates if len(candidates) == 1 else None)
     if found:
         return found
-    hint = f"several could be meant: {', '.join(candidates)}" if candidates else f"it has: {', '.join(features)}"
-    raise UnclearColumnError(f"Cannot tell which column of {where} holds the {modality} input; {hint}.")
+    hint = f"it may be one of: {', '.join(candidates)}" if candidates else f"it has: {', '.join(features)}"
+    raise UnclearColumnError(f"It is unclear which column of {where} holds the {modality} input; {hint}.")

@@ -1,4 +1,4 @@
-"""Take a usable sample where the chosen one cannot be read."""
+"""Substitutes for samples that cannot be used."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from d2v_train.support.extras import MissingDependencyError
 
 
 NEIGHBOURS = 100
-"""Samples after a bad one that are tried before others are, so that one damaged folder does not end a run."""
+"""Samples after a bad one that are tried before distant ones, so that one damaged folder does not end a run."""
 MOST_TRIES = 1000
-"""Samples that are tried in the place of a bad one."""
+"""Maximum number of samples that are tried instead of a bad one."""
 
 
 def candidates(index: int, size: int) -> Iterator[int]:
-    """Sample `index` and those that stand in for it, best first, each once: the ones after it, then distant ones."""
+    """Yield `index` and its substitutes, each once: the samples after it, then distant ones."""
     if size <= MOST_TRIES:
         yield from ((index + offset) % size for offset in range(size))
         return
@@ -42,21 +42,21 @@ def usable_item(
     seed: int,
     report: DataReport | None = None,
 ) -> dict[str, Any]:
-    """Return the item of a sample, or under its id that of the first one after it that can be transformed.
+    """Return the item of a sample, or of its first substitute that can be transformed, under its id.
 
-    What cannot be decoded is replaced by the data set. This is for what only shows in the transform; as that may
-    depend on the seed, it is not remembered.
+    The dataset replaces samples that cannot be decoded; this function replaces those that fail in the transform. As
+    that may depend on the seed, failures are not remembered.
 
     Args:
-        dataset: records of one modality, by `dataset.read(index, report, drawn)`.
-        index: the sample.
+        dataset: Records of one modality, with `dataset.read(index, report, drawn)`.
+        index: Index of the sample.
         transform: `transform(record, seed=...) -> item`.
-        modality: for messages.
-        seed: of the transform.
-        report: that takes what is met; None logs bad samples instead.
+        modality: Name of the modality, for messages.
+        seed: Seed of the transform.
+        report: Receives bad samples and notes; None logs bad samples instead.
 
     Raises:
-        NoUsableSample: there is none.
+        NoUsableSample: If neither the sample nor a substitute can be used.
     """
     identity, error = None, None
     for candidate in candidates(index, len(dataset)):
@@ -70,23 +70,23 @@ def usable_item(
             raise
         except BadSample as problem:
             error = problem
-        except Exception as problem:  # it is for libraries to say what a sample of some kind makes them raise
+        except Exception as problem:  # each library raises its own exceptions
             error = BadSample("transform failed", f"{type(problem).__name__}: {problem}")
         if "origin" in record:
             record["origin"].reject(error, report)
-    raise NoUsableSample(f"Not one of the {modality} samples that were tried can be used; the last one: {error}")
+    raise NoUsableSample(f"None of the {modality} samples that were tried can be used; the last one: {error}")
 
 
 def check_item(item: dict[str, Any]) -> None:
-    """Refuses an item that would poison its batch.
+    """Check that an item is finite and not empty.
 
     Raises:
-        BadSample: it holds NaN or infinite values, or no tokens besides start and end.
+        BadSample: If it contains NaN or infinite values, or no tokens besides start and end.
     """
     for name, value in item.items():
         if not (isinstance(value, torch.Tensor) and value.is_floating_point()):
             continue
-        # A sum takes a fraction of the time and is not finite where a value is not; it may also overflow.
+        # The sum takes a fraction of the time, and is not finite if a value is not; it may also overflow.
         if not math.isfinite(value.sum().item()) and not value.isfinite().all():
             raise BadSample("non-finite", f"NaN or infinite values in {name} after the transform")
     tokens = item.get("input_ids")

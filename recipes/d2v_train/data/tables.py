@@ -23,7 +23,7 @@ SPLIT_ALIASES = {
     "validation": ("validation", "valid", "val", "dev", "test", "eval"),
     "test": ("test", "eval", "validation", "valid", "val", "dev"),
 }
-"""Names under which a split is looked for, best first."""
+"""Accepted names of each split, best first."""
 SPLIT_NAMES = {name for names in SPLIT_ALIASES.values() for name in names}
 
 TEXT_COLUMNS = ("text", "sentence", "document", "content", "article", "paragraph")
@@ -36,19 +36,19 @@ TEXT_PAIRS = (
 LABEL_COLUMNS = ("label", "labels", "fine_label", "class", "category", "intent_class", "target")
 GROUP_COLUMNS = ("speaker", "speaker_id", "client_id", "group")
 TRANSCRIPT_COLUMNS = ("text", "transcript", "transcription", "sentence", "normalized_text")
-"""Names that a program may pass as `SourceSettings.text_column`: without it no transcript is read."""
+"""Names that a program may pass as `SourceSettings.text_column`; without it no transcripts are read."""
 
 
 class SplitNotFoundError(ValueError):
-    """A source does not have the split that was asked for."""
+    """A source does not have the requested split."""
 
 
 class ColumnNotFoundError(ValueError):
-    """A source does not have a column that was asked for.
+    """A source does not have a requested column.
 
     Args:
-        message: Which one, where, and what there is instead.
-        role: What the column was to give: "input", "transcript", "label", "group" or "length".
+        message: Which column, of which source, and the columns that exist.
+        role: Content of the column: "input", "transcript", "label", "group" or "length".
     """
 
     def __init__(self, message: str, role: str = "input"):
@@ -57,11 +57,11 @@ class ColumnNotFoundError(ValueError):
 
 
 class UnclearColumnError(ValueError):
-    """It cannot be told which column of a source holds the input.
+    """It is unclear which column of a source holds the input.
 
     Args:
         problem: Sentence about the source and its columns.
-        option: What the user names the column with; see `column_named_by`.
+        option: Option that names the column; see `column_named_by`.
     """
 
     def __init__(self, problem: str, option: str = "the option `column`"):
@@ -74,7 +74,7 @@ class UnclearColumnError(ValueError):
 
 @contextmanager
 def column_named_by(option: str) -> Iterator[None]:
-    """Have an `UnclearColumnError` of the block name the option of a program, such as "--text_column"."""
+    """Set the option that an `UnclearColumnError` of the block names, such as "--text_column"."""
     try:
         yield
     except UnclearColumnError as error:
@@ -84,36 +84,36 @@ def column_named_by(option: str) -> Iterator[None]:
 
 @dataclass(frozen=True, kw_only=True)
 class SourceSettings:
-    """How the samples of a source are found and read: what a `dataset` section of the options holds.
+    """How the samples of a source are found and read: the fields of a `dataset` section of the options.
 
     Raises:
-        ValueError: If `cache` or `on_bad` is something else.
+        ValueError: If `cache` or `on_bad` has another value.
     """
 
     column: str | list[str] | None = None
-    """Input column, two of them for sentence pairs; null finds it by its type and name."""
+    """Input column, or two for sentence pairs; null finds it by type and name."""
     label_column: str | None = None
     """Column of the label; null takes the first of the usual names, if any."""
     group_column: str | None = None
-    """Column of the speaker or any other origin; null takes the first of the usual names, if any."""
+    """Column of the speaker or another origin; null takes the first of the usual names, if any."""
     text_column: str | list[str] | tuple[str, ...] | None = None
     """Column of the transcripts of recordings (or captions of images); of several names, the first that exists; null
     reads none."""
     length_column: str | None = None
-    """Column of the lengths of recordings, samples at 16 kHz (whole numbers) or seconds, which then need not be looked
-    up in their headers; null reads none."""
+    """Column of the lengths of recordings, in samples at 16 kHz (whole numbers) or seconds; null takes them from the
+    headers of the files."""
     only_groups: list[str] | None = None
     """Keep only the samples of these groups."""
     exclude_groups: list[str] | None = None
     """Leave out the samples of these groups, for example a speaker to test on."""
     max_samples: int | None = None
-    """Keep that many, drawn at random once for all; their order is kept."""
+    """Keep at most this many samples, drawn at random once; their order is kept."""
     channels: int | None = 3
-    """Channels of images: 3 (RGB), 1 (grey), or null for those that they have."""
+    """Channels of images: 3 (RGB), 1 (grey), or null to keep their own."""
     cache: bool | str = "auto"
-    """Which decoded samples a process keeps: `auto` up to 256 MiB of them, true all, false none."""
+    """Which decoded samples a process keeps: `auto` up to 256 MiB, true all, false none."""
     on_bad: str = "substitute"
-    """What a bad sample does: `substitute` has the next good one replace it, `raise` raises `BadSample`."""
+    """What happens to a bad sample: `substitute` replaces it by the next good one, `raise` raises `BadSample`."""
 
     def __post_init__(self):
         if self.on_bad not in ("substitute", "raise"):
@@ -123,7 +123,7 @@ class SourceSettings:
 
 
 AS_FOUND = SourceSettings()
-"""Settings of a source that nothing is said about."""
+"""Default settings of a source."""
 
 
 @dataclass
@@ -132,7 +132,7 @@ class Table:
 
     Attributes:
         values: One undecoded value per record; a sequence becomes `MemoryRows`.
-        labels: int64 or float32 (N,), or None.
+        labels: (N,) int64 or float32, or None.
         groups: N strings, or None.
         label_names: Names of the classes, or None.
         transcripts: Text that belongs to each record, "" where there is none, or None.
@@ -152,10 +152,10 @@ class Table:
 
 
 def pick_split(wanted: str, existing: Sequence[str], where: str) -> str:
-    """Return the existing split that `wanted` means; `test` and `validation` stand in for one another.
+    """Return the existing split that `wanted` means; `test` and `validation` stand for one another.
 
     Raises:
-        SplitNotFoundError: If there is none; the message lists those that exist.
+        SplitNotFoundError: If there is none.
     """
     for name in (wanted, *SPLIT_ALIASES.get(wanted, ())):
         if name in existing:
@@ -184,7 +184,7 @@ def usual_column(
 
 
 def transcript_column(existing: Sequence[str], wanted: str | Sequence[str] | None, where: str) -> str | None:
-    """Return the column of the transcripts: `wanted`, or the first of several names that exists; None for None.
+    """Return the column of the transcripts: `wanted`, or the first of several names that exists; None if not wanted.
 
     Raises:
         ColumnNotFoundError: If none of the names exists.
@@ -193,15 +193,15 @@ def transcript_column(existing: Sequence[str], wanted: str | Sequence[str] | Non
     found = next((name for name in names if name in existing), None)
     if names and found is None:
         raise ColumnNotFoundError(
-            f"There is no column of transcripts in {where}: it has {', '.join(existing) or 'no columns'}, and none of "
-            f"them is called {' or '.join(names)}.",
+            f"There is no column of transcripts in {where}: it has {', '.join(existing) or 'no columns'}, but not "
+            f"{' or '.join(names)}.",
             "transcript",
         )
     return found
 
 
 def find_text_columns(existing: Sequence[str], candidates: Sequence[str]) -> list[str] | None:
-    """Return the text column out of `candidates`, or the two of a sentence pair; None if it cannot be told."""
+    """Return the text column among `candidates`, or the two of a sentence pair; None if it is unclear."""
     for pair in TEXT_PAIRS:
         if all(column in existing for column in pair):
             return list(pair)
@@ -218,7 +218,7 @@ def encode_labels(
 
     Args:
         raw: Whole numbers, scores or names; None is a missing label and becomes -1 (NaN among scores).
-        names: Class names that belong to whole numbers, if known.
+        names: Class names of whole numbers, if known.
         universe: Labels of all splits. Names become classes in the sorted order of these, so that all splits agree.
         where: Column and source, for the error.
 
@@ -239,10 +239,10 @@ def encode_labels(
 
 
 def read_lengths(raw: Sequence[Any], where: str) -> np.ndarray:
-    """Samples at 16 kHz, int64 (N,), from a column of samples (whole numbers) or seconds; -1 where there is none.
+    """Return lengths in samples at 16 kHz, int64 (N,), of a column of samples (whole numbers) or seconds; -1 if empty.
 
     Raises:
-        ValueError: If a value is no positive number.
+        ValueError: If a value is not a positive number.
     """
     lengths = np.full(len(raw), -1, dtype=np.int64)
     for row, value in enumerate(raw):
@@ -255,7 +255,7 @@ def read_lengths(raw: Sequence[Any], where: str) -> np.ndarray:
             lengths[row] = 0
         if lengths[row] <= 0:
             raise ValueError(
-                f"The length {value!r} in row {row} of {where} is no positive number of samples or seconds. Give "
+                f"The length {value!r} in row {row} of {where} is not a positive number of samples or seconds. Give "
                 "samples at 16 kHz as whole numbers, or seconds with a decimal point."
             )
     return lengths

@@ -1,7 +1,7 @@
 """Documents of large text files, found by one pass over the files and read when they are needed.
 
-Only where each document begins and ends is kept, 28 bytes a document. What is read is what `folders.open_text_files`
-gives, with one difference: the fields of a `.jsonl` file are told from its first objects, not from all of them.
+Only the offsets of each document are kept, 28 bytes per document. The documents are those of
+`folders.open_text_files`, except that the fields of a `.jsonl` file are chosen from its first objects, not from all.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ OBJECTS_LOOKED_AT = 1000
 
 
 class TextRows(Rows):
-    """Documents of some `.txt` and `.jsonl` files, one after another, undecoded.
+    """Undecoded documents of `.txt` and `.jsonl` files, one after another.
 
     Args:
-        files: the files, and what each is called in reports.
-        settings: for the fields of `.jsonl` files.
+        files: The files, with their names for reports.
+        settings: Settings of the source, for the fields of `.jsonl` files.
 
     Attributes:
-        names: of the documents.
-        groups: the file of each document, as it is called.
+        names: Names of the documents.
+        groups: Name of the file of each document.
     """
 
     is_stream = True
@@ -50,11 +50,11 @@ class TextRows(Rows):
         self.groups = _Lazy(len(self), lambda row: self.files[self._file[row]][1])
 
     def __len__(self) -> int:
-        """Documents of all files."""
+        """Return the number of documents of all files."""
         return len(self._file)
 
     def __getitem__(self, row: int) -> Any:
-        """Undecoded value of a document."""
+        """Return the undecoded value of a document."""
         number = int(self._file[row])
         with open(self.files[number][0], "rb") as file:
             file.seek(int(self._first[row]))
@@ -62,12 +62,12 @@ class TextRows(Rows):
         content = content.replace(b"\r\n", b"\n")
         if number not in self._choices:
             return content
-        value = parse_line(content.removesuffix(b"\n"))  # else the parser words its complaint in another way
+        value = parse_line(content.removesuffix(b"\n"))  # for the same error messages as without streaming
         return pick_fields(value, self._choices[number])["value"] if isinstance(value, dict) else value
 
     @property
     def identity(self) -> str:
-        """What changes when the fields or the files change."""
+        """A string that changes with the fields or the files."""
         stats = [(path, path.stat()) for path, _ in self.files]
         return "\n".join([str(self._choices), *(f"{path} {stat.st_size} {stat.st_mtime_ns}" for path, stat in stats)])
 
@@ -77,7 +77,7 @@ class TextRows(Rows):
 
 
 class _Lazy(Sequence):
-    """Values that are made when they are asked for."""
+    """Values that are computed on access."""
 
     def __init__(self, size: int, make: Callable[[int], str]):
         self.size, self.make = size, make
@@ -96,7 +96,7 @@ def _is_plain(path: Path) -> bool:
 
 
 def _lines(path: Path) -> Iterator[tuple[int, int, bytes]]:
-    """First and last byte of each line, and its content, without a byte order mark."""
+    """Yield start and end of each line in bytes, and its content, without a byte order mark."""
     place = 0
     with open(path, "rb") as file:
         for line in file:
@@ -107,7 +107,7 @@ def _lines(path: Path) -> Iterator[tuple[int, int, bytes]]:
 
 
 def _documents(path: Path) -> Iterator[tuple[int, int, int]]:
-    """First and last byte of each document of a file, and its number for people."""
+    """Yield start and end of each document of a file in bytes, and its number from 1."""
     if not _is_plain(path):
         for number, (first, last, line) in enumerate(_lines(path), start=1):
             if line.strip():
@@ -122,7 +122,7 @@ def _documents(path: Path) -> Iterator[tuple[int, int, int]]:
             number += 1
             yield start, end, number
             start = None
-    if start is not None or number == 0:  # an empty file is one empty document, to be counted as such
+    if start is not None or number == 0:  # an empty file counts as one empty document
         yield start or 0, end, number + 1
 
 

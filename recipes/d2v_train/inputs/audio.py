@@ -22,7 +22,7 @@ from d2v_train.support.extras import need
 logger = logging.getLogger(__name__)
 
 CROP_LENGTHS = 11
-"""Lengths of training crops, evenly spaced over their range."""
+"""Number of different lengths of training crops, evenly spaced over their range."""
 
 
 @dataclass
@@ -30,21 +30,21 @@ class AudioTransform:
     """Waveform to a tensor (S,), of mean 0 and variance 1 over the crop unless the front end takes loudness as it is.
 
     In training: optionally the clip followed by random others of the same speaker until `crop_seconds` are full, then
-    a crop of random length and place. In evaluation: the clip as it is, at most `max_seconds` of its beginning.
+    a crop of random length and position. In evaluation: the clip as it is, at most `max_seconds` of its beginning.
 
     Attributes:
-        min_samples: Shorter clips are filled up with zeros after standardisation, and the zeros count as real; set by
-            `build_transform` to what two frames of the model need, the least that can be masked.
+        min_samples: Shorter clips are padded with zeros after standardisation, and the zeros count as real; set by
+            `build_transform` to the length of two frames of the model, the minimum that can be masked.
         crop_seconds: Shortest and longest crop in seconds, one number for both, or None to keep whole clips. A clip
             that is shorter than its crop stays whole.
-        concat_group: Whether clips of one group are concatenated up to the crop length. Without it, a set of single
-            words teaches where in the window things are instead of what they are. Data that does not tell the groups
-            is cropped without it, with a warning: voices that change within a window would be a giveaway.
-        speed: Slowest and fastest speed of a training clip or crop, or None for its own: tempo and pitch change
-            together, as if more people spoke.
+        concat_group: Whether clips of one group are concatenated up to the crop length. Without it, single words
+            are learned by their position in the window. Data without groups is cropped clip by clip, with a warning:
+            changes of voice within a window would be a shortcut.
+        speed: Slowest and fastest speed of a training clip or crop, or None for its own. Tempo and pitch change
+            together, as with other speakers.
         equaliser: Standard deviation in decibels of the random gains that a training clip or crop gets at eight
-            frequencies, as if each came from another microphone; 0 = as recorded. Loudness is not kept, which only
-            tells where clips are not standardised.
+            frequencies, as with other microphones; 0 = as recorded. Loudness is not kept, which matters only for clips
+            that are not standardised.
         max_seconds: Longest clip in evaluation and without crops, in seconds; None = no limit.
         standardised: Whether each clip gets mean 0 and variance 1; without it, samples keep their range of -1 to 1.
             Set by `build_transform` to what the front end takes.
@@ -79,14 +79,14 @@ class AudioTransform:
 
     @staticmethod
     def of_processor(processor: Any) -> dict[str, Any]:
-        """Return the options that do what a feature extractor does.
+        """Return the options that match a feature extractor.
 
         Raises:
-            ValueError: If it takes recordings of another rate.
+            ValueError: If it expects another sampling rate.
         """
         if processor.sampling_rate != SAMPLING_RATE:
             raise ValueError(
-                f"The encoder takes recordings of {processor.sampling_rate} Hz, and the data is read at "
+                f"The encoder expects recordings of {processor.sampling_rate} Hz, but the data is read at "
                 f"{SAMPLING_RATE} Hz."
             )
         return {"standardised": bool(processor.do_normalize)}
@@ -94,28 +94,27 @@ class AudioTransform:
     def prepare(
         self, dataset: RawDataset, block: int | None = None, report: DataReport | None = None
     ) -> RawDataset | JoinedClips:
-        """Return `dataset`, with further clips of each speaker at hand where clips are to be joined.
+        """Return `dataset`, or with `concat_group` in training a `JoinedClips` of it.
 
         Args:
-            dataset: Recordings. Without groups its clips are cropped one by one, and a warning says so.
-            block: Join a clip only with others of its block of so many consecutive ones: a stream has no more at hand.
+            dataset: Recordings. Without groups its clips are cropped one by one, with a warning.
+            block: See `JoinedClips`.
             report: Not used: nothing is read.
         """
         if not (self.train and self.concat_group):
             return dataset
         if dataset.groups is None:
             logger.warning(
-                "audio.transform.concat_group joins clips of one speaker, but nothing in the data %s tells the "
-                "speaker: each of its clips is cropped by itself. Name the column of the speaker with "
-                "audio.dataset.group_column (for a plain folder, a column of its metadata.csv), or set concat_group "
-                "to false.",
+                "audio.transform.concat_group joins clips of one speaker, but the data %s has no column of speakers: "
+                "each of its clips is cropped by itself. Name the column with audio.dataset.group_column (for a plain "
+                "folder, a column of its metadata.csv), or set concat_group to false.",
                 dataset.source,
             )
             return dataset
         return JoinedClips(dataset, block)
 
     def __call__(self, record: dict[str, Any], seed: int = 0) -> dict[str, Any]:
-        """Return {"input_values": float32 (S,), "id"}; clips are joined where the record has "another"."""
+        """Return {"input_values": float32 (S,), "id"}; clips are joined if the record has "another"."""
         samples = record["audio"]
         rng = np.random.default_rng(seed)
         speed = rng.uniform(*self.speed) if self.train and self.speed is not None else 1.0
@@ -139,8 +138,7 @@ class AudioTransform:
     def _crop_length(self, rng: np.random.Generator) -> int:
         """Return a random length in samples, one of `CROP_LENGTHS`.
 
-        A shape that comes back costs a convolution library nothing; preparing for a new one takes a quarter of a small
-        step.
+        Few lengths, because convolution libraries prepare for each new shape, which takes a quarter of a small step.
         """
         least, greatest = self.crop_seconds
         seconds = least + (greatest - least) * rng.integers(CROP_LENGTHS) / (CROP_LENGTHS - 1)
@@ -150,9 +148,9 @@ class AudioTransform:
 def _joined(
     samples: np.ndarray, another: Callable[[np.random.Generator], np.ndarray], length: int, rng: np.random.Generator
 ) -> np.ndarray:
-    """Return a clip and random others of its group, with at least one clip more than `length` needs.
+    """Return a clip and random others of its group, concatenated.
 
-    The one more lets the crop start anywhere in the first clip.
+    They exceed `length` by the first clip, so that the crop may start anywhere in it.
     """
     clips = [samples]
     total, wanted = len(samples), length + len(samples)
@@ -165,7 +163,7 @@ def _joined(
 def standardise(samples: np.ndarray) -> np.ndarray:
     """Return (S,) float32 of mean 0 and variance 1; a constant signal becomes zeros.
 
-    The small number under the root is that of `Wav2Vec2FeatureExtractor`, which users of the exported model will run.
+    The epsilon is that of `Wav2Vec2FeatureExtractor`, which users of the exported model will run.
     """
     samples = samples.astype(np.float32)
     return (samples - samples.mean()) / np.sqrt(samples.var() + 1e-7)
@@ -179,24 +177,24 @@ def _change_speed(samples: np.ndarray, speed: float) -> np.ndarray:
 
 
 KNOTS = 8
-"""Frequencies that are given a gain of their own: few, so that a vowel remains the vowel that it is."""
+"""Number of frequencies with a gain of their own: few, so that vowels stay recognisable."""
 
 
 class Equaliser:
-    """Multiplies the spectrum of a recording by a smooth random curve.
+    """A smooth random gain curve over the spectrum of a recording.
 
-    The curve is straight in decibels between `KNOTS` gains, which lie evenly on the mel scale from 0 Hz to half the
-    sampling rate and are independent and normal.
+    The curve is linear in decibels between `KNOTS` independent normal gains, which are evenly spaced on the mel scale
+    from 0 Hz to half the sampling rate.
 
     Args:
-        decibels: standard deviation of the gains.
+        decibels: Standard deviation of the gains.
     """
 
     def __init__(self, decibels: float):
         self.decibels = decibels
 
     def __call__(self, samples: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """Return (S,) float32, of the same length as the recording (S,)."""
+        """Return the filtered recording (S,) as float32 (S,)."""
         hertz = np.fft.rfftfreq(len(samples), 1 / SAMPLING_RATE)
         knots = np.linspace(0.0, hertz_to_mel(SAMPLING_RATE / 2, "htk"), KNOTS)
         gains = rng.normal(0.0, self.decibels, KNOTS)

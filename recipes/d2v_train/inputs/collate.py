@@ -1,4 +1,4 @@
-"""Batches of transformed samples: padding, attention mask, and the masks that the student is to predict behind.
+"""Batches of transformed samples: padding, attention mask, and the masks of the tokens that the student predicts.
 
 Legend: B samples, S waveform samples, T tokens, M masks per sample.
 """
@@ -21,9 +21,9 @@ class Collator:
     """Collate items of one modality into the arguments of `Data2VecForPreTraining`.
 
     Waveforms are padded with zeros and token ids with the pad id, on the right; "attention_mask" (B, S or T, int64,
-    1 = real) is there only if something was padded. The masks are drawn by the real length of each sample, so a
-    sample is masked in the same way whatever it is batched with. As in the reference, text may be masked anywhere,
-    its start and end tokens included.
+    1 = real) is present only if something was padded. The masks are drawn by the real length of each sample, so the
+    mask of a sample does not depend on the rest of the batch. As in the reference, text may be masked anywhere, its
+    start and end tokens included.
 
     Args:
         model_config: `Data2VecConfig`.
@@ -65,7 +65,7 @@ class Collator:
         return batch
 
     def count_tokens(self, modality: str, inputs: dict[str, Tensor]) -> int:
-        """Return the real tokens of a collated batch, masked or not, so that padding does not pass for throughput."""
+        """Return the number of real tokens of a collated batch, masked or not, so that padding is not throughput."""
         real = inputs.get("attention_mask")
         if real is None:
             return inputs["mask"][:, 0].numel()
@@ -76,7 +76,7 @@ def _common_input(items: Sequence[dict[str, Any]]) -> str:
     known = [modality.input_name for modality in MODALITIES.values()]
     names = {name for item in items for name in known if name in item}
     if len(names) != 1:
-        raise ValueError(f"A batch takes items of one modality; these {len(items)} hold {sorted(names) or None}.")
+        raise ValueError(f"A batch takes items of one modality; these {len(items)} have {sorted(names) or None}.")
     return names.pop()
 
 

@@ -1,4 +1,4 @@
-"""Recordings with further clips of the same speaker at hand, for crops that are longer than a clip."""
+"""Recordings with access to further clips of the same speaker, for crops that are longer than a clip."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ class JoinedClips(Dataset):
 
     Args:
         dataset: Recordings with groups.
-        block: Take only clips of the same block of so many consecutive ones: a stream has no more at hand. None takes
-            all of the group.
+        block: Number of consecutive samples in a block; only clips of the same block are joined, as a stream keeps no
+            others in memory. None takes all of the group.
     """
 
     def __init__(self, dataset: RawDataset, block: int | None = None):
@@ -35,16 +35,16 @@ class JoinedClips(Dataset):
         return self.read(index)
 
     def read(self, index: int, report: DataReport | None = None, drawn: bool = True) -> dict[str, Any]:
-        """Return a record with "another", `another(rng) -> (S,)`; arguments as of `RawDataset.read`.
+        """Return a record with "another", `another(rng) -> (S,)`; arguments as in `RawDataset.read`.
 
-        What another clip meets is reported as what its record met is.
+        Bad samples among the other clips are reported like the record itself.
         """
         record = self.dataset.read(index, report, drawn)
         members = self._near(record["id"], self._members[record["group"]])
         return record | {"another": partial(self._another, members, report, drawn)}
 
     def name_of(self, index: int) -> str:
-        """Return the name of a sample, for people."""
+        """Return the human-readable name of a sample."""
         return self.dataset.name_of(index)
 
     def _near(self, index: int, members: np.ndarray) -> np.ndarray:
@@ -53,7 +53,7 @@ class JoinedClips(Dataset):
             return members
         first = index // self.block * self.block
         near = members[slice(*np.searchsorted(members, [first, first + self.block]))]
-        return near if len(near) else members  # the substitute of a bad clip may be of a neighbouring block
+        return near if len(near) else members  # the substitute of a bad clip may belong to the next block
 
     def _another(
         self, members: np.ndarray, report: DataReport | None, drawn: bool, rng: np.random.Generator

@@ -1,6 +1,6 @@
-"""What a run does with the records of each modality, from the transform to what is saved beside the model.
+"""Transforms, padding and processors of each modality.
 
-`data/kinds.py` says where the records come from, `modeling_d2v/modalities.py` what the model makes of the inputs; all
+`data/kinds.py` describes the sources of the records, `modeling_d2v/modalities.py` the front ends of the model; all
 three have the same keys. To add a modality, write its transform and add an entry to each.
 """
 
@@ -24,15 +24,16 @@ class DataKind:
 
     Args:
         transform: Class of its transforms. `of_model(settings, tokenizer)` and `of_processor(processor)` return the
-            options that follow from the configuration of the modality, and from what is saved beside a model.
-        processor: Part of a `Data2VecProcessor` that does what the transform does in evaluation.
-        make_processor: `make_processor(config, transform, tokenizer)`, of the model, the run and its texts.
-        auto_class: Class of transformers that loads such a part.
+            options that follow from the configuration of the modality, and from the processor saved with a model.
+        processor: Part of a `Data2VecProcessor` that matches the transform in evaluation.
+        make_processor: `make_processor(config, transform, tokenizer)` returns that part.
+        auto_class: Class of transformers that loads that part.
         evaluation_options: Options of a training transform that evaluation shares.
-        probe_batch_size: Samples of a forward pass of a probe.
-        padding: `padding(settings)`, what fills up the shorter inputs of a batch; None where all have one shape.
-        longest: Option of the transform that shortens inputs; None where all have one shape.
-        source: `source(settings)`, the fields of `SourceSettings` that follow from the modality's configuration.
+        probe_batch_size: Samples per forward pass of a probe.
+        padding: `padding(settings)` returns the padding value of a batch; None if all inputs have one shape.
+        longest: Option of the transform that limits the length of inputs; None if all have one shape.
+        source: `source(settings)` returns the fields of `SourceSettings` that follow from the configuration of the
+            modality.
         has_tokenizer: Whether inputs are made by a tokenizer.
     """
 

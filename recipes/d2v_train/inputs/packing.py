@@ -24,18 +24,17 @@ DOCUMENTS_AT_ONCE = 1000
 class PackedTextDataset(Dataset):
     """Blocks <s> ... </s> of exactly `block_size` tokens, cut from all documents one after another.
 
-    Documents are separated by </s>. Everything is tokenised once, in batches, when the data set is made. Bad documents
-    are left out and counted in `bad`. What remains after the last whole block is dropped, unless it is all there is:
-    then the only block is shorter.
+    Documents are separated by </s>. Everything is tokenised once, in batches, on construction. Bad documents are left
+    out and counted in `bad`. The rest after the last whole block is dropped; without a whole block, the only block is
+    shorter.
 
     Args:
         dataset: Documents.
-        tokenizer: With `bos_token_id` and `eos_token_id`.
+        tokenizer: Tokenizer with `bos_token_id` and `eos_token_id`.
         block_size: Tokens per block, the two special ones included.
-        cache_dir: Folder for the token file of this combination of documents and tokenizer, read by later runs
-            without being loaded into memory; None keeps the tokens in memory, or those of a stream in the cache of the
-            `datasets` library.
-        report: Takes what is met in the documents; None logs bad ones instead.
+        cache_dir: Folder for the token file of this combination of documents and tokenizer, which later runs
+            memory-map; None keeps the tokens in memory, or those of a stream in the cache of the `datasets` library.
+        report: Receives the bad documents and notes; None logs bad ones instead.
 
     Attributes:
         tokens: (total,) int32, all documents, each followed by </s>.
@@ -74,10 +73,10 @@ class PackedTextDataset(Dataset):
     def read(self, index: int, report: DataReport | None = None, drawn: bool = True) -> dict[str, Any]:
         """Return {"id": index, "input_ids": int64 (block_size,), "label": None, "group": None}.
 
-        The documents were read, and reported, when the data set was made: neither `report` nor `drawn` is used.
+        The documents were read and reported on construction: neither `report` nor `drawn` is used.
         """
         if not -len(self) <= index < len(self):
-            raise IndexError(f"There is no block {index} in a data set of {len(self)}.")
+            raise IndexError(f"There is no block {index} in a dataset of {len(self)}.")
         index = int(index) % len(self)
         body = np.asarray(self.tokens[index * self._body : (index + 1) * self._body], dtype=np.int64)
         ids = np.concatenate([[self.bos], body, [self.eos]])
@@ -100,7 +99,7 @@ def _tokens_of(
     rules = tokenizer.backend_tokenizer.to_str().encode()
     met = DataReport()  # while the file is written
     if dataset.table.values.is_stream:
-        # Too large for memory, and for being read twice: what tells the files apart tells the documents apart.
+        # Too large for memory, and to be read twice: the identity of the files stands for that of the documents.
         digest = hashlib.blake2b(rules + dataset.rows.astype("<i8").tobytes(), digest_size=16)
         digest.update(dataset.table.values.identity.encode("utf-8", "surrogateescape"))
         documents: Iterable[str] = _good_texts(dataset, met)
@@ -123,7 +122,7 @@ def _tokens_of(
                     ids.tofile(file)
                 if not file.tell():
                     _raise_unusable(dataset)
-                # What was met is of interest to every run that takes the tokens from here.
+                # Every run that uses these tokens reports the bad documents.
                 keep_report(met, path.with_suffix(".json"))
     repeat_report(path.with_suffix(".json"), dataset, report)
     return np.memmap(path, dtype=np.int32, mode="r")
@@ -137,7 +136,7 @@ def _concatenated(documents: list[str], tokenizer: Any, dataset: RawDataset) -> 
 
 
 def _raise_unusable(dataset: RawDataset) -> None:
-    raise ValueError(f"Not one of the {len(dataset)} documents can be used. {dataset.bad.report()}")
+    raise ValueError(f"None of the {len(dataset)} documents can be used. {dataset.bad.report()}")
 
 
 def _default_folder() -> Path:

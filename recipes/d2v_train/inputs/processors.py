@@ -12,17 +12,14 @@ from modeling_d2v import Data2VecConfig, Data2VecImageProcessor
 
 
 def image_processor(config: Data2VecConfig, transform: Any) -> Data2VecImageProcessor:
-    """Image processor with the size and normalisation that the model was trained with.
-
-    It does what `VisionTransform` does in evaluation: shorter side resized, centre cut out, colours as the model takes
-    them.
+    """Return an image processor that matches `VisionTransform` in evaluation.
 
     Args:
-        config: configuration of the model.
+        config: Configuration of the model.
         transform: `VisionTransform` of the run.
 
     Raises:
-        MissingDependencyError: pillow is not installed.
+        MissingDependencyError: If pillow is not installed.
     """
     need("PIL.Image", "vision")
     size, channels = config.vision_config.image_size, config.vision_config.num_channels
@@ -37,11 +34,11 @@ def image_processor(config: Data2VecConfig, transform: Any) -> Data2VecImageProc
 
 
 def feature_extractor(config: Data2VecConfig, standardised: bool | None = None) -> Wav2Vec2FeatureExtractor:
-    """Feature extractor that standardises each waveform or leaves it as it is, as in training.
+    """Return a feature extractor that standardises each waveform or leaves it as it is, as in training.
 
     Args:
-        config: configuration of the model.
-        standardised: what the run did. Default: what the front end takes.
+        config: Configuration of the model.
+        standardised: Whether the run standardises. Default: as the front end requires.
     """
     if standardised is None:
         standardised = config.audio_config.traits.standardised
@@ -55,6 +52,6 @@ def feature_extractor(config: Data2VecConfig, standardised: bool | None = None) 
 
 
 def bounded_tokenizer(config: Data2VecConfig, tokenizer: Any) -> Any:
-    """Tokenizer that knows how much the model takes at most, so that users may truncate without naming a length."""
+    """Set the maximum length of a tokenizer to that of the model, and return it."""
     tokenizer.model_max_length = config.text_config.max_position_embeddings
     return tokenizer

@@ -1,4 +1,4 @@
-"""From a document to the model's input."""
+"""Transform of a document into the model's input: tokens, packed into blocks in training."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class TextTransform:
     In training with `pack`, `prepare` returns blocks of exactly `max_length` tokens, which pass through unchanged.
 
     Attributes:
-        tokenizer: Of `build_tokenizer` or `load_tokenizer`.
+        tokenizer: Tokenizer of `build_tokenizer` or `load_tokenizer`.
         max_length: Tokens, special ones included.
         pack: Whether training documents are joined and cut into blocks.
         cache_dir: Folder that keeps packed tokens between runs; None keeps them in memory only.
@@ -46,7 +46,7 @@ class TextTransform:
 
     @staticmethod
     def of_processor(processor: Any) -> dict[str, Any]:
-        """Return no options: the tokenizer itself is what the transform takes."""
+        """Return no options: the transform uses the tokenizer itself."""
         return {}
 
     def prepare(
@@ -57,7 +57,7 @@ class TextTransform:
         Args:
             dataset: Documents.
             block: Not used: documents are packed in their order.
-            report: Takes what is met in the documents; None logs bad ones instead.
+            report: Receives the bad documents and notes; None logs bad ones instead.
         """
         if self.train and self.pack:
             return PackedTextDataset(dataset, self.tokenizer, self.max_length, self.cache_dir, report)

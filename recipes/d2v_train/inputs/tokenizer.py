@@ -1,7 +1,6 @@
 """A byte-level BPE tokenizer with the special ids of RoBERTa, trained on the data or loaded.
 
-Ids: <s> 0, <pad> 1, </s> 2, <unk> 3, then 256 bytes and merges, <mask> last. Any text can be written; nothing becomes
-<unk>.
+Ids: <s> 0, <pad> 1, </s> 2, <unk> 3, then 256 bytes and merges, <mask> last. Any text can be encoded without <unk>.
 """
 
 from __future__ import annotations
@@ -24,13 +23,13 @@ def build_tokenizer(texts: Iterable[str], vocab_size: int = 8192, max_length: in
     Args:
         texts: Documents to train on.
         vocab_size: Number of entries, <mask> included. Little text gives fewer: see `len(tokenizer)`.
-        max_length: Longest input in tokens that the model takes; stored with the tokenizer. None = no limit.
+        max_length: Longest input of the model in tokens; stored with the tokenizer. None = no limit.
 
     Returns:
         `PreTrainedTokenizerFast`; after `save_pretrained`, `AutoTokenizer.from_pretrained` loads it.
 
     Raises:
-        ValueError: If `vocab_size` does not even hold the 256 bytes and the special tokens.
+        ValueError: If `vocab_size` is too small for the 256 bytes and the special tokens.
     """
     if vocab_size < SMALLEST_VOCABULARY:
         raise ValueError(
@@ -51,11 +50,11 @@ def build_tokenizer(texts: Iterable[str], vocab_size: int = 8192, max_length: in
 
 
 def finish_tokenizer(tokenizer: Tokenizer, max_length: int | None = None) -> Any:
-    """A byte-level BPE model with <s> 0, <pad> 1, </s> 2 and <unk> 3 as the tokenizer that transformers loads.
+    """Return a byte-level BPE model as a tokenizer of transformers.
 
     Args:
-        tokenizer: What splits text and knows the vocabulary; <mask> is added where it lacks it.
-        max_length: Longest input in tokens that the model takes. None = no limit.
+        tokenizer: Model with <s> 0, <pad> 1, </s> 2 and <unk> 3; <mask> is added if it is missing.
+        max_length: Longest input of the model in tokens. None = no limit.
     """
     from transformers import PreTrainedTokenizerFast
 
@@ -83,26 +82,25 @@ def load_tokenizer(name: str, **options: Any) -> Any:
     Raises:
         ValueError: If it lacks one of the tokens that packing and masking need.
     """
-
     tokenizer = AutoTokenizer.from_pretrained(name, **options)
-    # A tokenizer of BERT's kind has [CLS] and [SEP] in the places of <s> and </s>.
+    # Tokenizers like that of BERT have [CLS] and [SEP] instead of <s> and </s>.
     tokenizer.bos_token = tokenizer.bos_token or tokenizer.cls_token
     tokenizer.eos_token = tokenizer.eos_token or tokenizer.sep_token
     missing = [token for token in ("bos_token", "eos_token", "pad_token") if getattr(tokenizer, token) is None]
     if missing:
         raise ValueError(
-            f"The tokenizer {name!r} has no {', '.join(missing)}. Use one that has, or train one: `build_tokenizer`."
+            f"The tokenizer {name!r} has no {', '.join(missing)}. Use another one, or train one: `build_tokenizer`."
         )
     return tokenizer
 
 
 def check_vocabulary(tokenizer: Any, rows: int, how: str) -> None:
-    """Check once what a model on a GPU does not check: that it has a row for every token.
+    """Check that a model has an embedding for every token, which is not checked on a GPU.
 
     Args:
-        tokenizer: That makes the model's inputs.
+        tokenizer: Tokenizer of the model's inputs.
         rows: Size of the model's vocabulary.
-        how: To name the right tokenizer, for the message.
+        how: How the user names another tokenizer, for the message.
 
     Raises:
         ValueError: If there are more tokens.

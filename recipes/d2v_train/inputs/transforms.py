@@ -1,8 +1,8 @@
-"""From a record to the model's input: crops, flips, standardisation, tokens.
+"""Transforms of records into the model's input: crops, flips, standardisation, tokens.
 
-`transform(record, seed)` is a pure function: all that is random comes from a NumPy generator seeded by `seed`, so a
-sample is the same whichever worker prepares it. `transform.prepare(dataset)` returns the data set to draw records
-from, after the transform took from it what it needs: clips of the same speaker, or documents packed into blocks.
+`transform(record, seed)` is a pure function: all randomness comes from a NumPy generator seeded by `seed`, so a
+sample does not depend on the worker that prepares it. `transform.prepare(dataset)` returns the dataset to draw records
+from, such as clips joined by speaker, or documents packed into blocks.
 
 Legend: C channels, H height, W width, S waveform samples, T tokens.
 """
@@ -23,10 +23,10 @@ def build_transform(
 
     Args:
         modality: A key of `DATA_KINDS`.
-        options: Attributes of its transform; what is not given follows from `model_config` (image size, channels,
-            shortest waveform, longest text).
+        options: Attributes of its transform; others follow from `model_config` (image size, channels, shortest
+            waveform, longest text).
         model_config: `Data2VecConfig`.
-        tokenizer: For text.
+        tokenizer: Tokenizer of text.
         train: Whether to augment and pack.
 
     Raises:
@@ -46,7 +46,7 @@ def build_transform(
 
 
 def _check_kind(modality: str, name: str, value: Any) -> None:
-    """Refuse a value that is no switch or no number where the option is one; ranges are checked elsewhere."""
+    """Check that the value of an option is a bool or a number if the option takes one."""
     if name in ("flip", "concat_group", "pack", "standardised"):
         fits, kind = isinstance(value, bool), "true or false"
     elif name in ("image_size", "num_channels", "min_samples", "max_length"):
@@ -55,7 +55,7 @@ def _check_kind(modality: str, name: str, value: Any) -> None:
         fits, kind = value is None or (isinstance(value, int | float) and value > 0), "a number above 0"
     elif name == "equaliser":
         number = isinstance(value, int | float) and not isinstance(value, bool)
-        # Far more than any microphone: what overflowed would be counted as a damaged recording.
+        # 60 dB is far more than any microphone; samples that overflow would be counted as damaged recordings.
         fits, kind = number and 0 <= value <= 60, "a number of decibels from 0 to 60"
     elif name == "color_jitter":
         fits, kind = isinstance(value, int | float) and 0 <= value <= 1, "a number from 0 to 1"

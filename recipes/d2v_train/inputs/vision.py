@@ -1,4 +1,4 @@
-"""From an image to the model's input: crop, flip, colours, normalisation."""
+"""Transform of an image into the model's input: crop, flip, colours, normalisation."""
 
 from __future__ import annotations
 
@@ -19,16 +19,15 @@ from d2v_train.support.extras import need
 class VisionTransform:
     """Image to a normalised tensor (C, H, W).
 
-    In training: a random part of the image, of a share `crop_scale` of its area, resized to the model's size, and
-    flipped left to right half of the time. Without `crop_scale`, and in evaluation: the image resized so that its
-    shorter side fits, and its centre cut out, as the image processor of the exported model does. An image that already
-    has the size is taken as it is.
+    In training: a random crop of a share `crop_scale` of the image's area, resized to the model's size, and flipped
+    horizontally half of the time. Without `crop_scale`, and in evaluation: the image resized by its shorter side and
+    cropped at the centre, like the image processor of the exported model. An image of the right size is not resized.
 
     Attributes:
         image_size: Height and width to produce.
         num_channels: 3 for RGB, 1 for grey.
-        crop_scale: Least and greatest share of the area of a training crop, or None for no random crop.
-        crop_aspect: Least and greatest width-to-height ratio of a training crop.
+        crop_scale: Smallest and largest share of the area of a training crop, or None for no random crop.
+        crop_aspect: Smallest and largest width-to-height ratio of a training crop.
         flip: Whether training images are flipped at random. Off by default: it changes the meaning of digits.
         color_jitter: Brightness, contrast and saturation of a training crop vary by up to this share, 0 to 1.
         mean: Subtracted, per channel or one number, of values in [0, 1].
@@ -63,13 +62,13 @@ class VisionTransform:
 
     @staticmethod
     def of_processor(processor: Any) -> dict[str, Any]:
-        """Return the options that do what an image processor does to colours."""
+        """Return the options that match the normalisation of an image processor."""
         if not getattr(processor, "do_normalize", True):
             return {"mean": 0.0, "std": 1.0}
         return {"mean": list(processor.image_mean), "std": list(processor.image_std)}
 
     def prepare(self, dataset: RawDataset, block: int | None = None, report: DataReport | None = None) -> RawDataset:
-        """Return `dataset` itself: images need nothing from one another, so neither `block` nor `report` is used."""
+        """Return `dataset` itself: images are transformed one by one, neither `block` nor `report` is used."""
         return dataset
 
     def __call__(self, record: dict[str, Any], seed: int = 0) -> dict[str, Any]:
@@ -93,12 +92,12 @@ class VisionTransform:
         return image
 
     def normalised(self, image: Any) -> np.ndarray:
-        """Return the pixels of a picture as float32 (C, H, W)."""
+        """Return the normalised pixels of a PIL image as float32 (C, H, W)."""
         pixels = np.asarray(image, dtype=np.float32).reshape(*image.size[::-1], self.num_channels).transpose(2, 0, 1)
         return np.ascontiguousarray((pixels / 255.0 - self._mean) / self._std)
 
     def _crop_box(self, size: tuple[int, int], rng: np.random.Generator) -> tuple[int, int, int, int]:
-        """Return (left, upper, right, lower) of a random crop; of the whole image if no draw fits."""
+        """Return (left, upper, right, lower) of a random crop, or of the whole image if no draw fits."""
         width, height = size
         for _ in range(10):
             area = width * height * rng.uniform(*self.crop_scale)
@@ -113,14 +112,16 @@ class VisionTransform:
     def _per_channel(self, name: str, value: float | Sequence[float]) -> np.ndarray:
         values = np.atleast_1d(np.asarray(value, dtype=np.float32))
         if values.size not in (1, self.num_channels):
-            raise ValueError(f"Vision option {name} has {values.size} numbers for {self.num_channels} channels.")
+            raise ValueError(
+                f"Vision option {name} has {values.size} numbers; give 1 or {self.num_channels}, one per channel."
+            )
         return values[:, None, None]
 
 
 def _centre_square(image: Any, side: int, resample: int) -> Any:
     """Return the centre (side, side) of a PIL image whose shorter side was resized to `side`.
 
-    The longer side and the corner are rounded down, as the image processors of transformers round them.
+    The longer side and the corner are rounded down, as in the image processors of transformers.
     """
     width, height = (side * length // min(image.size) for length in image.size)
     left, upper = (width - side) // 2, (height - side) // 2
@@ -128,13 +129,13 @@ def _centre_square(image: Any, side: int, resample: int) -> Any:
 
 
 class ColorJitter:
-    """Brightness, contrast and saturation, each by its own factor from 1 - strength to 1 + strength, in random order.
+    """Random brightness, contrast and saturation, each by a factor from 1 - strength to 1 + strength, in random order.
 
     Args:
-        strength: 0 to 1.
+        strength: Strength, from 0 to 1.
 
     Raises:
-        ValueError: if it is not.
+        ValueError: If `strength` is out of range.
     """
 
     def __init__(self, strength: float) -> None:

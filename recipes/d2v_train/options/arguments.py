@@ -1,4 +1,4 @@
-"""Arguments of a program from a dataclass: each field is an option, described by the lines below it."""
+"""Command-line arguments from a dataclass: each field is an option, documented by the string below it."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from d2v_train.options.fields import field_types
 def add_arguments(parser: argparse.ArgumentParser, cls: type, only: Collection[str] | None = None) -> None:
     """Add an option for each field of a dataclass; fields that are mappings are left out.
 
-    A field without a default is required; a switch that is on has the option `--no_NAME`. The metadata of a field may
-    name its "choices", and as "word" what stands for None; where "positional" is true it is an argument by its place.
+    A field without a default is required; a bool that is true by default becomes `--no_NAME`. The metadata of a field
+    may contain its "choices", a "word" that stands for None, and "positional" for a positional argument.
 
     Args:
-        parser: That gets the options.
+        parser: Parser to extend.
         cls: The dataclass.
-        only: Fields to take; None takes all.
+        only: Fields to add; None adds all.
     """
     docs = {field.name: field.doc for field in fields_of(cls.__module__, cls.__name__)}
     hints = field_types(cls)
@@ -54,12 +54,12 @@ def add_arguments(parser: argparse.ArgumentParser, cls: type, only: Collection[s
 
 
 def given(args: argparse.Namespace, names: Collection[str]) -> dict[str, Any]:
-    """Return the values of some arguments; those that are None are left out."""
+    """Return the values of the named arguments that are not None."""
     return {name: value for name, value in vars(args).items() if name in names and value is not None}
 
 
 def _kind(hint: Any) -> tuple[Callable[[str], Any], bool]:
-    """Return the type of the values of a field, and whether it takes several."""
+    """Return the type of the values of a field, and whether it is a list."""
     variants = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
     lists = [typing.get_args(kind)[0] for kind in variants if typing.get_origin(kind) is list]
     kind = next(iter([*lists, *(kind for kind in variants if kind is not type(None))]))
@@ -67,7 +67,7 @@ def _kind(hint: Any) -> tuple[Callable[[str], Any], bool]:
 
 
 def _reader(kind: Callable[[str], Any], word: str | None) -> Callable[[str], Any]:
-    """Return what reads a value: of a type, or None where the text is a word that stands for it."""
+    """Return a function that parses a value, or returns None for `word`."""
 
     def read(text: str) -> Any:
         try:

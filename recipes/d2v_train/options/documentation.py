@@ -1,7 +1,7 @@
-"""What the source says about each option: its type, its default, and the lines below its field.
+"""Type, default and documentation of each option, read from the source.
 
-The source is read, not imported: types and defaults of everything that a run can be told, the fields of the model's
-configuration included, are there in a fraction of a second, without PyTorch.
+The source is parsed, not imported: the options of a run, including the fields of the model's configuration, are
+available in a fraction of a second, without PyTorch.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from typing import Any, NamedTuple
 
 OPTIONS = "d2v_train.options.run:Options"
 
-
 LISTED_ELSEWHERE = {
     "model": "modeling_d2v.configuration_data2vec:Data2VecConfig",
     "model.text_config": "modeling_d2v.configuration_modalities:Data2VecTextConfig",
@@ -28,16 +27,13 @@ LISTED_ELSEWHERE = {
     "audio.transform": "d2v_train.inputs.audio:AudioTransform",
     **{f"{name}.dataset": "d2v_train.data.tables:SourceSettings" for name in ("text", "vision", "audio")},
 }
-"""Options that are mappings, with the class whose fields they hold."""
-
+"""Options that are mappings, with the class whose fields are their keys."""
 
 BACKBONE = "modeling_d2v.backbone_configuration:BackbonePreTrainingConfig"
-"""What the `model` section holds of a run with `backbone`."""
-
+"""Class whose fields are the keys of the `model` section of a run with `backbone`."""
 
 NOT_OPTIONS = {"tokenizer", "train"}
-"""Fields among them that the program sets itself."""
-
+"""Fields of these classes that are set by the program."""
 
 PRESET = (
     "Published size whose settings the other fields start from, such as `vision-base`, `audio-large` or "
@@ -46,15 +42,15 @@ PRESET = (
 
 
 class Option(NamedTuple):
-    """An option as its source describes it.
+    """An option in the source.
 
     Attributes:
-        name: with dots.
-        type: annotation of the field.
-        default: value, or the source of it as `Expression` where it is not a plain value; `SET_BY_RUN` without one.
-        doc: what stands below the field, in one line.
-        is_free: whether it may differ when a run is resumed.
-        listed: whether it is a key of a mapping, described by another class than a section.
+        name: Dotted name.
+        type: Annotation of the field.
+        default: Value, or its source as `Expression` if it is not a literal; `SET_BY_RUN` without one.
+        doc: Docstring of the field, in one line.
+        is_free: Whether it may differ when a run is resumed.
+        listed: Whether it is a key of a mapping, documented by another class than a section.
     """
 
     name: str
@@ -66,7 +62,7 @@ class Option(NamedTuple):
 
 
 class Expression(str):
-    """Source of a default that is not a plain value."""
+    """Source of a default that is not a literal."""
 
 
 SET_BY_RUN = Expression("set by the run")
@@ -76,10 +72,10 @@ class OptionSection(NamedTuple):
     """A section of the options.
 
     Attributes:
-        name: with dots, "" for the top level.
-        doc: first line of its class.
-        shared: first line of the class that it has in common with other sections; "" where there is none.
-        options: those that lie in it or below it.
+        name: Dotted name, "" for the top level.
+        doc: First line of its class.
+        shared: First line of the base class that it shares with other sections; "" without one.
+        options: Options in it and in the sections below it.
     """
 
     name: str
@@ -90,14 +86,14 @@ class OptionSection(NamedTuple):
 
 @cache
 def sections() -> list[OptionSection]:
-    """Return the top level and the sections below it, in the order of their definition."""
+    """Return the top level and the sections below it, in order of definition."""
     module, _, name = OPTIONS.partition(":")
     whole, found = [], []
     for field in fields_of(module, name):
         inner = _section_class(module, field.type)
         if inner is None:
             whole.append(field)
-            if field.type.startswith("dict"):  # the model, which is a section to its users
+            if field.type.startswith("dict"):  # the model, a section to users
                 found.append(OptionSection(field.name, field.doc, "", _listed(field)))
         else:
             options = list(_below(*inner, f"{field.name}.", field.is_free))
@@ -113,7 +109,7 @@ def options() -> list[Option]:
 
 
 def backbone_options() -> list[Option]:
-    """Return what the `model` section holds of a run with `backbone`."""
+    """Return the options of the `model` section of a run with `backbone`."""
     return [field._replace(name=f"model.{field.name}", listed=True) for field in fields_of(*BACKBONE.split(":"))]
 
 
@@ -130,7 +126,7 @@ def _below(module: str, section: str, prefix: str, is_free: bool = False) -> Ite
 
 
 def _listed(mapping: Option) -> list[Option]:
-    """Return the keys of a mapping that another class describes, with those of the mappings inside it."""
+    """Return the keys of a mapping that another class documents, with those of the mappings inside it."""
     if mapping.name not in LISTED_ELSEWHERE:
         return []
     fields = fields_of(*LISTED_ELSEWHERE[mapping.name].split(":"))
@@ -149,7 +145,7 @@ def _listed(mapping: Option) -> list[Option]:
 
 @cache
 def _module(name: str) -> ast.Module:
-    """Return the parsed source of a module, which is not imported."""
+    """Return the parsed source of a module, without importing it."""
     package, *rest = name.split(".")
     if package == __name__.partition(".")[0]:
         folder = Path(__file__).resolve().parents[1]
@@ -159,7 +155,7 @@ def _module(name: str) -> ast.Module:
 
 
 def _find(module: str, name: str) -> tuple[str, str] | None:
-    """Return module and name of the definition that a name in a module stands for; None outside of these packages."""
+    """Return module and name of the definition of a name in a module; None outside of its package."""
     for node in _module(module).body:
         if isinstance(node, ast.ClassDef) and node.name == name:
             return module, name
@@ -190,7 +186,7 @@ def fields_of(module: str, name: str) -> list[Option]:
     node = _definition(module, name)
     described = _described(ast.get_docstring(node) or "")
     found: dict[str, Option] = {}
-    # As Python resolves them: what stands further left goes before.
+    # As in Python's method resolution, bases further left override others.
     for base in reversed(node.bases):
         origin = _find(module, base.id) if isinstance(base, ast.Name) else None
         found |= {field.name: field for field in (fields_of(*origin) if origin else [])}
@@ -214,7 +210,7 @@ def _is_free(value: ast.expr | None) -> bool:
 
 
 def _value(node: ast.expr | None) -> Any:
-    """Return the default that an expression gives a field."""
+    """Return the default of a field from its expression."""
     if node is None:
         return SET_BY_RUN
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("free", "field"):
@@ -234,9 +230,9 @@ def _value(node: ast.expr | None) -> Any:
 
 
 def _described(docstring: str) -> dict[str, str]:
-    """Return what the entries of `Args:` and `Attributes:` in a docstring say, by name.
+    """Return the text of the entries of `Args:` and `Attributes:` in a docstring by name.
 
-    An entry may be of several names, and describe further ones inside its text, as "`name`: what it is".
+    An entry may have several names, and document further ones inside its text, as "`name`: text".
     """
     found: dict[str, str] = {}
     for part in re.split(r"\n(?=\S)", docstring):
@@ -247,8 +243,8 @@ def _described(docstring: str) -> dict[str, str]:
             names, _, text = " ".join(entry.split()).partition(": ")
             inside = re.split(r"(?<=\. )(`\w+`(?:, `\w+`)*): ", text)
             found |= dict.fromkeys(re.split(r", ", names), _sentence(inside[0]))
-            for others, said in zip(inside[1::2], inside[2::2], strict=True):
-                found |= dict.fromkeys(re.findall(r"\w+", others), _sentence(said))
+            for others, nested in zip(inside[1::2], inside[2::2], strict=True):
+                found |= dict.fromkeys(re.findall(r"\w+", others), _sentence(nested))
     return found
 
 

@@ -17,43 +17,43 @@ def choice(name: str, value: str, valid: Sequence[str]) -> None:
     """Check that an option has one of some values.
 
     Args:
-        name: of the option, as the user writes it.
-        value: that was given.
-        valid: values that it may have.
+        name: Name of the option, as the user writes it.
+        value: Given value.
+        valid: Valid values.
 
     Raises:
-        OptionError: it has another one.
+        OptionError: If it has another one.
     """
     if value not in valid:
         raise OptionError(f"{name} is {value!r}. It must be one of {', '.join(valid)}.")
 
 
 def at_least(name: str, value: float | None, least: float) -> None:
-    """Check that a number is finite and not below a bound; None, an option that was not given, passes.
+    """Check that a number is finite and at least `least`; None, for an option that was not given, is valid.
 
     Args:
-        name: of the option, as the user writes it.
-        value: that was given.
-        least: smallest value that it may have.
+        name: Name of the option, as the user writes it.
+        value: Given value.
+        least: Smallest valid value.
 
     Raises:
-        OptionError: it is below, infinite or NaN.
+        OptionError: If it is smaller, infinite or NaN.
     """
-    if value is not None and not least <= value < math.inf:  # NaN is in no range
+    if value is not None and not least <= value < math.inf:  # comparisons with NaN are false
         raise OptionError(f"{name} is {value}. It must be at least {least}.")
 
 
 @contextmanager
 def options_explained(what: str) -> Iterator[None]:
-    """Turn what wrong options make the libraries raise into `OptionError`.
+    """Turn exceptions that libraries raise for wrong options into `OptionError`.
 
-    For the making of a run only: in its steps the same exceptions are errors of the program.
+    Only for the setup of a run: during training the same exceptions are bugs.
 
     Args:
-        what: what is being made, for the message.
+        what: What is set up, for the message.
 
     Raises:
-        OptionError: instead of `ValueError` (except itself), `OSError` and `StrictDataclassError`.
+        OptionError: Instead of `ValueError`, `OSError` and `StrictDataclassError`.
     """
     try:
         yield

@@ -1,4 +1,4 @@
-"""What a field of the options says about itself, and the dotted names of all of them."""
+"""Fields of the options: whether they may change on resume, their types and dotted names."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ FREE = "free_on_resume"
 def free(default: Any = dataclasses.MISSING, *, default_factory: Callable[[], Any] | Any = dataclasses.MISSING) -> Any:
     """Return a field that may differ between a run and its continuation.
 
-    That is for where things go, how fast they are, and how often they are reported. Every other field changes what the
-    run computes, and a run does not go on with another value of it.
+    Such fields concern locations, speed and reports. Every other field changes what the run computes, and a run is
+    not resumed with another value of it.
 
     Args:
-        default: value of the field.
-        default_factory: makes the value, where it is a list, a dictionary or a section.
+        default: Default of the field.
+        default_factory: Returns the default, if it is a list, a dictionary or a section.
     """
     return dataclasses.field(default=default, default_factory=default_factory, metadata={FREE: True})
 
 
 def section_class(hint: Any) -> type | None:
-    """Return the section that a type hint names, also as `Section | None`, or None for a value."""
+    """Return the section in a type hint, such as `Section | None`, or None for a value."""
     kinds = (hint, *typing.get_args(hint))
     return next((kind for kind in kinds if isinstance(kind, type) and dataclasses.is_dataclass(kind)), None)
 
@@ -37,11 +37,11 @@ def field_types(section: type) -> dict[str, Any]:
 
 
 def is_free(section: type, name: str) -> bool:
-    """Return whether an option may differ when a run is resumed: it says so, or a field that it lies in does.
+    """Return whether an option, or a section that contains it, may differ when a run is resumed.
 
     Args:
-        section: class that the name starts from.
-        name: of the option, with dots. Names inside a field that is a dictionary are covered by that field.
+        section: Class that the name starts from.
+        name: Dotted name of the option. Names inside a dictionary are covered by its field.
     """
     first, _, rest = name.partition(".")
     field = next((field for field in dataclasses.fields(section) if field.name == first), None)
@@ -52,7 +52,7 @@ def is_free(section: type, name: str) -> bool:
 
 
 def dotted_names(section: type, prefix: str = "") -> Iterator[str]:
-    """Yield the names of all options in a section and in those below it, in the order of their definition."""
+    """Yield the names of all options in a section and in those below it, in order of definition."""
     for name, hint in field_types(section).items():
         inner = section_class(hint)
         if inner is None:

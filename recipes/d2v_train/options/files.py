@@ -1,7 +1,7 @@
 """Options from YAML files and `key=value` overrides.
 
-An unknown key is an error that names the nearest valid one, in the file and on the command line alike, down to the
-fields of the model's configuration.
+An unknown key, in the file or on the command line, is an error that names the nearest valid one, down to the fields of
+the model's configuration.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from modeling_d2v.configuration_modalities import MODALITIES
 
 CONFIG_FOLDER = Path(__file__).resolve().parents[1] / "configs"
 RUN_FILE = "run.yaml"
-"""In the folder of a run, its resolved options."""
-# Sections of options that former runs kept at the top level, with the names that they had there.
+"""File in the folder of a run with its resolved options."""
+# Sections whose options former versions kept at the top level, with their names there.
 _FORMER = {
     "checkpoints": {"every": "checkpoint_every", "minutes": "checkpoint_minutes", "keep_last": "keep_last",
                     "keep_every": "keep_every"},
@@ -43,7 +43,7 @@ _FORMER = {
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML in which 1e-3 is a number, as everyone who writes it means; YAML 1.1 reads a string."""
+    """A YAML loader that reads 1e-3 as a number; YAML 1.1 reads a string."""
 
 
 _Loader.add_implicit_resolver(
@@ -57,12 +57,12 @@ def load_options(config: str | Path, overrides: list[str] = ()) -> Options:
     """Read a YAML file, apply overrides and check everything.
 
     Args:
-        config: path of a YAML file (the `run.yaml` of a run among them), or the name of one in
+        config: Path of a YAML file (such as the `run.yaml` of a run), or the name of one in
             `recipes/d2v_train/configs` ("tiny_joint").
         overrides: `key=value` strings; dots in the key lead into sections, the value is read as YAML.
 
     Raises:
-        OptionError: a file, key or value is not valid; the message says which, and what is.
+        OptionError: If a file, key or value is not valid.
     """
     path = find_config(config)
     tree = read_run_options(path) if path.name == RUN_FILE else read_yaml(path)
@@ -82,7 +82,7 @@ def find_config(name: str | Path) -> Path:
 
 
 def pretraining_configs() -> list[Path]:
-    """Return the configurations of pretraining in `recipes/d2v_train/configs`; the others there are of fine-tuning."""
+    """Return the pretraining configurations in `recipes/d2v_train/configs`, which also has those of fine-tuning."""
     return [path for path in sorted(CONFIG_FOLDER.glob("*.yaml")) if set(MODALITIES) & set(read_yaml(path))]
 
 
@@ -90,26 +90,26 @@ def read_yaml(path: Path) -> dict[str, Any]:
     """Return the content of a YAML file whose top level is a mapping.
 
     Raises:
-        OptionError: the file cannot be read, is not UTF-8 or not YAML, or holds something else.
+        OptionError: If the file cannot be read, is not UTF-8 or YAML, or is not a mapping.
     """
     try:
         tree = yaml.load(Path(path).read_text(encoding="utf-8"), _Loader)
     except UnicodeDecodeError as error:
-        raise OptionError(f"{path} is no text in UTF-8: {error}. Save it in UTF-8.") from error
+        raise OptionError(f"{path} is not UTF-8: {error}. Save it in UTF-8.") from error
     except OSError as error:
         raise OptionError(f"{path} cannot be read: {error}.") from error
     except yaml.YAMLError as error:
         raise OptionError(f"{path} is not valid YAML: {error}") from error
     if not isinstance(tree, dict):
-        raise OptionError(f"{path} holds no options. Its top level must be `key: value` lines.")
+        raise OptionError(f"{path} contains no options. Its top level must be `key: value` lines.")
     return tree
 
 
 def read_run_options(path: Path) -> dict[str, Any]:
-    """Return the options that a run keeps in its folder; those that a former run kept elsewhere lie in their sections.
+    """Return the options saved in the folder of a run, those of former versions moved into their sections.
 
     Raises:
-        OptionError: see `read_yaml`.
+        OptionError: See `read_yaml`.
     """
     tree = read_yaml(path)
     for section, names in _FORMER.items():
@@ -120,7 +120,7 @@ def read_run_options(path: Path) -> dict[str, Any]:
 
 
 def build_options(tree: dict[str, Any]) -> Options:
-    """Return the options of a nested dictionary, every key and type checked."""
+    """Return the options of a nested dictionary, after checking every key and type."""
     known = _known_names(tree)
     options = build_section(Options, tree, "", known)
     check = _check_model if options.backbone is None else _check_backbone
@@ -129,7 +129,7 @@ def build_options(tree: dict[str, Any]) -> Options:
 
 
 def _known_names(tree: dict[str, Any]) -> dict[str, str]:
-    """Return the options that an unknown key of the tree may mean, with what they are."""
+    """Return the options that an unknown key of the tree may mean, with their documentation."""
     found = documented_options()
     if tree.get("backbone") is not None:
         found = [*(option for option in found if not option.name.startswith("model.")), *backbone_options()]
@@ -142,7 +142,7 @@ def save_options(options: Options, path: Path) -> None:
     """Write the resolved options as YAML.
 
     Raises:
-        WriteError: they cannot be written.
+        WriteError: If they cannot be written.
     """
     write_text(path, yaml.safe_dump(dataclasses.asdict(options), sort_keys=False))
 
@@ -152,8 +152,8 @@ def _apply(tree: dict[str, Any], override: str) -> None:
     if not separator or not key.strip():
         raise OptionError(f"The argument {override!r} is not an option. Write key=value, for example optim.lr=1e-3.")
     if not text.strip():
-        # YAML would read null: a variable of the shell that is not set would choose another run without a word.
-        raise OptionError(f"{override} has no value. Write it behind the sign, or {key.strip()}=null to have none.")
+        # YAML would read null: an unset variable of the shell would silently change the run.
+        raise OptionError(f"{override} has no value. Write it after the sign, or {key.strip()}=null for none.")
     *sections, name = key.strip().split(".")
     for section in sections:
         if tree.get(section) is None:
@@ -172,16 +172,17 @@ def _unknown(name: str, known: Mapping[str, str]) -> OptionError:
 
 
 def build_section(section: type, tree: Any, prefix: str, known: Mapping[str, str] | None = None) -> Any:
-    """Return a dataclass of a mapping, every key and type checked.
+    """Return a dataclass built from a mapping, after checking every key and type.
 
     Args:
-        section: the dataclass.
-        tree: the mapping.
-        prefix: where it stands, with a dot at the end, for messages.
-        known: descriptions of what an unknown key may mean, by dotted name; default: the fields of the dataclass.
+        section: The dataclass.
+        tree: The mapping.
+        prefix: Dotted name of the section with a trailing dot, for messages.
+        known: Documentation of the options that an unknown key may mean, by dotted name; default: the fields of the
+            dataclass.
 
     Raises:
-        OptionError: a key is unknown, or a value is of another type.
+        OptionError: If a key is unknown, or a value is of another type.
     """
     if not isinstance(tree, dict):
         raise OptionError(f"{prefix.rstrip('.')} is {tree!r}. It is a section: give its options as key: value lines.")
@@ -193,9 +194,9 @@ def build_section(section: type, tree: Any, prefix: str, known: Mapping[str, str
 
 
 def _coerce(value: Any, hint: Any, key: str, known: Mapping[str, str] | None) -> Any:
-    """Return a value as the type that a field declares.
+    """Return a value converted to the type of its field.
 
-    Only changes that lose nothing are made: 3 -> 3.0, a section without content -> its defaults.
+    Only lossless conversions are made: 3 -> 3.0, an empty section -> its defaults.
     """
     variants = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
     if value is None and type(None) in variants:
@@ -272,11 +273,11 @@ def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 def as_overrides(arguments: list[str]) -> list[str]:
     """Return arguments as `key=value` strings.
 
-    `--key` takes the next argument as its value, unless that is an option itself (`--other`, `other=value`) or there
-    is none: then it is a flag that is switched on. A hyphen inside a name stands for an underscore.
+    `--key` takes the next argument as its value, unless that is an option itself (`--other`, `other=value`) or
+    missing: then the value is true. Hyphens in a name become underscores.
 
     Raises:
-        OptionError: an option has no name.
+        OptionError: If an option has no name.
     """
     overrides, rest = [], list(arguments)
     while rest:

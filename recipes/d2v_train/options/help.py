@@ -17,34 +17,34 @@ from d2v_train.options.names import nearest_name
 
 
 INTRODUCTION = (
-    "An option is set in the YAML file of the run, or on the command line as optim.lr=1e-3 or --optim.lr 1e-3. What "
-    'follows the equals sign below is the default. Options marked "free on resume" may differ when a run goes on; all '
-    "others must stay. `--help NAME` shows one section or one option, such as `--help optim` or "
+    "An option is set in the YAML file of the run, or on the command line as optim.lr=1e-3 or --optim.lr 1e-3. The "
+    'value after the equals sign below is the default. Options marked "free on resume" may differ when a run is '
+    "resumed; all others must stay the same. `--help NAME` shows one section or one option, such as `--help optim` or "
     "`--help model.vision_config`."
 )
 MARKDOWN_INTRODUCTION = """\
 # Options of pretraining
 
-Every option of `d2v pretrain`, made from the source by `python -m d2v_train.options.help --markdown`: change
+Every option of `d2v pretrain`, generated from the source by `python -m d2v_train.options.help --markdown`: change
 the source, not this page. `d2v pretrain --help` shows the same, and `--help optim` one section of it.
 
 An option is set in the YAML file of the run, or on the command line as `optim.lr=1e-3` or `--optim.lr 1e-3`. Options
-marked with ↻ may differ when a run is resumed; all others must stay."""
+marked with ↻ may differ when a run is resumed; all others must stay the same."""
 
 TOP_LEVEL = "run"
-"""What the options outside of any section are called."""
+"""Name of the section of the top-level options."""
 
 
 def help_text(wanted: Sequence[str] = (), width: int | None = None) -> str:
-    """Return what the options are, as text.
+    """Return the help on options as text.
 
     Args:
-        wanted: names of sections or options to show in full; without any, every option is shown, and those of the
-            model, of transforms and of data sources by name and default alone.
-        width: of the text; default: that of the terminal, between 60 and 119 columns.
+        wanted: Names of sections or options to show in full; without any, every option is shown, those of the model,
+            of transforms and of data sources by name and default alone.
+        width: Columns of the text; default: those of the terminal, between 60 and 119.
 
     Raises:
-        LookupError: there is no such section or option; the message names the nearest one.
+        LookupError: If there is no such section or option.
     """
     width = width or min(max(shutil.get_terminal_size((100, 24)).columns, 60), 119)
     if not wanted:
@@ -56,7 +56,7 @@ def help_text(wanted: Sequence[str] = (), width: int | None = None) -> str:
 def groups() -> list[tuple[str, str, list[Option]]]:
     """Return heading, description and options of each part of the help.
 
-    Sections that share a class, those of the modalities, are one part.
+    Sections with a common base class, those of the modalities, form one part.
     """
     found: dict[str, list[OptionSection]] = {}
     for section in sections():
@@ -72,7 +72,7 @@ def groups() -> list[tuple[str, str, list[Option]]]:
 
 
 def merged(separate: Iterable[Option]) -> list[tuple[str, Option]]:
-    """Return options under their names; those of several modalities that differ in nothing else are one entry."""
+    """Return options with their names; those of several modalities that differ in name only form one entry."""
     found: dict[tuple[Any, ...], list[Option]] = {}
     for option in separate:
         last = option.name.rpartition(".")[2]
@@ -127,7 +127,7 @@ def _option_text(names: str, option: Option, width: int) -> str:
 
 
 def _kind(annotation: str) -> str:
-    """Return a type as users call it."""
+    """Return a human-readable type."""
     if "Config" in annotation or re.match(r"dict\b", annotation):
         return "section" if "Config" in annotation else "mapping"
     plain = annotation.replace("float | int", "float").replace("dict[str, Any]", "mapping")
@@ -135,7 +135,7 @@ def _kind(annotation: str) -> str:
 
 
 def _value(value: Any) -> str:
-    """Return a default as YAML writes it."""
+    """Return a default as YAML."""
     if isinstance(value, Expression):
         return str(value)
     if value is None or isinstance(value, bool):

@@ -1,4 +1,4 @@
-"""The option that an unknown name probably means."""
+"""Search for the option that an unknown name probably means."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from itertools import pairwise
 
 
 MOSTLY, BEGINNING, DESCRIBED, MISSPELLED = 0.5, 0.85, 0.6, 0.75
-"""Share of the words that must be found; what the beginning of a word counts, and a word of the description; least
+"""Share of the words that must be found; score of the beginning of a word, and of a word in the description; lowest
 similarity of a misspelled word."""
 
 
 def nearest_name(name: str, known: Mapping[str, str]) -> str | None:
     """Return the known name that has most words of an unknown one and fewest others.
 
-    Words are looked for wherever they stand, so that `lr` finds `optim.lr`, `log_every` finds `logging.every`, and
-    `model.layers` finds `model.num_hidden_layers`. A word that only the description holds counts too, though less.
-    Where no name has most of the words, the one that is spelled most alike is returned.
+    The order of words does not matter: `lr` finds `optim.lr`, `log_every` finds `logging.every`, and `model.layers`
+    finds `model.num_hidden_layers`. A word in the description counts less. If no name has most of the words, the one
+    with the most similar spelling is returned.
 
     Args:
-        name: with dots.
-        known: descriptions by dotted name.
+        name: Dotted name.
+        known: Descriptions by dotted name.
     """
     wanted = _words(name)
 
@@ -43,7 +43,7 @@ def _words(text: str) -> list[str]:
 
 
 def _similarity(word: str, other: str) -> float:
-    """Return 1 for the same word, almost as much for one that begins with the other, less for a misspelled one."""
+    """Return 1 for the same word, less for one that begins with the other or is misspelled, 0 for others."""
     if word == other:
         return 1.0
     if min(len(word), len(other)) >= 3 and (word.startswith(other) or other.startswith(word)):

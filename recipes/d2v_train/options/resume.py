@@ -1,4 +1,4 @@
-"""Whether a run may go on under the options of another start."""
+"""Check of the options of a resumed run against those of its last start."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from d2v_train.options.run import Options
 
 
 def check_resumable(saved: Options, options: Options) -> None:
-    """Refuse to continue a run under options that would make it another run.
+    """Check that a run can be resumed with other options.
 
-    Those whose fields are made by `free` may differ. `max_steps` is one of them, and yet it may change only while the
-    learning rate stays what it was: the cosine ends at `max_steps` unless `optim.schedule_steps` says otherwise.
+    Only fields made by `free` may differ. `max_steps` is one of them, but may not change the learning rate, whose
+    schedule ends at `max_steps` unless `optim.schedule_steps` is set.
 
     Args:
-        saved: options of the last start.
-        options: of the new one.
+        saved: Options of the last start.
+        options: Options of the new one.
 
     Raises:
-        OptionError: lists the options that differ, with both values.
+        OptionError: If other options differ; the message lists them with both values.
     """
     before, now = flatten(dataclasses.asdict(saved)), flatten(dataclasses.asdict(options))
     changed = [key for key in sorted(before.keys() | now.keys())
@@ -29,15 +29,15 @@ def check_resumable(saved: Options, options: Options) -> None:
     if changed:
         listed = "; ".join(f"{key}: {before.get(key)!r} -> {now.get(key)!r}" for key in changed)
         raise OptionError(
-            f"The run in {saved.output_dir} was started with other options ({listed}). Put them back to resume, or "
+            f"The run in {saved.output_dir} was started with other options ({listed}). Restore them to resume, or "
             f"choose a new output_dir (with {_start_again(options)} to start from these weights)."
         )
     if (saved.schedule_steps, saved.warmup_steps) != (options.schedule_steps, options.warmup_steps):
         raise OptionError(
-            f"The learning rate of the run in {saved.output_dir} falls over {saved.schedule_steps} steps, of the new "
-            f"options over {options.schedule_steps}. Add optim.schedule_steps={saved.schedule_steps} to train to step "
-            f"{options.max_steps} with the learning rate held at min_lr after the cosine, or start a new output_dir "
-            f"with {_start_again(options)} for a new schedule."
+            f"The learning rate of the run in {saved.output_dir} falls over {saved.schedule_steps} steps, that of the "
+            f"new options over {options.schedule_steps}. Add optim.schedule_steps={saved.schedule_steps} to train to "
+            f"step {options.max_steps} with the learning rate held at min_lr after its fall, or choose a new "
+            f"output_dir with {_start_again(options)} for a new schedule."
         )
 
 

@@ -1,4 +1,4 @@
-"""Options of a pretraining run: every option is a field with its documentation below it; `files.py` reads them."""
+"""Options of a pretraining run: fields with their documentation below them. `files.py` reads them."""
 
 from __future__ import annotations
 
@@ -25,60 +25,60 @@ from modeling_d2v.configuration_modalities import MODALITIES
 
 @dataclass(kw_only=True)
 class Options:
-    """Where a run goes, how long it trains, what it starts from, and how it computes.
+    """Folder, length, initial weights and computation of a run.
 
     Raises:
-        OptionError: a value is outside of its range, or contradicts another one.
+        OptionError: If a value is out of range, or contradicts another one.
     """
 
     output_dir: str = free("")
     """Folder of the run: checkpoints, `log.jsonl`, `run.yaml` with all options, and the finished model in `final`. It
     may be moved between two starts of a run."""
     max_steps: int = free(1000)
-    """Optimizer steps of the whole run. More of them on resume need `optim.schedule_steps`."""
+    """Optimizer steps of the whole run. To raise it on resume, set `optim.schedule_steps`."""
     seed: int = 0
     """Seed of weights, sample order, augmentation, masks and dropout."""
     schedule: str = "alternate"
     """How modalities share the run: `alternate` takes one modality per optimizer step, in a periodic pattern;
     `mixed` accumulates a batch of every modality in each step."""
     batch_scale: float = 1.0
-    """Train with so many times the configured batches, and change learning rate, weight decay, moments, teacher and
-    steps by the rule of `pretraining/scaling.py` (approximate)."""
+    """Factor of the configured batch sizes. Learning rate, weight decay, moments, teacher and steps are scaled by the
+    rule of `pretraining/scaling.py` (approximate)."""
     accumulate: int = free(1)
-    """Micro-batches that the batch of each modality is cut into, one after another, to save memory. Modalities with
-    `micro_batch_size` or `micro_batch_tokens` follow that instead."""
+    """Micro-batches that the batch of each modality is cut into, to save memory. Modalities with `micro_batch_size` or
+    `micro_batch_tokens` ignore it."""
     mixed_precision: str = "no"
     """Precision of forward and backward pass: `no` (fp32), `bf16`, or `fp16` with a scaled loss; weights, teacher and
     optimizer stay in fp32."""
     compile: bool = free(False)
     """Compile the model with `torch.compile`: slow to start, faster steps on accelerators."""
     gradient_checkpointing: bool = free(False)
-    """Compute activations again in the backward pass instead of keeping them: less memory, slower steps."""
+    """Recompute activations in the backward pass instead of keeping them: less memory, slower steps."""
     cpu: bool = free(False)
-    """Train on the CPU even where there is an accelerator."""
+    """Train on the CPU even if there is an accelerator."""
     resume: str = free("auto")
-    """What happens where `output_dir` holds checkpoints: `auto` goes on from the newest whole one, `never` refuses to
-    start."""
+    """What to do if `output_dir` contains checkpoints: `auto` resumes from the newest complete one, `never` is an
+    error."""
     init_from: str | None = None
-    """Checkpoint of this package that the first weights are read from (continued pretraining): a pretraining or an
-    encoder checkpoint, as a local folder or a name on the Hub. Its configuration decides the model. The teacher starts
-    from the file, or from the student where the file has none."""
+    """Checkpoint of this package to start from (continued pretraining): a pretraining or an encoder checkpoint, as a
+    local folder or a name on the Hub. Its configuration determines the model. The teacher starts from the checkpoint,
+    or from the student if the checkpoint has none."""
     backbone: str | None = None
     """Encoder of transformers to train further with the objective of data2vec 1.0, as a local folder or a name on the
-    Hub. The `model` section then holds fields of `BackbonePreTrainingConfig`."""
+    Hub. The `model` section then takes fields of `BackbonePreTrainingConfig`."""
     dry_run: bool = free(False)
-    """Print what the run would be (parameters, memory, data, time, disk) after a few real steps, and write nothing."""
+    """Print parameters, memory, data, time and disk of the run after a few real steps, and write nothing."""
     model: dict[str, Any] = field(default_factory=dict)
     """The network and its objective: `preset` (a published size), and fields of `Data2VecConfig` and of its
-    sub-configurations, which go before those of the preset."""
+    sub-configurations, which override those of the preset."""
     data: DataOptions = field(default_factory=DataOptions)
     """Data sources and loading."""
     text: TextOptions | None = None
-    """Text; a modality without a section takes no part in the run."""
+    """Text; a modality without a section is not trained."""
     vision: VisionOptions | None = None
-    """Images; a modality without a section takes no part in the run."""
+    """Images; a modality without a section is not trained."""
     audio: AudioOptions | None = None
-    """Speech; a modality without a section takes no part in the run."""
+    """Speech; a modality without a section is not trained."""
     optim: OptimOptions = field(default_factory=OptimOptions)
     """Optimizer and learning rate."""
     checkpoints: CheckpointOptions = field(default_factory=CheckpointOptions)
@@ -86,7 +86,7 @@ class Options:
     logging: LoggingOptions = field(default_factory=LoggingOptions)
     """Log, pictures and trackers."""
     health: HealthOptions = field(default_factory=HealthOptions)
-    """Limits at which a run is stopped or warned."""
+    """Limits at which a run is stopped or a warning is logged."""
     probe: ProbeOptions = field(default_factory=ProbeOptions)
     """Online probe of the features."""
     hub: HubOptions = field(default_factory=HubOptions)
@@ -104,13 +104,13 @@ class Options:
 
     @property
     def warmup_steps(self) -> int:
-        """Warm-up in steps, whether it was given as a fraction or as a number."""
+        """Warm-up in steps, given as a fraction or as a number."""
         warmup = self.optim.warmup
         return round(warmup * self.schedule_steps) if warmup < 1 else round(warmup)
 
     @property
     def hold_steps(self) -> int:
-        """Steps at the peak, whether they were given as a fraction or as a number."""
+        """Steps at the peak, given as a fraction or as a number."""
         hold = self.optim.hold
         return round(hold * self.schedule_steps) if hold < 1 else round(hold)
 
@@ -136,7 +136,7 @@ class Options:
         self._check_schedule()
 
     def _check_backbone(self) -> None:
-        """Check what an encoder of transformers excludes."""
+        """Check the options that contradict `backbone`."""
         for name in ("backbone", "init_from"):
             if getattr(self, name) == "":
                 raise OptionError(f"{name} is empty. Give a folder or a name on the Hub, or {name}=null for none.")
@@ -144,8 +144,8 @@ class Options:
             return
         if self.init_from is not None or self.model.get("preset") is not None:
             other = "init_from" if self.init_from is not None else "model.preset"
-            raise OptionError(f"backbone={self.backbone} already decides the model, and {other} contradicts it. Drop "
-                              "one.")  # fmt: skip
+            raise OptionError(f"backbone={self.backbone} already determines the model, and {other} contradicts it. "
+                              "Drop one.")  # fmt: skip
         if len(self.modalities) > 1:
             raise OptionError(
                 f"backbone={self.backbone} has one modality, and the run has {', '.join(self.modalities)}. Set the "
@@ -153,7 +153,7 @@ class Options:
             )
 
     def _check_accumulate(self) -> None:
-        """Check that there is something to accumulate: where passes have a limit, their number follows from it."""
+        """Check that `accumulate` has an effect: limits of micro-batches determine their number."""
         sections = {name: getattr(self, name) for name in self.modalities}
         for name, section in sections.items():
             if not section.is_limited:
@@ -163,12 +163,12 @@ class Options:
         given = [f"{name}.{option}" for name, section in sections.items()
                  for option in ("micro_batch_size", "micro_batch_tokens") if getattr(section, option)]  # fmt: skip
         raise OptionError(
-            f"accumulate is {self.accumulate}, but how many parts a batch is cut into follows from "
-            f"{' and '.join(given)} already. Set accumulate=1 and change that instead, or set {given[0]}=null."
+            f"accumulate is {self.accumulate}, but {' and '.join(given)} already determine the number of "
+            f"micro-batches. Set accumulate=1 and change these instead, or set {given[0]}=null."
         )
 
     def _check_schedule(self) -> None:
-        """Check that the learning rate has steps left to fall in."""
+        """Check that warm-up and hold are not longer than the schedule."""
         if self.warmup_steps + self.hold_steps <= self.schedule_steps:
             return
         what = f"optim.warmup is {self.warmup_steps} steps" + (

@@ -1,6 +1,6 @@
-"""Sections of the options of a pretraining run, each with its checks; `run.py` holds what is not in a section.
+"""Sections of the options of a pretraining run, each with its checks; `run.py` has the top level.
 
-The lines below a field are its documentation: `pretrain.py --help` and `docs/options.md` show them. A field made by
+The string below a field is its documentation, shown by `d2v pretrain --help` and `docs/options.md`. A field made by
 `free` may differ when a run is resumed.
 """
 
@@ -16,16 +16,16 @@ from d2v_train.options.fields import free
 
 @dataclass(kw_only=True)
 class CheckpointOptions:
-    """When a run writes checkpoints, and which of them stay on the disk."""
+    """When checkpoints are written, and which of them are kept."""
 
     every: int = free(500)
-    """Optimizer steps from one checkpoint to the next; 0 writes one at the end only."""
+    """Optimizer steps between two checkpoints; 0 writes one at the end only."""
     minutes: float = free(0.0)
-    """Also write a checkpoint when so many minutes have passed since the last one; 0 goes by steps alone."""
+    """Also write a checkpoint when this many minutes have passed since the last one; 0 never does."""
     keep_last: int = free(2)
-    """Newest checkpoints that stay; older ones are removed once a newer one is safely on the disk."""
+    """Number of newest checkpoints to keep; older ones are removed once a newer one is complete."""
     keep_every: int = free(0)
-    """Also write checkpoints at multiples of so many steps, and never remove those; 0 keeps none for good."""
+    """Also write checkpoints at multiples of this many steps, and never remove them; 0 writes none."""
 
     def __post_init__(self):
         for name in ("every", "minutes", "keep_every"):
@@ -35,33 +35,33 @@ class CheckpointOptions:
 
 @dataclass(kw_only=True)
 class HealthOptions:
-    """When a run that cannot usefully go on is stopped, or warned of: numbers, data, collapse."""
+    """When a run is stopped, or a warning logged, because of non-finite values, bad data or collapse."""
 
     max_bad_steps: int = free(5)
-    """Stop after so many steps in a row whose loss or gradient is not finite. Each of them is skipped: the weights
-    stay as they were."""
+    """Stop after this many consecutive steps whose loss or gradient is not finite. Each of them is skipped: the
+    weights stay unchanged."""
     max_skipped_share: float = free(0.1)
     """Stop when more than this share of all steps was skipped for that reason, from step 100 on."""
     non_finite: str = free("skip")
-    """What happens at a step whose loss or gradient is not finite: `skip` leaves it out, up to
-    `health.max_bad_steps` and `health.max_skipped_share`, `stop` ends the run at the first one."""
+    """What to do at a step whose loss or gradient is not finite: `skip` skips it, up to `health.max_bad_steps` and
+    `health.max_skipped_share`, `stop` ends the run at the first one."""
     max_bad_fraction: float = free(0.01)
     """Stop when more than this share of a modality's samples, or of those drawn so far, cannot be read, and more than
     ten of them; 0 stops at the first, 1 never. Bad samples are replaced by others and listed in
     `bad_samples.jsonl`."""
     collapse: str = free("stop")
-    """What happens to a run that has collapsed or diverged by the rules of `health/rules.py`: `stop` ends it, `warn`
-    writes the warning and goes on."""
+    """What to do with a run that has collapsed or diverged by the rules of `health/rules.py`: `stop` ends it, `warn`
+    logs a warning and continues."""
     patience: int = free(5)
-    """Log lines in a row that must agree before a run is stopped or warned. For some findings twice or four times as
-    many; a smaller `logging.every` finds them after fewer steps."""
+    """Consecutive log lines with the same finding before a run is stopped or a warning is logged, for some findings
+    twice or four times as many; a smaller `logging.every` finds them after fewer steps."""
     min_target_std: float = free(0.05)
-    """A run has collapsed when the standard deviation of the targets over tokens is below this; 0 never says so."""
+    """A run has collapsed if the standard deviation of the targets over tokens is below this; 0 disables the check."""
     min_prediction_std: float = free(0.01)
-    """A run has collapsed when the standard deviation of the predictions over tokens is below this; 0 never says
-    so."""
+    """A run has collapsed if the standard deviation of the predictions over tokens is below this; 0 disables the
+    check."""
     std_check_from: int = free(200)
-    """First step whose log line is judged, though never one of the warm-up: a fresh decoder predicts almost the same
+    """First step whose log line is checked, after the warm-up at the earliest: a new decoder predicts almost the same
     for every token."""
 
     def __post_init__(self):
@@ -77,18 +77,18 @@ class HealthOptions:
 
 @dataclass(kw_only=True)
 class LoggingOptions:
-    """What a run reports, how often, and where to."""
+    """Logs, pictures and trackers."""
 
     every: int = free(10)
-    """Optimizer steps from one log line to the next, on the console, in `log.jsonl` and in the trackers."""
+    """Optimizer steps between two log lines, on the console, in `log.jsonl` and in the trackers."""
     pictures_every: int = free(0)
-    """Optimizer steps from one set of pictures to the next: samples under their masks and nearest neighbours, in the
-    folder `pictures`; 0 draws none. Takes the extra `plots`."""
+    """Optimizer steps between two sets of pictures: samples under their masks and nearest neighbours, in the folder
+    `pictures`; 0 draws none. Requires the extra `plots`."""
     report_to: list[str] = free(default_factory=list)
-    """Trackers that get each log line too, such as `tensorboard` or `wandb`, as a list or with commas between; `all`
-    takes every one that is installed, `none` takes none."""
+    """Trackers that receive each log line, such as `tensorboard` or `wandb`, as a list or separated by commas; `all`
+    takes every installed one, `none` takes none."""
     project: str = free("data2vec")
-    """Project, or experiment, that the trackers file the run under."""
+    """Project or experiment of the run in the trackers."""
     run_name: str | None = free(None)
     """Name of the run in the trackers; null takes the name of the folder `output_dir`."""
 
@@ -111,28 +111,28 @@ class HubOptions:
 
 @dataclass(kw_only=True)
 class DataOptions:
-    """Where the data of each modality comes from, and how it is loaded."""
+    """Data sources and loading."""
 
     text: str | list[str | dict[str, Any]] | None = None
-    """Source of the documents: a folder or file of text or parquet, or the name of a data set on the Hub; null reads
+    """Source of the documents: a folder or file of text or parquet, or the name of a dataset on the Hub; null reads
     the built-in sample. A list takes several, each a source or a mapping with `source`, `split`, `ratio` (how often it
-    is drawn) and the names that `text.dataset` takes."""
+    is drawn) and the keys of `text.dataset`."""
     vision: str | list[str | dict[str, Any]] | None = None
-    """Source of the images: a folder of pictures or parquet, or the name of a data set on the Hub; null reads the
+    """Source of the images: a folder of images or parquet, or the name of a dataset on the Hub; null reads the
     built-in digits. A list takes several, as in `data.text`."""
     audio: str | list[str | dict[str, Any]] | None = None
-    """Source of the recordings: a folder of wav, flac, ogg or mp3 files or of parquet, or the name of a data set on
+    """Source of the recordings: a folder of wav, flac, ogg or mp3 files or of parquet, or the name of a dataset on
     the Hub; null reads the built-in speech. A list takes several, as in `data.text`."""
     streaming: bool = free(False)
     """Read parquet (local or on the Hub) and text files when their rows are needed, instead of downloading, converting
     or loading them as a whole first."""
     shuffle_buffer: int | None = None
-    """Shuffle the order of blocks of so many consecutive samples, and the samples within each block; null shuffles all
-    samples together, with `data.streaming` blocks of 10,000. The same number gives the same batches, streamed or
+    """Shuffle the order of blocks of this many consecutive samples, and the samples within each block; null shuffles
+    all samples together, with `data.streaming` blocks of 10,000. The same number gives the same batches, streamed or
     not."""
     num_workers: int = free(0)
     """Processes that prepare batches ahead of time; 0 prepares them in the training process. Any number gives the same
-    batches. Raise it when the log says that the run waits for data."""
+    batches. Raise it if the log shows that the run waits for data."""
     prefetch: int = free(2)
     """Optimizer steps that each of these processes prepares ahead."""
 
@@ -146,26 +146,26 @@ class DataOptions:
 
 @dataclass(kw_only=True)
 class ModalityOptions:
-    """A modality of the run: size of its batches, its share, what its samples go through."""
+    """A modality of the run: batches, share, data and transform."""
 
     section: ClassVar[str]
     """Name of the section, for messages."""
 
     batch_size: int | None = None
-    """Samples in one optimizer step, over all processes and micro-batches together; null takes 16, or what
-    `batch_tokens` holds."""
+    """Samples in one optimizer step, over all processes and micro-batches; null takes 16, or as many as
+    `batch_tokens` allows."""
     batch_tokens: int | None = None
-    """Tokens in one optimizer step instead of a number of samples: frames of speech, tokens of text, padding not
-    counted. Not for images, which all have as many."""
+    """Tokens in one optimizer step instead of a number of samples: frames of speech, tokens of text, without padding.
+    Not for images, which all have the same number."""
     micro_batch_size: int | None = free(None)
-    """Most samples that one forward pass takes on a device. How many passes a step has follows from it, instead of
-    from `accumulate`, so that the batch stays the same on any number of devices."""
+    """Maximum number of samples in a forward pass on a device. It determines the number of passes per step instead of
+    `accumulate`, so that the batch stays the same on any number of devices."""
     micro_batch_tokens: int | None = free(None)
-    """Most tokens that one forward pass takes on a device, padding counted, instead of a number of samples. Not for
-    images."""
+    """Maximum number of tokens in a forward pass on a device, including padding, instead of a number of samples. Not
+    for images."""
     bucket_steps: int = 0
-    """Sort the samples of so many steps by length and deal them out anew, so that samples of like length meet and less
-    is padding; 0 leaves them in random order. Not for images."""
+    """Sort the samples of this many steps by length before they are dealt to batches, so that a batch has samples of
+    similar length and less padding; 0 keeps the random order. Not for images."""
     ratio: float = 1.0
     """Share of the steps (`schedule=alternate`) or weight of the loss (`schedule=mixed`), relative to the other
     modalities."""
@@ -174,7 +174,7 @@ class ModalityOptions:
     dataset: dict[str, Any] = field(default_factory=dict)
     """How the source is opened: columns, groups to leave out, a limit on the samples."""
     transform: dict[str, Any] = field(default_factory=dict)
-    """What each sample goes through before it reaches the model."""
+    """Transform of each sample into the model's input."""
 
     def __post_init__(self):
         if self.batch_size is None and self.batch_tokens is None:
@@ -194,7 +194,7 @@ class ModalityOptions:
 
     @property
     def is_limited(self) -> bool:
-        """Whether the number of micro-batches follows from what one of them takes."""
+        """Whether the size of a micro-batch is limited."""
         return bool(self.micro_batch_size or self.micro_batch_tokens)
 
     @property
@@ -205,7 +205,7 @@ class ModalityOptions:
 
 @dataclass(kw_only=True)
 class TextOptions(ModalityOptions):
-    """Text, which has a tokenizer besides."""
+    """Text, which has a tokenizer."""
 
     section: ClassVar[str] = "text"
 
@@ -213,7 +213,7 @@ class TextOptions(ModalityOptions):
     """Folder or Hub name of a tokenizer; null trains a byte-level BPE of `model.text_config.vocab_size` entries on the
     source."""
     tokenizer_documents: int = 20_000
-    """Documents that a new tokenizer is trained on, the first ones of the source."""
+    """Number of documents, the first ones of the source, that a new tokenizer is trained on."""
 
     def __post_init__(self):
         super().__post_init__()
@@ -244,35 +244,36 @@ class AudioOptions(ModalityOptions):
 
 @dataclass(kw_only=True)
 class OptimOptions:
-    """AdamW and the course of the learning rate."""
+    """AdamW and the learning rate schedule."""
 
     lr: float = 1e-3
-    """Peak learning rate, which the warm-up ends at."""
+    """Peak learning rate, at the end of the warm-up."""
     min_lr: float = 0.0
-    """Learning rate at the end of its fall, and from there on."""
+    """Learning rate at the end of the schedule, and after it."""
     local_encoder_lr: float = 1.0
     """Factor of the learning rate in the local encoders: convolutions of speech, patch and token embeddings. Small
-    runs on speech want 0.1: at the full rate the convolutions fall silent before the blocks can use them."""
+    runs on speech need 0.1: at the full rate the outputs of the convolutions vanish before the blocks can use
+    them."""
     warmup: float = 0.1
     """Linear rise of the learning rate from 0: below 1 a fraction of the schedule, from 1 on a number of steps."""
     hold: float = 0.0
     """How long the peak is held after the warm-up: below 1 a fraction of the schedule, from 1 on a number of steps."""
     curve: str = "cosine"
-    """How the learning rate falls from the peak to `optim.min_lr`: `cosine`, or `exponential`, which needs a `min_lr`
+    """Decay of the learning rate from the peak to `optim.min_lr`: `cosine`, or `exponential`, which needs a `min_lr`
     above 0."""
     schedule_steps: int | None = free(None)
-    """Step at which the fall ends; null takes `max_steps`. Give it when a run may be extended later: `max_steps` can
-    be raised on resume only while the learning rate of each step stays what it was."""
+    """Step at which the schedule ends; null takes `max_steps`. Set it if a run may be extended later: `max_steps` can
+    be raised on resume only if that does not change the learning rate of any step."""
     betas: list[float] = field(default_factory=lambda: [0.9, 0.98])
-    """Decay rates of AdamW's two moments, of the gradient and of its square."""
+    """Decay rates of AdamW's moments, of the gradient and of its square."""
     eps: float = 1e-6
-    """Term added to AdamW's denominator, against division by very small moments."""
+    """Term added to AdamW's denominator for numerical stability."""
     weight_decay: float = 0.01
     """Decoupled weight decay of matrices and convolutions, in units of the learning rate."""
     decay_all: bool = False
-    """Also decay 1-D parameters, biases and ALiBi scales, as the published base run on speech does."""
+    """Also decay 1-D parameters, biases and ALiBi scales, as in the published base run on speech."""
     max_grad_norm: float = 0.0
-    """Scale the whole gradient down to this norm where it is larger; 0 never does."""
+    """Clip the norm of the whole gradient to this value; 0 disables clipping."""
 
     def __post_init__(self):
         choice("optim.curve", self.curve, ("cosine", "exponential"))
@@ -294,42 +295,42 @@ class OptimOptions:
 
 @dataclass(kw_only=True)
 class ProbeDataOptions:
-    """Labelled data that a modality is probed on; the names are those of `recipes/probe.py`."""
+    """Labelled data that a modality is probed on; the names are those of `d2v probe`."""
 
     data: str | None = free(None)
-    """Labelled source; null takes the first one that the run trains on, opened as the run opens it."""
+    """Labelled source; null takes the first one that the run trains on, with its settings."""
     train_split: str = free("train")
     """Split that the classifier is fitted on."""
     test_split: str | None = free(None)
-    """Split that accuracy is measured on; null takes `test`, or without one a fifth of every class, held out."""
+    """Split that accuracy is measured on; null takes `test`, or without one a held-out fifth of every class."""
     test_groups: list[str] = free(default_factory=list)
-    """Measure on these groups only, such as speakers, and fit on none of them."""
+    """Measure on these groups only, such as speakers, and leave them out of the training part."""
     exclude_groups: list[str] = free(default_factory=list)
     """Groups left out of both parts."""
     dataset: dict[str, Any] = free(default_factory=dict)
-    """How the source is opened, such as its `label_column`; names as in the `dataset` of a modality."""
+    """How the source is opened, such as its `label_column`; keys as in the `dataset` of a modality."""
 
 
 @dataclass(kw_only=True)
 class ProbeOptions:
-    """The online probe: what a simple classifier reads from frozen features while the run goes on."""
+    """The online probe: accuracy of a simple classifier on frozen features during the run."""
 
     every: int = free(0)
-    """Optimizer steps from one probe to the next, the first one before training; 0 probes never."""
+    """Optimizer steps between two probes, the first one before training; 0 disables the probe."""
     kind: str = free("knn")
     """Classifier: `knn`, which takes little time, or `linear`."""
     weights: str = free("student")
     """Encoder that is probed: `student`, which is exported at the end, or `teacher`."""
     max_samples: int = free(2000)
-    """Most samples of the training and of the test part, drawn once for the whole run."""
+    """Maximum number of samples of the training and of the test part, drawn once for the whole run."""
     neighbours: int = free(20)
     """Nearest neighbours that vote in the kNN probe."""
     text: ProbeDataOptions | None = free(None)
-    """Data that text is probed on; without this section the training data, where it is labelled."""
+    """Data that text is probed on; without this section the training data, if it is labelled."""
     vision: ProbeDataOptions | None = free(None)
-    """Data that images are probed on; without this section the training data, where it is labelled."""
+    """Data that images are probed on; without this section the training data, if it is labelled."""
     audio: ProbeDataOptions | None = free(None)
-    """Data that speech is probed on; without this section the training data, where it is labelled."""
+    """Data that speech is probed on; without this section the training data, if it is labelled."""
 
     def __post_init__(self):
         choice("probe.kind", self.kind, ("knn", "linear"))

@@ -1,7 +1,7 @@
-"""What a run would be, without starting it: parameters, memory, data, time and disk.
+"""Parameters, memory, data, time and disk of a run, without starting it.
 
-A few steps are read and taken with the real data, model and engine, in a scratch folder; the folder of the run is
-neither made nor written to.
+A few steps run with the real data, model and engine in a temporary folder; the folder of the run is neither created
+nor written to.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ from d2v_train.support.text import readable_bytes
 
 
 STEPS = 3
-"""Steps of each kind (each modality, or the mixture) that are taken; the first one is not timed."""
+"""Steps of each kind (each modality, or the mixture) that are run; the first one is not timed."""
 SLOW_STEP_SECONDS = 20.0
-"""Seconds of a first step from which on it is the only one, and timed."""
+"""A first step of at least this many seconds is timed, and no other one is run."""
 COUNTED = 2000
-"""Steps whose samples are counted at most; with token budgets, to count is to deal out all samples before."""
+"""Maximum number of steps whose samples are counted; with token budgets, counting plans all samples before them."""
 _OWNERS = {
     "data2vec.encoder": "shared blocks",
     "data2vec.modality_encoders": "front end",
@@ -49,10 +49,10 @@ _OWNERS = {
 def dry_run(
     options: Options, accelerator: Accelerator, processes: Processes, model: nn.Module, steps: StepDataset
 ) -> dict[str, Any]:
-    """Takes a few steps and prints what they tell.
+    """Run a few steps and print a table of what was measured.
 
     Returns:
-        The facts behind the table: "model", "memory", "data", "run", "advice".
+        The content of the table: "model", "memory", "data", "run", "advice".
     """
     parameters = count_parameters(model)
     advice = [finding.message for finding in advice_at_start(options, model.config)]
@@ -68,7 +68,7 @@ def dry_run(
 
 
 def count_parameters(model: nn.Module) -> dict[str, int]:
-    """Parameters by part: front ends and decoders of each modality, shared blocks, teacher."""
+    """Count parameters by part: front ends and decoders of each modality, shared blocks, teacher."""
     counts: Counter[str] = Counter()
     for name, parameter in model.named_parameters():
         prefix = next((prefix for prefix in _OWNERS if name.startswith(prefix)), None)
@@ -85,7 +85,7 @@ class Rehearsal:
     """A few steps of a run, and what was measured in them.
 
     Args:
-        run: not yet started.
+        run: Run that was not started.
     """
 
     def __init__(self, run: Pretraining):
@@ -102,7 +102,7 @@ class Rehearsal:
         self.failure: str | None = None
 
     def take(self) -> None:
-        """Takes `STEPS` steps of each kind, or as many as memory and patience allow."""
+        """Run `STEPS` steps of each kind, or fewer if they are slow or do not fit into the memory."""
         self.run.speed.measure_peak(DTYPES[self.options.mixed_precision])
         self.before = current_memory(self.device)
         self.run.model.train()
@@ -122,7 +122,7 @@ class Rehearsal:
         self.measured = None if self.failure else peak_memory_gib(self.device) * 2**30
 
     def _chosen(self) -> list[tuple[tuple[str, ...], int]]:
-        """The first steps of each kind."""
+        """Return the first steps of each kind."""
         steps = ((tuple(self.plan.modalities_at(step)), step) for step in range(STEPS * len(self.plan.pattern)))
         found: dict[tuple[str, ...], list[int]] = {kind: [] for kind in self.kinds}
         for kind, step in steps:
@@ -142,7 +142,7 @@ class Rehearsal:
             self.activations[label] = max(size, self.activations.get(label, 0))
 
     def _shortage(self, batches: list[MicroBatch]) -> str | None:
-        """What a step would lack of memory, as far as that can be told before."""
+        """Return a message if a step is expected not to fit into the memory."""
         free = free_memory(self.device)
         if free is None:
             return None
@@ -154,10 +154,10 @@ class Rehearsal:
         return f"it takes about {readable_bytes(needed)} more, and the machine has {readable_bytes(free)} left."
 
     def _step(self, kind: tuple[str, ...], step: int, batches: list[MicroBatch]) -> None:
-        """Takes a step and its time; one that does not fit into the memory ends the attempts.
+        """Run and time a step; if it does not fit into the memory, record that in `failure`.
 
         Raises:
-            OptionError: it does not, and there are other processes.
+            OptionError: If it does not fit, and there are other processes.
         """
         started = time.perf_counter()
         self.run.step = step
@@ -166,7 +166,7 @@ class Rehearsal:
             return
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
-        # The same number in all processes, which decide by it whether to take another step.
+        # The same number in all processes, which decide by it whether to run another step.
         taken = torch.tensor(time.perf_counter() - started, device=self.device)
         self.seconds[kind].append(self.processes.sum(taken).item() / self.processes.count)
 
@@ -192,11 +192,11 @@ class Rehearsal:
         return None
 
     def facts(self) -> dict[str, Any]:
-        """What the steps told, for the run as a whole; every process must call it."""
+        """Return what was measured, for the run as a whole. Every process must call it."""
         return {"memory": self._memory(), "data": self._data(), "run": self._run()}
 
     def _memory(self) -> dict[str, Any]:
-        """Bytes by part, estimated, with their sum; what the process held before; the measured peak."""
+        """Return estimated bytes by part and their sum, bytes in use before, and the measured peak."""
         parts, largest = self._state(), None
         held = parts["weights"] + parts["teacher"]
         if self.activations:
@@ -211,12 +211,12 @@ class Rehearsal:
         }
 
     def _state(self) -> dict[str, int]:
-        """Bytes of what stays from step to step, of a process."""
+        """Return the bytes by part of what a process keeps between steps."""
         shards = self.processes.count if self.run.accelerator.is_fsdp2 else 1
         return state_bytes(self.run.inner, self.options.mixed_precision != "no", shards)
 
     def _data(self) -> dict[str, dict[str, Any]]:
-        """By modality: samples, tokens and padding of a step, samples of the data, passes over its sources."""
+        """Return by modality: samples, tokens and padding of a step, samples of the data, passes over its sources."""
         counted = min(self.options.max_steps, COUNTED)
         times = self.options.max_steps / counted
         passes = {name: times * epoch for name, epoch in self.run.steps.epochs(counted).items()}
@@ -240,7 +240,7 @@ class Rehearsal:
         return found
 
     def _run(self) -> dict[str, Any]:
-        """Time of a step and of the run, and room for its files."""
+        """Return the time of a step and of the run, and the disk space of its files."""
         speed, total = self.run.speed, sum(self.kinds.values())
         shares = {kind: count / total for kind, count in self.kinds.items()}
         found: dict[str, Any] = {"steps": self.options.max_steps, "loading a step": fmean(self.loading)}
@@ -258,13 +258,13 @@ class Rehearsal:
             found["seconds"] = found["seconds a step"] * self.options.max_steps
         one = checkpoint_bytes(self.run.inner)
         checkpoints = self.options.checkpoints
-        kept = checkpoints.keep_last + 1  # one more while it is written
+        kept = checkpoints.keep_last + 1  # the next one is written before the oldest is removed
         kept += self.options.max_steps // checkpoints.keep_every if checkpoints.keep_every else 0
         model = FULL * sum(parameter.numel() for parameter in self.run.inner.parameters())
         return found | {"checkpoint": one, "checkpoints": kept, "disk": one * kept + model}
 
     def _operations(self, shares: dict[tuple[str, ...], float]) -> float:
-        """Operations of a step of all processes, over the kinds of steps."""
+        """Return the operations of a step of all processes, averaged over the kinds of steps."""
         flops = self.run.speed.flops
         if flops is None:
             return 0.0
@@ -275,11 +275,11 @@ class Rehearsal:
         return self.processes.sum(torch.tensor(own, dtype=torch.float32, device=self.device)).item()
 
     def _with_loading(self, step: float, loading: float) -> float:
-        """Seconds a step, with the data prepared between steps or by workers meanwhile."""
+        """Return the seconds of a step with its data, which is prepared between steps or by workers meanwhile."""
         workers = self.options.data.num_workers
         return max(step, loading / workers) if workers else step + loading
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory is what an error was about; CPUs have no exception of their own for it."""
+    """Return whether an error is about memory; CPUs have no exception of their own for it."""
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in str(error)

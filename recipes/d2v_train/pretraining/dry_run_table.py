@@ -1,4 +1,4 @@
-"""The facts of a dry run as a table for people."""
+"""The results of a dry run as a human-readable table."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ ADVICE = (
 
 
 def dry_run_table(options: Options, facts: dict[str, Any]) -> str:
-    """Text of the table.
+    """Return the table as text.
 
     Args:
-        options: of the run.
-        facts: what `dry_run` returns.
+        options: Options of the run.
+        facts: Result of `dry_run`.
     """
     lines = [f"Dry run of {options.output_dir}. Nothing was written there."]
     lines += ["", "Parameters", *_model(facts["model"])]

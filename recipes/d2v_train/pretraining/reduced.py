@@ -1,4 +1,4 @@
-"""A configuration of pretraining at a size that a CPU takes in seconds, with everything else as it is."""
+"""Reduction of a pretraining configuration to a size that a CPU runs in seconds, without other changes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SMALLER_DATA: dict[str, dict[str, Any]] = {
     "vision": {},
     "audio": {"transform.crop_seconds": 1.0},
 }
-"""Options in the section of each modality."""
+"""Changed options in the section of each modality."""
 SMALLER_FRONT_END: dict[str, Callable[[Any], dict[str, Any]]] = {
     "text": lambda settings: {
         "vocab_size": min(settings.vocab_size, VOCABULARY),
@@ -25,27 +25,27 @@ SMALLER_FRONT_END: dict[str, Callable[[Any], dict[str, Any]]] = {
     "vision": lambda settings: {"image_size": SIDE, "patch_size": 4} if settings.image_size > SIDE else {},
     "audio": lambda settings: {"conv_dim": [min(width, 32) for width in settings.conv_dim]},
 }
-"""Fields of the configuration of each modality."""
+"""Changed fields of the configuration of each modality."""
 
 
 def reduced_overrides(options: Options, steps: int, output_dir: str) -> list[str]:
-    """`key=value` arguments after the configuration's name that make a short run of it on the built-in data.
+    """Return `key=value` overrides of a configuration for a short run on the built-in data.
 
-    What is reduced: steps and warm-up; width, heads, blocks, prenet, decoder width; channels of the speech front end;
-    image and patch size; vocabulary; data, crop, batch and what one forward pass takes of it. Numbers that are small
-    already stay. Objective, masks, target norms, teacher, optimizer, curve of the learning rate and scaling of the
-    batch are those of the configuration; precision is bf16 for all.
+    Reduced are: steps and warm-up; width, heads, blocks, prenet, decoder width; channels of the speech front end;
+    image and patch size; vocabulary; data, crop, batch and micro-batch. Smaller numbers stay. Objective, masks, target
+    norms, teacher, optimizer, curve of the learning rate and scaling of the batch are those of the configuration;
+    precision is always bf16.
 
     Args:
-        options: of the configuration, as `load_options` reads it.
-        steps: steps that the run takes; with a `batch_scale` the nearest number that it makes.
-        output_dir: its folder.
+        options: Options of the configuration, as read by `load_options`.
+        steps: Steps of the run; with a `batch_scale` the nearest possible number.
+        output_dir: Folder of the run.
     """
     scale = options.batch_scale
     changes: dict[str, Any] = {
         "output_dir": output_dir,
         "cpu": True,
-        # A process has one engine: that of the first run decides for those after it.
+        # A process has one engine: later runs in it use that of the first one.
         "mixed_precision": "bf16",
         "max_steps": max(1, round(steps * scale)),
         "logging.every": 1,

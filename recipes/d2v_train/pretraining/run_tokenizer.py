@@ -1,4 +1,4 @@
-"""The tokenizer of a run: kept in its folder, given, or trained on its texts."""
+"""The tokenizer of a run: read from its folder, loaded, or trained on its texts."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ logger = logging.getLogger(__name__)
 
 
 def prepare_tokenizer(options: Options, documents: Any, folder: Path, write: bool = True) -> Any:
-    """Tokenizer of the run, kept in its folder so that a resumed run reads the same one.
+    """Return the tokenizer of the run, and keep it in its folder so that a resumed run reads the same one.
 
-    A folder that an attempt without a checkpoint left behind may be of other data: it is replaced. Call it in the main
-    process first: a new tokenizer is trained once.
+    Without a checkpoint, the folder of an earlier start may be of other data: it is replaced. Call it in the main
+    process first, so that a new tokenizer is trained once.
 
     Args:
-        options: the run's options.
-        documents: raw text data set that a new tokenizer is trained on.
-        folder: where the tokenizer is kept, beside the run's `checkpoints`.
-        write: whether this is the main process, which writes; the others read what it wrote.
+        options: Options of the run.
+        documents: Raw text dataset that a new tokenizer is trained on.
+        folder: Folder of the tokenizer, beside the `checkpoints` of the run.
+        write: Whether this is the main process, which writes; the others read its files.
     """
     resumed = CheckpointFolder(folder.with_name("checkpoints")).newest() is not None
     if resumed or not write:
@@ -37,7 +37,7 @@ def prepare_tokenizer(options: Options, documents: Any, folder: Path, write: boo
         if kept is not None:
             return kept
         if resumed:
-            logger.warning("There is no whole tokenizer in %s; it is made again.", folder)
+            logger.warning("There is no complete tokenizer in %s; it is made again.", folder)
     tokenizer = _new_tokenizer(options, documents)
     if write:
         with write_folder(folder) as draft:
@@ -46,7 +46,7 @@ def prepare_tokenizer(options: Options, documents: Any, folder: Path, write: boo
 
 
 def _kept_tokenizer(folder: Path) -> Any:
-    """The tokenizer in a folder, or None where there is none or a part of one."""
+    """Return the tokenizer in a folder, or None if it is missing or incomplete."""
     files = [path for path in folder.glob("*") if path.is_file() and path.stat().st_size]
     if "tokenizer_config.json" not in [path.name for path in files] or len(files) < 2:
         return None
@@ -57,17 +57,17 @@ def _kept_tokenizer(folder: Path) -> Any:
 
 
 def _new_tokenizer(options: Options, documents: Any) -> Any:
-    """Tokenizer that the options name or `init_from` brings, or else one trained on the documents."""
+    """Return the tokenizer of the options or of `init_from`, or else one trained on the documents."""
     if options.text.tokenizer is not None:
         return load_tokenizer(options.text.tokenizer)
     if options.init_from is not None and "text" in starting_config(options.init_from).modalities:
         return load_tokenizer(options.init_from)
     size = (options.model.get("text_config") or {}).get("vocab_size", 8192)
     if not isinstance(size, int):
-        raise OptionError(f"model.text_config.vocab_size is {size!r}, which is no int.")
+        raise OptionError(f"model.text_config.vocab_size is {size!r}, which is not an int.")
     sources = parts_of(documents).values()
     share = -(-options.text.tokenizer_documents // len(sources))
-    # What is bad among the documents is met again, and reported, when they are packed.
+    # Bad documents are found again, and reported, when the documents are packed.
     unreported = DataReport()
     first = (part.read(index, unreported) for part in sources for index in range(min(share, len(part))))
     return build_tokenizer((record["text"] for record in first), size)

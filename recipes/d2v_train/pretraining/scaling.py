@@ -1,15 +1,16 @@
-"""A run with larger or smaller batches than configured, made to learn the same from the same samples.
+"""Scaling of hyperparameters for a run with larger or smaller batches than configured.
 
 The rule is that of Busbridge et al. 2023 (arXiv 2307.13813) for models with a moving average, with that of Malladi et
-al. 2022 (arXiv 2205.10287) for Adam. With batches `scale` times as large, a step does the work of `scale` former ones:
+al. 2022 (arXiv 2205.10287) for Adam. With batches `scale` times as large, a step replaces `scale` steps:
 
-- the teacher's decay d becomes d ** scale, so that the teacher forgets as much over the same samples;
-- the learning rate is multiplied by sqrt(scale), and so is weight decay, because it acts once a step at that rate;
+- the teacher's decay d becomes d ** scale, the same decay over the same samples;
+- the learning rate is multiplied by sqrt(scale), and so is weight decay, because it is applied once per step at that
+  rate;
 - 1 - beta of both moments of Adam is multiplied by scale, its eps divided by sqrt(scale);
-- steps (all, of warm-up, of the peak, until the teacher's decay is at its end) are divided by scale.
+- numbers of steps (total, warm-up, hold, end of the teacher's annealing) are divided by scale.
 
-It holds as long as a step is small. Options that do not depend on the batch stay: masks, clipping, what a device takes
-in one forward pass, how often is logged and saved.
+The rule holds as long as steps are small. Options that do not depend on the batch stay: masks, clipping, size of
+micro-batches, intervals of logs and checkpoints.
 """
 
 from __future__ import annotations
@@ -31,10 +32,10 @@ TEACHER_FIELDS = ("ema_decay", "ema_end_decay", "ema_anneal_end_step")
 
 
 def scale_batch(options: Options) -> Options:
-    """The options that a run with `batch_scale` really has, themselves with a `batch_scale` of 1.
+    """Return the options of a run after `batch_scale` was applied, with a `batch_scale` of 1.
 
     Raises:
-        OptionError: the scale gives no whole batch, or is too large for the moments of Adam.
+        OptionError: If the batch would not be a whole number, or the scale is too large for the moments of Adam.
     """
     scale = options.batch_scale
     if scale == 1:
@@ -51,7 +52,7 @@ def scale_batch(options: Options) -> Options:
 
 
 def scaling_table(before: Options, after: Options) -> str:
-    """What a scale changed, one option a line with the configured and the resulting value."""
+    """Return the options that a scale changed as text, one per line with both values."""
     old, new = (flatten(dataclasses.asdict(options)) for options in (before, after))
     config = _config(before)
     old |= {f"model.{name}": getattr(config, name) for name in TEACHER_FIELDS}
@@ -70,8 +71,8 @@ def _scale_section(name: str, section: ModalityOptions, scale: float) -> Modalit
         scaled = value * scale
         if round(scaled) < 1 or (field == "batch_size" and abs(scaled - round(scaled)) > 1e-6 * scaled):
             raise OptionError(
-                f"batch_scale={scale:g} makes {scaled:g} of {name}.{field}={value}, which is no whole number. Choose "
-                f"a scale such as {max(1, round(scaled)) / value:g}."
+                f"batch_scale={scale:g} gives {scaled:g} for {name}.{field}={value}, which is not a whole number. "
+                f"Choose a scale such as {max(1, round(scaled)) / value:g}."
             )
         changes[field] = round(scaled)
     return dataclasses.replace(section, **changes)
@@ -111,7 +112,7 @@ def _scale_teacher(options: Options, scale: float) -> dict[str, Any]:
 
 
 def _config(options: Options) -> Data2VecConfig:
-    """Configuration of the model, for its teacher: which tokenizer comes with it is not known yet."""
+    """Build the configuration of the model for the fields of its teacher, before the tokenizer is known."""
     return build_config(options, vocab_size=(options.model.get("text_config") or {}).get("vocab_size"))
 
 
@@ -120,5 +121,5 @@ def _fewer(steps: float, scale: float) -> int:
 
 
 def _rounded(value: float, digits: int = 10) -> float:
-    """The value to so many significant digits: what a reader of the options and their table can make out."""
+    """Return the value rounded to significant digits, for readable options."""
     return float(f"{value:.{digits}g}")

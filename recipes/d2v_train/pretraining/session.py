@@ -51,7 +51,7 @@ from modeling_d2v.sharing.publishing import PublishingError
 
 
 logger = logging.getLogger("pretrain")
-REASONS = (
+EXPECTED_ERRORS = (
     OptionError,
     CheckpointError,
     WriteError,
@@ -60,21 +60,24 @@ REASONS = (
     TrainingStopped,
     MissingDependencyError,
 )
-"""Errors that end a run with a sentence; any other is an error of the program."""
+"""Errors that end a run with their message; any other is a bug and keeps its traceback."""
 
 
 def pretrain(options: Options) -> dict[str, Any]:
-    """Trains by the options; resumes where a former run of the same options stopped.
+    """Run or resume pretraining.
+
+    Returns:
+        Summary of the run, see `Pretraining.run`; of a dry run, its results.
 
     Raises:
-        OptionError: an option turns out to be wrong when the run is set up.
-        CheckpointError: the run cannot be resumed.
-        TrainingStopped: training cannot usefully go on.
-        RunInterrupted: a signal stopped the run, after a checkpoint.
-        FolderInUseError: another run is writing in the folder.
-        WriteError: the folder cannot be written.
-        ProcessLostError: another process of the run has ended.
-        MissingDependencyError: the data needs a library of an extra that is not installed.
+        OptionError: If an option turns out to be wrong when the run is set up.
+        CheckpointError: If the run cannot be resumed.
+        TrainingStopped: If training diverged, collapsed or has too many bad samples.
+        RunInterrupted: If a signal stopped the run, after a checkpoint.
+        FolderInUseError: If another run is writing in the folder.
+        WriteError: If the folder cannot be written.
+        ProcessLostError: If another process of the run has ended.
+        MissingDependencyError: If the data needs an optional library that is not installed.
     """
     with options_explained("The model"):
         configured = complete_options(options)
@@ -98,14 +101,14 @@ def pretrain(options: Options) -> dict[str, Any]:
             raise
         raise ProcessLostError(
             "Another process of the run has ended, so this one stops too; see the message of the other. The same "
-            f"command goes on from the newest checkpoint in {folder}."
+            f"command resumes from the newest checkpoint in {folder}."
         ) from error
     finally:
         lock.release()
 
 
 def train(options: Options, accelerator: Accelerator, processes: Processes, folder: Path) -> dict[str, Any]:
-    """The run in its folder, which no other run is writing in; see `pretrain`. A dry run only reads there."""
+    """Run pretraining in a folder that is locked for it; see `pretrain`. A dry run only reads there."""
     with options_explained(f"The folder output_dir={folder}"), accelerator.main_process_first():
         prepare_folder(options, folder, write=processes.main and not options.dry_run)
     if not options.dry_run:
@@ -126,23 +129,23 @@ def train(options: Options, accelerator: Accelerator, processes: Processes, fold
 
 
 class RunParts(NamedTuple):
-    """What a run is made of."""
+    """Model, data and tokenizer of a run."""
 
     model: PreTrainedModel
     steps: StepDataset
     tokenizer: Any
-    """Of text; None without."""
+    """Tokenizer of text; None without text."""
     sizes: dict[str, int]
-    """Records of each modality."""
+    """Number of records of each modality."""
     met: DataReport
-    """What was met in the data when it was set up."""
+    """Bad samples and notes from the setup of the data."""
 
 
 def build_parts(options: Options, accelerator: Accelerator, processes: Processes, folder: Path) -> RunParts:
-    """Open the data, and build the model that takes it.
+    """Open the data and build the model.
 
     Raises:
-        OptionError: an option turns out to be wrong.
+        OptionError: If an option turns out to be wrong.
     """
     with options_explained("The model"):
         config = build_config(options)
@@ -166,12 +169,12 @@ def build_parts(options: Options, accelerator: Accelerator, processes: Processes
 def open_run(
     options: Options, accelerator: Accelerator, processes: Processes, folder: Path, parts: RunParts
 ) -> Iterator[Pretraining]:
-    """Set up the loop and what watches it, go back to the newest checkpoint, and record how the run starts and ends.
+    """Set up the training loop and its observers, resume or seed it, and record how the run starts and ends.
 
     Raises:
-        CheckpointError: there are checkpoints, and none is whole.
-        OptionError: a probe or a tracker cannot be set up.
-        WriteError: no checkpoint can be written.
+        CheckpointError: If there are checkpoints, but none is complete.
+        OptionError: If a probe or a tracker cannot be set up.
+        WriteError: If checkpoints cannot be written.
     """
     model, steps, tokenizer = parts.model, parts.steps, parts.tokenizer
     trackers = Trackers(accelerator, options.logging, folder)
@@ -184,7 +187,7 @@ def open_run(
     run.bad_samples.register_data(parts.sizes, parts.met)
     resume_or_seed(run)
     record = RunRecord(folder, processes)
-    # A tracker goes on with its own run, by the ids of the former start, from the step that the checkpoint is of.
+    # Trackers resume their own runs, by the ids of the last start, from the step of the checkpoint.
     record.add(trackers=trackers.start(hyperparameters(options), record.content.get("trackers"), run.step))
     with trackers:
         rate = run.speed.measure_peak(DTYPES[options.mixed_precision])
@@ -195,10 +198,10 @@ def open_run(
 
 
 def save_final(options: Options, model: PreTrainedModel, folder: Path, parts: RunParts) -> Path:
-    """Write the finished model with its card, whole or not at all, and return its folder.
+    """Write the finished model with its card atomically, and return its folder.
 
     Raises:
-        WriteError: it cannot be written.
+        WriteError: If it cannot be written.
     """
     repository, config = options.hub.model_id or folder.resolve().name, parts.model.config
     with writing("The finished model", folder):
@@ -211,7 +214,7 @@ def save_final(options: Options, model: PreTrainedModel, folder: Path, parts: Ru
 
 
 def upload_final(final: Path, repository: str) -> None:
-    """Publishes the finished model. What prevents it is no reason to lose a run that is finished."""
+    """Upload the finished model. A failure is logged and does not fail the finished run."""
     try:
         logger.info("Uploaded: %s", push(final, repository))
     except (PublishingError, ValueError) as error:
@@ -220,10 +223,10 @@ def upload_final(final: Path, repository: str) -> None:
 
 
 def prepare_folder(options: Options, folder: Path, write: bool) -> None:
-    """Checks that the run may go on in its folder, and keeps its resolved options there.
+    """Check that the run may start or resume in its folder, and save its resolved options there.
 
     Raises:
-        OptionError: the folder holds a run with other options, or a run although `resume` is `never`.
+        OptionError: If the folder holds a run with other options, or any run and `resume` is `never`.
     """
     saved = folder / RUN_FILE
     if any((folder / "checkpoints").glob("step_*")):
@@ -232,8 +235,8 @@ def prepare_folder(options: Options, folder: Path, write: bool) -> None:
         try:
             before = build_options(read_run_options(saved))
         except OptionError as error:
-            # Weights, optimizer and data say for themselves whether they fit; this is no reason to lose a run.
-            logger.warning("%s So whether the run goes on with its own options is not checked.", error)
+            # Weights, optimizer and data are still checked on their own.
+            logger.warning("%s Whether the options are those of the run is therefore not checked.", error)
         else:
             check_resumable(before, options)
     if write:
@@ -241,15 +244,15 @@ def prepare_folder(options: Options, folder: Path, write: bool) -> None:
 
 
 def resume_or_seed(run: Pretraining) -> None:
-    """Resume from the newest whole checkpoint, or seed the random states of a fresh run.
+    """Resume from the newest complete checkpoint, or seed the random states of a new run.
 
     Raises:
-        CheckpointError: there are checkpoints, and none is whole.
-        WriteError: no checkpoint can be written.
+        CheckpointError: If there are checkpoints, but none is complete.
+        WriteError: If checkpoints cannot be written.
     """
     needed = checkpoint_bytes(run.inner)
     newest = run.processes.main_decides(partial(prepare_checkpoints, run.checkpoints, needed))
-    # Dropout and decoder noise differ between processes; whatever drew random numbers before this does not matter.
+    # Dropout and decoder noise differ between processes. Random numbers drawn before this have no influence.
     set_seed(run.options.seed, device_specific=True)
     if newest is not None:
         run.resume(newest)
@@ -259,7 +262,7 @@ def resume_or_seed(run: Pretraining) -> None:
 
 @contextlib.contextmanager
 def recorded(record: RunRecord, run: Progress) -> Iterator[None]:
-    """Add to the record, after the training inside, how the last start ended and what the run came to."""
+    """Record on exit how the last start ended, with step, samples and seconds."""
 
     def stop(reason: str) -> None:
         record.stop(reason, step=run.step, samples=run.samples, seconds=run.seconds)
@@ -267,7 +270,7 @@ def recorded(record: RunRecord, run: Progress) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        with contextlib.suppress(WriteError):  # a full disk, above all: what stopped the run is to be seen
+        with contextlib.suppress(WriteError):  # mostly a full disk: do not hide the error that stopped the run
             stop(f"{type(error).__name__}: {error}")
         raise
     stop("finished")

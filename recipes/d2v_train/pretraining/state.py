@@ -1,4 +1,4 @@
-"""What a checkpoint of a run holds, and how a run is put back to it."""
+"""Saving the state of a run in checkpoints, and restoring it."""
 
 from __future__ import annotations
 
@@ -22,27 +22,27 @@ logger = logging.getLogger(__name__)
 
 
 class Stateful(Protocol):
-    """A part of a run that goes on where a checkpoint left it; its state is the same in every process."""
+    """A part of a run with a state in checkpoints, which is the same in every process."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Return JSON values that `load_state_dict` takes."""
+        """Return the state as JSON values."""
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on with the state of a checkpoint."""
+        """Restore the state of a checkpoint."""
 
 
 class RunState:
-    """Weights, optimizer and random states of a run, which its checkpoints keep beside its progress.
+    """Weights, optimizer and random states of a run, which its checkpoints store with its progress.
 
     Every process must call the methods.
 
     Args:
-        folder: of the checkpoints.
-        model: the model itself, not what the engine made of it.
-        optimizer: as the engine gave it.
-        scaler: of the gradients in fp16; None without.
-        processes: of the run.
-        files: further files of every checkpoint, content by name.
+        folder: Folder of the checkpoints.
+        model: The model itself, not the wrapper of the engine.
+        optimizer: Optimizer, as returned by the engine.
+        scaler: Gradient scaler of fp16; None without.
+        processes: Processes of the run.
+        files: Further files of every checkpoint, content by name.
     """
 
     def __init__(
@@ -61,9 +61,9 @@ class RunState:
         """Write a checkpoint.
 
         Args:
-            step: finished steps.
+            step: Finished steps.
             progress: JSON values, the same in every process.
-            own_state: what this process alone keeps, JSON values.
+            own_state: JSON values of this process.
 
         Returns:
             The folder of the checkpoint.
@@ -83,18 +83,18 @@ class RunState:
         )
 
     def load(self, checkpoint: Path, data: dict[str, Any]) -> tuple[dict[str, Any], Any]:
-        """Put weights, optimizer and random states back to what they were when the checkpoint was written.
+        """Restore weights, optimizer and random states from a checkpoint.
 
         Args:
-            checkpoint: its folder.
-            data: `StepDataset.fingerprint` of the run now.
+            checkpoint: Folder of the checkpoint.
+            data: Current `StepDataset.fingerprint` of the run.
 
         Returns:
-            Progress and own state as `save` took them; None instead of an own state where the run had fewer processes.
+            Progress and own state, as passed to `save`; None as own state if the run had fewer processes.
 
         Raises:
-            CheckpointError: the checkpoint is torn, or of another model.
-            OptionError: the data is not that of the checkpoint.
+            CheckpointError: If the checkpoint is incomplete, or of another model.
+            OptionError: If the data is not that of the checkpoint.
         """
         content = read_run_checkpoint(checkpoint, self.processes.rank)
         progress, own = content["progress"], content["own"]
@@ -110,7 +110,7 @@ class RunState:
             restore_random_states(own["random"])
         if progress["processes"] != self.processes.count:
             logger.warning(
-                "The checkpoint was written by %d processes, this run has %d: samples and masks go on as planned, "
+                "The checkpoint was written by %d processes, this run has %d: samples and masks stay the same, "
                 "dropout and noise do not.",
                 progress["processes"],
                 self.processes.count,
@@ -119,38 +119,38 @@ class RunState:
 
 
 def prepare_checkpoints(folder: CheckpointFolder, needed: int) -> Path | None:
-    """Look at the folder of the checkpoints in the main process: can it be written, and what does it hold?
+    """Check in the main process that checkpoints can be written, and find the newest one.
 
     Args:
-        folder: of the checkpoints.
-        needed: bytes of a checkpoint, see `checkpoint_bytes`.
+        folder: Folder of the checkpoints.
+        needed: Bytes of a checkpoint, see `checkpoint_bytes`.
 
     Returns:
-        The checkpoint to go on from; None where there is none yet.
+        The checkpoint to resume from; None if there is none yet.
 
     Raises:
-        CheckpointError: there are checkpoints, and none is whole.
-        WriteError: nothing can be written there.
+        CheckpointError: If there are checkpoints, but none is complete.
+        WriteError: If the folder cannot be written.
     """
     check_writable(folder.folder)
     newest = folder.newest()
     torn = folder.torn()
     for path, reason in torn.items():
-        logger.warning("The checkpoint %s is passed over: %s.", path, reason)
+        logger.warning("The checkpoint %s is skipped: %s.", path, reason)
     if torn and newest is None:
         raise CheckpointError(
-            f"No checkpoint in {folder.folder} is whole ({'; '.join(torn.values())}), so the run could only start "
-            "over, which would remove its log. Put a whole one back; to start over, remove the folder or choose "
+            f"No checkpoint in {folder.folder} is complete ({'; '.join(torn.values())}), so the run could only start "
+            "over, which would remove its log. Restore a complete one; to start over, remove the folder or choose "
             "another output_dir."
         )
     if newest is not None:
-        folder.make_room(newest)  # of a smaller keep_last, as the advice after a full disk may be
+        folder.make_room(newest)  # keep_last may have been lowered after a full disk
     warn_of_little_room(folder.folder, needed, folder.options.keep_last + 1)
     return newest
 
 
 def checkpoint_bytes(model: nn.Module) -> int:
-    """Bytes of a checkpoint, but for small change: weights, teacher, AdamW's two moments of each trained weight."""
+    """Return the approximate bytes of a checkpoint: weights, teacher, and two moments of each trained weight."""
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     return size_in_bytes(list(model.parameters())) + size_in_bytes(list(model.buffers())) + 2 * 4 * trained
 
@@ -159,7 +159,7 @@ def states_by_name(progress: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """Return the state of each part of a run by name.
 
     Args:
-        progress: of a checkpoint; in those of former runs the values of all parts lie side by side.
+        progress: Progress of a checkpoint; former versions stored the values of all parts at its top level.
     """
     if "state" in progress:
         return progress["state"]
@@ -176,15 +176,15 @@ def states_by_name(progress: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def check_same_data(saved: dict[str, Any], present: dict[str, Any], checkpoint: Path) -> None:
-    """Refuses to go on with data that would not give the sample order of the run.
+    """Check that the data gives the sample order of the checkpoint.
 
     Args:
         saved: `StepDataset.fingerprint` of the checkpoint.
-        present: that of the data now.
-        checkpoint: for the message.
+        present: Current fingerprint of the data.
+        checkpoint: Folder of the checkpoint, for the message.
 
     Raises:
-        OptionError: names the modality and what differs.
+        OptionError: If the data of a modality differs.
     """
     for name, before in saved.items():
         now = present.get(name)
@@ -192,7 +192,7 @@ def check_same_data(saved: dict[str, Any], present: dict[str, Any], checkpoint: 
             continue
         changed = [f"{what} {before.get(what)} -> {value}" for what, value in now.items() if before.get(what) != value]
         raise OptionError(
-            f"The {name} data is not what it was when {checkpoint} was written ({', '.join(changed)}), so the samples "
-            "of the run would not come in their order. Put the data back to resume, or choose a new output_dir, with "
+            f"The {name} data has changed since {checkpoint} was written ({', '.join(changed)}), so the order of the "
+            "samples would differ. Restore the data to resume, or choose a new output_dir, with "
             f"init_from={checkpoint} to start from these weights."
         )

@@ -38,21 +38,21 @@ logger = logging.getLogger(__name__)
 
 
 class Pretraining:
-    """A run over the steps of a plan.
+    """The training loop of a run.
 
     Args:
-        options: the run's options.
-        accelerator: engine for devices and precision.
-        processes: of the engine.
-        model: a `Data2VecForPreTraining`.
-        steps: this process's micro-batches by step.
-        folder: folder of the run, for `checkpoints` and `log.jsonl`.
-        trackers: get the log records too.
-        observers: look at the model at intervals.
-        input_files: settings of what prepares the model's inputs, by file name; kept in every checkpoint.
+        options: Options of the run.
+        accelerator: Engine for devices and precision.
+        processes: Processes of the engine.
+        model: `Data2VecForPreTraining`.
+        steps: Micro-batches of this process by step.
+        folder: Folder of the run, for `checkpoints` and `log.jsonl`.
+        trackers: Trackers, which receive the log records.
+        observers: Observers of the model, called at intervals.
+        input_files: Files of the model's processor by name, stored in every checkpoint.
 
     Attributes:
-        stateful: what a continued run needs besides weights, optimizer and random states, by name.
+        stateful: Parts with a state in checkpoints, besides weights, optimizer and random states, by name.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class Pretraining:
         optimizer = build_optimizer(model, options.optim)
         self.model, self.optimizer = prepare_for_engine(accelerator, model, optimizer, options.modalities)
         self.engine = engine_name(accelerator)
-        # In an order that all processes share; the teacher has no gradient.
+        # In the same order in all processes; the teacher has no gradient.
         self.trainable = {name: value for name, value in model.named_parameters() if value.requires_grad}
         self.log = RunLog(Path(folder) / "log.jsonl" if processes.main else None)
         self.checkpoints = CheckpointFolder(Path(folder) / "checkpoints", options.checkpoints, processes)
@@ -100,16 +100,16 @@ class Pretraining:
 
     @property
     def samples(self) -> int:
-        """Samples of all log intervals since the run began."""
+        """Number of samples of all log intervals since the run began."""
         return self.meter.samples
 
     # -- one step
 
     def train_step(self, micro_batches: list[MicroBatch]) -> bool:
-        """Forward, backward, optimizer step and teacher update.
+        """Run forward and backward passes, the optimizer step and the teacher update.
 
         Returns:
-            Whether the weights moved; they do not when the loss or the gradient is not finite.
+            Whether the weights changed; a step whose loss or gradient is not finite is skipped.
         """
         rate = self.learning_rate_at(self.step)
         set_learning_rate(self.optimizer, rate)
@@ -123,7 +123,7 @@ class Pretraining:
             with nullcontext() if last else self.accelerator.no_sync(self.model):
                 with self.accelerator.autocast():
                     output = self.model(**batch.inputs, step=self.step, **counts[batch.modality])
-                # The engines average gradients; each process holds its part of one global sum.
+                # The engines average gradients; the loss of each process is its part of one global sum.
                 scaled = output.loss * (weights[batch.modality] * self.processes.count)
                 self.accelerator.backward(scaled)
             losses[batch.modality] += output.loss.detach().float()
@@ -140,7 +140,7 @@ class Pretraining:
         return moved
 
     def count_items(self, micro_batches: list[MicroBatch]) -> dict[str, dict[str, Tensor]]:
-        """What the losses of each modality are divided by, over all processes and micro-batches.
+        """Count the denominators of the losses over all processes and micro-batches.
 
         Returns:
             `num_items` (masked tokens) and `num_rows` (samples times masks), by modality.
@@ -155,38 +155,38 @@ class Pretraining:
                 for name, (items, rows) in zip(counts, total, strict=True)}  # fmt: skip
 
     def loss_weights(self, modalities: list[str]) -> dict[str, float]:
-        """Weight of each modality's loss in the step: its ratio, normalised over the modalities of the step."""
+        """Return the loss weight of each modality: its ratio, normalised over the modalities of the step."""
         ratios = {name: getattr(self.options, name).ratio for name in modalities}
         return {name: ratio / sum(ratios.values()) for name, ratio in ratios.items()}
 
     def step_if_finite(self, losses: dict[str, Tensor], grad_norm: Tensor) -> bool:
-        """Optimizer step, unless the loss or the gradient of any process is not finite.
+        """Run the optimizer step, unless the loss or the gradient of any process is not finite.
 
         Raises:
-            TrainingStopped: after too many such steps, see `NonFinitePolicy`.
+            TrainingStopped: If there are too many such steps, see `NonFinitePolicy`.
         """
-        # The one host synchronisation of a step: the weights must not move before it is known.
+        # The only host synchronisation of a step: the weights must not change before the result is known.
         finite = torch.stack([*losses.values(), grad_norm.float()]).isfinite()
         bad = self.agree(~finite.all())
         scaler = self.accelerator.scaler
         if not bad or scaler is not None:
-            self.optimizer.step()  # a gradient scaler leaves out the step by itself and lowers its scale
+            self.optimizer.step()  # a gradient scaler skips the step by itself and lowers its scale
         if not bad:
             self.finite.good()
             return True
-        # fp16 finds its scale by overflowing; only once that is exhausted does an overflow mean trouble.
+        # fp16 finds its scale by overflowing; an overflow counts only once the scale cannot be lowered.
         where = where_not_finite(losses, self.trainable.items(), self.processes.sum)
         self.finite.bad(self.step + 1, where, counts=scaler is None or scaler.get_scale() <= 1)
         return False
 
     def agree(self, bad: Tensor) -> bool:
-        """Whether something is bad in any process; the same sum tells all what one of them was told from outside."""
+        """Return whether `bad` holds in any process; the same sum shares signals that one process received."""
         bad, *wishes = self.processes.sum(torch.cat([bad.int().view(1), self.outside.wishes()])).tolist()
         self.outside.agree(wishes)
         return bool(bad)
 
     def learning_rate_at(self, step: int) -> float:
-        """Learning rate of a step (counted from 0)."""
+        """Return the learning rate of a step (counted from 0)."""
         optim = self.options.optim
         return learning_rate(
             step,
@@ -201,13 +201,13 @@ class Pretraining:
     # -- the run
 
     def run(self) -> dict[str, Any]:
-        """Trains to `max_steps`.
+        """Train up to `max_steps`.
 
         Returns:
             Summary: steps, seconds, samples, skipped steps and the last log record.
 
         Raises:
-            RunInterrupted: the run was told to stop; a checkpoint of its present step was written.
+            RunInterrupted: If a signal stopped the run; a checkpoint of its present step was written.
         """
         options, processes = self.options, self.processes
         self.log.open(self.step)
@@ -223,7 +223,7 @@ class Pretraining:
         )
         self.model.train()
         record: dict[str, Any] = self.log.last
-        # A bar is for terminals; a log file gets a line an interval instead.
+        # Only terminals get a progress bar; a log file gets one line per interval instead.
         shown = processes.main and sys.stderr.isatty()
         bar = tqdm(total=options.max_steps, initial=self.step, disable=not shown, unit="step")
         started = time.perf_counter()
@@ -241,7 +241,7 @@ class Pretraining:
                 self.bad_samples.add(self.step, [batch.report for batch in micro_batches])
                 bar.update()
                 now = time.perf_counter()
-                # With each step: whatever ends the run, its record tells how long it trained.
+                # At each step, so that the record is right however the run ends.
                 self.seconds, started = self.seconds + now - started, now
                 logged = self.step % options.logging.every == 0 or self.step == options.max_steps
                 seen = self.observe(alone=not logged)
@@ -272,7 +272,7 @@ class Pretraining:
 
     def save(self) -> Path:
         """Write a checkpoint of the present step and return its folder."""
-        # Before there is a checkpoint, after which none of them would be met again.
+        # Before the checkpoint: a run resumed from it does not read these samples again.
         self.bad_samples.flush(to_disk=True)
         progress = {
             "seconds": self.seconds,
@@ -282,11 +282,11 @@ class Pretraining:
         return self.state.save(self.step, progress, self.meter.window.state_dict())
 
     def resume(self, checkpoint: Path) -> None:
-        """Put everything back to what it was when the checkpoint was written.
+        """Restore the run from a checkpoint.
 
         Raises:
-            CheckpointError: the checkpoint is torn, or of another model.
-            OptionError: the data is not that of the checkpoint.
+            CheckpointError: If the checkpoint is incomplete, or of another model.
+            OptionError: If the data is not that of the checkpoint.
         """
         progress, window = self.state.load(checkpoint, self.steps.fingerprint)
         self.step, self.seconds = progress["step"], progress["seconds"]
@@ -297,22 +297,22 @@ class Pretraining:
             self.meter.window.load_state_dict(window)
 
     def checkpoint_is_due(self) -> bool:
-        """Whether a checkpoint belongs behind this step."""
+        """Return whether a checkpoint is due after this step."""
         checkpoints = self.options.checkpoints
         intervals = (checkpoints.every, checkpoints.keep_every, self.options.max_steps)
         return self.outside.checkpoint or any(every and self.step % every == 0 for every in intervals)
 
     def to_device(self, batch: MicroBatch) -> MicroBatch:
-        """The micro-batch on the device of this process."""
+        """Return the micro-batch on the device of this process."""
         device = self.processes.device
         return batch._replace(inputs={name: value.to(device, non_blocking=True)
                                       for name, value in batch.inputs.items()})  # fmt: skip
 
     def observe(self, alone: bool) -> dict[str, Any]:
-        """Return what the observers see that are due after this step; their time is not the training's.
+        """Return the values of the observers that are due after this step; their time does not count as training.
 
         Args:
-            alone: whether it gets a line of its own in the log, because no log record follows.
+            alone: Whether the values get a log line of their own, because no log record follows.
         """
         if not self.observers.due(self.step):
             return {}
@@ -327,10 +327,10 @@ class Pretraining:
         """Write the log record of the interval that ends here.
 
         Args:
-            seen: what the observers saw after this step.
+            seen: Values of the observers after this step.
 
         Raises:
-            TrainingStopped: the record shows that training cannot usefully go on.
+            TrainingStopped: If training diverged, collapsed or has too many bad samples.
         """
         record = {"step": self.step, "lr": self.learning_rate_at(self.step - 1),
                   "ema_decay": float(self.inner.teacher_decay(self.step))}  # fmt: skip

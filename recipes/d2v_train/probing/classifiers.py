@@ -1,8 +1,8 @@
-"""Probes: how much a simple classifier can read from frozen features.
+"""Probes: accuracy of simple classifiers on frozen features.
 
-Three questions, cheapest first. kNN: are neighbours of one class? Linear: can a hyperplane separate the classes with
-all labels? Few-label: with ten labels a class? Every function takes NumPy arrays and returns accuracy in PERCENT; the
-result depends on nothing but its arguments. `features` may also be SciPy sparse (TF-IDF), which is used as it is.
+kNN votes among neighbours, the linear probe is logistic regression on all labels, the few-label probe on ten per
+class. Every function takes NumPy arrays and returns accuracy in PERCENT; the result depends on its arguments alone.
+`features` may also be SciPy sparse (TF-IDF), which is used as it is.
 
 Legend: N samples, D features, C classes.
 """
@@ -26,14 +26,14 @@ DEFAULT_SEEDS = (0, 1, 2, 3, 4)
 REGULARISATION_GRID = (0.003, 0.03, 0.3, 3.0)
 """Values of scikit-learn's C tried on the held-out part of the training features."""
 SPARSE_REGULARISATION_GRID = (0.1, 1.0, 10.0, 100.0)
-"""The same for sparse features: TF-IDF values are small, so that the same C would shrink their weights to nothing."""
+"""The same for sparse features: TF-IDF values are small, so the values above would shrink their weights to zero."""
 FEW_LABEL_C = 1.0
-"""Fixed for the few-label probe: ten labels a class leave nothing to choose it on."""
+"""Fixed for the few-label probe: ten labels per class are too few to choose it."""
 HELD_OUT_SHARE = 0.2
 MAX_FOLDS = 5
 MAX_ITERATIONS = 300
 PATIENCE = 2
-"""Falls in a row of the held-out score after which weaker regularisation is not tried: it costs the most."""
+"""Consecutive drops of the held-out score after which weaker, slower regularisation is not tried."""
 
 
 @dataclass(frozen=True)
@@ -41,9 +41,9 @@ class FewLabelResult:
     """Accuracy of the few-label probe in percent.
 
     Attributes:
-        mean: mean over the draws.
-        std: standard deviation over the draws (0 for one draw).
-        per_seed: one accuracy a draw, in the order of the seeds.
+        mean: Mean over the draws.
+        std: Standard deviation over the draws (0 for one draw).
+        per_seed: One accuracy per draw, in the order of the seeds.
     """
 
     mean: float
@@ -52,7 +52,7 @@ class FewLabelResult:
 
 
 def standardise_features(train, test):
-    """Scale every feature to zero mean and unit variance, with the statistics of `train` alone.
+    """Scale every feature to zero mean and unit variance, with the statistics of `train`.
 
     Args:
         train: (N, D) array, or a sparse matrix, which is returned unchanged (TF-IDF rows have unit norm already).
@@ -71,19 +71,19 @@ def standardise_features(train, test):
 def knn_accuracy(
     train_features, train_labels, test_features, test_labels, *, k: int = DEFAULT_NEIGHBOURS, chunk: int = 1024
 ) -> float:
-    """Accuracy of a majority vote among the `k` nearest training samples by cosine similarity.
+    """Return the accuracy of a majority vote among the `k` nearest training samples by cosine similarity.
 
-    Features are standardised on the training part first. A tie between classes goes to the one whose neighbours are
-    more similar in sum.
+    Features are standardised on the training part first. A tie between classes goes to the one with the larger sum of
+    similarities.
 
     Args:
         train_features, test_features: (N, D), (N', D).
         train_labels, test_labels: (N,), (N',) integers.
-        k: neighbours that vote; at most N of them.
-        chunk: test samples compared at a time, which bounds the memory to chunk x N similarities.
+        k: Number of neighbours that vote, at most N.
+        chunk: Test samples compared at a time, which bounds the memory to chunk x N similarities.
 
     Raises:
-        ValueError: shapes do not agree, or a part is empty, or `k` is below 1.
+        ValueError: If shapes do not match, a part is empty, or `k` is below 1.
     """
     train_labels, test_labels = _check(train_features, train_labels, test_features, test_labels)
     if k < 1:
@@ -99,7 +99,7 @@ def knn_accuracy(
         nearest = np.argpartition(-similarity, k - 1, axis=1)[:, :k]
         rows = np.arange(len(nearest))[:, None]
         votes = np.zeros((len(nearest), len(classes)))
-        # A similarity lies in [-1, 1]: divided by 4k, all k of them together weigh less than one vote.
+        # A similarity lies in [-1, 1]: divided by 4k, all k together weigh less than one vote.
         np.add.at(votes, (rows, train_index[nearest]), 1.0 + similarity[rows, nearest] / (4 * k))
         correct += int((classes[votes.argmax(axis=1)] == test_labels[start : start + chunk]).sum())
     return 100.0 * correct / len(test_labels)
@@ -115,21 +115,22 @@ def linear_accuracy(
     groups: Sequence[str | None] | None = None,
     seed: int = 0,
 ) -> float:
-    """Accuracy of multinomial logistic regression on standardised features.
+    """Return the accuracy of multinomial logistic regression on standardised features.
 
     The regularisation is chosen on held-out samples of the training part, then the model is fitted from scratch on
-    all of it, as if no other candidate had existed. The test part plays no role in the choice.
+    all of it. The test part is not used for the choice.
 
     Args:
         train_features, test_features: (N, D), (N', D).
         train_labels, test_labels: (N,), (N',) integers.
-        grid: candidates for scikit-learn's C, in any order; with a single one nothing is held out. None for
+        grid: Candidates for scikit-learn's C, in any order; with a single one nothing is held out. None for
             `REGULARISATION_GRID`, or the one for sparse features.
-        groups: (N,) names, for example of speakers, when the test groups are unseen ones; see `held_out_masks`.
-        seed: of the draw of the held-out samples.
+        groups: (N,) names, for example of speakers, if the test groups are not in the training part; see
+            `held_out_masks`.
+        seed: Seed of the draw of the held-out samples.
 
     Raises:
-        ValueError: shapes do not agree, a part is empty, the training part has one class only, or `grid` is empty.
+        ValueError: If shapes do not match, a part is empty, the training part has one class only, or `grid` is empty.
     """
     train_labels, test_labels = _check(train_features, train_labels, test_features, test_labels)
     _require_classes(train_labels)
@@ -149,17 +150,17 @@ def draw_few(labels, per_class: int, seed: int) -> np.ndarray:
 
     Args:
         labels: (N,) integers.
-        per_class: labels a class; a class with fewer samples gives all it has.
-        seed: of the draw.
+        per_class: Labels per class; a class with fewer samples gives all of them.
+        seed: Seed of the draw.
 
     Returns:
-        Sorted int64 indices into `labels`, no index twice.
+        Sorted, distinct int64 indices into `labels`.
 
     Raises:
-        ValueError: `per_class` is below 1.
+        ValueError: If `per_class` is below 1.
     """
     if per_class < 1:
-        raise ValueError(f"The number of labels a class is {per_class}; give at least 1.")
+        raise ValueError(f"The number of labels per class is {per_class}; give at least 1.")
     labels = np.asarray(labels)
     generator = np.random.default_rng(seed)
     chosen = [generator.permutation(np.flatnonzero(labels == c))[:per_class] for c in np.unique(labels)]
@@ -175,22 +176,22 @@ def few_label_accuracy(
     per_class: int = DEFAULT_FEW,
     seeds: Sequence[int] = DEFAULT_SEEDS,
 ) -> FewLabelResult:
-    """Accuracy of logistic regression trained on `per_class` labels a class, over several stratified draws.
+    """Measure logistic regression trained on `per_class` labels per class, over several stratified draws.
 
-    Features are standardised on the whole training part: it is the labels that are few, not the samples.
+    Features are standardised on the whole training part: only labels are few, not samples.
 
     Args:
         train_features, test_features: (N, D), (N', D).
         train_labels, test_labels: (N,), (N',) integers.
-        per_class: labels a class.
-        seeds: one draw each.
+        per_class: Labels per class.
+        seeds: Seeds of the draws.
 
     Raises:
-        ValueError: shapes do not agree, a part is empty, one class only, or no seed is given.
+        ValueError: If shapes do not match, a part is empty, there is one class only, or no seed.
     """
     train_labels, test_labels = _check(train_features, train_labels, test_features, test_labels)
     if not len(seeds):
-        raise ValueError("The few-label probe was given no seed; give at least one.")
+        raise ValueError("The few-label probe has no seed; give at least one.")
     _require_classes(train_labels)
     train, test = standardise_features(train_features, test_features)
     scores = []
@@ -201,17 +202,16 @@ def few_label_accuracy(
 
 
 def chance_accuracy(train_labels, test_labels) -> float:
-    """Accuracy in percent of always answering the commonest training label (the smallest of several)."""
+    """Return the accuracy of always predicting the most frequent training label (the smallest of several)."""
     values, counts = np.unique(np.asarray(train_labels), return_counts=True)
     return 100.0 * float((np.asarray(test_labels) == values[counts.argmax()]).mean())
 
 
 def _choose_c(features, labels: np.ndarray, grid: Sequence[float], masks: list[np.ndarray]) -> float:
-    """The candidate with the best accuracy on the held-out samples; of several, the strongest regularisation.
+    """Return the candidate with the best held-out accuracy; of several, the strongest regularisation.
 
-    Every candidate starts from zero weights. From those of the one before it would take a third of the iterations
-    less, but weak regularisation would then stop short of what it reaches alone, and lose where it is the best: with
-    untrained encoders, whose accuracy would come out up to two points too low.
+    Every candidate starts from zero weights. Starting from those of the previous one saves a third of the iterations,
+    but makes weak regularisation stop early, which lowers the accuracy of untrained encoders by up to two points.
     """
     masks = [held_out for held_out in masks if held_out.any() and len(np.unique(labels[~held_out])) > 1]
     candidates = sorted(float(c) for c in grid)
@@ -229,22 +229,22 @@ def _choose_c(features, labels: np.ndarray, grid: Sequence[float], masks: list[n
 
 def _fit(features, labels: np.ndarray, c: float) -> LogisticRegression:
     with warnings.catch_warnings():
-        # Stopping early is a mild form of regularisation here, and the accuracy is stable long before the tolerance.
+        # The accuracy is stable long before the tolerance is reached.
         warnings.simplefilter("ignore", ConvergenceWarning)
         return LogisticRegression(C=c, max_iter=MAX_ITERATIONS, tol=1e-3).fit(features, labels)
 
 
 def held_out_masks(labels, groups: Sequence[str | None] | None = None, seed: int = 0) -> list[np.ndarray]:
-    """Choose the samples that regularisation is chosen on.
+    """Choose the held-out samples for the choice of the regularisation.
 
     Args:
         labels: (N,) integers.
-        groups: (N,) names, for example of speakers. Speakers differ so much that any single one would mislead: where
-            there are several, all are held out in turn, in at most five parts of whole groups.
-        seed: of the draw.
+        groups: (N,) names, for example of speakers. A single speaker is not representative: several are all held out
+            in turn, in at most five parts of whole groups.
+        seed: Seed of the draw.
 
     Returns:
-        One (N,) boolean mask for each fold: a stratified fifth without groups, else one mask for each part.
+        One (N,) boolean mask per fold: a stratified fifth without groups, else one mask per part.
     """
     labels = np.asarray(labels)
     generator = np.random.default_rng(seed)
@@ -279,12 +279,12 @@ def _check(train_features, train_labels, test_features, test_labels) -> tuple[np
         ("test", test_features, test_labels),
     ):
         if features.shape[0] == 0:
-            raise ValueError(f"The {name} part of the probe is empty; check the splits and the groups asked for.")
+            raise ValueError(f"The {name} part of the probe is empty; check the splits and groups.")
         if features.shape[0] != len(labels):
             raise ValueError(f"The {name} part has {features.shape[0]} features but {len(labels)} labels.")
         if not sparse.issparse(features) and not np.isfinite(features).all():
             raise ValueError(
-                f"The {name} features hold NaN or infinite values; the encoder diverged or got unusable input."
+                f"The {name} features contain NaN or infinite values; the encoder diverged or got unusable input."
             )
     if train_features.shape[1] != test_features.shape[1]:
         raise ValueError(

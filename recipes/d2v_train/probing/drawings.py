@@ -1,7 +1,4 @@
-"""Drawings of masked samples and of nearest neighbours, for people who want to see what a model sees.
-
-matplotlib is imported when the first one is drawn.
-"""
+"""Drawings of masked samples and of nearest neighbours, made by matplotlib, which is imported on first use."""
 
 from __future__ import annotations
 
@@ -16,13 +13,13 @@ from d2v_train.support.extras import need
 
 
 COLUMNS = 100
-"""Characters of a line of text."""
+"""Characters per line of text."""
 LINES = 7
-"""Lines of a text that are shown."""
+"""Lines shown per text."""
 FONT_SIZE = 7.5
 DPI = 110
 HIDDEN = "#d55e00"
-"""Colour of what is hidden."""
+"""Colour of hidden tokens."""
 
 
 def _figure(width: float, height: float) -> Any:
@@ -36,19 +33,19 @@ def _save(figure: Any, path: Path) -> Path:
 
 
 def picture(pixels: np.ndarray) -> np.ndarray:
-    """Pixels (C, H, W) of any range as (H, W) or (H, W, 3) in [0, 1]."""
+    """Return pixels (C, H, W) of any range as (H, W) or (H, W, 3) in [0, 1]."""
     least, most = float(pixels.min()), float(pixels.max())
     pixels = (pixels - least) / max(most - least, 1e-6)
     return pixels[0] if len(pixels) != 3 else pixels.transpose(1, 2, 0)
 
 
 def spectrogram(samples: np.ndarray, stride: int, whole: bool = False) -> np.ndarray:
-    """Log-magnitudes (frequencies, frames) of a waveform, a column for each frame of the model.
+    """Return the log-magnitudes (frequencies, frames) of a waveform, one column per frame of the model.
 
     Args:
         samples: (S,).
-        stride: samples between two frames.
-        whole: up to half the sampling rate instead of a quarter, above which speech has little.
+        stride: Samples between two frames.
+        whole: Up to half the sampling rate instead of a quarter, above which speech has little energy.
     """
     width = max(2 * stride, 400)
     window = audio_utils.window_function(width, "hann", periodic=False)
@@ -76,13 +73,13 @@ def banded_spectrogram(samples: np.ndarray, stride: int, rate: int, bands: Seque
 
 
 def draw_image_masks(path: Path, images: Sequence[np.ndarray], masks: np.ndarray, names: Sequence[str]) -> Path:
-    """Each image beside what the student sees of it, for its first masks.
+    """Draw each image beside the parts that the student sees, for its first masks.
 
     Args:
         path: PNG to write.
-        images: (C, H, W) each.
+        images: Images, (C, H, W) each.
         masks: (B, M, rows, columns) bool, True = hidden.
-        names: of the images.
+        names: Names of the images.
     """
     shown = min(masks.shape[1], 3)
     figure = _figure(1.5 * (1 + shown), 1.6 * len(images) + 0.4)
@@ -106,7 +103,7 @@ def draw_image_masks(path: Path, images: Sequence[np.ndarray], masks: np.ndarray
 
 
 def _overlay(hidden: np.ndarray, strength: float) -> np.ndarray:
-    """Colours (H, W, 4) that cover what is hidden."""
+    """Return RGBA colours (H, W, 4) that cover the hidden parts."""
     red, green, blue = (int(HIDDEN[place : place + 2], 16) / 255 for place in (1, 3, 5))
     colours = np.empty((*hidden.shape, 4))
     colours[..., 0], colours[..., 1], colours[..., 2], colours[..., 3] = red, green, blue, hidden * strength
@@ -122,16 +119,16 @@ def draw_audio_masks(
     rate: int,
     bands: Sequence[float] | None = None,
 ) -> Path:
-    """Spectrograms with the hidden tokens covered, one mask each, all of them as a strip below.
+    """Draw spectrograms with the hidden frames of one mask covered, and the mean of all masks as a strip below.
 
     Args:
         path: PNG to write.
-        waves: (S,) each.
-        masks: (M, F, T) bool each, over the bands of the tokens, of which there may be one alone, and the frames.
-        names: of the recordings.
-        stride: samples between two frames.
-        rate: samples a second.
-        bands: frequencies in Hz between which the bands lie, from the lowest; None for one band of all of them.
+        waves: Waveforms, (S,) each.
+        masks: (M, F, T) bool each, over frequency bands (F may be 1) and frames.
+        names: Names of the recordings.
+        stride: Samples between two frames.
+        rate: Sampling rate in Hz.
+        bands: Band edges in Hz, ascending; None for one band.
     """
     figure = _figure(9, 1.6 * len(waves) + 0.4)
     grid = figure.add_gridspec(len(waves), 1, left=0.08, right=0.98, top=0.96, bottom=0.07, hspace=0.5)
@@ -159,11 +156,11 @@ def draw_audio_masks(
 
 
 def draw_text_masks(path: Path, texts: Sequence[Sequence[str]], masks: Sequence[np.ndarray]) -> Path:
-    """Texts token by token, the hidden ones on a coloured ground.
+    """Draw texts token by token, with a coloured background behind hidden tokens.
 
     Args:
         path: PNG to write.
-        texts: tokens of each text, as people read them.
+        texts: Human-readable tokens of each text.
         masks: (T,) bool each.
     """
     axis = _page(COLUMNS + 2, len(texts) * (LINES + 2))
@@ -189,8 +186,8 @@ def draw_text_masks(path: Path, texts: Sequence[Sequence[str]], masks: Sequence[
 
 
 def _page(columns: int, lines: int) -> Any:
-    """An axis that fills a figure, for so many lines of so many characters."""
-    # A character of this font is 0.602 of its size wide, in whole pixels.
+    """Return an axis that fills a figure with room for `lines` of `columns` characters."""
+    # The width of a character is 0.602 of the font size, in whole pixels.
     figure = _figure(columns * round(0.602 * FONT_SIZE * DPI / 72) / DPI, 0.2 * lines + 0.1)
     axis = figure.add_axes((0, 0, 1, 1))
     axis.set_axis_off()
@@ -218,16 +215,16 @@ def draw_neighbours(
     show: Callable[[Any, Any], None],
     named: bool = False,
 ) -> Path:
-    """Rows of a sample and its nearest neighbours, with cosine similarities.
+    """Draw rows of a sample and its nearest neighbours, with cosine similarities.
 
     Args:
         path: PNG to write.
-        samples: of the run.
-        names: of the samples.
+        samples: Samples of the run.
+        names: Names of the samples.
         order: (rows, 1 + k) indices, the sample itself first.
         similarity: (rows, 1 + k).
-        show: `show(axis, sample)`.
-        named: whether the neighbours are named too, as those that do not speak for themselves.
+        show: `show(axis, sample)` draws one of them.
+        named: Whether neighbours are labelled by name too.
     """
     rows, columns = order.shape
     figure = _figure(1.5 * columns, (1.4 if named else 1.6) * rows + 0.3)
@@ -245,7 +242,7 @@ def draw_neighbours(
 
 
 def draw_text_neighbours(path: Path, texts: Sequence[str], order: np.ndarray, similarity: np.ndarray) -> Path:
-    """The same of texts, line by line."""
+    """Draw texts and their nearest neighbours, line by line; arguments as in `draw_neighbours`."""
     rows, columns = order.shape
     axis = _page(COLUMNS + 10, rows * (columns + 1))
     for row, (indices, likeness) in enumerate(zip(order, similarity, strict=True)):

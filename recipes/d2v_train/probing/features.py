@@ -1,8 +1,7 @@
-"""Frozen features of an encoder: one vector a sample, the mean over the real tokens of a block.
+"""Frozen features of an encoder: one vector per sample, the mean over the real tokens of a block.
 
-Samples are read in order, a few batches ahead, and sorted by length inside that window, so that audio and text waste
-little on padding while memory stays bounded whatever the size of the dataset. What comes back is in the order of the
-dataset, without the samples that could not be read, which are counted.
+Samples are read in order, a few batches ahead, and sorted by length inside that window, which keeps padding low and
+memory bounded. The result is in the order of the dataset, without unreadable samples, which are counted.
 
 Legend: N samples, D width, B batch, E extra tokens, T tokens.
 """
@@ -26,7 +25,7 @@ from modeling_d2v.modalities import modality_of_input
 logger = logging.getLogger(__name__)
 
 WINDOW_BATCHES = 16
-"""Batches read ahead and sorted by length together."""
+"""Number of batches that are read ahead and sorted by length together."""
 BAD_NAMES_SHOWN = 5
 
 
@@ -36,10 +35,10 @@ class FeatureSet:
 
     Attributes:
         features: (N, D) float32.
-        labels: (N,) int64; -1 everywhere when labels were not required and there are none.
-        groups: N names, for example of speakers; None where the dataset has none.
-        indices: (N,) int64 places in the dataset, ascending.
-        bad: one line for each sample that was left out: its place and what was wrong.
+        labels: (N,) int64; all -1 if labels were not required.
+        groups: N names, for example of speakers; None for samples without one.
+        indices: (N,) int64 indices in the dataset, ascending.
+        bad: One line per sample that was left out: its index and what was wrong.
     """
 
     features: np.ndarray
@@ -61,26 +60,26 @@ def extract(
     pooling: str = "mean",
     require_labels: bool = True,
 ) -> FeatureSet:
-    """Run an encoder over a dataset and keep one vector a sample.
+    """Run an encoder over a dataset and return one vector per sample.
 
-    The model is put in evaluation mode for the time of the call and left in the mode it had. On a GPU the forward
-    pass runs under bfloat16 autocast, on a CPU in the precision of the weights.
+    The model runs in evaluation mode and is returned to its former mode. On a GPU the forward pass runs under bfloat16
+    autocast, on a CPU in the precision of the weights.
 
     Args:
-        model: Data2VecModel, or what `observed_encoder` makes of another one.
-        dataset: records with "label", "group" and the raw input of one modality.
-        transform: evaluation transform, `transform(record, seed)` -> {"pixel_values" | "input_values" | "input_ids"}.
-        batch_size: samples a forward pass.
-        device: where to run; None keeps the model where it is, else the model is moved there.
-        layer: None for the pooled output of the model; N >= 0 for `hidden_states[N]`, where 0 is what enters the
+        model: Data2VecModel, or the result of `observed_encoder` for another one.
+        dataset: Records with "label", "group" and the raw input of one modality.
+        transform: Evaluation transform, `transform(record, seed)` -> {"pixel_values" | "input_values" | "input_ids"}.
+        batch_size: Samples per forward pass.
+        device: Device to move the model to; None leaves it where it is.
+        layer: None for the pooled output of the model; N >= 0 for `hidden_states[N]`, where 0 is the input of the
             shared blocks; negative counts from the end.
         pooling: "mean" over real tokens without the extra ones, or "first" for the first extra token.
-        require_labels: whether a record without a label is an error.
+        require_labels: Whether a record without a label is an error.
 
     Raises:
-        MissingLabelsError: a record has no label, or one that is no whole number, and labels are required.
-        ValueError: no sample could be read, the layer does not exist, or "first" is asked of a model without extra
-            tokens.
+        MissingLabelsError: If labels are required and a record has none, or one that is not a whole number.
+        ValueError: If no sample could be read, the layer does not exist, or `pooling` is "first" for a model without
+            extra tokens.
     """
     if pooling not in ("mean", "first"):
         raise ValueError(f"Pooling {pooling!r} is unknown; use 'mean' or 'first'.")
@@ -108,7 +107,7 @@ def extract(
         logger.warning("Left out %d unreadable samples: %s%s", len(bad), "; ".join(bad[:BAD_NAMES_SHOWN]), more)
     if not rows:
         reason = bad[0] if bad else "the dataset is empty"
-        raise ValueError(f"No sample could be read out of {len(dataset)}; {reason}.")
+        raise ValueError(f"None of {len(dataset)} samples could be read; {reason}.")
     order = sorted(rows)
     return FeatureSet(
         features=np.stack([rows[i][0] for i in order]),
@@ -120,14 +119,14 @@ def extract(
 
 
 def groups_are_disjoint(train: FeatureSet, test: FeatureSet) -> bool:
-    """Whether the test groups (speakers) are new ones; then regularisation is chosen for new groups too."""
+    """Return whether no test group (speaker) is in the training part; then regularisation is chosen by group."""
     return None not in train.groups and not set(train.groups) & set(test.groups)
 
 
 def _windows(dataset, transform, size: int, bad: list[str], require_labels: bool) -> Iterator[list[dict]]:
-    """Read and transform `size` samples at a time; unreadable ones are named in `bad`."""
+    """Yield `size` transformed samples at a time; unreadable ones are added to `bad`."""
     window: list[dict] = []
-    # RawDataset puts the next good sample in the place of a bad one; here it would count twice.
+    # Indexing a RawDataset substitutes the next good sample for a bad one, which would count twice here.
     read = getattr(dataset, "load", dataset.__getitem__)
     for index in range(len(dataset)):
         try:
@@ -146,7 +145,7 @@ def _windows(dataset, transform, size: int, bad: list[str], require_labels: bool
 
 
 def _forward(model, inputs: dict[str, Tensor], device: torch.device, layer: int | None, pooling: str) -> np.ndarray:
-    """Encode one batch; (B, D) float32."""
+    """Return the features of one batch, (B, D) float32."""
     extra = _num_extra_tokens(model, inputs)
     if pooling == "first" and extra == 0:
         raise ValueError(
@@ -176,7 +175,7 @@ def _forward(model, inputs: dict[str, Tensor], device: torch.device, layer: int 
 
 def _length(item: dict) -> int:
     value = next(value for name, value in item.items() if modality_of_input(name) is not None)
-    # What has several dimensions, such as an image, is of one size: there is nothing to sort by.
+    # Inputs with several dimensions, such as images, all have one size.
     return len(value) if value.ndim == 1 else 0
 
 

@@ -1,4 +1,4 @@
-"""What looks at the model while it is trained, at intervals and without a trace in the run."""
+"""Observers, which look at the model at intervals during training without influence on the run."""
 
 from __future__ import annotations
 
@@ -13,34 +13,34 @@ from d2v_train.support.random_states import random_states, restore_random_states
 
 
 class Observer(Protocol):
-    """Looks at the model every so many steps.
+    """An object that looks at the model every `every` steps.
 
     Attributes:
-        every: steps between two looks; 0 = never.
+        every: Steps between two looks; 0 = never.
     """
 
     every: int
 
     def look(self, model: nn.Module, step: int) -> dict[str, float]:
-        """Values for the log by name. Every process calls it with the whole model, in whatever mode it trains."""
+        """Return values for the log by name. Every process calls it with the whole model."""
 
 
 class Observers:
-    """Calls observers when they are due, and leaves random states and the mode of the model as they were.
+    """The observers of a run, called when they are due, with random states restored afterwards.
 
     Args:
-        observers: in the order in which they look.
+        observers: Observers in the order in which they look.
     """
 
     def __init__(self, observers: Sequence[Observer] = ()):
         self.observers = [observer for observer in observers if observer.every]
 
     def due(self, step: int) -> bool:
-        """Whether any of them looks after this step."""
+        """Return whether any observer looks after this step."""
         return any(step % observer.every == 0 for observer in self.observers)
 
     def look(self, model: nn.Module, step: int) -> dict[str, Any]:
-        """Values of those that are due after a step, by name. Every process must call it."""
+        """Return the values of the observers that are due after a step, by name. Every process must call it."""
         values: dict[str, Any] = {}
         with untouched():
             model = whole_model(model, next(model.parameters()).device)
@@ -52,7 +52,7 @@ class Observers:
 
 @contextmanager
 def untouched() -> Iterator[None]:
-    """Puts the random states of this process back to what they were."""
+    """Restore the random states of this process on exit."""
     states = random_states()
     try:
         yield

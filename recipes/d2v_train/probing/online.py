@@ -1,7 +1,7 @@
-"""The online probe: what a simple classifier reads from the frozen features of a run, every so many steps.
+"""The online probe: accuracy of a simple classifier on the frozen features of a run, at intervals.
 
-Loss and standard deviations of targets do not tell whether a run learns; this does. Features are extracted by all
-processes, each a part of the samples, so that nobody waits longer than needed; the classifier runs in the main one.
+Loss and standard deviations of targets do not show whether a run learns; this does. All processes extract features,
+each of a part of the samples; the classifier runs in the main process.
 """
 
 from __future__ import annotations
@@ -36,21 +36,21 @@ logger = logging.getLogger(__name__)
 
 
 class OnlineProbe:
-    """Probes each modality that has labelled data.
+    """An observer that probes each modality with labelled data.
 
     Args:
-        options: the run's options; the `probe` section says how.
-        config: configuration of the model.
-        tokenizer: for text.
-        processes: of the run.
+        options: Options of the run, with the section `probe`.
+        config: Configuration of the model.
+        tokenizer: Tokenizer of text.
+        processes: Processes of the run.
 
     Attributes:
-        every: steps between two probes.
-        parts: training and test part by modality.
+        every: Steps between two probes.
+        parts: Training and test part by modality.
 
     Raises:
-        MissingLabelsError: data that a `probe` section names has no labels.
-        ValueError: it has no such split or group.
+        MissingLabelsError: If the data of a `probe` section has no labels.
+        ValueError: If it has no such split or group.
     """
 
     def __init__(self, options: Options, config: Any, tokenizer: Any = None, processes: Processes = ONE_PROCESS):
@@ -69,7 +69,7 @@ class OnlineProbe:
                 self.transforms[name] = build_transform(name, given, config, tokenizer, train=False)
 
     def _open(self, name: str) -> tuple[RawDataset, RawDataset] | None:
-        """Parts of a modality; None where only the training data could be probed and it cannot."""
+        """Open the parts of a modality; None if the section names no data and the training data cannot be probed."""
         given: ProbeDataOptions | None = getattr(self.options.probe, name)
         section = given or ProbeDataOptions()
         if section.data is None:
@@ -84,15 +84,15 @@ class OnlineProbe:
         return train, test
 
     def look(self, model: nn.Module, step: int) -> dict[str, float]:
-        """Accuracies in percent, `vision/probe_knn` and so on, in the main process; the others get none.
+        """Return accuracies in percent, such as `vision/probe_knn`, in the main process; the others get none.
 
-        `probe_rank` is the effective rank of the features of the test part. The first probe of a run that starts from
-        other weights adds `probe_knn_random`, of the same encoder with random ones; in any other run the encoder
-        itself is random then. `probe_chance` is the accuracy of always saying the commonest class.
+        `probe_rank` is the effective rank of the features of the test part, `probe_chance` the accuracy of always
+        predicting the most frequent class. The first probe of a run that does not start from random weights adds
+        `probe_knn_random`, of the same encoder with random weights.
 
         Args:
-            model: the pretraining model; it is left as it was.
-            step: finished steps.
+            model: Pretraining model, which is not changed.
+            step: Finished steps.
         """
         started = time.perf_counter()
         found: dict[str, float] = {}
@@ -112,7 +112,7 @@ class OnlineProbe:
         return found
 
     def _measure(self, name: str, encoder: nn.Module, first: bool = False) -> dict[str, float]:
-        """Values of a modality, in the main process; the others get none. What fails is no reason to end a run."""
+        """Return the values of a modality in the main process; the others get none. A failure does not end the run."""
         sets = [self._features(name, encoder, dataset) for dataset in self.parts[name]]
         if not self.processes.main or None in sets:
             return {}
@@ -133,7 +133,7 @@ class OnlineProbe:
         return {key: round(value, 2) for key, value in found.items()}
 
     def _features(self, name: str, encoder: nn.Module, dataset: RawDataset) -> FeatureSet | None:
-        """Features of a part, put together of those of all processes; None where one of them failed."""
+        """Return the features of a part, gathered from all processes; None if one of them failed."""
         own: FeatureSet | None = None
         try:
             samples = dataset.select(part(list(range(len(dataset))), self.processes.rank, self.processes.count))
@@ -152,15 +152,14 @@ class OnlineProbe:
 
 
 def feature_rank(features: np.ndarray) -> float:
-    """Effective rank of features (N, D): how many directions samples differ in."""
+    """Return the effective rank of features (N, D)."""
     return effective_rank(torch.from_numpy(np.cov(features, rowvar=False))).item()
 
 
 def _on_training_data(section: ProbeDataOptions, options: Options, name: str) -> ProbeDataOptions:
-    """The section with the first source that a modality of the run trains on, and what it does not say itself of how
-    that is opened."""
+    """Return the section with the first source that a modality trains on, opened with the settings of the run."""
     source = entries_of(options, name)[0]
-    # Groups that training leaves out are the ones that a section may want to test on.
+    # Groups that training leaves out may be the test groups of the section.
     given = {field.name: getattr(source, field.name) for field in dataclasses.fields(SourceSettings)
              if getattr(source, field.name) != field.default}  # fmt: skip
     given.pop("max_samples", None)

@@ -1,4 +1,4 @@
-"""Pictures at intervals: samples of the run under their masks, and nearest neighbours in the space of the features."""
+"""Pictures at intervals: samples of the run under their masks, and nearest neighbours by their features."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ from modeling_d2v.modalities import modality_of_input
 logger = logging.getLogger(__name__)
 
 POOL = 64
-"""Samples that neighbours are looked for among."""
+"""Number of samples among which neighbours are searched."""
 ROWS, NEIGHBOURS = 5, 5
 MOST_STEPS = 200
-"""Steps whose batches are looked through for that many."""
+"""Maximum number of steps whose batches are read to collect them."""
 
 
 class Samples(NamedTuple):
-    """Samples of a modality, each without padding, and what is needed to show them."""
+    """Samples of a modality, each without padding, with names and settings for drawing."""
 
     values: list[np.ndarray]
     """Inputs of the model."""
@@ -47,35 +47,35 @@ class Samples(NamedTuple):
     """(M, T) each."""
     names: list[str]
     settings: Any
-    """Of the modality in the model."""
+    """Configuration of the modality."""
     tokenizer: Any
-    """Of text."""
+    """Tokenizer of text."""
 
     @property
     def grids(self) -> list[np.ndarray]:
-        """Masks (M, rows, columns); those of tokens that lie in a line are one column."""
+        """Masks (M, rows, columns); those of 1-D tokens have one column."""
         shapes = [self.settings.token_grid(value.shape) for value in self.values]
         return [mask.reshape(len(mask), *(shape or (-1, 1))) for mask, shape in zip(self.masks, shapes, strict=True)]
 
     @property
     def tokens(self) -> list[list[str]]:
-        """Tokens of texts as people read them; a part of a character is a box."""
+        """Human-readable tokens of texts; a part of a character is a box."""
         decode = self.tokenizer.decode
         return [[decode([int(i)]).replace("\n", "⏎").replace("\ufffd", "□") for i in ids] for ids in self.values]
 
 
 class Drawing(NamedTuple):
-    """How samples of a modality are drawn."""
+    """Functions that draw samples of a modality."""
 
     masked: int
-    """Samples that are shown under their masks."""
+    """Number of samples that are shown under their masks."""
     masks: Callable[[Path, Samples], Path]
     neighbours: Callable[[Path, Samples, np.ndarray, np.ndarray], Path]
-    """Takes order and similarity as `draw_neighbours` does."""
+    """Takes order and similarity as in `draw_neighbours`."""
 
 
 def _speech_masks(path: Path, samples: Samples) -> Path:
-    # Rows of the tokens are frames; time goes to the right in the picture.
+    # Rows of the token grid are frames; in the picture, time is the horizontal axis.
     turned, settings = [grid.transpose(0, 2, 1) for grid in samples.grids], samples.settings
     return draw_audio_masks(
         path, samples.values, turned, samples.names, settings.frame_stride, SAMPLING_RATE, settings.band_edges
@@ -106,19 +106,19 @@ DRAWINGS: dict[str, Drawing] = {
 
 
 class Pictures:
-    """Draws into `pictures/` of the run's folder.
+    """An observer that draws into the folder `pictures` of the run.
 
     Args:
-        every: steps between two sets; 0 = none.
-        folder: of the run.
-        steps: the batches of the run.
-        config: configuration of the model.
-        tokenizer: of text.
-        processes: of the run; the main one alone draws.
-        share: gets the pictures of a step, by name, such as a function that gives them to trackers.
+        every: Steps between two sets; 0 = none.
+        folder: Folder of the run.
+        steps: Batches of the run.
+        config: Configuration of the model.
+        tokenizer: Tokenizer of text.
+        processes: Processes of the run; only the main one draws.
+        share: `share(pictures, step)` receives the pictures of a step by name, for trackers.
 
     Raises:
-        MissingDependencyError: pictures are wanted, and there is no matplotlib.
+        MissingDependencyError: If `every` is not 0 and matplotlib is not installed.
     """
 
     def __init__(
@@ -138,11 +138,11 @@ class Pictures:
             need("matplotlib", "plots")
 
     def look(self, model: nn.Module, step: int) -> dict[str, float]:
-        """Draws what the run sees at a step; nothing for the log. What fails is reported and ends no run.
+        """Draw the samples of a step, and return no values for the log. A failure is logged and does not end the run.
 
         Args:
-            model: the pretraining model; it is left as it was.
-            step: finished steps.
+            model: Pretraining model, which is not changed.
+            step: Finished steps.
         """
         if not self.processes.main:
             return {}
@@ -154,7 +154,7 @@ class Pictures:
                 if len(samples) > NEIGHBOURS:
                     path = Path(f"{start}_neighbours.png")
                     drawn[f"{name}/neighbours"] = self._draw_neighbours(name, samples, model, path)
-        except Exception as error:  # a full disk, above all; the other processes are waiting
+        except Exception as error:  # mostly a full disk; the other processes are waiting
             logger.warning("Step %d: no pictures: %s: %s", step, type(error).__name__, error)
             return {}
         logger.info("Step %d: pictures in %s", step, self.folder)
@@ -162,7 +162,7 @@ class Pictures:
         return {}
 
     def _samples(self, first: int) -> dict[str, list[dict[str, Tensor]]]:
-        """The first samples of each modality from a step on, as the run takes them, without padding."""
+        """Return the first samples of each modality from a step on, in the order of the run, without padding."""
         found: dict[str, list[dict[str, Tensor]]] = {name: [] for name in self.steps.data}
         for step in range(first, first + MOST_STEPS):
             wanted = [name for name in self.steps.plan.modalities_at(step) if len(found[name]) < POOL]
@@ -173,7 +173,7 @@ class Pictures:
         return {name: samples[:POOL] for name, samples in found.items() if samples}
 
     def _sample(self, inputs: dict[str, Tensor], row: int) -> dict[str, Tensor]:
-        """One sample of a batch: "input" and its "mask" (M, T)."""
+        """Return one sample of a batch: "input" and its "mask" (M, T)."""
         name = next(name for name in inputs if modality_of_input(name) is not None)
         value, mask = inputs[name][row], inputs["mask"][row]
         if "attention_mask" in inputs:
@@ -207,7 +207,7 @@ class Pictures:
 
     @torch.no_grad()
     def _features(self, samples: list[dict[str, Any]], model: nn.Module) -> np.ndarray:
-        """Features (N, D) of length 1, without what all samples have in common; the model keeps its mode."""
+        """Return centred features (N, D) of unit norm; the model keeps its mode."""
         encoder = observed_encoder(model)
         training, device = encoder.training, next(encoder.parameters()).device
         encoder.eval()

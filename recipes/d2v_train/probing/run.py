@@ -1,4 +1,4 @@
-"""Probe an encoder, its randomly initialised twin and simple features on one labelled data set."""
+"""Probe an encoder, its randomly initialised twin and simple features on one labelled dataset."""
 
 from __future__ import annotations
 
@@ -43,28 +43,28 @@ POOLING = ("mean", "first")
 
 @dataclass(kw_only=True)
 class ProbeSettings(ProbeDataOptions):
-    """What is probed, on which data, and how.
+    """Model, data and settings of a probe.
 
     Raises:
-        OptionError: a value is out of range.
+        OptionError: If a value is out of range.
     """
 
     model: str = field(metadata={"positional": True})
     """Folder or Hub name of a data2vec checkpoint (encoder, pretraining model or head), or of an encoder of
-    transformers, with what prepares its inputs."""
+    transformers with its processor."""
     modality: str = field(metadata={"choices": tuple(DATA_KINDS)})
-    """What the samples are."""
+    """Modality of the samples."""
     data: str | None = None
     """Folder, file or Hub name; without one the built-in data."""
     test_split: str | None = None
-    """Split that the probes are measured on; without one `test` or its stand-ins, or else a fifth of the training
-    split, held out."""
+    """Split that the probes are measured on; without one `test` or a split that stands for it, or else a held-out
+    fifth of the training split."""
     layer: int | None = field(default=None, metadata={"word": "last"})
     """N for `hidden_states[N]`, or `last` for the pooled output."""
     pooling: str = field(default="mean", metadata={"choices": POOLING})
     """Mean of the tokens, or the first extra token."""
     few: int = DEFAULT_FEW
-    """Labels a class of the few-label probe."""
+    """Labels per class of the few-label probe."""
     neighbours: int = DEFAULT_NEIGHBOURS
     """k of the kNN probe."""
     seeds: list[int] = field(default_factory=lambda: list(DEFAULT_SEEDS))
@@ -72,11 +72,11 @@ class ProbeSettings(ProbeDataOptions):
     random_seed: int = 0
     """Seed of the random weights, and of the held-out part of the linear probe."""
     batch_size: int | None = None
-    """Samples a forward pass; the default depends on the modality."""
+    """Samples per forward pass; the default depends on the modality."""
     max_samples: int | None = None
-    """At most so many samples of either part, drawn at random once for all."""
+    """Maximum number of samples of either part, drawn at random once."""
     device: str | None = None
-    """For example cpu or cuda:1; without one a GPU if there is one."""
+    """Device, for example cpu or cuda:1; without one a GPU if there is one."""
     transform: dict[str, Any] = field(default_factory=dict)
     """Options of `build_transform`, such as `max_seconds`."""
     simple: bool = True
@@ -89,16 +89,16 @@ class ProbeSettings(ProbeDataOptions):
 
 
 def run_probe(settings: ProbeSettings) -> dict[str, Any]:
-    """Measure what simple classifiers read from frozen features.
+    """Measure the accuracy of simple classifiers on frozen features.
 
     Returns:
-        What the command prints: accuracies in percent of the encoder ("pretrained"), of the same one with random
-        weights ("random") and of features without training ("simple"), and what they were measured on.
+        The output of the command: accuracies in percent of the encoder ("pretrained"), of the same one with random
+        weights ("random") and of features without training ("simple"), with data and settings.
 
     Raises:
-        MissingLabelsError: the data has no class labels.
-        ValueError: the checkpoint is no such model or lacks the modality, the parts overlap, or there is no such
-            device.
+        MissingLabelsError: If the data has no class labels.
+        ValueError: If the checkpoint is of another kind or lacks the modality, the parts overlap, or the device does
+            not exist.
     """
     started = time.perf_counter()
     device = find_device(settings.device)
@@ -119,7 +119,7 @@ def run_probe(settings: ProbeSettings) -> dict[str, Any]:
     logger.info("pretrained weights: %s", measured["pretrained"])
     measured["simple"] = {}
     if settings.simple:
-        # The same samples for everyone: those that the encoder could read.
+        # The same samples as for the encoder: those that it could read.
         records = [_Readable(part, found) for part, found in zip((train, test), parts, strict=True)]
         shape = config.modality_config(settings.modality)
         for name, matrices in simple_features(settings.modality, *records, shape).items():
@@ -147,7 +147,7 @@ def run_probe(settings: ProbeSettings) -> dict[str, Any]:
 
 
 def measure(settings: ProbeSettings, train: FeatureSet, test: FeatureSet) -> dict[str, float]:
-    """Accuracies in percent of the linear, the kNN and the few-label probe, "few_std" over its draws."""
+    """Return accuracies in percent of the linear, the kNN and the few-label probe, with "few_std" over its draws."""
     data = (train.features, train.labels, test.features, test.labels)
     groups = train.groups if groups_are_disjoint(train, test) else None
     few = few_label_accuracy(*data, per_class=settings.few, seeds=settings.seeds)
@@ -160,14 +160,14 @@ def measure(settings: ProbeSettings, train: FeatureSet, test: FeatureSet) -> dic
 
 
 def find_device(name: str | None) -> torch.device:
-    """Device of a name; None for the GPU if there is one.
+    """Return the device of a name; None takes the GPU if there is one.
 
     Raises:
-        ValueError: there is no such device on this machine.
+        ValueError: If the device cannot be used on this machine.
     """
     name = name or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        # Names are understood before it is known whether the machine has such a device.
+        # `torch.device` accepts names of devices that do not exist.
         torch.zeros(1).to(name).cpu()
         return torch.device(name)
     except (RuntimeError, AssertionError) as error:
@@ -178,20 +178,20 @@ def find_device(name: str | None) -> torch.device:
 
 
 def read_probed_config(model_path: str, modality: str) -> Data2VecConfig | BackbonePreTrainingConfig:
-    """Read the configuration of a checkpoint and check that it knows the modality.
+    """Read the configuration of a checkpoint and check that it has the modality.
 
     Returns:
-        That of a model of ours; for a plain encoder of transformers, what pretraining would put around it.
+        Configuration of a data2vec model; a plain encoder of transformers is wrapped as in pretraining.
 
     Raises:
-        FileNotFoundError: the folder does not exist, and the name cannot be one of the Hub either.
-        ValueError: the checkpoint is of another kind, or lacks the modality.
+        FileNotFoundError: If the folder does not exist, and the name cannot be one of the Hub either.
+        ValueError: If the checkpoint is of another kind, or lacks the modality.
     """
     looks_local = model_path.startswith((".", "/", "~")) or model_path.count("/") != 1
     if looks_local and not Path(model_path, "config.json").is_file():
         raise FileNotFoundError(
-            f"There is no model in {model_path}: a folder with a config.json is needed, such as the `final` folder of "
-            "a finished run, or the name of a model on the Hub (user/name)."
+            f"There is no model in {model_path}. Give a folder with a config.json, such as the `final` folder of a "
+            "finished run, or the name of a model on the Hub (user/name)."
         )
     config = AutoConfig.from_pretrained(model_path)
     own = isinstance(config, Data2VecConfig)
@@ -200,14 +200,14 @@ def read_probed_config(model_path: str, modality: str) -> Data2VecConfig | Backb
         raise ValueError(f"{model_path} has no {modality} encoder; it has {', '.join(modalities)}.")
     if own:
         return config
-    # Nothing is hidden or predicted here: an encoder without what the objective needs for that can be probed too.
+    # Probing needs no masks or predictions: an encoder that lacks settings for them can be probed too.
     tokenizer = load_probe_tokenizer(model_path, modality)
     unused = {"end_of_block_targets": True} | ({} if tokenizer is None else {"mask_token_id": 0})
     return wrapped_config(config, tokenizer, **unused)
 
 
 class _Readable:
-    """The records of a dataset at the places that an extraction could read; may be iterated several times."""
+    """The records of a dataset that an extraction could read; may be iterated several times."""
 
     def __init__(self, dataset: RawDataset, found: FeatureSet) -> None:
         self.dataset, self.indices = dataset, found.indices
@@ -217,8 +217,17 @@ class _Readable:
 
 
 def load_transform(model_path: str, modality: str, config: Any, options: dict[str, Any] | None = None) -> Any:
-    """The evaluation transform of training (size and shape of the model's input), with what was saved beside a model:
-    what its image processor or feature extractor says, or its tokenizer. `options` come on top."""
+    """Build the evaluation transform of a model from its configuration and its saved processor or tokenizer.
+
+    Args:
+        model_path: Folder or Hub name of the model.
+        modality: A key of `DATA_KINDS`.
+        config: Configuration of the model.
+        options: Options of `build_transform`, which override those of the processor.
+
+    Raises:
+        ValueError: If the tokenizer is missing or does not fit the model, or an option is wrong.
+    """
     tokenizer, saved = load_probe_tokenizer(model_path, modality), {}
     if tokenizer is None:
         saved = input_settings(modality, load_processor(model_path, modality))
@@ -232,7 +241,7 @@ def load_probe_tokenizer(model_path: str, modality: str) -> Any:
     """Load the tokenizer that was saved with a text model; None for modalities without one.
 
     Raises:
-        ValueError: a text model without a tokenizer.
+        ValueError: If a text model has no usable tokenizer.
     """
     if not DATA_KINDS[modality].has_tokenizer:
         return None
@@ -240,6 +249,6 @@ def load_probe_tokenizer(model_path: str, modality: str) -> Any:
         return load_tokenizer(model_path)
     except (OSError, ValueError, KeyError) as error:
         raise ValueError(
-            f"No usable tokenizer lies beside the model in {model_path} ({error}). Text is probed with the tokenizer "
-            "that the model was trained with: save it into that folder with tokenizer.save_pretrained."
+            f"There is no usable tokenizer in {model_path} ({error}). Text is probed with the tokenizer of the "
+            "training: save it into that folder with tokenizer.save_pretrained."
         ) from error

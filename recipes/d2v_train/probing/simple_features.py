@@ -1,9 +1,9 @@
-"""Features that need no learning, the yardstick for learned ones: pixels, MFCC statistics and TF-IDF.
+"""Features without learning as a baseline for learned ones: pixels, MFCC statistics and TF-IDF.
 
-A pretrained encoder that does not beat these on its own modality has not earned its compute. The MFCC follow
-Davis and Mermelstein (1980) with the choices common in toolkits: pre-emphasis .97, Hamming windows of 25 ms every
-10 ms, power spectrum, 40 triangular filters evenly spaced on the mel scale 2595 log10(1 + f / 700) between 20 Hz and
-half the sampling rate, natural logarithm, orthonormal DCT-II, the first 13 coefficients (the 0th, loudness, kept).
+The MFCC follow Davis and Mermelstein (1980) with the choices common in toolkits: pre-emphasis .97, Hamming windows of
+25 ms every 10 ms, power spectrum, 40 triangular filters evenly spaced on the mel scale 2595 log10(1 + f / 700) between
+20 Hz and half the sampling rate, natural logarithm, orthonormal DCT-II, the first 13 coefficients (the 0th, loudness,
+included).
 
 Legend: F frames, S samples of a waveform, N recordings.
 """
@@ -31,11 +31,11 @@ NUM_FILTERS = 40
 NUM_COEFFICIENTS = 13
 LOWEST_FREQUENCY = 20.0
 LOG_FLOOR = 1e-10
-"""Power below which a filter counts as silent; it keeps the logarithm finite."""
+"""Lower bound of the power, which keeps the logarithm finite."""
 DELTA_REACH = 2
-"""Frames on either side in the regression that estimates the slope of a coefficient."""
+"""Frames on either side in the regression of the slope of a coefficient."""
 MAX_PIXEL_SIDE = 32
-"""Larger images are reduced to this side: a linear model on more pixels takes minutes and gains nothing."""
+"""Larger images are reduced to this side: a linear model on more pixels takes minutes and is not more accurate."""
 MAX_TERMS = 20000
 
 
@@ -44,19 +44,19 @@ def pixel_features(image, *, size: int, channels: int = 3) -> np.ndarray:
 
     Args:
         image: PIL image.
-        size: side in pixels that the model uses; sides above 32 are taken as 32.
-        channels: 1 for grey values, 3 for RGB.
+        size: Image size of the model in pixels; sides above 32 become 32.
+        channels: 1 for grey, 3 for RGB.
 
     Returns:
         (side * side * channels,) float32 in [0, 1].
 
     Raises:
-        ValueError: `channels` is neither 1 nor 3.
+        ValueError: If `channels` is neither 1 nor 3.
     """
     if channels not in (1, 3):
-        raise ValueError(f"Pixel features were asked for {channels} channels; only 1 (grey) and 3 (RGB) exist.")
+        raise ValueError(f"Pixel features cannot have {channels} channels; give 1 (grey) or 3 (RGB).")
     side = min(size, MAX_PIXEL_SIDE)
-    # 2 is PIL's bilinear filter, which averages over all source pixels when it reduces.
+    # 2 is PIL's bilinear filter, which averages over all source pixels on reduction.
     pixels = image.convert("L" if channels == 1 else "RGB").resize((side, side), 2)
     return np.asarray(pixels, dtype=np.float32).ravel() / 255.0
 
@@ -69,17 +69,17 @@ def mel_filters(sampling_rate: int = SAMPLING_RATE, fft_size: int = 512) -> np.n
 
 
 def log_mel(waveform, *, sampling_rate: int = SAMPLING_RATE) -> np.ndarray:
-    """Log power in 40 mel filters.
+    """Return the log power in 40 mel filters.
 
     Args:
-        waveform: (S,) mono samples in [-1, 1]; shorter than one window it is padded with zeros to one.
-        sampling_rate: in Hz.
+        waveform: (S,) mono samples in [-1, 1], padded with zeros to at least one window.
+        sampling_rate: Sampling rate in Hz.
 
     Returns:
         (F, 40) natural logarithms, F = 1 + (S - window) // hop.
 
     Raises:
-        ValueError: the waveform is empty or not one-dimensional.
+        ValueError: If the waveform is empty or not one-dimensional.
     """
     waveform = np.asarray(waveform, dtype=np.float64)
     if waveform.ndim != 1 or waveform.size == 0:
@@ -95,22 +95,22 @@ def log_mel(waveform, *, sampling_rate: int = SAMPLING_RATE) -> np.ndarray:
 
 
 def mfcc(waveform, *, sampling_rate: int = SAMPLING_RATE) -> np.ndarray:
-    """Mel-frequency cepstral coefficients; see `log_mel` for arguments and errors. Returns (F, 13)."""
+    """Return mel-frequency cepstral coefficients (F, 13); arguments and errors as in `log_mel`."""
     return dct(log_mel(waveform, sampling_rate=sampling_rate), norm="ortho")[:, :NUM_COEFFICIENTS]
 
 
 def deltas(coefficients: np.ndarray) -> np.ndarray:
-    """Slope of every coefficient by regression over two frames either side, edges repeated; (F, C) -> (F, C)."""
+    """Return the slopes (F, C) of coefficients (F, C) by regression over two frames either side, edges repeated."""
     return savgol_filter(coefficients, 2 * DELTA_REACH + 1, polyorder=1, deriv=1, axis=0, mode="nearest")
 
 
 def mfcc_features(waveform, *, sampling_rate: int = SAMPLING_RATE, with_deltas: bool = False) -> np.ndarray:
-    """Mean and standard deviation over time of the MFCC.
+    """Return mean and standard deviation of the MFCC over time.
 
     Args:
         waveform: (S,) mono samples.
-        sampling_rate: in Hz.
-        with_deltas: add the same statistics of the slopes, which tell how the sound moves.
+        sampling_rate: Sampling rate in Hz.
+        with_deltas: Whether to add the same statistics of the slopes.
 
     Returns:
         (26,) float32, or (52,) with deltas.
@@ -122,15 +122,15 @@ def mfcc_features(waveform, *, sampling_rate: int = SAMPLING_RATE, with_deltas: 
 
 
 def tfidf_features(train_texts: Iterable[str], test_texts: Iterable[str]) -> tuple[sparse.csr_array, sparse.csr_array]:
-    """TF-IDF of single words and pairs of words, vocabulary and weights from the training texts alone.
+    """Return TF-IDF of words and pairs of words, with vocabulary and weights from the training texts alone.
 
     Returns:
         Two sparse matrices with rows of unit norm and at most 20,000 columns.
 
     Raises:
-        ValueError: the training texts hold no word at all.
+        ValueError: If the training texts contain no word.
     """
-    # Single letters and marks count as words too, so that no text of a language without spaces comes out empty.
+    # Single characters count as words too, for languages without spaces.
     vectoriser = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, max_features=MAX_TERMS, token_pattern=r"\w+")
     try:
         train = vectoriser.fit_transform(train_texts)
@@ -146,7 +146,7 @@ def _pixels(train: Iterable[dict], test: Iterable[dict], settings: Any) -> dict[
 
 def _mfcc(train: Iterable[dict], test: Iterable[dict], settings: Any) -> dict[str, tuple]:
     both = tuple(np.stack([mfcc_features(r["audio"], with_deltas=True) for r in part]) for part in (train, test))
-    # mean and std of [coefficients, slopes]: the statistics of the coefficients alone are a part of the columns.
+    # Columns are mean and std of [coefficients, slopes]; `plain` are those of the coefficients alone.
     plain = [i for i in range(4 * NUM_COEFFICIENTS) if (i // NUM_COEFFICIENTS) % 2 == 0]
     return {"mfcc": tuple(part[:, plain] for part in both), "mfcc_deltas": both}
 
@@ -160,12 +160,12 @@ SIMPLE_FEATURES: dict[str, Callable[..., dict[str, tuple]]] = {"text": _tfidf, "
 
 
 def simple_features(modality: str, train: Iterable[dict], test: Iterable[dict], settings: Any) -> dict[str, tuple]:
-    """Compute every simple feature that belongs to a modality.
+    """Compute all simple features of a modality.
 
     Args:
         modality: A key of `SIMPLE_FEATURES`.
-        train, test: raw records with "image", "audio" (16 kHz) or "text"; each is read once.
-        settings: of the modality in the model, for the size and the channels of images.
+        train, test: Raw records with "image", "audio" (16 kHz) or "text"; each is read once.
+        settings: Configuration of the modality, for the size and the channels of images.
 
     Returns:
         Name of the feature -> (training matrix, test matrix): "pixels"; "mfcc" and "mfcc_deltas"; or "tfidf".

@@ -1,4 +1,4 @@
-"""Which samples a probe is fitted on, and which ones it is measured on."""
+"""Training and test part of a probe."""
 
 from __future__ import annotations
 
@@ -19,28 +19,28 @@ logger = logging.getLogger(__name__)
 def open_parts(
     modality: str, config: Any, section: ProbeDataOptions, max_samples: int | None = None
 ) -> tuple[RawDataset, RawDataset, bool]:
-    """Open the part that probes are fitted on and the part they are measured on.
+    """Open the part that probes are fitted on and the part that they are measured on.
 
     Args:
-        modality: of the samples.
-        config: of the model, for what it decides of the data, such as the channels of images.
-        section: which data. Without a `test_split` it is "test" (or its stand-ins), and where there is none: the test
-            groups of the training split, or without groups a stratified fifth of it.
-        max_samples: at most so many samples of either part.
+        modality: Modality of the samples.
+        config: Configuration of the model, for settings such as the channels of images.
+        section: The data. `test_split` defaults to "test" (or a split that stands for it), and without one to the test
+            groups of the training split, or without groups to a stratified fifth of it.
+        max_samples: Maximum number of samples of either part.
 
     Returns:
         Training part, test part, and whether the test part was held out of the training split.
 
     Raises:
-        MissingLabelsError: no class labels.
-        SplitNotFoundError: there is no `train_split` or no `test_split`.
-        ValueError: both parts are the same split and no groups tell them apart, or nothing can be held out.
+        MissingLabelsError: If the data has no class labels.
+        SplitNotFoundError: If there is no `train_split` or no `test_split`.
+        ValueError: If both parts are the same split without test groups, or no part can be held out.
     """
     train_split, test_split, test_groups = section.train_split, section.test_split, section.test_groups
     if train_split == (test_split or "test") and not test_groups:
         raise ValueError(
-            f"Training and test part are both the split {train_split!r}: the probe would be measured on what it was "
-            "fitted on. Name another --test_split, or the groups to test on with --test_groups."
+            f"Training and test part are both the split {train_split!r}: the probe would be measured on the samples "
+            "it was fitted on. Name another --test_split, or the groups to test on with --test_groups."
         )
     where = section.data or "the built-in data"
     fields = {"on_bad": "raise", **source_defaults(config, modality), **section.dataset}
@@ -73,7 +73,7 @@ def open_parts(
         if part is not None and part.labels is None:
             raise MissingLabelsError(
                 f"The split {split!r} of {where} has no labels, and a probe measures classes. "
-                "Give data with a `label` column (another name: --label_column), or a folder with one folder a class."
+                "Give data with a `label` column (another name: --label_column), or a folder with a folder per class."
             )
     if held_out:
         train, test = hold_out(train, max_samples)

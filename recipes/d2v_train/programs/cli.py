@@ -1,6 +1,6 @@
-"""The command `d2v`: every program of the package under one name, `d2v pretrain tiny_joint`.
+"""The command `d2v`, with the programs of the package as sub-commands, such as `d2v pretrain tiny_joint`.
 
-A program is imported when it is asked for, so that the list of all of them needs no library.
+A program is imported when it is run, so that the list of commands needs no library.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from importlib.util import find_spec
 # Name -> the file in programs/, and what the program does.
 COMMANDS = {
     "pretrain": ("pretrain", "pretrain on text, images, speech, or all of them in one run"),
-    "probe": ("probe", "measure what a pretrained encoder knows, without training it"),
+    "probe": ("probe", "measure the accuracy of simple classifiers on a frozen encoder"),
     "finetune-glue": ("finetune_glue", "fine-tune on a task of GLUE, or to classify or score other texts"),
     "finetune-images": ("finetune_image_classification", "fine-tune to classify images"),
     "finetune-ctc": ("finetune_ctc", "fine-tune for speech recognition with CTC"),
@@ -24,7 +24,7 @@ COMMANDS = {
     "export-onnx": ("export_onnx", "write a model as an ONNX program, checked against the model"),
     "plot": ("plot", "plot the logs of pretraining runs"),
     "smoke": ("smoke", "start every configuration of pretraining for a few steps at reduced size"),
-    "demo": ("demo", "pretrain on the built-in data on a CPU, and show what was learned"),
+    "demo": ("demo", "pretrain on the built-in data on a CPU, and measure what was learned"),
 }
 
 
@@ -48,10 +48,10 @@ def main(argv: list[str] | None = None) -> int | str | None:
     """Run one of the programs.
 
     Args:
-        argv: name of the command and its arguments; None for the command line.
+        argv: Name of the command and its arguments; None for the command line.
 
     Returns:
-        What the process ends with: a status, or what was wrong in a sentence.
+        Argument of `sys.exit`: a status or an error message.
     """
     arguments = sys.argv[1:] if argv is None else argv
     if not arguments or arguments[0] in ("-h", "--help"):
@@ -63,12 +63,12 @@ def main(argv: list[str] | None = None) -> int | str | None:
         print(f"d2v: There is no command {name!r}. The nearest one is {nearest!r}; `d2v` lists all.", file=sys.stderr)
         return 2
     try:
-        # A program may import its libraries when it starts, so that its help does without them.
+        # A program may import its libraries when it starts, so that its help does not need them.
         return importlib.import_module(f"d2v_train.programs.{COMMANDS[name][0]}").main(rest)
     except ModuleNotFoundError as error:
         library = (error.name or "").partition(".")[0]
         if not library or find_spec(library) is not None:
-            raise  # a module that is missing in a library that is there: an error of the code
+            raise  # the library is installed, but lacks the module: a bug
         return f'd2v {name}: {library} is not installed. Install it with: pip install "modeling-d2v[train]"'
 
 

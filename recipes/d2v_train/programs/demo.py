@@ -1,12 +1,12 @@
-"""Train one small encoder on pictures, speech and text, and show what it learned: minutes on two CPU cores.
+"""Train one small encoder on images, speech and text, and measure what it learned: minutes on two CPU cores.
 
     make demo
     d2v demo
     d2v demo --seed 1 --output_dir runs/demo_seed1
 
-No download and no set-up: the data is built in (handwritten digits, spoken digits, prose). It runs
-`d2v pretrain` with the configuration tiny_joint, then probes the frozen encoder as `d2v probe` does, beside the same
-encoder with random weights and simple features. A finished run in the same folder is not trained again.
+The data is built in (handwritten digits, spoken digits, prose), so no download is needed. The demo runs `d2v pretrain`
+with the configuration tiny_joint, then `d2v probe` on the frozen encoder, the same encoder with random weights, and
+simple features. A finished run in the same folder is not trained again.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from d2v_train.support.text import table
 
 CONFIG = "tiny_joint"
 CONTENT = {
-    "vision": ("images", "handwritten digits, pictures not seen in training", ""),
+    "vision": ("images", "handwritten digits, images not seen in training", ""),
     "audio": ("speech", "spoken digits, voices not heard in training", ""),
     "text": (
         "text",
@@ -40,9 +40,9 @@ CONTENT = {
         "fewer\nthan a million. It only shows that one encoder trains on all three together.",
     ),
 }
-"""Name and task of each modality, and what is to be said of its result."""
+"""Name and task of each modality, and a note on its result."""
 MAX_PROBE_SAMPLES = 1500
-"""Of either part; it shortens the text probe, whose verdict a larger one does not change."""
+"""Samples of either part; a larger number takes longer and does not change the result for text."""
 ROW_NAMES = {
     "pretrained": "pretrained",
     "random": "random weights",
@@ -54,13 +54,13 @@ ROW_NAMES = {
 
 
 def run_demo(output_dir: str | Path, seed: int = 0, steps: int | None = None, overrides: list[str] = ()) -> dict:
-    """Train, probe, plot, and print the outcome.
+    """Train, probe, plot, and print the results.
 
     Args:
-        output_dir: folder of the run.
-        seed: of weights, sample order, masks and probes.
-        steps: optimizer steps; None for those of the configuration. The teacher's schedule is shortened with them.
-        overrides: further `key=value` options of the run.
+        output_dir: Folder of the run.
+        seed: Seed of weights, sample order, masks and probes.
+        steps: Optimizer steps; None for those of the configuration. The teacher's schedule is shortened with them.
+        overrides: Further `key=value` options of the run.
 
     Returns:
         `seconds` of training and probing, and the results of `run_probe` by modality.
@@ -105,7 +105,7 @@ def run_demo(output_dir: str | Path, seed: int = 0, steps: int | None = None, ov
 
 
 def format_table(results: dict[str, dict]) -> str:
-    """Lay out accuracies as aligned text, a block a modality; results by modality, as `run_probe` returns them."""
+    """Return the results of `run_probe` by modality as an aligned table."""
     lines = [_row("accuracy in %", "linear", "kNN", "few")]
     for modality, result in results.items():
         name, content, _ = CONTENT[modality]
@@ -118,7 +118,7 @@ def format_table(results: dict[str, dict]) -> str:
     lines += [
         "",
         f"linear: logistic regression on all training labels; kNN: {some['neighbours']} nearest neighbours by cosine; "
-        f"few: logistic\nregression on {some['few_labels']} labels a class, mean and deviation of "
+        f"few: logistic\nregression on {some['few_labels']} labels per class, mean and deviation of "
         f"{len(some['seeds'])} draws. Encoders are frozen; a sample is the mean token of\nthe last block.",
     ]
     return "\n".join(lines)
@@ -129,7 +129,7 @@ def _row(*cells: str) -> str:
 
 
 def verdict(results: dict[str, dict]) -> str:
-    """Say in words what was learned, by the gain of linear accuracy over random weights."""
+    """Return the gain of linear accuracy over random weights of each modality, as text."""
     lines = []
     for modality, result in results.items():
         gain = result["pretrained"]["linear"] - result["random"]["linear"]
@@ -139,7 +139,7 @@ def verdict(results: dict[str, dict]) -> str:
 
 
 def draw(folder: Path) -> str:
-    """Plot the curves of the run; returns a sentence about where they are."""
+    """Plot the curves of the run, and return a sentence with their path."""
     try:
         return f"Loss and standard deviations: {plot_runs([folder], folder / 'curves.png')}"
     except ImportError:
@@ -147,11 +147,11 @@ def draw(folder: Path) -> str:
 
 
 def next_commands(folder: Path) -> str:
-    """Commands that a user may go on with."""
+    """Return commands to continue with."""
     final = folder / "final"
     return f"""What to do next:
   d2v pretrain tiny_audio                       # speech alone
-  d2v pretrain tiny_cifar10 data.vision=FOLDER  # your own pictures, cut and scaled to 32 x 32
+  d2v pretrain tiny_cifar10 data.vision=FOLDER  # your own images, cropped and resized to 32 x 32
   d2v probe {final} --modality audio --layer 2
   d2v pretrain tiny_joint output_dir=runs/longer max_steps=6000 model.ema_anneal_end_step=3000"""
 

@@ -3,9 +3,9 @@
     d2v plot runs/demo --output docs/demo.png
     d2v plot runs/a runs/b runs/c --output docs/seeds.png
 
-One row of panels a modality, its loss on the left, then the standard deviation of targets and predictions, and the
-accuracy of the online probe where a run has one. A standard deviation that goes to zero is a collapse; a healthy one
-together with a falling loss is still no proof that anything was learned, for which there are probes.
+Each modality has a row of panels: loss, standard deviation of targets and predictions, and the accuracy of the online
+probe if a run has one. A standard deviation that goes to zero is a collapse; a stable one with a falling loss does not
+prove that anything was learned, which probes measure.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from d2v_train.support.jsonl import read_log
 
 PROBES = ("knn", "linear")
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")
-"""Okabe and Ito's colours, which colour-blind readers tell apart; one a run."""
+"""Okabe and Ito's colour-blind safe colours, one per run."""
 
 
 def find_log(run: str | Path) -> Path:
-    """Path of the log of a run, given the run's folder or the log itself.
+    """Return the path of the log of a run, given the run's folder or the log itself.
 
     Raises:
-        FileNotFoundError: there is none.
+        FileNotFoundError: If there is none.
     """
     path = Path(run)
     path = path / "log.jsonl" if path.is_dir() else path
@@ -40,15 +40,15 @@ def plot_runs(runs: Sequence[str | Path], output: str | Path) -> Path:
     """Draw the curves of several runs on top of each other.
 
     Args:
-        runs: folders of runs, or their log files.
-        output: image to write, its format told by the suffix.
+        runs: Folders of runs, or their log files.
+        output: Image to write; the suffix determines its format.
 
     Returns:
         `output`.
 
     Raises:
-        FileNotFoundError: a run has no log.
-        ValueError: no log holds a loss of any modality.
+        FileNotFoundError: If a run has no log.
+        ValueError: If no log contains the loss of a modality.
     """
     import matplotlib
 
@@ -99,7 +99,7 @@ def plot_runs(runs: Sequence[str | Path], output: str | Path) -> Path:
 
 
 def _plot_probe(panel, log: list[dict], modality: str, style: dict) -> None:
-    """Draw the accuracies of the online probe, and what is to be reached without learning anything."""
+    """Draw the accuracies of the online probe, with those of random weights and of chance."""
     for kind, marker in zip(PROBES, "os", strict=True):
         steps, values = _series(log, f"{modality}/probe_{kind}")
         panel.plot(steps, values, **{**style, "marker": marker, "markersize": 3})
@@ -109,7 +109,7 @@ def _plot_probe(panel, log: list[dict], modality: str, style: dict) -> None:
 
 
 def _series(log: list[dict], key: str) -> tuple[list[int], list[float]]:
-    """Steps and values of the lines that hold `key`; a joint run need not log every modality in every line."""
+    """Return steps and values of the lines with `key`; a joint run need not log every modality in every line."""
     points = [(record["step"], record[key]) for record in log if record.get(key) is not None]
     return [step for step, _ in points], [value for _, value in points]
 

@@ -1,11 +1,12 @@
-"""Pretrains data2vec on text, images, speech, or all of them in one run.
+"""Pretrain data2vec on text, images, speech, or all of them in one run.
 
     d2v pretrain tiny_joint output_dir=runs/tiny_joint
     d2v pretrain tiny_vision data.vision=path/to/images optim.lr=5e-4 max_steps=2000
     d2v pretrain my_run.yaml --dry_run  # size, memory, time and disk of the run, without starting it
     accelerate launch --num_processes 8 -m d2v_train.programs.pretrain my_run.yaml --mixed_precision bf16
 
-The same command again goes on from the newest whole checkpoint. `--help` shows every option, `--help optim` a section.
+The same command again resumes from the newest complete checkpoint. `--help` shows every option, `--help optim` a
+section.
 """
 
 from __future__ import annotations
@@ -22,17 +23,17 @@ logger = logging.getLogger("pretrain")
 
 
 def run_program(argv: list[str]) -> dict[str, Any]:
-    """Pretrain as a command line says.
+    """Pretrain from the arguments of a command line.
 
     Args:
-        argv: configuration, then overrides as `key=value` or `--key value`.
+        argv: Configuration, then overrides as `key=value` or `--key value`.
 
     Returns:
         Summary of the run, see `Pretraining.run`.
     """
     if not argv:
         raise SystemExit(__doc__)
-    # Here, not above: they bring PyTorch and transformers, for which nobody who asks for help should wait.
+    # Imported here so that `--help` need not wait for PyTorch and transformers.
     from d2v_train.options.files import as_overrides, load_options
     from d2v_train.pretraining.session import pretrain
 
@@ -40,13 +41,13 @@ def run_program(argv: list[str]) -> dict[str, Any]:
 
 
 def show_help(argv: list[str]) -> None:
-    """Print the help that the arguments ask for, if they do, and end the program.
+    """Print help and end the program if the arguments contain `--help`.
 
     Args:
-        argv: arguments of the program; those behind `--help` name sections or options.
+        argv: Arguments of the program; those after `--help` name sections or options.
 
     Raises:
-        SystemExit: help was asked for.
+        SystemExit: If help was requested.
     """
     place = next((place for place, argument in enumerate(argv) if argument in ("-h", "--help")), None)
     if place is None:
@@ -64,16 +65,16 @@ def main(argv: list[str] | None = None) -> int | str:
     """Run the program as a process.
 
     Args:
-        argv: arguments; None for the command line.
+        argv: Arguments; None for the command line.
 
     Returns:
-        What the process ends with: 0, the code of an interruption, or what was wrong in a sentence.
+        Argument of `sys.exit`: 0, the code of an interruption, or an error message.
     """
     argv = sys.argv[1:] if argv is None else argv
     show_help(argv)
     import torch
 
-    from d2v_train.pretraining.session import REASONS
+    from d2v_train.pretraining.session import EXPECTED_ERRORS
     from d2v_train.runs.interruptions import RunInterrupted
 
     status: int | str = 0
@@ -82,11 +83,11 @@ def main(argv: list[str] | None = None) -> int | str:
     except RunInterrupted as interruption:
         logger.info("%s", interruption)
         status = interruption.code
-    except REASONS as error:
+    except EXPECTED_ERRORS as error:
         status = f"{type(error).__name__}: {error}"
-    # Engine and model go while the interpreter is whole: threads of gloo that let go of tensors later could abort it.
-    # And they go before the group: whatever holds it last joins its threads, which may wait for the lock of the
-    # interpreter. Python's own handle releases that lock first, the model's does not.
+    # Free engine and model before the interpreter shuts down: threads of gloo that release tensors later could abort
+    # it. And before the group: its last owner joins its threads, which may wait for the interpreter lock. Python's own
+    # handle releases that lock first, the model's does not.
     gc.collect()
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()

@@ -1,4 +1,4 @@
-"""Measure what a pretrained encoder knows, without training it: kNN, linear and few-label accuracy of its features.
+"""Probe a pretrained encoder without training it: kNN, linear and few-label accuracy of its features.
 
     d2v probe runs/demo/final --modality vision --data builtin
     d2v probe runs/fsdd/final --modality audio --data data/fsdd --test_groups george
@@ -9,11 +9,10 @@
 
 The last two are an encoder of transformers before and after its pretraining was continued.
 
-One line of JSON goes to standard output, everything else to standard error. It holds accuracies in percent of the
-encoder, of the same encoder with random weights, and of simple features (pixels, MFCC or TF-IDF): an encoder that does
-not beat both has learned nothing useful for this task. Every choice is made on the training part; the test part is
-used once. Data without a test part, such as a folder with one folder a class, gets one: a fifth of every class is held
-out.
+The result is one line of JSON on standard output, with accuracies in percent of the encoder, of the same encoder with
+random weights, and of simple features (pixels, MFCC or TF-IDF): an encoder that does not beat both has learned nothing
+useful for this task. Hyperparameters are chosen on the training part; the test part is used once. Without a test
+split, such as in a folder with one folder per class, a fifth of every class is held out.
 """
 
 from __future__ import annotations
@@ -34,13 +33,13 @@ OF_THE_SOURCE = ("column", "label_column", "group_column")
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """Arguments of the command: the fields of `ProbeSettings`, and what is wanted of the mappings among them."""
+    """Build the parser of the command, with the fields of `ProbeSettings` and some keys of its mappings."""
     parser = argparse.ArgumentParser(
         prog="d2v probe", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add_arguments(parser, ProbeSettings)
     add_arguments(parser, SourceSettings, only=OF_THE_SOURCE)
-    parser.add_argument("--max_seconds", type=float, help="Of recordings, use at most so much of the beginning.")
+    parser.add_argument("--max_seconds", type=float, help="Seconds of each recording to use, from its beginning.")
     return parser
 
 
@@ -55,7 +54,7 @@ def main(argv: list[str] | None = None) -> None:
         source, transform = given(args, OF_THE_SOURCE), given(args, ["max_seconds"])
         result = run_probe(ProbeSettings(**fields, dataset=source, transform=transform))
     except (ValueError, OSError) as error:
-        # A user's mistake: the sentence says it all, a traceback would hide it.
+        # A mistake of the user, for which the message is clearer than a traceback.
         sys.exit(f"d2v probe: {error}")
     print(json.dumps(result))
 

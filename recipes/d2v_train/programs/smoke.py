@@ -1,11 +1,11 @@
-"""Starts configurations of pretraining for a few steps at reduced size, and prints what came of each.
+"""Run pretraining configurations for a few steps at reduced size, and print the result of each.
 
     d2v smoke                              # all configurations, on the CPU, in a few minutes
     d2v smoke audio_base_ls960 my_run.yaml
 
-A run is the program `d2v pretrain` itself, with the overrides of `d2v_train/pretraining/reduced.py`: it reads
-the built-in data, trains, saves and exports, and its model is loaded again. It says that a configuration works,
-nothing of what it learns.
+A run is the program `d2v pretrain` itself, with the overrides of `d2v_train/pretraining/reduced.py`: it reads the
+built-in data, trains, saves and exports, and its model is loaded again. It tests that a configuration runs, not what
+it learns.
 """
 
 from __future__ import annotations
@@ -37,19 +37,19 @@ from modeling_d2v import Data2VecForPreTraining
 
 
 def smoke(config: str, steps: int, folder: Path) -> dict[str, Any]:
-    """Runs one configuration.
+    """Run one configuration.
 
     Args:
-        config: its name or path.
-        steps: optimizer steps; with a `batch_scale` the nearest number that it makes.
-        folder: an empty one for the run.
+        config: Name or path of the configuration.
+        steps: Optimizer steps; with a `batch_scale` the nearest possible number.
+        folder: Empty folder for the run.
 
     Returns:
         A row of the table: `name`, `preset`, `parameters` of the student and its decoders at full size, in millions,
         `steps`, `first loss` and `last loss` (of every modality, first and last log line), `seconds`.
 
     Raises:
-        RuntimeError: a loss is not finite, or steps were skipped.
+        RuntimeError: If a loss is not finite, or steps were skipped.
     """
     options = load_options(config)
     overrides = reduced_overrides(options, steps, str(folder))
@@ -78,7 +78,7 @@ def smoke(config: str, steps: int, folder: Path) -> dict[str, Any]:
 
 
 def parameters(config: Any) -> int:
-    """Parameters that a run trains, student and decoders, counted without memory for them."""
+    """Count the trained parameters of a run, student and decoders, without allocating them."""
     with torch.device("meta"):
         model = Data2VecForPreTraining(config)
     return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
@@ -92,7 +92,7 @@ def run_program(argv: list[str]) -> list[dict[str, Any]]:
     parser.add_argument("configs", nargs="*", help="names or files (default: every one of pretraining)")
     parser.add_argument("--steps", type=int, default=8, help="optimizer steps of each (default: %(default)s)")
     args = parser.parse_args(argv)
-    logging.disable(logging.WARNING)  # the advice to such short runs is known
+    logging.disable(logging.WARNING)  # short runs cause warnings
     transformers_logging.disable_progress_bar()
     configs = args.configs or [path.stem for path in pretraining_configs()]
     try:

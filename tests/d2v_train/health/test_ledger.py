@@ -106,7 +106,7 @@ def test_data_without_a_good_sample_ends_in_a_sentence(data, tmp_path):
         (tmp_path / f"{number}.wav").write_bytes(b"")
     (tmp_path / "run").mkdir()
     gone = [f"{part}=null" for name in ("text", "vision") for part in (name, f"model.{name}_config")]
-    with pytest.raises(TrainingStopped, match=r"^Not one of the 5 samples can be used.*empty: 5 .*Check that"):
+    with pytest.raises(TrainingStopped, match=r"^None of the 5 samples can be used.*empty: 5 .*Check that"):
         pretrain(data[0], tmp_path / "run", f"data.audio={tmp_path}", *gone)
 
 

@@ -33,7 +33,7 @@ def test_values_have_the_types_and_defaults_of_the_fields(parser):
 
 def test_help_says_what_stands_below_each_field_and_its_default(parser):
     text = " ".join(parser.format_help().split())
-    assert "Labels a class of the few-label probe. Default: 10." in text
+    assert "Labels per class of the few-label probe. Default: 10." in text
     assert "--layer LAYER N for `hidden_states[N]`, or `last` for the pooled output. Default: last." in text
     assert "Draws of the few-label probe. Default: 0 1 2 3 4." in text
     assert "--no_simple Do not measure simple features" in text and "--simple" not in text

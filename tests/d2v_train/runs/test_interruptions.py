@@ -114,7 +114,7 @@ def test_run_is_not_silently_started_over(config, tmp_path, caplog):
     (tmp_path / "run" / "run.yaml").unlink()
     (tmp_path / "run" / "run.json").write_text('{"half')
     assert pretrain(config, tmp_path / "run", "checkpoints.every=3")["steps"] == 6
-    assert f"{newest} is passed over: optimizer.pt" in caplog.text
+    assert f"{newest} is skipped: optimizer.pt" in caplog.text
     assert "not checked" in caplog.text
 
     log = (tmp_path / "run" / "log.jsonl").read_bytes()
