@@ -249,5 +249,6 @@ def _described(docstring: str) -> dict[str, str]:
 
 
 def _sentence(text: str) -> str:
-    text = text.strip()
+    # The default stands beside it, and that of a subclass may be another one.
+    text = re.sub(r" Default [^\s:]+(, [^\s:]+)*\.(?=\s|$)", "", text).strip()
     return text[:1].upper() + text[1:]

@@ -252,7 +252,7 @@ def resume_or_seed(run: Pretraining) -> None:
     """
     needed = checkpoint_bytes(run.inner)
     newest = run.processes.main_decides(partial(prepare_checkpoints, run.checkpoints, needed))
-    # Dropout and decoder noise differ between processes. Random numbers drawn before this have no influence.
+    # Dropout differs between processes. Random numbers drawn before this have no influence.
     set_seed(run.options.seed, device_specific=True)
     if newest is not None:
         run.resume(newest)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import signal
 import sys
 from typing import Any
 
@@ -57,6 +58,8 @@ def show_help(argv: list[str]) -> None:
         text = help_text(wanted)
     except LookupError as error:
         raise SystemExit(str(error)) from error
+    # The reader may close the pipe early, as `head` does.
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     print(text if wanted else f"{__doc__}\n{text}")
     raise SystemExit(0)
 
