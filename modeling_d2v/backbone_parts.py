@@ -39,7 +39,7 @@ def find_layers(model: PreTrainedModel, name: str | None = None) -> str:
     lists = {key: module for key, module in model.named_modules() if isinstance(module, nn.ModuleList)}
     size = getattr(model.config, "hidden_size", None)
     if size is None:
-        raise BackboneError(f"{type(model).__name__} has no `hidden_size`: it is not a transformer encoder.")
+        raise BackboneError(f"{type(model).__name__} has no width (`hidden_size`): it is not a transformer encoder.")
     if name is None:
         fitting = {
             key: len(layers)

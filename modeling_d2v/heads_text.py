@@ -251,7 +251,7 @@ class Data2VecForQuestionAnswering(Data2VecTextHead):
             ValueError: A position is negative and not -100, or start or end positions are missing.
         """
         if (start_positions is None) != (end_positions is None):
-            raise ValueError("`start_positions` and `end_positions` must be passed together; one of them is missing.")
+            raise ValueError("`start_positions` and `end_positions` belong together; one of them is missing.")
         kwargs.pop("num_items_in_batch", None)
         output = self.encode(input_ids, attention_mask, **kwargs)
         hidden = output.last_hidden_state[:, self.num_extra :]

@@ -182,7 +182,7 @@ def plain(value: Any) -> Any:
 
 def _plain(value: Any, above: frozenset[int], count: Iterator[int]) -> Any:
     if next(count) > MAX_OBJECTS:
-        raise ValueError(f"it expands into more than {MAX_OBJECTS:,} objects")
+        raise ValueError(f"it unfolds into more than {MAX_OBJECTS:,} objects")
     if not isinstance(value, Mapping | list | tuple | set | StandIn):
         return value
     if id(value) in above:

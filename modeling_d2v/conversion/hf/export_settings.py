@@ -134,7 +134,7 @@ def _left_out(config: Data2VecConfig, modality: str, settings: Mapping[str, Any]
         instead = settings[theirs] if theirs else 0
         if value != instead:
             other = f"{theirs}={instead} replaces it" if theirs else "it has no counterpart"
-            notes.append(f"{name}={value} is left out, which matters in training only: {other}.")
+            notes.append(f"{name}={value} is left out, which matters in training alone: {other}.")
     return notes
 
 
