@@ -20,6 +20,7 @@ from d2v_train.options.errors import OptionError
 from d2v_train.options.files import CONFIG_FOLDER, read_yaml
 from d2v_train.support.extras import MissingDependencyError
 from d2v_train.support.storage import WriteError
+from modeling_d2v.modalities import MODALITIES
 
 
 # Group of options -> prefixes of the options of TrainingArguments in it.
@@ -95,7 +96,10 @@ def with_options_of_file(argv: Sequence[str], parser: _Parser | None = None) -> 
     if not argv or argv[0].startswith("-"):
         return list(argv)
     words = []
-    for name, value in read_yaml(_configuration(argv[0], parser)).items():
+    tree = read_yaml(_configuration(argv[0], parser))
+    if "model" in tree and set(MODALITIES) & set(tree):
+        raise OptionError(f"{argv[0]} is a configuration of pretraining. Give one of fine-tuning, or options alone.")
+    for name, value in tree.items():
         if value is not None:
             values = value if isinstance(value, list) else [json.dumps(value) if isinstance(value, dict) else value]
             words += [f"--{name}", *map(str, values)]

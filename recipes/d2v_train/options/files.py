@@ -7,6 +7,7 @@ the model's configuration.
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import re
 import types
 import typing
@@ -66,19 +67,35 @@ def load_options(config: str | Path, overrides: list[str] = ()) -> Options:
     """
     path = find_config(config)
     tree = read_run_options(path) if path.name == RUN_FILE else read_yaml(path)
+    if path.parent == CONFIG_FOLDER and not set(MODALITIES) & set(tree):
+        raise OptionError(f"{path.stem} is a configuration of fine-tuning. {_configurations_of_pretraining()}")
     for override in overrides:
         _apply(tree, override)
     return build_options(tree)
 
 
 def find_config(name: str | Path) -> Path:
-    """Return the path of a configuration file given by path or by name."""
-    for path in (Path(name), CONFIG_FOLDER / name, CONFIG_FOLDER / f"{name}.yaml"):
+    """Return the path of a configuration file given by path or by name, with or without suffix.
+
+    Raises:
+        OptionError: If there is none.
+    """
+    for path in (Path(name), Path(f"{name}.yaml"), CONFIG_FOLDER / name, CONFIG_FOLDER / f"{name}.yaml"):
         if path.is_file():
             return path
-    known = [path.stem for path in pretraining_configs()]
-    raise OptionError(f"There is no configuration {str(name)!r}. Give the path of a YAML file or one of the names "
-                      f"{', '.join(known)}.")  # fmt: skip
+    if "=" in str(name) or str(name).startswith("--"):
+        raise OptionError(
+            f"The first argument is {str(name)!r}, an option. Name the configuration before all options."
+        )
+    nearest = difflib.get_close_matches(Path(name).stem, [path.stem for path in pretraining_configs()], n=1)
+    hint = f"The nearest name is {nearest[0]!r}. " if nearest else ""
+    raise OptionError(f"There is no configuration {str(name)!r}. {hint}{_configurations_of_pretraining()}")
+
+
+def _configurations_of_pretraining() -> str:
+    return (
+        f"Give the path of a YAML file or one of the names {', '.join(path.stem for path in pretraining_configs())}."
+    )
 
 
 def pretraining_configs() -> list[Path]:
@@ -274,10 +291,10 @@ def as_overrides(arguments: list[str]) -> list[str]:
     """Return arguments as `key=value` strings.
 
     `--key` takes the next argument as its value, unless that is an option itself (`--other`, `other=value`) or
-    missing: then the value is true. Hyphens in a name become underscores.
+    missing: then a switch is true. Hyphens in a name become underscores.
 
     Raises:
-        OptionError: If an option has no name.
+        OptionError: If an option has no name, or has no value and is not a switch.
     """
     overrides, rest = [], list(arguments)
     while rest:
@@ -288,9 +305,15 @@ def as_overrides(arguments: list[str]) -> list[str]:
         key, separator, value = argument[2:].partition("=")
         if not key:
             raise OptionError(f"The argument {argument!r} does not name an option. Write for example optim.lr=1e-3.")
-        if not separator:
-            value = rest.pop(0) if rest and not _is_option(rest[0]) else "true"
-        overrides.append(f"{key.replace('-', '_')}={value}")
+        key = key.replace("-", "_")
+        if not separator and rest and not _is_option(rest[0]):
+            value = rest.pop(0)
+        elif not separator:
+            # Any other option would take the word "true" for a folder, a name or a number.
+            if {option.name: option.type for option in documented_options()}.get(key, "bool") != "bool":
+                raise OptionError(f"--{key} has no value. Write it behind the option, or {key}=null for none.")
+            value = "true"
+        overrides.append(f"{key}={value}")
     return overrides
 
 

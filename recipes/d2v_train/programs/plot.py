@@ -120,7 +120,7 @@ def main(argv: list[str] | None = None) -> None:
         prog="d2v plot", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("runs", nargs="+", help="folders of runs, or log.jsonl files")
-    parser.add_argument("--output", default="docs/curves.png", help="image to write (default: %(default)s)")
+    parser.add_argument("--output", default="curves.png", help="image to write (default: %(default)s)")
     args = parser.parse_args(argv)
     try:
         print(plot_runs(args.runs, args.output))

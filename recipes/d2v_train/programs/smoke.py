@@ -27,7 +27,8 @@ from transformers import AutoModel
 from transformers.utils import logging as transformers_logging
 
 from d2v_train.models.build import build_config
-from d2v_train.options.files import load_options, pretraining_configs
+from d2v_train.options.errors import OptionError
+from d2v_train.options.files import find_config, load_options, pretraining_configs
 from d2v_train.pretraining.reduced import reduced_overrides
 from d2v_train.pretraining.scaling import scale_batch
 from d2v_train.programs.pretrain import run_program as pretrain
@@ -95,6 +96,8 @@ def run_program(argv: list[str]) -> list[dict[str, Any]]:
     logging.disable(logging.WARNING)  # short runs cause warnings
     transformers_logging.disable_progress_bar()
     configs = args.configs or [path.stem for path in pretraining_configs()]
+    for config in configs:
+        find_config(config)
     try:
         with tempfile.TemporaryDirectory() as folder:
             rows = [
@@ -106,9 +109,12 @@ def run_program(argv: list[str]) -> list[dict[str, Any]]:
     return rows
 
 
-def main(argv: list[str] | None = None) -> int:
+def main(argv: list[str] | None = None) -> int | str:
     """Run the program as a process; `argv` is None for the command line."""
-    run_program(sys.argv[1:] if argv is None else argv)
+    try:
+        run_program(sys.argv[1:] if argv is None else argv)
+    except OptionError as error:
+        return f"d2v smoke: {error}"
     return 0
 
 

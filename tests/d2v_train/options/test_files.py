@@ -7,8 +7,10 @@ import pytest
 
 from d2v_train.options.errors import OptionError
 from d2v_train.options.files import (
+    as_overrides,
     build_options,
     build_section,
+    find_config,
     load_options,
     read_yaml,
     save_options,
@@ -102,3 +104,29 @@ def test_any_dataclass_may_be_a_section():
         build_section(Section, {"sizes": 3}, "entry.")
     with pytest.raises(OptionError, match="entry.size is 'many', which is not an int"):
         build_section(Section, {"size": "many"}, "entry.")
+
+
+def test_only_switches_need_no_value():
+    assert as_overrides(["--dry_run", "--cpu", "max_steps=3"]) == ["dry_run=true", "cpu=true", "max_steps=3"]
+    for arguments in (["--output_dir"], ["--output_dir", "--max_steps", "3"], ["--backbone", "cpu=true"]):
+        with pytest.raises(OptionError, match=f"{arguments[0]} has no value"):
+            as_overrides(arguments)
+
+
+@pytest.mark.parametrize(
+    "name, words",
+    [
+        ("tiny_jont", "'tiny_joint'"),
+        ("elsewhere/tiny_joint.yaml", "'tiny_joint'"),
+        ("output_dir=x", "before all options"),
+        ("ctc_10m", "fine-tuning"),
+    ],
+)
+def test_a_wrong_configuration_says_what_may_be_meant(name, words):
+    with pytest.raises(OptionError, match=words):
+        load_options(name)
+
+
+def test_a_configuration_is_found_without_its_suffix(tmp_path):
+    (tmp_path / "mine.yaml").write_text("vision: {}")
+    assert find_config(tmp_path / "mine") == tmp_path / "mine.yaml"
