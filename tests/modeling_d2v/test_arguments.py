@@ -22,7 +22,7 @@ def test_own_names_and_those_of_transformers_pass():
 
 
 def test_an_unknown_name_is_an_error_unless_it_is_none():
-    with pytest.raises(TypeError, match="Model takes no argument `label`.*`labels`"):
+    with pytest.raises(TypeError, match="Model has no argument `label`.*`labels`"):
         Model().forward(1, label=2)
     assert Model().forward(1, label=None) == (1, None, {"label": None})
 

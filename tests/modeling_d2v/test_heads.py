@@ -356,7 +356,7 @@ def test_another_modality_is_refused_in_a_sentence(name):
 @pytest.mark.parametrize("name", HEADS)
 def test_a_misspelt_argument_is_named_and_what_any_model_is_given_passes(name):
     model, batch = make_head(name), head_inputs(name)
-    with pytest.raises(TypeError, match=f"^{name} takes no argument `label`; the nearest one that it takes is `") as e:
+    with pytest.raises(TypeError, match=f"^{name} has no argument `label`; the nearest one is `") as e:
         model(**batch, label=torch.zeros(3))
     assert "`labels`." in str(e.value) or "labels" not in inspect.signature(model.forward).parameters
     given = dict(inputs_embeds=None, head_mask=None, output_attentions=False, use_cache=False, num_items_in_batch=3)

@@ -101,7 +101,7 @@ def test_a_bad_record_is_replaced_by_the_next_good_one_under_its_own_id():
 def test_samples_that_were_only_converted_are_not_called_bad():
     data = texts("a", "b")
     data.bad.mark(1, "resampled")
-    assert data.bad.report() == "All 2 samples can be used. Noticed on the way:\n  resampled: 1"
+    assert data.bad.report() == "All 2 samples can be used. Noted:\n  resampled: 1"
 
 
 def test_only_bad_records_is_an_error():

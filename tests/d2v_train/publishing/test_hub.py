@@ -63,7 +63,7 @@ def test_a_card_that_was_edited_is_kept(run, hub):
     (run / "final" / "README.md").write_text("---\nlicense: mit\n---\n\n# My words\n")
     made = publish_checkpoint(run / "final", "user/edited")
     assert made.card.endswith("---\n\n# My words\n") and made.license == "mit"
-    with pytest.raises(ValueError, match="kept"):
+    with pytest.raises(ValueError, match="not changed"):
         publish_checkpoint(run, "user/edited", probes=[run / "probe.json"])
 
 
