@@ -20,6 +20,8 @@ from d2v_train.engine.sharding import (
 
 @pytest.fixture(scope="module")
 def mesh(tmp_path_factory):
+    if distributed.is_initialized():  # by a run of another test in this process
+        distributed.destroy_process_group()
     store = distributed.FileStore(str(tmp_path_factory.mktemp("group") / "store"), 1)
     distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
     yield init_device_mesh("cpu", (1,))
