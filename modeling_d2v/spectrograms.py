@@ -42,11 +42,6 @@ def _mel_filters(bins: int, fft_size: int, sampling_rate: int) -> Tensor:
     return torch.minimum(rising, falling).clamp(min=0).float()
 
 
-def fft_size(audio: Data2VecAudioConfig) -> int:
-    """Return the points of the Fourier transform of a window: the next power of 2."""
-    return 2 ** math.ceil(math.log2(audio.mel_window))
-
-
 class LogMel(SelfInitialised):
     """Log-mel energies as Kaldi computes them, without dither, normalised by a fixed mean and deviation.
 
@@ -56,7 +51,7 @@ class LogMel(SelfInitialised):
     def __init__(self, audio: Data2VecAudioConfig) -> None:
         super().__init__()
         self.audio = audio
-        self.fft_size = fft_size(audio)
+        self.fft_size = 2 ** math.ceil(math.log2(audio.mel_window))  # the next power of 2
         for name, table in self.initial_tables().items():
             self.register_buffer(name, table, persistent=False)
 
