@@ -1,7 +1,7 @@
 """Checkpoints that survive a kill at any moment.
 
 A checkpoint is written into a temporary folder, flushed to the disk and renamed, so `step_*` folders are complete;
-older ones are removed only after that. `manifest.py` detects those that were damaged later, which are skipped in
+older ones are removed only after that. `support/manifest.py` detects those that were damaged later, which are skipped in
 favour of older ones. All tensors are read with safetensors or with `weights_only=True`, so a checkpoint cannot run
 code.
 """
@@ -22,14 +22,18 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from d2v_train.options.sections import CheckpointOptions
-from d2v_train.runs.manifest import PREFIX, step_of, what_is_missing, write_manifest
 from d2v_train.support.atomic import draft_of, flush, put_in_place, remove_folder
+from d2v_train.support.manifest import damage_of, write_manifest
 from d2v_train.support.processes import ONE_PROCESS, Processes
 from d2v_train.support.random_states import random_states
 from d2v_train.support.storage import is_write_failure, write_failure
 
 
 logger = logging.getLogger(__name__)
+
+PREFIX = "step_"
+NEEDED = ("model.safetensors", "optimizer.pt", "progress.json")
+"""Files of every checkpoint."""
 
 
 class CheckpointError(RuntimeError):
@@ -212,6 +216,17 @@ def read_run_checkpoint(checkpoint: Path, rank: int = 0) -> dict[str, Any]:
         raise CheckpointError(
             f"The checkpoint {checkpoint} cannot be read: {reason} Remove it to continue from an earlier one."
         ) from error
+
+
+def step_of(checkpoint: Path) -> int | None:
+    """Return the step in the name of a checkpoint folder, None for another name."""
+    digits = checkpoint.name.removeprefix(PREFIX)
+    return int(digits) if checkpoint.name.startswith(PREFIX) and digits.isdecimal() else None
+
+
+def what_is_missing(checkpoint: Path, content: bool = False) -> str | None:
+    """Return why a checkpoint of pretraining cannot be used, None if it is complete; `content` as in `damage_of`."""
+    return damage_of(checkpoint, NEEDED, step_of(checkpoint), content)
 
 
 def size_in_bytes(state: Any) -> int:
