@@ -1,8 +1,8 @@
 """Checkpoints that survive a kill at any moment.
 
 A checkpoint is written into a temporary folder, flushed to the disk and renamed, so `step_*` folders are complete;
-older ones are removed only after that. `support/manifest.py` detects those that were damaged later, which are skipped in
-favour of older ones. All tensors are read with safetensors or with `weights_only=True`, so a checkpoint cannot run
+older ones are removed only after that. `support/manifest.py` detects those that were damaged later, which are skipped
+in favour of older ones. All tensors are read with safetensors or with `weights_only=True`, so a checkpoint cannot run
 code.
 """
 

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from d2v_train.support.atomic import write_json
+from d2v_train.support.atomic import write_text
 
 
 MANIFEST = "manifest.json"
@@ -40,7 +40,7 @@ def write_manifest(folder: Path, step: int, files: Iterable[Path] | None = None)
     """
     listed = sorted(path for path in (folder.iterdir() if files is None else files) if path.is_file())
     entries = {path.name: {"bytes": path.stat().st_size, "crc32": checksum(path)} for path in listed}
-    write_json(folder / MANIFEST, {"step": step, "files": entries})
+    write_text(folder / MANIFEST, json.dumps({"step": step, "files": entries}, indent=1))
 
 
 def damage_of(folder: Path, needed: Sequence[str] = (), step: int | None = None, content: bool = False) -> str | None:
