@@ -117,7 +117,7 @@ def test_a_refused_token_ends_the_run_before_the_training(tmp_path, monkeypatch)
 def test_a_failed_upload_leaves_the_finished_model_and_the_command(tmp_path, monkeypatch, caplog):
     with HubServer() as hub:
         hub.connect(monkeypatch)
-        hub.faults.append(Fault("PUT /lfs/", [403, 403]))
+        hub.faults.append(Fault("POST .*/commit/", [403]))
         run(make_trainer(tmp_path / "run", max_steps=1, push_to_hub=True))
     assert (tmp_path / "run" / "model.safetensors").exists()
     assert f"d2v publish {tmp_path / 'run'} user/run" in caplog.text
