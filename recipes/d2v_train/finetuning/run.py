@@ -30,6 +30,7 @@ from d2v_train.finetuning.models import load_config, load_model
 from d2v_train.finetuning.resume import check_options, is_finished, read_json, resume_point
 from d2v_train.finetuning.trainer import FinetuningTrainer
 from d2v_train.support.atomic import write_json, write_text
+from d2v_train.support.processes import fewer_than_launched
 from modeling_d2v import Data2VecConfig
 
 
@@ -270,6 +271,9 @@ def prepare_program(args: FinetuningArguments) -> None:
     # These log a line for every request to the Hub.
     for client in ("httpx", "httpx2"):
         logging.getLogger(client).setLevel(logging.WARNING)
+    lacking = fewer_than_launched(args.world_size)
+    if lacking:
+        logger.warning("%s", lacking)
     transformers_logging.set_verbosity(args.get_process_log_level())
     set_seed(args.seed)
 

@@ -54,6 +54,8 @@ class CheckpointFolder:
 
     def __init__(self, folder: Path, options: CheckpointOptions | None = None, processes: Processes = ONE_PROCESS):
         self.folder, self.options, self.processes = Path(folder), options or CheckpointOptions(), processes
+        # Newest step whose weights look sound: its checkpoint, or the one before it, is kept.
+        self.sound_step: int | None = None
         # Those whose content was found to be damaged, although their sizes are right.
         self.damaged: dict[Path, str] = {}
 
@@ -150,13 +152,19 @@ class CheckpointFolder:
 
     def make_room(self, newest: Path) -> None:
         """Remove what is not needed once `newest` is safe: complete ones beyond `keep_last`, torn ones before it."""
-        kept = set(self.whole()[-self.options.keep_last :])
+        kept = {*self.whole()[-self.options.keep_last :], self.newest_sound()}
         try:
             for path in self._all():
                 if path < newest and path not in kept and not self._is_for_ever(path):
                     remove_folder(path)
         except OSError as error:
             logger.warning("An old checkpoint in %s cannot be removed: %s.", self.folder, error)
+
+    def newest_sound(self) -> Path | None:
+        """Return the newest complete checkpoint up to `sound_step`; None without one."""
+        if self.sound_step is None:
+            return None
+        return next((path for path in reversed(self.whole()) if step_of(path) <= self.sound_step), None)
 
     def _is_for_ever(self, checkpoint: Path) -> bool:
         every = self.options.keep_every
