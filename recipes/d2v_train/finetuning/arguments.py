@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from transformers import TrainingArguments
 
 from d2v_train.options.errors import OptionError, at_least
+from modeling_d2v.sharing.places import model_place
 
 
 if TYPE_CHECKING:
@@ -84,6 +85,9 @@ class ModelArguments:
                 "Name the checkpoint to start from with --model_name_or_path, or a configuration with --config_name "
                 "and --from_scratch for random weights."
             )
+        for name in ("model_name_or_path", "tokenizer_name", "processor_name"):
+            if getattr(self, name) is not None:
+                setattr(self, name, model_place(getattr(self, name)))
 
     @property
     def hub_options(self) -> dict[str, Any]:

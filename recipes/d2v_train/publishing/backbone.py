@@ -8,13 +8,13 @@ from typing import Any
 
 from huggingface_hub import ModelCardData
 
-from d2v_train.models.backbones import PLAIN_FOLDER
 from d2v_train.options.files import RUN_FILE, read_yaml
 from d2v_train.publishing.run_card import GENERATED, inherited_license, is_hub_name, training_sections
 from d2v_train.support.atomic import write_folder
 from modeling_d2v import BackboneForPreTraining, BackbonePreTrainingConfig
 from modeling_d2v.markdown import code, escape, python_string
 from modeling_d2v.model_card import CARD, PAPERS, choose_license, license_text
+from modeling_d2v.sharing.places import PLAIN_FOLDER
 
 
 _USE = """\
