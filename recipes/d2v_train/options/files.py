@@ -133,6 +133,9 @@ def read_run_options(path: Path) -> dict[str, Any]:
         former = {name: tree.pop(old) for name, old in names.items() if old in tree}
         if former:
             tree[section] = former | (tree.get(section) or {})
+    # Former versions read the built-in data where no other was named.
+    data = tree.get("data") or {}
+    tree["data"] = data | {name: "builtin" for name in MODALITIES if tree.get(name) and data.get(name) is None}
     return tree
 
 

@@ -57,7 +57,7 @@ def reduced_overrides(options: Options, steps: int, output_dir: str) -> list[str
         changes["optim.warmup"] = max(1.0, round(0.25 * steps * scale))
     for name in options.modalities:
         section = getattr(options, name)
-        changes |= {f"data.{name}": None, f"{name}.split": "train", f"{name}.dataset": {"max_samples": 200}}
+        changes |= {f"data.{name}": "builtin", f"{name}.split": "train", f"{name}.dataset": {"max_samples": 200}}
         if section.batch_tokens is not None:
             changes |= {f"{name}.batch_tokens": round(240 / scale), f"{name}.micro_batch_tokens": 120}
         else:

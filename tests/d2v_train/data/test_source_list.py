@@ -13,7 +13,7 @@ def test_entries_are_names_or_mappings_and_take_the_section_s_arguments():
     entries = read_entries("data.audio", value, {"exclude_groups": ["george"]})
     assert [entry.source for entry in entries] == ["a/b", "c"] and [entry.ratio for entry in entries] == [2, None]
     assert [entry.exclude_groups for entry in entries] == [None, ["george"]]
-    assert names_of(read_entries("data.audio", ["x/a.parquet", "y/a", None])) == ["a", "a#2", "builtin"]
+    assert names_of(read_entries("data.audio", ["x/a.parquet", "y/a", "builtin"])) == ["a", "a#2", "builtin"]
 
 
 @pytest.mark.parametrize(
@@ -38,8 +38,14 @@ def test_an_entry_of_another_kind_is_refused_with_the_options():
         build_options({"output_dir": "run", "audio": {}, "data": {"audio": [3.5, [1]]}})
 
 
+@pytest.mark.parametrize("value", [None, [None], [{"ratio": 2}], ["a", {"split": "train"}]])
+def test_built_in_data_is_never_read_unasked(value):
+    with pytest.raises(OptionError, match="names no data.*=builtin"):
+        read_entries("data.audio", value)
+
+
 def test_records_have_unique_ids_and_groups_of_two_sources_do_not_mix():
-    entries = read_entries("data.audio", ["builtin", {"split": "test"}], {"max_samples": 12})
+    entries = read_entries("data.audio", ["builtin", {"source": "builtin", "split": "test"}], {"max_samples": 12})
     joined = open_entries("audio", entries)
     for part in joined.parts:
         part.groups = ["the same name"] * len(part)
