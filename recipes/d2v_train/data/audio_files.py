@@ -42,7 +42,7 @@ def read_recording(encoded: bytes, limit: int) -> tuple[np.ndarray, int, bool]:
         MissingDependencyError: If soundfile is not installed.
     """
     need("soundfile", "audio")
-    whole = corrected(encoded)
+    whole, foreign = corrected(encoded)
     links = ogg_links(whole) if whole[:4] == b"OggS" else [whole]
     expected, parts, rates = flac_samples(encoded), [], set()
     for link in links:
@@ -51,7 +51,7 @@ def read_recording(encoded: bytes, limit: int) -> tuple[np.ndarray, int, bool]:
         rates.add((rate, samples.shape[1]))
     if len(rates) > 1:
         raise BadSample("unreadable", f"parts of {len(rates)} sampling rates or numbers of channels in one file")
-    samples = parts[0] if len(parts) == 1 else np.concatenate(parts)
+    samples = (parts[0] if len(parts) == 1 else np.concatenate(parts))[foreign:]
     misled = len(links) > 1 or (expected != len(samples) if encoded[:4] == b"fLaC" else whole is not encoded)
     return samples, rate, misled
 
@@ -77,6 +77,8 @@ def _read(encoded: bytes, limit: int, expected: int | None) -> tuple[np.ndarray,
             try:
                 block = file.read(max(1, min(size, BLOCK // channels)), dtype="float32", always_2d=True)
             except Exception as error:
+                if expected is not None and count >= expected:
+                    break  # something that is not audio behind the last frame
                 reason = "truncated" if _LOST_SYNC in str(error) else "unreadable"
                 raise BadSample(reason, message_of(error)) from error
             if len(block) == 0:

@@ -16,13 +16,14 @@ A shortfall of up to `SLACK` bytes is a writer's mistake, and sizes from `UNKNOW
 
 from __future__ import annotations
 
+import mmap
 import re
 import struct
 from collections.abc import Iterator
 from typing import NamedTuple
 
 from d2v_train.data.bad_samples import BadSample
-from d2v_train.data.mpeg_frames import corrected_mpeg
+from d2v_train.data.mpeg_frames import corrected_mpeg, tags_size
 
 
 SLACK = 64
@@ -45,34 +46,32 @@ class Chunk(NamedTuple):
     """Size of its content, as it is written."""
 
 
-def corrected(encoded: bytes) -> bytes:
-    """Return an encoded recording whose header does not hide any of its samples, itself if nothing is wrong.
+def corrected(encoded: bytes) -> tuple[bytes, int]:
+    """Correct the header of an encoded recording that hides some of its samples.
+
+    Returns:
+        The recording, itself if nothing is wrong, and how many samples at its start do not belong to it.
 
     Raises:
         BadSample: If the file is truncated.
     """
-    magic = encoded[:4]
-    if magic in (b"RIFF", b"RIFX"):
-        return _corrected_wav(encoded, "<" if magic == b"RIFF" else ">")
-    if magic in (b"RF64", b"BW64"):
-        return _corrected_rf64(encoded)
-    if magic == b"FORM" and encoded[8:12] in (b"AIFF", b"AIFC"):
-        return _corrected_aiff(encoded)
-    if magic == b"riff" and len(encoded) >= 40:
-        return _corrected_w64(encoded)
-    if magic in (b".snd", b"dns."):
-        return _corrected_au(encoded, ">" if magic == b".snd" else "<")
-    if magic == b"caff":
-        return _corrected_caf(encoded)
-    if magic == b"fLaC":
-        return _corrected_flac(encoded)
-    if magic == b"NIST":
-        _check_nist(encoded)
-    elif magic == b"OggS":
-        _check_ogg(encoded)
-    elif encoded[:3] == b"ID3" or (len(encoded) > 4 and encoded[0] == 0xFF and encoded[1] & 0xE0 == 0xE0):
+    if encoded[:3] == b"ID3" or (len(encoded) > 4 and encoded[0] == 0xFF and encoded[1] & 0xE0 == 0xE0):
         return corrected_mpeg(encoded)
-    return encoded
+    magic = encoded[:4]
+    correct = _CORRECTIONS.get(magic)
+    return (encoded if correct is None else correct(encoded)), 0
+
+
+def hides_samples(encoded: bytes | mmap.mmap) -> bool:
+    """Return whether a recording has, or may have, more samples than its header tells libsndfile."""
+    if encoded[:4] == b"fLaC":
+        promised = flac_samples(encoded)
+        frame_bytes = (((encoded[20] >> 1) & 7) + 1) * (((encoded[20] & 1) << 4 | encoded[21] >> 4) // 8 + 1)
+        return promised is None or len(encoded) > 2**20 + 2 * promised * frame_bytes
+    try:
+        return corrected(encoded)[0] is not encoded or (encoded[:4] == b"OggS" and len(ogg_links(encoded)) > 1)
+    except BadSample:
+        return False
 
 
 def ogg_links(encoded: bytes) -> list[bytes]:
@@ -151,7 +150,8 @@ def _samples_size(encoded: bytes, start: int, size: int, whole: int, order: str,
     return room if _is_more(encoded, start + size, order) else size
 
 
-def _corrected_wav(encoded: bytes, order: str) -> bytes:
+def _corrected_wav(encoded: bytes) -> bytes:
+    order = "<" if encoded[:4] == b"RIFF" else ">"
     samples = _chunk(encoded, order, b"data")
     if samples is None:
         return encoded
@@ -176,7 +176,7 @@ def _corrected_rf64(encoded: bytes) -> bytes:
 
 
 def _corrected_aiff(encoded: bytes) -> bytes:
-    samples = _chunk(encoded, ">", b"SSND")
+    samples = _chunk(encoded, ">", b"SSND") if encoded[8:12] in (b"AIFF", b"AIFC") else None
     if samples is None or samples.start + 8 > len(encoded):
         return encoded
     whole = struct.unpack_from(">I", encoded, 4)[0] + 8
@@ -197,7 +197,8 @@ def _corrected_w64(encoded: bytes) -> bytes:
     return encoded if 24 < promised <= room else _with(encoded, ("<Q", found + 16, room))
 
 
-def _corrected_au(encoded: bytes, order: str) -> bytes:
+def _corrected_au(encoded: bytes) -> bytes:
+    order = ">" if encoded[:4] == b".snd" else "<"
     if len(encoded) < 24:
         return encoded
     start, size = struct.unpack_from(f"{order}II", encoded, 4)
@@ -215,9 +216,7 @@ def _corrected_caf(encoded: bytes) -> bytes:
         if name == b"data":
             if room + SLACK < size < _UNKNOWN_64:
                 raise _truncated(room, size)
-            unknown = (
-                size <= 4 or size > room or (b"pakt" not in encoded[:position] and _is_more_caf(encoded, position))
-            )
+            unknown = size <= 4 or size > room or _is_more_caf(encoded, position)
             return _with(encoded, (">q", position + 4, room)) if unknown else encoded
         position += 12 + max(size, 0)
     return encoded
@@ -237,7 +236,8 @@ def _corrected_flac(encoded: bytes) -> bytes:
     if len(encoded) < 26 or encoded[4] & 0x7F != 0:
         return encoded
     properties = int.from_bytes(encoded[18:26], "big")
-    return encoded[:18] + (properties >> 36 << 36).to_bytes(8, "big") + encoded[26:]
+    end = len(encoded) - tags_size(encoded)
+    return encoded[:18] + (properties >> 36 << 36).to_bytes(8, "big") + encoded[26:end]
 
 
 def flac_samples(encoded: bytes) -> int | None:
@@ -247,22 +247,43 @@ def flac_samples(encoded: bytes) -> int | None:
     return int.from_bytes(encoded[18:26], "big") & ((1 << 36) - 1) or None
 
 
-def _check_nist(encoded: bytes) -> None:
+def _checked_nist(encoded: bytes) -> bytes:
     header = encoded[:1024]
     fields = {name: re.search(rb"\n%s -i (\d+)" % name, header) for name in (b"sample_count", b"sample_n_bytes")}
     size = re.match(rb"NIST_1A\s+(\d+)\s", header)
     if size is None or None in fields.values() or b"shorten" in header:
-        return
+        return encoded
     promised = int(fields[b"sample_count"][1]) * int(fields[b"sample_n_bytes"][1])
     room = len(encoded) - int(size[1])
     if room + SLACK < promised:
         raise _truncated(room, promised)
+    return encoded
 
 
-def _check_ogg(encoded: bytes) -> None:
+def _checked_ogg(encoded: bytes) -> bytes:
     page = encoded.rfind(b"OggS\x00")
+    if page < 0:
+        return encoded
     segments = encoded[page + 26] if page + 26 < len(encoded) else 0
     table = encoded[page + 27 : page + 27 + segments]
     end = page + 27 + segments + sum(table)
     if page + 27 > len(encoded) or len(table) < segments or end > len(encoded):
         raise BadSample("truncated", f"the last page ends at byte {end} of {len(encoded)}")
+    return encoded
+
+
+_CORRECTIONS = {
+    b"RIFF": _corrected_wav,
+    b"RIFX": _corrected_wav,
+    b"RF64": _corrected_rf64,
+    b"BW64": _corrected_rf64,
+    b"FORM": _corrected_aiff,
+    b"riff": _corrected_w64,
+    b".snd": _corrected_au,
+    b"dns.": _corrected_au,
+    b"caff": _corrected_caf,
+    b"fLaC": _corrected_flac,
+    b"NIST": _checked_nist,
+    b"OggS": _checked_ogg,
+}
+"""Functions from a file to the file with its true length, by the first four bytes."""

@@ -42,9 +42,9 @@ NOTES = (
 """Things done to (or seen in) a sample that is used all the same."""
 _SAID = {
     "reduced to 8 bits": (
-        "It has more than 8 bits. Such pictures are scaled one by one: whole numbers by the least of 1, 8, 10, 12, 14, "
-        "16, 24 or 32 bits that hold them, floats within [0, 1] by that range, others from their least to their greatest "
-        "pixel. Set value_range=[low, high] to scale all pictures of the source alike."
+        "It has more than 8 bits. Such pictures are scaled one by one: whole numbers by the least of 1, 8, 10, 12, "
+        "14, 16, 24 or 32 bits that hold them, floats within [0, 1] by that range, others from their least to their "
+        "greatest pixel. Set value_range=[low, high] to scale all pictures of the source alike."
     ),
     "decoded at a smaller size": (
         "It has more pixels than max_pixels. Such JPEGs are decoded at a half, quarter or eighth of their size."

@@ -43,8 +43,8 @@ def decode_image(
             with "bytes" and "path".
         channels: 3 for RGB, 1 for grey, None to keep what the image has (RGB or grey).
         notes: Takes the `NOTES` that apply.
-        value_range: Values that become black and white in images of more than 8 bits and of floats; None takes those of
-            each image, see `to_eight_bits`.
+        value_range: Values that become black and white in images of more than 8 bits and of floats; None takes those
+            of each image, see `to_eight_bits`.
         max_pixels: Most pixels to decode. Larger JPEGs are decoded at a half, quarter or eighth of their size.
 
     Returns:
@@ -212,15 +212,16 @@ def _mixed(samples: np.ndarray, notes: list[str]) -> np.ndarray:
     """Return the mean (S,) of the channels (S, C) that hold sound, or one of them where they cancel."""
     if samples.shape[1] == 1:
         return samples[:, 0]
-    sounding = samples.min(axis=0) != samples.max(axis=0)
+    channels = np.ascontiguousarray(samples.T)
+    sounding = channels.min(axis=1) != channels.max(axis=1)
     if sounding.any() and not sounding.all():
         notes.append("silent channels left out")
-        samples = samples[:, sounding]
-    mixed = samples.mean(axis=1)
-    powers = np.einsum("sc,sc->c", samples, samples)
-    if samples.shape[1] > 1 and np.dot(mixed, mixed) < CANCELLED * powers.max():
+        channels = channels[sounding]
+    mixed = channels.mean(axis=0)
+    powers = [np.dot(channel, channel) for channel in channels]
+    if len(channels) > 1 and np.dot(mixed, mixed) < CANCELLED * max(powers):
         notes.append("channels in opposite phase: one taken")
-        return samples[:, powers.argmax()]
+        return channels[int(np.argmax(powers))]
     notes.append("mixed down to mono")
     return mixed
 

@@ -40,8 +40,8 @@ _TO_WAV = "convert it with `ffmpeg -i FILE -ac 1 -ar 16000 FILE.wav`"
 _TO_PNG = "convert it with `magick FILE FILE.png`"
 _KINDS_OF_FILES = {
     f"a recording or video that libsndfile does not read; {_TO_WAV}": (
-        ".3gp .aac .ac3 .amr .ape .asf .avi .awb .dff .dsf .dts .eac3 .flv .g722 .gsm .m4a .m4b .m4v .mka .mkv .mov .mp4 "
-        ".mpc .mpeg .mpg .mts .qt .ra .rm .shn .spx .tak .tta .vob .webm .wma .wmv .wv"
+        ".3gp .aac .ac3 .amr .ape .asf .avi .awb .dff .dsf .dts .eac3 .flv .g722 .gsm .m4a .m4b .m4v .mka .mkv .mov "
+        ".mp4 .mpc .mpeg .mpg .mts .qt .ra .rm .shn .spx .tak .tta .vob .webm .wma .wmv .wv"
     ),
     "samples without a header; convert it with `sox -t raw -r RATE -e signed -b 16 -c 1 FILE FILE.wav`": ".pcm .vox",
     f"a picture in HEIF; {_TO_PNG} (or `sips -s format png FILE --out FILE.png` on a Mac)": ".heic .heics .heif .hif",

@@ -115,10 +115,8 @@ def _bound(image: Any, max_pixels: int, notes: list[str]) -> None:
                 image.draft(None, (width // scale, height // scale))
                 notes.append("decoded at a smaller size")
                 return
-    raise BadSample(
-        "too large",
-        f"{width} x {height} pixels, more than the {max_pixels:,} of max_pixels; make it smaller or set that",
-    )
+    size = f"{width} x {height} pixels, more than max_pixels={max_pixels:,}"
+    raise BadSample("too large", f"{size}; make it smaller or raise the option")
 
 
 def _has_frames(image: Any) -> bool:

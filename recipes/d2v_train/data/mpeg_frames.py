@@ -41,7 +41,8 @@ class Info(NamedTuple):
 
     count_at: int | None
     count: int
-    bytes: int
+    size_at: int | None
+    size: int
 
 
 def _frame(encoded: bytes, position: int) -> Frame | None:
@@ -98,77 +99,87 @@ def _info(encoded: bytes, start: int, frame: Frame) -> Info | None:
     side = (17 if frame.mono else 32) if frame.mpeg1 else (9 if frame.mono else 17)
     for at in (start + 4 + side, start + 6 + side):
         if encoded[at : at + 4] in (b"Xing", b"Info") and at + 16 <= len(encoded):
-            flags, one, other = struct.unpack_from(">III", encoded, at + 4)
-            size = (other if flags & 1 else one) if flags & 2 else 0
-            return Info(at + 8, one, size) if flags & 1 else Info(None, 0, size)
+            flags, count, size = struct.unpack_from(">III", encoded, at + 4)
+            if not flags & 1:
+                return Info(None, 0, None, 0)
+            return Info(at + 8, count, at + 12, size) if flags & 2 else Info(at + 8, count, None, 0)
     at = start + 36
     if encoded[at : at + 4] == b"VBRI" and at + 18 <= len(encoded):
         size, count = struct.unpack_from(">II", encoded, at + 10)
-        return Info(at + 14, count, size)
+        return Info(at + 14, count, at + 10, size)
     return None
 
 
 def _walk(encoded: bytes, position: int) -> tuple[int, bool, bool]:
     """Return the number of frames from `position` on, whether their bit rate varies, and whether the last is cut."""
-    fixed, count, rates, cut = _fixed(encoded, position), 0, set(), False
-    while position < len(encoded):
-        frame = _frame(encoded, position)
-        if frame is None or _fixed(encoded, position) != fixed:
-            found = _next_frame(encoded, position, fixed)
-            if found is None:
-                break
-            position = found
-            continue
-        position += frame.size
-        cut = position > len(encoded)
-        if not cut:
-            count += 1
-            rates.add(frame.bit_rate)
-    return count, len(rates) > 1, cut
+    fixed, count, end = _fixed(encoded, position), 0, len(encoded)
+    frames: dict[bytes, Frame] = {}  # by the bytes of the header that tell the size, as there are many frames
+    while position < end:
+        key = encoded[position : position + 3]
+        if key not in frames:
+            frame = _frame(encoded, position)
+            if frame is None or _fixed(encoded, position) != fixed:
+                found = _next_frame(encoded, position, fixed)
+                if found is None:
+                    break
+                position = found
+                continue
+            frames[key] = frame
+        position += frames[key].size
+        count += 1
+    cut = position > end
+    return count - cut, len({frame.bit_rate for frame in frames.values()}) > 1, cut
 
 
-def _with_count(encoded: bytes, start: int, count: int, replaced: int) -> bytes:
-    """Return the file with a Xing frame that states `count` at `start`, where it replaces `replaced` bytes."""
+def _with_small_frame(encoded: bytes, start: int, replaced: int) -> tuple[bytes, int]:
+    """Return the file with a silent frame of the least bit rate at `start`, and the samples of that.
+
+    Decoders without a statement of the length divide the size of the file by that of the first frame.
+    """
     header = bytearray(encoded[start : start + 4])
     header[1] |= 1  # without checksum
-    header[2] = header[2] & 0x0C | 0x80  # a bit rate whose frames have room for the statement
+    header[2] = header[2] & 0x0C | 0x10
     frame = _frame(bytes(header), 0)
-    side = (17 if frame.mono else 32) if frame.mpeg1 else (9 if frame.mono else 17)
-    content = bytes(header) + bytes(side) + b"Xing" + struct.pack(">II", 1, count)
-    return encoded[:start] + content.ljust(frame.size, b"\0") + encoded[start + replaced :]
+    silent = bytes(header).ljust(frame.size, b"\0")
+    samples = 384 if frame.layer == 1 else 1152 if frame.layer == 2 or frame.mpeg1 else 576
+    return encoded[:start] + silent + encoded[start + replaced :], samples
 
 
-def corrected_mpeg(encoded: bytes) -> bytes:
-    """Return an MP3 file whose first frame states the number of frames that are there, itself if it does.
+def corrected_mpeg(encoded: bytes) -> tuple[bytes, int]:
+    """Correct an MP3 file whose first frame does not tell the number of frames that are there.
 
     Decoders guess the length of a file without such a statement from its first frame, which is wrong if the bit rate
-    varies. Frames are counted where the size in the first frame is not that of the file, or where there is none.
+    varies.
+
+    Returns:
+        The file, itself if nothing is wrong, and how many samples at its start do not belong to it.
 
     Raises:
         BadSample: If the file is truncated.
     """
     start = first_frame(encoded)
     if start is None:
-        return encoded
+        return encoded, 0
     first = _frame(encoded, start)
     info = _info(encoded, start, first)
-    if info is not None and info.count and info.bytes and 0 <= len(encoded) - start - info.bytes <= _tags(encoded):
-        return encoded
     count, varies, cut = _walk(encoded, start + (first.size if info is not None else 0))
     if info is None:
-        return _with_count(encoded, start, count, 0) if varies and first.layer == 3 else encoded
-    short = info.count - count > _COUNT_SLACK
-    if short and (info.bytes > len(encoded) - start or cut):
+        return _with_small_frame(encoded, start, 0) if varies else (encoded, 0)
+    if info.count_at is None:
+        return _with_small_frame(encoded, start, first.size)
+    if info.count - count > _COUNT_SLACK and (cut or info.size > len(encoded) - start):
         raise BadSample("truncated", f"{count} frames where the first one promises {info.count}")
     if abs(info.count - count) <= _COUNT_SLACK:
-        return encoded
-    if info.count_at is None:
-        return _with_count(encoded, start, count, first.size)
-    return encoded[: info.count_at] + struct.pack(">I", count) + encoded[info.count_at + 4 :]
+        return encoded, 0
+    changed = bytearray(encoded)
+    struct.pack_into(">I", changed, info.count_at, count)
+    if info.size_at is not None:
+        struct.pack_into(">I", changed, info.size_at, len(encoded) - start - tags_size(encoded))
+    return bytes(changed), 0
 
 
-def _tags(encoded: bytes) -> int:
-    """Return the greatest size of the tags behind the frames."""
+def tags_size(encoded: bytes) -> int:
+    """Return the size of the ID3 and APE tags at the end of a file."""
     size = 128 if encoded[-128:-125] == b"TAG" else 0
     at = encoded.rfind(b"APETAGEX", max(len(encoded) - 256, 0))
     return size + (32 + int.from_bytes(encoded[at + 12 : at + 16], "little") if at >= 0 else 0)

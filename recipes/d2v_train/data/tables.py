@@ -128,12 +128,9 @@ class SourceSettings:
             raise ValueError(f"Option on_bad is {self.on_bad!r}; it must be 'substitute' or 'raise'.")
         if self.cache not in ("auto", True, False):
             raise ValueError(f"Option cache is {self.cache!r}; it must be 'auto', true or false.")
-        if self.value_range is not None and not (
-            len(self.value_range) == 2 and self.value_range[0] < self.value_range[1]
-        ):
-            raise ValueError(
-                f"Option value_range is {self.value_range!r}; it must be [low, high] with low < high, or null."
-            )
+        limits = self.value_range
+        if limits is not None and not (len(limits) == 2 and limits[0] < limits[1]):
+            raise ValueError(f"Option value_range is {limits!r}; it must be [low, high] with low < high, or null.")
         for name in ("max_pixels", "sampling_rate"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ValueError(f"Option {name} is {getattr(self, name)}; it must be at least 1.")
