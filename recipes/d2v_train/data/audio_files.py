@@ -19,12 +19,13 @@ BLOCK = 2**22
 """Samples of all channels that are read at once: 16 MiB."""
 _ENDLESS = 2**62
 """Least number of samples by which libsndfile means that it does not know."""
+_ADDRESS = re.compile(r" ?<[\w.]+ object at [^>]*>")
 _LOST_SYNC = "flac decoder lost sync"
 
 
 def message_of(error: Exception) -> str:
     """Return type and message of an exception, without the address of the buffer, which differs at each read."""
-    return f"{type(error).__name__}: {re.sub(r' ?<_io.BytesIO object at [^>]*>', '', str(error))}"
+    return f"{type(error).__name__}: {_ADDRESS.sub('', str(error))}"
 
 
 def read_recording(encoded: bytes, limit: int) -> tuple[np.ndarray, int, bool]:
@@ -65,7 +66,7 @@ def _read(encoded: bytes, limit: int, expected: int | None) -> tuple[np.ndarray,
         expected: Probable number of samples of a channel, for files whose header has none.
     """
     try:
-        file = _stream_class()(io.BytesIO(encoded))
+        file = _stream_class()(_Content(encoded))
     except Exception as error:
         raise BadSample("unreadable", conversion_advice(encoded, "audio") or message_of(error)) from error
     with file:
@@ -91,6 +92,16 @@ def _read(encoded: bytes, limit: int, expected: int | None) -> tuple[np.ndarray,
         if not blocks:
             return np.zeros((0, channels), np.float32), file.samplerate
         return blocks[0] if len(blocks) == 1 else np.concatenate(blocks), file.samplerate
+
+
+class _Content(io.BytesIO):
+    """A file in memory that stays where it is when a damaged header sends its reader elsewhere."""
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        try:
+            return super().seek(offset, whence)
+        except (ValueError, OverflowError):
+            return self.tell()
 
 
 def _too_long(limit: int) -> BadSample:
