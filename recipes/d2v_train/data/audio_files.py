@@ -11,7 +11,7 @@ import numpy as np
 
 from d2v_train.data.audio_headers import corrected, flac_samples, ogg_links
 from d2v_train.data.bad_samples import BadSample
-from d2v_train.data.file_formats import conversion_advice
+from d2v_train.data.file_formats import TO_WAV, conversion_advice
 from d2v_train.support.extras import need
 
 
@@ -20,6 +20,8 @@ BLOCK = 2**22
 _ENDLESS = 2**62
 """Least number of samples by which libsndfile means that it does not know."""
 _ADDRESS = re.compile(r" ?<[\w.]+ object at [^>]*>")
+# Formats for many codecs, of which libsndfile reads some.
+_CONTAINERS = (b"RIFF", b"RIFX", b"RF64", b"riff", b"FORM", b"caff", b"OggS")
 _LOST_SYNC = "flac decoder lost sync"
 
 
@@ -68,7 +70,10 @@ def _read(encoded: bytes, limit: int, expected: int | None) -> tuple[np.ndarray,
     try:
         file = _stream_class()(_Content(encoded))
     except Exception as error:
-        raise BadSample("unreadable", conversion_advice(encoded, "audio") or message_of(error)) from error
+        message = message_of(error)
+        if encoded[:4] in _CONTAINERS:
+            message += f"; if another program plays it, {TO_WAV}"
+        raise BadSample("unreadable", conversion_advice(encoded, "audio") or message) from error
     with file:
         promised, channels = file.frames, file.channels
         if promised < _ENDLESS and promised * channels > limit:

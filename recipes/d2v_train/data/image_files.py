@@ -7,6 +7,7 @@ being so: it is then left out and noted.
 from __future__ import annotations
 
 import io
+import os
 import struct
 import threading
 import warnings
@@ -31,6 +32,9 @@ _JPEG_METADATA = {*range(0xE1, 0xEE), 0xEF, 0xFE}
 _JPEG_PIXELS = (b"\xff\xdb\x00", b"\xff\xc0\x00", b"\xff\xc2\x00", b"\xff\xc4\x00")
 _PNG_PIXELS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
 _opening = threading.Lock()
+if hasattr(os, "register_at_fork"):
+    # A worker that is forked while another thread opens a picture would wait for that thread for ever.
+    os.register_at_fork(after_in_child=lambda: globals().update(_opening=threading.Lock()))
 
 
 @cache
@@ -69,9 +73,37 @@ def open_picture(encoded: bytes, max_pixels: int, notes: list[str]) -> Any:
             except Exception:  # the first error tells what is wrong
                 continue
         # PIL has no exception of its own for truncated files, only the message of an OSError.
-        if "truncated" in str(error):
+        if "truncated" in str(error) or _is_cut_webp(encoded):
+            picture = _without_end(encoded, max_pixels, notes)
+            if picture is not None:
+                return picture
             raise BadSample("truncated", message_of(error)) from error
         raise BadSample("unreadable", conversion_advice(encoded, "vision") or message_of(error)) from error
+
+
+def _without_end(encoded: bytes, max_pixels: int, notes: list[str]) -> Any:
+    """Return the picture of a JPEG that lacks nothing but its end, or None.
+
+    Where all pixels are there, decoders pass over other bytes before the end; where some are not, they take them for
+    pixels.
+    """
+    if encoded[:3] != b"\xff\xd8\xff":
+        return None
+    pictures, found = [], list(notes)
+    for other in (b"", bytes(range(1, 128))):
+        notes[:] = found
+        try:
+            pictures.append(_open_picture(encoded.rstrip(b"\0") + other + b"\xff\xd9", max_pixels, notes))
+        except Exception:  # the error of the file itself tells what is wrong
+            return None
+    if pictures[0].tobytes() != pictures[1].tobytes():
+        return None
+    notes.append("end of the file missing")
+    return pictures[0]
+
+
+def _is_cut_webp(encoded: bytes) -> bool:
+    return encoded[8:12] == b"WEBP" and int.from_bytes(encoded[4:8], "little") + 8 > len(encoded)
 
 
 def check_shape(width: int, height: int) -> None:

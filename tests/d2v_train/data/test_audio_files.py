@@ -69,6 +69,14 @@ def test_no_more_is_read_than_the_limit(container, monkeypatch):
             read_recording(endless, 15_999)
 
 
+@pytest.mark.parametrize("codec", [0x0161, 0x0270, 0x0002 << 8])
+def test_a_codec_that_libsndfile_lacks_names_a_converter(codec):
+    content = bytearray(encoded("WAV"))
+    content[20:22] = codec.to_bytes(2, "little")
+    with pytest.raises(BadSample, match="unreadable: .*ffmpeg"):
+        read_recording(bytes(content), 2**28)
+
+
 def test_messages_do_not_depend_on_addresses():
     with pytest.raises(BadSample) as first:
         read_recording(b"not audio at all" * 9, 100)

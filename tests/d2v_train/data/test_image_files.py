@@ -181,6 +181,25 @@ def test_damaged_pixels_are_still_bad():
         assert error.value.reason in (reason, "unreadable")
 
 
+@pytest.mark.parametrize("settings", [{}, {"progressive": True}, {"quality": 95, "subsampling": 0}])
+def test_a_jpeg_may_lack_its_end(settings):
+    content = encoded(format="JPEG", **settings)
+    whole, _ = decoded(content)
+    for damaged in (content[:-1], content[:-2], content[:-2] + bytes(100)):
+        pixels, notes = decoded(damaged)
+        np.testing.assert_array_equal(pixels, whole)
+        assert notes == ["end of the file missing"] or (notes == [] and damaged[-1] == 0)
+    for damaged in (content[:-20], content[: len(content) // 2]):
+        with pytest.raises(BadSample, match="truncated"):
+            decode_image(damaged)
+
+
+def test_a_cut_webp_is_truncated():
+    for size in (30, len(WEBP) // 2, len(WEBP) - 2):
+        with pytest.raises(BadSample, match="truncated"):
+            decode_image(WEBP[:size])
+
+
 @pytest.mark.parametrize("container", ["GIF", "PNG", "TIFF", "WEBP", "MPO"])
 def test_the_first_of_several_pictures_is_taken(container):
     others = [Image.new("RGB", PICTURE.size, colour) for colour in ("red", "blue")]
