@@ -31,6 +31,8 @@ _ORIENTATION = 274
 _JPEG_METADATA = {*range(0xE1, 0xEE), 0xEF, 0xFE}
 _JPEG_PIXELS = (b"\xff\xdb\x00", b"\xff\xc0\x00", b"\xff\xc2\x00", b"\xff\xc4\x00")
 _PNG_PIXELS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
+# No byte of it begins a marker of JPEG.
+_NOISE = bytes(151 * number % 255 for number in range(1, 2000))
 _opening = threading.Lock()
 if hasattr(os, "register_at_fork"):
     # A worker that is forked while another thread opens a picture would wait for that thread for ever.
@@ -90,10 +92,10 @@ def _without_end(encoded: bytes, max_pixels: int, notes: list[str]) -> Any:
     if encoded[:3] != b"\xff\xd8\xff":
         return None
     pictures, found = [], list(notes)
-    for other in (b"", bytes(range(1, 128))):
+    for other in (b"", _NOISE):
         notes[:] = found
         try:
-            pictures.append(_open_picture(encoded.rstrip(b"\0") + other + b"\xff\xd9", max_pixels, notes))
+            pictures.append(_open_picture(encoded.removesuffix(b"\xff") + other + b"\xff\xd9", max_pixels, notes))
         except Exception:  # the error of the file itself tells what is wrong
             return None
     if pictures[0].tobytes() != pictures[1].tobytes():
