@@ -84,9 +84,12 @@ def first_frame(encoded: bytes) -> int | None:
 
 def _after_tags(encoded: bytes, position: int) -> int:
     """Return the position behind the ID3 tags at `position`."""
-    while encoded[position : position + 3] == b"ID3" and position + 10 <= len(encoded):
+    while (tag := encoded[position : position + 3]) in (b"ID3", b"TAG"):
         size = encoded[position + 6 : position + 10]
-        position += 10 + (size[0] << 21 | size[1] << 14 | size[2] << 7 | size[3])
+        if tag == b"TAG" or len(size) < 4:
+            position += 128
+        else:
+            position += 10 + (size[0] << 21 | size[1] << 14 | size[2] << 7 | size[3])
     return position
 
 
@@ -183,14 +186,14 @@ def corrected_mpeg(encoded: bytes) -> tuple[bytes, int]:
     info = _info(encoded, start, first)
     begin = start + (first.size if info is not None else 0)
     count, varies, cut, runs = _walk(encoded, begin)
+    behind = len(encoded) - tags_size(encoded) - (runs[-1][1] if runs else begin)
     if info is not None and info.count_at is not None:
         lost = info.count - count
         if (lost > 0 and info.size > len(encoded) - start) or (lost > _COUNT_SLACK and cut):
             raise BadSample("truncated", f"{count} frames where the first one promises {info.count}")
-        if abs(lost) <= _COUNT_SLACK and len(runs) < 2:
+        if abs(lost) <= _COUNT_SLACK and len(runs) < 2 and 100 * behind <= len(encoded):
             return encoded, 0
-    behind = len(encoded) - tags_size(encoded) - (runs[-1][1] if runs else begin)
-    if len(runs) > 1 or (info is None and behind > 0):
+    if len(runs) > 1 or behind > 0:
         # Decoders give up where something else than a tag lies between or behind frames.
         encoded = encoded[:begin] + b"".join(encoded[start:end] for start, end in runs)
     if info is None:
