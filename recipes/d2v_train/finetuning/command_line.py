@@ -46,6 +46,7 @@ OWN_GROUPS = ("model", "data", "augmentation", "this task")
 # Names of options in other programs, here and in transformers; names with a common prefix are found without it.
 OTHER_NAMES = {
     "data": "dataset_name",
+    "do_lower_case": "case",
     "eval_split": "validation_split",
     "eval_split_name": "validation_split",
     "model": "model_name_or_path",

@@ -143,7 +143,7 @@ def accuracies(top: np.ndarray, labels: np.ndarray) -> dict[str, float]:
 
 
 class _ErrorRate(OfflineMetric):
-    """Edits that turn the predictions into the references, as a share of the words or characters of the references.
+    """Edits that turn the predictions into the references, as a share of the units of the references.
 
     Counts are summed over all pairs before the division, so long references have more weight. White space is stripped
     at the ends and reduced to one space between words. A rate can be above 1.
@@ -170,19 +170,25 @@ class CharacterErrorRate(_ErrorRate):
     unit = "character"
 
 
+class PhonemeErrorRate(_ErrorRate):
+    """Substituted, deleted and inserted phonemes, separated by spaces, relative to those of the references ("per")."""
+
+    unit = "phoneme"
+
+
 def count_edits(predictions: Sequence[str], references: Sequence[str], unit: str = "word") -> dict[str, int]:
     """Count substitutions, deletions and insertions of the best alignments, and the "units" of the references.
 
     Args:
         predictions, references: Pairs of texts.
-        unit: "word" or "character".
+        unit: "word", "phoneme" (both are separated by spaces) or "character".
 
     Raises:
         MissingDependencyError: If jiwer is not installed.
     """
     jiwer = need("jiwer", "audio")
     texts, truths = ([" ".join(text.split()) for text in part] for part in (predictions, references))
-    align = jiwer.process_words if unit == "word" else jiwer.process_characters
+    align = jiwer.process_characters if unit == "character" else jiwer.process_words
     counted = {"substitutions": 0, "deletions": 0, "insertions": 0, "units": 0}
     if truths:
         result = align(truths, texts)

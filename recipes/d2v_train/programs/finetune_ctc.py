@@ -8,9 +8,10 @@
         --model_name_or_path runs/speech/final --dataset_name path/to/LibriSpeech --output_dir runs/asr_960h ...
 
 The data is a name on the Hub, parquet, a folder with `metadata.csv` or `metadata.jsonl` (columns `file_name` and
-`text`), or LibriSpeech as published (`--train_split train-clean-100 --validation_split dev-clean`). Transcripts are
-converted to upper case (`--do_lower_case`: lower case), and their characters become the vocabulary, unless the
-checkpoint or --tokenizer_name has one.
+`text`), or LibriSpeech as published (`--train_split train-clean-100 --validation_split dev-clean`). The characters of
+the transcripts in upper case become the vocabulary (`--case keep` or `lower`; `--unit phoneme`: phonemes between
+spaces, `K AE T | S AE T`), unless the checkpoint or --tokenizer_name has one. What a change of case makes equal is
+logged; --language tr has rules of its own.
 
 The same command resumes an interrupted run from the newest complete checkpoint. The folder of the run contains the
 model with its tokenizer, for `pipeline("automatic-speech-recognition", folder)`, and `predictions_eval.jsonl`.
@@ -51,7 +52,6 @@ class CTCModelArguments(SpeechModelArguments):
     per_device_train_batch_size=8,
     gradient_accumulation_steps=16,
     train_sampling_strategy="group_by_length",
-    metric_for_best_model="wer",
     greater_is_better=False,
 )
 class CTCTrainingArguments(FinetuningArguments):
@@ -61,6 +61,10 @@ class CTCTrainingArguments(FinetuningArguments):
     num_train_epochs: float | None = option(None, "Number of passes over the data, instead of max_steps.")
 
     def __post_init__(self) -> None:
+        # Without words, another error rate takes its place.
+        self.takes_main_metric = self.metric_for_best_model is None
+        if self.metric_for_best_model is None:
+            self.metric_for_best_model = "wer"
         if self.num_train_epochs is None:
             self.max_steps = self.max_steps if self.max_steps > 0 else 80_000
             self.num_train_epochs = 1.0

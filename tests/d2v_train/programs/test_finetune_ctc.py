@@ -105,7 +105,7 @@ def test_the_vocabulary_of_a_checkpoint_is_kept(learned, tmp_path, caplog):
     argv = run_options(
         str(learned[0]), tmp_path / "run", data, "--chars_to_ignore", "!", "?", validation_split="train"
     )
-    results = main([*argv, "--do_lower_case", "--learning_rate", "0"])
+    results = main([*argv, "--learning_rate", "0"])
     assert len(AutoProcessor.from_pretrained(tmp_path / "run").tokenizer) == 9
     assert "lacks 1 characters" in caplog.text and "'Ä' (1)" in caplog.text
     assert [line["reference"] for line in predictions(tmp_path / "run")] == ["ABBA", "C<unk>B"]
@@ -114,7 +114,7 @@ def test_the_vocabulary_of_a_checkpoint_is_kept(learned, tmp_path, caplog):
 
 
 def test_a_vocabulary_in_small_letters(checkpoint, recordings, tmp_path):
-    main(run_options(checkpoint, tmp_path, recordings, "--do_lower_case", max_steps=1))
+    main(run_options(checkpoint, tmp_path, recordings, "--case", "lower", max_steps=1))
     assert set(AutoProcessor.from_pretrained(tmp_path).tokenizer.get_vocab()) >= {"a", "b", "c", "d"}
     assert predictions(tmp_path)[0]["reference"] == TEXTS[0].lower()
 
