@@ -78,13 +78,13 @@ class CTCDataArguments(SpeechDataArguments):
     text_column: str | None = option(None, "Column of the transcripts; default: found by its name.")
     unit: str | None = option(
         None,
-        "What a token is: character, or phoneme (anything between spaces, with words separated by the word delimiter); "
-        "default: as in the vocabulary, character for a new one.",
+        "What a token is: character, or phoneme (phonemes are separated by spaces, words by the word delimiter); "
+        "default: that of the vocabulary, character for a new one.",
     )
     case: str | None = option(
         None,
-        "Case of the transcripts: keep, lower or upper; default: that of the vocabulary, for a new one upper, and keep "
-        "for phonemes.",
+        "Case of the transcripts: keep, lower or upper; default: that of the vocabulary; for a new one upper, of "
+        "phonemes keep.",
     )
     language: str | None = option(None, "Code of the language whose rules of case apply, such as tr for Turkish.")
     word_delimiter: str | None = option(None, "Token between words; default: that of the vocabulary, | for a new one.")
@@ -100,12 +100,10 @@ class CTCDataArguments(SpeechDataArguments):
         check_language(self.language)
         if self.word_delimiter is not None and (len(self.word_delimiter) != 1 or self.word_delimiter.isspace()):
             raise OptionError(f"--word_delimiter is {self.word_delimiter!r}. It must be one character, not a space.")
-        wordy = next(
-            (entry for entry in self.chars_to_ignore if len(entry) > 1 and any(map(str.isalnum, entry))), None
-        )
-        if wordy is not None:
+        wordy = [entry for entry in self.chars_to_ignore if len(entry) > 1 and any(map(str.isalnum, entry))]
+        if wordy:
             raise OptionError(
-                f"--chars_to_ignore has {wordy!r}, which would remove each of its characters. Give single characters."
+                f"--chars_to_ignore has {wordy[0]!r}, all characters of which would go. Give single ones."
             )
         least, most = self.min_duration_in_seconds, self.max_duration_in_seconds
         at_least("--min_duration_in_seconds", least, 0)

@@ -1,4 +1,4 @@
-"""Upper and lower case of transcripts without loss: letters that are not a pair of capital and small letter stay apart.
+"""Upper and lower case of transcripts, in which only a capital and its own small letter become one.
 
 `str.upper` makes the dotless ı and the dotted i one letter, and writes ß as SS.
 """

@@ -48,12 +48,12 @@ class Transcription:
     Args:
         normalise: Normalisation of transcripts.
         vocabulary: Tokens.
-        has_words: Whether the training transcripts have a word delimiter or spaces between words.
+        has_words: Whether the training transcripts have word delimiters, if the tokens are phonemes.
     """
 
     normalise: Normaliser
     vocabulary: Vocabulary
-    has_words: bool = True
+    has_words: bool = False
 
     def labels(self, record: dict[str, Any]) -> np.ndarray:
         """Return the label ids of a record of a `RawDataset`, int64."""
@@ -84,15 +84,11 @@ class Transcription:
         if self.vocabulary.unit != PHONEME:
             words = [] if delimiter is None else [WordErrorRate()]
             return compute_all([*words, CharacterErrorRate()], hypotheses, references)
-        rates = compute_all(
-            [PhonemeErrorRate()], *(self._without_delimiter(part) for part in (hypotheses, references))
-        )
+        texts = (hypotheses, references)
+        rates = compute_all([PhonemeErrorRate()], *map(self._without_delimiter, texts))
         if delimiter is None or not (self.has_words or any(delimiter in text.split() for text in references)):
             return rates
-        words = [
-            [" ".join(map("-".join, self.vocabulary.words(text))) for text in part]
-            for part in (hypotheses, references)
-        ]
+        words = [[" ".join(map("-".join, self.vocabulary.words(text))) for text in part] for part in texts]
         return compute_all([WordErrorRate()], *words) | rates
 
     def _without_delimiter(self, texts: Sequence[str]) -> list[str]:
@@ -137,8 +133,8 @@ def prepare_transcription(
     transcription = Transcription(normalise, known)
     if train is not None:
         texts = transcription.texts(train)
-        separator = known.delimiter if known.unit == PHONEME else " "
-        transcription.has_words = known.delimiter is not None and any(separator in text for text in texts)
+        if known.unit == PHONEME:
+            transcription.has_words = any(known.delimiter in text.split() for text in texts)
         warn_unknown(texts, known, "training")
     return transcription
 
@@ -186,7 +182,7 @@ def _normaliser_of(vocabulary: Vocabulary, data_args: CTCDataArguments, ignored:
         if None not in (own, case) and own != case:
             raise ValueError(
                 f"--case is {data_args.case}, but the letters of the vocabulary of {tokenizer.name_or_path} are in "
-                f"{'lower' if own else 'upper'} case. Leave the option out, or start from a model without a vocabulary."
+                f"{'lower' if own else 'upper'} case. Leave it out, or start from a model without a vocabulary."
             )
     language = data_args.language or tokenizer.init_kwargs.get("language")
     characters = frozenset(character for token in vocabulary.written for character in token)
@@ -218,14 +214,12 @@ def warn_unknown(texts: Sequence[str], vocabulary: Vocabulary, name: str) -> Non
             f"{vocabulary.tokenizer.name_or_path}: {shown}. Check --case, --unit and --text_column, name another "
             "--tokenizer_name, or start from a model without a vocabulary to build a new one."
         )
-    what = (
-        f"become {sign}"
-        if vocabulary.unknown is not None
-        else "are left out of labels and references (it has no unknown token)"
-    )
+    what = f"become {sign}"
+    if vocabulary.unknown is None:
+        what = "are left out of labels and references, as it has no unknown token"
     logger.warning(
-        "The vocabulary lacks %d %ss of the %s transcripts, which %s: %s. Remove them with --chars_to_ignore, or start "
-        "from a checkpoint without a vocabulary to build a new one.",
+        "The vocabulary lacks %d %ss of the %s transcripts, which %s: %s. Remove them with --chars_to_ignore, or "
+        "start from a checkpoint without a vocabulary to build a new one.",
         len(unknown),
         unit,
         name,

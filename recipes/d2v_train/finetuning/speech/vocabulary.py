@@ -49,16 +49,13 @@ class Vocabulary:
         size: Number of tokens of the model.
 
     Raises:
-        ValueError: If the tokenizer has no pad token, several languages, or two tokens with one id.
+        ValueError: If the tokenizer has no pad token, or two tokens with one id.
     """
 
     def __init__(self, tokenizer: Any, unit: str | None = None, size: int | None = None) -> None:
         self.tokenizer = tokenizer
         where = f"The vocabulary of {tokenizer.name_or_path or 'the tokenizer'}"
         ids = tokenizer.get_vocab()
-        if any(isinstance(number, Mapping) for number in ids.values()):
-            languages = ", ".join(map(str, list(ids)[:5]))
-            raise ValueError(f'{where} holds one of each language ({languages}, ...); set "target_lang" in its files.')
         self.size = size or max(ids.values()) + 1
         self.ids = {token: number for token, number in ids.items() if number < self.size}
         twice = [number for number, count in Counter(self.ids.values()).items() if count > 1]
@@ -188,11 +185,17 @@ def load_ctc_tokenizer(name: str, required: bool = False, **hub_options: Any) ->
         hub_options: Arguments of `from_pretrained`.
 
     Raises:
-        ValueError: If it is required and does not exist.
+        ValueError: If it is required and does not exist, or cannot be loaded.
     """
     found = get_tokenizer_config(name, **hub_options).get("tokenizer_class") or ""
     if found.endswith("CTCTokenizer"):
-        return AutoTokenizer.from_pretrained(name, **hub_options)
+        try:
+            return AutoTokenizer.from_pretrained(name, **hub_options)
+        except Exception as error:  # its files decide which
+            raise ValueError(
+                f"The tokenizer of {name} cannot be loaded ({type(error).__name__}: {error}). Its vocab.json must hold "
+                'the id of each token; one of several languages needs its "target_lang" in tokenizer_config.json.'
+            ) from error
     if required:
         has = f"a {found}" if found else "no tokenizer"
         raise ValueError(f"{name} has {has}; speech recognition needs a Wav2Vec2CTCTokenizer.")
