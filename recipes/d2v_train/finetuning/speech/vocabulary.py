@@ -55,7 +55,10 @@ class Vocabulary:
     def __init__(self, tokenizer: Any, unit: str | None = None, size: int | None = None) -> None:
         self.tokenizer = tokenizer
         where = f"The vocabulary of {tokenizer.name_or_path or 'the tokenizer'}"
-        ids = tokenizer.get_vocab()
+        ids = dict(tokenizer.encoder)
+        taken = set(ids.values())
+        # As in transformers, an added token does not replace one of the vocabulary.
+        ids |= {token: number for token, number in tokenizer.get_added_vocab().items() if number not in taken}
         self.size = size or max(ids.values()) + 1
         self.ids = {token: number for token, number in ids.items() if number < self.size}
         twice = [number for number, count in Counter(self.ids.values()).items() if count > 1]
@@ -193,8 +196,9 @@ def load_ctc_tokenizer(name: str, required: bool = False, **hub_options: Any) ->
             return AutoTokenizer.from_pretrained(name, **hub_options)
         except Exception as error:  # its files decide which
             raise ValueError(
-                f"The tokenizer of {name} cannot be loaded ({type(error).__name__}: {error}). Its vocab.json must hold "
-                'the id of each token; one of several languages needs its "target_lang" in tokenizer_config.json.'
+                f"The tokenizer of {name} cannot be loaded ({type(error).__name__}: {error}). Its vocab.json "
+                'must hold the id of each token; one of several languages needs "target_lang" in '
+                "tokenizer_config.json."
             ) from error
     if required:
         has = f"a {found}" if found else "no tokenizer"

@@ -6,7 +6,12 @@ import numpy as np
 import pytest
 from transformers import AutoTokenizer, Wav2Vec2CTCTokenizer, Wav2Vec2PhonemeCTCTokenizer
 
-from d2v_train.finetuning.speech.vocabulary import Vocabulary, build_ctc_tokenizer, phoneme_tokenizer
+from d2v_train.finetuning.speech.vocabulary import (
+    Vocabulary,
+    build_ctc_tokenizer,
+    load_ctc_tokenizer,
+    phoneme_tokenizer,
+)
 
 
 ARPABET = ["AA", "AE", "B", "CH", "K", "T"]
@@ -46,7 +51,7 @@ def test_phonemes_are_separated_by_spaces(tmp_path, tokens, texts):
     ("tokens", "text", "count"),
     [
         (["<pad>", "<unk>", "|", *"abc"], "ab c", 4),
-        (["<pad>", "<unk>", "|", *"chijklmnor", "ch"], "ich chor", 7),  # the space before a longer token stays
+        (["<pad>", "<unk>", "|", *"chijklmnor", "ch"], "ich chor", 6),  # the space before a longer token stays
         (["<pad>", "<unk>", "|", *"ab", "[noise]", "<laugh>"], "ab [noise] a<laugh>", 7),
         (["<pad>", "<unk>", " ", *"ab"], "a b", 3),
         (["<pad>", "<unk>", "#", *"ab"], "a b", 3),
@@ -73,7 +78,7 @@ def test_a_vocabulary_without_an_unknown_token(tmp_path):
 
 
 def test_a_vocabulary_without_a_word_delimiter_leaves_spaces_out(tmp_path):
-    vocabulary = Vocabulary(tokenizer_of(tmp_path, ["<pad>", "<unk>", "A", "B"]))
+    vocabulary = Vocabulary(tokenizer_of(tmp_path, ["<pad>", "<unk>", "A", "B"], word_delimiter_token=None))
     assert vocabulary.delimiter is None and vocabulary.encode("A B").tolist() == [2, 3]
     assert not vocabulary.unknown_tokens(["A B"])
 
@@ -96,7 +101,6 @@ def test_the_blank_has_any_name(tmp_path):
     [
         ({"<unk>": 0, "A": 1}, {"pad_token": None}, "no pad token"),
         ({"<pad>": 0, "<unk>": 1, "A": 2, "B": 2}, {}, "id 2 to several tokens: 'A', 'B'"),
-        ({"eng": {"<pad>": 0}, "deu": {"<pad>": 0}}, {"unk_token": None}, "target_lang"),
     ],
 )
 def test_what_is_no_vocabulary_is_refused(tmp_path, content, options, message):
@@ -104,6 +108,16 @@ def test_what_is_no_vocabulary_is_refused(tmp_path, content, options, message):
     path.write_text(json.dumps(content))
     with pytest.raises(ValueError, match=message):
         Vocabulary(Wav2Vec2CTCTokenizer(str(path), bos_token=None, eos_token=None, **options))
+
+
+def test_a_vocabulary_of_several_languages_needs_one_of_them(tmp_path):
+    tokenizer_of(tmp_path, ["<pad>", "|", "a"]).save_pretrained(tmp_path)
+    (tmp_path / "vocab.json").write_text(json.dumps({"eng": {"<pad>": 0, "a": 1}, "deu": {"<pad>": 0, "ä": 1}}))
+    with pytest.raises(ValueError, match="target_lang"):
+        load_ctc_tokenizer(str(tmp_path))
+    settings = json.loads((tmp_path / "tokenizer_config.json").read_text())
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings | {"target_lang": "deu"}))
+    assert Vocabulary(load_ctc_tokenizer(str(tmp_path))).encode("ä").tolist() == [1]
 
 
 def test_ids_with_gaps_fit_the_model(tmp_path):
@@ -136,7 +150,8 @@ def test_what_is_saved_reads_phonemes_as_the_labels_do(tmp_path):
 def test_words_of_phonemes(tmp_path):
     vocabulary = Vocabulary(tokenizer_of(tmp_path, ["<pad>", "<unk>", "|", *ARPABET]))
     assert vocabulary.words("K AE T | B AA") == [["K", "AE", "T"], ["B", "AA"]]
-    assert Vocabulary(tokenizer_of(tmp_path, ["<pad>", "<unk>", *ARPABET])).words("K") is None
+    alone = tokenizer_of(tmp_path, ["<pad>", "<unk>", *ARPABET], word_delimiter_token=None)
+    assert Vocabulary(alone).words("K AE") is None
 
 
 def test_labels_agree_with_transformers_on_plain_vocabularies():
@@ -144,8 +159,7 @@ def test_labels_agree_with_transformers_on_plain_vocabularies():
     vocabulary = Vocabulary(tokenizer)
     for text in ("HELLO WORLD", "IT'S X", "O", ""):
         assert vocabulary.encode(text).tolist() == tokenizer(text).input_ids
-        assert vocabulary.decode(vocabulary.encode(text)) == tokenizer.decode(
-            tokenizer(text).input_ids, group_tokens=False
-        )
+        ids = tokenizer(text).input_ids
+        assert vocabulary.decode(ids) == tokenizer.decode(ids, group_tokens=False)
     frames = np.random.default_rng(0).integers(0, len(tokenizer), (5, 40))
     assert [vocabulary.decode_frames(row) for row in frames] == tokenizer.batch_decode(frames)
