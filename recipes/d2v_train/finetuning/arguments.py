@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from transformers import TrainingArguments
 
-from d2v_train.options.errors import OptionError, at_least
+from d2v_train.options.errors import OptionError, at_least, choice
 
 
 if TYPE_CHECKING:
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 
 PARTS = ("train", "validation", "test")
+SINGLE_LABEL, MULTI_LABEL = "single_label_classification", "multi_label_classification"
+"""Values of `problem_type` for one class per sample and for any number."""
 
 
 def option(default: Any, help: str) -> Any:
@@ -202,12 +204,19 @@ class MediaDataArguments(DataArguments):
 class ClassArguments:
     """Options for the classes of images or recordings, to combine with `MediaDataArguments`."""
 
-    label_column: str | None = option(None, "Column of the class; default: found by its name.")
+    label_column: str | None = option(None, "Column of the class or classes; default: found by its name.")
+    problem_type: str | None = option(
+        None, f"{SINGLE_LABEL} or {MULTI_LABEL}, in which a sample has any number of classes; default: by the labels."
+    )
+    threshold: float = option(0.5, "Probability from which a class is assigned if there may be several.")
     train_fraction: float = option(1.0, "Share of each class to train on, drawn with --seed.")
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_share("train_fraction", self.train_fraction, whole=True)
+        check_share("threshold", self.threshold)
+        if self.problem_type is not None:
+            choice("--problem_type", self.problem_type, (SINGLE_LABEL, MULTI_LABEL))
 
 
 @dataclass
@@ -215,6 +224,8 @@ class FinetuningArguments(TrainingArguments):
     """`TrainingArguments` with further options for fine-tuning data2vec."""
 
     title: ClassVar[str] = "this task"
+    main_metric: ClassVar[str | None] = None
+    """Metric that selects the best checkpoint if --metric_for_best_model is not given; a task may take another."""
 
     output_dir: str | None = option(None, "Folder of the run.")
     # A loss that is not finite must show in the log.
@@ -232,6 +243,9 @@ class FinetuningArguments(TrainingArguments):
     def __post_init__(self) -> None:
         if not self.output_dir:
             raise ValueError("Name the folder of the run with --output_dir.")
+        self.takes_main_metric = self.metric_for_best_model is None
+        if self.metric_for_best_model is None:
+            self.metric_for_best_model = self.main_metric
         check_share("layer_decay", self.layer_decay, whole=True)
         if self.weights_ema_decay is not None:
             check_share("weights_ema_decay", self.weights_ema_decay)

@@ -1,15 +1,19 @@
-"""Base of the tasks that assign one class to each image or recording.
+"""Base of the tasks that assign a class, or several, to each image or recording.
 
 Legend: N samples, L classes.
 """
 
 from __future__ import annotations
 
+import json
 from abc import abstractmethod
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from transformers import EvalPrediction
 
 from d2v_train.data.kinds import RECORD_KINDS
 from d2v_train.data.records import RawDataset
@@ -17,11 +21,14 @@ from d2v_train.finetuning.class_labels import (
     class_fields,
     class_names,
     class_target,
+    decide_multi_label,
     fraction_of_each_class,
     labelled,
+    unlabelled,
     warn_missing_classes,
 )
 from d2v_train.finetuning.data import FinetuningDataset
+from d2v_train.finetuning.metrics import MAIN_MULTI_LABEL, MULTI_LABEL_METRICS, multi_label_scores
 from d2v_train.finetuning.models import load_config
 from d2v_train.finetuning.run import Task, write_predictions
 from modeling_d2v import Data2VecConfig
@@ -32,7 +39,12 @@ class ClassificationTask(Task):
 
     Attributes:
         names: Names of the L classes.
+        multi_label: Whether a sample may have several classes, or none, each predicted independently.
+        scores: Scores of each class in the last evaluation, if there may be several.
     """
+
+    multi_label = False
+    scores: Sequence[dict[str, float]] = ()
 
     def open(self, split: str, part: str = "") -> RawDataset:
         return self.data_args.open(split, label_column=self.data_args.label_column)
@@ -40,6 +52,12 @@ class ClassificationTask(Task):
     def learn(self, training: RawDataset | None) -> None:
         known = [self.config.id2label[number] for number in range(self.config.num_labels)]
         self.names = known if training is None else class_names(labelled(training, "training"))
+        self.multi_label = decide_multi_label(self.data_args.problem_type, self.config, training)
+        if self.multi_label:
+            take_metric(self.args, MAIN_MULTI_LABEL)
+
+    def unlabelled(self, raw: RawDataset) -> np.ndarray | None:
+        return unlabelled(raw)
 
     def select(self, raw: dict[str, RawDataset]) -> dict[str, RawDataset]:
         if "training" in raw:
@@ -50,7 +68,7 @@ class ClassificationTask(Task):
         return raw
 
     def configuration(self) -> Data2VecConfig:
-        return load_config(self.model_args, **class_fields(self.names), **self.fields())
+        return load_config(self.model_args, **class_fields(self.names, self.multi_label), **self.fields())
 
     def fields(self) -> dict[str, Any]:
         """Return the fields that the run sets in the model configuration, other than the classes."""
@@ -58,7 +76,9 @@ class ClassificationTask(Task):
 
     def dataset(self, name: str, raw: RawDataset) -> FinetuningDataset:
         skip_bad = self.skips_bad and name != "training"
-        target = class_target(raw if name == "test" else labelled(raw, name), self.names, name, skip_bad)
+        target = class_target(
+            raw if name == "test" else labelled(raw, name), self.names, name, skip_bad, self.multi_label
+        )
         return FinetuningDataset(raw, self.transform(name == "training"), target, self.args.seed)
 
     @abstractmethod
@@ -66,11 +86,41 @@ class ClassificationTask(Task):
         """Return the transform from records to inputs of the model, for training or for evaluation."""
 
     def trainer_options(self) -> dict[str, Any]:
-        return {**super().trainer_options(), "preprocess_logits_for_metrics": most_probable}
+        chosen = independent if self.multi_label else most_probable
+        return {**super().trainer_options(), "preprocess_logits_for_metrics": chosen}
+
+    def measure(self, prediction: EvalPrediction) -> dict[str, float]:
+        """Return the metrics of `measure_one`, or of `multi_label_scores` if a sample may have several classes."""
+        if not self.multi_label:
+            return self.measure_one(prediction.predictions[0], prediction.label_ids)
+        threshold = self.data_args.threshold
+        found, self.scores = multi_label_scores(prediction.predictions, prediction.label_ids, self.names, threshold)
+        return found
+
+    @abstractmethod
+    def measure_one(self, top: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+        """Return the metrics of one class per sample.
+
+        Args:
+            top: (N, up to 6) class ids, most probable first.
+            labels: (N,) class ids, or `NO_LABEL`.
+        """
+
+    def after_evaluation(self, dataset: FinetuningDataset | None) -> None:
+        """Write `classes_eval.csv`, the scores of each class, if there may be several."""
+        if self.multi_label:
+            columns = {key: [scores[key] for scores in self.scores] for key in self.scores[0]}
+            write_predictions(Path(self.args.output_dir) / "classes_eval.csv", columns, "classes")
 
     def predictions(self, name: str, dataset: FinetuningDataset, raw: RawDataset, output: Any) -> None:
-        """Write `predictions.csv`: sample, class, probability; the last two are empty for broken samples."""
+        """Write `predictions.csv`: sample, class, probability; the last two are empty for broken samples.
+
+        If there may be several classes, these are JSON lists of those with a probability of at least --threshold.
+        """
         raw, count = dataset.raw, range(len(dataset))
+        if self.multi_label:
+            self._write_sets(raw, output.predictions)
+            return
         ids, probabilities = (values[:, 0] for values in output.predictions)
         broken = [raw.bad.is_bad(index) for index in count]
         columns = {
@@ -79,6 +129,40 @@ class ClassificationTask(Task):
             "probability": ["" if broken[index] else f"{probabilities[index]:.4f}" for index in count],
         }
         write_predictions(Path(self.args.output_dir) / "predictions.csv", columns)
+
+    def _write_sets(self, raw: RawDataset, probabilities: np.ndarray) -> None:
+        chosen = [np.flatnonzero(row >= self.data_args.threshold) for row in probabilities]
+        broken = [raw.bad.is_bad(index) for index in range(len(raw))]
+        labels = [[self.names[number] for number in numbers] for numbers in chosen]
+        shares = [[round(float(row[number]), 4) for number in numbers] for row, numbers in zip(probabilities, chosen)]
+        columns = {
+            RECORD_KINDS[raw.modality].key: [raw.name_of(index) for index in range(len(raw))],
+            **{
+                name: ["" if bad else json.dumps(value, ensure_ascii=False) for bad, value in zip(broken, values)]
+                for name, values in (("labels", labels), ("probabilities", shares))
+            },
+        }
+        write_predictions(Path(self.args.output_dir) / "predictions.csv", columns)
+
+
+def independent(logits: torch.Tensor, labels: torch.Tensor | None) -> torch.Tensor:
+    """Return the probabilities (N, L) of classes that do not exclude each other."""
+    return logits.float().sigmoid()
+
+
+def take_metric(args: Any, metric: str) -> None:
+    """Let the best checkpoint be chosen by a metric, unless another one is asked for.
+
+    Raises:
+        ValueError: If the accuracy is asked for, which only tasks of one class per sample have.
+    """
+    if args.takes_main_metric:
+        args.metric_for_best_model = metric
+    elif args.metric_for_best_model.removeprefix("eval_") in ("accuracy", "top_5_accuracy"):
+        raise ValueError(
+            f"--metric_for_best_model is {args.metric_for_best_model}, which samples with several classes do not have; "
+            f"give {', '.join(MULTI_LABEL_METRICS)} or loss."
+        )
 
 
 def most_probable(logits: torch.Tensor, labels: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:

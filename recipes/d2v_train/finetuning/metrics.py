@@ -16,7 +16,12 @@ import datasets
 import evaluate
 import numpy as np
 from scipy.stats import pearsonr, spearmanr
-from sklearn.metrics import f1_score, matthews_corrcoef
+from sklearn.metrics import (
+    average_precision_score,
+    f1_score,
+    matthews_corrcoef,
+    precision_recall_fscore_support,
+)
 
 from d2v_train.finetuning.class_labels import NO_LABEL
 from d2v_train.support.extras import need
@@ -100,6 +105,11 @@ class Spearman(_Correlation):
     name, function = "spearmanr", staticmethod(spearmanr)
 
 
+MULTI_LABEL_METRICS = ("mean_average_precision", "micro_f1", "macro_f1", "exact_match")
+"""Names of the metrics of samples with several classes."""
+MAIN_MULTI_LABEL = MULTI_LABEL_METRICS[0]
+"""The one that selects the best checkpoint."""
+
 METRICS: dict[str, type[OfflineMetric]] = {
     "accuracy": Accuracy,
     "f1": F1,
@@ -140,6 +150,45 @@ def accuracies(top: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     if top.shape[1] > 5:
         result["top_5_accuracy"] = float(hits[:, :5].any(axis=1).mean()) if counted.any() else 0.0
     return result
+
+
+def multi_label_scores(
+    probabilities: np.ndarray, flags: np.ndarray, names: Sequence[str], threshold: float = 0.5
+) -> tuple[dict[str, float], list[dict[str, Any]]]:
+    """Measure classes that do not exclude each other.
+
+    Args:
+        probabilities: (N, L).
+        flags: (N, L) 0 or 1; rows of `NO_LABEL` are ignored.
+        names: Names of the L classes.
+        threshold: Probability from which a class is assigned.
+
+    Returns:
+        `MULTI_LABEL_METRICS`: the mean over classes of the average precision (of classes with samples alone), F1 over
+        all classes and samples, mean F1 of the classes, and the share of samples with exactly the right classes. The
+        same of each class, with its name and number of samples.
+    """
+    counted = (flags != NO_LABEL).all(axis=1)
+    flags, probabilities = flags[counted] > 0.5, probabilities[counted]
+    assigned = probabilities >= threshold
+    if not len(flags):
+        flags, assigned, probabilities = (np.zeros((1, len(names)), dtype=kind) for kind in (bool, bool, float))
+    precision, recall, f1, _ = precision_recall_fscore_support(flags, assigned, average=None, zero_division=0)
+    ranked = [
+        float(average_precision_score(flags[:, number], probabilities[:, number])) if flags[:, number].any() else None
+        for number in range(len(names))
+    ]
+    known = [value for value in ranked if value is not None]
+    values = (
+        float(np.mean(known)) if known else 0.0,
+        float(f1_score(flags, assigned, average="micro", zero_division=0)),
+        float(f1.mean()),
+        float((flags == assigned).all(axis=1).mean()),
+    )
+    columns = (names, flags.sum(axis=0).tolist(), precision.tolist(), recall.tolist(), f1.tolist(), ranked)
+    keys = ("class", "samples", "precision", "recall", "f1", "average_precision")
+    by_class = [dict(zip(keys, row, strict=True)) for row in zip(*columns, strict=True)]
+    return dict(zip(MULTI_LABEL_METRICS, values, strict=True)), by_class
 
 
 class _ErrorRate(OfflineMetric):

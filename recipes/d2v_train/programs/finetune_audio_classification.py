@@ -68,11 +68,12 @@ class ClassDataArguments(ClassArguments, SpeechDataArguments):
     adam_beta2=0.98,
     per_device_train_batch_size=32,
     per_device_eval_batch_size=32,
-    metric_for_best_model="accuracy",
     greater_is_better=True,
 )
 class ClassTrainingArguments(FinetuningArguments):
     """`FinetuningArguments` with the defaults of this program."""
+
+    main_metric = "accuracy"
 
 
 def run_program(argv: list[str]) -> dict[str, float]:

@@ -57,14 +57,12 @@ class CTCModelArguments(SpeechModelArguments):
 class CTCTrainingArguments(FinetuningArguments):
     """`FinetuningArguments` with the published settings."""
 
+    main_metric = "wer"
+
     max_steps: int = option(-1, "Number of updates; default: 80,000 if num_train_epochs is not given.")
     num_train_epochs: float | None = option(None, "Number of passes over the data, instead of max_steps.")
 
     def __post_init__(self) -> None:
-        # Without words, another error rate takes its place.
-        self.takes_main_metric = self.metric_for_best_model is None
-        if self.metric_for_best_model is None:
-            self.metric_for_best_model = "wer"
         if self.num_train_epochs is None:
             self.max_steps = self.max_steps if self.max_steps > 0 else 80_000
             self.num_train_epochs = 1.0

@@ -78,10 +78,7 @@ class GlueArguments(FinetuningArguments):
             self.warmup_steps = task.warmup
         if self.per_device_train_batch_size is None:
             self.per_device_train_batch_size = of_one_process(task.batch_size)
-        # For other texts the metric depends on the labels.
-        self.takes_main_metric = self.metric_for_best_model is None
-        if self.metric_for_best_model is None:
-            self.metric_for_best_model = task.main_metric
+        self.main_metric = task.main_metric
         if not (self.do_train and self.do_eval):
             self.eval_strategy, self.load_best_model_at_end = "no", False
         super().__post_init__()

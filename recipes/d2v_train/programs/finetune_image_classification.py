@@ -50,11 +50,12 @@ from d2v_train.finetuning.images.arguments import AugmentationArguments, ImageDa
     eval_strategy="epoch",
     save_strategy="epoch",
     save_total_limit=2,
-    metric_for_best_model="accuracy",
     remove_unused_columns=False,
 )
 class ImageFinetuningArguments(FinetuningArguments):
     """Training options with the published settings of data2vec 2.0, base, as defaults."""
+
+    main_metric = "accuracy"
 
     learning_rate: float = option(1e-3, "Peak learning rate, for 512 images per update.")
     drop_path_rate: float = option(0.1, "Stochastic depth rate of the last block.")

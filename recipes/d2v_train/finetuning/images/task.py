@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from transformers import AutoModelForImageClassification, EvalPrediction
+import numpy as np
+from transformers import AutoModelForImageClassification
 
 from d2v_train.data.records import RawDataset
 from d2v_train.finetuning.arguments import ModelArguments
@@ -77,9 +78,9 @@ class ImageClassification(ClassificationTask):
             "processor": Data2VecProcessor(image_processor=self.processor),
         }
 
-    def measure(self, prediction: EvalPrediction) -> dict[str, float]:
+    def measure_one(self, top: np.ndarray, labels: np.ndarray) -> dict[str, float]:
         """Return the accuracy, and the top-5 accuracy if there are more than five classes."""
-        return accuracies(prediction.predictions[0], prediction.label_ids)
+        return accuracies(top, labels)
 
     def describe(self, update: int) -> str:
         published = type(self.args).__dataclass_fields__["learning_rate"].default

@@ -129,7 +129,7 @@ def prepare_transcription(
     if known is None:
         tokenizer = build_ctc_tokenizer(map(normalise, train.transcripts), normalise.unit, normalise.delimiter)
         known = Vocabulary(tokenizer, normalise.unit)
-        logger.info("The vocabulary has %d %ss: %s", len(known), known.unit, " ".join(known.ids))
+        logger.info("The vocabulary has %d tokens (%ss): %s", len(known), known.unit, " ".join(known.ids))
     transcription = Transcription(normalise, known)
     if train is not None:
         texts = transcription.texts(train)

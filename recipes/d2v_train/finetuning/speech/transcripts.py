@@ -92,7 +92,7 @@ def merges_of(texts: Sequence[str], normalise: Normaliser) -> list[str]:
     if normalise.unit == CHARACTER and delimiters:
         found.append(
             f"{normalise.delimiter!r} occurs {delimiters:,} times in the transcripts and is read as a space, since it "
-            "is the word delimiter; --word_delimiter names another one."
+            "is the word delimiter; --word_delimiter names another one, and --unit phoneme keeps it between phonemes."
         )
     words = Counter(
         word for text in composed for word in replace(normalise, lower_case=None, ignored="")(text).split()
