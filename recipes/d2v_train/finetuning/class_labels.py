@@ -109,7 +109,8 @@ class MultiLabelTarget:
         """Return the flags of a label of the data."""
         flags = np.zeros(self.size, dtype=np.float32)
         if self.single is not None:
-            flags[self.single.ids[label]] = 1
+            number = self.single.ids[label]
+            flags[number if number != NO_LABEL else slice(None)] = 1 if number != NO_LABEL else NO_LABEL
             return flags
         if np.isnan(label).any():
             return np.full(self.size, NO_LABEL, dtype=np.float32)

@@ -9,7 +9,7 @@ import json
 from abc import abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -28,7 +28,7 @@ from d2v_train.finetuning.class_labels import (
     warn_missing_classes,
 )
 from d2v_train.finetuning.data import FinetuningDataset
-from d2v_train.finetuning.metrics import MAIN_MULTI_LABEL, MULTI_LABEL_METRICS, multi_label_scores
+from d2v_train.finetuning.metrics import MULTI_LABEL_METRICS, multi_label_scores
 from d2v_train.finetuning.models import load_config
 from d2v_train.finetuning.run import Task, write_predictions
 from modeling_d2v import Data2VecConfig
@@ -39,11 +39,13 @@ class ClassificationTask(Task):
 
     Attributes:
         names: Names of the L classes.
+        smooths_flags: Whether labels of several classes can be smoothed.
         multi_label: Whether a sample may have several classes, or none, each predicted independently.
         scores: Scores of each class in the last evaluation, if there may be several.
     """
 
     multi_label = False
+    smooths_flags: ClassVar[bool] = False
     scores: Sequence[dict[str, float]] = ()
 
     def open(self, split: str, part: str = "") -> RawDataset:
@@ -54,7 +56,9 @@ class ClassificationTask(Task):
         self.names = known if training is None else class_names(labelled(training, "training"))
         self.multi_label = decide_multi_label(self.data_args.problem_type, self.config, training)
         if self.multi_label:
-            take_metric(self.args, MAIN_MULTI_LABEL)
+            if self.args.takes_main_metric:
+                self.args.metric_for_best_model = MULTI_LABEL_METRICS[0]
+            check_one_class_options(self.args, self.smooths_flags)
 
     def unlabelled(self, raw: RawDataset) -> np.ndarray | None:
         return unlabelled(raw)
@@ -118,31 +122,34 @@ class ClassificationTask(Task):
         If there may be several classes, these are JSON lists of those with a probability of at least --threshold.
         """
         raw, count = dataset.raw, range(len(dataset))
+        columns: dict[str, list[str]] = {RECORD_KINDS[raw.modality].key: [raw.name_of(index) for index in count]}
         if self.multi_label:
-            self._write_sets(raw, output.predictions)
-            return
-        ids, probabilities = (values[:, 0] for values in output.predictions)
-        broken = [raw.bad.is_bad(index) for index in count]
-        columns = {
-            RECORD_KINDS[raw.modality].key: [raw.name_of(index) for index in count],
-            "label": ["" if broken[index] else self.names[ids[index]] for index in count],
-            "probability": ["" if broken[index] else f"{probabilities[index]:.4f}" for index in count],
-        }
+            columns |= assigned_classes(output.predictions, self.names, self.data_args.threshold)
+        else:
+            ids, probabilities = (values[:, 0] for values in output.predictions)
+            columns["label"] = [self.names[number] for number in ids]
+            columns["probability"] = [f"{value:.4f}" for value in probabilities]
+        for values in list(columns.values())[1:]:
+            for index in count:
+                if raw.bad.is_bad(index):
+                    values[index] = ""
         write_predictions(Path(self.args.output_dir) / "predictions.csv", columns)
 
-    def _write_sets(self, raw: RawDataset, probabilities: np.ndarray) -> None:
-        chosen = [np.flatnonzero(row >= self.data_args.threshold) for row in probabilities]
-        broken = [raw.bad.is_bad(index) for index in range(len(raw))]
-        labels = [[self.names[number] for number in numbers] for numbers in chosen]
-        shares = [[round(float(row[number]), 4) for number in numbers] for row, numbers in zip(probabilities, chosen)]
-        columns = {
-            RECORD_KINDS[raw.modality].key: [raw.name_of(index) for index in range(len(raw))],
-            **{
-                name: ["" if bad else json.dumps(value, ensure_ascii=False) for bad, value in zip(broken, values)]
-                for name, values in (("labels", labels), ("probabilities", shares))
-            },
-        }
-        write_predictions(Path(self.args.output_dir) / "predictions.csv", columns)
+
+def assigned_classes(probabilities: np.ndarray, names: Sequence[str], threshold: float) -> dict[str, list[str]]:
+    """Return the columns "labels" and "probabilities" of predictions, a JSON list for each sample.
+
+    Args:
+        probabilities: (N, L).
+        names: Names of the L classes.
+        threshold: Probability from which a class is assigned.
+    """
+    chosen = [np.flatnonzero(row >= threshold) for row in probabilities]
+    shares = [row[numbers] for row, numbers in zip(probabilities, chosen, strict=True)]
+    return {
+        "labels": [json.dumps([names[number] for number in numbers], ensure_ascii=False) for numbers in chosen],
+        "probabilities": [json.dumps([round(float(share), 4) for share in row]) for row in shares],
+    }
 
 
 def independent(logits: torch.Tensor, labels: torch.Tensor | None) -> torch.Tensor:
@@ -150,18 +157,25 @@ def independent(logits: torch.Tensor, labels: torch.Tensor | None) -> torch.Tens
     return logits.float().sigmoid()
 
 
-def take_metric(args: Any, metric: str) -> None:
-    """Let the best checkpoint be chosen by a metric, unless another one is asked for.
+def check_one_class_options(args: Any, smoothing: bool = False) -> None:
+    """Check the options of a run on samples with several classes.
+
+    Args:
+        args: Options.
+        smoothing: Whether labels can be smoothed.
 
     Raises:
-        ValueError: If the accuracy is asked for, which only tasks of one class per sample have.
+        ValueError: If one makes sense with one class per sample alone.
     """
-    if args.takes_main_metric:
-        args.metric_for_best_model = metric
-    elif args.metric_for_best_model.removeprefix("eval_") in ("accuracy", "top_5_accuracy"):
+    metric = args.metric_for_best_model
+    if metric is not None and metric.removeprefix("eval_") in ("accuracy", "top_5_accuracy"):
         raise ValueError(
-            f"--metric_for_best_model is {args.metric_for_best_model}, which samples with several classes do not have; "
-            f"give {', '.join(MULTI_LABEL_METRICS)} or loss."
+            f"--metric_for_best_model is {metric}, but samples with several classes have "
+            f"{', '.join(MULTI_LABEL_METRICS)} and loss."
+        )
+    if args.label_smoothing_factor and not smoothing:
+        raise ValueError(
+            f"--label_smoothing_factor is {args.label_smoothing_factor}, but it needs one class per sample."
         )
 
 

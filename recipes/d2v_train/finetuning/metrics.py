@@ -106,9 +106,7 @@ class Spearman(_Correlation):
 
 
 MULTI_LABEL_METRICS = ("mean_average_precision", "micro_f1", "macro_f1", "exact_match")
-"""Names of the metrics of samples with several classes."""
-MAIN_MULTI_LABEL = MULTI_LABEL_METRICS[0]
-"""The one that selects the best checkpoint."""
+"""Names of the metrics of samples with several classes; the first selects the best checkpoint."""
 
 METRICS: dict[str, type[OfflineMetric]] = {
     "accuracy": Accuracy,

@@ -22,11 +22,6 @@ class AudioClassification(SpeechTask, ClassificationTask):
     auto_class = AutoModelForAudioClassification
     hub_task = "audio-classification"
 
-    def learn(self, training: RawDataset | None) -> None:
-        super().learn(training)
-        if self.multi_label and self.args.label_smoothing_factor:
-            raise ValueError("--label_smoothing_factor needs one class per sample, but the samples have several.")
-
     def selection(self, name: str, raw: RawDataset) -> Selection:
         return Selection(raw, name)
 

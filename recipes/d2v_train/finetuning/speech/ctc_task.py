@@ -46,6 +46,9 @@ class SpeechRecognition(SpeechTask):
         self.hypotheses: list[str] = []
         self.references: list[str] = []
 
+    def unlabelled(self, raw: RawDataset) -> np.ndarray | None:
+        return None if raw.transcripts is None else np.array([not text.strip() for text in raw.transcripts])
+
     def learn(self, training: RawDataset | None) -> None:
         self.transcription = prepare_transcription(self.model_args, self.data_args, training, self.config)
         self.tokenizer = self.transcription.tokenizer()
