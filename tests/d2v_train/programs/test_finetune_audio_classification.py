@@ -221,9 +221,12 @@ def test_a_recording_without_a_class_is_left_out(checkpoint, tmp_path):
     lines = [json.dumps({"file_name": f"{name}/{i}.wav", "label": name}) for name in WORDS for i in range(2)]
     lines[3] = json.dumps({"file_name": "low/1.wav", "label": None})
     (data / "metadata.jsonl").write_text("\n".join(lines))
-    main(run_options(checkpoint, tmp_path / "run", data, validation_split="train"))
-    left_out = json.loads((tmp_path / "run" / "left_out.json").read_text())
-    assert left_out["training"] == left_out["validation"] == {"without a class": ["low/1.wav"]}
+    argv = run_options(checkpoint, tmp_path / "run", data, validation_split="train")
+    main([*argv, "--max_bad_fraction", "0.2"])
+    bad = json.loads((tmp_path / "run" / "bad_samples.json").read_text())
+    assert bad["training"] == bad["validation"] == {"no label": ["low/1.wav"]}
+    with pytest.raises(ValueError, match=r"(?s)1 of 6 samples of the training data.*no label: 1 \(low/1.wav\)"):
+        main([*argv, "--max_bad_fraction", "0.1"])
 
 
 def test_a_run_that_was_cut_off_ends_like_one_that_was_not(checkpoint, clips, tmp_path):

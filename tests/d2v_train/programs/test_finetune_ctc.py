@@ -167,22 +167,22 @@ def test_recordings_that_cannot_be_used(checkpoint, recordings, tmp_path, capsys
     left_out = json.loads((tmp_path / "run" / "left_out.json").read_text())
     assert left_out == {
         "training": {
-            "without a transcript": ["12.wav"],
             "longer than --max_duration_in_seconds 5": ["17.wav"],
             "with a transcript too long for its frames": ["13.wav"],
         },
-        "validation": {"without a transcript": ["12.wav"]},
+        "validation": {},
     }
     bad = json.loads((tmp_path / "run" / "bad_samples.json").read_text())
-    assert bad["validation"] == {"truncated": ["14.wav"], "missing": ["16.wav"], "empty": ["15.wav"]}
+    found = {"truncated": ["14.wav"], "missing": ["16.wav"], "empty": ["15.wav"], "no label": ["12.wav"]}
+    assert bad["validation"] == found
     assert bad["training"] == bad["validation"]
     assert len(predictions(tmp_path / "run")) == 14
     printed = capsys.readouterr().out
     assert (
-        "training data: 15 of 18 recordings are used" in printed and "too long for its frames: 1 (13.wav)" in printed
+        "training data: 15 of 17 recordings are used" in printed and "too long for its frames: 1 (13.wav)" in printed
     )
     assert all(loss == loss and loss > 0 for loss in losses(tmp_path / "run"))
-    with pytest.raises(ValueError, match="3 of 16"):
+    with pytest.raises(ValueError, match="4 of 17"):
         main([*argv, "--output_dir", str(tmp_path / "strict"), "--max_bad_fraction", "0.1"])
 
 
