@@ -3,7 +3,6 @@
 import dataclasses
 
 import numpy as np
-import pytest
 
 from d2v_train.data.records import RawDataset, open_dataset
 from d2v_train.data.tables import Table
@@ -27,13 +26,8 @@ def with_sets(raw: RawDataset, sets: dict[str, tuple[str, ...] | None]) -> RawDa
     return RawDataset(raw.modality, table, raw.rows, raw.settings, raw.source, raw.split)
 
 
-@pytest.fixture
-def read_sets(monkeypatch):
-    """A function that lets every data set of images or recordings have sets of classes."""
-
-    def read(sets: dict[str, tuple[str, ...] | None]) -> None:
-        monkeypatch.setattr(
-            "d2v_train.data.records.open_dataset", lambda *args, **more: with_sets(open_dataset(*args, **more), sets)
-        )
-
-    return read
+def read_sets(monkeypatch, sets: dict[str, tuple[str, ...] | None]) -> None:
+    """Lets every data set of images or recordings have sets of classes."""
+    monkeypatch.setattr(
+        "d2v_train.data.records.open_dataset", lambda *args, **more: with_sets(open_dataset(*args, **more), sets)
+    )

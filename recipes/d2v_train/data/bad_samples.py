@@ -84,8 +84,13 @@ class BadSamples:
 
     @property
     def total(self) -> int:
-        """Number of samples known to be unusable."""
-        return int(((self.flags & _FATAL_BITS) != 0).sum()) + (self.before.total if self.before else 0)
+        """Number of samples known to be unusable, with those left out before."""
+        return self.found + (self.before.total if self.before else 0)
+
+    @property
+    def found(self) -> int:
+        """Number of samples of the dataset itself known to be unusable."""
+        return int(((self.flags & _FATAL_BITS) != 0).sum())
 
     def counts(self) -> dict[str, int]:
         """Return the number of samples by reason, fatal reasons first; reasons that never occurred are left out."""

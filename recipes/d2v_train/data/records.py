@@ -226,7 +226,7 @@ class RawDataset(Dataset):
             name = self.name_of(index).encode("utf-8", "backslashreplace").decode("utf-8")
             report.reject(BadRecord(*self._place(index), name, error.reason, error.detail), drawn)
         elif not known and not self._quiet:
-            total = self.bad.total
+            total = self.bad.found
             self._quiet = total >= MAX_WARNINGS
             if total <= MAX_WARNINGS:
                 logger.warning("Bad %s sample, %s: %s", self.modality, self.name_of(index), error)

@@ -1,5 +1,6 @@
 """The program for GLUE: every task, prediction files, own data, resuming, sweeps, mistakes of the user."""
 
+import dataclasses
 import json
 import math
 import os
@@ -19,6 +20,8 @@ from model_factory import tiny_config
 from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
+from d2v_train.data.records import RawDataset
+from d2v_train.finetuning.texts.data import OpenTexts
 from d2v_train.finetuning.texts.glue import TASKS, of_one_process
 from d2v_train.inputs.tokenizer import build_tokenizer
 from d2v_train.programs.finetune_glue import GlueArguments
@@ -362,3 +365,60 @@ def test_real_tasks(shared_dir, pretrained, tmp_path, task):
     options += ["--max_train_samples", 64, "--max_eval_samples", 64, "--num_train_epochs", 1]
     results = main(arguments(pretrained, tmp_path, *options))
     assert f"eval_{TASKS[task].main_metric}" in results and math.isfinite(results["eval_loss"])
+
+
+@pytest.fixture
+def sets_of_texts(monkeypatch):
+    """Lets every file of texts have the classes "weather" and "slow", by its words; a text with a 6 has no label."""
+    opened = OpenTexts.open
+
+    def open_sets(self, split):
+        raw = opened(self, split)
+        texts = [raw[index]["text"] for index in range(len(raw))]
+        flags = [[any(word in text for word in WORDS[2]), any(word in text for word in WORDS[0])] for text in texts]
+        rows = [[np.nan] * 2 if text.endswith("6") else row for text, row in zip(texts, flags, strict=True)]
+        table = dataclasses.replace(raw.table, labels=np.float32(rows), label_names=["slow", "weather"])
+        return RawDataset("text", table)
+
+    monkeypatch.setattr(OpenTexts, "open", open_sets)
+
+
+def test_texts_with_several_classes_each(pretrained, tmp_path, sets_of_texts):
+    for split, size in (("train", 96), ("validation", 24), ("test", 12)):
+        rows = [{"text": sentence(number % 3, number), "label": 0} for number in range(size)]
+        (tmp_path / f"{split}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    given = ["--dataset_name", tmp_path, "--num_train_epochs", 12, "--learning_rate", 3e-3]
+    argv = arguments(pretrained, tmp_path / "run", *given)
+    results = main([*argv, "--do_predict", "--max_bad_fraction", "0.2", "--threshold", "0.4"])
+    assert results["eval_mean_average_precision"] > 0.9 and results["eval_micro_f1"] > 0.8
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert config["problem_type"] == "multi_label_classification"
+    assert list(config["id2label"].values()) == ["slow", "weather"]
+    bad = json.loads((tmp_path / "run" / "bad_samples.json").read_text())
+    assert len(bad["training"]["no label"]) == 13 and len(bad["validation"]["no label"]) == 3
+    lines = (tmp_path / "run" / "predictions" / "predictions.tsv").read_text().splitlines()
+    assert lines[0] == "index\tlabels\tprobabilities" and len(lines) == 13
+    with pytest.raises(ValueError, match="13 of 96 samples of the training data"):
+        main([*argv, "--output_dir", str(tmp_path / "strict")])
+
+
+@pytest.mark.parametrize(
+    ("labels", "more", "metric"),
+    [
+        (["bad", None, "good", "bad"], [], "eval_accuracy"),
+        ([1, 0, None, 1], [], "eval_accuracy"),
+        ([0.5, 1.5, None, 3.5], [], "eval_pearson"),
+        ([1, 5, 3, 2], ["--problem_type", "regression"], "eval_pearson"),
+    ],
+)
+def test_texts_without_a_label_are_left_out(pretrained, tmp_path, labels, more, metric):
+    rows = [{"text": sentence(number % 3, number), "label": label} for number, label in enumerate(labels)]
+    for split in ("train", "validation"):
+        (tmp_path / f"{split}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    argv = arguments(pretrained, tmp_path / "run", *more, "--dataset_name", tmp_path, "--num_train_epochs", 1)
+    assert math.isfinite(main([*argv, "--max_bad_fraction", "0.3"])[metric])
+    bad = tmp_path / "run" / "bad_samples.json"
+    assert bad.exists() == (None in labels)
+    if bad.exists():
+        row = f"row {labels.index(None)}"
+        assert json.loads(bad.read_text()) == {name: {"no label": [row]} for name in ("training", "validation")}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from typing import Any
 
 import numpy as np
@@ -28,7 +29,10 @@ class ImageTrainer(FinetuningTrainer):
     """`FinetuningTrainer` without label smoothing, which the collator applies to training batches."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+        with warnings.catch_warnings():
+            # Of several classes per image, whose labels `Trainer` cannot smooth.
+            warnings.filterwarnings("ignore", "Label smoothing is not compatible")
+            super().__init__(*args, **kwargs)
         self.label_smoother = None
 
 
