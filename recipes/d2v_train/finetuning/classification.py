@@ -9,7 +9,7 @@ import json
 from abc import abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from transformers import EvalPrediction
 
 from d2v_train.data.kinds import RECORD_KINDS
 from d2v_train.data.records import RawDataset
+from d2v_train.finetuning.arguments import MULTI_LABEL_METRICS, check_one_class_options
 from d2v_train.finetuning.class_labels import (
     class_fields,
     class_names,
@@ -28,7 +29,7 @@ from d2v_train.finetuning.class_labels import (
     warn_missing_classes,
 )
 from d2v_train.finetuning.data import FinetuningDataset
-from d2v_train.finetuning.metrics import MULTI_LABEL_METRICS, multi_label_scores
+from d2v_train.finetuning.metrics import multi_label_scores
 from d2v_train.finetuning.models import load_config
 from d2v_train.finetuning.run import Task, write_predictions
 from modeling_d2v import Data2VecConfig
@@ -39,13 +40,11 @@ class ClassificationTask(Task):
 
     Attributes:
         names: Names of the L classes.
-        smooths_flags: Whether labels of several classes can be smoothed.
         multi_label: Whether a sample may have several classes, or none, each predicted independently.
         scores: Scores of each class in the last evaluation, if there may be several.
     """
 
     multi_label = False
-    smooths_flags: ClassVar[bool] = False
     scores: Sequence[dict[str, float]] = ()
 
     def open(self, split: str, part: str = "") -> RawDataset:
@@ -58,7 +57,7 @@ class ClassificationTask(Task):
         if self.multi_label:
             if self.args.takes_main_metric:
                 self.args.metric_for_best_model = MULTI_LABEL_METRICS[0]
-            check_one_class_options(self.args, self.smooths_flags)
+            check_one_class_options(self.args, self.data_args.smooths_flags)
 
     def unlabelled(self, raw: RawDataset) -> np.ndarray | None:
         return unlabelled(raw)
@@ -155,28 +154,6 @@ def assigned_classes(probabilities: np.ndarray, names: Sequence[str], threshold:
 def independent(logits: torch.Tensor, labels: torch.Tensor | None) -> torch.Tensor:
     """Return the probabilities (N, L) of classes that do not exclude each other."""
     return logits.float().sigmoid()
-
-
-def check_one_class_options(args: Any, smoothing: bool = False) -> None:
-    """Check the options of a run on samples with several classes.
-
-    Args:
-        args: Options.
-        smoothing: Whether labels can be smoothed.
-
-    Raises:
-        ValueError: If one makes sense with one class per sample alone.
-    """
-    metric = args.metric_for_best_model
-    if metric is not None and metric.removeprefix("eval_") in ("accuracy", "top_5_accuracy"):
-        raise ValueError(
-            f"--metric_for_best_model is {metric}, but samples with several classes have "
-            f"{', '.join(MULTI_LABEL_METRICS)} and loss."
-        )
-    if args.label_smoothing_factor and not smoothing:
-        raise ValueError(
-            f"--label_smoothing_factor is {args.label_smoothing_factor}, but it needs one class per sample."
-        )
 
 
 def most_probable(logits: torch.Tensor, labels: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:

@@ -23,6 +23,7 @@ from sklearn.metrics import (
     precision_recall_fscore_support,
 )
 
+from d2v_train.finetuning.arguments import MULTI_LABEL_METRICS
 from d2v_train.finetuning.class_labels import NO_LABEL
 from d2v_train.support.extras import need
 
@@ -104,9 +105,6 @@ class Spearman(_Correlation):
 
     name, function = "spearmanr", staticmethod(spearmanr)
 
-
-MULTI_LABEL_METRICS = ("mean_average_precision", "micro_f1", "macro_f1", "exact_match")
-"""Names of the metrics of samples with several classes; the first selects the best checkpoint."""
 
 METRICS: dict[str, type[OfflineMetric]] = {
     "accuracy": Accuracy,

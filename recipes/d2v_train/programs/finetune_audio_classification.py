@@ -28,12 +28,14 @@ in the example of transformers for wav2vec 2.0 on keywords.
 
 from __future__ import annotations
 
+import math
 import sys
 from dataclasses import dataclass
 
 from d2v_train.finetuning.arguments import ClassArguments, FinetuningArguments, option, with_defaults
 from d2v_train.finetuning.command_line import launch, parse_arguments
 from d2v_train.finetuning.speech.arguments import SpeechDataArguments, SpeechModelArguments
+from d2v_train.options.errors import OptionError
 
 
 @with_defaults(
@@ -56,8 +58,8 @@ class ClassDataArguments(ClassArguments, SpeechDataArguments):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.max_length_seconds <= 0:
-            raise ValueError(f"--max_length_seconds is {self.max_length_seconds}; it must be above 0.")
+        if not 0 < self.max_length_seconds < math.inf:
+            raise OptionError(f"--max_length_seconds is {self.max_length_seconds}. It must be above 0.")
 
 
 @with_defaults(

@@ -31,6 +31,7 @@ import sys
 from d2v_train.finetuning.arguments import FinetuningArguments, option, with_defaults
 from d2v_train.finetuning.command_line import launch, parse_arguments
 from d2v_train.finetuning.speech.arguments import CTCDataArguments, SpeechModelArguments
+from d2v_train.options.errors import OptionError, choice
 
 
 @with_defaults(hidden_dropout=0.0, attention_dropout=0.0, mask_time_prob=0.65, mask_feature_prob=0.5)
@@ -42,6 +43,11 @@ class CTCModelArguments(SpeechModelArguments):
     final_dropout: float | None = option(None, "Dropout before the output layer.")
     ctc_loss_reduction: str | None = option(None, "mean or sum; default: the checkpoint's.")
     ctc_zero_infinity: bool | None = option(None, "Set the loss of transcripts without an alignment to 0.")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.ctc_loss_reduction is not None:
+            choice("--ctc_loss_reduction", self.ctc_loss_reduction, ("mean", "sum"))
 
 
 @with_defaults(
@@ -64,8 +70,13 @@ class CTCTrainingArguments(FinetuningArguments):
 
     def __post_init__(self) -> None:
         if self.num_train_epochs is None:
-            self.max_steps = self.max_steps if self.max_steps > 0 else 80_000
+            self.max_steps = 80_000 if self.max_steps == -1 else self.max_steps
             self.num_train_epochs = 1.0
+        elif self.max_steps != -1:
+            raise OptionError(
+                f"--max_steps {self.max_steps} and --num_train_epochs {self.num_train_epochs} are two lengths of one "
+                "run. Give one of them."
+            )
         super().__post_init__()
 
 

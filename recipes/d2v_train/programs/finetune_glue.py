@@ -35,6 +35,7 @@ from d2v_train.finetuning.arguments import FinetuningArguments, ModelArguments, 
 from d2v_train.finetuning.command_line import launch, parse_arguments, with_options_of_file
 from d2v_train.finetuning.texts.arguments import TextDataArguments
 from d2v_train.finetuning.texts.glue import CLASSES, SCORES, TASKS, of_one_process
+from d2v_train.options.errors import at_least, share
 
 
 @with_defaults(
@@ -71,6 +72,10 @@ class GlueArguments(FinetuningArguments):
             raise ValueError("--push_to_hub uploads a single run. Use it with the best learning rate and seed.")
         if (self.learning_rates or self.seeds) and not self.do_eval:
             raise ValueError("Several runs are compared by their evaluation: add --do_eval.")
+        share("--dropout", self.dropout, below=True)
+        for name in ("learning_rates", "seeds"):
+            for value in getattr(self, name) or ():
+                at_least(f"--{name}", value, 0)
         task = TASKS.get(self.task_name, CLASSES)
         if self.learning_rate is None:
             self.learning_rate = task.learning_rate

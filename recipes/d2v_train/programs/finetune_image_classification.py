@@ -34,6 +34,7 @@ import sys
 from d2v_train.finetuning.arguments import FinetuningArguments, ModelArguments, option, with_defaults
 from d2v_train.finetuning.command_line import launch, parse_arguments
 from d2v_train.finetuning.images.arguments import AugmentationArguments, ImageDataArguments
+from d2v_train.options.errors import share
 
 
 @with_defaults(
@@ -61,6 +62,7 @@ class ImageFinetuningArguments(FinetuningArguments):
     drop_path_rate: float = option(0.1, "Stochastic depth rate of the last block.")
 
     def __post_init__(self) -> None:
+        share("--drop_path_rate", self.drop_path_rate, below=True)
         if not self.do_train or not self.do_eval:
             self.eval_strategy = "no"
         super().__post_init__()

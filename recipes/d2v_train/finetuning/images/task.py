@@ -48,7 +48,6 @@ class ImageClassification(ClassificationTask):
     hub_task = "image-classification"
     trainer_class = ImageTrainer
     skips_bad = True
-    smooths_flags = True  # the collator does
 
     def __init__(
         self, model_args: ModelArguments, data_args: ImageDataArguments, args: Any, augmentation: AugmentationArguments

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from d2v_train.finetuning.arguments import MediaDataArguments, ModelArguments, option
 from d2v_train.finetuning.speech.casing import CASES, check_language
-from d2v_train.options.errors import OptionError, at_least, choice
+from d2v_train.options.errors import OptionError, at_least, choice, share
 
 
 if TYPE_CHECKING:
@@ -40,6 +41,17 @@ class SpeechModelArguments(ModelArguments):
     mask_feature_prob: float | None = option(None, "Share of channels in masked spans.")
     mask_feature_length: int | None = option(None, "Number of channels in a span; default: the checkpoint's.")
     mask_feature_min_masks: int | None = option(None, "Minimum number of channel spans; default: the checkpoint's.")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        names = [field.name for field in dataclasses.fields(self)]
+        for name in names:
+            if name.endswith(("dropout", "layerdrop", "_prob")):
+                share(f"--{name}", getattr(self, name), below=True)
+            elif name.endswith(("_length", "_proj_size")):
+                at_least(f"--{name}", getattr(self, name), 1)
+            elif name.endswith("_min_masks"):
+                at_least(f"--{name}", getattr(self, name), 0)
 
     def fields(self) -> dict[str, Any]:
         """Return the overrides of the model configuration for `load_config`."""

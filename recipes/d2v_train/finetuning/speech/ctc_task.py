@@ -90,6 +90,9 @@ class SpeechRecognition(SpeechTask):
         """Return the texts of label ids (B, S), padded with -100."""
         return [self.transcription.vocabulary.decode(row[row >= 0]) for row in labels]
 
+    def card(self) -> dict[str, Any]:
+        return {**super().card(), "language": self.transcription.normalise.language}
+
     def after_evaluation(self, dataset: FinetuningDataset | None) -> None:
         self.write("eval", dataset.raw, self.hypotheses, self.references)
 

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from d2v_train.finetuning.arguments import MULTI_LABEL, SINGLE_LABEL, DataArguments, check_share, option
+from d2v_train.finetuning.arguments import (
+    MULTI_LABEL,
+    SINGLE_LABEL,
+    DataArguments,
+    FinetuningArguments,
+    check_one_class_options,
+    check_share,
+    option,
+)
 from d2v_train.options.errors import OptionError, at_least, choice
 
 
@@ -36,5 +44,17 @@ class TextDataArguments(DataArguments):
         if self.problem_type is not None:
             choice("--problem_type", self.problem_type, (SINGLE_LABEL, MULTI_LABEL, REGRESSION))
         check_share("threshold", self.threshold)
+        if self.problem_type in (SINGLE_LABEL, REGRESSION) and self.threshold != 0.5:
+            raise OptionError(f"--threshold is {self.threshold}, but it has no effect with {self.problem_type}.")
         if self.text_column is not None and len(self.text_column) > 2:
             raise OptionError(f"--text_column names {len(self.text_column)} columns. It takes one, or two for pairs.")
+
+    def check_run(self, args: FinetuningArguments) -> None:
+        task = getattr(args, "task_name", None)
+        if task is not None and self.problem_type is not None:
+            raise OptionError(f"--problem_type is {self.problem_type}, but {task} defines its own. Leave it out.")
+        if self.problem_type == MULTI_LABEL:
+            check_one_class_options(args)
+        # A task of GLUE has a data set of its own.
+        if task is None or self.described is not None:
+            super().check_run(args)

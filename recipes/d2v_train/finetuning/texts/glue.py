@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from d2v_train.data.records import RawDataset
-from d2v_train.finetuning.arguments import SINGLE_LABEL
+from d2v_train.finetuning.arguments import MULTI_LABEL_METRICS, SINGLE_LABEL
 from d2v_train.finetuning.class_labels import class_names
 from d2v_train.finetuning.texts.arguments import REGRESSION
 
@@ -95,7 +95,7 @@ TASKS: dict[str, GlueTask] = {
 }
 # Other texts with classes or with scores.
 CLASSES = GlueTask((), (), ("predictions",), written=True)
-MULTI_LABEL_CLASSES = GlueTask((), (), ("predictions",), ("mean_average_precision",))
+MULTI_LABEL_CLASSES = GlueTask((), (), ("predictions",), MULTI_LABEL_METRICS[:1])
 SCORES = GlueTask((), None, ("predictions",), ("pearson", "spearmanr"))
 
 

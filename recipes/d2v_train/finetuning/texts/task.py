@@ -10,6 +10,7 @@ import torch
 from transformers import AutoModelForSequenceClassification, EvalPrediction, PreTrainedModel
 
 from d2v_train.data.records import RawDataset
+from d2v_train.finetuning.arguments import check_one_class_options
 from d2v_train.finetuning.class_labels import (
     NO_LABEL,
     class_fields,
@@ -19,7 +20,7 @@ from d2v_train.finetuning.class_labels import (
     unlabelled,
     warn_missing_classes,
 )
-from d2v_train.finetuning.classification import assigned_classes, check_one_class_options, independent
+from d2v_train.finetuning.classification import assigned_classes, independent
 from d2v_train.finetuning.data import FinetuningDataset
 from d2v_train.finetuning.metrics import multi_label_scores
 from d2v_train.finetuning.models import load_config
