@@ -58,7 +58,9 @@ class Vocabulary:
         ids = dict(tokenizer.encoder)
         taken = set(ids.values())
         # As in transformers, an added token does not replace one of the vocabulary.
-        ids |= {token: number for token, number in tokenizer.get_added_vocab().items() if number not in taken}
+        added = tokenizer.get_added_vocab().items()
+        # transformers saves a missing word delimiter as the token "None".
+        ids |= {token: number for token, number in added if number not in taken and token != str(None)}
         self.size = size or max(ids.values()) + 1
         self.ids = {token: number for token, number in ids.items() if number < self.size}
         twice = [number for number, count in Counter(self.ids.values()).items() if count > 1]
