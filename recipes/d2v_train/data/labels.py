@@ -40,7 +40,9 @@ def without_unlabelled(dataset: RawDataset, missing: np.ndarray, where: str) -> 
         record.mark(index, "no label")
     kept = dataset.select(np.flatnonzero(~missing))
     kept.bad.before = record
-    logger.warning("%s: %s", where, record.report())
+    numbers = dataset.labels is not None and dataset.labels.dtype.kind == "i" and dataset.label_names is None
+    hint = " Negative numbers mark missing labels; if one is a class, give the names of classes." if numbers else ""
+    logger.warning("%s: %s.%s", where, record.report(), hint)
     return kept
 
 

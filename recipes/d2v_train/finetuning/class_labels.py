@@ -5,6 +5,7 @@ Legend: L classes.
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import re
 from collections.abc import Callable, Sequence
@@ -158,6 +159,22 @@ def is_labelled(raw: RawDataset) -> bool:
     return raw.labels is not None and not missing_labels(raw).all()
 
 
+def as_classes(raw: RawDataset) -> RawDataset:
+    """Return a data set whose real labels are class ids if all are whole numbers, as in a table with empty cells."""
+    labels = raw.table.labels
+    if labels is None or labels.dtype.kind != "f" or labels.ndim > 1 or not is_whole(labels):
+        return raw
+    ids = np.where(np.isnan(labels), -1, labels).astype(np.int64)
+    table = dataclasses.replace(raw.table, labels=ids)
+    return RawDataset(raw.modality, table, raw.rows, raw.settings, raw.source, raw.split)
+
+
+def is_whole(labels: np.ndarray) -> bool:
+    """Return whether all real labels that are not missing are whole numbers."""
+    known = labels[~np.isnan(labels)]
+    return bool((known == np.round(known)).all())
+
+
 def unlabelled(raw: RawDataset) -> np.ndarray | None:
     """Return which samples of a data set with labels have none, (N,) bool; None for one without any."""
     return missing_labels(raw) if is_labelled(raw) else None
@@ -199,7 +216,16 @@ def warn_missing_classes(raw: RawDataset, names: Sequence[str]) -> None:
 
 
 def class_fields(names: Sequence[str], multi_label: bool = False) -> dict[str, Any]:
-    """Return the fields of a model configuration for L classes with these names, one or several per sample."""
+    """Return the fields of a model configuration for L classes with these names, one or several per sample.
+
+    Raises:
+        ValueError: If two classes have the same name, by which classes are told apart.
+    """
+    twice = next((name for name in names if names.count(name) > 1), None) if len(set(names)) < len(names) else None
+    if twice is not None:
+        raise ValueError(
+            f"Two of the {len(names)} classes have the name {twice!r}. Give each class a name of its own."
+        )
     return {
         "id2label": dict(enumerate(names)),
         "label2id": {name: number for number, name in enumerate(names)},

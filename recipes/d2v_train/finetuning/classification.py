@@ -19,6 +19,7 @@ from d2v_train.data.kinds import RECORD_KINDS
 from d2v_train.data.records import RawDataset
 from d2v_train.finetuning.arguments import MULTI_LABEL_METRICS, check_one_class_options
 from d2v_train.finetuning.class_labels import (
+    as_classes,
     class_fields,
     class_names,
     class_target,
@@ -48,7 +49,7 @@ class ClassificationTask(Task):
     scores: Sequence[dict[str, float]] = ()
 
     def open(self, split: str, part: str = "") -> RawDataset:
-        return self.data_args.open(split, label_column=self.data_args.label_column)
+        return as_classes(self.data_args.open(split, label_column=self.data_args.label_column))
 
     def learn(self, training: RawDataset | None) -> None:
         known = [self.config.id2label[number] for number in range(self.config.num_labels)]

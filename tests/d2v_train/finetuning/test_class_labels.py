@@ -8,6 +8,8 @@ from datasets import ClassLabel, Dataset, Features, Value
 from multi_labels import texts_with
 
 from d2v_train.finetuning.class_labels import (
+    as_classes,
+    class_fields,
     class_names,
     class_target,
     decide_multi_label,
@@ -170,3 +172,24 @@ def test_shares_of_sets_of_classes_and_classes_without_samples(caplog):
     assert flags[chosen].sum(axis=0).tolist() == [7, 2, 0]
     warn_missing_classes(texts_with(flags, NAMES), NAMES)
     assert "1 of the 3 classes: naïve" in caplog.text
+
+
+def test_two_classes_of_one_name_are_refused():
+    names = ["a", 'quo"te', "", "new\nline", "ü,;|"]
+    assert list(class_fields(names)["id2label"].values()) == names
+    with pytest.raises(ValueError, match="name 'a'"):
+        class_fields(["a", "b", "a"])
+
+
+@pytest.mark.parametrize(
+    ("labels", "expected"),
+    [
+        ([0.0, float("nan"), 2.0], [0, -1, 2]),
+        ([1.0, 0.0], [1, 0]),
+        ([0.5, 1.0], [0.5, 1.0]),
+        ([2, 1], [2, 1]),
+        ([[1.0, 0.0]], [[1.0, 0.0]]),
+    ],
+)
+def test_whole_numbers_of_a_column_with_empty_cells_are_classes(labels, expected):
+    assert as_classes(texts_with(labels)).labels.tolist() == expected

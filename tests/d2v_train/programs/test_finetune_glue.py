@@ -422,3 +422,16 @@ def test_texts_without_a_label_are_left_out(pretrained, tmp_path, labels, more, 
     if bad.exists():
         row = f"row {labels.index(None)}"
         assert json.loads(bad.read_text()) == {name: {"no label": [row]} for name in ("training", "validation")}
+
+
+def test_empty_cells_do_not_make_scores_of_classes_in_silence(pretrained, tmp_path, caplog):
+    rows = [f"{sentence(number % 3, number)},{'' if number == 4 else number % 3}" for number in range(24)]
+    (tmp_path / "train.csv").write_text("\n".join(["text,label", *rows]) + "\n")
+    argv = arguments(pretrained, tmp_path / "run", "--train_file", tmp_path / "train.csv", "--max_steps", 1)
+    problem = ["--problem_type", "single_label_classification"]
+    assert "eval_accuracy" in main([*argv, *problem]) and "learned as scores" not in caplog.text
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["id2label"] == {"0": "0", "1": "1", "2": "2"}
+    bad = json.loads((tmp_path / "run" / "bad_samples.json").read_text())
+    assert bad == {"training": {"no label": ["row 4"]}}
+    if "eval_pearson" in main([*argv, "--output_dir", str(tmp_path / "scores")]):
+        assert "learned as scores. --problem_type single_label_classification" in caplog.text

@@ -11,6 +11,7 @@ from transformers import AutoModelForImageClassification
 
 from d2v_train.data.records import RawDataset
 from d2v_train.finetuning.arguments import ModelArguments
+from d2v_train.finetuning.class_labels import as_classes
 from d2v_train.finetuning.classification import ClassificationTask
 from d2v_train.finetuning.images.arguments import AugmentationArguments, ImageDataArguments
 from d2v_train.finetuning.images.augmentation import Mixing, MixingCollator
@@ -60,7 +61,8 @@ class ImageClassification(ClassificationTask):
         )
 
     def open(self, split: str, part: str = "") -> RawDataset:
-        return self.data_args.open(split, label_column=self.data_args.label_column, channels=self.channels)
+        raw = self.data_args.open(split, label_column=self.data_args.label_column, channels=self.channels)
+        return as_classes(raw)
 
     def fields(self) -> dict[str, Any]:
         undisturbed = {"prenet_dropout": 0.0, "prenet_layerdrop": 0.0}

@@ -14,7 +14,7 @@ from d2v_train.options.errors import OptionError, at_least, choice, share
 if TYPE_CHECKING:
     from d2v_train.data.records import RawDataset
 
-UNITS = ("character", "phoneme")
+TOKEN_UNITS = ("character", "phoneme")
 """What a token of a transcript may be."""
 
 
@@ -106,7 +106,7 @@ class CTCDataArguments(SpeechDataArguments):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name, valid in (("unit", UNITS), ("case", tuple(CASES))):
+        for name, valid in (("unit", TOKEN_UNITS), ("case", tuple(CASES))):
             if getattr(self, name) is not None:
                 choice(f"--{name}", getattr(self, name), valid)
         check_language(self.language)

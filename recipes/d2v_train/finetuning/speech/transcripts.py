@@ -33,7 +33,7 @@ __all__ = [
     "unknown_characters",
 ]
 
-SHOWN = 5
+SHOWN_MERGES = 5
 """Number of examples in a message."""
 
 
@@ -144,7 +144,7 @@ def _merged(counts: Counter[str], function: Callable[[str], str]) -> list[list[t
 
 def _report(groups: list[list[tuple[str, int]]], what: str = "words") -> str:
     equal = " = "
-    shown = ", ".join(equal.join(f"{word} ({count:,})" for word, count in group) for group in groups[:SHOWN])
+    shown = ", ".join(equal.join(f"{word} ({count:,})" for word, count in group) for group in groups[:SHOWN_MERGES])
     number = sum(map(len, groups))
     return f"makes {number:,} {what} of the transcripts into {len(groups):,}, such as {shown}"
 

@@ -20,12 +20,12 @@ import numpy as np
 from transformers import AutoTokenizer, Wav2Vec2CTCTokenizer, Wav2Vec2PhonemeCTCTokenizer
 from transformers.models.auto.tokenization_auto import get_tokenizer_config
 
-from d2v_train.finetuning.speech.arguments import UNITS
+from d2v_train.finetuning.speech.arguments import TOKEN_UNITS
 from d2v_train.finetuning.speech.casing import change_case
 from d2v_train.inputs.tokenizer import CTC_SPECIALS, WORD_DELIMITER
 
 
-CHARACTER, PHONEME = UNITS
+CHARACTER, PHONEME = TOKEN_UNITS
 LONG_SHARE = 0.25
 """Share of tokens longer than a character from which a vocabulary is one of phonemes."""
 _BRACKETED = re.compile(r"<.*>|\[.*\]")

@@ -8,6 +8,7 @@ Neither publishes settings for WNLI, which has those of RTE here.
 
 from __future__ import annotations
 
+import logging
 import os
 from dataclasses import dataclass, replace
 from typing import Any
@@ -16,9 +17,11 @@ import numpy as np
 
 from d2v_train.data.records import RawDataset
 from d2v_train.finetuning.arguments import MULTI_LABEL_METRICS, SINGLE_LABEL
-from d2v_train.finetuning.class_labels import class_names
+from d2v_train.finetuning.class_labels import class_names, is_whole
 from d2v_train.finetuning.texts.arguments import REGRESSION
 
+
+logger = logging.getLogger(__name__)
 
 PAIR = ("sentence1", "sentence2")
 ENTAILMENT = ("entailment", "not_entailment")
@@ -137,6 +140,12 @@ def decide_task(
         return SCORES if config.problem_type == "regression" else replace(CLASSES, labels=tuple(named))
     if training.labels.dtype.kind == "f" and problem_type == SINGLE_LABEL:
         raise ValueError(f"--problem_type is {problem_type}, but the labels of the training data are real numbers.")
+    if training.labels.dtype.kind == "f" and problem_type is None and is_whole(training.labels):
+        logger.warning(
+            "The labels are whole numbers, but not stored as such (which empty cells cause too), and are learned as "
+            "scores. --problem_type %s learns them as classes.",
+            SINGLE_LABEL,
+        )
     if training.labels.dtype.kind == "f" or problem_type == REGRESSION:
         return SCORES
     return replace(CLASSES, labels=tuple(class_names(training)))

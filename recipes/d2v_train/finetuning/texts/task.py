@@ -10,9 +10,10 @@ import torch
 from transformers import AutoModelForSequenceClassification, EvalPrediction, PreTrainedModel
 
 from d2v_train.data.records import RawDataset
-from d2v_train.finetuning.arguments import check_one_class_options
+from d2v_train.finetuning.arguments import MULTI_LABEL, SINGLE_LABEL, check_one_class_options
 from d2v_train.finetuning.class_labels import (
     NO_LABEL,
+    as_classes,
     class_fields,
     class_target,
     decide_multi_label,
@@ -55,7 +56,8 @@ class TextClassification(Task):
         self.texts = open_texts(data_args, args.task_name, self.glue.columns or None, model_args.token)
 
     def open(self, split: str, part: str = "") -> RawDataset:
-        return self.texts.open(f"{self.data_args.split_of(split)}_{part}".strip("_"))
+        raw = self.texts.open(f"{self.data_args.split_of(split)}_{part}".strip("_"))
+        return as_classes(raw) if self.data_args.problem_type in (SINGLE_LABEL, MULTI_LABEL) else raw
 
     def learn(self, training: RawDataset | None) -> None:
         problem = self.data_args.problem_type
