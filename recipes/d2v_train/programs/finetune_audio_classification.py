@@ -13,6 +13,8 @@ the column `label` in `metadata.csv`. If there is no validation split, a part of
 unseen speakers, exclude them from training: `--exclude_groups george --only_groups george --validation_split
 train+test`.
 
+A recording may have several classes, each predicted independently (`docs/finetuning.md`).
+
 Longer recordings are randomly cropped to --max_length_seconds in training and used whole in evaluation. The same
 command resumes an interrupted run from the newest complete checkpoint. The folder of the run contains the model with
 its feature extractor, for `pipeline("audio-classification", folder)`. `--help` lists all options, including those of

@@ -14,10 +14,10 @@ Several runs in one call, each in its own sub-folder, with a table of results at
 
 Tasks: cola, sst2, mrpc, qqp, stsb, mnli, qnli, rte, wnli. Other texts come from --dataset_name (Hub, or a folder with
 train and validation files) or --train_file, --validation_file and --test_file (parquet, csv, tsv, json); integers and
-strings in the label column are classes, other numbers are scores. --do_predict writes `predictions/*.tsv`, for GLUE in
-the format of its server. The same command resumes an interrupted run. A YAML file of options may come first. `--help`
-lists all options, including those of `TrainingArguments` (--activation_checkpointing, --push_to_hub,
---early_stopping_patience ...).
+strings in the label column are classes, other numbers are scores (--problem_type decides otherwise). --do_predict
+writes `predictions/*.tsv`, for GLUE in the format of its server. The same command resumes an interrupted run. A YAML
+file of options may come first. `--help` lists all options, including those of `TrainingArguments`
+(--activation_checkpointing, --push_to_hub, --early_stopping_patience ...).
 
 The defaults are those of data2vec 2.0, base; `d2v_train/finetuning/texts/glue.py` names their source. All tasks: 10
 epochs, Adam (0.9, 0.98), epsilon 1e-6, weight decay 0.1, linear decay to 0, no clipping, texts up to 512 tokens, the

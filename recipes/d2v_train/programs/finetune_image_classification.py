@@ -9,6 +9,7 @@
         --output_dir runs/imagenet --do_train --do_eval --bf16 --dataloader_num_workers 6
 
 The same command resumes an interrupted run from the newest complete checkpoint. A YAML file of options may come first.
+Images may have several classes, each predicted independently (`docs/finetuning.md`).
 
 The defaults are those of data2vec 2.0, base (fairseq, examples/data2vec:
 config/vision/finetuning/mae_imagenet_clean.yaml with the defaults of models/mae_image_classification.py and
