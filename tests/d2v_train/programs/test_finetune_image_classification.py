@@ -277,7 +277,7 @@ def test_accumulated_batches_give_the_loss_of_one(checkpoint, pictures, tmp_path
         (["--train_fraction", "0"], "train_fraction is 0"),
         (["--max_train_samples", "0"], "max_train_samples is 0"),
         (["--crop_scale", "0.5", "2"], "crop_scale"),
-        (["--randaugment_magnitude", "20"], "magnitude from 0 to 10"),
+        (["--randaugment_magnitude", "20"], "randaugment_magnitude is 20.*from 0 to 10"),
         (["--train_split", "trian"], "no split 'trian'"),
         (["--mixupp", "1"], "no option --mixupp. The nearest valid one is --mixup"),
     ],
