@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from transformers import TrainingArguments
@@ -41,6 +42,11 @@ SHARES = {"adam_beta1": True, "adam_beta2": True, "label_smoothing_factor": True
 """Options of `FinetuningArguments` from 0 to 1, and whether 1 is too much."""
 MULTI_LABEL_METRICS = ("mean_average_precision", "micro_f1", "macro_f1", "exact_match")
 """Names of the metrics of samples with several classes; the first selects the best checkpoint."""
+ALONE = {
+    "tokenizer_name": ("tokenizer_config.json", "tokenizer.json", "vocab.json"),
+    "processor_name": ("preprocessor_config.json", "processor_config.json"),
+}
+"""Files that make a folder a tokenizer or a processor, by the option that names it."""
 SINGLE_LABEL, MULTI_LABEL = "single_label_classification", "multi_label_classification"
 """Values of `problem_type` for one class per sample and for any number."""
 
@@ -130,8 +136,11 @@ class ModelArguments:
                 "and --from_scratch for random weights."
             )
         for name in ("model_name_or_path", "tokenizer_name", "processor_name"):
-            if getattr(self, name) is not None:
-                setattr(self, name, model_place(getattr(self, name)))
+            given = getattr(self, name)
+            # A tokenizer or a processor may lie in a folder without a model.
+            alone = any((Path(given or "").expanduser() / file).is_file() for file in ALONE.get(name, ()))
+            if given is not None and not alone:
+                setattr(self, name, model_place(given))
 
     @property
     def hub_options(self) -> dict[str, Any]:

@@ -239,7 +239,6 @@ def test_early_stopping_follows_the_word_error_rate(learned, recordings, tmp_pat
         (["--tokenizer_name", "{checkpoint}"], "Wav2Vec2CTCTokenizer"),
         (["--max_duration_in_seconds", "0.01"], "training data"),
         (["--dataset_name", "nowhere/at/all"], "exist"),
-        (["--mask_time_prob", "1"], "mask_time_prob"),
     ],
 )
 def test_mistakes_are_explained(checkpoint, recordings, tmp_path, more, message):
