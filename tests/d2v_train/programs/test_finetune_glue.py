@@ -297,7 +297,7 @@ def test_dropout_and_length_are_options(glue, pretrained, tmp_path):
         ),
         (["--task_name", "rte", "--text_column", "text"], "no column 'text'.*sentence1, sentence2, label"),
         (["--task_name", "rte", "--dataset_config_name", "cola"], "is 'acceptable'|sentence1"),
-        (["--task_name", "rte", "--tokenizer_name", "nowhere/to/be/found"], "Name one with --tokenizer_name"),
+        (["--task_name", "rte", "--tokenizer_name", "nowhere/to/be/found"], "no model in nowhere/to/be/found"),
         (["--task_name", "rte", "--seeds", "1", "--push_to_hub"], "--push_to_hub"),
         (["--task_name", "rte", "--max_seq_length", "2"], "max_seq_length is 2. It must be at least 3"),
         (["--task_name", "rte", "--max_train_samples", "0"], "max_train_samples is 0. It must be at least 1"),
