@@ -45,8 +45,9 @@ class RawDataset(Dataset):
     """Decoded records of one split of one source.
 
     `dataset[i]` is a dict with "id" (int, always i), the raw input ("image": upright PIL image | "audio": float32
-    (S,) mono at 16 kHz | "text": str, and "text_pair": str for sentence pairs), "label" (int class, float score or
-    None), "group" (str or None), "transcript" (str) if the source has a column of them, and "origin" (`Origin`).
+    (S,) mono at 16 kHz | "text": str, and "text_pair": str for sentence pairs), "label" (int class, float score, row
+    of `labels`, or None), "group" (str or None), "transcript" (str) if the source has a column of them, and "origin"
+    (`Origin`).
 
     A bad record is replaced by the next good one, in a fixed order, under its own id: the sample after it, the one
     after that, and so on, wrapping around (in large datasets, distant ones after the next hundred). `bad` counts bad
@@ -62,7 +63,7 @@ class RawDataset(Dataset):
     Attributes:
         inventory: What the whole source is read as, or None.
         label_names: Names of the classes, or None.
-        labels: (N,) int64 or float32, or None.
+        labels: (N,) int64 or float32, or None; of several classes each (N, L) float32, 0 or 1, NaN without labels.
         groups: N strings, or None.
         transcripts: N strings, or None.
         lengths: (N,) int64, samples at 16 kHz of recordings according to a column (-1 unknown), or None.
@@ -146,7 +147,8 @@ class RawDataset(Dataset):
             record[key], record[f"{key}_pair"] = value
         else:
             record[key] = value
-        record["label"] = None if self.labels is None else self.labels[index].item()
+        label = None if self.labels is None else self.labels[index]
+        record["label"] = label if label is None or label.ndim else label.item()
         record["group"] = None if self.groups is None else self.groups[index]
         if self.transcripts is not None:
             record["transcript"] = self.transcripts[index]
@@ -173,7 +175,9 @@ class RawDataset(Dataset):
         """Return the dataset of some samples, in the given order, with new ids."""
         rows = self.rows[np.asarray(indices, dtype=np.int64)]
         settings = dataclasses.replace(self.settings, on_bad=self.on_bad)
-        return RawDataset(self.modality, self.table, rows, settings, self.source, self.split)
+        chosen = RawDataset(self.modality, self.table, rows, settings, self.source, self.split)
+        chosen.bad.before = self.bad.before
+        return chosen
 
     def subset(self, max_samples: int | None, seed: int = 0) -> RawDataset:
         """Return the dataset of `max_samples` random samples in their order, or itself if it has no more."""
@@ -222,7 +226,7 @@ class RawDataset(Dataset):
             name = self.name_of(index).encode("utf-8", "backslashreplace").decode("utf-8")
             report.reject(BadRecord(*self._place(index), name, error.reason, error.detail), drawn)
         elif not known and not self._quiet:
-            total = self.bad.total
+            total = self.bad.found
             self._quiet = total >= MAX_WARNINGS
             if total <= MAX_WARNINGS:
                 logger.warning("Bad %s sample, %s: %s", self.modality, self.name_of(index), error)

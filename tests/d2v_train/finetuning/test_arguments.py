@@ -26,6 +26,22 @@ def test_bad_options_are_named(tmp_path, options, message):
         FinetuningArguments(**{"output_dir": str(tmp_path), **options})
 
 
+@pytest.mark.parametrize(
+    ("option", "file"),
+    [
+        ("tokenizer_name", "tokenizer_config.json"),
+        ("tokenizer_name", "tokenizer.json"),
+        ("processor_name", "preprocessor_config.json"),
+    ],
+)
+def test_a_tokenizer_or_processor_needs_no_model_beside_it(tmp_path, option, file):
+    model = {"config_name": "text-base", "from_scratch": True}
+    with pytest.raises(FileNotFoundError, match="no model"):
+        ModelArguments(**model, **{option: str(tmp_path)})
+    (tmp_path / file).write_text("{}")
+    assert getattr(ModelArguments(**model, **{option: str(tmp_path)}), option) == str(tmp_path)
+
+
 def test_a_model_must_be_named():
     with pytest.raises(ValueError, match="--model_name_or_path"):
         ModelArguments()

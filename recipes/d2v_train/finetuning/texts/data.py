@@ -6,6 +6,7 @@ by split (`train-00000-of-00001.parquet`, `validation_matched.jsonl`, `dev.tsv`)
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ from d2v_train.finetuning.class_labels import no_label
 from d2v_train.finetuning.texts.arguments import TextDataArguments
 from d2v_train.inputs.tokenizer import check_vocabulary, load_tokenizer
 
+
+logger = logging.getLogger(__name__)
 
 GLUE = "nyu-mll/glue"
 """Default data set of the tasks of GLUE."""
@@ -146,8 +149,13 @@ def score_target(raw: RawDataset, split: str) -> Callable[[dict[str, Any]], floa
     Raises:
         ValueError: If only some scores are missing.
     """
-    if raw.labels is None or (raw.labels == -1).all():
+    if raw.labels is None or (raw.labels == -1).all() or np.isnan(raw.labels).all():
         return no_label
+    if split.startswith("test") and np.isnan(raw.labels).any():
+        logger.warning("Some scores of the %s data are missing: its texts are predicted, but not compared.", split)
+        return no_label
+    if raw.labels.ndim > 1 or raw.label_names is not None:
+        raise ValueError(f"The labels of the {split} data are classes, but the model predicts scores.")
     if not np.isfinite(raw.labels).all():
         sample = raw.name_of(int(np.flatnonzero(~np.isfinite(raw.labels))[0]))
         raise ValueError(f"The score of {sample} of the {split} data is missing.")
