@@ -143,6 +143,13 @@ def build_options(tree: dict[str, Any]) -> Options:
     """Return the options of a nested dictionary, after checking every key and type."""
     known = _known_names(tree)
     options = build_section(Options, tree, "", known)
+    for name in MODALITIES:
+        # A section that is null was left out on purpose.
+        if name not in tree and getattr(options.data, name) is not None:
+            raise OptionError(
+                f"data.{name} is given, but the run has no {name}: it trains {', '.join(options.modalities)}. Take a "
+                f"configuration for {name}, or add a section {name}."
+            )
     check = _check_model if options.backbone is None else _check_backbone
     check(options.model, known)
     return options

@@ -130,12 +130,6 @@ class Options:
             raise OptionError(f"batch_scale is {self.batch_scale}. It must be a positive number.")
         self._check_backbone()
         for name in MODALITIES:
-            # A configuration with built-in data may be reduced to some of its modalities.
-            if getattr(self.data, name) not in (None, "builtin") and name not in self.modalities:
-                raise OptionError(
-                    f"data.{name} is given, but the run has no {name}: it trains {', '.join(self.modalities)}. Take a "
-                    f"configuration for {name}, or add a section {name}."
-                )
             if getattr(self.probe, name) is not None and name not in self.modalities:
                 raise OptionError(f"probe.{name} is given, but the run has no {name}. Leave it out.")
         self._check_accumulate()
