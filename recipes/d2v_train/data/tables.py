@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -88,7 +89,7 @@ class SourceSettings:
     """How the samples of a source are found and read: the fields of a `dataset` section of the options.
 
     Raises:
-        ValueError: If `cache` or `on_bad` has another value.
+        ValueError: If `cache` or `on_bad` has another value, or the encoding is unknown.
     """
 
     column: str | list[str] | None = None
@@ -97,6 +98,8 @@ class SourceSettings:
     """Column of the label; null takes the first of the usual names, if any."""
     group_column: str | None = None
     """Column of the speaker or another origin; null takes the first of the usual names, if any."""
+    read_labels: bool = True
+    """Whether labels are read. Pretraining leaves them out of its training data, whatever the label column holds."""
     text_column: str | list[str] | tuple[str, ...] | None = None
     """Column of the transcripts of recordings (or captions of images); of several names, the first that exists; null
     reads none."""
@@ -113,6 +116,8 @@ class SourceSettings:
     """Channels of images: 3 (RGB), 1 (grey), or null to keep their own."""
     cache: bool | str = "auto"
     """Which decoded samples a process keeps: `auto` up to 256 MiB, true all, false none."""
+    encoding: str = "utf-8"
+    """Encoding of files of text, csv, tsv and json, such as `latin-1`; a byte order mark is skipped."""
     on_bad: str = "substitute"
     """What happens to a bad sample: `substitute` replaces it by the next good one, `raise` raises `BadSample`."""
 
@@ -121,6 +126,12 @@ class SourceSettings:
             raise ValueError(f"Option on_bad is {self.on_bad!r}; it must be 'substitute' or 'raise'.")
         if self.cache not in ("auto", True, False):
             raise ValueError(f"Option cache is {self.cache!r}; it must be 'auto', true or false.")
+        try:
+            codecs.lookup(self.encoding)
+        except LookupError as error:
+            raise ValueError(
+                f"Option encoding is {self.encoding!r}, which is unknown. Usual ones: utf-8, utf-16, latin-1, cp1252."
+            ) from error
 
 
 AS_FOUND = SourceSettings()

@@ -10,6 +10,7 @@ import soundfile
 from d2v_train.data.records import open_dataset
 from d2v_train.data.tables import (
     ColumnNotFoundError,
+    SourceSettings,
     SplitNotFoundError,
     Table,
     UnclearColumnError,
@@ -59,3 +60,9 @@ def test_programs_name_their_own_option_for_the_input_column():
 def test_joined_splits_keep_their_order():
     joined = concatenate([Table(["a", "b"]), Table(["c"]), Table(["d"])]).values
     assert [joined[i] for i in range(len(joined))] == list(joined) == ["a", "b", "c", "d"]
+
+
+def test_an_unknown_encoding_is_refused_where_it_is_set():
+    assert SourceSettings().encoding == "utf-8" and SourceSettings(encoding="latin-1").read_labels
+    with pytest.raises(ValueError, match="'utf-9'.*latin-1"):
+        SourceSettings(encoding="utf-9")
