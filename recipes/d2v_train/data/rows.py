@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -55,16 +54,26 @@ class MemoryRows(Rows):
         return self.values[row]
 
 
-class FileRows(MemoryRows):
-    """Files of one sample each; `values` are their paths."""
+class ListedRows(Rows):
+    """Files of one sample each, of a listing.
+
+    Args:
+        listing: A `d2v_train.data.listing.Listing`.
+        names: Names of the files in it.
+    """
+
+    def __init__(self, listing: Any, names: Sequence[str]):
+        self.listing, self.names, self.is_remote = listing, names, listing.is_remote
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, row: int) -> Any:
+        return self.listing.value(self.names[row])
 
     @property
     def identity(self) -> str | None:
-        try:
-            stats = [(path, path.stat()) for path in map(Path, self.values)]
-        except OSError:
-            return None
-        return "\n".join(f"{path} {stat.st_size} {stat.st_mtime_ns}" for path, stat in stats)
+        return self.listing.identity(self.names)
 
 
 class DatasetRows(Rows):

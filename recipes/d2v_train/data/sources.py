@@ -6,17 +6,26 @@ Every source becomes a `Table` of undecoded values; `records.py` decodes them. P
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from d2v_train.data.accounts import completed, suffix_of, suffixes_of
 from d2v_train.data.dataset_tables import stream_parquet, table_of
-from d2v_train.data.inventory import shown_in
+from d2v_train.data.inventory import Inventory, merged, shown_in
 from d2v_train.data.kinds import RECORD_KINDS
-from d2v_train.data.media_folders import open_media_folder
-from d2v_train.data.tables import SPLIT_NAMES, SourceSettings, Table, concatenate, pick_split
+from d2v_train.data.layouts import LISTS
+from d2v_train.data.listing import FolderListing, UrlListing, ZipListing, is_url
+from d2v_train.data.media_folders import open_media
+from d2v_train.data.metadata_files import METADATA_NAMES
+from d2v_train.data.tables import SPLIT_NAMES, SourceSettings, SplitNotFoundError, Table, concatenate, pick_split
 from d2v_train.data.text_files import open_text_files, text_files_by_split
 from d2v_train.data.text_rows import TextRows
+
+
+TABLES_LOOKED_AT = 8
+"""Number of tables beside files of the modality whose columns decide what a folder is read as."""
 
 
 def open_table(
@@ -38,20 +47,45 @@ def open_table(
         ConnectionError: If it is not a local path, and the Hub cannot be reached.
     """
     parts = [_open_split(modality, source, part.strip(), settings, streaming) for part in split.split("+")]
-    return parts[0] if len(parts) == 1 else concatenate(parts)
+    table = parts[0] if len(parts) == 1 else concatenate(parts)
+    table.inventory = merged([part.inventory for part in parts])
+    return table
+
+
+def take_inventory(modality: str, source: str | None, settings: SourceSettings) -> Inventory:
+    """Return what a source is read as for a modality, with the samples of all its splits counted.
+
+    Arguments and errors are those of `open_table`.
+    """
+    try:
+        opened = [open_table(modality, source, "train", settings).inventory]
+    except SplitNotFoundError as error:
+        if not error.existing:
+            raise
+        opened = [open_table(modality, source, error.existing[0], settings).inventory]
+    uncounted = [name for name, count in opened[0].samples.items() if count is None]
+    return merged([*opened, *(open_table(modality, source, name, settings).inventory for name in uncounted)])
 
 
 def _open_split(modality: str, source: str | None, split: str, settings: SourceSettings, streaming: bool) -> Table:
     if source is None or source == "builtin":
-        return RECORD_KINDS[modality].builtin(pick_split(split, ["train", "test"], "the built-in data"))
-    path = Path(source).expanduser()
-    if path.exists():
+        names = ["train", "test"]
+        name = pick_split(split, names, "the built-in data")
+        table = RECORD_KINDS[modality].builtin(name)
+        samples = dict.fromkeys(names) | {name: len(table.values)}
+        table.inventory = Inventory("builtin", "the built-in data", samples)
+        return table
+    path = local_path(source)
+    if path is not None:
         return _open_local(modality, path, split, settings, streaming)
+    if is_url(source):
+        return _open_url(modality, source, split, settings)
     base, _, name = source.rpartition(":")
-    if base and Path(base).expanduser().is_dir():
-        return _open_split(modality, str(Path(base) / name), split, settings, streaming)
+    folder = local_path(base) if base else None
+    if folder is not None and folder.is_dir():
+        return _open_split(modality, str(folder / name), split, settings, streaming)
     is_path = source.startswith((".", "/", "~")) or source.count("/") > 1
-    if is_path or path.suffix in (".parquet", *RECORD_KINDS[modality].suffixes):
+    if is_path or suffix_of(source) in (".parquet", ".zip", *suffixes_of(modality)):
         raise FileNotFoundError(
             f"The {modality} source {source!r} does not exist. Give an existing folder or file, or a Hub name such as "
             f"'user/name' or 'user/name:config'."
@@ -70,30 +104,105 @@ def _open_split(modality: str, source: str | None, split: str, settings: SourceS
             f"{str(error).removesuffix(chr(46))}."
         ) from error
     if streaming:
-        return stream_parquet(modality, loaded.config.data_files, split, settings, source)
-    return table_of(modality, loaded, split, settings, source)
+        table = stream_parquet(modality, loaded.config.data_files, split, settings, source)
+    else:
+        table = table_of(modality, loaded, split, settings, source)
+    names = loaded.config.data_files if streaming else loaded
+    name = pick_split(split, list(names), source)
+    table.inventory = Inventory(source, "a dataset of the Hub", dict.fromkeys(names) | {name: len(table.values)})
+    return table
+
+
+def local_path(source: str) -> Path | None:
+    """Return the file or folder that a source names, literally or below the home folder; None if it does not exist."""
+    source = source.removeprefix("file://")
+    for path in (source, os.path.expanduser(source)):
+        if os.path.exists(path):
+            return Path(path)
+    return None
 
 
 def _open_local(modality: str, path: Path, split: str, settings: SourceSettings, streaming: bool) -> Table:
-    if path.suffix == ".parquet" if path.is_file() else any(path.rglob("*.parquet")):
-        from datasets import load_dataset, load_dataset_builder
+    if path.is_file():
+        return _open_file(modality, path, split, settings, streaming)
+    listing = FolderListing(path)
+    table = None
+    if _holds_tables(modality, listing):
+        table = _open_tables(modality, path, split, settings, streaming)
+    elif RECORD_KINDS[modality].is_text:
+        table = _open_text(modality, path, split, settings, streaming)
+    if table is None:
+        return open_media(modality, listing, split, settings, str(path))
+    table.inventory = completed(table.inventory or Inventory(str(path)), modality, listing)
+    return table
 
-        where = _parquet_arguments(path)
-        if streaming:
-            files = load_dataset_builder("parquet", **where).config.data_files
-            return stream_parquet(modality, files, split, settings, str(path))
-        return table_of(modality, load_dataset("parquet", **where), split, settings, str(path))
-    kind = RECORD_KINDS[modality]
+
+def _open_file(modality: str, path: Path, split: str, settings: SourceSettings, streaming: bool) -> Table:
+    kind, suffix = RECORD_KINDS[modality], suffix_of(path.name)
+    if suffix == ".parquet":
+        return _open_tables(modality, path, split, settings, streaming)
     if kind.is_text:
-        table = (_stream_text if streaming else open_text_files)(path, split, settings, kind.suffixes)
+        table = _open_text(modality, path, split, settings, streaming)
         if table is not None:
             return table
-    if path.is_file():
-        raise ValueError(
-            f"The {modality} source {str(path)!r} is a file of an unsupported format. Give parquet, "
-            f"{' or '.join(kind.suffixes) if kind.is_text else 'or the folder that holds the files'}."
-        )
-    return open_media_folder(modality, path, split, settings)
+    elif suffix == ".zip":
+        return open_media(modality, ZipListing(path), split, settings, str(path))
+    elif suffix in suffixes_of(modality) or any(layout.claims(path.name) for layout in LISTS):
+        return open_media(modality, FolderListing(path.parent, [path.name]), split, settings, str(path), LISTS)
+    others = (
+        " or ".join(kind.suffixes) if kind.is_text else "the folder or .zip that holds the files, or a list of them"
+    )
+    raise ValueError(
+        f"The {modality} source {str(path)!r} is a file of an unsupported format. Give parquet, {others}."
+    )
+
+
+def _open_url(modality: str, url: str, split: str, settings: SourceSettings) -> Table:
+    listing = UrlListing(url)
+    if RECORD_KINDS[modality].is_text:
+        raise ValueError(f"Text is not read from {url}. Give parquet there, or download the files.")
+    return open_media(modality, listing, split, settings, url)
+
+
+def _holds_tables(modality: str, listing: FolderListing) -> bool:
+    """Return whether a folder is a table of columns, not a folder of files that may lie beside a table.
+
+    It is one if it holds tables, and either no files of the modality, or a table that has a column for them.
+    """
+    tables = [name for name in listing.names if suffix_of(name) == ".parquet"]
+    suffixes = frozenset(suffixes_of(modality))
+    if not tables or not any(suffix_of(name) in suffixes for name in listing.names):
+        return bool(tables)
+    others = [name for name in tables if name.rpartition("/")[2].lower() not in METADATA_NAMES]
+    return any(_has_inputs(modality, listing.value(name)) for name in others[:TABLES_LOOKED_AT])
+
+
+def _has_inputs(modality: str, path: str) -> bool:
+    """Return whether a parquet file has a column of inputs of the modality."""
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        schema = pyarrow.parquet.read_schema(path)
+    except (pyarrow.ArrowInvalid, OSError):
+        return False
+    kind = RECORD_KINDS[modality]
+    features = (schema.metadata or {}).get(b"huggingface", b"").decode("utf-8", "replace")
+    return not {*kind.columns}.isdisjoint(schema.names) or f'"_type": "{kind.feature}"' in features
+
+
+def _open_tables(modality: str, path: Path, split: str, settings: SourceSettings, streaming: bool) -> Table:
+    from datasets import load_dataset, load_dataset_builder
+
+    where = _parquet_arguments(path)
+    if streaming:
+        files = load_dataset_builder("parquet", **where).config.data_files
+        return stream_parquet(modality, files, split, settings, str(path))
+    return table_of(modality, load_dataset("parquet", **where), split, settings, str(path))
+
+
+def _open_text(modality: str, path: Path, split: str, settings: SourceSettings, streaming: bool) -> Table | None:
+    return (_stream_text if streaming else open_text_files)(path, split, settings, RECORD_KINDS[modality].suffixes)
 
 
 def _parquet_arguments(path: Path) -> dict[str, Any]:

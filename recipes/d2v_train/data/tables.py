@@ -42,7 +42,16 @@ TRANSCRIPT_COLUMNS = ("text", "transcript", "transcription", "sentence", "normal
 
 
 class SplitNotFoundError(ValueError):
-    """A source does not have the requested split."""
+    """A source does not have the requested split.
+
+    Args:
+        message: Which split, of which source, and the splits that exist.
+        existing: The splits that exist.
+    """
+
+    def __init__(self, message: str, existing: Sequence[str] = ()):
+        super().__init__(message)
+        self.existing = list(existing)
 
 
 class ColumnNotFoundError(ValueError):
@@ -184,7 +193,7 @@ def pick_split(wanted: str, existing: Sequence[str], where: str) -> str:
                 logger.warning("%s has no split %r; using its split %r.", where, wanted, name)
             return name
     found = ", ".join(sorted(existing)) or "none"
-    raise SplitNotFoundError(f"There is no split {wanted!r} in {where}. It has: {found}.")
+    raise SplitNotFoundError(f"There is no split {wanted!r} in {where}. It has: {found}.", existing)
 
 
 def usual_column(

@@ -197,8 +197,10 @@ def test_librispeech_as_it_is_published(tmp_path):
     assert heard(raw) == ["NORTHANGER ABBEY", "THIS LITTLE WORK", "IN NOVEMBER"]
     assert raw.groups == ["19", "19", "26"]
     assert len(open_dataset("audio", root, "train-clean-100+dev-clean", text_column=TRANSCRIPT_COLUMNS)) == 4
+    assert len(open_dataset("audio", root, "train")) == len(open_dataset("audio", root, "train.clean.100")) == 3
+    assert heard(open_dataset("audio", root, "validation", text_column="text")) == ["GO"]
     with pytest.raises(ValueError, match="train-clean-100"):
-        open_dataset("audio", root, "train", text_column=TRANSCRIPT_COLUMNS)
+        open_dataset("audio", root, "train-other-500", text_column=TRANSCRIPT_COLUMNS)
     alone = open_dataset("audio", f"{root}/dev-clean", "train", text_column=TRANSCRIPT_COLUMNS)
     assert heard(alone) == ["GO"]
 

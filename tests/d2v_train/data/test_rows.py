@@ -3,7 +3,8 @@
 import datasets
 import pytest
 
-from d2v_train.data.rows import DatasetRows, FileRows, JoinedRows, MemoryRows
+from d2v_train.data.listing import FolderListing
+from d2v_train.data.rows import DatasetRows, JoinedRows, ListedRows, MemoryRows
 
 
 def test_joined_rows_are_one_after_another_with_the_names_of_all_or_none():
@@ -33,7 +34,8 @@ def test_joined_rows_keep_stream_and_reach_over_the_network_where_a_part_does():
 def test_identity_changes_with_the_files_and_is_unknown_for_what_is_in_memory(tmp_path):
     path = tmp_path / "a.wav"
     path.write_bytes(b"one")
-    rows = FileRows([path])
+    rows = ListedRows(FolderListing(tmp_path), ["a.wav"])
+    assert list(rows) == [str(path)] and rows.names == ["a.wav"]
     before = rows.identity
     assert rows.identity == before
     path.write_bytes(b"longer")
