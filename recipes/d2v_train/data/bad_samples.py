@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 
 import torch
 
+
+logger = logging.getLogger(__name__)
 
 FATAL = (
     "unreadable",
@@ -26,8 +29,28 @@ NOTES = (
     "CMYK converted",
     "reduced to 8 bits",
     "transparency put on white",
+    "reduced to 8 bits by value_range",
+    "decoded at a smaller size",
+    "first of several pictures",
+    "damaged metadata ignored",
+    "flat list taken for a square",
+    "length in the header corrected",
+    "silent channels left out",
+    "channels in opposite phase: one taken",
+    "scaled to [-1, 1]",
 )
 """Things done to (or seen in) a sample that is used all the same."""
+_SAID = {
+    "reduced to 8 bits": (
+        "It has more than 8 bits. Such pictures are scaled one by one: whole numbers by the least of 1, 8, 10, 12, "
+        "14, 16, 24 or 32 bits that hold them, floats within [0, 1] by that range, others from their least to their "
+        "greatest pixel. Set value_range=[low, high] to scale all pictures of the source alike."
+    ),
+    "decoded at a smaller size": (
+        "It has more pixels than max_pixels. Such JPEGs are decoded at a half, quarter or eighth of their size."
+    ),
+}
+"""What is logged when the first sample of a dataset gets a note."""
 _BIT = {reason: 1 << position for position, reason in enumerate(FATAL + NOTES)}
 _FATAL_BITS = sum(_BIT[reason] for reason in FATAL)
 
@@ -62,13 +85,18 @@ class BadSamples:
     def __init__(self, size: int, name_of: Callable[[int], str] = str):
         self.flags = torch.zeros(size, dtype=torch.int32).share_memory_()
         self.name_of = name_of
+        self._said: set[str] = set()
 
     def __bool__(self) -> bool:
         """Return whether anything was recorded."""
         return bool(self.flags.any())
 
     def mark(self, index: int, reason: str) -> None:
-        """Record that sample `index` has `reason` (of `FATAL` or `NOTES`)."""
+        """Record that sample `index` has `reason` (of `FATAL` or `NOTES`), and log the first one of some notes."""
+        if reason in _SAID and reason not in self._said:
+            self._said.add(reason)
+            if not (self.flags & _BIT[reason]).any():
+                logger.warning("%s: %s", self.name_of(index), _SAID[reason])
         self.flags[index] |= _BIT[reason]
 
     def is_bad(self, index: int) -> bool:

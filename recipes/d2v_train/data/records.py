@@ -239,7 +239,7 @@ class RawDataset(Dataset):
             raise self._broken[index].with_traceback(None)
         try:
             raw = self.table.values[int(self.rows[index])]
-            value, notes = RECORD_KINDS[self.modality].decode(raw, self.settings.channels)
+            value, notes = RECORD_KINDS[self.modality].decode(raw, self.settings)
         except MissingDependencyError:
             raise
         except BadSample as error:

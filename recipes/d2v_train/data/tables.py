@@ -123,6 +123,14 @@ class SourceSettings:
     """Keep at most this many samples, drawn at random once; their order is kept."""
     channels: int | None = 3
     """Channels of images: 3 (RGB), 1 (grey), or null to keep their own."""
+    value_range: list[float] | None = None
+    """Values that become black and white in images of more than 8 bits and of floats; null takes those of each image
+    (bits of whole numbers, [0, 1] of floats, else its least and greatest pixel)."""
+    max_pixels: int = 100_000_000
+    """Most pixels of an image. Larger JPEGs are decoded at a half, quarter or eighth of their size, others are bad. A
+    colour image takes three bytes a pixel, and up to five times that while it is converted."""
+    sampling_rate: int | None = None
+    """Rate in Hz of recordings that are stored as arrays of samples without their rate."""
     cache: bool | str = "auto"
     """Which decoded samples a process keeps: `auto` up to 256 MiB, true all, false none."""
     encoding: str = "utf-8"
@@ -141,6 +149,12 @@ class SourceSettings:
             raise ValueError(
                 f"Option encoding is {self.encoding!r}, which is unknown. Usual ones: utf-8, utf-16, latin-1, cp1252."
             ) from error
+        limits = self.value_range
+        if limits is not None and not (len(limits) == 2 and limits[0] < limits[1]):
+            raise ValueError(f"Option value_range is {limits!r}; it must be [low, high] with low < high, or null.")
+        for name in ("max_pixels", "sampling_rate"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
+                raise ValueError(f"Option {name} is {getattr(self, name)}; it must be at least 1.")
 
 
 AS_FOUND = SourceSettings()
