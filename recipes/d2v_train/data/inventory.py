@@ -25,6 +25,7 @@ class Inventory:
         samples: Number of samples by split.
         used: Files that hold samples or describe them.
         left_out: Names of the other files by reason.
+        notes: Sentences about the samples, such as how many files are listed and do not exist.
     """
 
     source: str
@@ -32,6 +33,7 @@ class Inventory:
     samples: dict[str, int] = field(default_factory=dict)
     used: list[str] = field(default_factory=list)
     left_out: dict[str, list[str]] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
 
     def leave_out(self, name: str, reason: str) -> None:
         """Record that a file is not used."""
@@ -51,7 +53,7 @@ class Inventory:
         for reason, names in self.left_out.items():
             shown = ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")
             lines.append(f"  not used, {reason}: {len(names)} ({shown})")
-        return lines
+        return lines + [f"  note: {note}" for note in self.notes]
 
 
 def visible_files(root: Path) -> list[Path]:

@@ -58,7 +58,7 @@ def _text(value: Any, channels: int | None) -> tuple[Any, list[str]]:
 
 
 RECORD_KINDS: dict[str, RecordKind] = {
-    "text": RecordKind("text", _text, (".txt", ".jsonl"), TEXT_COLUMNS, python_prose_table),
+    "text": RecordKind("text", _text, (".txt", ".text", ".jsonl", ".ndjson"), TEXT_COLUMNS, python_prose_table),
     "vision": RecordKind(
         "image",
         _image,

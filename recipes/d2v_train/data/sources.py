@@ -6,17 +6,14 @@ Every source becomes a `Table` of undecoded values; `records.py` decodes them. P
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from d2v_train.data.dataset_tables import stream_parquet, table_of
-from d2v_train.data.inventory import shown_in
 from d2v_train.data.kinds import RECORD_KINDS
 from d2v_train.data.media_folders import open_media_folder
 from d2v_train.data.tables import SPLIT_NAMES, SourceSettings, Table, concatenate, pick_split
-from d2v_train.data.text_files import open_text_files, text_files_by_split
-from d2v_train.data.text_rows import TextRows
+from d2v_train.data.text_files import open_text_files
 
 
 def open_table(
@@ -85,7 +82,7 @@ def _open_local(modality: str, path: Path, split: str, settings: SourceSettings,
         return table_of(modality, load_dataset("parquet", **where), split, settings, str(path))
     kind = RECORD_KINDS[modality]
     if kind.is_text:
-        table = (_stream_text if streaming else open_text_files)(path, split, settings, kind.suffixes)
+        table = open_text_files(path, split, settings, kind.suffixes, streaming)
         if table is not None:
             return table
     if path.is_file():
@@ -107,13 +104,3 @@ def _parquet_arguments(path: Path) -> dict[str, Any]:
             f"{str(path / nested[0])!r}."
         )
     return {"data_dir": str(path)}
-
-
-def _stream_text(path: Path, split: str, settings: SourceSettings, suffixes: Sequence[str]) -> Table | None:
-    """Return the table of one split of text files that are read when needed; None if there are no such files."""
-    splits = text_files_by_split(path, suffixes)
-    if not splits:
-        return None
-    files = splits[pick_split(split, list(splits), str(path))]
-    rows = TextRows([(file, shown_in(file, path)) for file in files], settings)
-    return Table(rows, groups=rows.groups)
