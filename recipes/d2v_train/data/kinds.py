@@ -72,7 +72,9 @@ def _text(value: Any, settings: SourceSettings = AS_FOUND) -> tuple[Any, list[st
 
 
 RECORD_KINDS: dict[str, RecordKind] = {
-    "text": RecordKind("text", _text, lambda: (".txt", ".jsonl"), TEXT_COLUMNS, python_prose_table),
+    "text": RecordKind(
+        "text", _text, lambda: (".txt", ".text", ".jsonl", ".ndjson"), TEXT_COLUMNS, python_prose_table
+    ),
     "vision": RecordKind(
         "image",
         _image,

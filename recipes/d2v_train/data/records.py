@@ -152,6 +152,12 @@ class RawDataset(Dataset):
             record["transcript"] = self.transcripts[index]
         return record
 
+    def joint(self, index: int) -> str | None:
+        """Return the text between a sample and the one before, if both are parts of one document; else None."""
+        row = int(self.rows[index])
+        follows = index > 0 and self.rows[index - 1] == row - 1
+        return self.table.values.joint(row) if follows else None
+
     def without_bad(self) -> RawDataset:
         """Decode every sample once and return the dataset of the good ones; `bad` counts the others.
 
@@ -305,7 +311,7 @@ def open_dataset(
             - a folder or file of parquet, with images and audio as encoded bytes or paths;
             - a folder of images or of audio (wav, flac, ogg, mp3), flat or with a folder per class, optionally with a
               folder per split above that and `metadata.csv` for further columns;
-            - a folder or file of text: `.txt` with a blank line between documents, `.jsonl`;
+            - a folder or file of text: `.txt` with a blank line between documents (or see `documents`), `.jsonl`;
             - the name of a dataset on the Hugging Face Hub, "user/name" or "user/name:config".
         split: Name of a split, or several joined as in "train+test". "validation" and "test" stand for one another if
             only one exists.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -30,10 +30,34 @@ class Rows(Protocol):
     def keep(self, rows: int) -> None:
         """Set how many rows of a stream stay in memory."""
 
+    def joint(self, row: int) -> str | None:
+        """Return the text between a row and the one before whose document it continues; None at a new document."""
+        return None
+
     @property
     def identity(self) -> str | None:
         """A string that changes with the values; None if that requires reading them."""
         return None
+
+
+class LazySequence(Sequence):
+    """Values that are computed on access.
+
+    Args:
+        size: Number of values.
+        make: Returns one of them by its index.
+    """
+
+    def __init__(self, size: int, make: Callable[[int], Any]):
+        self.size, self.make = size, make
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __getitem__(self, row: int) -> Any:
+        if not 0 <= row < self.size:
+            raise IndexError(row)
+        return self.make(int(row))
 
 
 class MemoryRows(Rows):
@@ -109,7 +133,7 @@ class JoinedRows(Rows):
         self.is_stream = any(part.is_stream for part in parts)
         self.is_remote = any(part.is_remote for part in parts)
         if all(part.names is not None for part in parts):
-            self.names = [name for part in parts for name in part.names]
+            self.names = LazySequence(len(self), self._name)
 
     def __len__(self) -> int:
         return int(self.ends[-1])
@@ -117,8 +141,12 @@ class JoinedRows(Rows):
     def __getitem__(self, row: int) -> Any:
         if not 0 <= row < len(self):
             raise IndexError(row)
-        part = int(np.searchsorted(self.ends, row, side="right"))
-        return self.parts[part][row - (int(self.ends[part - 1]) if part else 0)]
+        part, inner = self._place(row)
+        return part[inner]
+
+    def joint(self, row: int) -> str | None:
+        part, inner = self._place(row)
+        return part.joint(inner)
 
     def keep(self, rows: int) -> None:
         for part in self.parts:
@@ -128,3 +156,12 @@ class JoinedRows(Rows):
     def identity(self) -> str | None:
         identities = [part.identity for part in self.parts]
         return None if None in identities else " ".join(identities)
+
+    def _place(self, row: int) -> tuple[Rows, int]:
+        """Return the part that holds a row, and its row there."""
+        part = int(np.searchsorted(self.ends, row, side="right"))
+        return self.parts[part], row - (int(self.ends[part - 1]) if part else 0)
+
+    def _name(self, row: int) -> str:
+        part, inner = self._place(row)
+        return part.names[inner]

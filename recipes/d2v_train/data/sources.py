@@ -216,13 +216,3 @@ def _parquet_arguments(path: Path) -> dict[str, Any]:
             f"{str(path / nested[0])!r}."
         )
     return {"data_dir": str(path)}
-
-
-def _stream_text(path: Path, split: str, settings: SourceSettings, suffixes: Sequence[str]) -> Table | None:
-    """Return the table of one split of text files that are read when needed; None if there are no such files."""
-    splits = text_files_by_split(path, suffixes)
-    if not splits:
-        return None
-    files = splits[pick_split(split, list(splits), str(path))]
-    rows = TextRows([(file, shown_in(file, path)) for file in files], settings)
-    return Table(rows, groups=rows.groups)

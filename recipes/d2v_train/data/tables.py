@@ -13,6 +13,7 @@ import numpy as np
 
 from d2v_train.data.inventory import Inventory
 from d2v_train.data.rows import JoinedRows, MemoryRows, Rows
+from d2v_train.data.text_lines import DOCUMENT_RULES
 
 
 logger = logging.getLogger(__name__)
@@ -98,7 +99,7 @@ class SourceSettings:
     """How the samples of a source are found and read: the fields of a `dataset` section of the options.
 
     Raises:
-        ValueError: If `cache` or `on_bad` has another value, or the encoding is unknown.
+        ValueError: If `documents`, `cache` or `on_bad` has another value, or the encoding is unknown.
     """
 
     column: str | list[str] | None = None
@@ -135,12 +136,17 @@ class SourceSettings:
     """Which decoded samples a process keeps: `auto` up to 256 MiB, true all, false none."""
     encoding: str = "utf-8"
     """Encoding of files of text, csv, tsv and json, such as `latin-1`; a byte order mark is skipped."""
+    documents: str = "paragraphs"
+    """What is a document of a file of plain text: `paragraphs` what blank lines separate, `lines` each line, `files`
+    the whole file. Documents of more than 1 MiB are read in parts."""
     on_bad: str = "substitute"
     """What happens to a bad sample: `substitute` replaces it by the next good one, `raise` raises `BadSample`."""
 
     def __post_init__(self):
         if self.on_bad not in ("substitute", "raise"):
             raise ValueError(f"Option on_bad is {self.on_bad!r}; it must be 'substitute' or 'raise'.")
+        if self.documents not in DOCUMENT_RULES:
+            raise ValueError(f"Option documents is {self.documents!r}; it must be one of {', '.join(DOCUMENT_RULES)}.")
         if self.cache not in ("auto", True, False):
             raise ValueError(f"Option cache is {self.cache!r}; it must be 'auto', true or false.")
         try:
