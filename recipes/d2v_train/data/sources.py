@@ -1,20 +1,20 @@
-"""Find the records behind a source name: built-in data, local folders and files, parquet, or the Hugging Face Hub.
+"""Find the records behind a source name: built-in data, local folders and files, tables, or the Hugging Face Hub.
 
-Every source becomes a `Table` of undecoded values; `records.py` decodes them. Parquet and the Hub are read by the
-`datasets` library with decoding switched off, so that a damaged file fails where it is counted.
+Every source becomes a `Table` of undecoded values; `records.py` decodes them, so that a damaged one is counted there.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from d2v_train.data.dataset_tables import stream_parquet, table_of
-from d2v_train.data.inventory import shown_in
-from d2v_train.data.kinds import RECORD_KINDS
+from d2v_train.data.dataset_tables import open_columns, open_datasets, stream_parquet, table_of
+from d2v_train.data.files import is_url
+from d2v_train.data.inventory import shown_in, visible_files
+from d2v_train.data.kinds import RECORD_KINDS, RecordKind
 from d2v_train.data.media_folders import open_media_folder
-from d2v_train.data.tables import SPLIT_NAMES, SourceSettings, Table, concatenate, pick_split
+from d2v_train.data.table_files import FORMATS, format_of, is_saved
+from d2v_train.data.tables import SourceSettings, Table, concatenate, pick_split
 from d2v_train.data.text_files import open_text_files, text_files_by_split
 from d2v_train.data.text_rows import TextRows
 
@@ -44,6 +44,14 @@ def open_table(
 def _open_split(modality: str, source: str | None, split: str, settings: SourceSettings, streaming: bool) -> Table:
     if source is None or source == "builtin":
         return RECORD_KINDS[modality].builtin(pick_split(split, ["train", "test"], "the built-in data"))
+    if is_url(source):
+        table = open_columns(modality, source, split, settings, streaming)
+        if table is None:
+            endings = ", ".join(suffix for suffixes in FORMATS.values() for suffix in suffixes)
+            raise ValueError(
+                f"There is no table at {source!r}. Name a file or folder of tables that end in {endings}."
+            )
+        return table
     path = Path(source).expanduser()
     if path.exists():
         return _open_local(modality, path, split, settings, streaming)
@@ -71,19 +79,15 @@ def _open_split(modality: str, source: str | None, split: str, settings: SourceS
         ) from error
     if streaming:
         return stream_parquet(modality, loaded.config.data_files, split, settings, source)
-    return table_of(modality, loaded, split, settings, source)
+    return table_of(modality, open_datasets(loaded), split, settings, source)
 
 
 def _open_local(modality: str, path: Path, split: str, settings: SourceSettings, streaming: bool) -> Table:
-    if path.suffix == ".parquet" if path.is_file() else any(path.rglob("*.parquet")):
-        from datasets import load_dataset, load_dataset_builder
-
-        where = _parquet_arguments(path)
-        if streaming:
-            files = load_dataset_builder("parquet", **where).config.data_files
-            return stream_parquet(modality, files, split, settings, str(path))
-        return table_of(modality, load_dataset("parquet", **where), split, settings, str(path))
     kind = RECORD_KINDS[modality]
+    if _is_table(path, kind):
+        table = open_columns(modality, path, split, settings, streaming)
+        if table is not None:
+            return table
     if kind.is_text:
         table = (_stream_text if streaming else open_text_files)(path, split, settings, kind.suffixes)
         if table is not None:
@@ -96,17 +100,17 @@ def _open_local(modality: str, path: Path, split: str, settings: SourceSettings,
     return open_media_folder(modality, path, split, settings)
 
 
-def _parquet_arguments(path: Path) -> dict[str, Any]:
-    """Return the arguments of `load_dataset` for a parquet file or folder; file names determine the splits."""
+def _is_table(path: Path, kind: RecordKind) -> bool:
+    """Return whether a file or folder is a table of columns, not files of one modality that a table may describe."""
     if path.is_file():
-        return {"data_files": {"train": str(path)}}
-    nested = sorted({file.parent.name for file in path.glob("*/*.parquet")})
-    if nested and not any(path.glob("*.parquet")) and not {*nested} <= {"data", *SPLIT_NAMES}:
-        raise ValueError(
-            f"The folder {str(path)!r} holds several datasets: {', '.join(nested)}. Name one of them, such as "
-            f"{str(path / nested[0])!r}."
-        )
-    return {"data_dir": str(path)}
+        return format_of(path) is not None and not (kind.is_text and path.name.lower().endswith(kind.suffixes))
+    if is_saved(path):
+        return True
+    files = visible_files(path)
+    formats = {format_of(file) for file in files}
+    if kind.is_text and formats & {"parquet", "arrow", "webdataset"}:
+        return True
+    return not any(file.name.lower().endswith(kind.suffixes) for file in files)
 
 
 def _stream_text(path: Path, split: str, settings: SourceSettings, suffixes: Sequence[str]) -> Table | None:
