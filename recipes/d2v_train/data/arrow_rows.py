@@ -73,16 +73,16 @@ class ArrowRows(TableRows):
 
     def cells(self, row: int) -> list[Any]:
         number = int(self._ends.searchsorted(row, side="right"))
-        batch = self._batches[number]
-        if batch is None:
+        if number in self._damage:
             raise self._damage[number].with_traceback(None)
         place = row - (int(self._ends[number - 1]) if number else 0)
-        names = batch.schema.names
-        if PROBLEM in names:
-            reason = batch.column(PROBLEM)[place].as_py()
-            if reason is not None:
-                raise BadSample("unreadable", reason)
-        return [cell_of(batch.column(name)[place]) if name in names else None for name in self.columns]
+        problems, columns = self._view(number)
+        if problems is not None and problems[place].is_valid:
+            raise BadSample("unreadable", problems[place].as_py())
+        return [
+            None if values is None else cell_of(values[place], self.schema[name])
+            for name, values in zip(self.columns, columns, strict=True)
+        ]
 
     def folder(self, row: int) -> str:
         if self.origin is not None:
@@ -128,14 +128,30 @@ class ArrowRows(TableRows):
 
     def __getstate__(self) -> dict[str, Any]:
         """Return the state without the mapped memory."""
-        return {name: value for name, value in self.__dict__.items() if name not in ("_batches", "_ends", "_file")}
+        mapped = ("_batches", "_views", "_ends", "_file")
+        return {name: value for name, value in self.__dict__.items() if name not in mapped}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Map the files again."""
         self.__dict__.update(state)
         self._open()
 
+    def _view(self, number: int) -> tuple[Any, list[Any]]:
+        """Return the problems of a batch, or None, and its columns of a row, None for those that it lacks."""
+        wanted = tuple(self.columns)
+        known = self._views.get(number)
+        if known is None or known[0] != wanted:
+            batch = self._batches[number]
+            names = batch.schema.names
+            problems = batch.column(PROBLEM) if PROBLEM in names else None
+            if problems is not None and problems.null_count == len(problems):
+                problems = None
+            known = (wanted, problems, [batch.column(name) if name in names else None for name in wanted])
+            self._views[number] = known
+        return known[1:]
+
     def _open(self) -> None:
+        self._views: dict[int, tuple[tuple[str, ...], Any, list[Any]]] = {}
         self._batches: list[Any] = []
         self._damage: dict[int, BadSample] = {}
         self._file: list[int] = []  # of each batch

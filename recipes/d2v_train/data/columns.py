@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -22,11 +21,13 @@ class Column:
         type: "string", "binary", "list", "struct", "boolean", "number", "null" or "other".
         feature: Class of the column in the `datasets` library, such as "Image", if the file tells it.
         names: Names of its classes, if the file tells them.
+        has_lists: Whether its cells are lists, or contain them.
     """
 
     type: str
     feature: str | None = None
     names: tuple[str, ...] | None = None
+    has_lists: bool = False
 
 
 class TableRows(Rows):
@@ -143,7 +144,7 @@ def columns_of(schema: Any) -> dict[str, Column]:
     found = {}
     for field in schema:
         feature, names = _feature(noted.get(field.name) if isinstance(noted, dict) else None)
-        found[field.name] = Column(_type_of(field.type), feature, names)
+        found[field.name] = Column(_type_of(field.type), feature, names, _has_list(field.type))
     return found
 
 
@@ -158,8 +159,12 @@ def merge_columns(parts: Iterable[dict[str, Column]]) -> dict[str, Column]:
     return found
 
 
-def cell_of(scalar: Any) -> Any:
+def cell_of(scalar: Any, column: Column) -> Any:
     """Return the Python value of an Arrow scalar; lists of numbers become arrays."""
+    return _with_arrays(scalar) if column.has_lists else scalar.as_py()
+
+
+def _with_arrays(scalar: Any) -> Any:
     import pyarrow
 
     if isinstance(scalar, pyarrow.ExtensionScalar):
@@ -169,7 +174,7 @@ def cell_of(scalar: Any) -> Any:
     if not _has_list(scalar.type):
         return scalar.as_py()
     if pyarrow.types.is_struct(scalar.type):
-        return {name: cell_of(scalar[name]) for name in (field.name for field in scalar.type)}
+        return {name: _with_arrays(scalar[name]) for name in (field.name for field in scalar.type)}
     return _array_of(scalar)
 
 
@@ -204,10 +209,10 @@ def _type_of(kind: Any) -> str:
     return next((name for name, checks in tests.items() if any(check(kind) for check in checks)), "other")
 
 
-@functools.cache
 def _has_list(kind: Any) -> bool:
     from pyarrow import types
 
+    kind = getattr(kind, "storage_type", kind)
     if types.is_struct(kind):
         return any(_has_list(field.type) for field in kind)
     return _type_of(kind) == "list"

@@ -84,7 +84,7 @@ class ParquetRows(TableRows):
         number = int(self._ends.searchsorted(row, side="right"))
         table = self._group(number)
         place = row - self._start(number)
-        return [cell_of(table.column(column)[place]) for column in self.columns]
+        return [cell_of(table.column(column)[place], self.schema[column]) for column in self.columns]
 
     def folder(self, row: int) -> str:
         file, _ = self._groups[int(self._ends.searchsorted(row, side="right"))]
