@@ -3,26 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from pathlib import PurePosixPath
 
 from d2v_train.data.inventory import Inventory
-from d2v_train.data.kinds import RECORD_KINDS
+from d2v_train.data.kinds import RECORD_KINDS, UNREADABLE_SUFFIXES
 from d2v_train.data.listing import Listing
+from d2v_train.data.table_files import FORMATS
+from d2v_train.data.text_source_file import text_suffix
 
 
 PLURALS = {"text": "texts", "vision": "pictures", "audio": "recordings"}
 """What the samples of a modality are called."""
 _TABLES = frozenset(
-    ".parquet .pq .arrow .feather .csv .tsv .tab .json .jsonl .ndjson .xlsx .xls .ods .pkl .npy .npz .h5 .hdf5 .mat .db "
-    ".sqlite .lmdb .mdb .tfrecord".split()
+    ".parquet .pq .arrow .feather .csv .tsv .tab .json .jsonl .ndjson .xlsx .xls .ods .pkl .db .sqlite .lmdb .mdb "
+    ".tfrecord".split()
 )
 _ARCHIVES = frozenset(".zip .tar .gz .tgz .bz2 .xz .7z .rar .zst".split())
 _DESCRIBES = frozenset(
-    ".md .rst .html .htm .doc .docx .xml .yaml .yml .toml .ini .cfg .log .bib .cff .txt .lst .srt .vtt .textgrid .lab .ltr "
-    ".wrd .phn".split()
+    ".md .rst .html .htm .doc .docx .xml .yaml .yml .toml .ini .cfg .log .bib .cff .txt .lst .srt .vtt .textgrid .lab "
+    ".ltr .wrd .phn".split()
 )
 _DOCUMENTS = (
-    "readme license licence copying notice citation authors changelog manifest checksum md5sum sha256sum dataset_infos "
-    "makefile"
+    "readme license licence copying notice citation authors changelog manifest checksum md5sum sha256sum "
+    "dataset_infos makefile"
 ).split()
 
 
@@ -38,10 +41,18 @@ def suffixes_of(modality: str) -> tuple[str, ...]:
     return RECORD_KINDS[modality].suffixes
 
 
+def is_sample_file(name: str, modality: str) -> bool:
+    """Return whether the suffix of a file says that it holds samples of a modality."""
+    is_text = RECORD_KINDS[modality].is_text
+    return (text_suffix(PurePosixPath(name)) if is_text else suffix_of(name)) in suffixes_of(modality)
+
+
 def is_of_another_kind(name: str, modality: str) -> bool:
     """Return whether the suffix of a file says that it holds no sample of a modality."""
     suffix = suffix_of(name)
-    return suffix not in suffixes_of(modality) and any(suffix in suffixes_of(other) for other in RECORD_KINDS)
+    if suffix in suffixes_of(modality):
+        return False
+    return suffix in UNREADABLE_SUFFIXES or any(suffix in suffixes_of(other) for other in RECORD_KINDS)
 
 
 def reason_against(name: str, modality: str) -> str:
@@ -55,6 +66,8 @@ def reason_against(name: str, modality: str) -> str:
     for other in RECORD_KINDS:
         if other not in ("text", modality) and suffix in suffixes_of(other):
             return f"{PLURALS[other]} in a source of {PLURALS[modality]}"
+    if suffix in UNREADABLE_SUFFIXES:
+        return UNREADABLE_SUFFIXES[suffix]
     if short.startswith(tuple(_DOCUMENTS)):
         return "it describes the data"
     if suffix in _TABLES:
@@ -108,7 +121,12 @@ def completed(inventory: Inventory, modality: str, listing: Listing) -> Inventor
         listing: The files of the source.
     """
     used = {listing.relative(name) for name in inventory.used}
-    known = {listing.relative(name): reason for reason, names in inventory.left_out.items() for name in names}
+    known = {
+        listing.relative(name): reason
+        for reason, names in inventory.left_out.items()
+        for name in names
+        if not (reason.startswith("not a text file by its suffix") or reason.removeprefix("not ") in FORMATS)
+    }
     result = account(inventory.source, inventory.layout, modality, listing, used, inventory.samples, known)
     result.notes = [*inventory.notes, *result.notes]
     return result

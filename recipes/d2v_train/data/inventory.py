@@ -79,7 +79,7 @@ class Inventory:
 
 
 def merged(inventories: Iterable[Inventory]) -> Inventory:
-    """Return the account of a source of which several splits were opened: that of the first, with the samples of all."""
+    """Return the account of a source whose splits were opened one by one: the first, with the samples of all."""
     first, *others = inventories
     samples = dict(first.samples)
     for inventory in others:

@@ -44,12 +44,14 @@ class Description:
         covers: Folder, with a slash at the end, or "" for the source: files in it that are not listed are no samples.
         beside: Further files that were read.
         by_folder: Whether the class of a sample is the folder of its file.
+        is_untyped: Whether numbers are written as text.
     """
 
     samples: list[Sample]
     covers: str
     beside: list[str] = field(default_factory=list)
     by_folder: bool = False
+    is_untyped: bool = True
 
 
 class Corpus:
@@ -256,14 +258,20 @@ def read_metadata_file(corpus: Corpus, name: str) -> Description | None:
     """Read `metadata.csv` and its other formats: the column `file_name`, relative to the file, and further columns."""
     folder = _folder(name)
     rows = read_metadata(corpus.listing.read(name), corpus.shown(name), corpus.settings)
+    suffix = name.rpartition(".")[2].lower()
     if rows is None:
+        if suffix in ("csv", "tsv", "jsonl") and name.rpartition("/")[2].lower() in METADATA_NAMES:
+            raise ValueError(
+                f"{corpus.shown(name)} has no column `file_name`. Name the column of the files so, or rename the file "
+                "if it describes something else."
+            )
         return None
     samples = []
     for written, columns in rows:
         named = columns.get("split")
         split = named.lower() if isinstance(named, str) and named.lower() in SPLIT_NAMES else None
         samples.append(Sample(corpus.find(folder, written), columns, split))
-    return Description(samples, folder)
+    return Description(samples, folder, is_untyped=suffix in ("csv", "tsv"))
 
 
 def read_list(corpus: Corpus, name: str) -> Description:
@@ -283,7 +291,7 @@ LAYOUTS: tuple[Layout, ...] = (
 )
 LISTS: tuple[Layout, ...] = (
     *(layout for layout in LAYOUTS if not layout.is_metadata),
-    Layout("metadata", lambda name: name.lower().endswith((".csv", ".tsv", ".jsonl")), read_metadata_file),
+    Layout("metadata", lambda name: name.lower().endswith((".csv", ".tsv", ".json", ".jsonl")), read_metadata_file),
     Layout("a list of files", lambda name: name.lower().endswith((".txt", ".lst")), read_list),
 )
 """Layouts of a single file that is given as the source."""

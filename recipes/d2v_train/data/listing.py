@@ -51,6 +51,9 @@ class Listing(Protocol):
     def value(self, name: str) -> Any:
         """Return what the decoders take: a path, or bytes with the name."""
 
+    def path(self, name: str) -> str:
+        """Return the path or URL of a file."""
+
     def relative(self, written: str) -> str:
         """Return the name of an absolute path that lies below the source, or the path itself."""
         return written
@@ -82,6 +85,8 @@ class FolderListing(Listing):
 
     def value(self, name: str) -> str:
         return os.path.join(self.root, name)
+
+    path = value
 
     def relative(self, written: str) -> str:
         for root in dict.fromkeys((self.root, os.path.abspath(self.root), os.path.realpath(self.root))):
@@ -214,7 +219,9 @@ class UrlListing(Listing):
     def __init__(self, url: str):
         self.where, self.left_out, self.notes, self.hidden = url, [], [], 0
         system, root = self._system()
-        sizes = {path: info.get("size") for path, info in system.find(root, detail=True).items()}
+        sizes = {root: None}
+        if not url.startswith(("http://", "https://")):  # whose servers list nothing
+            sizes = {path: info.get("size") for path, info in system.find(root, detail=True).items()}
         if not sizes:
             raise FileNotFoundError(f"There are no files behind {url}. Check the address and the access rights.")
         self.is_single = list(sizes) == [root]
@@ -227,8 +234,11 @@ class UrlListing(Listing):
     def read(self, name: str) -> bytes:
         return self._system()[0].cat_file(f"{self._folder}/{name}")
 
-    def url(self, name: str) -> str:
-        """Return the URL of a file."""
+    def relative(self, written: str) -> str:
+        base = self.path("")
+        return written.removeprefix(base).lstrip("/")
+
+    def path(self, name: str) -> str:
         return self._system()[0].unstrip_protocol(f"{self._folder}/{name}")
 
     def value(self, name: str) -> dict[str, Any]:
@@ -249,14 +259,6 @@ class UrlListing(Listing):
             return fsspec.core.url_to_fs(self.where)
         except (ValueError, ImportError) as error:
             raise ValueError(f"The address {self.where} cannot be opened: {error}.") from error
-
-
-def is_url(source: str) -> bool:
-    """Return whether a source is the URL of a file system of fsspec; `file://` is."""
-    import fsspec
-
-    protocol, separator, _ = source.partition("://")
-    return bool(separator) and protocol in {*fsspec.available_protocols(), "hf"}
 
 
 def _is_hidden(name: str) -> bool:

@@ -26,7 +26,6 @@ from d2v_train.data.kinds import RECORD_KINDS
 from d2v_train.data.label_columns import encode_labels
 from d2v_train.data.layouts import LAYOUTS, Corpus, Description, Layout, describe
 from d2v_train.data.listing import Listing
-from d2v_train.data.metadata_files import typed
 from d2v_train.data.rows import ListedRows
 from d2v_train.data.tables import (
     GROUP_COLUMNS,
@@ -53,10 +52,12 @@ class MediaSource:
     Attributes:
         splits: Samples by split, each a file and its columns.
         folder_classes: Classes that are names of folders.
+        is_untyped: Whether the columns are text, also where it is numbers.
         inventory: The account of its files.
     """
 
     splits: dict[str, list[tuple[str, Mapping[str, Any]]]] = field(default_factory=dict)
+    is_untyped: bool = True
     folder_classes: list[str] = field(default_factory=list)
     inventory: Inventory | None = None
 
@@ -210,6 +211,7 @@ class _Collector:
             self.add_by_folder([sample.file for sample in description.samples])
             return
         self.covers.setdefault(description.covers, name)
+        self.result.is_untyped &= description.is_untyped
         own = self.levels.split_of(name) or "train"
         if self.listing.is_list and not layout.is_metadata:
             own = "train"
@@ -305,15 +307,10 @@ def _labels(
 ) -> tuple[np.ndarray | None, list[str] | None]:
     """Return labels and class names of some rows; the classes are those of all splits."""
     of_folders = label == CLASS_COLUMN and bool(found.folder_classes)
-    everything = [columns.get(label) for part in found.splits.values() for _, columns in part]
-    cells = [columns.get(label) for _, columns in rows]
-    if of_folders:
-        everything, cells = ([None if is_missing(cell) else cell for cell in part] for part in (everything, cells))
-    else:
-        both = typed([*everything, *cells])
-        everything, cells = both[: len(everything)], both[len(everything) :]
-    universe = [cell for cell in everything if cell is not None]
+    universe = [columns.get(label) for part in found.splits.values() for _, columns in part]
+    different = {cell for cell in universe if isinstance(cell, str) and not is_missing(cell)}
     # A single folder is a location, not a class.
-    if not universe or (of_folders and all(cell == universe[0] for cell in universe)):
+    if all(map(is_missing, universe)) or (of_folders and len(different) < 2):
         return None, None
-    return encode_labels(cells, None, universe, where)
+    labels = [columns.get(label) for _, columns in rows]
+    return encode_labels(labels, None, universe, f"column {label!r} of {where}", found.is_untyped and not of_folders)

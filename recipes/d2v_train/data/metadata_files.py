@@ -11,7 +11,7 @@ import csv
 import io
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 from d2v_train.data.listing import decoded_text, each_line
@@ -48,7 +48,7 @@ def read_metadata(content: bytes, shown: str, settings: SourceSettings) -> Rows 
             header.
 
     Returns:
-        The rows, or None if a json or parquet file has no column of file names.
+        The rows, or None if there is no column of file names, or a json or parquet file is no table.
 
     Raises:
         ValueError: If the file is malformed, or a row names no file.
@@ -62,14 +62,12 @@ def read_metadata(content: bytes, shown: str, settings: SourceSettings) -> Rows 
         table = _json_lines(content, shown, settings)
     else:
         table = _cells(content, shown, settings, suffix)
-    if table is None:
+    if table is None or (table and not _names_a_file(table[0])):
         return None
     rows: Rows = []
     for number, row in enumerate(table, start=1):
         column = _file_column(row)
         written = None if column is None else row[column]
-        if isinstance(written, dict):  # a column of the `datasets` library
-            written = written.get("path")
         if not isinstance(written, str) or is_missing(written):
             raise ValueError(f"Row {number} of {shown} has no `file_name`. Name the file that the row describes.")
         rows.append((written, {key: _stripped(cell) for key, cell in row.items() if key != column}))
@@ -82,18 +80,10 @@ def split_cells(line: str) -> tuple[str, str]:
     return first, rest[0].strip() if rest else ""
 
 
-def typed(cells: Sequence[Any]) -> list[Any]:
-    """Return the cells of a column as whole numbers, or as numbers, if all that are strings are written as such.
-
-    Missing cells become None.
-    """
-    kept = [None if is_missing(cell) else cell for cell in cells]
-    words = {cell for cell in kept if isinstance(cell, str)}
-    if words and all(_is_whole(word) for word in words):
-        return [int(cell) if isinstance(cell, str) else cell for cell in kept]
-    if words and all("." in word or _is_whole(word) for word in words) and all(map(_is_number, words)):
-        return [float(cell) if isinstance(cell, str) else cell for cell in kept]
-    return kept
+def _names_a_file(row: dict[str, Any]) -> bool:
+    """Return whether a row has a column of file names, not of recordings or pictures themselves."""
+    column = _file_column(row)
+    return column == "file_name" or isinstance(row.get(column), str)
 
 
 def _file_column(names: Iterable[str]) -> str | None:
@@ -102,7 +92,7 @@ def _file_column(names: Iterable[str]) -> str | None:
     return next((lower[name] for name in FILE_COLUMNS if name in lower), None)
 
 
-def _cells(content: bytes, shown: str, settings: SourceSettings, suffix: str) -> list[dict[str, Any]]:
+def _cells(content: bytes, shown: str, settings: SourceSettings, suffix: str) -> list[dict[str, Any]] | None:
     text = decoded_text(content, settings.encoding, shown)
     lines = list(each_line(text))
     while lines and not lines[0].strip():
@@ -123,10 +113,7 @@ def _cells(content: bytes, shown: str, settings: SourceSettings, suffix: str) ->
     names = [name.strip() for name in table[0]] if table else []
     names = names if separator not in "\t|" else [name.strip('"') for name in names]
     if _file_column(names) is None:
-        raise ValueError(
-            f"The header of {shown} has no column `file_name`: {header[:200]!r}. Name the column of the files so, in "
-            "the first line of the file."
-        )
+        return None
     twice = next((name for name, count in Counter(names).items() if name and count > 1), None)
     if twice is not None:
         raise ValueError(f"The header of {shown} names the column {twice!r} twice. Rename one of them.")
@@ -190,17 +177,3 @@ def _parquet(content: bytes, shown: str) -> list[dict[str, Any]] | None:
 
 def _stripped(cell: Any) -> Any:
     return cell.strip() if isinstance(cell, str) else cell
-
-
-def _is_whole(word: str) -> bool:
-    """Return whether a word is how a whole number is written, so that 007 stays a name."""
-    digits = word.removeprefix("-")
-    return digits.isascii() and digits.isdecimal() and len(digits) < 19 and str(int(word)) == word
-
-
-def _is_number(word: str) -> bool:
-    try:
-        float(word)
-    except ValueError:
-        return False
-    return True

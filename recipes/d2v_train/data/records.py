@@ -146,7 +146,8 @@ class RawDataset(Dataset):
             record[key], record[f"{key}_pair"] = value
         else:
             record[key] = value
-        record["label"] = None if self.labels is None else self.labels[index].item()
+        label = None if self.labels is None else self.labels[index]
+        record["label"] = label.item() if isinstance(label, np.generic) else label
         record["group"] = None if self.groups is None else self.groups[index]
         if self.transcripts is not None:
             record["transcript"] = self.transcripts[index]

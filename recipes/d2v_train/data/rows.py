@@ -1,4 +1,4 @@
-"""Undecoded values, row by row: in memory, in files, in a table of the `datasets` library, or several of these."""
+"""Undecoded values, row by row: in memory, in files, or several of these."""
 
 from __future__ import annotations
 
@@ -98,30 +98,6 @@ class ListedRows(Rows):
     @property
     def identity(self) -> str | None:
         return self.listing.identity(self.names)
-
-
-class DatasetRows(Rows):
-    """The input column(s) of a `datasets.Dataset`.
-
-    Args:
-        dataset: Dataset with its media columns undecoded.
-        columns: Columns of a row; a row of one column is its value, of several a tuple.
-    """
-
-    def __init__(self, dataset: Any, columns: Sequence[str]):
-        self.dataset = dataset.select_columns(list(columns))
-        self.columns = columns
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def __getitem__(self, row: int) -> Any:
-        values = self.dataset[int(row)]
-        return values[self.columns[0]] if len(self.columns) == 1 else tuple(values[column] for column in self.columns)
-
-    @property
-    def identity(self) -> str | None:
-        return self.dataset._fingerprint
 
 
 class JoinedRows(Rows):

@@ -1,27 +1,33 @@
-"""Find the records behind a source name: built-in data, local folders and files, parquet, or the Hugging Face Hub.
+"""Find the records behind a source: built-in data, local folders and files, tables, URLs, or the Hugging Face Hub.
 
-Every source becomes a `Table` of undecoded values; `records.py` decodes them. Parquet and the Hub are read by the
-`datasets` library with decoding switched off, so that a damaged file fails where it is counted.
+Every source becomes a `Table` of undecoded values, with the account of its files; `records.py` decodes the values, so
+that a damaged one is counted there.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from d2v_train.data.accounts import completed, suffix_of, suffixes_of
-from d2v_train.data.dataset_tables import stream_parquet, table_of
-from d2v_train.data.inventory import Inventory, merged, shown_in
+from d2v_train.data.accounts import completed, is_sample_file, suffix_of, suffixes_of
+from d2v_train.data.dataset_tables import open_columns, open_datasets, stream_parquet, table_of
+from d2v_train.data.files import is_url, open_file
+from d2v_train.data.inventory import Inventory, merged
 from d2v_train.data.kinds import RECORD_KINDS
 from d2v_train.data.layouts import LISTS
-from d2v_train.data.listing import FolderListing, UrlListing, ZipListing, is_url
-from d2v_train.data.media_folders import open_media
-from d2v_train.data.metadata_files import METADATA_NAMES
-from d2v_train.data.tables import SPLIT_NAMES, SourceSettings, SplitNotFoundError, Table, concatenate, pick_split
-from d2v_train.data.text_files import open_text_files, text_files_by_split
-from d2v_train.data.text_rows import TextRows
+from d2v_train.data.listing import FolderListing, Listing, UrlListing, ZipListing
+from d2v_train.data.media_folders import NoSamplesError, open_media
+from d2v_train.data.metadata_files import FILE_COLUMNS, METADATA_NAMES
+from d2v_train.data.table_files import format_of, is_saved
+from d2v_train.data.tables import (
+    TEXT_PAIRS,
+    SourceSettings,
+    SplitNotFoundError,
+    Table,
+    concatenate,
+    pick_split,
+)
+from d2v_train.data.text_files import open_text_files
 
 
 TABLES_LOOKED_AT = 8
@@ -78,18 +84,31 @@ def _open_split(modality: str, source: str | None, split: str, settings: SourceS
     path = local_path(source)
     if path is not None:
         return _open_local(modality, path, split, settings, streaming)
-    if is_url(source):
-        return _open_url(modality, source, split, settings)
+    if is_url(source) and not source.startswith("file://"):
+        return _open_url(modality, source, split, settings, streaming)
     base, _, name = source.rpartition(":")
     folder = local_path(base) if base else None
     if folder is not None and folder.is_dir():
         return _open_split(modality, str(folder / name), split, settings, streaming)
-    is_path = source.startswith((".", "/", "~")) or source.count("/") > 1
+    is_path = source.startswith((".", "/", "~", "file://")) or source.count("/") > 1
     if is_path or suffix_of(source) in (".parquet", ".zip", *suffixes_of(modality)):
         raise FileNotFoundError(
             f"The {modality} source {source!r} does not exist. Give an existing folder or file, or a Hub name such as "
             f"'user/name' or 'user/name:config'."
         )
+    return _open_hub(modality, source, split, settings, streaming)
+
+
+def local_path(source: str) -> Path | None:
+    """Return the file or folder that a source names, literally or below the home folder; None if it does not exist."""
+    source = source.removeprefix("file://")
+    for path in (source, os.path.expanduser(source)):
+        if os.path.exists(path):
+            return Path(path)
+    return None
+
+
+def _open_hub(modality: str, source: str, split: str, settings: SourceSettings, streaming: bool) -> Table:
     from datasets import load_dataset, load_dataset_builder
     from datasets.exceptions import DatasetNotFoundError
 
@@ -104,77 +123,89 @@ def _open_split(modality: str, source: str | None, split: str, settings: SourceS
             f"{str(error).removesuffix(chr(46))}."
         ) from error
     if streaming:
-        table = stream_parquet(modality, loaded.config.data_files, split, settings, source)
+        names = loaded.config.data_files
+        table = stream_parquet(modality, names, split, settings, source)
     else:
-        table = table_of(modality, loaded, split, settings, source)
-    names = loaded.config.data_files if streaming else loaded
-    name = pick_split(split, list(names), source)
-    table.inventory = Inventory(source, "a dataset of the Hub", dict.fromkeys(names) | {name: len(table.values)})
+        names = loaded
+        table = table_of(modality, open_datasets(loaded), split, settings, source)
+    samples = dict.fromkeys(names) | {pick_split(split, list(names), source): len(table.values)}
+    table.inventory = Inventory(source, "a dataset of the Hub", samples)
     return table
-
-
-def local_path(source: str) -> Path | None:
-    """Return the file or folder that a source names, literally or below the home folder; None if it does not exist."""
-    source = source.removeprefix("file://")
-    for path in (source, os.path.expanduser(source)):
-        if os.path.exists(path):
-            return Path(path)
-    return None
 
 
 def _open_local(modality: str, path: Path, split: str, settings: SourceSettings, streaming: bool) -> Table:
     if path.is_file():
         return _open_file(modality, path, split, settings, streaming)
     listing = FolderListing(path)
-    table = None
-    if _holds_tables(modality, listing):
-        table = _open_tables(modality, path, split, settings, streaming)
+    if is_saved(path) or _holds_tables(modality, listing):
+        table = open_columns(modality, path, split, settings, streaming)
     elif RECORD_KINDS[modality].is_text:
-        table = _open_text(modality, path, split, settings, streaming)
+        table = open_text_files(path, split, settings, suffixes_of(modality), streaming)
+    else:
+        try:
+            return open_media(modality, listing, split, settings, str(path))
+        except NoSamplesError:  # there may be tables of lists of numbers
+            table = open_columns(modality, path, split, settings, streaming)
+            if table is None:
+                raise
     if table is None:
-        return open_media(modality, listing, split, settings, str(path))
-    table.inventory = completed(table.inventory or Inventory(str(path)), modality, listing)
+        raise NoSamplesError(
+            f"There are no {modality} files in {str(path)!r}. Expected parquet, or files that end in "
+            f"{', '.join(suffixes_of(modality))}."
+        )
+    table.inventory = completed(table.inventory, modality, listing)
     return table
 
 
 def _open_file(modality: str, path: Path, split: str, settings: SourceSettings, streaming: bool) -> Table:
-    kind, suffix = RECORD_KINDS[modality], suffix_of(path.name)
-    if suffix == ".parquet":
-        return _open_tables(modality, path, split, settings, streaming)
+    kind, suffix, table = RECORD_KINDS[modality], suffix_of(path.name), None
+    listing = FolderListing(path.parent, [path.name])
     if kind.is_text:
-        table = _open_text(modality, path, split, settings, streaming)
-        if table is not None:
-            return table
+        table = open_text_files(path, split, settings, kind.suffixes, streaming)
     elif suffix == ".zip":
         return open_media(modality, ZipListing(path), split, settings, str(path))
-    elif suffix in suffixes_of(modality) or any(layout.claims(path.name) for layout in LISTS):
-        return open_media(modality, FolderListing(path.parent, [path.name]), split, settings, str(path), LISTS)
-    others = (
-        " or ".join(kind.suffixes) if kind.is_text else "the folder or .zip that holds the files, or a list of them"
-    )
-    raise ValueError(
-        f"The {modality} source {str(path)!r} is a file of an unsupported format. Give parquet, {others}."
-    )
+    elif suffix in kind.suffixes or any(layout.claims(path.name) for layout in LISTS):
+        try:
+            return open_media(modality, listing, split, settings, str(path), LISTS)
+        except NoSamplesError:  # a table of something else than files
+            pass
+    if table is None:
+        table = open_columns(modality, path, split, settings, streaming)
+    if table is None:
+        others = " or ".join(kind.suffixes) if kind.is_text else "the folder or .zip of the files, or a list of them"
+        raise ValueError(
+            f"The {modality} source {str(path)!r} is a file of an unsupported format. Give parquet, {others}."
+        )
+    table.inventory = completed(table.inventory, modality, listing)
+    return table
 
 
-def _open_url(modality: str, url: str, split: str, settings: SourceSettings) -> Table:
+def _open_url(modality: str, url: str, split: str, settings: SourceSettings, streaming: bool) -> Table:
     listing = UrlListing(url)
+    if RECORD_KINDS[modality].is_text or _holds_tables(modality, listing):
+        table = open_columns(modality, url, split, settings, streaming)
+        if table is not None:
+            table.inventory = completed(table.inventory, modality, listing)
+            return table
     if RECORD_KINDS[modality].is_text:
-        raise ValueError(f"Text is not read from {url}. Give parquet there, or download the files.")
+        raise ValueError(f"There are no tables at {url}, and files of text are read from this machine only.")
     return open_media(modality, listing, split, settings, url)
 
 
-def _holds_tables(modality: str, listing: FolderListing) -> bool:
+def _holds_tables(modality: str, listing: Listing) -> bool:
     """Return whether a folder is a table of columns, not a folder of files that may lie beside a table.
 
-    It is one if it holds tables, and either no files of the modality, or a table that has a column for them.
+    It is one if it holds tables, and either no files of the modality, or a table with a column for them. Csv, tsv and
+    JSON beside files of the modality, or instead of them, may describe files.
     """
-    tables = [name for name in listing.names if suffix_of(name) == ".parquet"]
-    suffixes = frozenset(suffixes_of(modality))
-    if not tables or not any(suffix_of(name) in suffixes for name in listing.names):
-        return bool(tables)
-    others = [name for name in tables if name.rpartition("/")[2].lower() not in METADATA_NAMES]
-    return any(_has_inputs(modality, listing.value(name)) for name in others[:TABLES_LOOKED_AT])
+    formats = {name: format_of(name) for name in listing.names if not is_sample_file(name, modality)}
+    tables = {name for name, kind in formats.items() if kind is not None}
+    if len(formats) == len(listing.names):  # no file of the modality
+        is_text = RECORD_KINDS[modality].is_text
+        return any(is_text or formats[name] in ("parquet", "arrow", "webdataset") for name in tables)
+    parquet = [name for name in sorted(tables) if formats[name] == "parquet"]
+    others = [name for name in parquet if name.rpartition("/")[2].lower() not in METADATA_NAMES]
+    return any(_has_inputs(modality, listing.path(name)) for name in others[:TABLES_LOOKED_AT])
 
 
 def _has_inputs(modality: str, path: str) -> bool:
@@ -183,36 +214,15 @@ def _has_inputs(modality: str, path: str) -> bool:
     import pyarrow.parquet
 
     try:
-        schema = pyarrow.parquet.read_schema(path)
+        with open_file(path) as file:
+            schema = pyarrow.parquet.read_schema(file)
     except (pyarrow.ArrowInvalid, OSError):
         return False
-    kind = RECORD_KINDS[modality]
-    features = (schema.metadata or {}).get(b"huggingface", b"").decode("utf-8", "replace")
-    return not {*kind.columns}.isdisjoint(schema.names) or f'"_type": "{kind.feature}"' in features
-
-
-def _open_tables(modality: str, path: Path, split: str, settings: SourceSettings, streaming: bool) -> Table:
-    from datasets import load_dataset, load_dataset_builder
-
-    where = _parquet_arguments(path)
-    if streaming:
-        files = load_dataset_builder("parquet", **where).config.data_files
-        return stream_parquet(modality, files, split, settings, str(path))
-    return table_of(modality, load_dataset("parquet", **where), split, settings, str(path))
-
-
-def _open_text(modality: str, path: Path, split: str, settings: SourceSettings, streaming: bool) -> Table | None:
-    return (_stream_text if streaming else open_text_files)(path, split, settings, RECORD_KINDS[modality].suffixes)
-
-
-def _parquet_arguments(path: Path) -> dict[str, Any]:
-    """Return the arguments of `load_dataset` for a parquet file or folder; file names determine the splits."""
-    if path.is_file():
-        return {"data_files": {"train": str(path)}}
-    nested = sorted({file.parent.name for file in path.glob("*/*.parquet")})
-    if nested and not any(path.glob("*.parquet")) and not {*nested} <= {"data", *SPLIT_NAMES}:
-        raise ValueError(
-            f"The folder {str(path)!r} holds several datasets: {', '.join(nested)}. Name one of them, such as "
-            f"{str(path / nested[0])!r}."
-        )
-    return {"data_dir": str(path)}
+    kind, names = RECORD_KINDS[modality], {*schema.names}
+    if names & {*kind.columns}:
+        return True
+    if kind.is_text:
+        strings = [field.name for field in schema if "string" in str(field.type)]
+        is_single = len(strings) == 1 and strings[0].lower() not in FILE_COLUMNS
+        return is_single or any(names >= {*pair} for pair in TEXT_PAIRS)
+    return f'"_type": "{kind.feature}"' in (schema.metadata or {}).get(b"huggingface", b"").decode("utf-8", "replace")

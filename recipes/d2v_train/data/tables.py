@@ -36,8 +36,11 @@ TEXT_PAIRS = (
     ("premise", "hypothesis"),
     ("question1", "question2"),
 )
-LABEL_COLUMNS = ("label", "labels", "fine_label", "class", "category", "intent_class", "target")
+LABEL_COLUMNS = ("label", "labels", "fine_label", "class", "category", "intent_class", "target", "cls")
 GROUP_COLUMNS = ("speaker", "speaker_id", "client_id", "group")
+RATE_COLUMNS = ("sampling_rate", "sample_rate", "samplerate")
+PATH_COLUMNS = ("file_name", "filename", "file", "path", "filepath", "file_path")
+"""Columns of tables that name files of images or recordings, besides those of `RecordKind.columns`."""
 TRANSCRIPT_COLUMNS = ("text", "transcript", "transcription", "sentence", "normalized_text")
 """Names that a program may pass as `SourceSettings.text_column`; without it no transcripts are read."""
 
@@ -116,6 +119,8 @@ class SourceSettings:
     length_column: str | None = None
     """Column of the lengths of recordings, in samples at 16 kHz (whole numbers) or seconds; null takes them from the
     headers of the files."""
+    sampling_rate: int | None = None
+    """Sampling rate in Hz of recordings that are arrays of samples in a table; null takes the column of that name."""
     only_groups: list[str] | None = None
     """Keep only the samples of these groups."""
     exclude_groups: list[str] | None = None

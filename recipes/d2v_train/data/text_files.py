@@ -66,6 +66,8 @@ def open_text_files(
     table, universe = None, set()
     for name, paths in splits.items():
         if streaming and name != wanted:
+            inventory.samples[name] = None
+            inventory.used += [shown_in(path, root) for path in paths]
             continue
         files = _usable_files(paths, root, settings, inventory, in_memory=not streaming)
         part = _part_of(files, settings, inventory, streaming)

@@ -1,10 +1,9 @@
 """Rows: several one after another, and what tells that they have changed."""
 
-import datasets
 import pytest
 
 from d2v_train.data.listing import FolderListing
-from d2v_train.data.rows import DatasetRows, JoinedRows, ListedRows, MemoryRows
+from d2v_train.data.rows import JoinedRows, ListedRows, MemoryRows
 
 
 def test_joined_rows_are_one_after_another_with_the_names_of_all_or_none():
@@ -44,9 +43,3 @@ def test_identity_changes_with_the_files_and_is_unknown_for_what_is_in_memory(tm
     assert MemoryRows(["a"]).identity is None and JoinedRows([rows, MemoryRows(["a"])]).identity is None
     path.unlink()
     assert rows.identity is None
-
-
-def test_rows_of_a_table_are_values_or_tuples_of_the_columns():
-    table = datasets.Dataset.from_dict({"a": [1, 2], "b": ["x", "y"], "c": [0, 0]})
-    assert list(DatasetRows(table, ["a"])) == [1, 2] and DatasetRows(table, ["a", "b"])[1] == (2, "y")
-    assert DatasetRows(table, ["a"]).identity != DatasetRows(table, ["b"]).identity

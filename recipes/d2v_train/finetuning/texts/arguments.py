@@ -19,6 +19,7 @@ class TextDataArguments(DataArguments):
     test_file: str | None = option(None, "File of the data to predict.")
     text_column: list[str] | None = option(None, "Column of the text, or two for pairs; default: found by its name.")
     label_column: str | None = option(None, "Column of classes or scores; default: found by its name.")
+    encoding: str = option("utf-8", "Encoding of csv, tsv and json files, such as latin-1.")
     max_seq_length: int = option(512, "Number of tokens to which texts and pairs are truncated.")
 
     def __post_init__(self) -> None:

@@ -1,20 +1,23 @@
 """Labelled texts and pairs of texts for fine-tuning: sources, scores and tokenizer.
 
-Every source is opened as a `datasets.DatasetDict`: a name on the Hub, single files, or a local folder with files named
-by split (`train-00000-of-00001.parquet`, `validation_matched.jsonl`, `dev.tsv`).
+Every source is opened as tables of columns by split: a name on the Hub, single files, or a local folder with files
+named by split (`train-00000-of-00001.parquet`, `validation_matched.jsonl`, `dev.tsv`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from d2v_train.data.dataset_tables import table_of
+from d2v_train.data.columns import TableRows
+from d2v_train.data.dataset_tables import open_datasets, open_files, table_of
 from d2v_train.data.records import RawDataset
-from d2v_train.data.tables import SourceSettings, column_named_by, concatenate
+from d2v_train.data.table_files import FORMATS, find_tables, format_of, is_saved
+from d2v_train.data.tables import SPLIT_NAMES, SourceSettings, column_named_by, concatenate
 from d2v_train.finetuning.arguments import PARTS
 from d2v_train.finetuning.class_labels import no_label
 from d2v_train.finetuning.texts.arguments import TextDataArguments
@@ -23,10 +26,19 @@ from d2v_train.inputs.tokenizer import check_vocabulary, load_tokenizer
 
 GLUE = "nyu-mll/glue"
 """Default data set of the tasks of GLUE."""
-READERS = {".parquet": "parquet", ".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json"}
+READ = tuple(suffix for suffixes in FORMATS.values() for suffix in suffixes)
+"""Suffixes of tables."""
 SPLITS = {
     start + end: split + end
-    for start, split in (("train", "train"), ("validation", "validation"), ("dev", "validation"), ("test", "test"))
+    for start, split in (
+        ("train", "train"),
+        ("training", "train"),
+        ("validation", "validation"),
+        ("valid", "validation"),
+        ("val", "validation"),
+        ("dev", "validation"),
+        ("test", "test"),
+    )
     for end in ("_matched", "_mismatched", "")
 }
 """Split by prefix of a file name; a longer prefix comes before a shorter one that it begins with."""
@@ -47,8 +59,7 @@ def open_texts(
         ValueError: If no source is named or a file cannot be read.
         FileNotFoundError: If a file does not exist.
     """
-    from datasets import DatasetDict, get_dataset_config_names, load_dataset
-    from datasets.exceptions import DatasetGenerationError
+    from datasets import get_dataset_config_names, load_dataset
 
     files = {args.split_of(part): [Path(args.own_source(part))] for part in PARTS if args.own_source(part)}
     name = args.dataset_name or (None if files or task is None else GLUE)
@@ -65,25 +76,24 @@ def open_texts(
         config = args.dataset_config_name
         if config is None and task in get_dataset_config_names(name, token=token):
             config = task
-        return OpenTexts(load_dataset(name, config, token=token), name, args, columns)
-    parts = {}
+        return OpenTexts(open_datasets(load_dataset(name, config, token=token)), name, args, columns)
+    settings = SourceSettings(encoding=args.encoding)
+    opened = {}
     for split, paths in files.items():
         paths = [path.expanduser() for path in paths]
-        suffix = paths[0].suffix.lower()
         missing = [path for path in paths if not path.is_file()]
         if missing:
             raise FileNotFoundError(f"There is no file {missing[0]} for the {split} data.")
-        if suffix not in READERS:
-            raise ValueError(f"{paths[0]} cannot be read; supported file types are {', '.join(READERS)}.")
-        options = {"delimiter": "\t"} if suffix == ".tsv" else {}
-        try:
-            parts[split] = load_dataset(
-                READERS[suffix], data_files={"train": [str(path) for path in paths]}, **options
-            )["train"]
-        except (DatasetGenerationError, ValueError) as error:
-            reason = str(error.__cause__ or error).splitlines()[0]
-            raise ValueError(f"{paths[0]} cannot be read as {READERS[suffix]}: {reason}") from error
-    return OpenTexts(DatasetDict(parts), args.described, args, columns)
+        kinds = {path: format_of(path) for path in paths}
+        unknown = [path for path, kind in kinds.items() if kind is None]
+        if unknown:
+            raise ValueError(f"{unknown[0]} cannot be read; supported file types are {', '.join(READ)}.")
+        if len(set(kinds.values())) > 1:
+            raise ValueError(
+                f"The {split} data is in files of several types: {', '.join(map(str, paths))}. Keep those of one type."
+            )
+        opened[split] = open_files(kinds[paths[0]], {split: [str(path) for path in paths]}, settings)[split]
+    return OpenTexts(opened, args.described, args, columns)
 
 
 def _files_of(folder: Path, config: str | None, task: str | None) -> dict[str, list[Path]]:
@@ -93,16 +103,19 @@ def _files_of(folder: Path, config: str | None, task: str | None) -> dict[str, l
         raise ValueError(f"There is no folder {config!r} in {folder}.")
     found: dict[str, list[Path]] = {}
     for path in sorted(inner.iterdir()):
-        split = next((split for start, split in SPLITS.items() if path.name.startswith(start)), None)
-        if split is not None and path.suffix.lower() in READERS:
+        split = next((split for start, split in SPLITS.items() if re.match(rf"{start}(?![a-z])", path.name)), None)
+        if split is not None and path.is_file() and format_of(path) is not None:
             found.setdefault(split, []).append(path)
+    if not found and (is_saved(inner) or any((inner / name).is_dir() for name in {"data", *SPLIT_NAMES})):
+        tables = find_tables(inner)
+        found = {} if tables is None else {name: list(map(Path, files)) for name, files in tables.splits.items()}
     if not found:
         listed = ", ".join(sorted(path.name for path in inner.iterdir())[:10]) or "nothing"
         if any(path.is_dir() for path in inner.iterdir()):
             listed += "; name a folder in it with --task_name or --dataset_config_name"
         raise ValueError(
             f"{inner} has no text files with names that begin with train, validation or test and end in "
-            f"{', '.join(READERS)}; it contains {listed}."
+            f"{', '.join(READ)}; it contains {listed}."
         )
     return found
 
@@ -111,20 +124,22 @@ class OpenTexts:
     """Splits of one source, opened on demand.
 
     Args:
-        splits: The splits, a `datasets.DatasetDict`.
+        splits: Table of each split.
         where: Name of the source in errors.
         args: Options that name the columns.
         columns: Columns of the task, the default.
     """
 
-    def __init__(self, splits: Any, where: str, args: TextDataArguments, columns: Sequence[str] | None) -> None:
+    def __init__(
+        self, splits: Mapping[str, TableRows], where: str, args: TextDataArguments, columns: Sequence[str] | None
+    ) -> None:
         self.splits, self.where = splits, where
         self.columns = SourceSettings(column=args.text_column or columns, label_column=args.label_column)
 
     @property
     def column_names(self) -> list[str]:
         """Names of all columns."""
-        return list(next(iter(self.splits.values())).features)
+        return list(next(iter(self.splits.values())).schema)
 
     def open(self, split: str) -> RawDataset:
         """Open a split, or several joined by "+".
@@ -148,8 +163,9 @@ def score_target(raw: RawDataset, split: str) -> Callable[[dict[str, Any]], floa
     """
     if raw.labels is None or (raw.labels == -1).all():
         return no_label
-    if not np.isfinite(raw.labels).all():
-        sample = raw.name_of(int(np.flatnonzero(~np.isfinite(raw.labels))[0]))
+    missing = raw.labels == -1 if raw.labels.dtype.kind == "i" else ~np.isfinite(raw.labels)
+    if missing.any():
+        sample = raw.name_of(int(np.flatnonzero(missing)[0]))
         raise ValueError(f"The score of {sample} of the {split} data is missing.")
     return score
 
