@@ -52,7 +52,7 @@ class FolderLevels:
     @classmethod
     def of(cls, names: Sequence[str]) -> FolderLevels:
         """Return the levels of a source whose samples have these names."""
-        place = _common_place(names, SPLIT_NAMES)
+        place = common_place(names, SPLIT_NAMES)
         inside: dict[str, set[str]] = {}
         for name in names:
             steps = name[len(place) :].split("/", 2)
@@ -73,11 +73,18 @@ class FolderLevels:
         return rest if self.splits and top in self.splits else inner
 
 
-def classes_of(names: Sequence[str], levels: FolderLevels) -> list[str | None]:
-    """Return the class of each file, the first folder below the splits; None without such a folder."""
+def classes_of(names: Sequence[str], levels: FolderLevels, existing: Sequence[str] | None = None) -> list[str | None]:
+    """Return the class of each file, the first folder below the splits; None without such a folder.
+
+    Args:
+        names: The files.
+        levels: Levels of the source.
+        existing: Those of them that exist; None for all.
+    """
     inner = [levels.below(name) for name in names]
-    place = _common_place(inner)
-    return [name[len(place) :].rpartition("/")[0].partition("/")[0] or None for name in inner]
+    place = common_place(inner if existing is None else [levels.below(name) for name in existing])
+    below = (name[len(place) :] if name.startswith(place) else "" for name in inner)
+    return [name.rpartition("/")[0].partition("/")[0] or None for name in below]
 
 
 def split_family(name: str) -> str | None:
@@ -119,7 +126,7 @@ def _are_splits(inside: dict[str, set[str]]) -> bool:
     return any(inside[split] & inside[other] for split in exact for other in others)
 
 
-def _common_place(names: Sequence[str], ends: Iterable[str] = ()) -> str:
+def common_place(names: Sequence[str], ends: Iterable[str] = ()) -> str:
     """Return the folders that hold all names, one inside the other, up to one of the given names."""
     if not names:
         return ""

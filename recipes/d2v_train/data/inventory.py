@@ -108,8 +108,10 @@ def first_names(names: list[str]) -> str:
 
 
 def printable(text: str) -> str:
-    """Return a string that can be printed: names of files need not be text."""
-    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+    """Return a string that can be printed on one line: names of files may hold any bytes."""
+    if text.isprintable():
+        return text
+    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode("ascii") for one in text)
 
 
 def visible_files(root: Path) -> list[Path]:

@@ -144,8 +144,8 @@ def _truth(word: str) -> bool:
 
 
 def _is_number(word: str) -> bool:
-    # float() also takes the words nan, inf and infinity, and digits with underscores.
-    if not any(map(str.isdigit, word)) or "_" in word:
+    # float() also takes the words nan, inf and infinity, digits with underscores, and names such as 007.
+    if not any(map(str.isdigit, word)) or "_" in word or re.match(r"[-+]?0[0-9]", word):
         return False
     try:
         float(word)

@@ -183,7 +183,7 @@ def read_kaldi(corpus: Corpus, name: str) -> Description:
         Sample(corpus.find(folder, path), {column: cells.get(key) for column, cells in columns.items()}, split)
         for key, path in paths.items()
     ]
-    return Description(samples, folder, beside)
+    return Description(samples, "", beside)
 
 
 def read_ljspeech(corpus: Corpus, name: str) -> Description | None:
@@ -251,7 +251,7 @@ def read_manifest(corpus: Corpus, name: str) -> Description | None:
             columns["text"] = [_words(text) for text in texts] if letters else texts
     rows = (dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True))
     split = PurePosixPath(name).stem
-    return Description([Sample(path, row, split) for path, row in zip(paths, rows, strict=True)], folder, beside)
+    return Description([Sample(path, row, split) for path, row in zip(paths, rows, strict=True)], "", beside)
 
 
 def read_metadata_file(corpus: Corpus, name: str) -> Description | None:
@@ -275,9 +275,19 @@ def read_metadata_file(corpus: Corpus, name: str) -> Description | None:
 
 
 def read_list(corpus: Corpus, name: str) -> Description:
-    """Read a list of files, one path in each line, relative to the list."""
+    """Read a list of files, one path in each line, relative to the list.
+
+    Raises:
+        ValueError: If none of them exists, as in a text that is no list.
+    """
     folder = _folder(name)
     files = [corpus.find(folder, line) for line in corpus.lines(name) if line.strip()]
+    if not any(map(corpus.exists, files)):
+        raise ValueError(
+            f"None of the {len(files)} files that {corpus.shown(name)} lists exists"
+            + (f", such as {files[0]}" if files else "")
+            + ". Write one path in each line, relative to the list."
+        )
     return Description([Sample(file, {}) for file in files], folder, by_folder=True)
 
 

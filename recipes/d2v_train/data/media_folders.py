@@ -13,6 +13,7 @@ does not exist is counted as missing. Hidden files and folders are ignored.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -20,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from d2v_train.data.accounts import PLURALS, account, is_of_another_kind, suffix_of, suffixes_of
-from d2v_train.data.folder_splits import FolderLevels, classes_of, splits_meant
+from d2v_train.data.folder_splits import FolderLevels, classes_of, common_place, splits_meant
 from d2v_train.data.inventory import Inventory, first_names
 from d2v_train.data.kinds import RECORD_KINDS
 from d2v_train.data.label_columns import encode_labels
@@ -166,7 +167,7 @@ class _Collector:
         self.layouts: dict[str, None] = {}
         self.used: set[str] = set()
         self.reasons: dict[str, str] = {}
-        self.covers: dict[str, str] = {}
+        self.covers: dict[str, list[str]] = {}
         self.missing: list[str] = []
         self.outside = self.repeated = self.twice = 0
 
@@ -208,9 +209,12 @@ class _Collector:
         self.layouts[layout.title] = None
         self.used.update((name, *description.beside))
         if description.by_folder:
-            self.add_by_folder([sample.file for sample in description.samples])
+            self._add_list([sample.file for sample in description.samples])
             return
-        self.covers.setdefault(description.covers, name)
+        self.covers.setdefault(description.covers, []).append(name)
+        place = common_place([sample.file for sample in description.samples if sample.file in self.listing.known])
+        if not place.startswith(description.covers):  # such as ../images, seen from the folder of the metadata
+            self.covers.setdefault(place, []).append(name)
         self.result.is_untyped &= description.is_untyped
         own = self.levels.split_of(name) or "train"
         if self.listing.is_list and not layout.is_metadata:
@@ -232,25 +236,34 @@ class _Collector:
         plain, splits = [], []
         for name in files:
             covering = self._covering(name)
-            split = "train" if self.listing.is_list else self.levels.split_of(name)
+            split = self.levels.split_of(name)
             if covering is not None:
-                self.reasons[name] = f"it is not listed in {covering}"
+                self.reasons[name] = f"it is not listed in {first_names(covering)}"
             elif split is None:
                 self.reasons[name] = f"it lies beside the folders of the splits ({', '.join(self.levels.splits)})"
             else:
                 plain.append(name)
                 splits.append(split)
-                if name not in self.listing.known:
-                    self._note_absent(name)
+        self._add_classes(plain, splits, classes_of(plain, self.levels))
+
+    def _add_list(self, files: list[str]) -> None:
+        """Add the files of a list as one split; folders at the level of splits are no classes."""
+        absolute = {name: os.path.normpath(self.listing.value(name)) for name in files}
+        existing = [path for name, path in absolute.items() if name in self.listing.known]
+        labels = classes_of([absolute[name] for name in files], FolderLevels.of(existing), existing)
+        self.missing += [name for name in files if name not in self.listing.known]
+        self._add_classes(files, ["train"] * len(files), labels)
+
+    def _add_classes(self, files: list[str], splits: list[str], labels: list[str | None]) -> None:
         classes: dict[str | None, Mapping[str, Any]] = {None: {}}
-        for name, split, label in zip(plain, splits, classes_of(plain, self.levels), strict=True):
+        for name, split, label in zip(files, splits, labels, strict=True):
             columns = classes.setdefault(label, {} if label is None else {CLASS_COLUMN: label})
             self.result.splits.setdefault(split, []).append((name, columns))
-        self.used.update(plain)
+        self.used.update(files)
         self.result.folder_classes += [label for label in classes if label is not None]
         if len(classes) > 2:
             self.layouts[f"one folder per class ({len(classes) - 1} classes)"] = None
-        elif plain and not self.layouts:
+        elif files and not self.layouts:
             self.layouts["without classes"] = None
 
     def finish(self, source: str) -> MediaSource:
@@ -283,8 +296,8 @@ class _Collector:
         else:
             self.missing.append(name)
 
-    def _covering(self, name: str) -> str | None:
-        """Return the file that describes the folder of a file, or one above it."""
+    def _covering(self, name: str) -> list[str] | None:
+        """Return the files that describe the folder of a file, or the nearest one above it."""
         if not self.covers:
             return None
         folder = name[: name.rfind("/") + 1]
