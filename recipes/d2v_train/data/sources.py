@@ -183,8 +183,10 @@ def _open_file(modality: str, path: Path, split: str, settings: SourceSettings, 
 def _open_url(modality: str, url: str, split: str, settings: SourceSettings, streaming: bool) -> Table:
     listing = UrlListing(url)
     if RECORD_KINDS[modality].is_text or _holds_tables(modality, listing):
-        table = open_columns(modality, url, split, settings, streaming)
+        whole = url if listing.is_single else listing.path("")
+        table = open_columns(modality, whole, split, settings, streaming)
         if table is not None:
+            table.inventory.source = url
             table.inventory = completed(table.inventory, modality, listing)
             return table
     if RECORD_KINDS[modality].is_text:

@@ -75,7 +75,7 @@ def main(argv: list[str] | None = None) -> None:
     args = build_parser().parse_args(argv)
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(message)s")
     try:
-        settings = SourceSettings(**given(args, OF_THE_SOURCE), read_labels=True)
+        settings = SourceSettings(**given(args, OF_THE_SOURCE), read_labels=False)
         found = read_source(args.source, args.modality, settings)
     except (ValueError, OSError) as error:
         # A mistake of the user, for which the message is clearer than a traceback.
