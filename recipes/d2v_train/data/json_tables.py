@@ -28,7 +28,7 @@ def read_json(path: str, settings: SourceSettings = AS_FOUND) -> TablePart:
     """
     text = read_text(path, settings.encoding)
     whole = None
-    if not path.lower().endswith((".jsonl", ".ndjson")):
+    if not path.lower().removesuffix(".gz").endswith((".jsonl", ".ndjson")):
         try:
             whole = json.loads(text)
         except (ValueError, RecursionError):

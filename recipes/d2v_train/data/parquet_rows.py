@@ -20,7 +20,7 @@ from typing import Any
 
 from d2v_train.data.bad_samples import BadSample
 from d2v_train.data.columns import TableRows, cell_of, columns_of, merge_columns
-from d2v_train.data.files import is_damage, is_url, open_file, problem_of, stamp_of
+from d2v_train.data.files import is_damage, is_url, open_file, problem_of
 from d2v_train.data.tables import ColumnNotFoundError
 
 
@@ -165,10 +165,9 @@ class ParquetRows(TableRows):
             for row in range(self._start(number), int(self._ends[number]))
         }
 
-    @property
-    def identity(self) -> str:
-        """A string that changes with the columns or the files, as far as their footers show."""
-        parts = [str(list(self.columns))]
+    def stamp(self) -> str:
+        """Return a string that changes with the files, as far as their footers show."""
+        parts = []
         for file, footer in zip(self.files, self._footers, strict=True):
             if isinstance(footer, BadSample):
                 parts.append(f"{file} {footer.detail}")
@@ -177,11 +176,6 @@ class ParquetRows(TableRows):
             sizes = [footer.row_group(group).total_byte_size for group in range(footer.num_row_groups)]
             parts.append(f"{file} {changed} {footer.num_rows} {sizes}")
         return "\n".join(parts)
-
-    @property
-    def stamp(self) -> str:
-        """A string that changes with the content of any file, also of remote ones."""
-        return "\n".join(map(stamp_of, self.files))
 
     def __getstate__(self) -> dict[str, Any]:
         """Return the state without what belongs to one process."""

@@ -8,12 +8,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from d2v_train.data.dataset_tables import open_columns, open_datasets, stream_parquet, table_of
+from d2v_train.data.dataset_tables import keep_bars_out_of_logs, open_columns, open_datasets, stream_parquet, table_of
 from d2v_train.data.files import is_url
 from d2v_train.data.inventory import shown_in, visible_files
 from d2v_train.data.kinds import RECORD_KINDS, RecordKind
 from d2v_train.data.media_folders import open_media_folder
-from d2v_train.data.table_files import FORMATS, format_of, is_saved
+from d2v_train.data.table_files import format_of, is_saved
 from d2v_train.data.tables import SourceSettings, Table, concatenate, pick_split
 from d2v_train.data.text_files import open_text_files, text_files_by_split
 from d2v_train.data.text_rows import TextRows
@@ -47,7 +47,7 @@ def _open_split(modality: str, source: str | None, split: str, settings: SourceS
     if is_url(source):
         table = open_columns(modality, source, split, settings, streaming)
         if table is None:
-            endings = ", ".join(suffix for suffixes in FORMATS.values() for suffix in suffixes)
+            endings = ", ".join(SUFFIXES)
             raise ValueError(
                 f"There is no table at {source!r}. Name a file or folder of tables that end in {endings}."
             )
@@ -67,6 +67,7 @@ def _open_split(modality: str, source: str | None, split: str, settings: SourceS
     from datasets import load_dataset, load_dataset_builder
     from datasets.exceptions import DatasetNotFoundError
 
+    keep_bars_out_of_logs()
     name, _, config = source.partition(":")
     load = load_dataset_builder if streaming else load_dataset
     try:

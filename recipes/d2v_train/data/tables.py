@@ -109,8 +109,6 @@ class SourceSettings:
     length_column: str | None = None
     """Column of the lengths of recordings, in samples at 16 kHz (whole numbers) or seconds; null takes them from the
     headers of the files."""
-    sampling_rate: int | None = None
-    """Sampling rate in Hz of recordings that are arrays of samples in a table; null takes the column of that name."""
     only_groups: list[str] | None = None
     """Keep only the samples of these groups."""
     exclude_groups: list[str] | None = None
@@ -119,6 +117,8 @@ class SourceSettings:
     """Keep at most this many samples, drawn at random once; their order is kept."""
     channels: int | None = 3
     """Channels of images: 3 (RGB), 1 (grey), or null to keep their own."""
+    sampling_rate: int | None = None
+    """Rate in Hz of recordings that are stored as arrays of samples without their rate."""
     cache: bool | str = "auto"
     """Which decoded samples a process keeps: `auto` up to 256 MiB, true all, false none."""
     encoding: str = "utf-8"

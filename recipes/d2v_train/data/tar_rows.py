@@ -21,7 +21,7 @@ from typing import Any
 
 from d2v_train.data.bad_samples import BadSample
 from d2v_train.data.columns import Column, TableRows
-from d2v_train.data.files import is_damage, is_url, open_file, problem_of, stamp_of
+from d2v_train.data.files import is_damage, is_url, open_file, problem_of, stamp_of, stamps_of
 from d2v_train.support.atomic import write_file
 from d2v_train.support.storage import writing
 
@@ -97,9 +97,8 @@ class TarRows(TableRows):
         """Archive and name of each sample."""
         return self._names
 
-    @property
-    def identity(self) -> str | None:
-        return "\n".join([str(list(self.columns)), *map(stamp_of, self.files)])
+    def stamp(self) -> str | None:
+        return stamps_of(self.files)
 
     def _index(self, number: int) -> None:
         """Find the samples of an archive."""

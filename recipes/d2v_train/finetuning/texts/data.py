@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 
 from d2v_train.data.columns import TableRows
-from d2v_train.data.dataset_tables import open_datasets, open_files, table_of
+from d2v_train.data.dataset_tables import keep_bars_out_of_logs, open_datasets, open_files, table_of
 from d2v_train.data.records import RawDataset
-from d2v_train.data.table_files import FORMATS, find_tables, format_of, is_saved
+from d2v_train.data.table_files import SUFFIXES, find_tables, format_of, is_saved
 from d2v_train.data.tables import SPLIT_NAMES, SourceSettings, column_named_by, concatenate
 from d2v_train.finetuning.arguments import PARTS
 from d2v_train.finetuning.class_labels import no_label
@@ -26,8 +26,6 @@ from d2v_train.inputs.tokenizer import check_vocabulary, load_tokenizer
 
 GLUE = "nyu-mll/glue"
 """Default data set of the tasks of GLUE."""
-READ = tuple(suffix for suffixes in FORMATS.values() for suffix in suffixes)
-"""Suffixes of tables."""
 SPLITS = {
     start + end: split + end
     for start, split in (
@@ -76,6 +74,7 @@ def open_texts(
         config = args.dataset_config_name
         if config is None and task in get_dataset_config_names(name, token=token):
             config = task
+        keep_bars_out_of_logs()
         return OpenTexts(open_datasets(load_dataset(name, config, token=token)), name, args, columns)
     settings = SourceSettings(encoding=args.encoding)
     opened = {}
@@ -87,12 +86,12 @@ def open_texts(
         kinds = {path: format_of(path) for path in paths}
         unknown = [path for path, kind in kinds.items() if kind is None]
         if unknown:
-            raise ValueError(f"{unknown[0]} cannot be read; supported file types are {', '.join(READ)}.")
+            raise ValueError(f"{unknown[0]} cannot be read; supported file types are {', '.join(SUFFIXES)}.")
         if len(set(kinds.values())) > 1:
             raise ValueError(
                 f"The {split} data is in files of several types: {', '.join(map(str, paths))}. Keep those of one type."
             )
-        opened[split] = open_files(kinds[paths[0]], {split: [str(path) for path in paths]}, settings)[split]
+        opened[split] = open_files({split: [str(path) for path in paths]}, settings)[split]
     return OpenTexts(opened, args.described, args, columns)
 
 
@@ -115,7 +114,7 @@ def _files_of(folder: Path, config: str | None, task: str | None) -> dict[str, l
             listed += "; name a folder in it with --task_name or --dataset_config_name"
         raise ValueError(
             f"{inner} has no text files with names that begin with train, validation or test and end in "
-            f"{', '.join(READ)}; it contains {listed}."
+            f"{', '.join(SUFFIXES)}; it contains {listed}."
         )
     return found
 
