@@ -57,12 +57,11 @@ class ParquetRows(TableRows):
         self._schemas = [
             None if isinstance(footer, BadSample) else footer.schema.to_arrow_schema() for footer in self._footers
         ]
-        self._damage: dict[int, BadSample] = {}  # by row group
+        self._torn: dict[int, BadSample] = {}  # row groups whose columns of a row cannot be read
         self._groups: list[tuple[int, int | None]] = []
         sizes = []
         for file, footer in enumerate(self._footers):
             if isinstance(footer, BadSample):
-                self._damage[len(self._groups)] = footer
                 self._groups.append((file, None))
                 sizes.append(1)
                 logger.warning("A file cannot be read and counts as one bad sample: %s", footer.detail)
@@ -161,7 +160,7 @@ class ParquetRows(TableRows):
     def problems(self) -> dict[int, BadSample]:
         return {
             row: problem
-            for number, problem in self._damage.items()
+            for number, problem in sorted((self._lost() | self._torn).items())
             for row in range(self._start(number), int(self._ends[number]))
         }
 
@@ -185,6 +184,10 @@ class ParquetRows(TableRows):
         """Start with nothing in memory."""
         self.__dict__.update(state)
         self._forget()
+
+    def _lost(self) -> dict[int, BadSample]:
+        """Return the entries of `_groups` that stand for files without a readable footer."""
+        return {number: self._footers[file] for number, (file, group) in enumerate(self._groups) if group is None}
 
     def _start(self, number: int) -> int:
         return int(self._ends[number - 1]) if number else 0
@@ -215,9 +218,11 @@ class ParquetRows(TableRows):
         """
         import pyarrow.parquet
 
-        if number in self._damage:
-            raise self._damage[number].with_traceback(None)
         file, group = self._groups[number]
+        if group is None:
+            raise self._footers[file].with_traceback(None)
+        if number in self._torn and list(columns) == list(self.columns):
+            raise self._torn[number].with_traceback(None)
         existing = [name for name in columns if name in self._schemas[file].names]
         try:
             with open_file(self.files[file]) as source:
@@ -229,8 +234,8 @@ class ParquetRows(TableRows):
             if not is_damage(error, self.files[file]):
                 raise
             problem = problem_of(self.files[file], error, f"row group {group}")
-            if list(columns) == list(self.columns):
-                self._damage[number] = problem
+            if set(columns) & set(self.columns):
+                self._torn[number] = problem
             raise problem from error
         for name in columns:
             if name not in existing:

@@ -13,7 +13,7 @@ from d2v_train.data.files import is_url
 from d2v_train.data.inventory import shown_in, visible_files
 from d2v_train.data.kinds import RECORD_KINDS, RecordKind
 from d2v_train.data.media_folders import open_media_folder
-from d2v_train.data.table_files import format_of, is_saved
+from d2v_train.data.table_files import SUFFIXES, format_of, is_saved
 from d2v_train.data.tables import SourceSettings, Table, concatenate, pick_split
 from d2v_train.data.text_files import open_text_files, text_files_by_split
 from d2v_train.data.text_rows import TextRows
