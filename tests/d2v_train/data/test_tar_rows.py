@@ -79,3 +79,15 @@ def test_archives_without_samples_are_refused(tmp_path):
     (tmp_path / "b.tar").write_bytes(b"rubbish" * 500)
     with pytest.raises(ValueError, match="b.tar"):
         TarRows([tmp_path / "b.tar"])
+
+
+def test_the_index_of_a_large_archive_is_kept_until_it_changes(tmp_path, monkeypatch):
+    monkeypatch.setattr("d2v_train.data.tar_rows.KEPT_FROM", 3)
+    path = write_tar(tmp_path / "a.tar", members())
+    first = TarRows([path])
+    monkeypatch.setattr("d2v_train.data.tar_rows._index_of", lambda *_: pytest.fail("the archive was read again"))
+    kept = TarRows([path])
+    assert kept.names == first.names and kept.column("cls") == first.column("cls")
+    monkeypatch.undo()
+    write_tar(path, members(2))
+    assert len(TarRows([path])) == 2
