@@ -8,7 +8,6 @@ from pathlib import PurePosixPath
 from d2v_train.data.inventory import Inventory
 from d2v_train.data.kinds import RECORD_KINDS, UNREADABLE_SUFFIXES
 from d2v_train.data.listing import Listing
-from d2v_train.data.table_files import FORMATS
 from d2v_train.data.text_source_file import text_suffix
 
 
@@ -125,7 +124,7 @@ def completed(inventory: Inventory, modality: str, listing: Listing) -> Inventor
         listing.relative(name): reason
         for reason, names in inventory.left_out.items()
         for name in names
-        if not (reason.startswith("not a text file by its suffix") or reason.removeprefix("not ") in FORMATS)
+        if not reason.startswith(("not a text file by its suffix", "not a table"))
     }
     result = account(inventory.source, inventory.layout, modality, listing, used, inventory.samples, known)
     result.notes = [*inventory.notes, *result.notes]

@@ -13,7 +13,7 @@ from huggingface_hub.utils import WeakFileLock
 
 from d2v_train.data.bad_samples import BadSample
 from d2v_train.data.columns import TableRows, cell_of, columns_of, merge_columns
-from d2v_train.data.files import is_damage, is_url, open_file, problem_of, stamp_of
+from d2v_train.data.files import is_damage, is_url, open_file, problem_of, stamp_of, stamps_of
 from d2v_train.data.parquet_rows import ParquetRows
 from d2v_train.data.tables import ColumnNotFoundError
 from d2v_train.support.atomic import write_file
@@ -120,11 +120,8 @@ class ArrowRows(TableRows):
             if name in batch.schema.names
         )
 
-    @property
-    def identity(self) -> str | None:
-        if self.origin is not None:
-            return f"{list(self.columns)}\n{self.origin.stamp}"
-        return "\n".join([str(list(self.columns)), *map(stamp_of, self.files)])
+    def stamp(self) -> str | None:
+        return stamps_of(self.files) if self.origin is None else self.origin.stamp()
 
     def __getstate__(self) -> dict[str, Any]:
         """Return the state without the mapped memory."""
@@ -193,7 +190,9 @@ def copied(rows: ParquetRows, columns: Sequence[str], where: str) -> ArrowRows:
     columns = list(columns)
     rows.check(columns)
     digest = hashlib.blake2b(digest_size=16)
-    digest.update(f"{COPY_VERSION}\n{columns}\n{rows.stamp}".encode("utf-8", "surrogateescape"))
+    # The footers of remote files may be those of other contents.
+    stamps = [stamp_of(file) for file in rows.files]
+    digest.update(f"{COPY_VERSION}\n{columns}\n{stamps}".encode("utf-8", "surrogateescape"))
     path = Path(HF_DATASETS_CACHE) / "data2vec_tables" / f"{digest.hexdigest()}.arrow"
     schema = rows.arrow_schema(columns).append(pyarrow.field(PROBLEM, pyarrow.string()))
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -64,6 +64,17 @@ class TableRows(Rows):
         """Return the folder (or URL) of the file of a row, which relative paths start from."""
         return ""
 
+    def stamp(self) -> str | None:
+        """Return a string that changes with the files, or None if that would mean to read them."""
+        return None
+
+    @property
+    def identity(self) -> str | None:
+        """A string that changes with the values; None for paths, as it would not change with the files they name."""
+        stamp = self.stamp()
+        names_files = self.finish is not None and any(self.schema[name].type == "string" for name in self.columns)
+        return None if stamp is None or names_files else f"{list(self.columns)}\n{stamp}"
+
     def problems(self) -> dict[int, BadSample]:
         """Return the rows that are known to be unreadable."""
         return {}
@@ -117,9 +128,8 @@ class DatasetRows(TableRows):
     def bytes_of(self, columns: Iterable[str]) -> int:
         return self.dataset.data.nbytes
 
-    @property
-    def identity(self) -> str | None:
-        return f"{self.dataset._fingerprint} {list(self.columns)}"
+    def stamp(self) -> str | None:
+        return self.dataset._fingerprint
 
     _selected: tuple[str, ...] | None = None
     _view: Any = None

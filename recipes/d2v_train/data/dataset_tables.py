@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from d2v_train.data.label_columns import encode_labels, recognise
 from d2v_train.data.memory_table import MemoryTable, TablePart
 from d2v_train.data.parquet_rows import ParquetRows
 from d2v_train.data.rows import MemoryRows, Rows
-from d2v_train.data.table_files import find_tables
+from d2v_train.data.table_files import find_tables, format_of
 from d2v_train.data.tables import (
     GROUP_COLUMNS,
     LABEL_COLUMNS,
@@ -89,38 +90,47 @@ def open_columns(
     found = find_tables(source)
     if found is None:
         return None
-    tables = open_files(found.format, found.splits, settings)
+    tables = open_files(found.splits, settings)
     name = pick_split(split, list(tables), str(source))
-    table = table_of(modality, tables, name, settings, str(source), streaming and found.format in STREAMED)
+    kind = format_of(found.splits[name][0])
+    table = table_of(modality, tables, name, settings, str(source), streaming and kind in STREAMED)
     used = [file for files in found.splits.values() for file in files]
-    layout = f"tables of columns ({found.format})"
+    layout = f"tables of columns ({kind})"
     samples = dict.fromkeys(found.splits) | {name: len(table.values)}
     table.inventory = Inventory(str(source), layout, samples, used, found.left_out)
     return table
 
 
-def open_files(kind: str, splits: Mapping[str, Sequence[str]], settings: SourceSettings) -> OpenTables:
-    """Return the tables of files of one format by split.
+def open_files(splits: Mapping[str, Sequence[str]], settings: SourceSettings) -> OpenTables:
+    """Return the tables of files by split.
 
     Args:
-        kind: A key of `FORMATS`.
-        splits: Paths or URLs by split.
+        splits: Paths or URLs by split; those of a split have one format.
         settings: Settings of the source, for the encoding.
     """
 
     def opener(files: Sequence[str]) -> Callable[[], TableRows]:
-        if kind == "csv":
+        kind = format_of(files[0])
+        if kind in ("csv", "tsv"):
             return lambda: MemoryTable(_read_parts(files, settings, read_delimited), is_untyped=True)
-        if kind == "json":
+        if kind in ("json", "jsonl"):
             return lambda: MemoryTable(_read_parts(files, settings, read_json))
         return lambda: {"parquet": ParquetRows, "arrow": ArrowRows, "webdataset": TarRows}[kind](files)
 
-    return OpenTables({split: opener(list(files)) for split, files in splits.items()})
+    return OpenTables({split: opener(list(files)) for split, files in splits.items() if files})
 
 
 def open_datasets(splits: Mapping[str, Any]) -> OpenTables:
     """Return the tables of a `datasets.DatasetDict`."""
     return OpenTables({split: (lambda dataset=dataset: DatasetRows(dataset)) for split, dataset in splits.items()})
+
+
+def keep_bars_out_of_logs() -> None:
+    """Turn off the progress bars of the `datasets` library where they would not be drawn over, as in files of logs."""
+    if not sys.stderr.isatty():
+        import datasets
+
+        datasets.disable_progress_bars()
 
 
 def stream_parquet(modality: str, files: Any, split: str, settings: SourceSettings, where: str) -> Table:
@@ -147,7 +157,7 @@ def stream_parquet(modality: str, files: Any, split: str, settings: SourceSettin
             "data.streaming=false to download it, or convert it to parquet."
         )
     splits = {name: [str(file) for file in part] for name, part in files.items()}
-    return table_of(modality, open_files("parquet", splits, settings), split, settings, where, streaming=True)
+    return table_of(modality, open_files(splits, settings), split, settings, where, streaming=True)
 
 
 def table_of(

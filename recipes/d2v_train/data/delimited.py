@@ -7,7 +7,9 @@ without a word, decides the types of all rows by the first ones, and does not te
 from __future__ import annotations
 
 import csv
+import gzip
 import io
+import zlib
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -37,7 +39,7 @@ def read_delimited(path: str, settings: SourceSettings = AS_FOUND) -> TablePart:
     if "\n" not in text and "\r" in text:  # line ends of classic Mac OS
         text = text.replace("\r", "\n")
     first = next((line for line in io.StringIO(text, newline="\n") if line.strip()), "")
-    delimiter = "\t" if path.lower().endswith((".tsv", ".tab")) else _delimiter_of(first)
+    delimiter = "\t" if path.lower().removesuffix(".gz").endswith((".tsv", ".tab")) else _delimiter_of(first)
     rows = _plain_rows(text, delimiter) if delimiter == "\t" else _quoted_rows(text, delimiter, path)
     _, header = next(rows, (0, None))
     if header is None:
@@ -74,6 +76,11 @@ def read_text(path: str, encoding: str) -> str:
     """
     with open_file(path) as file:
         content = file.read()
+    if path.lower().endswith(".gz"):
+        try:
+            content = gzip.decompress(content)
+        except (OSError, EOFError, zlib.error) as error:
+            raise ValueError(f"{path} cannot be decompressed: {error}.") from error
     if encoding.lower().replace("_", "-") in ("utf-8", "utf8"):
         encoding = "utf-16" if content.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8-sig"
     try:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -27,8 +28,10 @@ def open_file(path: str | Path) -> BinaryIO:
     return fsspec.open(path, "rb", cache_type="none", expand=False).open()
 
 
-def list_url(url: str) -> list[str]:
-    """Return the files below a URL, or the URL itself if it is a file or its server lists nothing.
+def list_url(url: str) -> list[tuple[str, str]]:
+    """Return the files below a URL and their paths from there, or the URL itself if it is a file.
+
+    Servers of `http://` and `https://` list nothing: their URLs are files.
 
     Raises:
         FileNotFoundError: If there is nothing.
@@ -38,11 +41,13 @@ def list_url(url: str) -> list[str]:
 
     system, path = fsspec.core.url_to_fs(url)
     if url.startswith(("http://", "https://")) or system.isfile(path):
-        return [url]
-    found = [system.unstrip_protocol(name) for name in system.find(path)]
+        return [(url, "")]
+    found = sorted(system.find(path))
     if not found:
         raise FileNotFoundError(f"There are no files below {url}.")
-    return sorted(found)
+    root = path.rstrip("/") + "/"
+    names = [(system.unstrip_protocol(name), name.removeprefix(root)) for name in found]
+    return [(file, name) for file, name in names if not any(part.startswith(".") for part in name.split("/"))]
 
 
 def stamp_of(path: str | Path) -> str:
@@ -56,14 +61,12 @@ def stamp_of(path: str | Path) -> str:
     return f"{path} {system.ukey(name)}"
 
 
-def size_of(path: str | Path) -> int:
-    """Return the size of a file in bytes, 0 if its server does not tell."""
-    if not is_url(path):
-        return os.path.getsize(path)
-    import fsspec
-
-    system, name = fsspec.core.url_to_fs(path)
-    return system.size(name) or 0
+def stamps_of(paths: Iterable[str | Path]) -> str | None:
+    """Return a string that changes with any of the files, or None if one does not exist."""
+    try:
+        return "\n".join(map(stamp_of, paths))
+    except OSError:
+        return None
 
 
 def is_damage(error: BaseException, path: str | Path) -> bool:

@@ -1,7 +1,6 @@
 """Tables of JSON: .jsonl with an object on each line, and .json with a list of objects or of columns.
 
-The json builder of the `datasets` library is not used: it ends at the first line that is not JSON, and joins cells of
-several types into text.
+The json builder of the `datasets` library is not used: it ends at the first line that is not JSON, and tells no line.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ def read_json(path: str, settings: SourceSettings = AS_FOUND) -> TablePart:
     """
     text = read_text(path, settings.encoding)
     whole = None
-    if not path.lower().endswith((".jsonl", ".ndjson")):
+    if not path.lower().removesuffix(".gz").endswith((".jsonl", ".ndjson")):
         try:
             whole = json.loads(text)
         except (ValueError, RecursionError):

@@ -22,6 +22,8 @@ logger = logging.getLogger(__name__)
 MAX_LABEL_BYTES = 2**32
 """Size of the labels of samples with several classes, above which a column is refused."""
 _WHOLE = re.compile(r"0|-?[1-9][0-9]*")
+# Unlike float(), without the words nan and infinity, and without leading zeros: 007 is a name.
+_NUMBER = re.compile(r"[-+]?((0|[1-9][0-9]*)(\.[0-9]*)?|\.[0-9]+)([eE][-+]?[0-9]+)?")
 
 
 def encode_labels(
@@ -111,7 +113,7 @@ def _recognise(labels: list[Any], others: list[Any], where: str) -> tuple[list[A
         return _mapped(labels, int), _mapped(others, int)
     if words and {word.lower() for word in words} <= {"true", "false"}:
         return _mapped(labels, _truth), _mapped(others, _truth)
-    numbers = {word for word in words if _is_number(word)}
+    numbers = {word for word in words if _NUMBER.fullmatch(word)}
     if words and numbers == words:
         return _mapped(labels, float), _mapped(others, float)
     if numbers:
@@ -141,17 +143,6 @@ def _mapped(values: list[Any], make: Any) -> list[Any]:
 
 def _truth(word: str) -> bool:
     return word.lower() == "true"
-
-
-def _is_number(word: str) -> bool:
-    # float() also takes the words nan, inf and infinity, digits with underscores, and names such as 007.
-    if not any(map(str.isdigit, word)) or "_" in word or re.match(r"[-+]?0[0-9]", word):
-        return False
-    try:
-        float(word)
-    except ValueError:
-        return False
-    return True
 
 
 def _are_ids(values: list[Any], kinds: set[type]) -> bool:
@@ -214,7 +205,9 @@ def _examples(labels: list[Any], others: list[Any]) -> str:
     found: dict[str, str] = {}
     for place, values in (("row {}", labels), ("another split", others)):
         for row, value in enumerate(values):
-            kinds = {type(item).__name__ for item in value} if isinstance(value, list) else {type(value).__name__}
+            kinds = {type(value).__name__}
+            if isinstance(value, list):
+                kinds = {f"list of {type(item).__name__}" for item in value} or {"empty list"}
             for kind in kinds if value is not None else ():
                 if kind not in found:
                     shown = repr(value)

@@ -11,7 +11,7 @@ import numpy as np
 
 from d2v_train.data.bad_samples import BadSample
 from d2v_train.data.columns import Column, TableRows, merge_columns
-from d2v_train.data.files import stamp_of
+from d2v_train.data.files import stamps_of
 from d2v_train.data.tables import TEXT_COLUMNS, ColumnNotFoundError, is_missing
 
 
@@ -83,9 +83,8 @@ class MemoryTable(TableRows):
                         "files that have it."
                     )
 
-    @property
-    def identity(self) -> str | None:
-        return "\n".join([str(list(self.columns)), *(stamp_of(part.file) for part in self.parts)])
+    def stamp(self) -> str | None:
+        return stamps_of(part.file for part in self.parts)
 
     def _find(self, row: int) -> tuple[TablePart, int]:
         number = int(np.searchsorted(self._ends, row, side="right"))

@@ -20,7 +20,7 @@ from typing import Any
 
 from d2v_train.data.bad_samples import BadSample
 from d2v_train.data.columns import TableRows, cell_of, columns_of, merge_columns
-from d2v_train.data.files import is_damage, is_url, open_file, problem_of, stamp_of
+from d2v_train.data.files import is_damage, is_url, open_file, problem_of
 from d2v_train.data.tables import ColumnNotFoundError
 
 
@@ -57,12 +57,11 @@ class ParquetRows(TableRows):
         self._schemas = [
             None if isinstance(footer, BadSample) else footer.schema.to_arrow_schema() for footer in self._footers
         ]
-        self._damage: dict[int, BadSample] = {}  # by row group
+        self._torn: dict[int, BadSample] = {}  # row groups whose columns of a row cannot be read
         self._groups: list[tuple[int, int | None]] = []
         sizes = []
         for file, footer in enumerate(self._footers):
             if isinstance(footer, BadSample):
-                self._damage[len(self._groups)] = footer
                 self._groups.append((file, None))
                 sizes.append(1)
                 logger.warning("A file cannot be read and counts as one bad sample: %s", footer.detail)
@@ -161,14 +160,13 @@ class ParquetRows(TableRows):
     def problems(self) -> dict[int, BadSample]:
         return {
             row: problem
-            for number, problem in self._damage.items()
+            for number, problem in sorted((self._lost() | self._torn).items())
             for row in range(self._start(number), int(self._ends[number]))
         }
 
-    @property
-    def identity(self) -> str:
-        """A string that changes with the columns or the files, as far as their footers show."""
-        parts = [str(list(self.columns))]
+    def stamp(self) -> str:
+        """Return a string that changes with the files, as far as their footers show."""
+        parts = []
         for file, footer in zip(self.files, self._footers, strict=True):
             if isinstance(footer, BadSample):
                 parts.append(f"{file} {footer.detail}")
@@ -178,11 +176,6 @@ class ParquetRows(TableRows):
             parts.append(f"{file} {changed} {footer.num_rows} {sizes}")
         return "\n".join(parts)
 
-    @property
-    def stamp(self) -> str:
-        """A string that changes with the content of any file, also of remote ones."""
-        return "\n".join(map(stamp_of, self.files))
-
     def __getstate__(self) -> dict[str, Any]:
         """Return the state without what belongs to one process."""
         return {name: value for name, value in self.__dict__.items() if name not in ("_kept", "_lock")}
@@ -191,6 +184,10 @@ class ParquetRows(TableRows):
         """Start with nothing in memory."""
         self.__dict__.update(state)
         self._forget()
+
+    def _lost(self) -> dict[int, BadSample]:
+        """Return the entries of `_groups` that stand for files without a readable footer."""
+        return {number: self._footers[file] for number, (file, group) in enumerate(self._groups) if group is None}
 
     def _start(self, number: int) -> int:
         return int(self._ends[number - 1]) if number else 0
@@ -221,9 +218,11 @@ class ParquetRows(TableRows):
         """
         import pyarrow.parquet
 
-        if number in self._damage:
-            raise self._damage[number].with_traceback(None)
         file, group = self._groups[number]
+        if group is None:
+            raise self._footers[file].with_traceback(None)
+        if number in self._torn and list(columns) == list(self.columns):
+            raise self._torn[number].with_traceback(None)
         existing = [name for name in columns if name in self._schemas[file].names]
         try:
             with open_file(self.files[file]) as source:
@@ -235,8 +234,8 @@ class ParquetRows(TableRows):
             if not is_damage(error, self.files[file]):
                 raise
             problem = problem_of(self.files[file], error, f"row group {group}")
-            if list(columns) == list(self.columns):
-                self._damage[number] = problem
+            if set(columns) & set(self.columns):
+                self._torn[number] = problem
             raise problem from error
         for name in columns:
             if name not in existing:

@@ -211,6 +211,8 @@ class RawDataset(Dataset):
         except Exception:  # the name of an unreadable sample is requested
             value = None
         path = value.get("path") if isinstance(value, dict) else None
+        if isinstance(value, str) and not RECORD_KINDS[self.modality].is_text:
+            path = value
         return f"row {row} ({path})" if path else f"row {row}"
 
     def reject(self, index: int, error: BadSample, drawn: bool = True, report: DataReport | None = None) -> None:

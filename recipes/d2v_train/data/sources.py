@@ -10,7 +10,7 @@ import os
 from pathlib import Path
 
 from d2v_train.data.accounts import completed, is_sample_file, suffix_of, suffixes_of
-from d2v_train.data.dataset_tables import open_columns, open_datasets, stream_parquet, table_of
+from d2v_train.data.dataset_tables import keep_bars_out_of_logs, open_columns, open_datasets, stream_parquet, table_of
 from d2v_train.data.files import is_url, open_file
 from d2v_train.data.inventory import Inventory, merged
 from d2v_train.data.kinds import RECORD_KINDS
@@ -112,6 +112,7 @@ def _open_hub(modality: str, source: str, split: str, settings: SourceSettings, 
     from datasets import load_dataset, load_dataset_builder
     from datasets.exceptions import DatasetNotFoundError
 
+    keep_bars_out_of_logs()
     name, _, config = source.partition(":")
     load = load_dataset_builder if streaming else load_dataset
     try:

@@ -21,10 +21,13 @@ FORMATS = {
     "parquet": (".parquet", ".pq"),
     "arrow": (".arrow", ".feather"),
     "webdataset": (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz"),
-    "csv": (".csv", ".tsv", ".tab"),
-    "json": (".jsonl", ".ndjson", ".json"),
+    "jsonl": (".jsonl", ".ndjson", ".jsonl.gz"),
+    "csv": (".csv", ".csv.gz"),
+    "tsv": (".tsv", ".tab", ".tsv.gz"),
+    "json": (".json", ".json.gz"),
 }
-"""Suffixes of each format. Of a folder with several, the first one is read."""
+"""Suffixes of each format. Of a split in several formats, the first one is read."""
+SUFFIXES = tuple(suffix for suffixes in FORMATS.values() for suffix in suffixes)
 SAVED = {"dataset_dict.json", "state.json"}
 """Files that mark a folder written by `save_to_disk`."""
 
@@ -34,12 +37,10 @@ class TableFiles:
     """The tables of a source.
 
     Attributes:
-        format: A key of `FORMATS`.
-        splits: Paths or URLs by split.
+        splits: Paths or URLs by split; those of a split have one format.
         left_out: Names of other files by reason.
     """
 
-    format: str
     splits: dict[str, list[str]]
     left_out: dict[str, list[str]] = field(default_factory=dict)
 
@@ -69,7 +70,7 @@ def find_tables(source: str | Path) -> TableFiles | None:
         FileNotFoundError: If there is nothing at a URL.
     """
     if is_url(source):
-        files = [(url, url.removeprefix(str(source)).strip("/")) for url in list_url(str(source))]
+        files = list_url(str(source))
     elif Path(source).is_file():
         files = [(str(source), "")]
     else:
@@ -77,25 +78,29 @@ def find_tables(source: str | Path) -> TableFiles | None:
             return _saved_tables(Path(source))
         files = [(str(path), shown_in(path, Path(source))) for path in visible_files(Path(source))]
     kinds = {path: format_of(path) for path, _ in files}
-    kind = next((kind for kind in FORMATS if kind in kinds.values()), None)
-    if kind is None:
-        return None
-    found = TableFiles(kind, {})
     if len(files) == 1 and files[0][1] == "":
-        found.splits["train"] = [files[0][0]]
-        return found
-    chosen = [(path, shown) for path, shown in files if kinds[path] == kind]
-    others = [shown for path, shown in files if kinds[path] != kind]
-    _check_single(str(source), [shown for _, shown in chosen])
+        return TableFiles({"train": [files[0][0]]}) if kinds[files[0][0]] else None
+    tables = [(path, shown) for path, shown in files if kinds[path] is not None]
+    if not tables:
+        return None
+    _check_single(str(source), [shown for _, shown in tables])
+    found = TableFiles({})
+    others = [shown for path, shown in files if kinds[path] is None]
     if others:
-        found.left_out[f"not {kind}"] = others
-    splits = {path: split_of(shown) for path, shown in chosen}
+        found.left_out["not a table"] = others
+    splits = {path: split_of(shown) for path, shown in tables}
     told = any(splits.values())
-    for path, shown in chosen:
-        if told and splits[path] is None:
-            found.left_out.setdefault("other files name their split, these do not", []).append(shown)
-        else:
-            found.splits.setdefault(splits[path] or "train", []).append(path)
+    for split in dict.fromkeys(splits.values()):
+        members = [(path, shown) for path, shown in tables if splits[path] == split]
+        if told and split is None:
+            found.left_out["other files name their split, these do not"] = [shown for _, shown in members]
+            continue
+        name = split or "train"
+        kind = next(kind for kind in FORMATS if any(kinds[path] == kind for path, _ in members))
+        found.splits[name] = [path for path, _ in members if kinds[path] == kind]
+        others = [shown for path, shown in members if kinds[path] != kind]
+        if others:
+            found.left_out[f"the split {name!r} is read from its files of format {kind}"] = others
     return found
 
 
@@ -128,7 +133,7 @@ def _saved_tables(folder: Path) -> TableFiles:
     parts = {"train": folder}
     if (folder / "dataset_dict.json").is_file():
         parts = {path.name: path for path in sorted(folder.iterdir()) if (path / "state.json").is_file()}
-    found = TableFiles("arrow", {})
+    found = TableFiles({})
     for split, part in parts.items():
         try:
             listed = json.loads((part / "state.json").read_text(encoding="utf-8"))["_data_files"]

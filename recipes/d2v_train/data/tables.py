@@ -119,8 +119,6 @@ class SourceSettings:
     length_column: str | None = None
     """Column of the lengths of recordings, in samples at 16 kHz (whole numbers) or seconds; null takes them from the
     headers of the files."""
-    sampling_rate: int | None = None
-    """Sampling rate in Hz of recordings that are arrays of samples in a table; null takes the column of that name."""
     only_groups: list[str] | None = None
     """Keep only the samples of these groups."""
     exclude_groups: list[str] | None = None

@@ -8,16 +8,20 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from d2v_train.data.accounts import account
 from d2v_train.data.columns import TableRows
-from d2v_train.data.dataset_tables import open_datasets, open_files, table_of
+from d2v_train.data.dataset_tables import keep_bars_out_of_logs, open_datasets, open_files, table_of
+from d2v_train.data.inventory import Inventory
+from d2v_train.data.listing import FolderListing
 from d2v_train.data.records import RawDataset
-from d2v_train.data.table_files import FORMATS, find_tables, format_of, is_saved
-from d2v_train.data.tables import SPLIT_NAMES, SourceSettings, column_named_by, concatenate
+from d2v_train.data.table_files import SUFFIXES, find_tables, format_of, is_saved
+from d2v_train.data.tables import SPLIT_NAMES, SourceSettings, column_named_by, concatenate, pick_split
 from d2v_train.finetuning.arguments import PARTS
 from d2v_train.finetuning.class_labels import no_label
 from d2v_train.finetuning.texts.arguments import TextDataArguments
@@ -26,8 +30,6 @@ from d2v_train.inputs.tokenizer import check_vocabulary, load_tokenizer
 
 GLUE = "nyu-mll/glue"
 """Default data set of the tasks of GLUE."""
-READ = tuple(suffix for suffixes in FORMATS.values() for suffix in suffixes)
-"""Suffixes of tables."""
 SPLITS = {
     start + end: split + end
     for start, split in (
@@ -70,13 +72,15 @@ def open_texts(
         )
     folder = None if name is None else Path(name).expanduser()
     if folder is not None and folder.is_dir():
-        files = _files_of(folder, args.dataset_config_name, task) | files
-        folder = folder.resolve()
+        folder = _folder_of(folder, args.dataset_config_name, task)
+        files = _files_of(folder) | files
     elif name is not None:
         config = args.dataset_config_name
         if config is None and task in get_dataset_config_names(name, token=token):
             config = task
-        return OpenTexts(open_datasets(load_dataset(name, config, token=token)), name, args, columns)
+        keep_bars_out_of_logs()
+        splits = open_datasets(load_dataset(name, config, token=token))
+        return OpenTexts(splits, name, args, columns, Inventory(name, "a dataset of the Hub", dict.fromkeys(splits)))
     settings = SourceSettings(encoding=args.encoding)
     opened = {}
     for split, paths in files.items():
@@ -87,20 +91,42 @@ def open_texts(
         kinds = {path: format_of(path) for path in paths}
         unknown = [path for path, kind in kinds.items() if kind is None]
         if unknown:
-            raise ValueError(f"{unknown[0]} cannot be read; supported file types are {', '.join(READ)}.")
+            raise ValueError(f"{unknown[0]} cannot be read; supported file types are {', '.join(SUFFIXES)}.")
         if len(set(kinds.values())) > 1:
             raise ValueError(
                 f"The {split} data is in files of several types: {', '.join(map(str, paths))}. Keep those of one type."
             )
-        opened[split] = open_files(kinds[paths[0]], {split: [str(path) for path in paths]}, settings)[split]
-    return OpenTexts(opened, args.described, args, columns)
+        opened[split] = open_files({split: [str(path) for path in paths]}, settings)[split]
+    return OpenTexts(opened, args.described, args, columns, _inventory(args.described, folder, files))
 
 
-def _files_of(folder: Path, config: str | None, task: str | None) -> dict[str, list[Path]]:
-    """Return the files by split of a folder, or of its sub-folder for the configuration or task."""
+def _inventory(described: str, folder: Path | None, files: Mapping[str, Sequence[Path]]) -> Inventory:
+    """Return the account of some files by split, and of the others in their folder, if that is the source."""
+    used = [str(path.expanduser()) for paths in files.values() for path in paths]
+    formats = dict.fromkeys(str(format_of(path)) for path in used)
+    found = Inventory(described, f"tables of columns ({', '.join(formats)})", dict.fromkeys(files))
+    if folder is None:
+        found.used = used
+        return found
+    listing = FolderListing(folder)
+    names = [listing.relative(path) for path in used]
+    tables = {name for name in listing.names if format_of(name) is not None}
+    reasons = dict.fromkeys(tables.difference(names), "a table whose name does not begin with that of a split")
+    found = account(described, found.layout, "text", listing, names, found.samples, reasons)
+    found.used += [name for name in names if name not in listing.known]
+    return found
+
+
+def _folder_of(folder: Path, config: str | None, task: str | None) -> Path:
+    """Return the sub-folder for the configuration or task, or else the folder."""
     inner = next((folder / name for name in (config, task) if name and (folder / name).is_dir()), folder)
     if config and inner.name != config:
         raise ValueError(f"There is no folder {config!r} in {folder}.")
+    return inner
+
+
+def _files_of(inner: Path) -> dict[str, list[Path]]:
+    """Return the tables of a folder by split."""
     found: dict[str, list[Path]] = {}
     for path in sorted(inner.iterdir()):
         split = next((split for start, split in SPLITS.items() if re.match(rf"{start}(?![a-z])", path.name)), None)
@@ -115,7 +141,7 @@ def _files_of(folder: Path, config: str | None, task: str | None) -> dict[str, l
             listed += "; name a folder in it with --task_name or --dataset_config_name"
         raise ValueError(
             f"{inner} has no text files with names that begin with train, validation or test and end in "
-            f"{', '.join(READ)}; it contains {listed}."
+            f"{', '.join(SUFFIXES)}; it contains {listed}."
         )
     return found
 
@@ -128,12 +154,18 @@ class OpenTexts:
         where: Name of the source in errors.
         args: Options that name the columns.
         columns: Columns of the task, the default.
+        inventory: What the source is read as.
     """
 
     def __init__(
-        self, splits: Mapping[str, TableRows], where: str, args: TextDataArguments, columns: Sequence[str] | None
+        self,
+        splits: Mapping[str, TableRows],
+        where: str,
+        args: TextDataArguments,
+        columns: Sequence[str] | None,
+        inventory: Inventory,
     ) -> None:
-        self.splits, self.where = splits, where
+        self.splits, self.where, self.inventory = splits, where, inventory
         self.columns = SourceSettings(column=args.text_column or columns, label_column=args.label_column)
 
     @property
@@ -150,7 +182,11 @@ class OpenTexts:
         """
         with column_named_by("--text_column"):
             tables = [table_of("text", self.splits, name, self.columns, self.where) for name in split.split("+")]
-        return RawDataset("text", tables[0] if len(tables) == 1 else concatenate(tables))
+        table = tables[0] if len(tables) == 1 else concatenate(tables)
+        found = [pick_split(name, list(self.splits), self.where) for name in split.split("+")]
+        counts = {name: len(part.values) for name, part in zip(found, tables, strict=True)}
+        table.inventory = replace(self.inventory, samples=self.inventory.samples | counts)
+        return RawDataset("text", table)
 
 
 def score_target(raw: RawDataset, split: str) -> Callable[[dict[str, Any]], float | None]:
