@@ -26,6 +26,7 @@ NOTES = (
     "CMYK converted",
     "reduced to 8 bits",
     "transparency put on white",
+    "long word",
 )
 """Things done to (or seen in) a sample that is used all the same."""
 _BIT = {reason: 1 << position for position, reason in enumerate(FATAL + NOTES)}

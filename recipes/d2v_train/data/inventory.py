@@ -22,7 +22,7 @@ class Inventory:
     Attributes:
         source: The source as it was given.
         layout: What it is read as, such as "pictures, one folder per class".
-        samples: Number of samples by split.
+        samples: Number of samples by split; None for a split that was not counted.
         used: Files that hold samples or describe them.
         left_out: Names of the other files by reason.
         notes: Sentences about the samples, such as how many files are listed and do not exist.
@@ -30,7 +30,7 @@ class Inventory:
 
     source: str
     layout: str = ""
-    samples: dict[str, int] = field(default_factory=dict)
+    samples: dict[str, int | None] = field(default_factory=dict)
     used: list[str] = field(default_factory=list)
     left_out: dict[str, list[str]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
@@ -46,7 +46,10 @@ class Inventory:
 
     def lines(self) -> list[str]:
         """Return the summary: what is read, the samples of each split, and the files left out by reason."""
-        counts = ", ".join(f"{name} {count}" for name, count in self.samples.items()) or "none"
+        counts = (
+            ", ".join(f"{name} {'(not counted)' if count is None else count}" for name, count in self.samples.items())
+            or "none"
+        )
         lines = [f"{self.source}: {self.layout}; samples: {counts}"]
         if self.files:
             lines[0] += f"; {len(self.used)} of {self.files} files used"

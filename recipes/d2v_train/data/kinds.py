@@ -12,6 +12,7 @@ from typing import Any
 from d2v_train.data.builtin import digit_images_table, digit_words_table, python_prose_table
 from d2v_train.data.decoding import decode_audio, decode_image, decode_text
 from d2v_train.data.tables import SAMPLING_RATE, TEXT_COLUMNS, Table
+from d2v_train.data.text_lines import has_long_word
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,9 @@ def _recording(value: Any, channels: int | None) -> tuple[Any, list[str]]:
 
 
 def _text(value: Any, channels: int | None) -> tuple[Any, list[str]]:
-    return tuple(map(decode_text, value)) if isinstance(value, tuple) else decode_text(value), []
+    texts = tuple(map(decode_text, value if isinstance(value, tuple) else (value,)))
+    notes = ["long word"] if any(map(has_long_word, texts)) else []
+    return texts if isinstance(value, tuple) else texts[0], notes
 
 
 RECORD_KINDS: dict[str, RecordKind] = {
