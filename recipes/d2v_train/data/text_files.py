@@ -78,7 +78,9 @@ def open_text_files(
     if not len(table.values):
         raise ValueError("\n".join([f"There is no text in {str(root)!r}, split {split!r}.", *inventory.lines()]))
     labels, label_names = table.labels, None
-    if labels is not None and settings.read_labels:
+    if not settings.read_labels:
+        labels = None
+    if labels is not None:
         labels, label_names = encode_labels(labels, None, universe, str(root))
     return Table(table.values, labels, table.groups, label_names, inventory=inventory)
 

@@ -138,7 +138,7 @@ def find_documents(windows: Iterable[bytes], encoding: FileEncoding, rule: str) 
 
 
 def cut_documents(
-    documents: Documents, encoding: FileEncoding, read: Callable[[int, int], bytes], most: int = PART_BYTES
+    documents: Documents, encoding: FileEncoding, read: Callable[[int, int], bytes], most: int | None = None
 ) -> Documents:
     """Return documents with those of more than `most` bytes cut into parts.
 
@@ -149,8 +149,9 @@ def cut_documents(
         documents: Result of `find_documents`.
         encoding: Encoding of the file.
         read: Returns the bytes of the file from a first one to before a last one.
-        most: Largest size of a part in bytes.
+        most: Largest size of a part in bytes; None takes `PART_BYTES`.
     """
+    most = PART_BYTES if most is None else most
     long = np.flatnonzero(documents.last - documents.first > most)
     if not len(long):
         return documents
