@@ -9,7 +9,7 @@ from __future__ import annotations
 import lzma
 import re
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from functools import partial
 from itertools import groupby
 from pathlib import Path
@@ -78,7 +78,9 @@ def open_text_files(
     if not len(table.values):
         raise ValueError("\n".join([f"There is no text in {str(root)!r}, split {split!r}.", *inventory.lines()]))
     labels, label_names = table.labels, None
-    if labels is not None and settings.read_labels:
+    if not settings.read_labels:
+        labels = None
+    if labels is not None:
         labels, label_names = encode_labels(labels, None, universe, str(root))
     return Table(table.values, labels, table.groups, label_names, inventory=inventory)
 
@@ -110,37 +112,40 @@ def text_splits(root: Path, suffixes: Sequence[str], inventory: Inventory) -> di
     named = {folder for folder in folders if folder in SPLIT_NAMES}
     if not (named == folders or (named & {*TRAINING_NAMES} and named - {*TRAINING_NAMES})):
         named = set()
-    stems = {(path.parent, _stem(path)) for path in paths}
+    stems: dict[Path, list[str]] = {}
+    for path in paths:
+        stems.setdefault(path.parent, []).append(_stem(path))
+    training = {folder: training_kinds(found) for folder, found in stems.items()}
     splits: dict[str, list[Path]] = {}
     for path in paths:
         top = _top(path, root)
-        name = top if top in named else split_of_name(_stem(path), {stem for at, stem in stems if at == path.parent})
+        name = top if top in named else split_of_name(_stem(path), training[path.parent])
         splits.setdefault(name or "train", []).append(path)
     return splits
 
 
-def split_of_name(stem: str, beside: Iterable[str]) -> str | None:
+def split_of_name(stem: str, training: Container[tuple[str, bool]] = ()) -> str | None:
     """Return the split that a file name without suffixes, in lower case, names; None if it does not name one.
 
     Args:
         stem: The name.
-        beside: Names of the files in the same folder.
+        training: Kinds of training files beside it, see `training_kinds`.
     """
     match = _NAME.fullmatch(stem)
     if match is None:
         return None
     is_whole = not match["before"] and (match["shards"] if match["shard"] else not match["shards"])
-    if is_whole:
-        return match["split"]
-    others = (_NAME.fullmatch(other) for other in beside)
-    has_training = any(
-        other is not None
-        and other["split"] in TRAINING_NAMES
-        and other["before"] == match["before"]
-        and bool(other["shard"]) == bool(match["shard"])
-        for other in others
-    )
-    return match["split"] if has_training else None
+    return match["split"] if is_whole or _kind(match) in training else None
+
+
+def training_kinds(stems: Iterable[str]) -> set[tuple[str, bool]]:
+    """Return the words before the split, and whether a number follows it, in file names that end in a training one."""
+    matches = (_NAME.fullmatch(stem) for stem in stems)
+    return {_kind(match) for match in matches if match is not None and match["split"] in TRAINING_NAMES}
+
+
+def _kind(match: re.Match[str]) -> tuple[str, bool]:
+    return match["before"] or "", bool(match["shard"])
 
 
 def _reason_to_skip(path: Path, suffixes: Sequence[str]) -> str | None:

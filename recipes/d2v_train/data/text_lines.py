@@ -8,6 +8,7 @@ long file nor a long line takes memory. A document of more than `PART_BYTES` is 
 from __future__ import annotations
 
 import codecs
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import chain
@@ -22,6 +23,8 @@ PART_BYTES = 2**20
 """Largest part of a document that is one sample."""
 DOCUMENT_RULES = ("paragraphs", "lines", "files")
 """What is a document: what blank lines separate, a line, or a file."""
+LONG_WORD = 10_000
+"""Least number of letters and digits in a row that are noted: they are data of another kind, or a damaged file."""
 NO_JOINT = 0
 """Joint of a part that begins a document."""
 INSIDE_WORD = 1
@@ -38,6 +41,7 @@ _WITHOUT_MARK = {"utf-8-sig": "utf-8", "utf-16": "utf-16-le", "utf-32": "utf-32-
 # First bytes in UTF-8, and single bytes of other encodings, that may be white space beyond ASCII.
 _MAYBE_SPACE = b"\x85\xa0\xc2\xe1\xe2\xe3"
 _CUT_WITHIN = 2**16
+_WORD = re.compile(r"\w*")
 
 
 @dataclass(frozen=True)
@@ -134,7 +138,7 @@ def find_documents(windows: Iterable[bytes], encoding: FileEncoding, rule: str) 
 
 
 def cut_documents(
-    documents: Documents, encoding: FileEncoding, read: Callable[[int, int], bytes], most: int = PART_BYTES
+    documents: Documents, encoding: FileEncoding, read: Callable[[int, int], bytes], most: int | None = None
 ) -> Documents:
     """Return documents with those of more than `most` bytes cut into parts.
 
@@ -145,8 +149,9 @@ def cut_documents(
         documents: Result of `find_documents`.
         encoding: Encoding of the file.
         read: Returns the bytes of the file from a first one to before a last one.
-        most: Largest size of a part in bytes.
+        most: Largest size of a part in bytes; None takes `PART_BYTES`.
     """
+    most = PART_BYTES if most is None else most
     long = np.flatnonzero(documents.last - documents.first > most)
     if not len(long):
         return documents
@@ -194,6 +199,17 @@ def _between_words(units: np.ndarray, encoding: FileEncoding) -> int | None:
     space = (newline | (units == encoding.unit(" ")))[1:-1]
     places = np.flatnonzero(space & (solid[units[:-2]] | ends_line) & after[units[2:]])
     return int(places[-1]) + 1 if len(places) else None
+
+
+def has_long_word(text: str) -> bool:
+    """Return whether a text has `LONG_WORD` or more letters and digits in a row."""
+    # Such a word covers at least one of the places that are looked at.
+    for place in range(LONG_WORD - 1, len(text), LONG_WORD):
+        before = text[place - LONG_WORD + 1 : place + 1][::-1]
+        after = text[place + 1 : place + LONG_WORD]
+        if sum(_WORD.match(side).end() for side in (before, after)) >= LONG_WORD:
+            return True
+    return False
 
 
 class _Finder:

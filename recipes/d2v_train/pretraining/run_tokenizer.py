@@ -20,7 +20,7 @@ from d2v_train.support.atomic import write_folder
 
 logger = logging.getLogger(__name__)
 
-MOST_CHARACTERS = 2**28
+MOST_CHARACTERS = 2**27
 """Characters that a new tokenizer is trained on at most."""
 
 

@@ -12,6 +12,7 @@ from model_factory import SPECTROGRAM
 from d2v_train.batching import lengths as module
 from d2v_train.batching.lengths import header_seconds, read_header, sample_counts, token_lengths
 from d2v_train.data.records import RawDataset, open_dataset
+from d2v_train.data.tables import Table
 from d2v_train.inputs.tokenizer import build_tokenizer
 from d2v_train.inputs.transforms import build_transform
 from d2v_train.options.errors import OptionError
@@ -197,3 +198,14 @@ def test_lengths_of_arrays():
     raw = open_dataset("audio", None)
     seconds = header_seconds(raw)
     assert seconds[3] == pytest.approx(len(raw[3]["audio"]) / 16_000, abs=1e-3)
+
+
+def test_lengths_of_long_texts_take_their_beginning():
+    texts = ["one two three " * 2000, "one", "x" * 5000]
+    tokenizer = build_tokenizer(texts, 300)
+    config = Data2VecConfig(text_config={"vocab_size": 300, "max_position_embeddings": 34})
+    transform = build_transform("text", {"max_length": 12, "pack": False}, config, tokenizer)
+    dataset = RawDataset("text", Table(texts))
+    assert token_lengths(dataset, transform, config).tolist() == [
+        len(tokenizer(text, truncation=True, max_length=12)["input_ids"]) for text in texts
+    ]

@@ -9,7 +9,7 @@ from d2v_train.data.rows import JoinedRows, ListedRows, MemoryRows
 def test_joined_rows_are_one_after_another_with_the_names_of_all_or_none():
     one, other = MemoryRows(["a", "b"], ["x", "y"]), MemoryRows(["c"], ["z"])
     joined = JoinedRows([one, other])
-    assert list(joined) == ["a", "b", "c"] and joined.names == ["x", "y", "z"]
+    assert list(joined) == ["a", "b", "c"] and list(joined.names) == ["x", "y", "z"]
     assert JoinedRows([one, MemoryRows(["c"])]).names is None
     with pytest.raises(IndexError):
         joined[3]
