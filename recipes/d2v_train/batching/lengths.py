@@ -129,8 +129,8 @@ def _samples_in_headers(dataset: RawDataset) -> np.ndarray:
 def _headers(dataset: RawDataset) -> list[tuple[int, int] | None]:
     """Return the result of `read_header` for each recording."""
     with ThreadPoolExecutor(HEADER_THREADS) as pool:
-        array_rate = dataset.settings.sampling_rate
-        found = pool.map(lambda row: read_header(dataset.table.values[int(row)], array_rate), dataset.rows)
+        rate = {} if dataset.settings.sampling_rate is None else {"array_rate": dataset.settings.sampling_rate}
+        found = pool.map(lambda row: read_header(dataset.table.values[int(row)], **rate), dataset.rows)
         quiet = len(dataset) < KEPT_FROM or not logger.isEnabledFor(logging.INFO)
         return list(tqdm(found, "Lengths of recordings", len(dataset), disable=quiet))
 

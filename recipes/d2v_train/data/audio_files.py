@@ -11,7 +11,7 @@ import numpy as np
 
 from d2v_train.data.audio_headers import corrected, flac_samples, ogg_links
 from d2v_train.data.bad_samples import BadSample
-from d2v_train.data.file_formats import conversion_advice
+from d2v_train.data.file_formats import TO_WAV, conversion_advice
 from d2v_train.support.extras import need
 
 
@@ -19,12 +19,15 @@ BLOCK = 2**22
 """Samples of all channels that are read at once: 16 MiB."""
 _ENDLESS = 2**62
 """Least number of samples by which libsndfile means that it does not know."""
+_ADDRESS = re.compile(r" ?<[\w.]+ object at [^>]*>")
+# Formats for many codecs, of which libsndfile reads some.
+_CONTAINERS = (b"RIFF", b"RIFX", b"RF64", b"riff", b"FORM", b"caff", b"OggS")
 _LOST_SYNC = "flac decoder lost sync"
 
 
 def message_of(error: Exception) -> str:
     """Return type and message of an exception, without the address of the buffer, which differs at each read."""
-    return f"{type(error).__name__}: {re.sub(r' ?<_io.BytesIO object at [^>]*>', '', str(error))}"
+    return f"{type(error).__name__}: {_ADDRESS.sub('', str(error))}"
 
 
 def read_recording(encoded: bytes, limit: int) -> tuple[np.ndarray, int, bool]:
@@ -65,9 +68,12 @@ def _read(encoded: bytes, limit: int, expected: int | None) -> tuple[np.ndarray,
         expected: Probable number of samples of a channel, for files whose header has none.
     """
     try:
-        file = _stream_class()(io.BytesIO(encoded))
+        file = _stream_class()(_Content(encoded))
     except Exception as error:
-        raise BadSample("unreadable", conversion_advice(encoded, "audio") or message_of(error)) from error
+        message = message_of(error)
+        if encoded[:4] in _CONTAINERS:
+            message += f"; if another program plays it, {TO_WAV}"
+        raise BadSample("unreadable", conversion_advice(encoded, "audio") or message) from error
     with file:
         promised, channels = file.frames, file.channels
         if promised < _ENDLESS and promised * channels > limit:
@@ -91,6 +97,16 @@ def _read(encoded: bytes, limit: int, expected: int | None) -> tuple[np.ndarray,
         if not blocks:
             return np.zeros((0, channels), np.float32), file.samplerate
         return blocks[0] if len(blocks) == 1 else np.concatenate(blocks), file.samplerate
+
+
+class _Content(io.BytesIO):
+    """A file in memory that stays where it is when a damaged header sends its reader elsewhere."""
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        try:
+            return super().seek(offset, whence)
+        except (ValueError, OverflowError):
+            return self.tell()
 
 
 def _too_long(limit: int) -> BadSample:

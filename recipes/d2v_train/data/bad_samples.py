@@ -33,6 +33,7 @@ NOTES = (
     "decoded at a smaller size",
     "first of several pictures",
     "damaged metadata ignored",
+    "end of the file missing",
     "flat list taken for a square",
     "length in the header corrected",
     "silent channels left out",

@@ -36,10 +36,10 @@ _NO_PICTURES = {"EPS", "IPTC", "MPEG"}
 # Formats that pillow may have been built without.
 _BUILT_WITH = {"AVIF": "avif", "JPEG": "jpg", "JPEG2000": "jpg_2000", "WEBP": "webp"}
 
-_TO_WAV = "convert it with `ffmpeg -i FILE -ac 1 -ar 16000 FILE.wav`"
+TO_WAV = "convert it with `ffmpeg -i FILE -ac 1 -ar 16000 FILE.wav`"
 _TO_PNG = "convert it with `magick FILE FILE.png`"
 _KINDS_OF_FILES = {
-    f"a recording or video that libsndfile does not read; {_TO_WAV}": (
+    f"a recording or video that libsndfile does not read; {TO_WAV}": (
         ".3gp .aac .ac3 .amr .ape .asf .avi .awb .dff .dsf .dts .eac3 .flv .g722 .gsm .m4a .m4b .m4v .mka .mkv .mov "
         ".mp4 .mpc .mpeg .mpg .mts .qt .ra .rm .shn .spx .tak .tta .vob .webm .wma .wmv .wv"
     ),
@@ -166,7 +166,7 @@ def conversion_advice(encoded: bytes, modality: str) -> str | None:
     if kind and kind != modality:
         return f"{name}, not {'a recording' if modality == 'audio' else 'a picture'}"
     if kind and ";" not in name:
-        return f"{name}; {_TO_WAV if kind == 'audio' else _TO_PNG}"
+        return f"{name}; {TO_WAV if kind == 'audio' else _TO_PNG}"
     return name
 
 

@@ -7,9 +7,11 @@ being so: it is then left out and noted.
 from __future__ import annotations
 
 import io
+import os
 import struct
 import threading
 import warnings
+from collections.abc import Iterator
 from functools import cache
 from types import ModuleType
 from typing import Any
@@ -27,9 +29,14 @@ MAX_ELONGATION = 100
 _ORIENTATION = 274
 # Segments of JPEG that hold no pixels; APP0 and APP14 tell the colours, and stay.
 _JPEG_METADATA = {*range(0xE1, 0xEE), 0xEF, 0xFE}
-_PNG_CHUNKS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
-_WEBP_METADATA = (b"EXIF", b"XMP ", b"ICCP")
+_JPEG_PIXELS = (b"\xff\xdb\x00", b"\xff\xc0\x00", b"\xff\xc2\x00", b"\xff\xc4\x00")
+_PNG_PIXELS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
+# No byte of it begins a marker of JPEG.
+_NOISE = bytes(151 * number % 255 for number in range(1, 2000))
 _opening = threading.Lock()
+if hasattr(os, "register_at_fork"):
+    # A worker that is forked while another thread opens a picture would wait for that thread for ever.
+    os.register_at_fork(after_in_child=lambda: globals().update(_opening=threading.Lock()))
 
 
 @cache
@@ -58,19 +65,47 @@ def open_picture(encoded: bytes, max_pixels: int, notes: list[str]) -> Any:
     except BadSample:
         raise
     except Exception as error:  # PIL raises a dozen kinds of exception on damaged files, SyntaxError among them
-        stripped = _without_metadata(encoded)
-        if stripped is not None:
+        for stripped in _without_metadata(encoded):
             try:
                 picture = _open_picture(stripped, max_pixels, notes)
                 notes.append("damaged metadata ignored")
                 return picture
-            except Exception as again:
-                if isinstance(again, BadSample):
-                    raise
+            except BadSample:
+                raise
+            except Exception:  # the first error tells what is wrong
+                continue
         # PIL has no exception of its own for truncated files, only the message of an OSError.
-        if "truncated" in str(error):
+        if "truncated" in str(error) or _is_cut_webp(encoded):
+            picture = _without_end(encoded, max_pixels, notes)
+            if picture is not None:
+                return picture
             raise BadSample("truncated", message_of(error)) from error
         raise BadSample("unreadable", conversion_advice(encoded, "vision") or message_of(error)) from error
+
+
+def _without_end(encoded: bytes, max_pixels: int, notes: list[str]) -> Any:
+    """Return the picture of a JPEG that lacks nothing but its end, or None.
+
+    Where all pixels are there, decoders pass over other bytes before the end; where some are not, they take them for
+    pixels.
+    """
+    if encoded[:3] != b"\xff\xd8\xff":
+        return None
+    pictures, found = [], list(notes)
+    for other in (b"", _NOISE):
+        notes[:] = found
+        try:
+            pictures.append(_open_picture(encoded.removesuffix(b"\xff") + other + b"\xff\xd9", max_pixels, notes))
+        except Exception:  # the error of the file itself tells what is wrong
+            return None
+    if pictures[0].tobytes() != pictures[1].tobytes():
+        return None
+    notes.append("end of the file missing")
+    return pictures[0]
+
+
+def _is_cut_webp(encoded: bytes) -> bool:
+    return encoded[8:12] == b"WEBP" and int.from_bytes(encoded[4:8], "little") + 8 > len(encoded)
 
 
 def check_shape(width: int, height: int) -> None:
@@ -164,32 +199,35 @@ def _is_exif(block: bytes | None) -> bool:
     return start + 2 + 12 * struct.unpack_from(f"{order}H", block, start)[0] <= len(block)
 
 
-def _without_metadata(encoded: bytes) -> bytes | None:
-    """Return a JPEG, PNG or WebP with its pixels alone; None for other files and those that have nothing else."""
+def _without_metadata(encoded: bytes) -> Iterator[bytes]:
+    """Yield a JPEG, PNG or WebP with its pixels and orientation, then with its pixels alone; nothing for others."""
     if encoded[:3] == b"\xff\xd8\xff":
-        stripped = _jpeg_pixels(encoded)
+        strip = _jpeg_pixels
     elif encoded[:8] == b"\x89PNG\r\n\x1a\n":
-        stripped = _png_pixels(encoded)
+        strip = _png_pixels
     elif encoded[:4] == b"RIFF" and encoded[8:12] == b"WEBP":
-        stripped = _webp_pixels(encoded)
+        strip = _webp_pixels
     else:
-        return None
-    return stripped if stripped != encoded else None
+        return
+    for keep_exif in (True, False):
+        stripped = strip(encoded, keep_exif)
+        if stripped != encoded:
+            yield stripped
 
 
-def _jpeg_pixels(encoded: bytes) -> bytes:
+def _jpeg_pixels(encoded: bytes, keep_exif: bool) -> bytes:
     kept, position = [encoded[:2]], 2
     while position + 4 <= len(encoded) and encoded[position] == 0xFF:
         marker = encoded[position + 1]
         if marker == 0xDA:
             break
         end = position + 2 + int.from_bytes(encoded[position + 2 : position + 4], "big")
-        if marker not in _JPEG_METADATA:
+        is_sound = encoded[end : end + 1] == b"\xff"
+        if marker not in _JPEG_METADATA or (keep_exif and is_sound and encoded[position + 4 : end][:4] == b"Exif"):
             kept.append(encoded[position:end])
-        elif encoded[end : end + 1] != b"\xff":
-            # A segment of a wrong size: the next one begins with a quantisation table or the size of the picture.
-            found = [at for mark in (b"\xff\xdb\x00", b"\xff\xc0\x00", b"\xff\xc4\x00", b"\xff\xc2\x00")
-                     if (at := encoded.find(mark, position + 2)) >= 0]  # fmt: skip
+        elif not is_sound:
+            # A segment of a wrong size: the next one is the first of those that tell about the pixels.
+            found = [at for mark in _JPEG_PIXELS if (at := encoded.find(mark, position + 2)) >= 0]
             if not found:
                 return encoded
             end = min(found)
@@ -197,27 +235,27 @@ def _jpeg_pixels(encoded: bytes) -> bytes:
     return b"".join(kept) + encoded[position:]
 
 
-def _png_pixels(encoded: bytes) -> bytes:
+def _png_pixels(encoded: bytes, keep_exif: bool) -> bytes:
     kept, position = [encoded[:8]], 8
     while position + 12 <= len(encoded):
         size, name = struct.unpack_from(">I4s", encoded, position)
-        chunk = encoded[position : position + 12 + size]
-        if name in _PNG_CHUNKS:
-            kept.append(chunk)
-        elif not name[:1].islower() and name.isalpha():
-            return encoded  # a critical chunk that is unknown
+        if name in _PNG_PIXELS or (keep_exif and name == b"eXIf"):
+            kept.append(encoded[position : position + 12 + size])
+        elif name[:1].isupper():
+            return encoded  # an unknown chunk that the pixels depend on
         position += 12 + size
     return b"".join(kept)
 
 
-def _webp_pixels(encoded: bytes) -> bytes:
+def _webp_pixels(encoded: bytes, keep_exif: bool) -> bytes:
+    left_out = (b"XMP ", b"ICCP") if keep_exif else (b"XMP ", b"ICCP", b"EXIF")
     kept, position = [], 12
     while position + 8 <= len(encoded):
         name, size = struct.unpack_from("<4sI", encoded, position)
         chunk = bytearray(encoded[position : position + 8 + size + size % 2])
         if name == b"VP8X" and len(chunk) > 8:
-            chunk[8] &= ~0b101100  # no profile, EXIF or XMP
-        if name not in _WEBP_METADATA:
+            chunk[8] &= ~(0x24 if keep_exif else 0x2C)  # bits of what is left out
+        if name not in left_out:
             kept.append(bytes(chunk))
         position += 8 + size + size % 2
     content = b"WEBP" + b"".join(kept)

@@ -167,7 +167,8 @@ def corrected_mpeg(encoded: bytes) -> tuple[bytes, int]:
         return _with_small_frame(encoded, start, 0) if varies else (encoded, 0)
     if info.count_at is None:
         return _with_small_frame(encoded, start, first.size)
-    if info.count - count > _COUNT_SLACK and (cut or info.size > len(encoded) - start):
+    lost = info.count - count
+    if (lost > 0 and info.size > len(encoded) - start) or (lost > _COUNT_SLACK and cut):
         raise BadSample("truncated", f"{count} frames where the first one promises {info.count}")
     if abs(info.count - count) <= _COUNT_SLACK:
         return encoded, 0

@@ -150,10 +150,12 @@ class MediaDataArguments(DataArguments):
     Attributes:
         modality: "vision" or "audio".
         input_column: Name of the option for the input column.
+        decoding: Names of the options that are fields of `SourceSettings` and say how inputs are decoded.
     """
 
     modality: ClassVar[str]
     input_column: ClassVar[str]
+    decoding: ClassVar[tuple[str, ...]] = ()
 
     train_dir: str | None = option(None, "Folder or file of the training data, if it is not part of dataset_name.")
     validation_dir: str | None = option(None, "Folder or file of the data to evaluate on.")
@@ -187,7 +189,8 @@ class MediaDataArguments(DataArguments):
             raise SplitNotFoundError(f"No {part} data is named: set --{part}_dir or --dataset_name.")
         if own is None and self.dataset_config_name:
             source = f"{source}:{self.dataset_config_name}"
-        options = {"column": getattr(self, self.input_column), **options}
+        decoding = {name: getattr(self, name) for name in self.decoding}
+        options = {"column": getattr(self, self.input_column), **decoding, **options}
         with column_named_by(f"--{self.input_column}"):
             try:
                 return open_dataset(self.modality, source, self.split_of(part), **options)

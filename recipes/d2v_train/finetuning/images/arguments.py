@@ -15,12 +15,18 @@ class ImageDataArguments(ClassArguments, MediaDataArguments):
 
     modality = "vision"
     input_column = "image_column"
+    decoding = ("value_range", "max_pixels")
 
     image_column: str | None = option(None, "Column of the images; default: found by its type.")
     image_size: int | None = option(None, "Pixels per side, a multiple of the patch size; default: as in pretraining.")
     crop_pct: float | None = option(
         None, "Share of the shorter side of the evaluation crop; default: 0.875, or 1 up to 32 and above 224 pixels."
     )
+
+    value_range: list[float] | None = option(
+        None, "Values that become black and white in images of more than 8 bits; default: as in pretraining."
+    )
+    max_pixels: int = option(100_000_000, "Most pixels of an image; larger JPEGs are decoded at a smaller size.")
 
     def __post_init__(self) -> None:
         super().__post_init__()

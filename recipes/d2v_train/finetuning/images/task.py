@@ -53,9 +53,16 @@ class ImageClassification(ClassificationTask):
         self.processor = make_image_processor(
             model_args, self.config, data_args.image_size, data_args.crop_pct, train=args.do_train
         )
+        if data_args.value_range is not None:
+            self.processor.value_range = data_args.value_range
 
     def open(self, split: str, part: str = "") -> RawDataset:
-        return self.data_args.open(split, label_column=self.data_args.label_column, channels=self.channels)
+        return self.data_args.open(
+            split,
+            label_column=self.data_args.label_column,
+            channels=self.channels,
+            value_range=getattr(self.processor, "value_range", None),
+        )
 
     def fields(self) -> dict[str, Any]:
         undisturbed = {"prenet_dropout": 0.0, "prenet_layerdrop": 0.0}

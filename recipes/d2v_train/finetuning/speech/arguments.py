@@ -51,8 +51,10 @@ class SpeechDataArguments(MediaDataArguments):
 
     modality = "audio"
     input_column = "audio_column"
+    decoding = ("sampling_rate",)
 
     audio_column: str | None = option(None, "Column of the audio; default: found by its type.")
+    sampling_rate: int | None = option(None, "Rate in Hz of recordings stored as arrays of samples without it.")
     group_column: str | None = option(None, "Column of the speaker; default: found by its name.")
     exclude_groups: list[str] | None = option(None, "Speakers (or other groups) to exclude from training.")
     only_groups: list[str] | None = option(None, "Speakers (or other groups) to restrict the evaluation to.")
