@@ -285,9 +285,7 @@ def _media_rows(rows: TableRows, columns: list[str], finish: MediaCells, streami
     """Return the rows of encoded images or recordings, from a mapped copy where the files allow no access by row."""
     if isinstance(rows, ParquetRows) and not streaming:
         rows = copied(rows, columns, where)
-    rows.columns, rows.finish = columns, finish
-    if not streaming:
-        rows.is_stream = False
+    rows.columns, rows.finish, rows.is_stream = columns, finish, streaming
     return rows
 
 
@@ -295,6 +293,7 @@ def _text_rows(rows: TableRows, columns: list[str], streaming: bool, where: str)
     """Return the rows of texts, in memory if they are few."""
     rows.columns = columns
     if streaming:
+        rows.is_stream = True
         return rows
     if rows.bytes_of(columns) < MAX_TEXT_BYTES:
         texts = [rows.column(column) for column in columns]

@@ -168,11 +168,11 @@ def _several(
             "numbers, or only names."
         )
     sizes = {len(value) for value in lists}
-    flags = str not in kinds and all(item in (0, 1) for value in lists for item in value)
-    if flags and len(sizes) == 1 and max(sizes) > 1:
-        found = [str(number) for number in range(max(sizes))] if names is None else list(names)
-        if len(found) != max(sizes):
-            raise ValueError(f"The lists of labels of {where} have {max(sizes)} entries, but {len(found)} classes.")
+    # Lists of zeros and ones of one length are flags of classes, not ids, which would repeat; a single id is an id.
+    flags = len(sizes) == 1 and sizes != {0} and (sizes != {1} or int not in kinds)
+    flags = flags and str not in kinds and all(item in (0, 1) for value in lists for item in value)
+    if flags and names is None:
+        found = [str(number) for number in range(max(sizes))]
         encoded = [np.nan if value is None else value for value in labels]
         return np.stack([np.full(len(found), row, np.float32) for row in encoded]), found
     if not kinds <= {int, str}:

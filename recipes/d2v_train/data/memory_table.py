@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -100,20 +101,12 @@ def _word_columns(part: TablePart) -> dict[str, Column]:
 
 
 def _value_columns(part: TablePart) -> dict[str, Column]:
-    kinds: dict[type | tuple[type, ...], str] = {
-        str: "string",
-        bool: "boolean",
-        (int, float): "number",
-        bytes: "binary",
-        dict: "struct",
-        list: "list",
-    }
+    kinds = {str: "string", bool: "boolean", int: "number", float: "number", dict: "struct", list: "list"}
     found = {}
     for name, values in part.columns.items():
         # A few cells of another type are bad samples, not another kind of column.
-        votes = [next((kind for types, kind in kinds.items() if isinstance(value, types)), "null") for value in values]
-        counted = {kind: votes.count(kind) for kind in dict.fromkeys(votes) if kind != "null"}
-        found[name] = Column(max(counted, key=counted.get) if counted else "null")
+        votes = [kind for kind, _ in Counter(map(type, values)).most_common() if kind in kinds]
+        found[name] = Column(kinds[votes[0]] if votes else "null")
     return found
 
 

@@ -33,9 +33,9 @@ logger = logging.getLogger(__name__)
 
 TEXT_FIELDS = ("txt", "text", "cls", "label", "caption", "transcript", "cls2", "id", "speaker")
 """Fields whose files are read as text; those of other names are bytes."""
-OBJECTS_LOOKED_AT = 100
+JSON_LOOKED_AT = 100
 """Number of .json files whose fields tell the columns."""
-KEPT_FROM = 10_000
+INDEX_KEPT_FROM = 10_000
 """Number of samples from which the index of an archive is kept in the cache; reading it takes seconds."""
 _COMPRESSED = (".gz", ".tgz", ".bz2", ".xz")
 
@@ -145,7 +145,7 @@ class TarRows(TableRows):
         objects: dict[str, Any] = {}
         for number, field in enumerate(self._fields):
             if field.rpartition(".")[2] == "json":
-                for member in np.flatnonzero(self._field == number)[:OBJECTS_LOOKED_AT]:
+                for member in np.flatnonzero(self._field == number)[:JSON_LOOKED_AT]:
                     found = self._object(int(np.searchsorted(self._end, member, side="right")))
                     objects |= {name: value for name, value in found.items() if objects.get(name) is None}
         kinds = {str: "string", bool: "boolean", int: "number", float: "number", list: "list", dict: "struct"}
@@ -207,7 +207,7 @@ def _kept_index(path: str, file: str) -> tuple[_Index, str | None]:
         fields = json.loads(kept.read_text(encoding="utf-8"))
         return _Index(*fields["index"]), fields["problem"]
     index, problem = _index_of(path, os.path.basename(file))
-    if len(index.names) >= KEPT_FROM:
+    if len(index.names) >= INDEX_KEPT_FROM:
         write_json(kept, {"index": list(vars(index).values()), "problem": problem})
     return index, problem
 

@@ -68,6 +68,9 @@ def test_text_is_read_as_numbers_if_all_of_it_is(raw, expected, names):
         ([[0, 1, 1], [0, 0, 0], [1, 0, 0]], [[0, 1, 1], [0, 0, 0], [1, 0, 0]], ["0", "1", "2"]),
         ([[0.0, 1.0], [1.0, 1.0]], [[0, 1], [1, 1]], ["0", "1"]),
         ([[True, False], None], [[1, 0], [NAN, NAN]], ["0", "1"]),
+        ([[True], [False]], [[1], [0]], ["0"]),
+        ([[1], [0]], [[0, 1], [1, 0]], ["0", "1"]),
+        ([[], []], np.zeros((2, 0)), []),
         ([[" cat", "cat "], -1], [[1], [NAN]], ["cat"]),
         ([np.array([3]), np.array([5, 3])], [[1, 0], [1, 1]], ["3", "5"]),
     ],
@@ -81,6 +84,7 @@ def test_lists_of_labels_become_rows_of_zeros_and_ones(raw, expected, names):
 def test_lists_of_ids_have_the_names_that_the_file_tells():
     labels, names = encode_labels([[2], [0, 1]], ["a", "b", "c"], [], "the table")
     assert names == ["a", "b", "c"] and labels.tolist() == [[0, 0, 1], [1, 1, 0]]
+    assert encode_labels([[0, 1], [1, 0]], ["a", "b", "c"], [], "the table")[0].tolist() == [[1, 1, 0]] * 2
     with pytest.raises(ValueError, match="3 in row 1.*3 classes"):
         encode_labels([[2], [3]], ["a", "b", "c"], [], "the table")
 

@@ -82,7 +82,7 @@ def test_archives_without_samples_are_refused(tmp_path):
 
 
 def test_the_index_of_a_large_archive_is_kept_until_it_changes(tmp_path, monkeypatch):
-    monkeypatch.setattr("d2v_train.data.tar_rows.KEPT_FROM", 3)
+    monkeypatch.setattr("d2v_train.data.tar_rows.INDEX_KEPT_FROM", 3)
     path = write_tar(tmp_path / "a.tar", members())
     first = TarRows([path])
     monkeypatch.setattr("d2v_train.data.tar_rows._index_of", lambda *_: pytest.fail("the archive was read again"))
