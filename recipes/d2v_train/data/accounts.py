@@ -120,12 +120,15 @@ def completed(inventory: Inventory, modality: str, listing: Listing) -> Inventor
         listing: The files of the source.
     """
     used = {listing.relative(name) for name in inventory.used}
-    known = {
-        listing.relative(name): reason
-        for reason, names in inventory.left_out.items()
-        for name in names
-        if not reason.startswith(("not a text file by its suffix", "not a table"))
-    }
+    known = {}
+    for reason, names in inventory.left_out.items():
+        for name in map(listing.relative, names):
+            # What a file is says more than what it is not.
+            is_vague = reason == "not a table" or (
+                reason.startswith("not a text") and is_of_another_kind(name, modality)
+            )
+            if not is_vague:
+                known[name] = reason
     result = account(inventory.source, inventory.layout, modality, listing, used, inventory.samples, known)
     result.notes = [*inventory.notes, *result.notes]
     return result

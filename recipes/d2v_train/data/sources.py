@@ -183,7 +183,8 @@ def _open_file(modality: str, path: Path, split: str, settings: SourceSettings, 
 
 def _open_url(modality: str, url: str, split: str, settings: SourceSettings, streaming: bool) -> Table:
     listing = UrlListing(url)
-    if RECORD_KINDS[modality].is_text or _holds_tables(modality, listing):
+    is_table = listing.is_single and format_of(url) is not None
+    if is_table or RECORD_KINDS[modality].is_text or _holds_tables(modality, listing):
         whole = url if listing.is_single else listing.path("")
         table = open_columns(modality, whole, split, settings, streaming)
         if table is not None:

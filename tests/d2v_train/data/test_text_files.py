@@ -115,7 +115,7 @@ def test_every_file_is_read_or_named_with_the_reason(tmp_path):
     expected = {
         "README": "a README", "readme.txt": "a README", "e/README.md": "a README", "empty.txt": "empty",
         "blank.txt": "empty", "mark.txt": "empty", "notes.md": "not a text file by its suffix",
-        "picture.png": "not a text file by its suffix", "f.txt.zst": "zstd -d", "g.jsonl.zip": "unzip",
+        "picture.png": "pictures in a source of texts", "f.txt.zst": "zstd -d", "g.jsonl.zip": "unzip",
         "broken.txt.gz": "cannot be read (BadGzipFile)", "wide.txt": "set the option `encoding` to utf-16-le",
     }  # fmt: skip
     assert reasons.keys() == expected.keys()
