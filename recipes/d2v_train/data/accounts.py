@@ -124,9 +124,8 @@ def completed(inventory: Inventory, modality: str, listing: Listing) -> Inventor
     for reason, names in inventory.left_out.items():
         for name in map(listing.relative, names):
             # What a file is says more than what it is not.
-            is_vague = reason == "not a table" or (
-                reason.startswith("not a text") and is_of_another_kind(name, modality)
-            )
+            is_text = reason.startswith("not a text")
+            is_vague = reason == "not a table" or (is_text and is_of_another_kind(name, modality))
             if not is_vague:
                 known[name] = reason
     result = account(inventory.source, inventory.layout, modality, listing, used, inventory.samples, known)
