@@ -4,6 +4,8 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import soundfile
 from PIL import Image
 
@@ -26,6 +28,10 @@ def write_text(path: Path, content: str | bytes = "") -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
     return path
+
+
+def write_parquet(path, **columns) -> None:
+    pq.write_table(pa.table(columns), path)
 
 
 def classes(dataset) -> dict | None:

@@ -78,7 +78,7 @@ class Inventory:
         }
 
 
-def merged(inventories: Iterable[Inventory]) -> Inventory:
+def joined_inventory(inventories: Iterable[Inventory]) -> Inventory:
     """Return the account of a source whose splits were opened one by one: the first, with the samples of all."""
     first, *others = inventories
     samples = dict(first.samples)
@@ -99,7 +99,7 @@ def log_inventories(datasets: Iterable[Any]) -> None:
         if dataset.inventory is not None:
             found.setdefault((dataset.modality, dataset.source), []).append(dataset.inventory)
     for (modality, _), inventories in found.items():
-        logger.info("Data for %s: %s", modality, "\n".join(merged(inventories).lines()))
+        logger.info("Data for %s: %s", modality, "\n".join(joined_inventory(inventories).lines()))
 
 
 def first_names(names: list[str]) -> str:

@@ -1,7 +1,7 @@
 """Layouts of corpora: the files that say which recordings or pictures are samples, and what belongs to each of them.
 
-A layout recognises such a file by its name and content, and returns the samples that it lists. `LAYOUTS` holds them in
-the order in which they are tried; to read another one, write its function and add an entry.
+A layout recognises such a file by its name and content, and returns the samples that it lists. `FILE_LAYOUTS` holds
+them in the order in which they are tried; to read another one, write its function and add an entry.
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ class Corpus:
 
 
 @dataclass(frozen=True)
-class Layout:
+class FileLayout:
     """A layout.
 
     Args:
@@ -291,25 +291,28 @@ def read_list(corpus: Corpus, name: str) -> Description:
     return Description([Sample(file, {}) for file in files], folder, by_folder=True)
 
 
-LAYOUTS: tuple[Layout, ...] = (
-    Layout("LibriSpeech", lambda name: name.endswith(".trans.txt"), read_librispeech, ("audio",)),
-    Layout("Kaldi", lambda name: name == "wav.scp", read_kaldi, ("audio",)),
-    Layout("LJSpeech", lambda name: name == "metadata.csv", read_ljspeech, ("audio",)),
-    Layout("Common Voice", lambda name: name.endswith(".tsv"), read_common_voice, ("audio",)),
-    Layout("a manifest of wav2vec", lambda name: name.endswith(".tsv"), read_manifest, ("audio",)),
-    Layout("metadata", lambda name: name.lower() in METADATA_NAMES, read_metadata_file),
+TABLE_SUFFIXES = (".csv", ".tsv", ".json", ".jsonl")
+FILE_LAYOUTS: tuple[FileLayout, ...] = (
+    FileLayout("LibriSpeech", lambda name: name.endswith(".trans.txt"), read_librispeech, ("audio",)),
+    FileLayout("Kaldi", lambda name: name == "wav.scp", read_kaldi, ("audio",)),
+    FileLayout("LJSpeech", lambda name: name == "metadata.csv", read_ljspeech, ("audio",)),
+    FileLayout("Common Voice", lambda name: name.endswith(".tsv"), read_common_voice, ("audio",)),
+    FileLayout("a manifest of wav2vec", lambda name: name.endswith(".tsv"), read_manifest, ("audio",)),
+    FileLayout("metadata", lambda name: name.lower() in METADATA_NAMES, read_metadata_file),
 )
-LISTS: tuple[Layout, ...] = (
-    *(layout for layout in LAYOUTS if not layout.is_metadata),
-    Layout("metadata", lambda name: name.lower().endswith((".csv", ".tsv", ".json", ".jsonl")), read_metadata_file),
-    Layout("a list of files", lambda name: name.lower().endswith((".txt", ".lst")), read_list),
+LIST_LAYOUTS: tuple[FileLayout, ...] = (
+    *(layout for layout in FILE_LAYOUTS if not layout.is_metadata),
+    FileLayout(
+        "metadata", lambda name: name.lower().endswith((".csv", ".tsv", ".json", ".jsonl")), read_metadata_file
+    ),
+    FileLayout("a list of files", lambda name: name.lower().endswith((".txt", ".lst")), read_list),
 )
 """Layouts of a single file that is given as the source."""
 
 
 def describe(
-    corpus: Corpus, name: str, modality: str, layouts: tuple[Layout, ...] = LAYOUTS
-) -> tuple[Layout | None, Description | None]:
+    corpus: Corpus, name: str, modality: str, layouts: tuple[FileLayout, ...] = FILE_LAYOUTS
+) -> tuple[FileLayout | None, Description | None]:
     """Return the layout of a file that describes samples, and its description; (None, None) for any other file."""
     short = name.rpartition("/")[2]
     for layout in layouts:

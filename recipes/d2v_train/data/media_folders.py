@@ -25,7 +25,7 @@ from d2v_train.data.folder_splits import FolderLevels, classes_of, common_place,
 from d2v_train.data.inventory import Inventory, first_names
 from d2v_train.data.kinds import RECORD_KINDS
 from d2v_train.data.label_columns import encode_labels
-from d2v_train.data.layouts import LAYOUTS, Corpus, Description, Layout, describe
+from d2v_train.data.layouts import FILE_LAYOUTS, Corpus, Description, FileLayout, describe
 from d2v_train.data.listing import Listing
 from d2v_train.data.rows import ListedRows
 from d2v_train.data.tables import (
@@ -42,6 +42,8 @@ from d2v_train.data.tables import (
 )
 
 
+Described = tuple[str, FileLayout, Description]
+"""A file that describes others, its layout, and what it describes."""
 CLASS_COLUMN = "label"
 """Column of the class of a file according to its folder."""
 
@@ -69,7 +71,7 @@ def open_media(
     split: str,
     settings: SourceSettings,
     source: str,
-    layouts: tuple[Layout, ...] = LAYOUTS,
+    layouts: tuple[FileLayout, ...] = FILE_LAYOUTS,
 ) -> Table:
     """Open one split of a source of images or recordings.
 
@@ -116,7 +118,11 @@ def open_media(
 
 
 def read_corpus(
-    modality: str, listing: Listing, settings: SourceSettings, source: str, layouts: tuple[Layout, ...] = LAYOUTS
+    modality: str,
+    listing: Listing,
+    settings: SourceSettings,
+    source: str,
+    layouts: tuple[FileLayout, ...] = FILE_LAYOUTS,
 ) -> MediaSource:
     """Decide which files of a source are samples of which split, and why the others are not.
 
@@ -171,7 +177,9 @@ class _Collector:
         self.missing: list[str] = []
         self.outside = self.repeated = self.twice = 0
 
-    def nearest(self, described: list[tuple[str, Layout, Description]]) -> list[tuple[str, Layout, Description]]:
+    def nearest(
+        self, described: list[tuple[str, FileLayout, Description]]
+    ) -> list[tuple[str, FileLayout, Description]]:
         """Return the descriptions with the samples of this modality, each file described by one metadata file only.
 
         That is the nearest one; of several in one folder the first, if they agree.
@@ -204,7 +212,7 @@ class _Collector:
             description.samples = mine
         return kept
 
-    def add_described(self, name: str, layout: Layout, description: Description) -> None:
+    def add_described(self, name: str, layout: FileLayout, description: Description) -> None:
         """Add the samples of a description."""
         self.layouts[layout.title] = None
         self.used.update((name, *description.beside))

@@ -35,10 +35,8 @@ FILE_COLUMNS = (
 """Names of the column of the files, best first."""
 SEPARATORS = ",;\t|"
 
-Rows = list[tuple[str, dict[str, Any]]]
 
-
-def read_metadata(content: bytes, shown: str, settings: SourceSettings) -> Rows | None:
+def read_metadata(content: bytes, shown: str, settings: SourceSettings) -> list[tuple[str, dict[str, Any]]] | None:
     """Return the file and the further columns of each row.
 
     Args:
@@ -64,7 +62,7 @@ def read_metadata(content: bytes, shown: str, settings: SourceSettings) -> Rows 
         table = _cells(content, shown, settings, suffix)
     if table is None or (table and not _names_a_file(table[0])):
         return None
-    rows: Rows = []
+    rows = []
     for number, row in enumerate(table, start=1):
         column = _file_column(row)
         written = None if column is None else row[column]

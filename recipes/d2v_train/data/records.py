@@ -312,8 +312,8 @@ def open_dataset(
         source: One of
             - None or "builtin": the built-in data (`builtin.py`);
             - a folder or file of parquet, with images and audio as encoded bytes or paths;
-            - a folder of images or of audio (wav, flac, ogg, mp3), flat or with a folder per class, optionally with a
-              folder per split above that and `metadata.csv` for further columns;
+            - a folder, `.zip` or URL of images or recordings, with folders of splits and classes, or in one of
+              `FILE_LAYOUTS`; or a file that lists such files;
             - a folder or file of text: `.txt` with a blank line between documents (or see `documents`), `.jsonl`;
             - the name of a dataset on the Hugging Face Hub, "user/name" or "user/name:config".
         split: Name of a split, or several joined as in "train+test". "validation" and "test" stand for one another if

@@ -12,9 +12,9 @@ from pathlib import Path
 from d2v_train.data.accounts import completed, is_sample_file, suffix_of, suffixes_of
 from d2v_train.data.dataset_tables import keep_bars_out_of_logs, open_columns, open_datasets, stream_parquet, table_of
 from d2v_train.data.files import is_url, open_file
-from d2v_train.data.inventory import Inventory, merged
+from d2v_train.data.inventory import Inventory, joined_inventory
 from d2v_train.data.kinds import RECORD_KINDS
-from d2v_train.data.layouts import LISTS
+from d2v_train.data.layouts import LIST_LAYOUTS
 from d2v_train.data.listing import FolderListing, Listing, UrlListing, ZipListing
 from d2v_train.data.media_folders import NoSamplesError, open_media
 from d2v_train.data.metadata_files import FILE_COLUMNS, METADATA_NAMES
@@ -54,7 +54,7 @@ def open_table(
     """
     parts = [_open_split(modality, source, part.strip(), settings, streaming) for part in split.split("+")]
     table = parts[0] if len(parts) == 1 else concatenate(parts)
-    table.inventory = merged([part.inventory for part in parts])
+    table.inventory = joined_inventory([part.inventory for part in parts])
     return table
 
 
@@ -70,7 +70,7 @@ def take_inventory(modality: str, source: str | None, settings: SourceSettings) 
             raise
         opened = [open_table(modality, source, error.existing[0], settings).inventory]
     uncounted = [name for name, count in opened[0].samples.items() if count is None]
-    return merged([*opened, *(open_table(modality, source, name, settings).inventory for name in uncounted)])
+    return joined_inventory([*opened, *(open_table(modality, source, name, settings).inventory for name in uncounted)])
 
 
 def _open_split(modality: str, source: str | None, split: str, settings: SourceSettings, streaming: bool) -> Table:
@@ -165,9 +165,9 @@ def _open_file(modality: str, path: Path, split: str, settings: SourceSettings, 
         table = open_text_files(path, split, settings, kind.suffixes, streaming)
     elif suffix == ".zip":
         return open_media(modality, ZipListing(path), split, settings, str(path))
-    elif suffix in kind.suffixes or any(layout.claims(path.name) for layout in LISTS):
+    elif suffix in kind.suffixes or any(layout.claims(path.name) for layout in LIST_LAYOUTS):
         try:
-            return open_media(modality, listing, split, settings, str(path), LISTS)
+            return open_media(modality, listing, split, settings, str(path), LIST_LAYOUTS)
         except NoSamplesError:  # a table of something else than files
             pass
     if table is None:

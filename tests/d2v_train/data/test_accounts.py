@@ -7,10 +7,9 @@ import time
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 import soundfile
-from media_files import check_account, opened
+from media_files import check_account, opened, write_parquet
 from PIL import Image
 
 from d2v_train.data.accounts import account, completed, is_sample_file, reason_against, suffix_of, suffixes_of
@@ -70,7 +69,7 @@ def write_many(root: Path, count: int = 2000) -> None:
     Image.fromarray(np.zeros((4, 4, 3), np.uint8)).save(seed / "picture.png")
     soundfile.write(seed / "recording.wav", np.zeros(160), 16_000)
     (seed / "text.txt").write_text("Some words.\n\nMore words.\n")
-    pd.DataFrame({"x": [1]}).to_parquet(seed / "table.parquet")
+    write_parquet(seed / "table.parquet", x=[1])
     whole = {name: path.read_bytes() for name, path in ((path.stem, path) for path in seed.iterdir())}
     suffixes = [suffix for kind in RECORD_KINDS for suffix in suffixes_of(kind)]
     suffixes += [*UNREADABLE_SUFFIXES, ".csv", ".parquet", ".json", ".zip", ".md", ".xyz", "", ".PNG", ".Wav", ".TXT"]
@@ -161,7 +160,7 @@ def test_text_streamed_and_in_memory_and_tables_account_for_all_files(tmp_path):
     shutil.rmtree(tmp_path)
     tmp_path.mkdir()
     for name in ("train-0.parquet", "test-0.parquet"):
-        pd.DataFrame({"text": ["a", "b"]}).to_parquet(tmp_path / name)
+        write_parquet(tmp_path / name, text=["a", "b"])
     (tmp_path / "notes.md").touch()
     for block in (None, 8):
         data = opened("text", tmp_path, stream_block=block)

@@ -3,7 +3,7 @@
 import logging
 from types import SimpleNamespace
 
-from d2v_train.data.inventory import Inventory, log_inventories, merged, printable, visible_files
+from d2v_train.data.inventory import Inventory, joined_inventory, log_inventories, printable, visible_files
 
 
 def test_links_are_followed_and_hidden_files_left_out(tmp_path):
@@ -49,8 +49,11 @@ def test_names_of_any_bytes_are_printed_on_one_line():
 
 def test_samples_of_splits_that_were_opened_one_by_one_are_joined():
     one = Inventory("s", "l", {"train": 5, "test": None}, ["a"])
-    assert merged([one, Inventory("s", "l", {"train": None, "test": 3}, ["a"])]).samples == {"train": 5, "test": 3}
-    assert merged([one]).samples == {"train": 5, "test": None} and one.samples["test"] is None
+    assert joined_inventory([one, Inventory("s", "l", {"train": None, "test": 3}, ["a"])]).samples == {
+        "train": 5,
+        "test": 3,
+    }
+    assert joined_inventory([one]).samples == {"train": 5, "test": None} and one.samples["test"] is None
 
 
 def test_a_source_is_logged_once_with_all_splits(caplog):

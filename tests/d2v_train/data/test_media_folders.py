@@ -4,10 +4,9 @@ import json
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 import soundfile
-from media_files import check_account, classes, files_of, opened, write_picture, write_text
+from media_files import check_account, classes, files_of, opened, write_parquet, write_picture, write_text
 
 from d2v_train.data.records import open_dataset
 from d2v_train.data.tables import TRANSCRIPT_COLUMNS
@@ -392,19 +391,18 @@ def test_a_column_of_splits_tells_the_split(tmp_path):
 def test_a_table_of_something_else_never_makes_a_folder_something_else(tmp_path):
     for name in "abcd":
         make_pictures(tmp_path / name, "cat/0.png", "cat/1.png", "dog/0.png")
-    frame = pd.DataFrame({"file_name": ["cat/0.png", "dog/0.png"], "label": ["x", "y"]})
-    frame.to_parquet(tmp_path / "a" / "metadata.parquet")
+    write_parquet(tmp_path / "a" / "metadata.parquet", file_name=["cat/0.png", "dog/0.png"], label=["x", "y"])
     assert classes(opened("vision", tmp_path / "a")) == {"x": 1, "y": 1}
-    pd.DataFrame({"x": [1]}).to_parquet(tmp_path / "b" / "index.parquet")
+    write_parquet(tmp_path / "b" / "index.parquet", x=[1])
     data = opened("vision", tmp_path / "b")
     assert classes(data) == {"cat": 2, "dog": 1} and next(iter(data.inventory.left_out)).startswith("a table beside")
-    pd.DataFrame({"x": [1]}).to_parquet(tmp_path / "b" / "metadata.parquet")
+    write_parquet(tmp_path / "b" / "metadata.parquet", x=[1])
     assert classes(opened("vision", tmp_path / "b")) == {"cat": 2, "dog": 1}
     (tmp_path / "c" / ".cache").mkdir()
-    pd.DataFrame({"image": [b"x"]}).to_parquet(tmp_path / "c" / ".cache" / "index.parquet")
+    write_parquet(tmp_path / "c" / ".cache" / "index.parquet", image=[b"x"])
     assert len(opened("vision", tmp_path / "c")) == 3
     encoded = (tmp_path / "d" / "cat" / "0.png").read_bytes()
-    pd.DataFrame({"image": [encoded] * 2, "label": ["p", "q"]}).to_parquet(tmp_path / "d" / "train.parquet")
+    write_parquet(tmp_path / "d" / "train.parquet", image=[encoded] * 2, label=["p", "q"])
     data = opened("vision", tmp_path / "d")
     assert classes(data) == {"p": 1, "q": 1} and data.inventory.used == ["train.parquet"] and data.inventory.files == 4
 

@@ -3,8 +3,10 @@
 import io
 import json
 
-import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from media_files import write_parquet
 
 from d2v_train.data.metadata_files import read_metadata
 from d2v_train.data.tables import SourceSettings
@@ -88,14 +90,14 @@ def test_usual_names_of_the_column_of_files(column):
 def test_lines_of_json_a_list_of_objects_and_parquet_are_the_same():
     rows = [{"file_name": file, **columns} for file, columns in ROWS]
     table = io.BytesIO()
-    pd.DataFrame(rows).to_parquet(table)
+    pq.write_table(pa.Table.from_pylist(rows), table)
     assert read("\n".join(map(json.dumps, rows)), "metadata.jsonl") == ROWS
     assert read(json.dumps(rows), "metadata.json") == read(table.getvalue(), "metadata.parquet") == ROWS
 
 
 def test_a_table_of_something_else_is_none():
     table = io.BytesIO()
-    pd.DataFrame({"x": [1]}).to_parquet(table)
+    write_parquet(table, x=[1])
     assert read(table.getvalue(), "metadata.parquet") is read('{"version": 1}', "metadata.json") is None
     assert read("name,x\na,1\n") is read('{"audio": [0.5]}', "a.jsonl") is read("[1]", "metadata.json") is None
 
