@@ -27,7 +27,7 @@ from d2v_train.support.text import readable_bytes
 
 
 TRAINING_NAMES = SPLIT_ALIASES["train"]
-LAYOUTS = {
+DOCUMENT_LAYOUTS = {
     "paragraphs": "documents separated by blank lines",
     "lines": "a document a line",
     "files": "a document a file",
@@ -255,7 +255,7 @@ def _layout(splits: dict[str, list[Path]], root: Path, settings: SourceSettings)
     paths = [path for part in splits.values() for path in part]
     kinds = []
     if any(is_plain_text(path) for path in paths):
-        kinds.append(f"plain text, {LAYOUTS[settings.documents]}")
+        kinds.append(f"plain text, {DOCUMENT_LAYOUTS[settings.documents]}")
     if not all(is_plain_text(path) for path in paths):
         kinds.append("JSON lines")
     words = " and ".join(kinds)
