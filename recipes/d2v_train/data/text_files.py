@@ -16,11 +16,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from d2v_train.data.bad_samples import BadSample
+from d2v_train.data.folder_splits import FolderLevels, splits_meant
 from d2v_train.data.inventory import SHOWN, Inventory, shown_in, visible_files
 from d2v_train.data.json_lines import choose_fields, parse_line, pick_fields
 from d2v_train.data.label_columns import encode_labels
 from d2v_train.data.rows import JoinedRows, LazySequence, MemoryRows, Rows
-from d2v_train.data.tables import SPLIT_ALIASES, SPLIT_NAMES, SourceSettings, Table, pick_split
+from d2v_train.data.tables import SPLIT_ALIASES, SPLIT_NAMES, SourceSettings, Table
 from d2v_train.data.text_rows import TextRows
 from d2v_train.data.text_source_file import COMPRESSIONS, TextFile, is_plain_text, text_suffix
 from d2v_train.support.text import readable_bytes
@@ -62,18 +63,17 @@ def open_text_files(
     splits = text_splits(root, suffixes, inventory)
     if not splits:
         return None
-    wanted = pick_split(split, list(splits), str(root))
-    table, universe = None, set()
+    wanted = splits_meant(split, list(splits), str(root))
+    parts = {}
     for name, paths in splits.items():
-        if streaming and name != wanted:
+        if streaming and name not in wanted:
             inventory.samples[name] = None
             inventory.used += [shown_in(path, root) for path in paths]
-            continue
-        files = _usable_files(paths, root, settings, inventory, in_memory=not streaming)
-        part = _part_of(files, settings, inventory, streaming)
-        inventory.samples[name] = len(part.values)
-        universe.update(part.labels or ())
-        table = part if name == wanted else table
+        else:
+            files = _usable_files(paths, root, settings, inventory, in_memory=not streaming)
+            parts[name] = _part_of(files, settings, inventory, streaming)
+            inventory.samples[name] = len(parts[name].values)
+    table = _joined([parts[name] for name in wanted])
     inventory.layout = _layout(splits, root, settings)
     if not len(table.values):
         raise ValueError("\n".join([f"There is no text in {str(root)!r}, split {split!r}.", *inventory.lines()]))
@@ -81,6 +81,7 @@ def open_text_files(
     if not settings.read_labels:
         labels = None
     if labels is not None:
+        universe = [label for part in parts.values() for label in part.labels or ()]
         labels, label_names = encode_labels(labels, None, universe, str(root))
     return Table(table.values, labels, table.groups, label_names, inventory=inventory)
 
@@ -88,11 +89,10 @@ def open_text_files(
 def text_splits(root: Path, suffixes: Sequence[str], inventory: Inventory) -> dict[str, list[Path]]:
     """Return the text files of a folder, or the file itself, by split; empty if there are none.
 
-    A file belongs to the split that its folder at the top names, if all such folders with text have names of splits,
-    or training and another split are among them; else to the one that its name without suffixes names as a whole, such
-    as `test.txt` and `test-00000-of-00002.jsonl`. Other numbers (`test_1.txt`) and words before (`wiki.test.txt`) name
-    a split only beside a training file of the same kind (`train_1.txt`, `wiki.train.txt`). All other files are
-    training data.
+    Folders are splits as in `folder_splits`. Otherwise, and beside such folders, a file belongs to the split that its
+    name without suffixes names as a whole, such as `test.txt` and `test-00000-of-00002.jsonl`. Other numbers
+    (`test_1.txt`) and words before (`wiki.test.txt`) name a split only beside a training file of the same kind
+    (`train_1.txt`, `wiki.train.txt`). All other files are training data, except beside folders of splits.
 
     Args:
         root: The file or folder.
@@ -108,19 +108,20 @@ def text_splits(root: Path, suffixes: Sequence[str], inventory: Inventory) -> di
             paths.append(path)
         else:
             inventory.leave_out(shown_in(path, root), reason)
-    folders = {_top(path, root) for path in paths} - {None}
-    named = {folder for folder in folders if folder in SPLIT_NAMES}
-    if not (named == folders or (named & {*TRAINING_NAMES} and named - {*TRAINING_NAMES})):
-        named = set()
+    levels = FolderLevels.of([shown_in(path, root) for path in paths])
     stems: dict[Path, list[str]] = {}
     for path in paths:
         stems.setdefault(path.parent, []).append(_stem(path))
     training = {folder: training_kinds(found) for folder, found in stems.items()}
     splits: dict[str, list[Path]] = {}
     for path in paths:
-        top = _top(path, root)
-        name = top if top in named else split_of_name(_stem(path), training[path.parent])
-        splits.setdefault(name or "train", []).append(path)
+        shown = shown_in(path, root)
+        name = levels.split_of(shown) if levels.splits else None
+        name = name or split_of_name(_stem(path), training[path.parent])
+        if name is None and levels.splits:
+            inventory.leave_out(shown, f"it lies beside the folders of the splits ({', '.join(levels.splits)})")
+        else:
+            splits.setdefault(name or "train", []).append(path)
     return splits
 
 
@@ -158,11 +159,6 @@ def _reason_to_skip(path: Path, suffixes: Sequence[str]) -> str | None:
         known = ", ".join(COMPRESSIONS)
         return f"compressed in another way than {known}: unpack it, for example with `zstd -d` or `unzip`"
     return f"not a text file by its suffix ({', '.join(suffixes)})"
-
-
-def _top(path: Path, root: Path) -> str | None:
-    parts = path.relative_to(root).parts
-    return parts[0].lower() if len(parts) > 1 else None
 
 
 def _stem(path: Path) -> str:
@@ -208,6 +204,10 @@ def _part_of(files: Sequence[TextFile], settings: SourceSettings, inventory: Inv
                 _account(file, count, inventory)
             inventory.notes += _notes(rows, settings)
             parts.append(_Part(rows, None, rows.groups))
+    return _joined(parts)
+
+
+def _joined(parts: Sequence[_Part]) -> _Part:
     if not parts:
         return _Part(MemoryRows([], []), None, [])
     if len(parts) == 1:
