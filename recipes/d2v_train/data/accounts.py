@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from pathlib import PurePosixPath
 
 from d2v_train.data.inventory import Inventory
 from d2v_train.data.kinds import RECORD_KINDS, UNREADABLE_SUFFIXES
@@ -43,7 +42,7 @@ def suffixes_of(modality: str) -> tuple[str, ...]:
 def is_sample_file(name: str, modality: str) -> bool:
     """Return whether the suffix of a file says that it holds samples of a modality."""
     is_text = RECORD_KINDS[modality].is_text
-    return (text_suffix(PurePosixPath(name)) if is_text else suffix_of(name)) in suffixes_of(modality)
+    return (text_suffix(name) if is_text else suffix_of(name)) in suffixes_of(modality)
 
 
 def is_of_another_kind(name: str, modality: str) -> bool:
@@ -124,9 +123,8 @@ def completed(inventory: Inventory, modality: str, listing: Listing) -> Inventor
     for reason, names in inventory.left_out.items():
         for name in map(listing.relative, names):
             # What a file is says more than what it is not.
-            is_vague = reason == "not a table" or (
-                reason.startswith("not a text") and is_of_another_kind(name, modality)
-            )
+            is_text = reason.startswith("not a text")
+            is_vague = reason == "not a table" or (is_text and is_of_another_kind(name, modality))
             if not is_vague:
                 known[name] = reason
     result = account(inventory.source, inventory.layout, modality, listing, used, inventory.samples, known)
