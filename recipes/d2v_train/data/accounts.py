@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from pathlib import PurePosixPath
 
 from d2v_train.data.inventory import Inventory
 from d2v_train.data.kinds import RECORD_KINDS, UNREADABLE_SUFFIXES
@@ -43,7 +42,7 @@ def suffixes_of(modality: str) -> tuple[str, ...]:
 def is_sample_file(name: str, modality: str) -> bool:
     """Return whether the suffix of a file says that it holds samples of a modality."""
     is_text = RECORD_KINDS[modality].is_text
-    return (text_suffix(PurePosixPath(name)) if is_text else suffix_of(name)) in suffixes_of(modality)
+    return (text_suffix(name) if is_text else suffix_of(name)) in suffixes_of(modality)
 
 
 def is_of_another_kind(name: str, modality: str) -> bool:

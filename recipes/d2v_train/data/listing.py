@@ -89,6 +89,8 @@ class FolderListing(Listing):
     path = value
 
     def relative(self, written: str) -> str:
+        if written in self.known:
+            return written
         for root in dict.fromkeys((self.root, os.path.abspath(self.root), os.path.realpath(self.root))):
             if written.startswith(root.rstrip("/") + "/"):
                 return posixpath.normpath(written[len(root.rstrip("/")) + 1 :])

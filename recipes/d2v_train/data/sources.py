@@ -141,7 +141,7 @@ def _open_local(modality: str, path: Path, split: str, settings: SourceSettings,
     if is_saved(path) or _holds_tables(modality, listing):
         table = open_columns(modality, path, split, settings, streaming)
     elif RECORD_KINDS[modality].is_text:
-        table = open_text_files(path, split, settings, suffixes_of(modality), streaming)
+        table = open_text_files(path, split, settings, suffixes_of(modality), streaming, listing.names)
     else:
         try:
             return open_media(modality, listing, split, settings, str(path))

@@ -7,6 +7,8 @@ bzip2 or xz. A file belongs to the split that its name says as a whole: no other
 from __future__ import annotations
 
 import lzma
+import os
+import posixpath
 import re
 import zlib
 from collections.abc import Container, Iterable, Sequence
@@ -16,11 +18,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from d2v_train.data.bad_samples import BadSample
-from d2v_train.data.inventory import SHOWN, Inventory, shown_in, visible_files
+from d2v_train.data.folder_splits import FolderLevels, splits_meant
+from d2v_train.data.inventory import SHOWN, Inventory, first_names
 from d2v_train.data.json_lines import choose_fields, parse_line, pick_fields
 from d2v_train.data.label_columns import encode_labels
+from d2v_train.data.listing import FolderListing
 from d2v_train.data.rows import JoinedRows, LazySequence, MemoryRows, Rows
-from d2v_train.data.tables import SPLIT_ALIASES, SPLIT_NAMES, SourceSettings, Table, pick_split
+from d2v_train.data.tables import SPLIT_ALIASES, SPLIT_NAMES, SourceSettings, Table
 from d2v_train.data.text_rows import TextRows
 from d2v_train.data.text_source_file import COMPRESSIONS, TextFile, is_plain_text, text_suffix
 from d2v_train.support.text import readable_bytes
@@ -40,7 +44,12 @@ _NAME = re.compile(
 
 
 def open_text_files(
-    root: Path, split: str, settings: SourceSettings, suffixes: Sequence[str], streaming: bool = False
+    root: Path,
+    split: str,
+    settings: SourceSettings,
+    suffixes: Sequence[str],
+    streaming: bool = False,
+    names: Sequence[str] | None = None,
 ) -> Table | None:
     """Open one split of a text file or a folder of text files; None if there are none.
 
@@ -54,73 +63,75 @@ def open_text_files(
         settings: What is a document, the encoding and the fields of objects.
         suffixes: Suffixes of text files.
         streaming: Whether documents are read in place when they are needed, without labels.
+        names: Names of the visible files of the folder, if they are known.
 
     Raises:
         ValueError: If there is no such split or field, or no file can be read.
     """
     inventory = Inventory(str(root))
-    splits = text_splits(root, suffixes, inventory)
+    if root.is_file():
+        folder, splits = root.parent, {"train": [root.name]} if text_suffix(root.name) in suffixes else {}
+    else:
+        folder = root
+        splits = text_splits(FolderListing(root).names if names is None else names, suffixes, inventory)
     if not splits:
         return None
-    wanted = pick_split(split, list(splits), str(root))
-    table, universe = None, set()
-    for name, paths in splits.items():
-        if streaming and name != wanted:
+    wanted = splits_meant(split, list(splits), str(root))
+    parts = {}
+    for name, files in splits.items():
+        if streaming and name not in wanted:
             inventory.samples[name] = None
-            inventory.used += [shown_in(path, root) for path in paths]
-            continue
-        files = _usable_files(paths, root, settings, inventory, in_memory=not streaming)
-        part = _part_of(files, settings, inventory, streaming)
-        inventory.samples[name] = len(part.values)
-        universe.update(part.labels or ())
-        table = part if name == wanted else table
-    inventory.layout = _layout(splits, root, settings)
+            inventory.used += files
+        else:
+            files = _usable_files(folder, files, settings, inventory, in_memory=not streaming)
+            parts[name] = _part_of(files, settings, inventory, streaming)
+            inventory.samples[name] = len(parts[name].values)
+    table = _joined([parts[name] for name in wanted])
+    inventory.layout = _layout(splits, settings)
     if not len(table.values):
         raise ValueError("\n".join([f"There is no text in {str(root)!r}, split {split!r}.", *inventory.lines()]))
     labels, label_names = table.labels, None
     if not settings.read_labels:
         labels = None
     if labels is not None:
+        universe = [label for part in parts.values() for label in part.labels or ()]
         labels, label_names = encode_labels(labels, None, universe, str(root))
     return Table(table.values, labels, table.groups, label_names, inventory=inventory)
 
 
-def text_splits(root: Path, suffixes: Sequence[str], inventory: Inventory) -> dict[str, list[Path]]:
-    """Return the text files of a folder, or the file itself, by split; empty if there are none.
+def text_splits(names: Iterable[str], suffixes: Sequence[str], inventory: Inventory) -> dict[str, list[str]]:
+    """Return the text files of a folder by split; empty if there are none.
 
-    A file belongs to the split that its folder at the top names, if all such folders with text have names of splits,
-    or training and another split are among them; else to the one that its name without suffixes names as a whole, such
-    as `test.txt` and `test-00000-of-00002.jsonl`. Other numbers (`test_1.txt`) and words before (`wiki.test.txt`) name
-    a split only beside a training file of the same kind (`train_1.txt`, `wiki.train.txt`). All other files are
-    training data.
+    Folders are splits as in `folder_splits`. Otherwise, and beside such folders, a file belongs to the split that its
+    name without suffixes names as a whole, such as `test.txt` and `test-00000-of-00002.jsonl`. Other numbers
+    (`test_1.txt`) and words before (`wiki.test.txt`) name a split only beside a training file of the same kind
+    (`train_1.txt`, `wiki.train.txt`). All other files are training data, except beside folders of splits.
 
     Args:
-        root: The file or folder.
+        names: Files of the folder, with their sub-folders.
         suffixes: Suffixes of text files.
         inventory: Takes the files that are left out.
     """
-    if root.is_file():
-        return {"train": [root]} if text_suffix(root) in suffixes else {}
-    paths = []
-    for path in visible_files(root):
-        reason = _reason_to_skip(path, suffixes)
+    texts = []
+    for name in names:
+        reason = _reason_to_skip(name, suffixes)
         if reason is None:
-            paths.append(path)
+            texts.append(name)
         else:
-            inventory.leave_out(shown_in(path, root), reason)
-    folders = {_top(path, root) for path in paths} - {None}
-    named = {folder for folder in folders if folder in SPLIT_NAMES}
-    if not (named == folders or (named & {*TRAINING_NAMES} and named - {*TRAINING_NAMES})):
-        named = set()
-    stems: dict[Path, list[str]] = {}
-    for path in paths:
-        stems.setdefault(path.parent, []).append(_stem(path))
+            inventory.leave_out(name, reason)
+    levels = FolderLevels.of(texts)
+    stems: dict[str, list[str]] = {}
+    for name in texts:
+        stems.setdefault(posixpath.dirname(name), []).append(_stem(name))
     training = {folder: training_kinds(found) for folder, found in stems.items()}
-    splits: dict[str, list[Path]] = {}
-    for path in paths:
-        top = _top(path, root)
-        name = top if top in named else split_of_name(_stem(path), training[path.parent])
-        splits.setdefault(name or "train", []).append(path)
+    splits: dict[str, list[str]] = {}
+    for name in texts:
+        split = levels.split_of(name) if levels.splits else None
+        split = split or split_of_name(_stem(name), training[posixpath.dirname(name)])
+        if split is None and levels.splits:
+            inventory.leave_out(name, f"it lies beside the folders of the splits ({', '.join(levels.splits)})")
+        else:
+            splits.setdefault(split or "train", []).append(name)
     return splits
 
 
@@ -148,26 +159,21 @@ def _kind(match: re.Match[str]) -> tuple[str, bool]:
     return match["before"] or "", bool(match["shard"])
 
 
-def _reason_to_skip(path: Path, suffixes: Sequence[str]) -> str | None:
-    if path.name.upper().startswith("README"):
+def _reason_to_skip(name: str, suffixes: Sequence[str]) -> str | None:
+    short = posixpath.basename(name)
+    if short.upper().startswith("README"):
         return "a README"
-    if text_suffix(path) in suffixes:
+    if text_suffix(short) in suffixes:
         return None
-    inner = Path(path.stem).suffix.lower()
-    if inner in suffixes:
+    if text_suffix(posixpath.splitext(short)[0]) in suffixes:
         known = ", ".join(COMPRESSIONS)
         return f"compressed in another way than {known}: unpack it, for example with `zstd -d` or `unzip`"
     return f"not a text file by its suffix ({', '.join(suffixes)})"
 
 
-def _top(path: Path, root: Path) -> str | None:
-    parts = path.relative_to(root).parts
-    return parts[0].lower() if len(parts) > 1 else None
-
-
-def _stem(path: Path) -> str:
-    name = path.stem if path.suffix.lower() in COMPRESSIONS else path.name
-    return Path(name).stem.lower()
+def _stem(name: str) -> str:
+    stem, suffix = posixpath.splitext(posixpath.basename(name).lower())
+    return posixpath.splitext(stem)[0] if suffix in COMPRESSIONS else stem
 
 
 class _Part(NamedTuple):
@@ -177,14 +183,13 @@ class _Part(NamedTuple):
 
 
 def _usable_files(
-    paths: Sequence[Path], root: Path, settings: SourceSettings, inventory: Inventory, in_memory: bool
+    folder: Path, names: Iterable[str], settings: SourceSettings, inventory: Inventory, in_memory: bool
 ) -> list[TextFile]:
     """Return the files that can be read; the others are left out in the inventory."""
     files = []
-    for path in paths:
-        shown = shown_in(path, root)
+    for shown in names:
         try:
-            file = TextFile(path, shown, settings.encoding, in_memory)
+            file = TextFile(os.path.join(folder, shown), shown, settings.encoding, in_memory)
             problem = file.problem
             file.close()
         except (EOFError, OSError, lzma.LZMAError, zlib.error) as error:
@@ -208,6 +213,10 @@ def _part_of(files: Sequence[TextFile], settings: SourceSettings, inventory: Inv
                 _account(file, count, inventory)
             inventory.notes += _notes(rows, settings)
             parts.append(_Part(rows, None, rows.groups))
+    return _joined(parts)
+
+
+def _joined(parts: Sequence[_Part]) -> _Part:
     if not parts:
         return _Part(MemoryRows([], []), None, [])
     if len(parts) == 1:
@@ -251,19 +260,13 @@ def _account(file: TextFile, count: int, inventory: Inventory) -> None:
         inventory.leave_out(file.shown, "empty")
 
 
-def _layout(splits: dict[str, list[Path]], root: Path, settings: SourceSettings) -> str:
-    paths = [path for part in splits.values() for path in part]
-    kinds = []
-    if any(is_plain_text(path) for path in paths):
-        kinds.append(f"plain text, {DOCUMENT_LAYOUTS[settings.documents]}")
-    if not all(is_plain_text(path) for path in paths):
-        kinds.append("JSON lines")
-    words = " and ".join(kinds)
-    for name, part in splits.items():
-        if len(splits) > 1:
-            shown = ", ".join(shown_in(path, root) for path in part[:SHOWN]) + (", ..." if len(part) > SHOWN else "")
-            words += f"; {name}: {shown}"
-    return words
+def _layout(splits: dict[str, list[str]], settings: SourceSettings) -> str:
+    are_plain = {is_plain_text(name) for names in splits.values() for name in names}
+    words = " and ".join(
+        [f"plain text, {DOCUMENT_LAYOUTS[settings.documents]}"] * (True in are_plain) + ["JSON lines"] * (False in are_plain)
+    )
+    parts = [f"; {split}: {first_names(names)}" for split, names in splits.items()] if len(splits) > 1 else []
+    return "".join([words, *parts])
 
 
 def _notes(rows: TextRows, settings: SourceSettings) -> list[str]:

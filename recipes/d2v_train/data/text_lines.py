@@ -11,7 +11,7 @@ import codecs
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from itertools import chain
+from functools import cache, cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -56,7 +56,7 @@ class FileEncoding:
     name: str
     mark: int = 0
 
-    @property
+    @cached_property
     def width(self) -> int:
         """Bytes of a line feed: 1, or 2 in UTF-16 and 4 in UTF-32."""
         return len("\n".encode(self.name))
@@ -105,13 +105,20 @@ def file_encoding(head: bytes, encoding: str) -> FileEncoding:
     """
     for mark, name in _MARKS:
         if head.startswith(mark):
-            return FileEncoding(name, len(mark))
+            return _shared_encoding(name, len(mark))
+    return _shared_encoding(encoding)
+
+
+@cache
+def _shared_encoding(encoding: str, mark: int = 0) -> FileEncoding:
     name = codecs.lookup(encoding).name
-    return FileEncoding(_WITHOUT_MARK.get(name, name))
+    return FileEncoding(_WITHOUT_MARK.get(name, name), mark)
 
 
 def unmarked_wide_encoding(head: bytes) -> str | None:
     """Return the encoding of text with many zero bytes, such as utf-16-le without its mark; None for other text."""
+    if b"\0" not in head:
+        return None
     for width, order in ((4, "le"), (4, "be"), (2, "le"), (2, "be")):
         whole = np.frombuffer(head[: len(head) // width * width], np.uint8).reshape(-1, width)
         zero = (whole == 0).mean(axis=0) if len(whole) else np.zeros(width)
@@ -129,11 +136,14 @@ def find_documents(windows: Iterable[bytes], encoding: FileEncoding, rule: str) 
         encoding: Its encoding.
         rule: One of `DOCUMENT_RULES`. Blank lines hold nothing but spaces and tabs; among `lines` they do not count.
     """
-    newline = "\n".encode(encoding.name)
     found = _Finder(encoding, rule)
+    held = b""
+    for window in windows:
+        found.take(held)
+        held = window
     # The first line feed ends the last line, the second one the last paragraph.
-    for window in chain(windows, [newline, newline]):
-        found.take(window)
+    whole = len(held) // encoding.width * encoding.width
+    found.take(held[:whole] + "\n\n".encode(encoding.name))
     return found.documents()
 
 
@@ -212,13 +222,18 @@ def has_long_word(text: str) -> bool:
     return False
 
 
+@cache
+def _tables(encoding: FileEncoding, blanks: str) -> tuple[int, np.ndarray]:
+    """Return the code unit of a line feed, and which ones are not blank; a source may have very many files."""
+    return encoding.unit("\n"), encoding.solid(blanks)
+
+
 class _Finder:
     """Search for documents in windows of a file; what is unfinished at the end of a window is kept as offsets."""
 
     def __init__(self, encoding: FileEncoding, rule: str):
         self.encoding, self.rule = encoding, rule
-        self.newline = encoding.unit("\n")
-        self.solid = encoding.solid(" \t\r\n" if rule == "paragraphs" else " \t\r\n\x0b\x0c")
+        self.newline, self.solid = _tables(encoding, " \t\r\n" if rule == "paragraphs" else " \t\r\n\x0b\x0c")
         self.place = self.line = encoding.mark
         self.line_is_solid = False
         self.lines = 0

@@ -6,6 +6,7 @@ The same documents are found whether the files are kept in memory or read in pla
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import Any
@@ -98,7 +99,7 @@ class TextRows(Rows):
         """A string that changes with the fields, the files and what is a document; None for files in memory."""
         if not self.is_stream:
             return None
-        stats = [(file.path, file.path.stat()) for file in self.files]
+        stats = [(file.path, os.stat(file.path)) for file in self.files]
         rules = f"{self._choices} {self.settings.documents} {self.settings.encoding} {PART_BYTES}"
         return "\n".join([rules, *(f"{path} {stat.st_size} {stat.st_mtime_ns}" for path, stat in stats)])
 

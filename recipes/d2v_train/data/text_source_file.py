@@ -50,15 +50,15 @@ class TextFile:
         is_plain: Whether it is plain text, not JSON.
     """
 
-    def __init__(self, path: Path, shown: str, encoding: str = "utf-8", in_memory: bool = False):
-        self.path, self.shown, self.wanted = path, shown, encoding
-        module = COMPRESSIONS.get(path.suffix.lower())
+    def __init__(self, path: str | Path, shown: str, encoding: str = "utf-8", in_memory: bool = False):
+        self.path, self.shown, self.wanted = os.fspath(path), shown, encoding
+        module = COMPRESSIONS.get(os.path.splitext(self.path)[1].lower())
         self.content: bytes | None = None
         if in_memory:
             with (module or _Uncompressed).open(path, "rb") as file:
                 self.content = file.read()
-        self._place = path if module is None or in_memory else _unpacked(path, module)
-        self.is_plain = is_plain_text(path)
+        self._place = self.path if module is None or in_memory else _unpacked(self.path, module)
+        self.is_plain = is_plain_text(self.path)
         self._opened: BinaryIO | None = None
         self._counted = (0, 0)
 
@@ -155,23 +155,23 @@ class _Uncompressed:
     open = staticmethod(open)
 
 
-def text_suffix(path: Path) -> str:
+def text_suffix(name: str) -> str:
     """Return the suffix of a file in lower case, without that of a compression: ".txt" of a.TXT.gz."""
-    compressed = path.suffix.lower() in COMPRESSIONS
-    return Path(path.stem if compressed else path.name).suffix.lower()
+    stem, suffix = os.path.splitext(name.lower())
+    return os.path.splitext(stem)[1] if suffix in COMPRESSIONS else suffix
 
 
-def is_plain_text(path: Path) -> bool:
+def is_plain_text(name: str) -> bool:
     """Return whether a text file holds plain text, not JSON."""
-    return text_suffix(path) in PLAIN_SUFFIXES
+    return text_suffix(name) in PLAIN_SUFFIXES
 
 
-def _unpacked(path: Path, module) -> Path:
+def _unpacked(path: str, module: Any) -> str:
     """Return the unpacked copy of a file, made once by one process of a machine."""
     from datasets.config import HF_DATASETS_CACHE
 
-    stat = path.stat()
-    identity = f"{path.resolve()} {stat.st_size} {stat.st_mtime_ns}"
+    stat = os.stat(path)
+    identity = f"{os.path.realpath(path)} {stat.st_size} {stat.st_mtime_ns}"
     digest = hashlib.blake2b(identity.encode("utf-8", "surrogateescape"), digest_size=16)
     copy = Path(HF_DATASETS_CACHE) / "data2vec_text" / digest.hexdigest()
     copy.parent.mkdir(parents=True, exist_ok=True)
@@ -179,4 +179,4 @@ def _unpacked(path: Path, module) -> Path:
         if not copy.is_file():
             with module.open(path, "rb") as source, write_file(copy) as file:
                 shutil.copyfileobj(source, file, WINDOW_BYTES)
-    return copy
+    return str(copy)

@@ -23,7 +23,7 @@ from d2v_train.data.tables import SourceSettings
 from d2v_train.options.arguments import add_arguments, given
 
 
-OF_THE_SOURCE = ("column", "encoding")
+OF_THE_SOURCE = ("column", "encoding", "documents")
 """Fields of `SourceSettings` that are options of the command."""
 
 

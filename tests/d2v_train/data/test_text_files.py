@@ -58,7 +58,7 @@ def test_a_document_is_a_paragraph_a_line_or_a_file(tmp_path):
         ["test_1.txt", "test_2.txt", "dev-7.txt"],
         ["my_test.txt", "your_train.txt", "a.validation.jsonl"],
         ["novels/a.txt", "test/b.txt", "poems/c.txt"],
-        ["books/my/test/a.txt", "books/my/dev/b.txt"],
+        ["books/my_tests/a.txt", "devices/test_plan/b.txt", "validity/c.txt"],
     ],
 )
 def test_words_in_names_make_no_split(tmp_path, names):
@@ -76,8 +76,11 @@ def test_words_in_names_make_no_split(tmp_path, names):
         {"train": ["train-00000-of-00002.txt", "train-00001-of-00002.txt"], "test": ["test-00000-of-00001.txt"]},
         {"train": ["train_1.txt", "train_2.txt", "x.txt"], "test": ["test_1.txt"]},
         {"train": ["wiki.train.txt", "test_plan.txt"], "valid": ["wiki.valid.txt"], "test": ["wiki.test.txt"]},
-        {"train": ["train/a.txt", "Train/b/test.txt", "c.txt"], "test": ["TEST/a.txt"]},
-        {"train": ["train/a.txt", "extra/a.txt"], "dev": ["dev/a.txt"]},
+        {"train": ["train/a.txt", "Train/b/test.txt"], "test": ["TEST/a.txt"]},
+        {"train": ["train/a.txt"], "dev": ["dev/a.txt"], "extra": ["extra/a.txt"]},
+        {"train": ["train/a.txt"], "test": ["test.txt"]},
+        {"train": ["books/my/train/a.txt"], "test": ["books/my/test/train.txt"]},
+        {"train-clean": ["train-clean/a.txt"], "test-other": ["test-other/a.txt"]},
         {"train": ["a/train.txt", "b/c.txt"], "test": ["a/test.txt"]},
     ],
 )
@@ -91,6 +94,18 @@ def test_whole_names_shards_and_folders_are_splits(tmp_path, files):
         assert sorted(texts) == sorted(name.lower() for name in names)
     layout = open_dataset("text", str(tmp_path), "train").inventory.layout
     assert all(f"; {split}: " in layout for split in files)
+
+
+def test_files_beside_folders_of_splits_are_left_out(tmp_path):
+    write(tmp_path, {"train/a.txt": "one", "dev/a.txt": "two", "notes.txt": "x", "test.txt": "three"})
+    assert read(tmp_path) == ["one"] and read(tmp_path, "dev") == ["two"] and read(tmp_path, "test") == ["three"]
+    (reason,) = open_dataset("text", str(tmp_path)).inventory.left_out
+    assert "beside the folders of the splits (dev, train)" in reason
+
+
+def test_a_split_of_several_folders_is_all_of_them(tmp_path):
+    write(tmp_path, {"train-a/x.txt": "one", "train-b/x.jsonl": '"two"', "test-a/x.txt": "three"})
+    assert read(tmp_path) == ["one", "two"] and read(tmp_path, "train-b") == ["two"]
 
 
 def test_a_number_or_a_word_before_needs_a_training_file_of_its_kind():
@@ -162,3 +177,10 @@ def test_labels_of_json_lines_are_those_of_all_splits(tmp_path):
     dataset = open_dataset("text", str(tmp_path))
     assert dataset.label_names == ["x", "y"] and dataset.labels.tolist() == [-1, 1]
     assert open_dataset("text", str(tmp_path), read_labels=False).labels is None
+
+
+@pytest.mark.parametrize("labels", [[[0, 1], [1]], [None, ["a", "b"]], [{"a": 1}, 3], [True, "x"]])
+def test_labels_of_any_kind_do_not_matter_without_them(tmp_path, labels):
+    lines = [json.dumps({"text": f"text {number}", "label": label}) for number, label in enumerate(labels)]
+    write(tmp_path, {"a.jsonl": "\n".join(lines)})
+    assert read(tmp_path, read_labels=False) == ["text 0", "text 1"]

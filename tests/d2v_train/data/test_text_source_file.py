@@ -87,7 +87,7 @@ def test_utf_16_without_a_mark_is_refused_with_the_option(tmp_path):
     assert TextFile(tmp_path / "a.txt", "a.txt", "utf-16-be").problem is None
 
 
-def test_suffixes(tmp_path):
+def test_suffixes():
     names = ["a.txt", "b.TXT", "c.Text.gz", "d.v2.jsonl.xz", "e.gz", "f"]
-    assert [text_suffix(tmp_path / name) for name in names] == [".txt", ".txt", ".text", ".jsonl", "", ""]
-    assert [is_plain_text(tmp_path / name) for name in names] == [True, True, True, False, False, False]
+    assert [text_suffix(name) for name in names] == [".txt", ".txt", ".text", ".jsonl", "", ""]
+    assert [is_plain_text(name) for name in names] == [True, True, True, False, False, False]
