@@ -14,7 +14,7 @@ from d2v_train.data.columns import Column, DatasetRows, TableRows
 from d2v_train.data.delimited import EncodingError, read_delimited
 from d2v_train.data.files import problem_of
 from d2v_train.data.inventory import Inventory
-from d2v_train.data.json_tables import read_json
+from d2v_train.data.json_tables import read_json_table
 from d2v_train.data.kinds import RECORD_KINDS
 from d2v_train.data.label_columns import encode_labels, recognise
 from d2v_train.data.memory_table import MemoryTable, TablePart
@@ -114,7 +114,7 @@ def open_files(splits: Mapping[str, Sequence[str]], settings: SourceSettings) ->
         if kind in ("csv", "tsv"):
             return lambda: MemoryTable(_read_parts(files, settings, read_delimited), is_untyped=True)
         if kind in ("json", "jsonl"):
-            return lambda: MemoryTable(_read_parts(files, settings, read_json))
+            return lambda: MemoryTable(_read_parts(files, settings, read_json_table))
         return lambda: {"parquet": ParquetRows, "arrow": ArrowRows, "webdataset": TarRows}[kind](files)
 
     return OpenTables({split: opener(list(files)) for split, files in splits.items() if files})

@@ -11,6 +11,7 @@ import gzip
 import io
 import zlib
 from collections.abc import Iterable, Iterator
+from itertools import islice
 from typing import Any
 
 from d2v_train.data.files import open_file, problem_of
@@ -20,6 +21,7 @@ from d2v_train.data.tables import AS_FOUND, SourceSettings
 
 DELIMITERS = (",", "\t", ";", "|")
 """Recognised delimiters; of several that the first line contains equally often, the first one."""
+ROWS_AT_ONCE = 10_000
 csv.field_size_limit(2**31 - 1)
 
 
@@ -51,6 +53,9 @@ def read_delimited(path: str, settings: SourceSettings = AS_FOUND) -> TablePart:
     if twice is not None:
         raise ValueError(f"{path} has two columns of the name {twice!r}. Rename one of them.")
 
+    columns = _whole_columns(text, delimiter, len(names))
+    if columns is not None:
+        return TablePart(path, dict(zip(names, columns, strict=True)), len(columns[0]))
     width, problems, cells = len(names), {}, []
     for number, (place, row) in enumerate(rows):
         if not isinstance(row, str) and len(row) > width and not any(map(str.strip, row[width:])):
@@ -98,6 +103,28 @@ def _delimiter_of(header: str) -> str:
     """Return the delimiter that a header contains most often outside of quotes."""
     bare = "".join(part for number, part in enumerate(header.split('"')) if number % 2 == 0)
     return max(DELIMITERS, key=bare.count)
+
+
+def _whole_columns(text: str, delimiter: str, width: int) -> list[list[str]] | None:
+    """Return the columns below the first row if all rows have `width` cells, in a fraction of the time; else None."""
+    lines = io.StringIO(text, newline="\n")
+    if delimiter == "\t":
+        rows = (line.rstrip("\r\n").split(delimiter) for line in lines if not line.isspace())
+    else:
+        rows = csv.reader(lines, delimiter=delimiter, strict=True)
+    columns: list[list[str]] = [[] for _ in range(width)]
+    try:
+        while chunk := list(islice(rows, ROWS_AT_ONCE)):
+            # A row of one cell may be a blank line.
+            if set(map(len, chunk)) != {width} or width == 1:
+                return None
+            for column, cells in zip(columns, zip(*chunk, strict=True), strict=True):
+                column += cells
+    except csv.Error:
+        return None
+    for column in columns:
+        del column[0]
+    return columns
 
 
 def _plain_rows(text: str, delimiter: str) -> Iterator[tuple[str, Any]]:

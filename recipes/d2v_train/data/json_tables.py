@@ -14,7 +14,7 @@ from d2v_train.data.memory_table import TablePart
 from d2v_train.data.tables import AS_FOUND, SourceSettings
 
 
-def read_json(path: str, settings: SourceSettings = AS_FOUND) -> TablePart:
+def read_json_table(path: str, settings: SourceSettings = AS_FOUND) -> TablePart:
     """Read a file of JSON.
 
     A .json file may hold a list of objects, one object of columns (lists of equal lengths, or objects with the same

@@ -48,18 +48,13 @@ def encode_labels(
     Raises:
         ValueError: If the labels are anything else, or of several types.
     """
-    universe = list(universe)
-    if not universe and {type(value) for value in raw} <= {int, bool, type(None)}:
-        labels = raw  # of large tables, in a fraction of the time
-    else:
-        labels = [_normal(value) for value in raw]
-    others = [_normal(value) for value in universe]
+    labels, others = _normalised(raw), _normalised(list(universe))
     if untyped:
         labels, others = _recognise(labels, others, where)
-    kinds = {type(value) for value in (*labels, *others) if value is not None}
+    kinds = _types(labels, others)
     if kinds in ({int, str}, {int, list}):  # hidden test labels of classes with names
         labels, others = ([None if value == -1 else value for value in part] for part in (labels, others))
-        kinds = {type(value) for value in (*labels, *others) if value is not None}
+        kinds = _types(labels, others)
     if kinds == {list}:
         return _several(labels, others, names, where)
     if kinds == {str}:
@@ -82,7 +77,23 @@ def encode_labels(
 
 def recognise(labels: Sequence[Any], where: str) -> list[Any]:
     """Return labels that are text as whole numbers, numbers or booleans if all are such, as names otherwise."""
-    return _recognise([_normal(value) for value in labels], [], where)[0]
+    return _recognise(_normalised(labels), [], where)[0]
+
+
+def _types(*parts: Sequence[Any]) -> set[type]:
+    """Return the types of the labels that are not missing."""
+    return {kind for part in parts for kind in set(map(type, part))} - {type(None)}
+
+
+def _normalised(values: Sequence[Any]) -> Sequence[Any]:
+    """Return all labels as `_normal` returns each."""
+    kinds = _types(values)
+    if kinds <= {int, bool}:
+        return values
+    if kinds == {str}:  # of millions of labels, few are different
+        known = {value: _normal(value) for value in set(values)}
+        return [known[value] for value in values]
+    return [_normal(value) for value in values]
 
 
 def _normal(value: Any) -> Any:
@@ -107,7 +118,7 @@ def _normal(value: Any) -> Any:
 
 def _recognise(labels: list[Any], others: list[Any], where: str) -> tuple[list[Any], list[Any]]:
     """Return labels that are text as whole numbers, numbers or booleans, if all of them are such."""
-    words = {value for value in (*labels, *others) if isinstance(value, str)}
+    words = {value for part in (labels, others) if str in _types(part) for value in part if isinstance(value, str)}
     whole = {word for word in words if _WHOLE.fullmatch(word)}
     if words and whole == words:
         return _mapped(labels, int), _mapped(others, int)
@@ -137,8 +148,10 @@ def _recognise(labels: list[Any], others: list[Any], where: str) -> tuple[list[A
     return labels, others
 
 
-def _mapped(values: list[Any], make: Any) -> list[Any]:
-    return [None if value is None else make(value) for value in values]
+def _mapped(values: Sequence[Any], make: Any) -> list[Any]:
+    """Return the values with words made into something else."""
+    known = {word: make(word) for word in {value for value in values if isinstance(value, str)}}
+    return [known[value] if isinstance(value, str) else value for value in values]
 
 
 def _truth(word: str) -> bool:

@@ -262,9 +262,8 @@ def _account(file: TextFile, count: int, inventory: Inventory) -> None:
 
 def _layout(splits: dict[str, list[str]], settings: SourceSettings) -> str:
     are_plain = {is_plain_text(name) for names in splits.values() for name in names}
-    words = " and ".join(
-        [f"plain text, {DOCUMENT_LAYOUTS[settings.documents]}"] * (True in are_plain) + ["JSON lines"] * (False in are_plain)
-    )
+    plain = f"plain text, {DOCUMENT_LAYOUTS[settings.documents]}"
+    words = " and ".join([plain] * (True in are_plain) + ["JSON lines"] * (False in are_plain))
     parts = [f"; {split}: {first_names(names)}" for split, names in splits.items()] if len(splits) > 1 else []
     return "".join([words, *parts])
 
