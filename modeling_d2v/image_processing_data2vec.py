@@ -35,12 +35,19 @@ def as_channels(image: Any, num_channels: int, value_range: tuple[float, float] 
         return image
     if image.mode.startswith("I") or image.mode == "F":
         image = Image.fromarray(to_eight_bits(np.asarray(image), value_range))
-    if "a" in image.getbands():
-        image = image.convert(image.mode.upper())  # colours that were multiplied by their opacity
-    if "A" in image.getbands() or image.info.get("transparency") is not None:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return image.convert("L" if num_channels == 1 else "RGB")
+    mode = "L" if num_channels == 1 else "RGB"
+    if not {"A", "a"} & set(image.getbands()) and image.info.get("transparency") is None:
+        return image.convert(mode)
+    # In bands: colours, their opacity, the background and their sum would be four copies of a large image.
+    opaque, rows = Image.new(mode, image.size), max(1, 2**22 // image.width)
+    for top in range(0, image.height, rows):
+        band = image.crop((0, top, image.width, min(top + rows, image.height)))
+        if "a" in band.getbands():
+            band = band.convert(band.mode.upper())  # colours that were multiplied by their opacity
+        band = band.convert("RGBA")
+        white = Image.new("RGBA", band.size, "white")
+        opaque.paste(Image.alpha_composite(white, band).convert(mode), (0, top))
+    return opaque
 
 
 def to_eight_bits(pixels: np.ndarray, value_range: tuple[float, float] | None = None) -> np.ndarray:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from d2v_train.data.audio_headers import corrected, flac_samples, ogg_links
+from d2v_train.data.audio_headers import corrected, flac_samples, ogg_links, without_padding
 from d2v_train.data.bad_samples import BadSample
 from d2v_train.data.file_formats import TO_WAV, conversion_advice
 from d2v_train.support.extras import need
@@ -56,7 +56,7 @@ def read_recording(encoded: bytes, limit: int) -> tuple[np.ndarray, int, bool]:
         raise BadSample("unreadable", f"parts of {len(rates)} sampling rates or numbers of channels in one file")
     samples = (parts[0] if len(parts) == 1 else np.concatenate(parts))[foreign:]
     misled = len(links) > 1 or (expected != len(samples) if encoded[:4] == b"fLaC" else whole is not encoded)
-    return samples, rate, misled
+    return samples[: without_padding(whole, len(samples))], rate, misled
 
 
 def _read(encoded: bytes, limit: int, expected: int | None) -> tuple[np.ndarray, int]:

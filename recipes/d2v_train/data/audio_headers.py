@@ -33,6 +33,9 @@ UNKNOWN = 0x7FFF_0000
 _UNKNOWN_64 = 1 << 60
 # What may follow the samples outside of chunks; anything else is taken for samples.
 _TAGS = (b"ID3", b"TAG", b"APETAGEX", b"LYRICSBEGIN", b"RIFF", b"FORM")
+# MS ADPCM, IMA ADPCM, G.723, GSM 6.10, NMS ADPCM, G.721
+_BLOCK_CODECS = (0x0002, 0x0011, 0x0014, 0x0031, 0x0038, 0x0040)
+_LONGEST_BLOCK = 4096
 _W64_SAMPLES = b"data\xf3\xac\xd3\x11\x8c\xd1\x00\xc0\x4f\x8e\xdb\x8a"
 
 
@@ -245,6 +248,25 @@ def flac_samples(encoded: bytes) -> int | None:
     if encoded[:4] != b"fLaC" or len(encoded) < 26:
         return None
     return int.from_bytes(encoded[18:26], "big") & ((1 << 36) - 1) or None
+
+
+def without_padding(encoded: bytes, samples: int) -> int:
+    """Return how many of the decoded samples are not padding: codecs of WAV fill their last block.
+
+    Args:
+        encoded: The file.
+        samples: Samples of a channel that were decoded.
+    """
+    if encoded[:4] != b"RIFF":
+        return samples
+    layout, count = _chunk(encoded, "<", b"fmt "), _chunk(encoded, "<", b"fact")
+    if layout is None or count is None or count.start + 4 > len(encoded):
+        return samples
+    codec, stated = (
+        struct.unpack_from("<H", encoded, layout.start)[0],
+        struct.unpack_from("<I", encoded, count.start)[0],
+    )
+    return stated if codec in _BLOCK_CODECS and 0 < samples - stated < _LONGEST_BLOCK and stated else samples
 
 
 def _checked_nist(encoded: bytes) -> bytes:

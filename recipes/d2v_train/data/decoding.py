@@ -16,14 +16,13 @@ import numpy as np
 from d2v_train.data.audio_files import message_of, read_recording
 from d2v_train.data.bad_samples import BadSample
 from d2v_train.data.image_files import check_shape, open_picture, pixels_of, upright
+from d2v_train.data.tables import AS_FOUND
 from d2v_train.support.extras import need
 from modeling_d2v.image_processing_data2vec import as_channels, to_eight_bits
 
 
 MAX_AUDIO_SAMPLES = 2**28
 """Longest recording that is decoded, in samples of all channels together: 1 GiB, or 4.6 hours of mono at 16 kHz."""
-MAX_PIXELS = 100_000_000
-"""Default of `max_pixels`: 300 MB of a colour picture, and 0.6 to 1.5 GB while it is converted."""
 CANCELLED = 1e-4
 """Power of the mean of all channels, relative to that of the loudest one, below which they cancel each other."""
 
@@ -34,7 +33,7 @@ def decode_image(
     notes: list[str] | None = None,
     *,
     value_range: Sequence[float] | None = None,
-    max_pixels: int = MAX_PIXELS,
+    max_pixels: int = AS_FOUND.max_pixels,
 ) -> Any:
     """Decode an image, upright according to its EXIF orientation.
 

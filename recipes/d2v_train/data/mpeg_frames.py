@@ -45,6 +45,19 @@ class Info(NamedTuple):
     size: int
 
 
+class Frames(NamedTuple):
+    """Frames of a file."""
+
+    count: int
+    """Number of whole ones."""
+    varies: bool
+    """Whether their bit rate varies."""
+    cut: bool
+    """Whether there is a part of another one at the end."""
+    runs: list[tuple[int, int]]
+    """Start and end of what lies together in the file."""
+
+
 def _frame(encoded: bytes, position: int) -> Frame | None:
     """Return the frame at `position`, or None if there is none."""
     if position + 4 > len(encoded):
@@ -66,11 +79,18 @@ def _frame(encoded: bytes, position: int) -> Frame | None:
 
 def first_frame(encoded: bytes) -> int | None:
     """Return the position of the first frame, behind ID3 tags; None if two in a row are nowhere to be found."""
-    position = 0
-    while encoded[position : position + 3] == b"ID3" and position + 10 <= len(encoded):
+    return _next_frame(encoded, _after_tags(encoded, 0), None)
+
+
+def _after_tags(encoded: bytes, position: int) -> int:
+    """Return the position behind the ID3 tags at `position`."""
+    while (tag := encoded[position : position + 3]) in (b"ID3", b"TAG"):
         size = encoded[position + 6 : position + 10]
-        position += 10 + (size[0] << 21 | size[1] << 14 | size[2] << 7 | size[3])
-    return _next_frame(encoded, position, None)
+        if tag == b"TAG" or len(size) < 4:
+            position += 128
+        else:
+            position += 10 + (size[0] << 21 | size[1] << 14 | size[2] << 7 | size[3])
+    return position
 
 
 def _next_frame(encoded: bytes, position: int, fixed: int | None) -> int | None:
@@ -110,25 +130,27 @@ def _info(encoded: bytes, start: int, frame: Frame) -> Info | None:
     return None
 
 
-def _walk(encoded: bytes, position: int) -> tuple[int, bool, bool]:
-    """Return the number of frames from `position` on, whether their bit rate varies, and whether the last is cut."""
+def _walk(encoded: bytes, position: int) -> Frames:
+    """Return the frames from `position` on."""
     fixed, count, end = _fixed(encoded, position), 0, len(encoded)
     frames: dict[bytes, Frame] = {}  # by the bytes of the header that tell the size, as there are many frames
+    runs, start = [], position
     while position < end:
         key = encoded[position : position + 3]
         if key not in frames:
             frame = _frame(encoded, position)
             if frame is None or _fixed(encoded, position) != fixed:
-                found = _next_frame(encoded, position, fixed)
-                if found is None:
-                    break
-                position = found
+                runs.append((start, position))
+                found = _next_frame(encoded, _after_tags(encoded, position), fixed)
+                start = position = end if found is None else found
                 continue
             frames[key] = frame
         position += frames[key].size
         count += 1
     cut = position > end
-    return count - cut, len({frame.bit_rate for frame in frames.values()}) > 1, cut
+    runs.append((start, end))
+    varies = len({frame.bit_rate for frame in frames.values()}) > 1
+    return Frames(count - cut, varies, cut, [run for run in runs if run[0] < run[1]])
 
 
 def _with_small_frame(encoded: bytes, start: int, replaced: int) -> tuple[bytes, int]:
@@ -162,16 +184,22 @@ def corrected_mpeg(encoded: bytes) -> tuple[bytes, int]:
         return encoded, 0
     first = _frame(encoded, start)
     info = _info(encoded, start, first)
-    count, varies, cut = _walk(encoded, start + (first.size if info is not None else 0))
+    begin = start + (first.size if info is not None else 0)
+    count, varies, cut, runs = _walk(encoded, begin)
+    behind = len(encoded) - tags_size(encoded) - (runs[-1][1] if runs else begin)
+    if info is not None and info.count_at is not None:
+        lost = info.count - count
+        if (lost > 0 and info.size > len(encoded) - start) or (lost > _COUNT_SLACK and cut):
+            raise BadSample("truncated", f"{count} frames where the first one promises {info.count}")
+        if abs(lost) <= _COUNT_SLACK and len(runs) < 2 and 100 * behind <= len(encoded):
+            return encoded, 0
+    if len(runs) > 1 or behind > 0:
+        # Decoders give up where something else than a tag lies between or behind frames.
+        encoded = encoded[:begin] + b"".join(encoded[start:end] for start, end in runs)
     if info is None:
         return _with_small_frame(encoded, start, 0) if varies else (encoded, 0)
     if info.count_at is None:
         return _with_small_frame(encoded, start, first.size)
-    lost = info.count - count
-    if (lost > 0 and info.size > len(encoded) - start) or (lost > _COUNT_SLACK and cut):
-        raise BadSample("truncated", f"{count} frames where the first one promises {info.count}")
-    if abs(info.count - count) <= _COUNT_SLACK:
-        return encoded, 0
     changed = bytearray(encoded)
     struct.pack_into(">I", changed, info.count_at, count)
     if info.size_at is not None:

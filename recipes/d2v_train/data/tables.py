@@ -131,8 +131,8 @@ class SourceSettings:
     """Values that become black and white in images of more than 8 bits and of floats; null takes those of each image
     (bits of whole numbers, [0, 1] of floats, else its least and greatest pixel)."""
     max_pixels: int = 100_000_000
-    """Most pixels of an image. Larger JPEGs are decoded at a half, quarter or eighth of their size, others are bad. A
-    colour image takes three bytes a pixel, and up to five times that while it is converted."""
+    """Most pixels of an image. Larger JPEGs are decoded at a half, quarter or eighth of their size, others are bad.
+    Decoding takes 8 bytes a pixel, 12 for floats."""
     sampling_rate: int | None = None
     """Rate in Hz of recordings that are stored as arrays of samples without their rate."""
     cache: bool | str = "auto"

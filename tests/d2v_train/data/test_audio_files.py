@@ -44,6 +44,26 @@ def test_every_codec_is_read(container, subtype):
         assert max(abs(likeness), shifted) > 0.98
 
 
+@pytest.mark.parametrize("subtype", ["MS_ADPCM", "GSM610", "G721_32", "NMS_ADPCM_16", "NMS_ADPCM_24", "NMS_ADPCM_32"])
+@pytest.mark.parametrize("length", [100, 15_999, 16_000])
+def test_the_padding_of_telephone_codecs_is_left_out(subtype, length):
+    content = encoded("WAV", subtype, WAVE[:length])
+    samples, _, _ = read_recording(content, 2**28)
+    assert len(samples) == length
+    # A count that cannot be that of the last block is not believed.
+    at = content.index(b"fact") + 8
+    for count in (0, 2**32 - 1):
+        found = read_recording(content[:at] + count.to_bytes(4, "little") + content[at + 4 :], 2**28)[0]
+        assert length <= len(found) < length + 1_100
+
+
+@pytest.mark.parametrize("subtype", ["ULAW", "ALAW", "FLOAT"])
+def test_a_count_means_nothing_to_codecs_without_blocks(subtype):
+    content = encoded("WAV", subtype)
+    at = content.index(b"fact") + 8
+    assert len(read_recording(content[:at] + bytes([1, 62, 0, 0]) + content[at + 4 :], 2**28)[0]) == 16_000
+
+
 @pytest.mark.parametrize("container", ["WAV", "FLAC", "OGG", "MP3", "CAF"])
 def test_blocks_are_the_whole(container, monkeypatch):
     content = encoded(container, wave=np.stack([WAVE, -0.5 * WAVE], axis=1))

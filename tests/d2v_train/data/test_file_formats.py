@@ -1,6 +1,7 @@
 """Suffixes come from the installed libraries, and files that cannot be read say what they are."""
 
 import io
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -134,3 +135,9 @@ def test_a_damaged_file_of_a_readable_format_keeps_the_message_of_its_library():
         and conversion_advice(b"\xff\xd8\xff", "vision") is None
     )
     assert conversion_advice(b"something else", "audio") is None and conversion_advice(b"", "vision") is None
+
+
+def test_the_table_of_the_docs_names_every_suffix():
+    table = (RECIPES.parent / "docs" / "data.md").read_text(encoding="utf-8")
+    named = {suffix for cell in re.findall(r"`(\.[a-z0-9. ]+)`", table) for suffix in cell.split()}
+    assert set(image_suffixes()) | set(audio_suffixes()) <= named

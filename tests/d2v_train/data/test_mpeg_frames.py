@@ -136,3 +136,34 @@ def test_layers_i_and_ii(version, layer, samples, hertz, few, many):
 
     decoded, notes = decode_audio(silent(*many) * 20 + silent(*few) * 80, hertz)
     assert len(decoded) == 100 * samples and notes == [CORRECTED, "silent"]
+
+
+@pytest.mark.parametrize("mode", ["VARIABLE", "CONSTANT"])
+@pytest.mark.parametrize("size", [100, 900, 3_000, 50_000])
+def test_what_lies_between_or_behind_frames_is_passed_over(mode, size, capfd):
+    content = mp3(np.concatenate([LOUD, QUIET]), mode=mode)
+    bare = content[starts(content)[1][0] :]
+    once, twice = decode_audio(bare)[0], decode_audio(bare + bare)[0]
+    noise = np.random.default_rng(1).integers(0, 255, size, dtype=np.uint8).tobytes()
+    for other in (bytes(size), b"\xff" * size, noise):
+        samples, notes = decode_audio(bare + other + bare)
+        np.testing.assert_array_equal(samples, twice)
+        assert notes == [CORRECTED]
+        np.testing.assert_array_equal(decode_audio(bare + other)[0], once)
+        assert len(decode_audio(content + other)[0]) == 64_000
+    assert capfd.readouterr().err == ""
+
+
+def test_joined_files_with_large_tags():
+    size = 300_000  # a picture of the cover
+    tag = b"ID3\x03\0\0" + bytes([size >> 21, size >> 14 & 127, size >> 7 & 127, size & 127]) + bytes(size)
+    content = mp3(np.concatenate([LOUD, QUIET]))
+    samples, _ = decode_audio((tag + content + b"TAG" + bytes(125)) * 2)
+    assert 128_000 <= len(samples) < 132_000
+
+
+def test_a_hole_in_a_file_loses_its_frames_alone():
+    content = mp3(np.concatenate([LOUD, QUIET]))
+    for first, last in ((2_000, 2_600), (2_000, 5_000)):
+        samples, notes = decode_audio(content[:first] + bytes(last - first) + content[last:])
+        assert 64_000 * 0.5 < len(samples) < 64_000 and notes == [CORRECTED]
