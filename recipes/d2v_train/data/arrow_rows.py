@@ -100,6 +100,12 @@ class ArrowRows(TableRows):
             start += 1 if batch is None else batch.num_rows
         return found
 
+    def lost_files(self) -> list[str]:
+        if self.origin is not None:
+            return self.origin.lost_files()
+        read = {file for file, batch in zip(self._file, self._batches, strict=True) if batch is not None}
+        return [self.files[self._file[number]] for number in self._damage if self._file[number] not in read]
+
     def check(self, columns: Iterable[str]) -> None:
         for number, batch in enumerate(self._batches):
             for name in columns:

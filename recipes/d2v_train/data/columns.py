@@ -79,6 +79,10 @@ class TableRows(Rows):
         """Return the rows that are known to be unreadable."""
         return {}
 
+    def lost_files(self) -> list[str]:
+        """Return the files of which nothing can be read; each counts as one row that cannot be read."""
+        return []
+
     def check(self, columns: Iterable[str]) -> None:
         """Check that all files that can be read have the columns.
 

@@ -94,7 +94,10 @@ def open_columns(
     name = pick_split(split, list(tables), str(source))
     kind = format_of(found.splits[name][0])
     table = table_of(modality, tables, name, settings, str(source), streaming and kind in STREAMED)
-    used = [file for files in found.splits.values() for file in files]
+    lost = tables[name].lost_files()
+    used = [file for files in found.splits.values() for file in files if file not in lost]
+    if lost:
+        found.left_out["it cannot be read, and counts as one bad sample"] = lost
     layout = f"tables of columns ({kind})"
     samples = dict.fromkeys(found.splits) | {name: len(table.values)}
     table.inventory = Inventory(str(source), layout, samples, used, found.left_out)

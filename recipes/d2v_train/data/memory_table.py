@@ -76,6 +76,9 @@ class MemoryTable(TableRows):
             for row, problem in part.problems.items()
         }
 
+    def lost_files(self) -> list[str]:
+        return [part.file for part in self.parts if not part.columns]
+
     def check(self, columns: Iterable[str]) -> None:
         for part in self.parts:
             for name in columns:

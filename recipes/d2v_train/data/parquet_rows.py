@@ -135,6 +135,9 @@ class ParquetRows(TableRows):
                 ) from error
         return found
 
+    def lost_files(self) -> list[str]:
+        return [self.files[self._groups[number][0]] for number in self._lost()]
+
     def check(self, columns: Iterable[str]) -> None:
         for file, schema in zip(self.files, self._schemas, strict=True):
             for name in columns:

@@ -105,6 +105,10 @@ class TarRows(TableRows):
         """Archive and name of each sample."""
         return self._names
 
+    def lost_files(self) -> list[str]:
+        counts = np.bincount(self._file, minlength=len(self.files))
+        return [self.files[self._file[row]] for row in self._damage if counts[self._file[row]] == 1]
+
     def stamp(self) -> str | None:
         return stamps_of(self.files)
 

@@ -292,6 +292,24 @@ def test_an_input_that_cannot_be_told_is_asked_for():
         input_columns("vision", {"a": Column("string"), "b": Column("number")}, None, "it")
 
 
+@pytest.mark.parametrize("suffix", [".parquet", ".arrow", ".csv", ".tsv", ".json", ".tar"])
+def test_files_of_which_nothing_can_be_read_are_in_the_account(tmp_path, suffix):
+    for number in range(3):
+        path = tmp_path / f"{number}{suffix}"
+        if suffix == ".tar":
+            write_tar(path, [("0.png", png())])
+        else:
+            (tmp_path / "x.png").write_bytes(png())
+            write_rows(path, [{"file_name": "x.png"}])
+    (tmp_path / "x.png").unlink(missing_ok=True)
+    (tmp_path / f"1{suffix}").write_bytes(b"")
+    for streaming in (False, True):
+        table = open_columns("vision", tmp_path, "train", SourceSettings(), streaming)
+        inventory = table.inventory
+        assert len(table.values) == inventory.samples["train"] == 3 and len(inventory.used) == 2
+        assert inventory.left_out["it cannot be read, and counts as one bad sample"] == [str(tmp_path / f"1{suffix}")]
+
+
 def test_the_account_of_a_source_names_what_is_not_read(tmp_path):
     for name in ("train.csv", "test.csv", "sample_submission.csv", "notes.md"):
         (tmp_path / name).write_text("text,label\na,1\n")
