@@ -195,8 +195,8 @@ def _text_lengths(dataset: RawDataset, transform: TextTransform) -> np.ndarray:
             continue
         pairs = [record.get("text_pair") for record in records.values()]
         encoded = transform.tokenizer(
-            [record["text"] for record in records.values()],
-            pairs if None not in pairs else None,
+            [transform.head(record["text"]) for record in records.values()],
+            [transform.head(pair) for pair in pairs] if None not in pairs else None,
             truncation=True,
             max_length=transform.max_length,
             return_attention_mask=False,

@@ -40,6 +40,7 @@ NOTES = (
     "silent channels left out",
     "channels in opposite phase: one taken",
     "scaled to [-1, 1]",
+    "long word",
 )
 """Things done to (or seen in) a sample that is used all the same."""
 _SAID = {

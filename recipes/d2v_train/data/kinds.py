@@ -13,6 +13,7 @@ from d2v_train.data.builtin import digit_images_table, digit_words_table, python
 from d2v_train.data.decoding import decode_audio, decode_image, decode_text
 from d2v_train.data.file_formats import UNREADABLE_SUFFIXES, audio_suffixes, image_suffixes
 from d2v_train.data.tables import AS_FOUND, SAMPLING_RATE, TEXT_COLUMNS, SourceSettings, Table
+from d2v_train.data.text_lines import has_long_word
 
 
 __all__ = ["RECORD_KINDS", "RecordKind", "UNREADABLE_SUFFIXES", "readable_suffixes"]
@@ -68,11 +69,15 @@ def _recording(value: Any, settings: SourceSettings = AS_FOUND) -> tuple[Any, li
 
 
 def _text(value: Any, settings: SourceSettings = AS_FOUND) -> tuple[Any, list[str]]:
-    return tuple(map(decode_text, value)) if isinstance(value, tuple) else decode_text(value), []
+    texts = tuple(map(decode_text, value if isinstance(value, tuple) else (value,)))
+    notes = ["long word"] if any(map(has_long_word, texts)) else []
+    return texts if isinstance(value, tuple) else texts[0], notes
 
 
 RECORD_KINDS: dict[str, RecordKind] = {
-    "text": RecordKind("text", _text, lambda: (".txt", ".jsonl"), TEXT_COLUMNS, python_prose_table),
+    "text": RecordKind(
+        "text", _text, lambda: (".txt", ".text", ".jsonl", ".ndjson"), TEXT_COLUMNS, python_prose_table
+    ),
     "vision": RecordKind(
         "image",
         _image,

@@ -148,11 +148,17 @@ class RawDataset(Dataset):
         else:
             record[key] = value
         label = None if self.labels is None else self.labels[index]
-        record["label"] = label if label is None or label.ndim else label.item()
+        record["label"] = label.item() if isinstance(label, np.generic) else label
         record["group"] = None if self.groups is None else self.groups[index]
         if self.transcripts is not None:
             record["transcript"] = self.transcripts[index]
         return record
+
+    def joint(self, index: int) -> str | None:
+        """Return the text between a sample and the one before, if both are parts of one document; else None."""
+        row = int(self.rows[index])
+        follows = index > 0 and self.rows[index - 1] == row - 1
+        return self.table.values.joint(row) if follows else None
 
     def without_bad(self) -> RawDataset:
         """Decode every sample once and return the dataset of the good ones; `bad` counts the others.
@@ -208,6 +214,8 @@ class RawDataset(Dataset):
         except Exception:  # the name of an unreadable sample is requested
             value = None
         path = value.get("path") if isinstance(value, dict) else None
+        if isinstance(value, str) and not RECORD_KINDS[self.modality].is_text:
+            path = value
         return f"row {row} ({path})" if path else f"row {row}"
 
     def reject(self, index: int, error: BadSample, drawn: bool = True, report: DataReport | None = None) -> None:
@@ -307,9 +315,9 @@ def open_dataset(
         source: One of
             - None or "builtin": the built-in data (`builtin.py`);
             - a folder or file of parquet, with images and audio as encoded bytes or paths;
-            - a folder of images or of audio (wav, flac, ogg, mp3), flat or with a folder per class, optionally with a
-              folder per split above that and `metadata.csv` for further columns;
-            - a folder or file of text: `.txt` with a blank line between documents, `.jsonl`;
+            - a folder, `.zip` or URL of images or recordings, with folders of splits and classes, or in one of
+              `FILE_LAYOUTS`; or a file that lists such files;
+            - a folder or file of text: `.txt` with a blank line between documents (or see `documents`), `.jsonl`;
             - the name of a dataset on the Hugging Face Hub, "user/name" or "user/name:config".
         split: Name of a split, or several joined as in "train+test". "validation" and "test" stand for one another if
             only one exists.

@@ -143,12 +143,17 @@ def names_of(entries: Sequence[SourceEntry]) -> list[str]:
 
 
 def open_sources(options: Options, defaults: Mapping[str, Mapping[str, Any]] | None = None) -> dict[str, Any]:
-    """Open the raw datasets of the run by modality: a `RawDataset`, or a `JoinedDataset` of several sources.
+    """Open the raw datasets to pretrain on by modality: a `RawDataset`, or a `JoinedDataset` of several sources.
+
+    Labels are not read unless a source asks for them.
 
     Args:
         options: Options of the run.
         defaults: Fields of `SourceSettings` that follow from the model, by modality.
     """
     block = options.data.shuffle_buffer if options.data.streaming else None
-    entries = {name: entries_of(options, name, (defaults or {}).get(name)) for name in options.modalities}
+    entries = {
+        name: entries_of(options, name, {"read_labels": False, **(defaults or {}).get(name, {})})
+        for name in options.modalities
+    }
     return {name: open_entries(name, sources, block) for name, sources in entries.items()}

@@ -21,6 +21,7 @@ from accelerate.utils import gather_object
 from transformers import EvalPrediction, PreTrainedModel, set_seed
 from transformers.utils import logging as transformers_logging
 
+from d2v_train.data.inventory import log_inventories
 from d2v_train.data.labels import without_unlabelled
 from d2v_train.data.records import RawDataset
 from d2v_train.data.tables import SplitNotFoundError
@@ -239,6 +240,7 @@ def open_data(task: Task) -> dict[str, RawDataset]:
             raw["training"], raw[name] = hold_out_validation(raw["training"], data.train_val_split, str(error))
     for part in task.parts if args.do_predict else ():
         raw[f"test {part}".strip()] = task.open("test", part)
+    log_inventories(raw.values())
     limits = {
         "training": data.max_train_samples,
         "validation": data.max_eval_samples,

@@ -200,6 +200,17 @@ def test_lengths_of_arrays():
     assert seconds[3] == pytest.approx(len(raw[3]["audio"]) / 16_000, abs=1e-3)
 
 
+def test_lengths_of_long_texts_take_their_beginning():
+    texts = ["one two three " * 2000, "one", "x" * 5000]
+    tokenizer = build_tokenizer(texts, 300)
+    config = Data2VecConfig(text_config={"vocab_size": 300, "max_position_embeddings": 34})
+    transform = build_transform("text", {"max_length": 12, "pack": False}, config, tokenizer)
+    dataset = RawDataset("text", Table(texts))
+    assert token_lengths(dataset, transform, config).tolist() == [
+        len(tokenizer(text, truncation=True, max_length=12)["input_ids"]) for text in texts
+    ]
+
+
 def test_headers_that_hide_samples_do_not_shorten_a_batch(tmp_path):
     """A length that is too small would let a batch exceed its budget: it is unknown instead."""
     write_clip(tmp_path / "right.wav")

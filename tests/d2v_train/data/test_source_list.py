@@ -2,7 +2,14 @@
 
 import pytest
 
-from d2v_train.data.source_list import JoinedDataset, names_of, open_entries, read_entries
+from d2v_train.data.source_list import (
+    JoinedDataset,
+    entries_of,
+    names_of,
+    open_entries,
+    open_sources,
+    read_entries,
+)
 from d2v_train.inputs.audio import AudioTransform
 from d2v_train.options.errors import OptionError
 from d2v_train.options.files import build_options, load_options
@@ -64,3 +71,19 @@ def test_records_have_unique_ids_and_groups_of_two_sources_do_not_mix():
 
 def test_a_joined_data_set_counts_its_parts():
     assert len(JoinedDataset([range(3), range(4)], ["a", "b"], [None, None])) == 7
+
+
+@pytest.mark.parametrize("labels", ['["x"]', '{"a": 1}', "0.5", '"a|b"'])
+def test_pretraining_never_reads_labels_but_probes_do(tmp_path, labels):
+    rows = ['{"sentence": "a", "label": 1}', f'{{"sentence": "b", "label": {labels}}}', '{"sentence": "c"}']
+    (tmp_path / "a.json").write_text(f"[{','.join(rows)}]")
+    options = load_options("tiny_text", [f"data.text={tmp_path / 'a.json'}"])
+    assert open_sources(options)["text"].labels is None
+    entry = entries_of(options, "text")[0]
+    assert entry.read_labels, "what an online probe opens with"
+    options = load_options("tiny_text", [f"data.text={tmp_path / 'a.json'}", "text.dataset={read_labels: true}"])
+    if labels == "0.5":
+        assert len(open_sources(options)["text"].labels) == 3
+    else:
+        with pytest.raises(ValueError, match="column 'label'"):
+            open_sources(options)

@@ -64,6 +64,12 @@ def test_joined_splits_keep_their_order():
     assert [joined[i] for i in range(len(joined))] == list(joined) == ["a", "b", "c", "d"]
 
 
+def test_an_unknown_encoding_is_refused_where_it_is_set():
+    assert SourceSettings().encoding == "utf-8" and SourceSettings(encoding="latin-1").read_labels
+    with pytest.raises(ValueError, match="'utf-9'.*latin-1"):
+        SourceSettings(encoding="utf-9")
+
+
 @pytest.mark.parametrize(
     "field",
     [

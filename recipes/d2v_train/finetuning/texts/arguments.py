@@ -36,6 +36,7 @@ class TextDataArguments(DataArguments):
         f"{SINGLE_LABEL}, {MULTI_LABEL} (a text has any number of classes) or {REGRESSION}; default: by the labels.",
     )
     threshold: float = option(0.5, "Probability from which a class is assigned if there may be several.")
+    encoding: str = option("utf-8", "Encoding of csv, tsv and json files, such as latin-1.")
     max_seq_length: int = option(512, "Number of tokens to which texts and pairs are truncated.")
 
     def __post_init__(self) -> None:
