@@ -8,6 +8,7 @@ from d2v_train.data.inventory import Inventory
 from d2v_train.data.kinds import RECORD_KINDS, UNREADABLE_SUFFIXES
 from d2v_train.data.listing import Listing
 from d2v_train.data.text_source_file import text_suffix
+from d2v_train.support.extras import MissingDependencyError
 
 
 PLURALS = {"text": "texts", "vision": "pictures", "audio": "recordings"}
@@ -39,6 +40,17 @@ def suffixes_of(modality: str) -> tuple[str, ...]:
     return RECORD_KINDS[modality].suffixes
 
 
+def modality_of(suffix: str, among: Iterable[str]) -> str | None:
+    """Return the first of several modalities that a suffix belongs to; one whose library is missing has none."""
+    for modality in among:
+        try:
+            if suffix in suffixes_of(modality):
+                return modality
+        except MissingDependencyError:
+            pass
+    return None
+
+
 def is_sample_file(name: str, modality: str) -> bool:
     """Return whether the suffix of a file says that it holds samples of a modality."""
     is_text = RECORD_KINDS[modality].is_text
@@ -50,7 +62,7 @@ def is_of_another_kind(name: str, modality: str) -> bool:
     suffix = suffix_of(name)
     if suffix in suffixes_of(modality):
         return False
-    return suffix in UNREADABLE_SUFFIXES or any(suffix in suffixes_of(other) for other in RECORD_KINDS)
+    return suffix in UNREADABLE_SUFFIXES or modality_of(suffix, RECORD_KINDS) is not None
 
 
 def reason_against(name: str, modality: str) -> str:
@@ -61,9 +73,9 @@ def reason_against(name: str, modality: str) -> str:
         modality: What is read.
     """
     suffix, short = suffix_of(name), name[name.rfind("/") + 1 :].lower()
-    for other in RECORD_KINDS:
-        if other not in ("text", modality) and suffix in suffixes_of(other):
-            return f"{PLURALS[other]} in a source of {PLURALS[modality]}"
+    other = modality_of(suffix, (name for name in ("vision", "audio") if name != modality))
+    if other is not None:
+        return f"{PLURALS[other]} in a source of {PLURALS[modality]}"
     if suffix in UNREADABLE_SUFFIXES:
         return UNREADABLE_SUFFIXES[suffix]
     if short.startswith(tuple(_DOCUMENTS)):

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 from d2v_train.data.folder_splits import split_family
 from d2v_train.data.listing import FolderListing, Listing, decoded_text, each_line
 from d2v_train.data.metadata_files import METADATA_NAMES, read_metadata, split_cells
-from d2v_train.data.tables import SPLIT_NAMES, SourceSettings
+from d2v_train.data.tables import SPLIT_NAMES, NoSamplesError, SourceSettings
 
 
 class Sample(NamedTuple):
@@ -278,12 +278,12 @@ def read_list(corpus: Corpus, name: str) -> Description:
     """Read a list of files, one path in each line, relative to the list.
 
     Raises:
-        ValueError: If none of them exists, as in a text that is no list.
+        NoSamplesError: If none of them exists, as in a text that is no list.
     """
     folder = _folder(name)
     files = [corpus.find(folder, line) for line in corpus.lines(name) if line.strip()]
     if not any(map(corpus.exists, files)):
-        raise ValueError(
+        raise NoSamplesError(
             f"None of the {len(files)} files that {corpus.shown(name)} lists exists"
             + (f", such as {files[0]}" if files else "")
             + ". Write one path in each line, relative to the list."

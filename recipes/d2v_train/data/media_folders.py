@@ -33,6 +33,7 @@ from d2v_train.data.tables import (
     LABEL_COLUMNS,
     SPLIT_NAMES,
     ColumnNotFoundError,
+    NoSamplesError,
     SourceSettings,
     Table,
     is_missing,
@@ -151,10 +152,6 @@ def read_corpus(
         collector.add_described(name, layout, description)
     collector.add_by_folder([name for name in media if name not in collector.used])
     return collector.finish(source)
-
-
-class NoSamplesError(ValueError):
-    """A source holds no files of a modality."""
 
 
 class _Collector:

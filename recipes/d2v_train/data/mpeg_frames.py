@@ -1,4 +1,4 @@
-"""Frames of MP3 files: how many there are, whatever the first one says."""
+"""MpegFrames of MP3 files: how many there are, whatever the first one says."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _FIXED = 0xFFFE_0C00
 _LOST = 64 * 2**10
 """Bytes in which the next frame is searched for after other data."""
 _COUNT_SLACK = 2
-"""Frames by which a count may differ from those that are there: writers do not agree what counts."""
+"""MpegFrames by which a count may differ from those that are there: writers do not agree what counts."""
 
 
 class Frame(NamedTuple):
@@ -45,8 +45,8 @@ class Info(NamedTuple):
     size: int
 
 
-class Frames(NamedTuple):
-    """Frames of a file."""
+class MpegFrames(NamedTuple):
+    """MpegFrames of a file."""
 
     count: int
     """Number of whole ones."""
@@ -130,7 +130,7 @@ def _info(encoded: bytes, start: int, frame: Frame) -> Info | None:
     return None
 
 
-def _walk(encoded: bytes, position: int) -> Frames:
+def _walk(encoded: bytes, position: int) -> MpegFrames:
     """Return the frames from `position` on."""
     fixed, count, end = _fixed(encoded, position), 0, len(encoded)
     frames: dict[bytes, Frame] = {}  # by the bytes of the header that tell the size, as there are many frames
@@ -150,7 +150,7 @@ def _walk(encoded: bytes, position: int) -> Frames:
     cut = position > end
     runs.append((start, end))
     varies = len({frame.bit_rate for frame in frames.values()}) > 1
-    return Frames(count - cut, varies, cut, [run for run in runs if run[0] < run[1]])
+    return MpegFrames(count - cut, varies, cut, [run for run in runs if run[0] < run[1]])
 
 
 def _with_small_frame(encoded: bytes, start: int, replaced: int) -> tuple[bytes, int]:

@@ -16,11 +16,12 @@ from d2v_train.data.inventory import Inventory, joined_inventory
 from d2v_train.data.kinds import RECORD_KINDS
 from d2v_train.data.layouts import LIST_LAYOUTS
 from d2v_train.data.listing import FolderListing, Listing, UrlListing, ZipListing
-from d2v_train.data.media_folders import NoSamplesError, open_media
+from d2v_train.data.media_folders import open_media
 from d2v_train.data.metadata_files import FILE_COLUMNS, METADATA_NAMES
 from d2v_train.data.table_files import format_of, is_saved
 from d2v_train.data.tables import (
     TEXT_PAIRS,
+    NoSamplesError,
     SourceSettings,
     SplitNotFoundError,
     Table,
@@ -168,13 +169,14 @@ def _open_file(modality: str, path: Path, split: str, settings: SourceSettings, 
     elif suffix in kind.suffixes or any(layout.claims(path.name) for layout in LIST_LAYOUTS):
         try:
             return open_media(modality, listing, split, settings, str(path), LIST_LAYOUTS)
-        except NoSamplesError:  # a table of something else than files
-            pass
+        except NoSamplesError:
+            if format_of(path) is None:  # else a table of something else than files
+                raise
     if table is None:
         table = open_columns(modality, path, split, settings, streaming)
     if table is None:
         others = " or ".join(kind.suffixes) if kind.is_text else "the folder or .zip of the files, or a list of them"
-        raise ValueError(
+        raise NoSamplesError(
             f"The {modality} source {str(path)!r} is a file of an unsupported format. Give parquet, {others}."
         )
     table.inventory = completed(table.inventory, modality, listing)

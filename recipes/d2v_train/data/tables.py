@@ -58,6 +58,10 @@ class SplitNotFoundError(ValueError):
         self.existing = list(existing)
 
 
+class NoSamplesError(ValueError):
+    """A source holds no samples of a modality."""
+
+
 class ColumnNotFoundError(ValueError):
     """A source does not have a requested column.
 

@@ -19,9 +19,12 @@ import sys
 from d2v_train.data.inventory import Inventory, first_names
 from d2v_train.data.kinds import RECORD_KINDS
 from d2v_train.data.sources import take_inventory
-from d2v_train.data.tables import SourceSettings
+from d2v_train.data.tables import NoSamplesError, SourceSettings, UnclearColumnError
 from d2v_train.options.arguments import add_arguments, given
+from d2v_train.support.extras import MissingDependencyError
 
+
+logger = logging.getLogger(__name__)
 
 OF_THE_SOURCE = ("column", "encoding", "documents")
 """Fields of `SourceSettings` that are options of the command."""
@@ -42,6 +45,8 @@ def build_parser() -> argparse.ArgumentParser:
 def read_source(source: str, modality: str | None, settings: SourceSettings) -> dict[str, Inventory]:
     """Return the accounts of a source by modality.
 
+    A modality of which it seems to hold samples that cannot be read is logged.
+
     Args:
         source: The source.
         modality: What to read; None for every modality of which there are samples.
@@ -56,10 +61,13 @@ def read_source(source: str, modality: str | None, settings: SourceSettings) -> 
     for name in RECORD_KINDS:
         try:
             found[name] = take_inventory(name, source, settings)
-        except ValueError as error:
+        except (ValueError, MissingDependencyError) as error:
             problems[name] = error
     if not found:
         raise ValueError("\n".join(f"As {name}: {error}" for name, error in problems.items()))
+    for name, error in problems.items():
+        if not isinstance(error, NoSamplesError | UnclearColumnError):
+            logger.warning("It cannot be read as %s: %s", name, error)
     return found
 
 
@@ -77,7 +85,7 @@ def main(argv: list[str] | None = None) -> None:
     try:
         settings = SourceSettings(**given(args, OF_THE_SOURCE), read_labels=False)
         found = read_source(args.source, args.modality, settings)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, MissingDependencyError) as error:
         # A mistake of the user, for which the message is clearer than a traceback.
         sys.exit(f"d2v data: {error}")
     if args.json:

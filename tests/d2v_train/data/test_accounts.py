@@ -4,12 +4,13 @@ import os
 import random
 import shutil
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
-from media_files import check_account, opened, write_parquet
+from media_files import check_account, opened, write_parquet, write_picture
 from PIL import Image
 
 from d2v_train.data.accounts import account, completed, is_sample_file, reason_against, suffix_of, suffixes_of
@@ -18,6 +19,7 @@ from d2v_train.data.inventory import Inventory
 from d2v_train.data.kinds import RECORD_KINDS
 from d2v_train.data.listing import FolderListing
 from d2v_train.data.tables import SplitNotFoundError
+from d2v_train.support.extras import MissingDependencyError
 
 
 def test_suffixes():
@@ -45,6 +47,18 @@ def test_suffixes():
 )
 def test_reasons(name, modality, reason):
     assert reason in reason_against(name, modality)
+
+
+def test_pictures_are_read_where_libsndfile_is_not_installed(tmp_path, monkeypatch):
+    def missing():
+        raise MissingDependencyError("soundfile")
+
+    monkeypatch.setitem(RECORD_KINDS, "audio", replace(RECORD_KINDS["audio"], find_suffixes=missing))
+    write_picture(tmp_path / "a.png")
+    for name in ("b.wav", "c.m4a"):
+        (tmp_path / name).touch()
+    inventory = opened("vision", tmp_path).inventory
+    assert inventory.used == ["a.png"] and "the suffix .wav is unknown" in inventory.left_out and inventory.files == 3
 
 
 def test_an_opener_that_names_only_what_it_used_is_completed(tmp_path):

@@ -154,6 +154,15 @@ def test_mistakes_are_sentences(tmp_path):
             main(arguments)
 
 
+def test_a_modality_that_cannot_be_read_is_named_beside_those_that_can(tmp_path, caplog, capsys):
+    write_picture(tmp_path / "a.png")
+    write_text(tmp_path / "metadata.csv", 'file_name,text\na.png,"open\n')
+    write_text(tmp_path / "said.txt", "words")
+    main([str(tmp_path)])
+    assert "It cannot be read as vision" in caplog.text and "metadata.csv is not CSV" in caplog.text
+    assert capsys.readouterr().out.startswith("text: ")
+
+
 def test_the_launcher_prints_to_standard_output(tmp_path):
     write_picture(tmp_path / "a.png")
     done = subprocess.run(
