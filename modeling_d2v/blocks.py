@@ -102,10 +102,11 @@ class Data2VecBlock(GradientCheckpointingLayer):
         super().__init__()
         size, eps, scale = config.hidden_size, config.layer_norm_eps, config.layer_scale_init_value
         self.attention = Data2VecAttention(config)
-        self.norm1 = nn.LayerNorm(size, eps=eps)
+        self.norm1 = nn.LayerNorm(size, eps=eps, elementwise_affine=config.norm_affine)
         self.mlp = Data2VecMLP(config)
         self.mlp_dropout = nn.Dropout(config.mlp_dropout)
-        self.norm2 = nn.LayerNorm(size, eps=eps)
+        self.norm2 = nn.LayerNorm(size, eps=eps, elementwise_affine=config.norm_affine)
+        self.mlp_residual = config.mlp_residual
         self.drop_path = DropPath(drop_path_rate) if drop_path_rate else nn.Identity()
         self.layer_scale1 = nn.Parameter(torch.full((size,), float(scale))) if scale is not None else None
         self.layer_scale2 = nn.Parameter(torch.full((size,), float(scale))) if scale is not None else None
@@ -132,7 +133,8 @@ class Data2VecPreNormBlock(Data2VecBlock):
         attended, _ = self.attention(self.norm1(hidden_states), attention_mask, position_bias, **kwargs)
         x = hidden_states + self._branch(attended, self.layer_scale1)
         feed_forward = self.mlp(self.norm2(x))
-        x = x + self._branch(self.mlp_dropout(feed_forward), self.layer_scale2)
+        residual = x if self.mlp_residual else feed_forward
+        x = residual + self._branch(self.mlp_dropout(feed_forward), self.layer_scale2)
         return x, feed_forward
 
 
@@ -173,7 +175,10 @@ class Data2VecEncoder(nn.Module):
         self.layerdrop = config.layerdrop
         self.blocks = make_blocks(config, config.num_hidden_layers, config.drop_path_rate)
         has_norm = config.norm_first and config.final_norm
-        self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps) if has_norm else nn.Identity()
+        self.norm = nn.Identity()
+        if has_norm:
+            eps, affine = config.layer_norm_eps, config.norm_affine
+            self.norm = nn.LayerNorm(config.hidden_size, eps=eps, elementwise_affine=affine)
 
     def forward(
         self,

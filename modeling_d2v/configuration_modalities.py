@@ -15,6 +15,8 @@ from .modalities import MODALITIES, FrontEnd
 
 
 EMA_SCOPES = ("blocks", "context", "all")
+ALIBI_DISTANCES = ("manhattan", "euclidean", "sequence")
+TEXT_POSITIONS = ("learned", "sinusoidal", "none")
 
 
 @strict
@@ -34,8 +36,9 @@ class MaskedPredictionConfig(CheckedConfig):
             prediction.
         decoder_projection_ratio: Width of the hidden layer of a projection of several layers, in units of its input.
         average_top_k_layers: K, shared blocks averaged into the target; `None` for all of them.
-        layer_target_norm: `"instance"`, `"layer"`, `"batch"` or `None`: norm of each layer's output.
-        mean_target_norm: `"layer"`, `"instance"` or `None`: norm of their mean.
+        layer_target_norm: `"instance"`, `"layer"`, `"batch"` or `None`: norm of each layer's output; or a list of
+            them, applied in its order.
+        mean_target_norm: `"layer"`, `"instance"`, a list of them or `None`: norm of their mean.
         end_of_block_targets: Predict the block's output instead of its feed-forward part. Default False.
         loss_beta: 0 for the squared error, above 0 for the smooth L1 loss with that beta.
         loss_scale: Factor of the loss; `None` for 1 / sqrt(hidden_size).
@@ -55,8 +58,8 @@ class MaskedPredictionConfig(CheckedConfig):
     decoder_projection_layers: int = 1
     decoder_projection_ratio: float | int = 2.0
     average_top_k_layers: int | None = None
-    layer_target_norm: str | None = "instance"
-    mean_target_norm: str | None = None
+    layer_target_norm: str | list[str] | tuple[str, ...] | None = "instance"
+    mean_target_norm: str | list[str] | tuple[str, ...] | None = None
     end_of_block_targets: bool = False
     loss_beta: float | int = 0.0
     loss_scale: float | int | None = None
@@ -65,8 +68,15 @@ class MaskedPredictionConfig(CheckedConfig):
     def check(self) -> None:
         owner = type(self).__name__
         one_of(owner, "mask_sampler", self.mask_sampler, SAMPLERS)
-        one_of(owner, "layer_target_norm", self.layer_target_norm, (None, "instance", "layer", "batch"))
-        one_of(owner, "mean_target_norm", self.mean_target_norm, (None, "layer", "instance"))
+        for field, valid in (
+            ("layer_target_norm", ("instance", "layer", "batch")),
+            ("mean_target_norm", ("layer", "instance")),
+        ):
+            names = getattr(self, field)
+            if isinstance(names, tuple):
+                setattr(self, field, list(names))  # JSON has lists only
+            for name in names if isinstance(names, list | tuple) else [names]:
+                one_of(owner, field, name, valid if isinstance(names, list | tuple) else (None, *valid))
         if not 0 < self.mask_prob < 1:
             raise ValueError(f"{owner}: `mask_prob` is {self.mask_prob}; it must be a share between 0 and 1.")
         for field in ("mask_random_prob", "mask_keep_prob", "mask_prob_adjust"):
@@ -95,10 +105,14 @@ class Data2VecModalityConfig(MaskedPredictionConfig):
         alibi: `None`, `"fixed"`, or `"learned"`: attention bias by distance, with a fixed or a learned scale.
         alibi_scale: Start value of that scale. Default 1.0.
         alibi_scale_per_head, alibi_scale_per_layer: One learned scale per head, per layer (prenet layers first).
-        alibi_distance: `"manhattan"` or `"euclidean"`, for images.
+        alibi_distance: `"manhattan"` or `"euclidean"`, for images, or `"sequence"`: along the sequence of patches.
+        alibi_num_heads: Heads that have the bias, the first ones; `None` for all of them.
         mask_noise_std: Standard deviation of the noise at masked positions of the decoder's input. Default 0.01.
         decoder_layers, decoder_kernel_size, decoder_hidden_size, decoder_groups, decoder_residual,
             decoder_input_dropout: The convolutional decoder of 2.0. In 1.0 only the projection is used.
+        decoder_positions_masked, decoder_positions_all: Add the sin-cos positions to the decoder's input, at masked
+            places or at all of them. Default False.
+        regression_loss_weight: Weight of the regression of the targets at masked tokens. Default 1.
         cls_loss_weight: Weight of the regression of the mean target by the last extra token, summed over
             `cls_loss_rows` rows. Default 0.
         cls_loss_rows: Number of rows (samples times masks) that the sum is scaled to: the loss is the mean over rows
@@ -107,6 +121,8 @@ class Data2VecModalityConfig(MaskedPredictionConfig):
             plain sum over all rows of the step, which grows with the batch.
         ema_scope: Parts that the teacher averages: `"blocks"` (shared blocks), `"context"` (also positions, prenet,
             norm) or `"all"` (also the local encoder).
+        local_gradient_scale: Factor of the gradient of the local encoder: of the convolutions for audio, of the
+            embedding for text and images. 0 leaves it as it is. Default 1.
         local_norm_eps: Eps of the layer norm of text embeddings and of the audio features. Default 1e-5.
 
     Raises:
@@ -131,6 +147,7 @@ class Data2VecModalityConfig(MaskedPredictionConfig):
     alibi_scale_per_head: bool = False
     alibi_scale_per_layer: bool = False
     alibi_distance: str = "manhattan"
+    alibi_num_heads: int | None = None
     mask_noise_std: float | int = 0.01
     decoder_layers: int = 4
     decoder_kernel_size: int = 7
@@ -138,15 +155,24 @@ class Data2VecModalityConfig(MaskedPredictionConfig):
     decoder_groups: int = 16
     decoder_residual: bool = True
     decoder_input_dropout: float | int = 0.0
+    decoder_positions_masked: bool = False
+    decoder_positions_all: bool = False
+    regression_loss_weight: float | int = 1.0
     cls_loss_weight: float | int = 0.0
     cls_loss_rows: int | None = None
     ema_scope: str = "context"
+    local_gradient_scale: float | int = 1.0
     local_norm_eps: float | int = 1e-5
 
     def __post_init__(self, **kwargs: Any) -> None:
         if self.front_end is None:
             self.front_end = next(iter(MODALITIES[self.modality].front_ends))
         super().__post_init__(**kwargs)
+
+    @property
+    def has_fixed_positions(self) -> bool:
+        """Return whether sin-cos positions are added to the tokens before any of them is dropped."""
+        return self.traits.geometry == "grid"
 
     @property
     def traits(self) -> FrontEnd:
@@ -175,7 +201,7 @@ class Data2VecModalityConfig(MaskedPredictionConfig):
                 f"form a {self.traits.geometry}, it must be one of {', '.join(map(repr, self.traits.samplers))}."
             )
         one_of(owner, "alibi", self.alibi, (None, "fixed", "learned"))
-        one_of(owner, "alibi_distance", self.alibi_distance, ("manhattan", "euclidean"))
+        one_of(owner, "alibi_distance", self.alibi_distance, ALIBI_DISTANCES)
         one_of(owner, "ema_scope", self.ema_scope, EMA_SCOPES)
         for field in ("prenet_dropout", "prenet_layerdrop", "prenet_drop_path_rate", "decoder_input_dropout"):
             below_one(owner, field, getattr(self, field))
@@ -184,12 +210,17 @@ class Data2VecModalityConfig(MaskedPredictionConfig):
             in_range(owner, field, getattr(self, field), 1)
         for field in ("prenet_depth", "num_extra_tokens", "decoder_layers"):
             in_range(owner, field, getattr(self, field), 0)
-        for field in ("cls_loss_weight", "local_norm_eps"):
+        for field in ("regression_loss_weight", "cls_loss_weight", "local_norm_eps", "local_gradient_scale"):
             in_range(owner, field, getattr(self, field), 0.0)
         if self.decoder_layers and (self.decoder_hidden_size % self.decoder_groups):
             raise ValueError(
                 f"{owner}: `decoder_hidden_size` ({self.decoder_hidden_size}) must be a multiple of "
                 f"`decoder_groups` ({self.decoder_groups})."
+            )
+        if (self.decoder_positions_masked or self.decoder_positions_all) and not self.has_fixed_positions:
+            raise ValueError(
+                f"{owner}: `decoder_positions_masked` and `decoder_positions_all` need fixed sin-cos positions, which "
+                "this front end does not have."
             )
         if self.cls_loss_rows is not None:
             in_range(owner, "cls_loss_rows", self.cls_loss_rows, 1)
@@ -199,11 +230,14 @@ class Data2VecModalityConfig(MaskedPredictionConfig):
 
 @strict
 class Data2VecTextConfig(Data2VecModalityConfig):
-    """Text: token and learned position embeddings, layer norm, dropout.
+    """Text: token and position embeddings, layer norm, dropout.
 
     Args:
         vocab_size: Entries of the token embedding. Default 50265 (RoBERTa's byte-level BPE).
         max_position_embeddings: Longest sequence in tokens; the table has `pad_token_id + 1` rows more. Default 512.
+        position_embedding: `"learned"` (default), `"sinusoidal"`: a fixed table, or `"none"`.
+        scale_embeddings: Multiply token embeddings by the square root of their width. Default False.
+        embedding_norm: Normalise the sum of the embeddings. Default True.
         pad_token_id, bos_token_id, eos_token_id, mask_token_id: Ids of special tokens; mask `None` is the last id.
         embedding_dropout: After the norm of the embeddings. Default 0.1.
         classifier_dropout: Before the layers of a task head; `None` for `hidden_dropout`.
@@ -216,6 +250,9 @@ class Data2VecTextConfig(Data2VecModalityConfig):
 
     vocab_size: int = 50265
     max_position_embeddings: int = 512
+    position_embedding: str = "learned"
+    scale_embeddings: bool = False
+    embedding_norm: bool = True
     pad_token_id: int = 1
     bos_token_id: int = 0
     eos_token_id: int = 2
@@ -239,6 +276,7 @@ class Data2VecTextConfig(Data2VecModalityConfig):
     def check(self) -> None:
         super().check()
         in_range("Data2VecTextConfig", "vocab_size", self.vocab_size, 1)
+        one_of("Data2VecTextConfig", "position_embedding", self.position_embedding, TEXT_POSITIONS)
         in_range("Data2VecTextConfig", "max_position_embeddings", self.max_position_embeddings, 1)
         below_one("Data2VecTextConfig", "embedding_dropout", self.embedding_dropout)
         below_one("Data2VecTextConfig", "classifier_dropout", self.classifier_dropout or 0)
@@ -338,8 +376,12 @@ class Data2VecVisionConfig(Data2VecModalityConfig):
         in_range("Data2VecVisionConfig", "pool_scales", min(self.pool_scales, default=0), 1)
         self.grid_size(self.image_size, self.image_size)
 
+    @property
+    def has_fixed_positions(self) -> bool:
+        return self.position_embedding == "sincos_2d"
+
     def width_divisors(self) -> dict[str, int]:
-        return {"2-D sin-cos positions": 4} if self.position_embedding == "sincos_2d" else {}
+        return {"2-D sin-cos positions": 4} if self.has_fixed_positions else {}
 
     def token_grid(self, shape: Sequence[int]) -> tuple[int, int]:
         return self.grid_size(*shape[-2:])

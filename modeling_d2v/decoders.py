@@ -109,6 +109,7 @@ class ConvDecoder(nn.Module):
         self.noise_std, self.num_extra = settings.mask_noise_std, settings.num_extra_tokens
         self.zero_padding = not config.fairseq_compatible_padding
         self.normal_projection = settings.normal_projection
+        self.positions_masked, self.positions_all = settings.decoder_positions_masked, settings.decoder_positions_all
 
     def features(
         self, hidden: Tensor, tokens: Tokens, local: LocalFeatures, mask: Tensor, key: dict[str, Any] | None = None
@@ -138,4 +139,12 @@ class ConvDecoder(nn.Module):
             x[:, :length] = pooled_noise(visible, mask.shape, key) * self.noise_std
         places = tokens.index if tokens.keep is None else torch.where(tokens.keep, tokens.index, length)
         rows = torch.arange(x.shape[0], device=x.device)[:, None]
-        return x.index_put((rows, places), visible)[:, :length]
+        x = x.index_put((rows, places), visible)[:, :length]
+        if self.positions_masked:
+            x = x + self._repeated(tokens.positions, mask) * mask.flatten(0, 1)[..., None].to(x.dtype)
+        return x + self._repeated(tokens.positions, mask) if self.positions_all else x
+
+    @staticmethod
+    def _repeated(positions: Tensor, mask: Tensor) -> Tensor:
+        """Return positions of the B samples for the rows of B * M masks."""
+        return positions if positions.dim() == 2 else positions.repeat_interleave(mask.shape[1], dim=0)

@@ -4,6 +4,7 @@ Shapes: B samples, T tokens, D hidden size, h x w grid of patches. Token masks a
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +13,15 @@ from transformers import initialization as init
 
 from .configuration_data2vec import Data2VecConfig
 from .configuration_modalities import Data2VecModalityConfig
-from .positions import FIXED_EPS, ConvPositions, SinCosPositions, TimeConv1d, text_positions
+from .positions import (
+    FIXED_EPS,
+    ConvPositions,
+    SinCosPositions,
+    SinusoidalEmbedding,
+    TimeConv1d,
+    text_positions,
+)
+from .targets import instance_norm
 
 
 @dataclass
@@ -52,6 +61,24 @@ class SelfInitialised(nn.Module):
         """Set what this module adds to the modules inside it."""
 
 
+class _ScaledGradient(torch.autograd.Function):
+    """The identity, whose gradient is multiplied by a factor."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, factor: float) -> Tensor:
+        ctx.factor = factor
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return gradient * ctx.factor, None
+
+
+def scale_gradient(x: Tensor, factor: float) -> Tensor:
+    """Return x, whose gradient is multiplied by `factor` on its way back."""
+    return x if factor == 1 or not x.requires_grad else _ScaledGradient.apply(x, float(factor))
+
+
 class LocalEncoder(SelfInitialised):
     """Turns the input of a modality into features (B, T, D): what distinguishes one front end from another.
 
@@ -78,15 +105,22 @@ class LocalEncoder(SelfInitialised):
 
 
 class TextLocalEncoder(LocalEncoder):
-    """Token + learned position embedding, layer norm, dropout."""
+    """Token + position embedding, layer norm, dropout."""
 
     def __init__(self, config: Data2VecConfig, text: Data2VecModalityConfig) -> None:
         super().__init__()
         pad, size = text.pad_token_id, config.hidden_size
         self.pad_token_id, self.max_tokens = pad, text.max_position_embeddings
         self.token_embeddings = nn.Embedding(text.vocab_size, size, padding_idx=pad)
-        self.position_embeddings = nn.Embedding(text.max_position_embeddings + pad + 1, size, padding_idx=pad)
-        self.layer_norm = nn.LayerNorm(size, eps=text.local_norm_eps)
+        self.embedding_scale = size**0.5 if text.scale_embeddings else 1.0
+        rows = text.max_position_embeddings + pad + 1
+        self.position_embeddings: nn.Module | None = None
+        if text.position_embedding == "learned":
+            self.position_embeddings = nn.Embedding(rows, size, padding_idx=pad)
+        elif text.position_embedding == "sinusoidal":
+            self.position_embeddings = SinusoidalEmbedding(rows, size, pad)
+        self.layer_norm = nn.LayerNorm(size, eps=text.local_norm_eps) if text.embedding_norm else nn.Identity()
+        self.gradient_scale = text.local_gradient_scale
         self.dropout = nn.Dropout(text.embedding_dropout)
 
     @property
@@ -108,9 +142,14 @@ class TextLocalEncoder(LocalEncoder):
         token_mask = input_ids.ne(self.pad_token_id) if attention_mask is None else attention_mask.bool()
         if not torch.compiler.is_compiling() and token_mask.all():
             token_mask = None
-        positions = self.position_embeddings(text_positions(input_ids, self.pad_token_id, token_mask))
-        features = self.dropout(self.layer_norm(self.token_embeddings(input_ids) + positions))
-        return LocalFeatures(features, token_mask)
+        embeddings = self.token_embeddings(input_ids)
+        if self.embedding_scale != 1:
+            embeddings = embeddings * self.embedding_scale
+        if self.position_embeddings is not None:
+            positions = self.position_embeddings(text_positions(input_ids, self.pad_token_id, token_mask))
+            embeddings = embeddings + positions.to(embeddings.dtype)
+        features = self.dropout(self.layer_norm(embeddings))
+        return LocalFeatures(scale_gradient(features, self.gradient_scale), token_mask)
 
 
 def init_patches(projection: nn.Conv2d) -> None:
@@ -153,20 +192,38 @@ class VisionLocalEncoder(LocalEncoder):
             raise ValueError("Images are not padded: call the model without `attention_mask`.")
         grid = self.vision.grid_size(*pixel_values.shape[2:])
         patches = self.projection(pixel_values.to(self.projection.weight.dtype)).flatten(2).transpose(1, 2)
-        return LocalFeatures(self.expand(patches), None, grid)
+        features = scale_gradient(self.expand(patches), self.vision.local_gradient_scale)
+        return LocalFeatures(features, None, grid)
+
+
+class TimeNorm(nn.GroupNorm):
+    """Norm of every channel of (B, T, C) over the time steps of a sample, with weights per channel."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels, channels, eps=FIXED_EPS)
+
+    def forward(self, x: Tensor, real: Tensor | None = None) -> Tensor:
+        """Normalise x by the statistics of its real time steps; `real` (B, T) is True = real, None = all."""
+        normed = instance_norm(x.float(), real)
+        return (normed * self.weight.float() + self.bias.float()).to(x.dtype)
 
 
 class AudioConvLayer(nn.Module):
-    """Convolution, layer norm over channels, GELU."""
+    """Convolution, norm (layer norm over channels, norm over time, or none), GELU."""
 
-    def __init__(self, inputs: int, outputs: int, kernel: int, stride: int, bias: bool, dropout: float) -> None:
+    def __init__(
+        self, inputs: int, outputs: int, kernel: int, stride: int, bias: bool, dropout: float, norm: str | None
+    ) -> None:
         super().__init__()
         self.conv = TimeConv1d(inputs, outputs, kernel, stride=stride, bias=bias)
         self.dropout = nn.Dropout(dropout)
-        self.layer_norm = nn.LayerNorm(outputs, eps=FIXED_EPS)
+        self.group_norm = TimeNorm(outputs) if norm == "group" else None
+        self.layer_norm = nn.LayerNorm(outputs, eps=FIXED_EPS) if norm == "layer" else nn.Identity()
 
-    def forward(self, x: Tensor) -> Tensor:
-        return F.gelu(self.layer_norm(self.dropout(self.conv(x))))
+    def forward(self, x: Tensor, real: Tensor | None = None) -> Tensor:
+        """Map (B, steps, C) to (B, T, C'); `real` (B, T) is True = real, for the norm over time."""
+        x = self.dropout(self.conv(x))
+        return F.gelu(self.layer_norm(x) if self.group_norm is None else self.group_norm(x, real))
 
 
 def check_waveforms(audio: Data2VecModalityConfig, input_values: Tensor) -> None:
@@ -188,9 +245,8 @@ def check_waveforms(audio: Data2VecModalityConfig, input_values: Tensor) -> None
         )
 
 
-def whole_windows(sample_mask: Tensor, audio: Data2VecModalityConfig) -> Tensor:
+def whole_windows(sample_mask: Tensor, width: int, stride: int) -> Tensor:
     """Sample mask (B, samples) -> frame mask (B, T): a frame is real if its first and last samples are."""
-    width, stride = audio.frame_width, audio.frame_stride
     first = sample_mask[:, : sample_mask.shape[1] - width + 1 : stride]
     return first & sample_mask[:, width - 1 :: stride]
 
@@ -203,9 +259,17 @@ class AudioLocalEncoder(LocalEncoder):
         self.audio = audio
         channels = [1, *audio.conv_dim]
         shapes = zip(channels[:-1], channels[1:], audio.conv_kernel, audio.conv_stride, strict=True)
+        norms = ["layer" if audio.conv_norm == "layer" else None] * len(audio.conv_dim)
+        if audio.conv_norm == "group":
+            norms[0] = "group"
         self.conv_layers = nn.ModuleList(
-            [AudioConvLayer(*shape, audio.conv_bias, audio.conv_dropout) for shape in shapes]
+            [
+                AudioConvLayer(*shape, audio.conv_bias, audio.conv_dropout, norm)
+                for shape, norm in zip(shapes, norms, strict=True)
+            ]
         )
+        # The reference lets padding take part in the statistics.
+        self.masks_norm = audio.conv_norm == "group" and not config.fairseq_compatible_padding
         self.layer_norm = nn.LayerNorm(channels[-1], eps=audio.local_norm_eps)
         self.projection = nn.Linear(channels[-1], config.hidden_size)
         self.dropout = nn.Dropout(audio.feat_proj_dropout)
@@ -220,6 +284,7 @@ class AudioLocalEncoder(LocalEncoder):
             audio.conv_pos_width,
             audio.conv_pos_groups,
             zero_padding=not config.fairseq_compatible_padding,
+            pre_norm=audio.conv_pos_pre_norm,
         )
 
     @property
@@ -238,8 +303,15 @@ class AudioLocalEncoder(LocalEncoder):
     def forward(self, input_values: Tensor, attention_mask: Tensor | None) -> LocalFeatures:
         check_waveforms(self.audio, input_values)
         x = input_values[..., None].to(self.projection.weight.dtype)
-        for layer in self.conv_layers:
-            x = layer(x)
+        samples = None if attention_mask is None else attention_mask.bool()
+        first = None
+        if samples is not None and self.masks_norm:
+            first = whole_windows(samples, self.audio.conv_kernel[0], self.audio.conv_stride[0])
+        for i, layer in enumerate(self.conv_layers):
+            x = layer(x, first if i == 0 else None)
+        x = scale_gradient(x, self.audio.local_gradient_scale)
         features = self.dropout(self.projection(self.layer_norm(x)))
-        real = None if attention_mask is None else whole_windows(attention_mask.bool(), self.audio)
+        real = None
+        if samples is not None:
+            real = whole_windows(samples, self.audio.frame_width, self.audio.frame_stride)
         return LocalFeatures(features, real)

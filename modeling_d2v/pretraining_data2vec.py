@@ -223,7 +223,8 @@ class Data2VecForPreTraining(EmaTeacher, Data2VecPreTrainedModel):
         masked_targets = targets[:, None].expand(-1, mask.shape[1], -1, -1)[mask]
 
         total = loss_divisor(mask, num_items)
-        losses = {"regression": self._distance(settings, predictions, masked_targets) / total}
+        regression = self._distance(settings, predictions, masked_targets) / total
+        losses = {"regression": regression * settings.regression_loss_weight}
         if settings.cls_loss_weight:
             weight = settings.cls_loss_weight
             if settings.cls_loss_rows is not None:
@@ -282,6 +283,7 @@ class Data2VecForPreTraining(EmaTeacher, Data2VecPreTrainedModel):
         self, settings: Data2VecModalityConfig, hidden: Tensor, targets: Tensor, local: LocalFeatures, mask: Tensor
     ) -> Tensor:
         """Return the loss of the mean target's regression by the last extra token (paper 2023, section 3.4)."""
-        real = torch.ones_like(mask[:, 0]) if local.token_mask is None else local.token_mask
+        real = None if self.config.fairseq_compatible_padding else local.token_mask
+        real = torch.ones_like(mask[:, 0]) if real is None else real
         mean = masked_mean(targets, real).repeat_interleave(mask.shape[1], dim=0)
         return self._distance(settings, hidden[:, settings.num_extra_tokens - 1], mean)

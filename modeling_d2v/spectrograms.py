@@ -114,5 +114,5 @@ class SpectrogramLocalEncoder(LocalEncoder):
         features = self.dropout(patches.flatten(2).transpose(1, 2))
         if attention_mask is None:
             return LocalFeatures(features, None, grid)
-        steps = whole_windows(attention_mask.bool(), self.audio)
+        steps = whole_windows(attention_mask.bool(), self.audio.frame_width, self.audio.frame_stride)
         return LocalFeatures(features, steps.repeat_interleave(grid[1], dim=1), grid)

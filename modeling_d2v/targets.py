@@ -39,7 +39,8 @@ class TargetMean:
     def __init__(self, settings: Data2VecModalityConfig, num_layers: int, token_mask: Tensor | None) -> None:
         self.k = settings.average_top_k_layers or num_layers
         self.first = num_layers - self.k
-        self.layer_norm, self.mean_norm = settings.layer_target_norm, settings.mean_target_norm
+        self.layer_norms = self._names(settings.layer_target_norm)
+        self.mean_norms = self._names(settings.mean_target_norm)
         self.end_of_block, self.num_extra = settings.end_of_block_targets, settings.num_extra_tokens
         self.token_mask = token_mask
         self.total: Tensor | None = None
@@ -48,15 +49,21 @@ class TargetMean:
         if layer < self.first:
             return
         x = (output if self.end_of_block else feed_forward)[:, self.num_extra :].float()
-        x = self._norm(self.layer_norm, x)
+        x = self._norm(self.layer_norms, x)
         self.total = x if self.total is None else self.total + x
 
     def result(self) -> Tensor:
         """Return the targets (B, T, D) in fp32; values at padding mean nothing."""
-        return self._norm(self.mean_norm, self.total / self.k)
+        return self._norm(self.mean_norms, self.total / self.k)
 
-    def _norm(self, name: str | None, x: Tensor) -> Tensor:
-        return x if name is None else self.NORMS[name](x, self.token_mask)
+    @staticmethod
+    def _names(norms: str | list[str] | None) -> list[str]:
+        return [norms] if isinstance(norms, str) else list(norms or ())
+
+    def _norm(self, names: list[str], x: Tensor) -> Tensor:
+        for name in names:
+            x = self.NORMS[name](x, self.token_mask)
+        return x
 
 
 @torch.no_grad()
