@@ -198,6 +198,10 @@ class Data2VecConfig(BackboneConfigMixin, CheckedConfig):
                 f"{owner}: `average_top_k_layers` is {k}, but there are {self.num_hidden_layers} shared blocks to "
                 "average (the prenet does not count)."
             )
+        if settings.layer_scale_targets and self.layer_scale_init_value is None:
+            raise ValueError(
+                f"{owner}: `layer_scale_targets` needs blocks with a layer scale; set `layer_scale_init_value`."
+            )
         width = settings.decoder_hidden_size if settings.decoder_layers else self.hidden_size
         if settings.decoder_projection_layers == 0 and self.masked_tokens == "dropped" and width != self.hidden_size:
             raise ValueError(
