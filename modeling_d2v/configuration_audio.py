@@ -90,9 +90,9 @@ class Data2VecAudioConfig(Frames, Data2VecModalityConfig):
         front_end: `"convolutions"` (default) or `"spectrogram"`. The other defaults are those of convolutions; the
             preset "audio-spectrogram-base" has what is published for spectrograms.
         conv_dim, conv_kernel, conv_stride: the feature extractor's layers, as many entries each.
-        conv_norm: `"layer"`: a norm over channels after each of those layers (default), or `"group"`: one over time
-            after the first of them, none after the others.
         conv_bias: give those layers a bias. Default False.
+        conv_norm: `"layer"` (default): each layer has a layer norm over channels; `"group"`: only the first layer has
+            a norm, of each channel over time (wav2vec 2.0 base).
         conv_dropout: after each of those layers. Default 0.
         sampling_rate: of the recordings, in Hz. Default 16000.
         conv_pos_depth, conv_pos_width, conv_pos_groups: layers of the position encoder, their total width in frames,
@@ -139,8 +139,8 @@ class Data2VecAudioConfig(Frames, Data2VecModalityConfig):
     conv_dim: list[int] | tuple[int, ...] = (512,) * 7
     conv_kernel: list[int] | tuple[int, ...] = (10, 3, 3, 3, 3, 2, 2)
     conv_stride: list[int] | tuple[int, ...] = (5, 2, 2, 2, 2, 2, 2)
-    conv_norm: str = "layer"
     conv_bias: bool = False
+    conv_norm: str = "layer"
     conv_dropout: float | int = 0.0
     sampling_rate: int = 16000
     conv_pos_depth: int = 5

@@ -195,9 +195,7 @@ class Data2VecConfig(BackboneConfigMixin, CheckedConfig):
         for field in ("layer_norm_eps", "initializer_range", "ema_anneal_end_step"):
             in_range(owner, field, getattr(self, field), 0)
         if not self.mlp_residual and not self.norm_first:
-            raise ValueError(
-                f"{owner}: `mlp_residual=False` is for pre-norm blocks; set `norm_first` to True."
-            )
+            raise ValueError(f"{owner}: `mlp_residual=False` is for pre-norm blocks; set `norm_first` to True.")
         self.verify_out_features_out_indices()
         for name in self.modalities:
             self._check_modality(self.modality_config(name))
@@ -214,6 +212,10 @@ class Data2VecConfig(BackboneConfigMixin, CheckedConfig):
             raise ValueError(
                 f"{owner}: `average_top_k_layers` is {k}, but there are {self.num_hidden_layers} shared blocks to "
                 "average (the prenet does not count)."
+            )
+        if settings.layer_scale_targets and self.layer_scale_init_value is None:
+            raise ValueError(
+                f"{owner}: `layer_scale_targets` needs blocks with a layer scale; set `layer_scale_init_value`."
             )
         width = settings.decoder_hidden_size if settings.decoder_layers else self.hidden_size
         if settings.decoder_projection_layers == 0 and self.masked_tokens == "dropped" and width != self.hidden_size:

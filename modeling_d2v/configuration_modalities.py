@@ -16,7 +16,12 @@ from .modalities import MODALITIES, FrontEnd
 
 EMA_SCOPES = ("blocks", "context", "all")
 ALIBI_DISTANCES = ("manhattan", "euclidean", "sequence")
-TEXT_POSITIONS = ("learned", "sinusoidal", "none")
+TARGET_NORMS = ("instance", "layer", "batch", "group", "sample", "position")
+
+
+def norm_names(setting: str | Sequence[str] | None) -> list[str]:
+    """Return the norms of a target in the order in which they are applied, from `None`, a name or several."""
+    return [] if setting is None else [setting] if isinstance(setting, str) else list(setting)
 
 
 @strict
@@ -36,9 +41,11 @@ class MaskedPredictionConfig(CheckedConfig):
             prediction.
         decoder_projection_ratio: Width of the hidden layer of a projection of several layers, in units of its input.
         average_top_k_layers: K, shared blocks averaged into the target; `None` for all of them.
-        layer_target_norm: `"instance"`, `"layer"`, `"batch"` or `None`: norm of each layer's output; or a list of
-            them, applied in its order.
-        mean_target_norm: `"layer"`, `"instance"`, a list of them or `None`: norm of their mean.
+        layer_target_norm, mean_target_norm: Norm of each layer's output, and of their mean: `None`, a name, or several
+            in the order in which they are applied. `"instance"` normalises each channel over the tokens of a sample,
+            `"layer"` each token over its channels, `"batch"` each channel over the tokens of all samples, `"group"`
+            each sample over tokens and channels, `"sample"` each position and channel over the samples of a batch,
+            `"position"` each position over samples and channels. Default "instance" and `None`.
         end_of_block_targets: Predict the block's output instead of its feed-forward part. Default False.
         loss_beta: 0 for the squared error, above 0 for the smooth L1 loss with that beta.
         loss_scale: Factor of the loss; `None` for 1 / sqrt(hidden_size).
@@ -65,18 +72,18 @@ class MaskedPredictionConfig(CheckedConfig):
     loss_scale: float | int | None = None
     ema_copied: list[str] | None = None
 
+    def __post_init__(self, **kwargs: Any) -> None:
+        for field in ("layer_target_norm", "mean_target_norm"):
+            if isinstance(names := getattr(self, field), tuple):
+                setattr(self, field, list(names))  # JSON has lists only
+        super().__post_init__(**kwargs)
+
     def check(self) -> None:
         owner = type(self).__name__
         one_of(owner, "mask_sampler", self.mask_sampler, SAMPLERS)
-        for field, valid in (
-            ("layer_target_norm", ("instance", "layer", "batch")),
-            ("mean_target_norm", ("layer", "instance")),
-        ):
-            names = getattr(self, field)
-            if isinstance(names, tuple):
-                setattr(self, field, list(names))  # JSON has lists only
-            for name in names if isinstance(names, list | tuple) else [names]:
-                one_of(owner, field, name, valid if isinstance(names, list | tuple) else (None, *valid))
+        for field in ("layer_target_norm", "mean_target_norm"):
+            for name in norm_names(getattr(self, field)):
+                one_of(owner, field, name, (None, *TARGET_NORMS))
         if not 0 < self.mask_prob < 1:
             raise ValueError(f"{owner}: `mask_prob` is {self.mask_prob}; it must be a share between 0 and 1.")
         for field in ("mask_random_prob", "mask_keep_prob", "mask_prob_adjust"):
@@ -121,9 +128,10 @@ class Data2VecModalityConfig(MaskedPredictionConfig):
             plain sum over all rows of the step, which grows with the batch.
         ema_scope: Parts that the teacher averages: `"blocks"` (shared blocks), `"context"` (also positions, prenet,
             norm) or `"all"` (also the local encoder).
-        local_gradient_scale: Factor of the gradient of the local encoder: of the convolutions for audio, of the
-            embedding for text and images. 0 leaves it as it is. Default 1.
         local_norm_eps: Eps of the layer norm of text embeddings and of the audio features. Default 1e-5.
+        local_grad_scale: Factor of the gradient that reaches the local encoder (of audio its convolutions alone); with
+            0 they are not trained. Default 1.0.
+        layer_scale_targets: Predict the feed-forward part after its layer scale. Default False: before it.
 
     Raises:
         ValueError: A setting is invalid; the message names it and the valid values.
@@ -161,8 +169,9 @@ class Data2VecModalityConfig(MaskedPredictionConfig):
     cls_loss_weight: float | int = 0.0
     cls_loss_rows: int | None = None
     ema_scope: str = "context"
-    local_gradient_scale: float | int = 1.0
     local_norm_eps: float | int = 1e-5
+    local_grad_scale: float | int = 1.0
+    layer_scale_targets: bool = False
 
     def __post_init__(self, **kwargs: Any) -> None:
         if self.front_end is None:
@@ -210,7 +219,7 @@ class Data2VecModalityConfig(MaskedPredictionConfig):
             in_range(owner, field, getattr(self, field), 1)
         for field in ("prenet_depth", "num_extra_tokens", "decoder_layers"):
             in_range(owner, field, getattr(self, field), 0)
-        for field in ("regression_loss_weight", "cls_loss_weight", "local_norm_eps", "local_gradient_scale"):
+        for field in ("regression_loss_weight", "cls_loss_weight", "local_norm_eps", "local_grad_scale"):
             in_range(owner, field, getattr(self, field), 0.0)
         if self.decoder_layers and (self.decoder_hidden_size % self.decoder_groups):
             raise ValueError(
@@ -235,9 +244,9 @@ class Data2VecTextConfig(Data2VecModalityConfig):
     Args:
         vocab_size: Entries of the token embedding. Default 50265 (RoBERTa's byte-level BPE).
         max_position_embeddings: Longest sequence in tokens; the table has `pad_token_id + 1` rows more. Default 512.
-        position_embedding: `"learned"` (default), `"sinusoidal"`: a fixed table, or `"none"`.
-        scale_embeddings: Multiply token embeddings by the square root of their width. Default False.
-        embedding_norm: Normalise the sum of the embeddings. Default True.
+        position_embedding: `"learned"` (default), `"sinusoidal"` (Vaswani et al. 2017) or `"none"`.
+        scale_embedding: Multiply token embeddings by sqrt(hidden_size) (Vaswani et al. 2017). Default False.
+        embedding_norm: Apply the layer norm to the embeddings. Default True.
         pad_token_id, bos_token_id, eos_token_id, mask_token_id: Ids of special tokens; mask `None` is the last id.
         embedding_dropout: After the norm of the embeddings. Default 0.1.
         classifier_dropout: Before the layers of a task head; `None` for `hidden_dropout`.
@@ -251,7 +260,7 @@ class Data2VecTextConfig(Data2VecModalityConfig):
     vocab_size: int = 50265
     max_position_embeddings: int = 512
     position_embedding: str = "learned"
-    scale_embeddings: bool = False
+    scale_embedding: bool = False
     embedding_norm: bool = True
     pad_token_id: int = 1
     bos_token_id: int = 0
@@ -276,8 +285,8 @@ class Data2VecTextConfig(Data2VecModalityConfig):
     def check(self) -> None:
         super().check()
         in_range("Data2VecTextConfig", "vocab_size", self.vocab_size, 1)
-        one_of("Data2VecTextConfig", "position_embedding", self.position_embedding, TEXT_POSITIONS)
         in_range("Data2VecTextConfig", "max_position_embeddings", self.max_position_embeddings, 1)
+        one_of("Data2VecTextConfig", "position_embedding", self.position_embedding, ("learned", "sinusoidal", "none"))
         below_one("Data2VecTextConfig", "embedding_dropout", self.embedding_dropout)
         below_one("Data2VecTextConfig", "classifier_dropout", self.classifier_dropout or 0)
         if self.mask_token_id is None:
@@ -345,7 +354,7 @@ class Data2VecVisionConfig(Data2VecModalityConfig):
     decoder_layers: int = 6
     decoder_kernel_size: int = 3
     decoder_hidden_size: int = 768
-    mean_target_norm: str | None = "layer"
+    mean_target_norm: str | list[str] | tuple[str, ...] | None = "layer"
     cls_loss_weight: float | int = 0.01
     ema_scope: str = "all"
 

@@ -21,7 +21,7 @@ from .configuration_data2vec import Data2VecConfig
 from .local_encoders import LocalFeatures, SelfInitialised
 from .modalities import MODALITIES, modality_of_input
 from .modality_encoders import ModalityEncoder, Tokens
-from .positions import AlibiBias, RelativePositionBias, SinCosPositions, SinusoidalEmbedding
+from .positions import AlibiBias, RelativePositionBias, SinCosPositions, SinusoidPositions
 from .pushing import PushToHub
 
 
@@ -159,7 +159,7 @@ class Data2VecPreTrainedModel(PushToHub, PreTrainedModel):
             for scale in (module.layer_scale1, module.layer_scale2):
                 if scale is not None:
                     init.constant_(scale, self.config.layer_scale_init_value)
-        elif isinstance(module, SinCosPositions | SinusoidalEmbedding):
+        elif isinstance(module, SinCosPositions | SinusoidPositions):
             init.copy_(module.table, module.initial_table())
         elif isinstance(module, AlibiBias):
             init.copy_(module.slopes, module.initial_slopes())
@@ -193,6 +193,9 @@ class Data2VecModel(Data2VecPreTrainedModel):
             settings = config.modality_config(name)
             prenet = make_blocks(config, settings.prenet_depth, settings.prenet_drop_path_rate)
             self.modality_encoders[name] = ModalityEncoder(config, name, prenet)
+            if settings.local_grad_scale == 0:
+                # Gradients of zero would leave weight decay at work.
+                self.modality_encoders[name].local_encoder.extractor.requires_grad_(False)
         self.encoder = Data2VecEncoder(config)
         self.post_init()
 

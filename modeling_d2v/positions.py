@@ -94,32 +94,32 @@ def text_positions(input_ids: Tensor, pad_token_id: int, token_mask: Tensor | No
     return real.cumsum(dim=1) * real + pad_token_id
 
 
-class SinusoidalEmbedding(nn.Module):
-    """Fixed table of position ids (Vaswani et al. 2017): sines in the first half of the channels, then cosines.
+class SinusoidPositions(nn.Module):
+    """Table of sine and cosine positions of a sequence (Vaswani et al. 2017), sines in the first half of the channels.
 
     Args:
-        rows: Number of position ids.
-        dim: D.
-        pad_token_id: Id whose row is zero.
+        rows: Positions in the table.
+        dim: D; the last channel is zero if it is odd.
+        padding_idx: Position of padding, whose row is zero.
     """
 
-    def __init__(self, rows: int, dim: int, pad_token_id: int) -> None:
+    def __init__(self, rows: int, dim: int, padding_idx: int) -> None:
         super().__init__()
-        self.rows, self.dim, self.pad_token_id = rows, dim, pad_token_id
+        self.rows, self.dim, self.padding_idx = rows, dim, padding_idx
         self.register_buffer("table", self.initial_table(), persistent=False)
 
     def initial_table(self) -> Tensor:
         with torch.device("cpu"):
             half = self.dim // 2
-            frequencies = torch.exp(torch.arange(half).float() * (-math.log(10000) / max(half - 1, 1)))
-            angles = torch.arange(self.rows).float()[:, None] * frequencies
-            table = F.pad(torch.cat([angles.sin(), angles.cos()], dim=1), (0, self.dim % 2))
-            table[self.pad_token_id] = 0
+            frequencies = torch.exp(torch.arange(half, dtype=torch.float64) * (-math.log(10000) / max(half - 1, 1)))
+            angles = torch.arange(self.rows, dtype=torch.float64)[:, None] * frequencies
+            table = torch.cat([angles.sin(), angles.cos(), torch.zeros(self.rows, self.dim % 2)], dim=1).float()
+            table[self.padding_idx] = 0
             return table
 
-    def forward(self, ids: Tensor) -> Tensor:
-        """Return the rows (B, T, D) of position ids (B, T)."""
-        return self.table[ids]
+    def forward(self, positions: Tensor) -> Tensor:
+        """Return the rows (B, T, D) of positions (B, T)."""
+        return self.table[positions]
 
 
 def alibi_slopes(num_heads: int) -> list[float]:

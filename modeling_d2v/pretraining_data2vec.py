@@ -164,7 +164,8 @@ class Data2VecForPreTraining(EmaTeacher, Data2VecPreTrainedModel):
         dtype = (self.data2vec if encoder is student else self.teacher).dtype
         local = LocalFeatures(local.features.detach().to(dtype), local.token_mask, local.grid)
         real = None if self.config.fairseq_compatible_padding else local.token_mask
-        targets = TargetMean(settings, self.config.num_hidden_layers, real)
+        scales = [block.layer_scale2 for block in self.teacher.encoder.blocks] if settings.layer_scale_targets else ()
+        targets = TargetMean(settings, self.config.num_hidden_layers, real, scales)
         self.teacher.encode(encoder, local, on_layer=targets)
         return targets.result()
 
