@@ -359,7 +359,7 @@ def convert_state_dict(
         label = f"_ema.{name}" if teacher else name
         place = check_fixed_scale(translate(name, kind, teacher, config), label, tensor, config)
         if encoder_only and isinstance(place, Place) and place.name.startswith("decoders."):
-            place = Unused(label, "the prediction of pretraining")
+            place = Unused(place.name, "only the encoder was requested")
         filler.put(label, place, tensor)
     filler.put("step", Place("ema_step"), torch.tensor(step, dtype=torch.int64))
     for name in expected:

@@ -24,9 +24,10 @@ class ModelShapes:
         self.width: int | None = _size(shapes, f"{block}attn.proj.weight", 0)
         self.depth: int | None = _count(shapes, r"blocks\.(\d+)\.") or None
         self.intermediate: int | None = _size(shapes, f"{block}mlp.fc1.weight", 0)
-        self.norm_affine: bool | None = f"{block}norm1.weight" in shapes if self.known else None
+        norms = any(re.match(r"blocks\.\d+\.norm[12]\.", name) for name in shapes)
+        self.norm_affine: bool | None = norms if self.known else None
         # Only a pre-norm model has a norm after the last block, with weights if the others have them.
-        self.pre_norm: bool | None = "norm.weight" in shapes if self.norm_affine else None
+        self.pre_norm: bool | None = bool({"norm.weight", "norm.bias"} & shapes.keys()) if norms else None
 
     def modalities(self, names: Iterable[str]) -> list[str]:
         """Return which of these modalities the tensors belong to; none if they do not tell."""
@@ -106,7 +107,8 @@ class ModalityShapes:
 
         self.learned_positions: int | None = _size(shapes, f"{local}embed_positions.weight", 0)
         text = f"{local}embed_tokens.weight" in shapes
-        self.embedding_norm: bool | None = f"{local}layernorm_embedding.weight" in shapes if text else None
+        norm = any(name.startswith(f"{local}layernorm_embedding.") for name in shapes)
+        self.embedding_norm: bool | None = norm if text else None
 
     def decoder_groups(self, width: int) -> int | None:
         """Return the groups of the decoder's convolutions, the first of which reads `width` channels."""
