@@ -217,6 +217,11 @@ class Data2VecConfig(BackboneConfigMixin, CheckedConfig):
             raise ValueError(
                 f"{owner}: `layer_scale_targets` needs blocks with a layer scale; set `layer_scale_init_value`."
             )
+        if self.masked_tokens == "replaced" and getattr(settings, "reconstruction_loss_weight", 0):
+            raise ValueError(
+                f"{owner}: `reconstruction_loss_weight` belongs to the decoders of data2vec 2.0; set it to 0 or "
+                '`masked_tokens` to "dropped".'
+            )
         width = settings.decoder_hidden_size if settings.decoder_layers else self.hidden_size
         if settings.decoder_projection_layers == 0 and self.masked_tokens == "dropped" and width != self.hidden_size:
             raise ValueError(
@@ -224,7 +229,8 @@ class Data2VecConfig(BackboneConfigMixin, CheckedConfig):
                 f"model, but `decoder_hidden_size` is {width} and `hidden_size` {self.hidden_size}."
             )
         divisors = settings.width_divisors()
-        if self.masked_tokens == "dropped" and settings.decoder_layers:
+        convolves = settings.decoder_layers and settings.decoder_type == "convolutions"
+        if self.masked_tokens == "dropped" and convolves:
             divisors = {"decoder_groups": settings.decoder_groups, **divisors}
         for field, divisor in divisors.items():
             if self.hidden_size % divisor:

@@ -15,6 +15,7 @@ from .modalities import MODALITIES, FrontEnd
 
 
 EMA_SCOPES = ("blocks", "context", "all")
+DECODER_TYPES = ("convolutions", "transformer")
 ALIBI_DISTANCES = ("manhattan", "euclidean", "sequence")
 TARGET_NORMS = ("instance", "layer", "batch", "group", "sample", "position")
 
@@ -117,6 +118,8 @@ class Data2VecModalityConfig(MaskedPredictionConfig):
         mask_noise_std: Standard deviation of the noise at masked positions of the decoder's input. Default 0.01.
         decoder_layers, decoder_kernel_size, decoder_hidden_size, decoder_groups, decoder_residual,
             decoder_input_dropout: The convolutional decoder of 2.0. In 1.0 only the projection is used.
+        decoder_type: `"convolutions"` (default) or `"transformer"`: `decoder_layers` blocks of `decoder_hidden_size`.
+        decoder_num_attention_heads, decoder_intermediate_size: Of these blocks, 8 and `None` for 4 times their width.
         decoder_positions_masked, decoder_positions_all: Add the sin-cos positions to the decoder's input, at masked
             places or at all of them. Default False.
         regression_loss_weight: Weight of the regression of the targets at masked tokens. Default 1.
@@ -163,6 +166,9 @@ class Data2VecModalityConfig(MaskedPredictionConfig):
     decoder_groups: int = 16
     decoder_residual: bool = True
     decoder_input_dropout: float | int = 0.0
+    decoder_type: str = "convolutions"
+    decoder_num_attention_heads: int = 8
+    decoder_intermediate_size: int | None = None
     decoder_positions_masked: bool = False
     decoder_positions_all: bool = False
     regression_loss_weight: float | int = 1.0
@@ -215,16 +221,20 @@ class Data2VecModalityConfig(MaskedPredictionConfig):
         for field in ("prenet_dropout", "prenet_layerdrop", "prenet_drop_path_rate", "decoder_input_dropout"):
             below_one(owner, field, getattr(self, field))
         in_range(owner, "mask_noise_std", self.mask_noise_std, 0.0, 1.0)
-        for field in ("decoder_kernel_size", "decoder_hidden_size", "decoder_groups"):
+        for field in ("decoder_kernel_size", "decoder_hidden_size", "decoder_groups", "decoder_num_attention_heads"):
             in_range(owner, field, getattr(self, field), 1)
+        if self.decoder_intermediate_size is not None:
+            in_range(owner, "decoder_intermediate_size", self.decoder_intermediate_size, 1)
+        one_of(owner, "decoder_type", self.decoder_type, DECODER_TYPES)
         for field in ("prenet_depth", "num_extra_tokens", "decoder_layers"):
             in_range(owner, field, getattr(self, field), 0)
         for field in ("regression_loss_weight", "cls_loss_weight", "local_norm_eps", "local_grad_scale"):
             in_range(owner, field, getattr(self, field), 0.0)
-        if self.decoder_layers and (self.decoder_hidden_size % self.decoder_groups):
+        divisor = "decoder_groups" if self.decoder_type == "convolutions" else "decoder_num_attention_heads"
+        if self.decoder_layers and self.decoder_hidden_size % getattr(self, divisor):
             raise ValueError(
-                f"{owner}: `decoder_hidden_size` ({self.decoder_hidden_size}) must be a multiple of "
-                f"`decoder_groups` ({self.decoder_groups})."
+                f"{owner}: `decoder_hidden_size` ({self.decoder_hidden_size}) must be a multiple of `{divisor}` "
+                f"({getattr(self, divisor)})."
             )
         if (self.decoder_positions_masked or self.decoder_positions_all) and not self.has_fixed_positions:
             raise ValueError(
@@ -314,6 +324,8 @@ class Data2VecVisionConfig(Data2VecModalityConfig):
         position_embedding: `"sincos_2d"` or `"none"`.
         relative_position_bias: BEiT's learned bias, shared by all layers (data2vec 1.0). Default False.
         relative_position_bias_per_layer: A table for each layer instead, as BEiT's fine-tuning has it. Default False.
+        reconstruction_loss_weight: Weight of a second loss, the error of the pixels of masked patches (MAE, He et al.
+            2022), each patch at mean 0 and variance 1, predicted from the predicted targets. Default 0.
         use_mean_pooling: Classify the mean of the patches, normalised after pooling (default), or the last extra
             token. `classifier_dropout`: before the classifier, default 0.
         pool_scales: Sides of the grids that the segmentation head pools the deepest level to. Default 1, 2, 3, 6.
@@ -333,6 +345,7 @@ class Data2VecVisionConfig(Data2VecModalityConfig):
     position_embedding: str = "sincos_2d"
     relative_position_bias: bool = False
     relative_position_bias_per_layer: bool = False
+    reconstruction_loss_weight: float | int = 0.0
     use_mean_pooling: bool = True
     classifier_dropout: float | int = 0.0
     pool_scales: list[int] | tuple[int, ...] = (1, 2, 3, 6)
@@ -381,7 +394,8 @@ class Data2VecVisionConfig(Data2VecModalityConfig):
                 "`num_extra_tokens` to 1."
             )
         below_one("Data2VecVisionConfig", "classifier_dropout", self.classifier_dropout)
-        in_range("Data2VecVisionConfig", "auxiliary_loss_weight", self.auxiliary_loss_weight, 0)
+        for field in ("auxiliary_loss_weight", "reconstruction_loss_weight"):
+            in_range("Data2VecVisionConfig", field, getattr(self, field), 0)
         in_range("Data2VecVisionConfig", "pool_scales", min(self.pool_scales, default=0), 1)
         self.grid_size(self.image_size, self.image_size)
 
@@ -394,6 +408,11 @@ class Data2VecVisionConfig(Data2VecModalityConfig):
 
     def token_grid(self, shape: Sequence[int]) -> tuple[int, int]:
         return self.grid_size(*shape[-2:])
+
+    @property
+    def patch_values(self) -> int:
+        """Return the numbers in a patch: pixels times channels."""
+        return self.patch_size**2 * self.num_channels
 
     @property
     def base_grid(self) -> tuple[int, int]:

@@ -54,7 +54,7 @@ def convert_v2(model: Settings, vocab_size: int | None, task: Mapping[str, Any])
     fields: dict[str, Any] = {"modalities": [SECTIONS[name].modality for name in wanted]}
     for name in wanted:
         section, kind = sections.section(name), SECTIONS[name]
-        outer = Outer(width, depth, heads, pre_norm, vocab_size, shapes.of_modality(name))
+        outer = Outer(width, depth, heads, model.get("mlp_ratio", 4.0), pre_norm, vocab_size, shapes.of_modality(name))
         sub = shared | _convert_modality(section, kind, outer)
         if sub["cls_loss_weight"] and not sub["num_extra_tokens"]:
             # The reference stops at the first step of such a modality.
@@ -97,6 +97,7 @@ class Outer(NamedTuple):
     width: int
     depth: int
     heads: int
+    mlp_ratio: float
     pre_norm: bool
     vocab_size: int | None
     shapes: Any
@@ -120,9 +121,9 @@ def _wanted(model: Settings, sections: Settings, shapes: ModelShapes) -> list[st
 def _reconstruct(model: Settings, name: str, sub: dict[str, Any], weight: float) -> None:
     """Set the weight of the reconstruction of pixels, which the reference has for images alone."""
     if name != "image":
-        model.for_pretraining(f"only pixels can be reconstructed, not {name}", recon_loss=0.0)
-    else:
-        model.for_pretraining("a loss on pixels (that of MAE) beside that on the targets is missing", recon_loss=0.0)
+        model.for_pretraining(f"only pixels can be reconstructed, and {name} has none", recon_loss=0.0)
+    elif not model.encoder_only:
+        sub["reconstruction_loss_weight"] = weight
 
 
 def _convert_modality(section: Settings, kind: "Section", outer: Outer) -> dict[str, Any]:
@@ -222,6 +223,17 @@ def _decoder(section: Settings, kind: "Section", outer: Outer) -> dict[str, Any]
         names = {"add_positions_masked": masked, "add_positions_all": everywhere}
         decoder.for_pretraining("there are no fixed positions to add", **{name: False for name in names})
         masked = everywhere = False
+    if kind.modality == "vision" and section.measured("transformer_decoder", False, shapes.transformer_decoder):
+        if section.measured("enc_dec_transformer", False, shapes.cross_attention):
+            section.for_pretraining(
+                "a decoder whose masked positions attend to visible tokens (cross-attention) is missing here",
+                enc_dec_transformer=False,
+            )
+        return _transformer_decoder(decoder, section, outer) | {
+            "decoder_positions_masked": bool(masked),
+            "decoder_positions_all": bool(everywhere),
+        }
+    section.seen |= {"transformer_decoder", "enc_dec_transformer"}
     layers = decoder.get("projection_layers", 1)
     on_grid = MODALITIES[kind.modality].default.geometry == "grid"
     if on_grid and layers != 1:
@@ -244,6 +256,27 @@ def _decoder(section: Settings, kind: "Section", outer: Outer) -> dict[str, Any]
         "decoder_input_dropout": decoder.get("input_dropout", 0.1),
         "decoder_positions_masked": bool(masked),
         "decoder_positions_all": bool(everywhere),
+    }
+    decoder.finish()
+    return fields
+
+
+def _transformer_decoder(decoder: Settings, section: Settings, outer: Outer) -> dict[str, Any]:
+    """Return the fields of a decoder of transformer blocks, which have 8 heads and the ratio of the shared ones."""
+    shapes = outer.shapes
+    decoder.ignore(
+        "a decoder of transformer blocks does not read it",
+        *("decoder_groups", "decoder_kernel", "decoder_residual", "projection_layers", "projection_ratio"),
+    )
+    width = decoder.measured("decoder_dim", 384, shapes.decoder_width)
+    fields = {
+        "decoder_type": "transformer",
+        "decoder_layers": decoder.measured("decoder_layers", 5, shapes.decoder_layers),
+        "decoder_hidden_size": width,
+        "decoder_num_attention_heads": 8,
+        "decoder_intermediate_size": shapes.decoder_intermediate or int(width * outer.mlp_ratio),
+        "decoder_projection_layers": 1,
+        "decoder_input_dropout": decoder.get("input_dropout", 0.1),
     }
     decoder.finish()
     return fields
@@ -275,7 +308,6 @@ def _audio(section: Settings, outer: Outer, prenet_depth: int) -> dict[str, Any]
 
 def _image(section: Settings, outer: Outer, prenet_depth: int) -> dict[str, Any]:
     shapes = outer.shapes
-    section.for_pretraining("decoders are convolutional", transformer_decoder=False, enc_dec_transformer=False)
     dims = section.get("alibi_dims", 2)
     distance = section.get("alibi_distance", "manhattan")
     if dims not in (1, 2):
