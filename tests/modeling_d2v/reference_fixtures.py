@@ -80,7 +80,11 @@ class Reference:
     def config(self, **overrides: Any) -> Data2VecConfig:
         vocabulary = [v.shape[0] for k, v in self.state.items() if k.endswith("embed_tokens.weight")]
         config = config_from_fairseq(
-            self.record["config"], self.kind, task_config=TASK, vocab_size=vocabulary[0] if vocabulary else None
+            self.record["config"],
+            self.kind,
+            task_config=TASK,
+            vocab_size=vocabulary[0] if vocabulary else None,
+            state=self.state,
         )
         for name, value in overrides.items():
             setattr(config, name, value)
@@ -127,7 +131,7 @@ class Reference:
         """L2 norms by the reference's names -> by ours, where several of its tensors may make up one of ours."""
         squares: dict[str, float] = {}
         for name, norm in recorded.items():
-            place = translate(name, self.kind, teacher)
+            place = translate(name, self.kind, teacher, self.config())
             if isinstance(place, Place) and norm is not None:
                 squares[place.name] = squares.get(place.name, 0.0) + norm**2
         return {name: square**0.5 for name, square in squares.items()}

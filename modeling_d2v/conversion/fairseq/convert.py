@@ -164,6 +164,7 @@ def _convert(source: Source, encoder_only: bool, weights: str) -> Converted:
         task_config=source.data,
         vocab_size=_vocab_size(source),
         notes=notes,
+        state=source.state,
     )
     if source.task == PRETRAINING:
         _set_cls_loss_rows(config, source.device_batch, notes)

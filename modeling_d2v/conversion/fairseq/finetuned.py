@@ -72,7 +72,7 @@ def convert_finetuned(source: Source, config: Data2VecConfig) -> Conversion:
         label = f"_ema.{name}" if teacher else name
         place = Unused(label, "the average of the weights, which is used in pretraining only")
         if not teacher:
-            place = check_fixed_scale(translate(name, source.kind), label, tensor, config)
+            place = check_fixed_scale(translate(name, source.kind, config=config), label, tensor, config)
             if isinstance(place, Place) and place.name.startswith("decoders."):
                 place = Unused(label, "the prediction of pretraining")
             elif place.name.endswith(f".{_MASK_TOKENS}") and place.name not in expected:

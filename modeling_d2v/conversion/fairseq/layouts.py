@@ -56,7 +56,7 @@ class Layout:
             a tensor that holds query, key and value.
         model_name: `_name` in the settings of such a model, if they have one.
         teacher_prefix: Prefix that turns names of the teacher into those of the student: in 1.0 it is the encoder
-            alone.
+            alone, unless it has a front end of its own.
         numbered_teacher: Whether a teacher that is only the list of blocks names them "0", "1", ...
         unused_by_teacher: Matches our names of averaged but unused tensors: the teacher sees and predicts everything.
         dropped: (regular expression, reason) of tensors that have no counterpart.
@@ -113,6 +113,7 @@ LAYOUTS: dict[str, Layout] = {
         mark=r"^encoder\.pos_conv\.\d+\.0\.",
         model_name="data2vec_audio",
         teacher_prefix="encoder.",
+        unused_by_teacher=r"^decoders\.|\.mask_token$",
         rules=(
             (r"^mask_emb$", r"modality_encoders.audio.mask_token"),
             (
@@ -122,6 +123,10 @@ LAYOUTS: dict[str, Layout] = {
             (
                 r"^feature_extractor\.conv_layers\.(\d+)\.2\.1\.",
                 r"modality_encoders.audio.local_encoder.conv_layers.\1.layer_norm.",
+            ),
+            (
+                r"^feature_extractor\.conv_layers\.(\d+)\.2\.(weight|bias)$",
+                r"modality_encoders.audio.local_encoder.conv_layers.\1.group_norm.\2",
             ),
             (r"^layer_norm\.", r"modality_encoders.audio.local_encoder.layer_norm."),
             (r"^post_extract_proj\.", r"modality_encoders.audio.local_encoder.projection."),
@@ -137,7 +142,10 @@ LAYOUTS: dict[str, Layout] = {
         mark=r"^(encoder|decoder)\.sentence_encoder\.",
         model_name="data2vec_text",
         teacher_prefix="encoder.sentence_encoder.",
-        dropped=((r"\.version$", "marker of the format, holds no weights"),),
+        dropped=(
+            (r"\.version$", "marker of the format, holds no weights"),
+            (r"\.embed_positions\.(_float_tensor|weights)$", "fixed sine and cosine table, recomputed"),
+        ),
         rules=(
             (r"^(?:encoder|decoder)\.sentence_encoder\.", r"sentence_encoder."),
             (r"^(?:encoder|decoder)\.(?:regression_head|lm_head)\.(\d+)\.", r"decoders.text.projection.\1."),
@@ -148,6 +156,7 @@ LAYOUTS: dict[str, Layout] = {
                 r"modality_encoders.text.local_encoder.layer_norm.",
             ),
             (r"^sentence_encoder\.layers\.", r"encoder.blocks."),
+            (r"^sentence_encoder\.layer_norm\.", r"encoder.norm."),
             *_FAIRSEQ_BLOCK,
         ),
     ),
@@ -156,6 +165,7 @@ LAYOUTS: dict[str, Layout] = {
         mark=r"^encoder\.blocks\.\d+\.gamma_1$|^patch_embed\.conv\.",
         model_name="data2vec_vision",
         teacher_prefix="encoder.",
+        unused_by_teacher=r"\.mask_token$",
         dropped=(_INDEX, (r"^final_proj\.", "created but never applied by the reference")),
         without_key_bias=True,
         rules=(
@@ -225,6 +235,7 @@ def config_from_fairseq(
     task_config: Mapping[str, Any] | None = None,
     vocab_size: int | None = None,
     notes: list[str] | None = None,
+    state: Mapping[str, Any] | None = None,
 ) -> Data2VecConfig:
     """Translate the model settings of a reference checkpoint.
 
@@ -235,6 +246,8 @@ def config_from_fairseq(
             task (15 % of the tokens are masked; a tenth of these becomes a random token, a tenth is kept).
         vocab_size: Rows of the token embedding, required for text: the reference stores it in the dictionary file.
         notes: A list that receives one line for each setting left out, with the reason.
+        state: The state dict, whose shapes are believed where the settings say otherwise. Only names and shapes are
+            read.
 
     Returns:
         The configuration of a `Data2VecForPreTraining` that computes what the reference model computes.
@@ -243,36 +256,54 @@ def config_from_fairseq(
         ValueError: A setting is unknown or not supported, or `vocab_size` is missing.
     """
     layout = layout_of(kind)
-    settings = Settings(model_config, "model", notes if notes is not None else [])
+    shapes = {
+        f"_ema.{name}" if teacher else name: tuple(tensor.shape) for name, tensor, teacher in walk_state(state or {})
+    }
+    settings = Settings(model_config, "model", notes if notes is not None else [], shapes)
     fields = layout.settings(settings, vocab_size, task_config or {})
     settings.finish()
     return Data2VecConfig(**fields)
 
 
-def translate(name: str, kind: str, teacher: bool = False) -> Place | Unused:
+def translate(
+    name: str, kind: str, teacher: bool = False, config: Data2VecConfig | None = None
+) -> Place | Unused:
     """Return where one tensor of the reference goes.
 
     Args:
         name: Name in the state dict of the reference; for the teacher, name in its `_ema` dictionary.
         kind: One of `FAIRSEQ_KINDS`.
         teacher: Whether the name is one of the teacher's.
+        config: Configuration of the converted model, which decides what some names mean. Default: a post-norm model
+            whose teacher has no front end.
 
     Returns:
         Its place in the state dict of `Data2VecForPreTraining`, or the reason why it is unused.
     """
     layout, full = layout_of(kind), name
     if teacher:
-        full = f"blocks.{name}" if layout.numbered_teacher and name[:1].isdigit() else layout.teacher_prefix + name
+        full = _teacher_prefix(layout, name, kind, config) + name
     for pattern, reason in layout.dropped:
         if re.search(pattern, full):
             return Unused(f"_ema.{name}" if teacher else name, reason)
     for pattern, replacement in layout.rules:
         full = re.sub(pattern, replacement, full)
+    if config is not None and config.norm_first and kind == "fairseq-v1-audio":
+        # One name for the norm before the blocks, and for that after them.
+        full = re.sub(r"^modality_encoders\.audio\.context_norm\.", "encoder.norm.", full)
     full, _, part = full.partition("#")
     if teacher and layout.unused_by_teacher and re.search(layout.unused_by_teacher, full):
         return Unused(f"_ema.{name}", "an average of what the teacher does not use: it sees and predicts everything")
     prefix = TEACHER if teacher else "" if full.startswith("decoders.") else STUDENT
     return Place(prefix + full, part or None)
+
+
+def _teacher_prefix(layout: Layout, name: str, kind: str, config: Data2VecConfig | None) -> str:
+    if layout.numbered_teacher and name[:1].isdigit():
+        return "blocks."
+    whole = kind in ("fairseq-v1-audio", "fairseq-v1-vision") and config is not None
+    whole = whole and config.modality_config(config.modalities[0]).ema_scope == "all"
+    return "" if whole else layout.teacher_prefix
 
 
 def convert_state_dict(
@@ -306,7 +337,7 @@ def convert_state_dict(
     filler = Filler(expected, kind, without_key_bias=layout.without_key_bias)
     for name, tensor, teacher in walk_state(state):
         label = f"_ema.{name}" if teacher else name
-        place = check_fixed_scale(translate(name, kind, teacher), label, tensor, config)
+        place = check_fixed_scale(translate(name, kind, teacher, config), label, tensor, config)
         filler.put(label, place, tensor)
     filler.put("step", Place("ema_step"), torch.tensor(step, dtype=torch.int64))
     for name in expected:
