@@ -22,6 +22,7 @@ from .local_encoders import (
     SelfInitialised,
     check_waveforms,
     init_patches,
+    scale_gradient,
     whole_windows,
 )
 from .positions import SinCosTimePositions

@@ -3,8 +3,9 @@
 Sizes are read from the tensors where these tell them; where the settings say otherwise, a note names both.
 """
 
+import copy
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from modeling_d2v.conversion.fairseq.settings import (
@@ -17,11 +18,13 @@ from modeling_d2v.conversion.fairseq.settings import (
     teacher_schedule,
     text_ids,
 )
+from modeling_d2v.presets import span_share
 
 
 # Version 1.0 has one mask per sample, replaces masked tokens instead of dropping them, predicts with linear layers.
 V1_FIELDS = {
     "num_masks": 1,
+    "mask_prob_adjust": 0.0,
     "prenet_depth": 0,
     "prenet_dropout": 0.0,
     "prenet_layerdrop": 0.0,
@@ -32,9 +35,77 @@ V1_FIELDS = {
 }
 # Names of activations in fairseq, where they differ from those of transformers.
 ACTIVATIONS = {"gelu_accurate": "gelu_pytorch_tanh", "gelu_fast": "gelu_pytorch_tanh", "relu_squared": "relu2"}
+# What the published settings files set, for weights that come without settings. Sizes follow from the tensors.
+PUBLISHED: dict[str, dict[str, Any]] = {
+    "fairseq-v1-audio": {
+        "encoder_layerdrop": 0.05,
+        "mask_prob": 0.65,
+        "mask_length": 10,
+        "instance_norm_target_layer": True,
+        "average_top_k_layers": 8,
+        "ema_anneal_end_step": 30_000,
+    },
+    "fairseq-v1-text": {
+        "head_layers": 2,
+        "average_top_k_layers": 10,
+        "layer_norm_target_layer": True,
+        "loss_scale": 1.0,
+        "loss_beta": 4.0,
+        "ema_anneal_end_step": 300_000,
+        "transformer": {
+            "attention_dropout": 0.1,
+            "activation_fn": "gelu",
+            "no_scale_embedding": True,
+            "encoder": {"learned_pos": True},
+        },
+    },
+    "fairseq-v1-vision": {"loss_beta": 2.0, "layer_norm_targets": True},
+}
+_HEAD_WIDTH = 64  # of every published model
+_PUBLISHED_WIDTHS = (768, 1024)
 _SPANS = "spans of one length are drawn, which may overlap"
 _CHANNELS = "no channel is masked"
-_MOST_MASKED = 0.99  # `mask_prob` is below 1; what is above it goes to `mask_prob_adjust`
+_MOST_MASKED = 0.99  # something stays visible
+
+
+def published_settings(kind: str, shapes: Mapping[str, Sequence[int]]) -> tuple[dict[str, Any], str]:
+    """Return settings for weights that come without, and a sentence that says what they assume.
+
+    Args:
+        kind: One of `PUBLISHED`.
+        shapes: Shapes of the tensors by name.
+
+    Raises:
+        ValueError: The tensors do not tell the number of heads, and the width is not that of a published model.
+    """
+    settings = copy.deepcopy(PUBLISHED[kind])
+    notes: list[str] = []
+    if kind != "fairseq-v1-vision":
+        text = kind == "fairseq-v1-text"
+        mark = r"sentence_encoder\.embed_tokens\.weight$" if text else r"^post_extract_proj\.bias$"
+        name = next((name for name in shapes if re.search(mark, name) and not name.startswith("_ema.")), None)
+        width = None if name is None else shapes[name][-1]
+        if width not in _PUBLISHED_WIDTHS:
+            example = (
+                '{"transformer": {"encoder": {"attention_heads": 8}}}' if text else '{"encoder_attention_heads": 8}'
+            )
+            raise ValueError(
+                f"The file has no settings, its tensors do not tell the number of attention heads, and no published "
+                f"model has its width ({width}). Give what you know of its settings in a JSON file (`settings`), at "
+                f"least {example}."
+            )
+        heads = width // _HEAD_WIDTH
+        if text:
+            settings["transformer"]["encoder"]["attention_heads"] = heads
+        else:
+            settings["encoder_attention_heads"] = heads
+        notes.append(f"{heads} heads")
+    notes += ["post-norm blocks"] if kind == "fairseq-v1-audio" else []
+    notes += ["strides of the convolutions"] if kind == "fairseq-v1-audio" else []
+    return settings, (
+        f"The file has no settings: sizes are those of its tensors, everything else ({', '.join([*notes, 'masks'])}, "
+        "targets and loss) was assumed to be as published."
+    )
 
 
 def convert_v1_audio(model: Settings, vocab_size: int | None, task: Mapping[str, Any]) -> dict[str, Any]:
@@ -66,7 +137,7 @@ def convert_v1_audio(model: Settings, vocab_size: int | None, task: Mapping[str,
     norm_first, dropout = model.get("layer_norm_first", False), model.get("dropout", 0.1)
     scope, copied = _audio_teacher(model)
     audio = V1_FIELDS | _targets(model, depth) | _audio_target_norms(model) | _convolutions(model) | _positions(model)
-    audio |= _mask_share(model.number("mask_prob", 0.65)) | {
+    audio |= _mask_share(model.number("mask_prob", 0.65), model.get("mask_length", 10)) | {
         "num_extra_tokens": 0,
         "context_norm": not norm_first,
         "prenet_dropout": dropout,
@@ -178,7 +249,9 @@ def _convolutions(model: Settings) -> dict[str, Any]:
         found = {"conv_dim": [shape[0] for shape in shapes], "conv_kernel": [shape[2] for shape in shapes]}
         for field, values in found.items():
             if values != fields[field]:
-                model.notes.append(f"{field} is {values} according to the tensors, which conv_feature_layers contradicts.")
+                model.notes.append(
+                    f"{field} is {values} according to the tensors, which conv_feature_layers contradicts."
+                )
         fields |= found
     biased = "feature_extractor.conv_layers.0.0.bias" in model.shapes if model.shapes else None
     mode = None
@@ -205,9 +278,9 @@ def _positions(model: Settings) -> dict[str, Any]:
     return {"conv_pos_depth": depth, "conv_pos_width": width, "conv_pos_groups": groups}
 
 
-def _mask_share(prob: float) -> dict[str, float]:
-    """Return the share of masked tokens; spans overlap, so that the reference allows shares above 1."""
-    return {"mask_prob": min(prob, _MOST_MASKED), "mask_prob_adjust": max(prob - _MOST_MASKED, 0.0)}
+def _mask_share(prob: float, length: int = 1) -> dict[str, float]:
+    """Return the share of masked tokens, of which the spans of the reference cover less, as they overlap."""
+    return {"mask_prob": min(prob if length == 1 else span_share(min(prob, length), length), _MOST_MASKED)}
 
 
 def convert_v1_text(model: Settings, vocab_size: int | None, task: Mapping[str, Any]) -> dict[str, Any]:
@@ -243,20 +316,13 @@ def convert_v1_text(model: Settings, vocab_size: int | None, task: Mapping[str, 
         "embedding_dropout": dropout,
         "num_extra_tokens": 0,
         "context_norm": False,
-        "mask_sampler": "random",
-        "mask_length": 1,
-        "mask_random_prob": task.get("random_token_prob", 0.1),
-        "mask_keep_prob": task.get("leave_unmasked_prob", 0.1),
         "decoder_projection_layers": model.measured("head_layers", 1, _head_layers(model)),
         "decoder_projection_ratio": 2.0,
         # The teacher reads the tokens with its own embeddings.
         "ema_scope": "all",
         "ema_copied": _copied_embeddings(model, transformer, encoder),
     }
-    text |= _mask_share(Settings(task, "task", model.notes).number("mask_prob", 0.15))
-    Settings(task, "task", model.notes).without(
-        "tokens are drawn one by one", mask_whole_words=False, mask_multiple_length=1, mask_stdev=0.0
-    )
+    text |= _text_mask(Settings(task, "task", model.notes))
     if (text["loss_scale"] or 0) <= 0:
         text["loss_scale"] = None
     fields = {
@@ -273,7 +339,9 @@ def convert_v1_text(model: Settings, vocab_size: int | None, task: Mapping[str, 
         "mlp_dropout": dropout,
         "attention_dropout": transformer.get("attention_dropout", 0.0),
         # An older name, which counts where the newer one is 0.
-        "activation_dropout": transformer.get("activation_dropout", 0.0) or transformer.get("relu_dropout", 0.0) or 0.0,
+        "activation_dropout": transformer.get("activation_dropout", 0.0)
+        or transformer.get("relu_dropout", 0.0)
+        or 0.0,
         "layerdrop": encoder.get("layerdrop", 0.0),
         "masked_tokens": "replaced",
         **teacher_schedule(model),
@@ -282,6 +350,21 @@ def convert_v1_text(model: Settings, vocab_size: int | None, task: Mapping[str, 
     encoder.finish()
     transformer.finish()
     return fields
+
+
+def _text_mask(task: Settings) -> dict[str, Any]:
+    """Return the fields of the mask, which the program's task draws."""
+    length = int(task.number("mask_multiple_length", 1))
+    prob = task.number("mask_prob", 0.15)
+    task.without("words are masked in parts", mask_whole_words=False)
+    task.without("spans have one length", mask_stdev=0.0)
+    task.without("random tokens are equally likely", freq_weighted_replacement=False)
+    return _mask_share(prob, length) | {
+        "mask_sampler": "random" if length == 1 else "span",
+        "mask_length": length,
+        "mask_random_prob": task.number("random_token_prob", 0.1),
+        "mask_keep_prob": task.number("leave_unmasked_prob", 0.1),
+    }
 
 
 def _check_quantisation(quant_noise: Settings, model: Settings) -> None:
@@ -308,7 +391,9 @@ def _embeddings(model: Settings, transformer: Settings, encoder: Settings, stem:
     limit = model.get("max_positions", 512)
     model.ignore("given by max_source_positions of the transformer", "max_positions")
     rows = None if table is None else table[0] - 2  # one for each position below the first, and for padding
-    normed = transformer.measured("layernorm_embedding", False, _has(model, stem, r"(layernorm_embedding|emb_layer_norm)"))
+    normed = transformer.measured(
+        "layernorm_embedding", False, _has(model, stem, r"(layernorm_embedding|emb_layer_norm)")
+    )
     return {
         "max_position_embeddings": transformer.measured("max_source_positions", limit, rows) or limit,
         "position_embedding": kind,
@@ -327,7 +412,9 @@ def _copied_embeddings(model: Settings, transformer: Settings, encoder: Settings
 
 
 def _head_layers(model: Settings) -> int | None:
-    numbers = {found[1] for name in model.shapes if (found := re.search(r"\.(?:regression_head|lm_head)\.(\d+)\.w", name))}
+    numbers = {
+        found[1] for name in model.shapes if (found := re.search(r"\.(?:regression_head|lm_head)\.(\d+)\.w", name))
+    }
     return len(numbers) or None
 
 
@@ -347,7 +434,9 @@ def convert_v1_vision(model: Settings, vocab_size: int | None, task: Mapping[str
     # The reference's blocks always have four times the width: `mlp_ratio` is not read.
     ffn = _size(model, "encoder.blocks.0.mlp.0.weight", 0) or 4 * width
     if ffn != int(width * model.get("mlp_ratio", 4)):
-        model.notes.append(f"mlp_ratio is {ffn / width:g}, and not {model.get('mlp_ratio', 4)}, which the reference ignores.")
+        model.notes.append(
+            f"mlp_ratio is {ffn / width:g}, and not {model.get('mlp_ratio', 4)}, which the reference ignores."
+        )
     scaled = "encoder.blocks.0.gamma_1" in model.shapes if model.shapes else None
     scale = model.get("layer_scale_init_value", 1e-4)
     scale = (scale if scale > 0 else 1e-4) if (scale > 0 if scaled is None else scaled) else None
@@ -378,8 +467,8 @@ def convert_v1_vision(model: Settings, vocab_size: int | None, task: Mapping[str
     heads = model.measured("num_heads", 12, None if table is None else table[1])
     if width % heads:
         raise ValueError(
-            f"The model has {heads} heads of {width // heads} channels, {width // heads * heads} in all, and a width of "
-            f"{width}; here the heads share the whole width."
+            f"The model has {heads} heads of {width // heads} channels, {width // heads * heads} in all, and a width "
+            f"of {width}; here the heads share the whole width."
         )
     return {
         "modalities": ["vision"],
