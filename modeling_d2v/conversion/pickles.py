@@ -5,8 +5,11 @@ them: opening a file may run any program. Checkpoints of fairseq name argparse, 
 need not be installed, as only the values of their objects are read. Globals are treated in three ways:
 
 - those that make tensors are left to `torch.load(weights_only=True)`;
-- those of `ALLOWED` are replaced by a stand-in that stores its arguments and does nothing;
-- for any other the file is refused, with the name of the global.
+- for those of `HOSTILE`, which run programs and which no checkpoint needs, the file is refused, with their names;
+- any other is replaced by a stand-in that stores its arguments and does nothing. Those that are not in `ALLOWED` are
+  unknown, and reported (`unknown_globals`).
+
+Safety rests on the stand-ins, which never import or call what they stand for, and not on the list of hostile names.
 """
 
 import itertools
@@ -14,6 +17,7 @@ import pickletools
 import re
 from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import PurePosixPath, PureWindowsPath
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -39,14 +43,48 @@ ALLOWED = (
     "numpy.core.multiarray._reconstruct",
     "numpy._core.multiarray.scalar",
     "numpy._core.multiarray._reconstruct",
-    *(f"pathlib.{name}" for name in ("Path", "PosixPath", "WindowsPath", "PurePosixPath", "PureWindowsPath")),
+    "datetime.",
+    "decimal.Decimal",
+    "fractions.Fraction",
+    "types.SimpleNamespace",
+    "uuid.UUID",
     *(f"builtins.{name}" for name in "bool bytes dict float frozenset int list object str tuple type".split()),
 )
+# Paths; Python 3.13 calls their module pathlib._local.
+_PATHS = re.compile(r"pathlib(\._\w+)?\.\w*Path")
 # Globals that `torch.load(weights_only=True)` allows itself, as far as weights need them.
 OF_TORCH = re.compile(
-    r"torch\.(\w+Storage|Size|device|u?int\d+|b?float\d+|bool)|torch\.storage\.(Untyped|Typed)Storage"
-    r"|torch\._utils\._rebuild_(tensor|tensor_v2|parameter)|torch\.nn\.parameter\.Parameter"
+    r"torch\.(\w+Storage|Size|device|u?int\d+|b?float\d+(_\w+)?|complex\d+|bool|Tensor)"
+    r"|torch\.storage\.(Untyped|Typed)Storage|torch\.serialization\._get_layout"
+    r"|torch\._utils\._rebuild_(tensor|tensor_v2|tensor_v3|parameter|parameter_with_state)"
+    r"|torch\._tensor\._rebuild_from_type_v2|torch\.nn\.parameter\.Parameter"
     r"|collections\.(OrderedDict|Counter)|_codecs\.encode|builtins\.(set|complex)"
+)
+# Tensors that data2vec does not have, by a mark in the name of the function that makes them.
+SPECIAL_TENSORS = {
+    "sparse": "sparse tensors",
+    "qtensor": "quantised tensors",
+    "nested": "nested tensors",
+    "meta_tensor": "tensors without data (of the meta device)",
+    "wrapper_subclass": "tensors of a subclass",
+    "device_tensor": "tensors of a special device",
+    "distributed": "slices of tensors that are distributed over several processes",
+}
+# Parts of a name that lead from any module into the interpreter.
+_INTO_THE_INTERPRETER = frozenset(
+    "os sys posix nt subprocess builtins importlib shutil ctypes socket eval exec system popen".split()
+)
+# Modules, or single names, that run programs, open files or reach into the interpreter. No checkpoint needs them.
+HOSTILE = tuple(
+    "_frozen_importlib _operator _pickle _posixsubprocess _thread _winapi ast asyncio atexit bdb builtins cProfile "
+    "code codeop cloudpickle commands concurrent copyreg ctypes dill distutils doctest faulthandler ftplib functools "
+    "gc glob http idlelib imp importlib inspect io joblib linecache marshal mmap multiprocessing nt numpy.ctypeslib "
+    "numpy.distutils numpy.f2py numpy.load numpy.testing operator os pdb pickle pickletools pip pkgutil "
+    "platform posix profile pty pydoc resource runpy sched setuptools shelve shlex shutil signal site smtplib socket "
+    "socketserver ssl subprocess sys tarfile telnetlib tempfile test threading timeit torch.classes torch.compile "
+    "torch.hub torch.jit torch.load torch.ops torch.package torch.save torch.serialization torch.utils.cpp_extension "
+    "torch._C torch._dynamo torch._inductor trace traceback types.CodeType types.FunctionType urllib venv warnings "
+    "weakref webbrowser winreg xmlrpc zipfile zipimport".split()
 )
 # Enumerations are pickled by value; settings name their members.
 ENUMS = {
@@ -61,7 +99,7 @@ MAX_OBJECTS = 1_000_000
 
 
 class UnsafeCheckpointError(ValueError):
-    """Error for a file that refers to a function or class that no data2vec checkpoint needs."""
+    """Error for a file that refers to a function that runs programs, which no checkpoint needs."""
 
 
 class StandIn:
@@ -136,6 +174,26 @@ def add_globals(names: set[str], file: BinaryIO) -> None:
         )
 
 
+def _is_allowed(name: str) -> bool:
+    known = any(name == entry or (entry.endswith(".") and name.startswith(entry)) for entry in ALLOWED)
+    return known or bool(_PATHS.fullmatch(name))
+
+
+def _is_hostile(name: str) -> bool:
+    if not _NAME.fullmatch(name) or "__" in name or not _INTO_THE_INTERPRETER.isdisjoint(name.split(".")[1:]):
+        return True
+    return not _is_allowed(name) and any(name == entry or name.startswith(f"{entry}.") for entry in HOSTILE)
+
+
+def unknown_globals(names: Iterable[str]) -> list[str]:
+    """Return the globals that stand-ins replace although no checkpoint of the reference holds them."""
+    return [
+        name
+        for name in sorted(names)
+        if not (_is_allowed(name) or name in _CONTAINERS or OF_TORCH.fullmatch(name) or _is_hostile(name))
+    ]
+
+
 def stand_ins(names: Iterable[str], where: str) -> list[tuple[Callable[..., Any], str]]:
     """Return stand-ins for the globals that torch does not know, as `torch.serialization.safe_globals` takes them.
 
@@ -144,34 +202,38 @@ def stand_ins(names: Iterable[str], where: str) -> list[tuple[Callable[..., Any]
         where: Name of the file in errors.
 
     Raises:
-        UnsafeCheckpointError: A global is not allowed; the message names them.
+        UnsafeCheckpointError: A global runs programs; the message names them.
+        ValueError: Tensors are of a kind that data2vec does not have.
     """
-    made, refused = [], []
-    for name in sorted(names):
-        if name in _CONTAINERS:
-            made.append((_CONTAINERS[name], name))
-        elif _NAME.fullmatch(name) and any(
-            name == entry or (entry.endswith(".") and name.startswith(entry)) for entry in ALLOWED
-        ):
-            made.append((type(name.rpartition(".")[2], (StandIn,), {"source": name}), name))
-        elif not OF_TORCH.fullmatch(name):
-            # The file may contain anything: print nothing but letters to the terminal.
-            refused.append(name if _NAME.fullmatch(name) else ascii(name[:100]))
+    names = sorted(names)
+    others = [name for name in names if not OF_TORCH.fullmatch(name) and name not in _CONTAINERS]
+    refused = [name for name in others if _is_hostile(name)]
     if refused:
+        # The file may contain anything: print nothing but letters to the terminal.
+        refused = [name if _NAME.fullmatch(name) else ascii(name[:100]) for name in refused]
         shown = refused[:10] + ([f"{len(refused) - 10} more"] if len(refused) > 10 else [])
         raise UnsafeCheckpointError(
             f"{where} was not opened: it refers to {', '.join(shown)}, which no data2vec checkpoint needs. A file "
             "like this can run any program when it is opened in the usual way; nothing of it was run. Get the file "
             "from its publisher again, and check where this one came from."
         )
-    return made
+    for name in others:
+        if name.startswith(("torch._", "torch.distributed.", "torch.nested.", "torch.sparse.")):
+            kind = next((kind for mark, kind in SPECIAL_TENSORS.items() if mark in name), "tensors of another kind")
+            raise ValueError(
+                f"{where} holds {kind} ({name}), which data2vec does not have. Load it where it was written, and save "
+                "it again with ordinary tensors."
+            )
+    made = [(_CONTAINERS[name], name) for name in names if name in _CONTAINERS]
+    return made + [(type(name.rpartition(".")[2], (StandIn,), {"source": name}), name) for name in others]
 
 
 def plain(value: Any) -> Any:
     """Replace stand-ins by the dictionaries, lists, numbers and strings that they stand for.
 
-    Namespaces, omegaconf containers and dataclasses become dictionaries; nodes of omegaconf their values; members of
-    enumerations their names if known, else their values. Other stand-ins and tensors are unchanged.
+    Namespaces, omegaconf containers, dataclasses and other objects with attributes become dictionaries; nodes of
+    omegaconf and numbers of numpy their values, its arrays lists; members of enumerations their names if known, else
+    their values; paths strings. Other stand-ins and tensors are unchanged.
 
     Raises:
         ValueError: There are more than `MAX_OBJECTS`.
@@ -197,11 +259,11 @@ def _plain(value: Any, above: frozenset[int], count: Iterator[int]) -> Any:
 
 def _plain_stand_in(value: StandIn, above: frozenset[int], count: Iterator[int]) -> Any:
     state, name = value.state, value.source.rpartition(".")[2]
-    if name == "scalar" and value.source.startswith("numpy"):
-        dtype, data = value.args
-        return np.frombuffer(data, dtype=str(dtype.args[0]), count=1).item()
+    if value.source.startswith("numpy"):
+        return _plain_numpy(value, name)
     if value.source.startswith("pathlib."):
-        return "/".join(str(part) for part in value.args)
+        windows = "Windows" in name
+        return str((PureWindowsPath if windows else PurePosixPath)(*(str(part) for part in value.args)))
     if isinstance(state, tuple) and len(state) == 2:
         state = {**(state[0] or {}), **(state[1] or {})}
     if isinstance(state, Mapping):
@@ -216,6 +278,29 @@ def _plain_stand_in(value: StandIn, above: frozenset[int], count: Iterator[int])
     if len(value.args) == 1 and isinstance(value.args[0], str | int):
         return ENUMS.get(name, {}).get(value.args[0], value.args[0])
     return value
+
+
+def _plain_numpy(value: StandIn, name: str) -> Any:
+    """Return a number, a list of numbers or the name of a data type; other objects of numpy unchanged."""
+    if name == "scalar":
+        dtype, data = value.args
+        return np.frombuffer(data, dtype=_dtype(dtype), count=1)[0].item()
+    if name == "_reconstruct" and isinstance(value.state, tuple) and len(value.state) == 5:
+        _, shape, dtype, column_major, data = value.state
+        if isinstance(data, bytes):
+            array = np.frombuffer(data, dtype=_dtype(dtype))
+            return array.reshape(shape, order="F" if column_major else "C").tolist()
+    if name == "dtype" and value.args:
+        return _dtype(value).name
+    return value
+
+
+def _dtype(value: StandIn) -> np.dtype:
+    order = value.state[1] if isinstance(value.state, tuple) and len(value.state) > 1 else "="
+    dtype = np.dtype(str(value.args[0]))
+    if dtype.hasobject:
+        raise TypeError(f"{dtype} refers to objects, which are not stored in bytes")
+    return dtype.newbyteorder(order if order in ("<", ">") else "=")
 
 
 def resolve(settings: Any, root: Mapping[str, Any] | None = None) -> Any:

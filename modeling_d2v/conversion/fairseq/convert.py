@@ -122,6 +122,7 @@ def convert_checkpoint(
     weights: str = "student",
     settings: Mapping[str, Any] | None = None,
     ignore_settings: Iterable[str] = (),
+    kind: str | None = None,
 ) -> Converted:
     """Read and convert a checkpoint of fairseq (2.0 and 1.0) or of BEiT's program (1.0, images).
 
@@ -131,6 +132,8 @@ def convert_checkpoint(
         weights: Encoder for `encoder_only`, "student" or "teacher".
         settings: `cfg` of the checkpoint, or its section "model", if the file lacks it or to correct it.
         ignore_settings: Names of encoder settings to leave out.
+        kind: One of `FAIRSEQ_KINDS` (`layouts.py`), for weights whose names do not tell it. A model of 1.0 without
+            settings is then converted with those of the published model; what was assumed is noted.
 
     Returns:
         `Data2VecForPreTraining` with teacher and decoders for a pretrained model, `Data2VecForCTC`,
@@ -147,9 +150,16 @@ def convert_checkpoint(
     content = read_checkpoint(path)
     if settings is not None:
         content["cfg"] = settings if "model" in settings else {"model": settings}
-    source = take_apart(content, str(path), ignore_settings)
+    source = take_apart(content, str(path), ignore_settings, kind)
     try:
-        return _convert(source, encoder_only, weights)
+        converted = _convert(source, encoder_only, weights)
+        converted.notes += [source.assumed] if source.assumed else []
+        if content.unknown:
+            converted.notes.append(
+                f"Objects of classes that are not known here were read as their attributes, and none of their code "
+                f"was run: {', '.join(content.unknown[:10])}."
+            )
+        return converted
     except (TypeError, ValueError) as error:
         advice = ""
         if isinstance(error, TensorMismatchError):

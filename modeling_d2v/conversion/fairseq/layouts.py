@@ -277,9 +277,7 @@ def config_from_fairseq(
         ValueError: A setting is unknown or not supported, or `vocab_size` is missing.
     """
     layout = layout_of(kind)
-    shapes = {
-        f"_ema.{name}" if teacher else name: tuple(tensor.shape) for name, tensor, teacher in walk_state(state or {})
-    }
+    shapes = shapes_of(state or {})
     settings = Settings(model_config, "model", notes if notes is not None else [], shapes, encoder_only)
     fields = layout.settings(settings, vocab_size, task_config or {})
     settings.finish()
@@ -389,6 +387,11 @@ def walk_state(state: Mapping[str, Any]) -> Iterable[tuple[str, Tensor, bool]]:
         yield from ((inner, tensor, True) for inner, tensor in walk(state[name]))
     student = {name: value for name, value in state.items() if name not in teachers}
     yield from ((name, tensor, False) for name, tensor in walk(student))
+
+
+def shapes_of(state: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of a state dict by name, those of the teacher after "_ema."."""
+    return {f"_ema.{name}" if teacher else name: tuple(tensor.shape) for name, tensor, teacher in walk_state(state)}
 
 
 def check_fixed_scale(place: Place | Unused, label: str, tensor: Tensor, config: Data2VecConfig) -> Place | Unused:
