@@ -60,6 +60,7 @@ WHOLE = {
     "modeling_d2v/test_hub.py",
     "modeling_d2v/test_peft.py",
     "modeling_d2v/test_pipelines.py",
+    "modeling_d2v/test_reference_configurations.py",
     "modeling_d2v/test_reference_v1.py",
     "modeling_d2v/test_reference_v2.py",
     "modeling_d2v/test_save_load.py",

@@ -96,12 +96,16 @@ class Settings:
         for name, value in allowed.items():
             if self.get(name, value) in (value, None):
                 continue
-            if not self.encoder_only:
-                raise ValueError(
-                    f"{self.where}.{name} is {self.values[name]!r}: {missing}. The encoder alone can be converted "
-                    "(`encoder_only`)."
-                )
-            self.notes.append(f"{self.where}.{name}={self.values[name]!r}: concerns pretraining alone")
+            self.refuse_pretraining(name, missing)
+
+    def refuse_pretraining(self, name: str, missing: str) -> None:
+        """Raise `ValueError` for an entry without which pretraining cannot go on; note it for an encoder alone."""
+        if not self.encoder_only:
+            raise ValueError(
+                f"{self.where}.{name} is {self.values[name]!r}: {missing}. The encoder alone can be converted "
+                "(`encoder_only`)."
+            )
+        self.notes.append(f"{self.where}.{name}={self.values[name]!r}: concerns pretraining alone")
 
     def require(self, reason: str, **allowed: Any) -> None:
         """Raise `ValueError` for an entry with another value than the only one that can be converted."""

@@ -214,7 +214,8 @@ def _alibi(section: Settings, outer: Outer, prenet_depth: int) -> dict[str, Any]
 def _decoder(section: Settings, kind: "Section", outer: Outer) -> dict[str, Any]:
     """Return the fields of the decoder, which serves pretraining alone."""
     if section.get("decoder", {}) is None:
-        section.for_pretraining("pretraining needs a decoder; convert the encoder alone", decoder={})
+        section.refuse_pretraining("decoder", "pretraining needs a decoder")
+        section.seen |= {"transformer_decoder", "enc_dec_transformer"}
         return {}
     decoder, shapes = section.section("decoder"), outer.shapes
     fixed = kind.modality == "vision" and section.get("fixed_positions", True)

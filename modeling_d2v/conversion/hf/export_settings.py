@@ -29,6 +29,8 @@ class Only(NamedTuple):
 _SAME_EVERYWHERE = (
     Only("modality.alibi", None, "it has no attention bias by distance (ALiBi, of data2vec 2.0)"),
     Only("modality.prenet_depth", 0, "it has no blocks before the shared ones (the prenet of data2vec 2.0)"),
+    Only("norm_affine", True, "all of its norms have weights"),
+    Only("mlp_residual", True, "its blocks add the feed-forward part to its input"),
 )
 _POST_NORM = (
     Only("norm_first", False, "its blocks normalise after attention and feed-forward part"),
@@ -40,12 +42,17 @@ REQUIRED: dict[str, tuple[Only, ...]] = {
         *_SAME_EVERYWHERE,
         *_POST_NORM,
         Only("modality.front_end", "convolutions", "it has convolutions over the waveform"),
+        Only("modality.conv_norm", "layer", "each of its convolutions has a layer norm"),
+        Only("modality.conv_pos_pre_norm", False, "it does not normalise the input of its positions"),
         Only("modality.context_norm", True, "it always normalises before the first block"),
     ),
     "text": (
         *_SAME_EVERYWHERE,
         *_POST_NORM,
         Only("modality.context_norm", False, "it has no norm between the embedding and the first block"),
+        Only("modality.position_embedding", "learned", "its positions are a learned table"),
+        Only("modality.scale_embedding", False, "it does not scale its embeddings"),
+        Only("modality.embedding_norm", True, "it always normalises its embeddings"),
     ),
     "vision": (
         *_SAME_EVERYWHERE,
