@@ -24,6 +24,16 @@ from .remote_code import AUTO_MAP, TRAVELLING_FILES
 
 MASKED_TOKENS = ("dropped", "replaced")
 PROBLEM_TYPES = (None, "regression", "single_label_classification", "multi_label_classification")
+# Fields of the decoder that modalities may share, with their defaults.
+SHARED_DECODER: dict[str, Any] = {
+    "decoder_layers": 5,
+    "decoder_kernel_size": 5,
+    "decoder_hidden_size": 384,
+    "decoder_groups": 16,
+    "decoder_residual": True,
+    "decoder_projection_layers": 1,
+    "decoder_projection_ratio": 2.0,
+}
 MODALITY_CONFIGS = {"text": Data2VecTextConfig, "vision": Data2VecVisionConfig, "audio": Data2VecAudioConfig}
 
 
@@ -51,6 +61,9 @@ class Data2VecConfig(BackboneConfigMixin, CheckedConfig):
         masked_tokens: `"dropped"` (2.0: the student sees visible tokens only) or `"replaced"` (1.0: masked ones become
             a learned vector, or the mask token).
         ema_decay, ema_end_decay, ema_anneal_end_step: Decay of the teacher, rising linearly over that many updates.
+        shared_decoder: Fields `decoder_*` of a second decoder of convolutions over the sequence, which all modalities
+            share and whose loss is added; those left out are the ones of `SHARED_DECODER`. Default `None`: there is
+            none.
         mask_seed: Seed of decoder noise, of the corruption of text, and of masks that are not given to the model (the
             training programs give them, from the seed of the run).
         tie_word_embeddings: `Data2VecForMaskedLM` predicts tokens with the token embedding. Default True.
@@ -98,6 +111,7 @@ class Data2VecConfig(BackboneConfigMixin, CheckedConfig):
     ema_decay: float | int = 0.999
     ema_end_decay: float | int = 0.99999
     ema_anneal_end_step: int = 100_000
+    shared_decoder: dict[str, Any] | None = None
     mask_seed: int = 0
     tie_word_embeddings: bool = True
     fairseq_compatible_padding: bool = False
@@ -196,9 +210,23 @@ class Data2VecConfig(BackboneConfigMixin, CheckedConfig):
             in_range(owner, field, getattr(self, field), 0)
         if not self.mlp_residual and not self.norm_first:
             raise ValueError(f"{owner}: `mlp_residual=False` is for pre-norm blocks; set `norm_first` to True.")
+        if self.shared_decoder is not None:
+            self._check_shared_decoder()
         self.verify_out_features_out_indices()
         for name in self.modalities:
             self._check_modality(self.modality_config(name))
+
+    def _check_shared_decoder(self) -> None:
+        owner = "Data2VecConfig"
+        for name in self.shared_decoder:
+            one_of(owner, "shared_decoder", name, SHARED_DECODER)
+        if self.masked_tokens != "dropped":
+            raise ValueError(f'{owner}: `shared_decoder` belongs to data2vec 2.0; set `masked_tokens` to "dropped".')
+        values = {**SHARED_DECODER, **self.shared_decoder}
+        groups = values["decoder_groups"]
+        for width in (self.hidden_size, values["decoder_hidden_size"]):
+            if width % groups:
+                raise ValueError(f"{owner}: `shared_decoder` has {groups} groups for {width} channels.")
 
     def _check_modality(self, settings: Data2VecModalityConfig) -> None:
         owner = type(settings).__name__

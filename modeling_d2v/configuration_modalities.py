@@ -15,7 +15,7 @@ from .modalities import MODALITIES, FrontEnd
 
 
 EMA_SCOPES = ("blocks", "context", "all")
-DECODER_TYPES = ("convolutions", "transformer")
+DECODER_TYPES = ("convolutions", "transformer", "cross_attention")
 ALIBI_DISTANCES = ("manhattan", "euclidean", "sequence")
 TARGET_NORMS = ("instance", "layer", "batch", "group", "sample", "position")
 
@@ -118,7 +118,8 @@ class Data2VecModalityConfig(MaskedPredictionConfig):
         mask_noise_std: Standard deviation of the noise at masked positions of the decoder's input. Default 0.01.
         decoder_layers, decoder_kernel_size, decoder_hidden_size, decoder_groups, decoder_residual,
             decoder_input_dropout: The convolutional decoder of 2.0. In 1.0 only the projection is used.
-        decoder_type: `"convolutions"` (default) or `"transformer"`: `decoder_layers` blocks of `decoder_hidden_size`.
+        decoder_type: `"convolutions"` (default), `"transformer"`: `decoder_layers` blocks of `decoder_hidden_size`, or
+            `"cross_attention"`: such blocks in which positions of masked tokens attend to the visible tokens.
         decoder_num_attention_heads, decoder_intermediate_size: Of these blocks, 8 and `None` for 4 times their width.
         decoder_positions_masked, decoder_positions_all: Add the sin-cos positions to the decoder's input, at masked
             places or at all of them. Default False.
@@ -236,10 +237,11 @@ class Data2VecModalityConfig(MaskedPredictionConfig):
                 f"{owner}: `decoder_hidden_size` ({self.decoder_hidden_size}) must be a multiple of `{divisor}` "
                 f"({getattr(self, divisor)})."
             )
-        if (self.decoder_positions_masked or self.decoder_positions_all) and not self.has_fixed_positions:
+        positions = self.decoder_positions_masked or self.decoder_positions_all
+        if (positions or self.decoder_type == "cross_attention") and not self.has_fixed_positions:
             raise ValueError(
-                f"{owner}: `decoder_positions_masked` and `decoder_positions_all` need fixed sin-cos positions, which "
-                "this front end does not have."
+                f"{owner}: `decoder_positions_masked`, `decoder_positions_all` and a `decoder_type` of "
+                '"cross_attention" need fixed sin-cos positions, which this front end does not have.'
             )
         if self.cls_loss_rows is not None:
             in_range(owner, "cls_loss_rows", self.cls_loss_rows, 1)

@@ -35,7 +35,8 @@ class Data2VecForPreTrainingOutput(ModelOutput):
 
     Args:
         loss: Sum of `losses`.
-        losses: "regression", and "cls" and "reconstruction" if configured, normalised as in `loss`.
+        losses: "regression", and "cls", "shared_regression" and "reconstruction" if configured, normalised as in
+            `loss`.
         num_items: Masked real tokens over all masks of this batch (N), int64.
         predictions, targets: (N, D), rows in the order of `mask`.
         mask: (B, M, T), the one that was used.

@@ -17,7 +17,7 @@ from .arguments import known_arguments
 from .backbone_pretraining import BackboneForPreTraining
 from .configuration_data2vec import Data2VecConfig
 from .configuration_modalities import Data2VecModalityConfig
-from .decoders import Decoder, make_decoder
+from .decoders import Decoder, make_decoder, make_shared_decoder
 from .ema_teacher import EmaTeacher
 from .local_encoders import LocalFeatures
 from .masking import corrupt_tokens
@@ -52,6 +52,8 @@ class Data2VecForPreTraining(EmaTeacher, Data2VecPreTrainedModel):
         self.decoders = nn.ModuleDict()
         for name in config.modalities:
             self.decoders[name] = make_decoder(config, config.modality_config(name))
+        if config.shared_decoder is not None:
+            self.decoders["shared"] = make_shared_decoder(config)
         self.register_buffer("ema_step", torch.zeros((), dtype=torch.int64))
         self.post_init()
         self.reset_teacher()
@@ -223,6 +225,11 @@ class Data2VecForPreTraining(EmaTeacher, Data2VecPreTrainedModel):
         total = loss_divisor(mask, num_items)
         regression = self._distance(settings, predictions, masked_targets) / total
         losses = {"regression": regression * settings.regression_loss_weight}
+        first = predictions
+        if self.config.shared_decoder is not None:
+            first = self._predict_shared(modality, hidden, tokens, local, mask, key)
+            regression = self._distance(settings, first, masked_targets) / total
+            losses["shared_regression"] = regression * settings.regression_loss_weight
         if settings.cls_loss_weight:
             weight = settings.cls_loss_weight
             if settings.cls_loss_rows is not None:
@@ -230,7 +237,7 @@ class Data2VecForPreTraining(EmaTeacher, Data2VecPreTrainedModel):
             losses["cls"] = weight * self._cls_distance(settings, hidden, targets, local, mask)
         if getattr(settings, "reconstruction_loss_weight", 0):
             pixels = normalised_patches(inputs, settings.patch_size)[:, None].expand(-1, mask.shape[1], -1, -1)[mask]
-            error = distance(settings, pixels.shape[-1], self.decoders[modality].reconstruction(predictions), pixels)
+            error = distance(settings, pixels.shape[-1], self.decoders[modality].reconstruction(first), pixels)
             losses["reconstruction"] = settings.reconstruction_loss_weight * error / total
         return pretraining_output(losses, predictions, masked_targets, mask, local.features, local.token_mask)
 
@@ -277,6 +284,14 @@ class Data2VecForPreTraining(EmaTeacher, Data2VecPreTrainedModel):
         decoder = self.decoders[modality]
         features = decoder.features(hidden, tokens, local, mask, key)
         return decoder.projection(features[mask.flatten(0, 1)])
+
+    def _predict_shared(
+        self, modality: str, hidden: Tensor, tokens: Tokens, local: LocalFeatures, mask: Tensor, key: dict[str, Any]
+    ) -> Tensor:
+        """Return the predictions (N, D) of the decoder that all modalities share, from the same input."""
+        own, shared = self.decoders[modality], self.decoders["shared"]
+        features = shared.decode(own.restore(hidden, tokens, mask, key), own.real_tokens(local, mask), local.grid)
+        return shared.projection(features[mask.flatten(0, 1)])
 
     def _distance(self, settings: Data2VecModalityConfig, predictions: Tensor, targets: Tensor) -> Tensor:
         return distance(settings, self.config.hidden_size, predictions, targets)

@@ -58,9 +58,9 @@ def test_positions_are_added_to_the_input_of_the_decoder(masked, everywhere):
     mask = torch.rand(2, 4, local.features.shape[1]) < 0.5
     with torch.no_grad():
         tokens, hidden = model.data2vec.encode(encoder, local, mask, drop=True)
-        restored = decoder._restore(hidden, tokens, mask, None)
+        restored = decoder.restore(hidden, tokens, mask, None)
         decoder.positions_masked = decoder.positions_all = False
-        plain = decoder._restore(hidden, tokens, mask, None)
+        plain = decoder.restore(hidden, tokens, mask, None)
     times = mask.flatten(0, 1)[..., None].float() * masked + everywhere
     torch.testing.assert_close(restored, plain + encoder.position_encoder.table * times)
 

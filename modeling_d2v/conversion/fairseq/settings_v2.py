@@ -7,6 +7,7 @@ of a file may be those of another program or older than the code that wrote it.
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+from modeling_d2v.configuration_data2vec import SHARED_DECODER
 from modeling_d2v.conversion.fairseq.settings import (
     MONITORING,
     SCHEDULE,
@@ -20,6 +21,15 @@ from modeling_d2v.conversion.fairseq.shapes_v2 import ModelShapes
 from modeling_d2v.modalities import MODALITIES
 
 
+_DECODER_FIELDS = {
+    "decoder_layers": "decoder_layers",
+    "decoder_kernel": "decoder_kernel_size",
+    "decoder_dim": "decoder_hidden_size",
+    "decoder_groups": "decoder_groups",
+    "decoder_residual": "decoder_residual",
+    "projection_layers": "decoder_projection_layers",
+    "projection_ratio": "decoder_projection_ratio",
+}
 _RATES = "the rate of a block rises linearly from 0 here"
 _MASKS = "the masks of further pretraining are drawn without it"
 
@@ -31,10 +41,6 @@ def convert_v2(model: Settings, vocab_size: int | None, task: Mapping[str, Any])
     model.ignore("the teacher is always kept in float32", "ema_same_dtype")
     model.ignore("a teacher that is missing starts as a copy of the student", "skip_ema")
     model.ignore(MONITORING, "min_target_var", "min_pred_var")
-    model.for_pretraining(
-        "a second decoder, which all modalities share and whose loss is added, is missing here", shared_decoder=None
-    )
-
     shapes = ModelShapes(model.shapes)
     width = model.measured("embed_dim", 768, shapes.width)
     depth = model.measured("depth", 8, shapes.depth)
@@ -87,8 +93,22 @@ def convert_v2(model: Settings, vocab_size: int | None, task: Mapping[str, Any])
         "layerdrop": model.get("layerdrop", 0.0),
         "masked_tokens": "dropped",
         "mask_seed": int(model.number("seed", 0)),
+        **_shared_decoder(model),
         **teacher_schedule(model),
     }
+
+
+def _shared_decoder(model: Settings) -> dict[str, Any]:
+    """Return the field of the decoder that modalities share, unless it is left out."""
+    if model.get("shared_decoder") is None or model.encoder_only:
+        return {}
+    decoder = model.section("shared_decoder")
+    # The reference restores the sequence once for each modality, as the modality's own decoder says.
+    decoder.ignore("that of the modality is used", "input_dropout", "add_positions_masked", "add_positions_all")
+    fields = {ours: decoder.get(theirs, SHARED_DECODER[ours]) for theirs, ours in _DECODER_FIELDS.items()}
+    fields["decoder_projection_layers"] = max(fields["decoder_projection_layers"], 1)
+    decoder.finish()
+    return {"shared_decoder": fields}
 
 
 class Outer(NamedTuple):
@@ -225,12 +245,17 @@ def _decoder(section: Settings, kind: "Section", outer: Outer) -> dict[str, Any]
         decoder.for_pretraining("there are no fixed positions to add", **{name: False for name in names})
         masked = everywhere = False
     if kind.modality == "vision" and section.measured("transformer_decoder", False, shapes.transformer_decoder):
-        if section.measured("enc_dec_transformer", False, shapes.cross_attention):
-            section.for_pretraining(
-                "a decoder whose masked positions attend to visible tokens (cross-attention) is missing here",
-                enc_dec_transformer=False,
+        crossed = bool(section.measured("enc_dec_transformer", False, shapes.cross_attention))
+        if crossed and not fixed:
+            section.refuse_pretraining("enc_dec_transformer", "there are no fixed positions to ask for")
+        if crossed and everywhere:
+            decoder.refuse_pretraining(
+                "add_positions_all", "the reference adds positions in order to visible tokens that are in no order"
             )
-        return _transformer_decoder(decoder, section, outer) | {
+        if crossed and section.encoder_only:
+            decoder.seen |= set(decoder.values)
+            return {}
+        return _transformer_decoder(decoder, crossed, outer) | {
             "decoder_positions_masked": bool(masked),
             "decoder_positions_all": bool(everywhere),
         }
@@ -262,8 +287,8 @@ def _decoder(section: Settings, kind: "Section", outer: Outer) -> dict[str, Any]
     return fields
 
 
-def _transformer_decoder(decoder: Settings, section: Settings, outer: Outer) -> dict[str, Any]:
-    """Return the fields of a decoder of transformer blocks, which have 8 heads and the ratio of the shared ones."""
+def _transformer_decoder(decoder: Settings, crossed: bool, outer: Outer) -> dict[str, Any]:
+    """Return the fields of a decoder of blocks with 8 heads, and the ratio of the shared ones or 4."""
     shapes = outer.shapes
     decoder.ignore(
         "a decoder of transformer blocks does not read it",
@@ -271,11 +296,11 @@ def _transformer_decoder(decoder: Settings, section: Settings, outer: Outer) -> 
     )
     width = decoder.measured("decoder_dim", 384, shapes.decoder_width)
     fields = {
-        "decoder_type": "transformer",
+        "decoder_type": "cross_attention" if crossed else "transformer",
         "decoder_layers": decoder.measured("decoder_layers", 5, shapes.decoder_layers),
         "decoder_hidden_size": width,
         "decoder_num_attention_heads": 8,
-        "decoder_intermediate_size": shapes.decoder_intermediate or int(width * outer.mlp_ratio),
+        "decoder_intermediate_size": shapes.decoder_intermediate or int(width * (4.0 if crossed else outer.mlp_ratio)),
         "decoder_projection_layers": 1,
         "decoder_input_dropout": decoder.get("input_dropout", 0.1),
     }

@@ -64,9 +64,10 @@ class ModalityShapes:
         inner = shapes.get("decoder.input_proj.weight")
         self.transformer_decoder: bool | None = inner is not None if first or inner else None
         self.cross_attention: bool | None = "decoder.blocks.0.attn.q_proj.weight" in shapes if inner else None
-        self.decoder_intermediate: int | None = _size(shapes, "decoder.encoder.blocks.0.mlp.fc1.weight", 0)
+        inside = "decoder.blocks.0." if self.cross_attention else "decoder.encoder.blocks.0."
+        self.decoder_intermediate: int | None = _size(shapes, f"{inside}mlp.fc1.weight", 0)
         layers = _count(shapes, r"decoder\.blocks\.(\d+)\.0\.weight")
-        self.decoder_layers: int | None = layers or _count(shapes, r"decoder\.encoder\.blocks\.(\d+)\.") or None
+        self.decoder_layers: int | None = layers or _count(shapes, r"decoder\.(?:encoder\.)?blocks\.(\d+)\.") or None
         self.decoder_width: int | None = (first or inner)[0] if first or inner else None
         self.decoder_kernel: int | None = first[-1] if first else None
         projections = sorted(

@@ -45,7 +45,11 @@ def test_a_step_is_counted_within_two_percent(version, modality, padded):
 
 @pytest.mark.parametrize(
     ("modality", "others"),
-    [*OTHERS.items(), ("vision", {"decoder_type": "transformer", "reconstruction_loss_weight": 0.5})],
+    [
+        *OTHERS.items(),
+        ("vision", {"decoder_type": "transformer", "reconstruction_loss_weight": 0.5}),
+        ("vision", {"decoder_type": "cross_attention"}),
+    ],
 )
 def test_other_layouts_are_counted_within_two_percent(modality, others):
     settings = {**UNGROUPED[modality], **others}
