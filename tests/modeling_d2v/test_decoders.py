@@ -31,14 +31,17 @@ def test_same_convolutions_keep_the_size(kernel):
     assert SameConv2d(4, 4, kernel, groups=2)(torch.randn(2, 5, 9, 4)).shape == (2, 5, 9, 4)
 
 
-def transformer_model(**settings):
-    """A pretraining model of spectrograms, which may be padded, with a decoder of transformer blocks."""
-    own = {"decoder_type": "transformer", "decoder_num_attention_heads": 2, "mask_noise_std": 0.0, **settings}
-    return randomise(Data2VecForPreTraining(front_end_config("2.0", "spectrogram", audio_config=own))).eval()
+SHARED = {"decoder_hidden_size": 16, "decoder_groups": 4, "decoder_layers": 2, "decoder_kernel_size": 4}
 
 
-def test_a_transformer_decoder_does_not_see_padding():
-    model = transformer_model()
+@pytest.mark.parametrize("shared", [None, SHARED])
+@pytest.mark.parametrize("kind", ["convolutions", "transformer", "cross_attention"])
+def test_decoders_do_not_see_padding(kind, shared):
+    """Of spectrograms, which have fixed positions and may be padded."""
+    own = {"decoder_type": kind, "decoder_num_attention_heads": 2, "mask_noise_std": 0.0}
+    own |= {"decoder_positions_all": True, "cls_loss_weight": 0.0}
+    config = front_end_config("2.0", "spectrogram", audio_config=own, shared_decoder=shared)
+    model = randomise(Data2VecForPreTraining(config)).eval()
     batch, alone = padded_inputs("audio")
     with torch.no_grad():
         together, one = model(**batch), model(**alone[1])
@@ -46,6 +49,19 @@ def test_a_transformer_decoder_does_not_see_padding():
         again = model(**alone[1], mask=together.mask[1:2, :, : one.mask.shape[2]])
     assert rows.sum() > 4
     torch.testing.assert_close(together.predictions[rows], again.predictions, atol=1e-5, rtol=1e-5)
+    names = {"regression", "shared_regression"} if shared else {"regression"}
+    assert together.losses.keys() == names and all(loss > 0 for loss in again.losses.values())
+    model.train()(**batch).loss.backward()
+    assert all(p.grad is not None for p in model.decoders.parameters())
+
+
+@pytest.mark.parametrize(
+    ("shared", "message"),
+    [({"decoder_width": 3}, "decoder_width"), ({**SHARED, "decoder_groups": 3}, "3 groups for 32 channels")],
+)
+def test_a_shared_decoder_is_checked(shared, message):
+    with pytest.raises(ValueError, match=message):
+        tiny_config("text", shared_decoder=shared)
 
 
 @pytest.mark.parametrize(("masked", "everywhere"), [(True, False), (False, True), (True, True)])

@@ -63,6 +63,8 @@ WRONG = [
         "patch_size",
     ),
     ("image_pixels", {"modality.transformer_decoder": False}, "transformer_decoder"),
+    ("image_pixels", {"modality.enc_dec_transformer": True}, "enc_dec_transformer"),
+    ("image_cross_attention", {"modality.enc_dec_transformer": False}, "enc_dec_transformer"),
     ("text_sinusoidal", {"modality.layernorm_embedding": True}, "layernorm_embedding"),
 ]
 
@@ -107,11 +109,11 @@ MISSING = [
     ("audio_pre_norm", {"modality.learned_alibi": True}, "every pair of positions", False),
     ("image_positions", {"modality.alibi_dims": 3}, "alibi_dims", False),
     ("audio_blocks_teacher", {"modality.model_depth": 5}, "model_depth", False),
-    ("audio_pre_norm", {"shared_decoder": {"decoder_dim": 8}}, "second decoder", True),
     ("audio_pre_norm", {"recon_loss": 0.5}, "only pixels", True),
     ("audio_pre_norm", {"decoder.add_positions_all": True}, "fixed positions", True),
     ("image_sequence", {"decoder.add_positions_masked": True}, "fixed positions", True),
-    ("image_pixels", {"modality.enc_dec_transformer": True}, "cross-attention", True),
+    ("image_cross_attention", {"decoder.add_positions_all": True}, "in no order", True),
+    ("image_cross_attention", {"modality.fixed_positions": False}, "no fixed positions", True),
     ("audio_pre_norm", {"modality.decoder": None}, "needs a decoder", True),
 ]
 
@@ -120,10 +122,6 @@ MISSING = [
 def test_what_is_missing_is_said(name, changes, missing, concerns_pretraining):
     """An encoder alone converts in spite of what concerns pretraining."""
     settings, state = settings_of(name)
-    if "enc_dec_transformer" in str(changes):
-        inner = next(key for key in state if key.endswith("decoder.input_proj.weight"))
-        prefix = inner.removesuffix("input_proj.weight")
-        state[f"{prefix}blocks.0.attn.q_proj.weight"] = torch.zeros(16, 16)
     settings = changed(settings, changes)
     with pytest.raises(ValueError, match=missing):
         convert(settings, state)
@@ -135,17 +133,16 @@ def test_what_is_missing_is_said(name, changes, missing, concerns_pretraining):
 
 
 def test_the_encoder_of_a_model_whose_decoder_is_missing(tmp_path):
-    settings, state = settings_of("audio_pre_norm")
-    decoder = {"shared_decoder.proj.weight": torch.zeros(16, 16), "shared_decoder.proj.bias": torch.zeros(16)}
-    settings["shared_decoder"] = {"decoder_dim": 16}
-    path = write(content("audio_pre_norm", settings, **decoder), tmp_path / "shared.pt")
-    with pytest.raises(ValueError, match=r"shared_decoder.*`encoder_only`"):
+    settings, _ = settings_of("image_cross_attention")
+    changed(settings, {"decoder.add_positions_all": True})
+    path = write(content("image_cross_attention", settings), tmp_path / "crossed.pt")
+    with pytest.raises(ValueError, match=r"add_positions_all.*`encoder_only`"):
         convert_checkpoint(path)
     model = convert_checkpoint(path, encoder_only=True).build()
-    reference = load_reference("audio_pre_norm", FOLDER / "variants")
+    reference = load_reference("image_cross_attention", FOLDER / "variants")
     batch = {key: value for key, value in reference.batch(0).items() if key != "mask"}
     with torch.no_grad():
-        hidden = model(**batch).last_hidden_state[:, 2:]
+        hidden = model(**batch).last_hidden_state[:, 1:]
     assert type(model) is Data2VecModel
     assert torch.allclose(hidden, reference.expected(0)["features.x"], atol=1e-5)
 
