@@ -10,8 +10,10 @@ not recorded, and those of text were recorded with dropout switched on (equal pa
 import pytest
 import torch
 
+from modeling_d2v.configuration_modalities import norm_names
 from tests.modeling_d2v.reference_fixtures import (
     RECORDED,
+    TOLERANCES,
     V1,
     assert_close,
     load_reference,
@@ -37,6 +39,8 @@ def results_of_layers(model, seen):
         return {f"features.inner_states.{i}": states for i, states in enumerate([seen["encoder_in"], *blocks])}
     if modality == "vision":
         extra = model.data2vec.modality_encoders[modality].num_extra
+        if not model.config.vision_config.end_of_block_targets:
+            return {}  # the reference returns feed-forward parts then, which were not recorded
         return {f"features.layer_results.{i}": states[:, extra:] for i, states in enumerate(blocks)}
     feed_forward = {f"features.layer_results.{i}.ffn": seen[f"feed_forward.{i}"] for i in range(len(blocks))}
     return feed_forward | {f"features.layer_results.{i}.x": states for i, states in enumerate(blocks)}
@@ -67,12 +71,12 @@ def test_loss_predictions_and_targets(reference):
     with torch.no_grad():
         output = reference.model(fairseq_compatible_padding=True)(**reference.batch())
     assert_close(output.predictions, expected["pred"], "predictions")
-    assert_close(output.targets, expected["target"], "targets")
+    assert_close(output.targets, expected["target"], "targets", TOLERANCES.get(reference.name, 1e-5))
     assert output.num_items.item() == n
     assert_close(output.loss * n, expected["loss_sum"], "loss")
 
 
-@pytest.mark.parametrize("name", [name for name in V1 if name != "d2v1_text_base"])
+@pytest.mark.parametrize("name", [name for name in V1 if "text" not in name])
 def test_measures_of_collapse(name):
     """The reference calls them variances, but they are standard deviations; of text it records none."""
     reference = load_reference(name)
@@ -97,6 +101,8 @@ def test_gradients(reference):
 
 
 def test_default_padding_gives_the_same_for_an_unpadded_sample_alone(reference):
+    if "sample" in norm_names(reference.config().modality_config(reference.config().modalities[0]).mean_target_norm):
+        return check_features(reference.model(), reference.batch(0), reference.expected(0))
     batch, expected = reference.batch(0), reference.expected(0)
     model, compatible = reference.model(), reference.model(fairseq_compatible_padding=True)
     check_features(model, batch, expected)

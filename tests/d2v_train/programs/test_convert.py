@@ -32,12 +32,11 @@ from d2v_train.support.jsonl import read_log
 from modeling_d2v import Data2VecModel
 from modeling_d2v.conversion.fairseq.convert import WEIGHTS_NAME, Converted
 from modeling_d2v.model_card import read_license
-from tests.modeling_d2v.reference_fixtures import V1, V2, load_reference, relative_error
+from tests.modeling_d2v.reference_fixtures import WHOLE, load_reference, relative_error
 from tests.modeling_d2v.source_checkpoints import content_of, image_classifier, recogniser, text_classifier, write
 
 
 ROOT = Path(__file__).resolve().parents[3]
-FILES = [name for name in V2 + V1 if name != "d2v2_audio_large"]
 
 
 def convert(content, tmp_path, *options):
@@ -410,7 +409,7 @@ def test_memory_does_not_grow_with_the_file(tmp_path):
 
 @pytest.mark.shared
 @pytest.mark.slow
-@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("name", WHOLE)
 def test_every_shared_checkpoint_through_the_command_line(name, shared_dir, tmp_path):
     source = shared_dir / "reference" / "fairseq" / f"{name}.pt"
     command = [sys.executable, "recipes/convert.py", source, tmp_path / "out", "--verify"]
