@@ -48,7 +48,7 @@ RECORDED = {
 TOLERANCES = {"d2v1_audio_preln": 2e-5}
 
 # A sample of each fixture in which nothing is padding.
-UNPADDED = {"d2v2_audio_large": 1}
+UNPADDED = {"d2v2_audio_large": 1, "d2v1_audio_preln": 1}
 
 # The recorded text batch masks every chosen token; the published 80 / 10 / 10 split is the task's, not the model's.
 TASK = {"random_token_prob": 0.0, "leave_unmasked_prob": 0.0}

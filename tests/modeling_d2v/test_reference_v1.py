@@ -14,6 +14,7 @@ from modeling_d2v.configuration_modalities import norm_names
 from tests.modeling_d2v.reference_fixtures import (
     RECORDED,
     TOLERANCES,
+    UNPADDED,
     V1,
     assert_close,
     load_reference,
@@ -97,31 +98,40 @@ def test_gradients(reference):
     norms = parameter_norms(reference.model(fairseq_compatible_padding=True), reference.batch(), reference.num_items)
     expected = reference.norms_by_place(reference.scalars["grad_norm"])
     assert norms.keys() == expected.keys()
-    assert norms == pytest.approx(expected, rel=GRADIENT_TOLERANCE)
+    # A bias before a norm has no gradient, but rounding leaves some.
+    assert norms == pytest.approx(expected, rel=GRADIENT_TOLERANCE, abs=1e-7 * max(expected.values()))
+
+
+def mixes_samples(reference):
+    """Whether a norm of the targets runs over the samples of a batch, so that none has them alone."""
+    config = reference.config()
+    return "sample" in norm_names(config.modality_config(config.modalities[0]).mean_target_norm)
 
 
 def test_default_padding_gives_the_same_for_an_unpadded_sample_alone(reference):
-    if "sample" in norm_names(reference.config().modality_config(reference.config().modalities[0]).mean_target_norm):
-        return check_features(reference.model(), reference.batch(0), reference.expected(0))
-    batch, expected = reference.batch(0), reference.expected(0)
+    sample = UNPADDED.get(reference.name, 0)
+    batch, expected = reference.batch(sample), reference.expected(sample)
     model, compatible = reference.model(), reference.model(fairseq_compatible_padding=True)
     check_features(model, batch, expected)
     with torch.no_grad():
         output, other = model(**batch), compatible(**batch)
     assert_close(output.predictions, expected["pred"], "predictions")
-    assert_close(output.targets, expected["target"], "targets")
     assert_close(output.loss, other.loss, "loss")
+    if not mixes_samples(reference):
+        assert_close(output.targets, expected["target"], "targets")
 
 
 def test_default_padding_gives_the_same_for_an_unpadded_sample_beside_a_padded_one(reference):
-    batch, expected = reference.batch(), reference.expected(0)
-    model, first = reference.model(), slice(0, 1)
-    check_features(model, batch, expected, first)
+    sample = UNPADDED.get(reference.name, 0)
+    batch, expected = reference.batch(), reference.expected(sample)
+    model = reference.model()
+    check_features(model, batch, expected, slice(sample, sample + 1))
     with torch.no_grad():
         output = model(**batch)
-    rows = torch.arange(len(batch["mask"]))[:, None, None].expand_as(output.mask)[output.mask] == 0
+    rows = torch.arange(len(batch["mask"]))[:, None, None].expand_as(output.mask)[output.mask] == sample
     assert_close(output.predictions[rows], expected["pred"], "predictions")
-    assert_close(output.targets[rows], expected["target"], "targets")
+    if not mixes_samples(reference):
+        assert_close(output.targets[rows], expected["target"], "targets")
 
 
 def test_prediction_of_vision_is_the_output_of_the_encoder():

@@ -330,13 +330,15 @@ def convert_state_dict(
     layout = layout_of(kind)
     expected = expected_shapes(Data2VecForPreTraining, config)
     filler = Filler(expected, kind, without_key_bias=layout.without_key_bias)
+    has_teacher = False
     for name, tensor, teacher in walk_state(state):
+        has_teacher = has_teacher or teacher
         label = f"_ema.{name}" if teacher else name
         place = check_fixed_scale(translate(name, kind, teacher, config), label, tensor, config)
         filler.put(label, place, tensor)
     filler.put("step", Place("ema_step"), torch.tensor(step, dtype=torch.int64))
     for name in expected:
-        if _is_copied(name, config):
+        if has_teacher and _is_copied(name, config):
             filler.copy(name, STUDENT + name.removeprefix(TEACHER))
     return filler.finish(optional)
 
