@@ -97,6 +97,7 @@ class Data2VecAudioConfig(Frames, Data2VecModalityConfig):
         sampling_rate: of the recordings, in Hz. Default 16000.
         conv_pos_depth, conv_pos_width, conv_pos_groups: layers of the position encoder, their total width in frames,
             and their groups. Default 5, 95, 16.
+        conv_pos_pre_norm: normalise the input of the position encoder. Default False.
 
     Args (of the spectrogram front end):
         mel_bins: bands of the spectrogram. Default 128.
@@ -145,6 +146,7 @@ class Data2VecAudioConfig(Frames, Data2VecModalityConfig):
     conv_pos_depth: int = 5
     conv_pos_width: int = 95
     conv_pos_groups: int = 16
+    conv_pos_pre_norm: bool = False
     mel_bins: int = 128
     mel_window: int = 400
     mel_hop: int = 160

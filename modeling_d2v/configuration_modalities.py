@@ -15,6 +15,8 @@ from .modalities import MODALITIES, FrontEnd
 
 
 EMA_SCOPES = ("blocks", "context", "all")
+DECODER_TYPES = ("convolutions", "transformer")
+ALIBI_DISTANCES = ("manhattan", "euclidean", "sequence")
 TARGET_NORMS = ("instance", "layer", "batch", "group", "sample", "position")
 
 
@@ -111,10 +113,16 @@ class Data2VecModalityConfig(MaskedPredictionConfig):
         alibi: `None`, `"fixed"`, or `"learned"`: attention bias by distance, with a fixed or a learned scale.
         alibi_scale: Start value of that scale. Default 1.0.
         alibi_scale_per_head, alibi_scale_per_layer: One learned scale per head, per layer (prenet layers first).
-        alibi_distance: `"manhattan"` or `"euclidean"`, for images.
+        alibi_distance: `"manhattan"` or `"euclidean"`, for images, or `"sequence"`: along the sequence of patches.
+        alibi_num_heads: Heads that have the bias, the first ones; `None` for all of them.
         mask_noise_std: Standard deviation of the noise at masked positions of the decoder's input. Default 0.01.
         decoder_layers, decoder_kernel_size, decoder_hidden_size, decoder_groups, decoder_residual,
             decoder_input_dropout: The convolutional decoder of 2.0. In 1.0 only the projection is used.
+        decoder_type: `"convolutions"` (default) or `"transformer"`: `decoder_layers` blocks of `decoder_hidden_size`.
+        decoder_num_attention_heads, decoder_intermediate_size: Of these blocks, 8 and `None` for 4 times their width.
+        decoder_positions_masked, decoder_positions_all: Add the sin-cos positions to the decoder's input, at masked
+            places or at all of them. Default False.
+        regression_loss_weight: Weight of the regression of the targets at masked tokens. Default 1.
         cls_loss_weight: Weight of the regression of the mean target by the last extra token, summed over
             `cls_loss_rows` rows. Default 0.
         cls_loss_rows: Number of rows (samples times masks) that the sum is scaled to: the loss is the mean over rows
@@ -150,6 +158,7 @@ class Data2VecModalityConfig(MaskedPredictionConfig):
     alibi_scale_per_head: bool = False
     alibi_scale_per_layer: bool = False
     alibi_distance: str = "manhattan"
+    alibi_num_heads: int | None = None
     mask_noise_std: float | int = 0.01
     decoder_layers: int = 4
     decoder_kernel_size: int = 7
@@ -157,6 +166,12 @@ class Data2VecModalityConfig(MaskedPredictionConfig):
     decoder_groups: int = 16
     decoder_residual: bool = True
     decoder_input_dropout: float | int = 0.0
+    decoder_type: str = "convolutions"
+    decoder_num_attention_heads: int = 8
+    decoder_intermediate_size: int | None = None
+    decoder_positions_masked: bool = False
+    decoder_positions_all: bool = False
+    regression_loss_weight: float | int = 1.0
     cls_loss_weight: float | int = 0.0
     cls_loss_rows: int | None = None
     ema_scope: str = "context"
@@ -168,6 +183,11 @@ class Data2VecModalityConfig(MaskedPredictionConfig):
         if self.front_end is None:
             self.front_end = next(iter(MODALITIES[self.modality].front_ends))
         super().__post_init__(**kwargs)
+
+    @property
+    def has_fixed_positions(self) -> bool:
+        """Return whether sin-cos positions are added to the tokens before any of them is dropped."""
+        return self.traits.geometry == "grid"
 
     @property
     def traits(self) -> FrontEnd:
@@ -196,21 +216,30 @@ class Data2VecModalityConfig(MaskedPredictionConfig):
                 f"form a {self.traits.geometry}, it must be one of {', '.join(map(repr, self.traits.samplers))}."
             )
         one_of(owner, "alibi", self.alibi, (None, "fixed", "learned"))
-        one_of(owner, "alibi_distance", self.alibi_distance, ("manhattan", "euclidean"))
+        one_of(owner, "alibi_distance", self.alibi_distance, ALIBI_DISTANCES)
         one_of(owner, "ema_scope", self.ema_scope, EMA_SCOPES)
         for field in ("prenet_dropout", "prenet_layerdrop", "prenet_drop_path_rate", "decoder_input_dropout"):
             below_one(owner, field, getattr(self, field))
         in_range(owner, "mask_noise_std", self.mask_noise_std, 0.0, 1.0)
-        for field in ("decoder_kernel_size", "decoder_hidden_size", "decoder_groups"):
+        for field in ("decoder_kernel_size", "decoder_hidden_size", "decoder_groups", "decoder_num_attention_heads"):
             in_range(owner, field, getattr(self, field), 1)
+        if self.decoder_intermediate_size is not None:
+            in_range(owner, "decoder_intermediate_size", self.decoder_intermediate_size, 1)
+        one_of(owner, "decoder_type", self.decoder_type, DECODER_TYPES)
         for field in ("prenet_depth", "num_extra_tokens", "decoder_layers"):
             in_range(owner, field, getattr(self, field), 0)
-        for field in ("cls_loss_weight", "local_norm_eps", "local_grad_scale"):
+        for field in ("regression_loss_weight", "cls_loss_weight", "local_norm_eps", "local_grad_scale"):
             in_range(owner, field, getattr(self, field), 0.0)
-        if self.decoder_layers and (self.decoder_hidden_size % self.decoder_groups):
+        divisor = "decoder_groups" if self.decoder_type == "convolutions" else "decoder_num_attention_heads"
+        if self.decoder_layers and self.decoder_hidden_size % getattr(self, divisor):
             raise ValueError(
-                f"{owner}: `decoder_hidden_size` ({self.decoder_hidden_size}) must be a multiple of "
-                f"`decoder_groups` ({self.decoder_groups})."
+                f"{owner}: `decoder_hidden_size` ({self.decoder_hidden_size}) must be a multiple of `{divisor}` "
+                f"({getattr(self, divisor)})."
+            )
+        if (self.decoder_positions_masked or self.decoder_positions_all) and not self.has_fixed_positions:
+            raise ValueError(
+                f"{owner}: `decoder_positions_masked` and `decoder_positions_all` need fixed sin-cos positions, which "
+                "this front end does not have."
             )
         if self.cls_loss_rows is not None:
             in_range(owner, "cls_loss_rows", self.cls_loss_rows, 1)
@@ -295,6 +324,8 @@ class Data2VecVisionConfig(Data2VecModalityConfig):
         position_embedding: `"sincos_2d"` or `"none"`.
         relative_position_bias: BEiT's learned bias, shared by all layers (data2vec 1.0). Default False.
         relative_position_bias_per_layer: A table for each layer instead, as BEiT's fine-tuning has it. Default False.
+        reconstruction_loss_weight: Weight of a second loss, the error of the pixels of masked patches (MAE, He et al.
+            2022), each patch at mean 0 and variance 1, predicted from the predicted targets. Default 0.
         use_mean_pooling: Classify the mean of the patches, normalised after pooling (default), or the last extra
             token. `classifier_dropout`: before the classifier, default 0.
         pool_scales: Sides of the grids that the segmentation head pools the deepest level to. Default 1, 2, 3, 6.
@@ -314,6 +345,7 @@ class Data2VecVisionConfig(Data2VecModalityConfig):
     position_embedding: str = "sincos_2d"
     relative_position_bias: bool = False
     relative_position_bias_per_layer: bool = False
+    reconstruction_loss_weight: float | int = 0.0
     use_mean_pooling: bool = True
     classifier_dropout: float | int = 0.0
     pool_scales: list[int] | tuple[int, ...] = (1, 2, 3, 6)
@@ -362,15 +394,25 @@ class Data2VecVisionConfig(Data2VecModalityConfig):
                 "`num_extra_tokens` to 1."
             )
         below_one("Data2VecVisionConfig", "classifier_dropout", self.classifier_dropout)
-        in_range("Data2VecVisionConfig", "auxiliary_loss_weight", self.auxiliary_loss_weight, 0)
+        for field in ("auxiliary_loss_weight", "reconstruction_loss_weight"):
+            in_range("Data2VecVisionConfig", field, getattr(self, field), 0)
         in_range("Data2VecVisionConfig", "pool_scales", min(self.pool_scales, default=0), 1)
         self.grid_size(self.image_size, self.image_size)
 
+    @property
+    def has_fixed_positions(self) -> bool:
+        return self.position_embedding == "sincos_2d"
+
     def width_divisors(self) -> dict[str, int]:
-        return {"2-D sin-cos positions": 4} if self.position_embedding == "sincos_2d" else {}
+        return {"2-D sin-cos positions": 4} if self.has_fixed_positions else {}
 
     def token_grid(self, shape: Sequence[int]) -> tuple[int, int]:
         return self.grid_size(*shape[-2:])
+
+    @property
+    def patch_values(self) -> int:
+        """Return the numbers in a patch: pixels times channels."""
+        return self.patch_size**2 * self.num_channels
 
     @property
     def base_grid(self) -> tuple[int, int]:

@@ -288,6 +288,7 @@ class AudioLocalEncoder(LocalEncoder):
             audio.conv_pos_width,
             audio.conv_pos_groups,
             zero_padding=not config.fairseq_compatible_padding,
+            pre_norm=audio.conv_pos_pre_norm,
         )
 
     @property

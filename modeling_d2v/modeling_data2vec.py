@@ -145,9 +145,10 @@ class Data2VecPreTrainedModel(PushToHub, PreTrainedModel):
             init.normal_(module.weight, std=std)
             if module.padding_idx is not None and not getattr(module.weight, "_is_hf_initialized", False):
                 module.weight[module.padding_idx].zero_()
-        elif isinstance(module, nn.LayerNorm):
-            init.ones_(module.weight)
-            init.zeros_(module.bias)
+        elif isinstance(module, nn.LayerNorm | nn.GroupNorm):
+            if module.weight is not None:
+                init.ones_(module.weight)
+                init.zeros_(module.bias)
         elif isinstance(module, nn.Conv1d | nn.Conv2d):
             module.reset_parameters()
         elif isinstance(module, SelfInitialised):
@@ -262,7 +263,8 @@ class Data2VecModel(Data2VecPreTrainedModel):
             encoder.prenet, tokens.hidden_states, attention[:depth], encoder.config.prenet_layerdrop, **kwargs
         )
         tokens = encoder.finish(tokens)
-        dtype = self.encoder.blocks[0].norm1.weight.dtype
+        first = self.encoder.blocks[0]
+        dtype = (first.norm1 if self.config.norm_affine else first.mlp.fc1).weight.dtype
         if tokens.hidden_states.dtype != dtype and not torch.is_autocast_enabled(tokens.hidden_states.device.type):
             # A teacher in fp32 may use the front end of a student in half precision.
             tokens.hidden_states = tokens.hidden_states.to(dtype)

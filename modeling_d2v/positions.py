@@ -143,8 +143,9 @@ class AlibiBias(nn.Module):
     Args:
         num_heads: H.
         num_layers: L, prenet and shared blocks, for one scale per layer.
-        distance: "manhattan" or "euclidean", between patches of a grid.
+        distance: "manhattan" or "euclidean", between patches of a grid, or "sequence", along their sequence.
         learned: Learn the scale (clamped at 0), starting from `scale`.
+        biased_heads: Heads that have the bias, the first ones; `None` for all.
     """
 
     def __init__(
@@ -157,21 +158,23 @@ class AlibiBias(nn.Module):
         learned: bool = False,
         per_head: bool = False,
         per_layer: bool = False,
+        biased_heads: int | None = None,
     ) -> None:
         super().__init__()
         self.num_heads, self.distance, self.initial_scale = num_heads, distance, scale
+        self.biased_heads = biased_heads or num_heads
         self.per_layer = learned and per_layer
-        shape = (num_layers if per_layer else 1, 1, num_heads if per_head else 1, 1, 1)
+        shape = (num_layers if per_layer else 1, 1, self.biased_heads if per_head else 1, 1, 1)
         self.scale = nn.Parameter(torch.full(shape, float(scale))) if learned else None
         self.register_buffer("slopes", self.initial_slopes(), persistent=False)
 
     def initial_slopes(self) -> Tensor:
         with torch.device("cpu"):
-            return torch.tensor(alibi_slopes(self.num_heads)).view(1, -1, 1, 1)
+            return torch.tensor(alibi_slopes(self.biased_heads)).view(1, -1, 1, 1)
 
     def forward(self, index: Tensor, grid: tuple[int, int] | None, num_extra: int) -> Tensor:
         """Return the negative distance (B, 1, E + V, E + V) in fp32; it is 0 for extra tokens."""
-        if grid is None:
+        if grid is None or self.distance == "sequence":
             distance = (index[:, :, None] - index[:, None, :]).abs().float()
         else:
             rows, columns = row_and_column(index, grid[1])
@@ -183,8 +186,12 @@ class AlibiBias(nn.Module):
     def scaled(self, bias: Tensor, layer: int) -> Tensor:
         """Return the bias (B, H, E + V, E + V) of one layer; prenet layers count first."""
         if self.scale is None:
-            return bias * (self.slopes * self.initial_scale)
-        return bias * (self.slopes * self.scale.clamp(min=0)[layer if self.per_layer else 0])
+            factors = self.slopes * self.initial_scale
+        else:
+            factors = self.slopes * self.scale.clamp(min=0)[layer if self.per_layer else 0]
+        if self.biased_heads < self.num_heads:
+            factors = F.pad(factors, (0, 0, 0, 0, 0, self.num_heads - self.biased_heads))
+        return bias * factors
 
 
 class RelativePositionBias(nn.Module):
@@ -275,10 +282,14 @@ class ConvPositions(nn.Module):
         groups: Groups of every convolution.
         zero_padding: Set the padding to zero before every convolution, so that it does not reach real frames. False
             convolves it like real frames, as the reference does.
+        pre_norm: Normalise the input, with weights.
     """
 
-    def __init__(self, dim: int, depth: int, width: int, groups: int, zero_padding: bool = True) -> None:
+    def __init__(
+        self, dim: int, depth: int, width: int, groups: int, zero_padding: bool = True, pre_norm: bool = False
+    ) -> None:
         super().__init__()
+        self.norm = nn.LayerNorm(dim, eps=FIXED_EPS) if pre_norm else nn.Identity()
         kernel = max(3, width // depth)
         self.convs = nn.ModuleList([SameConv1d(dim, dim, kernel, groups) for _ in range(depth)])
         self.zero_padding = zero_padding
@@ -286,6 +297,7 @@ class ConvPositions(nn.Module):
     def forward(self, x: Tensor, token_mask: Tensor | None) -> Tensor:
         """Return positions (B, T, D) of x (B, T, D); token_mask (B, T) is True = real."""
         real = token_mask[..., None].to(x.dtype) if self.zero_padding and token_mask is not None else None
+        x = self.norm(x)
         for conv in self.convs:
             x = F.gelu(channel_norm(conv(x if real is None else x * real)))
         return x

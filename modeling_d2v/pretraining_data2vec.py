@@ -17,7 +17,7 @@ from .arguments import known_arguments
 from .backbone_pretraining import BackboneForPreTraining
 from .configuration_data2vec import Data2VecConfig
 from .configuration_modalities import Data2VecModalityConfig
-from .decoders import ConvDecoder, RegressionHead
+from .decoders import Decoder, make_decoder
 from .ema_teacher import EmaTeacher
 from .local_encoders import LocalFeatures
 from .masking import corrupt_tokens
@@ -28,6 +28,7 @@ from .objective import (
     content_ids,
     distance,
     loss_divisor,
+    normalised_patches,
     pretraining_output,
     resolve_mask,
 )
@@ -50,11 +51,7 @@ class Data2VecForPreTraining(EmaTeacher, Data2VecPreTrainedModel):
         self.teacher = self._make_teacher(config)
         self.decoders = nn.ModuleDict()
         for name in config.modalities:
-            settings = config.modality_config(name)
-            if config.masked_tokens == "replaced":
-                self.decoders[name] = RegressionHead(config, settings)
-            else:
-                self.decoders[name] = ConvDecoder(config, settings)
+            self.decoders[name] = make_decoder(config, config.modality_config(name))
         self.register_buffer("ema_step", torch.zeros((), dtype=torch.int64))
         self.post_init()
         self.reset_teacher()
@@ -76,7 +73,7 @@ class Data2VecForPreTraining(EmaTeacher, Data2VecPreTrainedModel):
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
-        if isinstance(module, ConvDecoder) and not module.normal_projection:
+        if isinstance(module, Decoder) and not module.normal_projection:
             for layer in module.projection:
                 if isinstance(layer, nn.Linear):
                     layer.reset_parameters()
@@ -224,12 +221,17 @@ class Data2VecForPreTraining(EmaTeacher, Data2VecPreTrainedModel):
         masked_targets = targets[:, None].expand(-1, mask.shape[1], -1, -1)[mask]
 
         total = loss_divisor(mask, num_items)
-        losses = {"regression": self._distance(settings, predictions, masked_targets) / total}
+        regression = self._distance(settings, predictions, masked_targets) / total
+        losses = {"regression": regression * settings.regression_loss_weight}
         if settings.cls_loss_weight:
             weight = settings.cls_loss_weight
             if settings.cls_loss_rows is not None:
                 weight = weight * settings.cls_loss_rows / (hidden.shape[0] if num_rows is None else num_rows)
             losses["cls"] = weight * self._cls_distance(settings, hidden, targets, local, mask)
+        if getattr(settings, "reconstruction_loss_weight", 0):
+            pixels = normalised_patches(inputs, settings.patch_size)[:, None].expand(-1, mask.shape[1], -1, -1)[mask]
+            error = distance(settings, pixels.shape[-1], self.decoders[modality].reconstruction(predictions), pixels)
+            losses["reconstruction"] = settings.reconstruction_loss_weight * error / total
         return pretraining_output(losses, predictions, masked_targets, mask, local.features, local.token_mask)
 
     def _encode_student(
@@ -283,6 +285,7 @@ class Data2VecForPreTraining(EmaTeacher, Data2VecPreTrainedModel):
         self, settings: Data2VecModalityConfig, hidden: Tensor, targets: Tensor, local: LocalFeatures, mask: Tensor
     ) -> Tensor:
         """Return the loss of the mean target's regression by the last extra token (paper 2023, section 3.4)."""
-        real = torch.ones_like(mask[:, 0]) if local.token_mask is None else local.token_mask
+        real = None if self.config.fairseq_compatible_padding else local.token_mask
+        real = torch.ones_like(mask[:, 0]) if real is None else real
         mean = masked_mean(targets, real).repeat_interleave(mask.shape[1], dim=0)
         return self._distance(settings, hidden[:, settings.num_extra_tokens - 1], mean)

@@ -22,6 +22,7 @@ from modeling_d2v.pretraining_data2vec import Data2VecForPreTraining
 
 FOLDER = Path(__file__).resolve().parents[1] / "fixtures" / "reference"
 V2 = ("d2v2_audio_base", "d2v2_audio_large", "d2v2_image_base", "d2v2_text_base")
+VARIANTS = tuple(sorted(path.stem for path in (FOLDER / "variants").glob("*.json")))
 V1_PUBLISHED = ("d2v1_audio_base", "d2v1_text_base", "d2v1_image_base")
 # Settings that no published model has.
 V1_OTHERS = ("d2v1_audio_preln", "d2v1_audio_groupnorm", "d2v1_text_sinusoidal", "d2v1_image_owner")
@@ -165,10 +166,11 @@ def _in_order(out: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 @cache
-def load_reference(name: str) -> Reference:
-    """One of the fixtures by its file name without suffix."""
+def load_reference(name: str, folder: Path | None = None) -> Reference:
+    """One of the fixtures by its file name without suffix; those of this project unless a folder is given."""
+    path = (folder or FOLDER) / name
     return Reference(
-        name, load_file(FOLDER / f"{name}.safetensors"), json.loads((FOLDER / f"{name}.json").read_text())
+        name, load_file(path.with_suffix(".safetensors")), json.loads(path.with_suffix(".json").read_text())
     )
 
 

@@ -20,7 +20,11 @@ from torch import Tensor
 
 from modeling_d2v.configuration_data2vec import Data2VecConfig
 from modeling_d2v.conversion.fairseq.finetuned import HEADS, convert_finetuned, head_config
-from modeling_d2v.conversion.fairseq.layouts import config_from_fairseq, convert_state_dict
+from modeling_d2v.conversion.fairseq.layouts import (
+    config_from_fairseq,
+    convert_state_dict,
+    settle_fixed_scales,
+)
 from modeling_d2v.conversion.fairseq.sources import PRETRAINING, Source, take_apart
 from modeling_d2v.conversion.files import read_checkpoint
 from modeling_d2v.conversion.tensors import STUDENT, TEACHER, Assembly, TensorMismatchError, Unused, expected_shapes
@@ -175,7 +179,9 @@ def _convert(source: Source, encoder_only: bool, weights: str) -> Converted:
         vocab_size=_vocab_size(source),
         notes=notes,
         state=source.state,
+        encoder_only=encoder_only or source.task != PRETRAINING,
     )
+    settle_fixed_scales(config, source.state, notes)
     if source.task == PRETRAINING:
         _set_cls_loss_rows(config, source.device_batch, notes)
         return _pretrained(source, config, encoder_only, weights, notes)
@@ -210,7 +216,12 @@ def _pretrained(
     source: Source, config: Data2VecConfig, encoder_only: bool, weights: str, notes: list[str]
 ) -> Converted:
     tensors, unused = convert_state_dict(
-        source.state, source.kind, config, step=source.step, optional=(TEACHER, "decoders.")
+        source.state,
+        source.kind,
+        config,
+        step=source.step,
+        optional=(TEACHER, "decoders."),
+        encoder_only=encoder_only,
     )
     needs_decoder = any(name.startswith("decoders.") for name in expected_shapes(Data2VecForPreTraining, config))
     if needs_decoder and not encoder_only and not _any(tensors, "decoders."):

@@ -25,7 +25,7 @@ from modeling_d2v.conversion.tensors import STUDENT, TEACHER, Conversion, Filler
 from modeling_d2v.pretraining_data2vec import Data2VecForPreTraining
 
 
-Rules = tuple[tuple[str, str], ...]
+Rules = tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...]
 
 # Blocks of 2.0 have timm's names, blocks of 1.0 fairseq's (audio, text) or BEiT's (vision).
 _TIMM_BLOCK: Rules = ((r"\.attn\.qkv\.", r".attention.qkv."), (r"\.attn\.proj\.", r".attention.projection."))
@@ -74,6 +74,11 @@ class Layout:
     without_key_bias: bool = False
 
 
+def _position_layer(found: re.Match[str]) -> str:
+    """Return our name of a convolution of the position encoder, which the reference numbers from 1."""
+    return f".position_encoder.convs.{int(found[1]) - 1}."
+
+
 _INDEX = (r"\.relative_position_index$", "follows from the size of the window, recomputed")
 
 LAYOUTS: dict[str, Layout] = {
@@ -82,7 +87,12 @@ LAYOUTS: dict[str, Layout] = {
         mark=r"^modality_encoders\.(AUDIO|IMAGE|TEXT)\.",
         model_name="data2vec_multi",
         numbered_teacher=True,
-        dropped=((r"\.fixed_positional_encoder\.positions$", "fixed sine and cosine table, recomputed"),),
+        dropped=(
+            (
+                r"\.fixed_positional_encoder\.positions$|\.embed_positions\.(_float_tensor|weights)$",
+                "fixed sine and cosine table, recomputed",
+            ),
+        ),
         rules=(
             (r"^modality_encoders\.AUDIO\.", r"modality_encoders.audio."),
             (r"^modality_encoders\.IMAGE\.", r"modality_encoders.vision."),
@@ -90,6 +100,10 @@ LAYOUTS: dict[str, Layout] = {
             (r"^modality_encoders\.(\w+)\.decoder\.blocks\.(\d+)\.0\.", r"decoders.\1.convs.\2."),
             (r"^modality_encoders\.(\w+)\.decoder\.proj\.(weight|bias)$", r"decoders.\1.projection.0.\2"),
             (r"^modality_encoders\.(\w+)\.decoder\.proj\.(\d+)\.", r"decoders.\1.projection.\2."),
+            (r"^modality_encoders\.(\w+)\.decoder\.input_proj\.", r"decoders.\1.input_projection."),
+            (r"^modality_encoders\.(\w+)\.decoder\.(?:encoder\.)?", r"decoders.\1."),
+            (r"^shared_decoder\.", r"decoders.shared."),
+            (r"^recon_proj\.", r"decoders.vision.reconstruction."),
             (r"^blocks\.", r"encoder.blocks."),
             (r"^norm\.", r"encoder.norm."),
             (r"\.context_encoder\.blocks\.", r".prenet."),
@@ -104,7 +118,12 @@ LAYOUTS: dict[str, Layout] = {
             (r"\.local_encoder\.embed_tokens\.", r".local_encoder.token_embeddings."),
             (r"\.local_encoder\.embed_positions\.", r".local_encoder.position_embeddings."),
             (r"\.local_encoder\.layernorm_embedding\.", r".local_encoder.layer_norm."),
-            *((rf"\.relative_positional_encoder\.{i + 1}\.0\.", rf".position_encoder.convs.{i}.") for i in range(16)),
+            (
+                r"\.local_encoder\.conv_layers\.(\d+)\.2\.(weight|bias)$",
+                r".local_encoder.conv_layers.\1.group_norm.\2",
+            ),
+            (r"\.relative_positional_encoder\.0\.(weight|bias)$", r".position_encoder.norm.\1"),
+            (r"\.relative_positional_encoder\.(?:1\.)?(\d+)\.0\.", _position_layer),
             *_TIMM_BLOCK,
         ),
     ),
@@ -236,6 +255,7 @@ def config_from_fairseq(
     vocab_size: int | None = None,
     notes: list[str] | None = None,
     state: Mapping[str, Any] | None = None,
+    encoder_only: bool = False,
 ) -> Data2VecConfig:
     """Translate the model settings of a reference checkpoint.
 
@@ -248,6 +268,7 @@ def config_from_fairseq(
         notes: A list that receives one line for each setting left out, with the reason.
         state: The state dict, whose shapes are believed where the settings say otherwise. Only names and shapes are
             read.
+        encoder_only: Accept settings of pretraining that have no counterpart here, for an encoder alone.
 
     Returns:
         The configuration of a `Data2VecForPreTraining` that computes what the reference model computes.
@@ -256,7 +277,8 @@ def config_from_fairseq(
         ValueError: A setting is unknown or not supported, or `vocab_size` is missing.
     """
     layout = layout_of(kind)
-    settings = Settings(model_config, "model", notes if notes is not None else [], shapes_of(state or {}))
+    shapes = shapes_of(state or {})
+    settings = Settings(model_config, "model", notes if notes is not None else [], shapes, encoder_only)
     fields = layout.settings(settings, vocab_size, task_config or {})
     settings.finish()
     return Data2VecConfig(**fields)
@@ -308,6 +330,7 @@ def convert_state_dict(
     *,
     step: int = 0,
     optional: tuple[str, ...] = (),
+    encoder_only: bool = False,
 ) -> Conversion:
     """Rename and reshape the tensors of a reference checkpoint.
 
@@ -319,6 +342,7 @@ def convert_state_dict(
         step: Optimizer updates that the checkpoint has seen, for the decay of the teacher.
         optional: Prefixes of targets that may be missing as a whole, such as ("teacher.", "decoders.") for a
             checkpoint without them.
+        encoder_only: Leave out the tensors of decoders.
 
     Returns:
         The tensors of `Data2VecForPreTraining(config)`, and the unused ones of the source.
@@ -335,10 +359,13 @@ def convert_state_dict(
         has_teacher = has_teacher or teacher
         label = f"_ema.{name}" if teacher else name
         place = check_fixed_scale(translate(name, kind, teacher, config), label, tensor, config)
+        if encoder_only and isinstance(place, Place) and place.name.startswith("decoders."):
+            place = Unused(place.name, "only the encoder was requested")
         filler.put(label, place, tensor)
     filler.put("step", Place("ema_step"), torch.tensor(step, dtype=torch.int64))
     for name in expected:
-        if has_teacher and _is_copied(name, config):
+        # A teacher that is the list of blocks has no final norm: targets are taken before it.
+        if has_teacher and (name.startswith(f"{TEACHER}encoder.norm.") or _is_copied(name, config)):
             filler.copy(name, STUDENT + name.removeprefix(TEACHER))
     return filler.finish(optional)
 
@@ -372,9 +399,35 @@ def check_fixed_scale(place: Place | Unused, label: str, tensor: Tensor, config:
     """Check ALiBi scales that are not learned: parameters in the reference, settings here."""
     found = re.search(r"modality_encoders\.(\w+)\.attention_bias\.scale$", getattr(place, "name", ""))
     settings = getattr(config, f"{found[1]}_config", None) if found and isinstance(place, Place) else None
-    if settings is None or settings.alibi != "fixed" or not bool((tensor == settings.alibi_scale).all()):
+    if settings is None or settings.alibi != "fixed":
+        return place
+    # As the file stores it: half precision rounds it.
+    stored = torch.tensor(settings.alibi_scale).to(tensor.dtype)
+    if not bool((tensor.clamp(min=0) == stored).all()):
         return place
     return Unused(label, "fixed scale of the attention bias, kept in the configuration")
+
+
+def settle_fixed_scales(config: Data2VecConfig, state: Mapping[str, Any], notes: list[str]) -> None:
+    """Take the scale of an ALiBi bias that is not learned from the tensor, where the settings say another.
+
+    A scale that is fixed and differs between heads or layers was learned earlier: it becomes a learned one.
+    """
+    for name, tensor, teacher in walk_state(state):
+        found = re.fullmatch(r"modality_encoders\.(AUDIO|IMAGE|TEXT)\.alibi_scale", name)
+        modality = {"AUDIO": "audio", "IMAGE": "vision", "TEXT": "text"}[found[1]] if found else None
+        if teacher or modality not in config.modalities or config.modality_config(modality).alibi != "fixed":
+            continue
+        settings, values = config.modality_config(modality), tensor.clamp(min=0).flatten()
+        stored = torch.tensor(settings.alibi_scale).to(values.dtype)
+        if bool((values == stored).all()):
+            continue
+        if bool((values == values[0]).all()):
+            settings.alibi_scale = values[0].item()
+            notes.append(f"alibi_scale is {settings.alibi_scale:g} according to the tensors.")
+        else:
+            settings.alibi = "learned"
+            notes.append(f"{name} differs between heads or layers: further pretraining learns it.")
 
 
 def _is_copied(name: str, config: Data2VecConfig) -> bool:

@@ -26,6 +26,7 @@ class Settings:
         where: Name of this dictionary in messages.
         notes: Receives one line for each entry that is left out on purpose.
         shapes: Shapes of the checkpoint's tensors by name, those of the teacher after "_ema."; empty if unknown.
+        encoder_only: Whether teacher and decoder are left out: what concerns pretraining alone does not matter then.
     """
 
     def __init__(
@@ -34,10 +35,12 @@ class Settings:
         where: str,
         notes: list[str],
         shapes: Mapping[str, Sequence[int]] | None = None,
+        encoder_only: bool = False,
     ):
         if not isinstance(values, Mapping):
             raise TypeError(f"{where} should be a dictionary of settings, but is a {type(values).__name__}.")
         self.values, self.where, self.notes, self.shapes = values, where, notes, shapes or {}
+        self.encoder_only = encoder_only
         self.seen = {"_name"}
 
     def get(self, name: str, default: Any = None) -> Any:
@@ -50,7 +53,7 @@ class Settings:
         self.seen.add(name)
         if name not in self.values:
             raise ValueError(f"{self.where} has no section {name!r}. It has: {sorted(self.values)}.")
-        return Settings(self.values[name], f"{self.where}.{name}", self.notes, self.shapes)
+        return Settings(self.values[name], f"{self.where}.{name}", self.notes, self.shapes, self.encoder_only)
 
     def number(self, name: str, default: float) -> float:
         """Return a number; the default, with a note, where the file has a reference that leads nowhere."""
@@ -79,6 +82,30 @@ class Settings:
         for name, value in neutral.items():
             if self.get(name, value) not in (value, None):
                 self.notes.append(f"{name}={self.values[name]!r}: without effect on further pretraining here, {what}")
+
+    def measured_product(self, name: str, default: float, unit: int, found: int | None) -> int:
+        """Return a size that the settings give as a ratio to `unit`, or what the tensors say of it, with a note."""
+        size = int(unit * self.get(name, default))
+        if found is None or found == size:
+            return size
+        self.notes.append(f"{name} gives {size}, but the tensors have {found} channels there, which is believed.")
+        return found
+
+    def for_pretraining(self, missing: str, **allowed: Any) -> None:
+        """Raise `ValueError` for an entry without a counterpart in pretraining here; note it for an encoder alone."""
+        for name, value in allowed.items():
+            if self.get(name, value) in (value, None):
+                continue
+            self.refuse_pretraining(name, missing)
+
+    def refuse_pretraining(self, name: str, missing: str) -> None:
+        """Raise `ValueError` for an entry without which pretraining cannot go on; note it for an encoder alone."""
+        if not self.encoder_only:
+            raise ValueError(
+                f"{self.where}.{name} is {self.values[name]!r}: {missing}. The encoder alone can be converted "
+                "(`encoder_only`)."
+            )
+        self.notes.append(f"{self.where}.{name}={self.values[name]!r}: concerns pretraining alone")
 
     def require(self, reason: str, **allowed: Any) -> None:
         """Raise `ValueError` for an entry with another value than the only one that can be converted."""

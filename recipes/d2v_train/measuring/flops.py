@@ -165,15 +165,24 @@ class StepFlops:
         return (config.modality_config(modality).prenet_depth + config.num_hidden_layers) * (linear + attention)
 
     def _decoder(self, modality: str, shape: BatchShape) -> int:
-        """Return the operations of the decoder at all positions and its projection at the masked ones."""
+        """Return the operations of the decoder at all positions and its projections at the masked ones."""
         settings, width, total = self.config.modality_config(modality), self.config.hidden_size, 0
-        if self.drop:
+        rows = shape.samples * shape.masks
+        if self.drop and settings.decoder_type == "transformer":
+            inner = settings.decoder_hidden_size
+            linear = 2 * inner * (4 * inner + 2 * (settings.decoder_intermediate_size or 4 * inner))
+            block = shape.tokens * linear + 4 * shape.tokens**2 * inner
+            total += rows * (2 * shape.tokens * width * inner + settings.decoder_layers * block)
+            width = inner
+        elif self.drop:
             for _ in range(settings.decoder_layers):
                 kernel, groups = settings.decoder_kernel_size, settings.decoder_groups
                 one = _convolution(shape.grid, kernel, width, settings.decoder_hidden_size, groups)
-                total += shape.samples * shape.masks * one
+                total += rows * one
                 width = settings.decoder_hidden_size
-        return total + shape.masked * projection(settings, width, self.config.hidden_size)
+        pixels = settings.patch_values if getattr(settings, "reconstruction_loss_weight", 0) else 0
+        outputs = projection(settings, width, self.config.hidden_size) + 2 * self.config.hidden_size * pixels
+        return total + shape.masked * outputs
 
 
 def projection(settings: Any, width: int, after: int) -> int:

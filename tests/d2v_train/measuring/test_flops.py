@@ -43,9 +43,12 @@ def test_a_step_is_counted_within_two_percent(version, modality, padded):
     assert sum(own.values()) == pytest.approx(counted, rel=0.02)
 
 
-@pytest.mark.parametrize("modality", MODALITIES)
-def test_other_layouts_are_counted_within_two_percent(modality):
-    settings = {**UNGROUPED[modality], **OTHERS[modality]}
+@pytest.mark.parametrize(
+    ("modality", "others"),
+    [*OTHERS.items(), ("vision", {"decoder_type": "transformer", "reconstruction_loss_weight": 0.5})],
+)
+def test_other_layouts_are_counted_within_two_percent(modality, others):
+    settings = {**UNGROUPED[modality], **others}
     own, counted = both_counts(
         version_config("2.0", modality, **{f"{modality}_config": settings}), modality, inputs_for(modality)
     )

@@ -40,7 +40,7 @@ def test_settings_of_the_reference_become_ours():
     ("changes", "message"),
     [
         ({"brand_new": 1}, r"\['brand_new'\]"),
-        ({"norm_affine": False}, r"model\.norm_affine"),
+        ({"recon_loss": 0.5}, r"model\.recon_loss.*`encoder_only`"),
         ({"modalities": {}}, "model.modalities.*'audio'"),
         ({"modalities": {"audio": 3}}, "dictionary"),
     ],
