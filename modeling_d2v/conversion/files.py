@@ -167,6 +167,13 @@ def _load(path: Path, names: dict[str, str | None], mmap: bool) -> tuple[Any, li
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
             return content, unknown_globals(names)
     except (pickle.UnpicklingError, *_DAMAGE) as error:
+        if "persistent_load" in str(error):
+            # This format stores modules with the source text of their classes.
+            raise _broken(
+                path,
+                "it holds a model pickled as an object, in the format from before torch 1.6; load it where it was "
+                "written, and save its `state_dict()`",
+            ) from None
         raise _broken(path, f"torch cannot read it ({_last_line(error)})") from None
 
 
