@@ -357,11 +357,17 @@ def _text_mask(task: Settings) -> dict[str, Any]:
     task.without("words are masked in parts", mask_whole_words=False)
     task.without("spans have one length", mask_stdev=0.0)
     task.without("random tokens are equally likely", freq_weighted_replacement=False)
+    shares = {name: task.number(name, 0.1) for name in ("random_token_prob", "leave_unmasked_prob")}
+    for name, share in shares.items():
+        if share:
+            task.notes.append(
+                f"{name}={share}: such tokens are predicted as well here, not only those that are hidden"
+            )
     return _mask_share(prob, length) | {
         "mask_sampler": "random" if length == 1 else "span",
         "mask_length": length,
-        "mask_random_prob": task.number("random_token_prob", 0.1),
-        "mask_keep_prob": task.number("leave_unmasked_prob", 0.1),
+        "mask_random_prob": shares["random_token_prob"],
+        "mask_keep_prob": shares["leave_unmasked_prob"],
     }
 
 
