@@ -330,6 +330,8 @@ class Data2VecVisionConfig(Data2VecModalityConfig):
             2022), each patch at mean 0 and variance 1, predicted from the predicted targets. Default 0.
         use_mean_pooling: Classify the mean of the patches, normalised after pooling (default), or the last extra
             token. `classifier_dropout`: before the classifier, default 0.
+        pooling_start: Patches at the beginning that the mean leaves out, as fairseq's classifier of 1.0 does with one.
+            Default 0.
         pool_scales: Sides of the grids that the segmentation head pools the deepest level to. Default 1, 2, 3, 6.
         use_auxiliary_head, auxiliary_loss_weight, auxiliary_channels, auxiliary_num_convs, auxiliary_concat_input:
             The second segmentation head, which is used in training only. Default True, 0.4, 256, 1, False.
@@ -349,6 +351,7 @@ class Data2VecVisionConfig(Data2VecModalityConfig):
     relative_position_bias_per_layer: bool = False
     reconstruction_loss_weight: float | int = 0.0
     use_mean_pooling: bool = True
+    pooling_start: int = 0
     classifier_dropout: float | int = 0.0
     pool_scales: list[int] | tuple[int, ...] = (1, 2, 3, 6)
     use_auxiliary_head: bool = True
@@ -395,6 +398,7 @@ class Data2VecVisionConfig(Data2VecModalityConfig):
                 "Data2VecVisionConfig: without `use_mean_pooling` images are classified by their extra token; set "
                 "`num_extra_tokens` to 1."
             )
+        in_range("Data2VecVisionConfig", "pooling_start", self.pooling_start, 0)
         below_one("Data2VecVisionConfig", "classifier_dropout", self.classifier_dropout)
         for field in ("auxiliary_loss_weight", "reconstruction_loss_weight"):
             in_range("Data2VecVisionConfig", field, getattr(self, field), 0)

@@ -26,6 +26,7 @@ class LocalFeatures:
     features: Tensor  # (B, T, D)
     token_mask: Tensor | None  # (B, T), None = all real
     grid: tuple[int, int] | None = None
+    clean: Tensor | None = None  # features before dropout, which the teacher reads; None = without dropout
 
 
 class _ScaledGradient(torch.autograd.Function):
@@ -277,6 +278,7 @@ class AudioLocalEncoder(LocalEncoder):
         self.masks_norm = audio.conv_norm == "group" and not config.fairseq_compatible_padding
         self.layer_norm = nn.LayerNorm(channels[-1], eps=audio.local_norm_eps)
         self.projection = nn.Linear(channels[-1], config.hidden_size)
+        self.dropout = nn.Dropout(audio.feat_proj_dropout)
 
     def make_positions(self, config: Data2VecConfig) -> nn.Module | None:
         audio = self.audio
@@ -317,4 +319,4 @@ class AudioLocalEncoder(LocalEncoder):
         features = self.projection(self.layer_norm(x))
         if real is not None:
             real = whole_windows(real, self.audio.frame_width, self.audio.frame_stride)
-        return LocalFeatures(features, real)
+        return LocalFeatures(self.dropout(features), real, clean=features)

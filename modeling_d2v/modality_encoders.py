@@ -63,8 +63,6 @@ class ModalityEncoder(nn.Module):
         self.norm_first = config.norm_first
         self.dropout = nn.Dropout(settings.prenet_dropout)
         self.blocks_dropout = nn.Dropout(config.input_dropout)
-        # Not in the local encoder, as the teacher reads its features without dropout.
-        self.feature_dropout = nn.Dropout(getattr(settings, "feat_proj_dropout", 0.0))
         # Set by the task heads for speech: masks local features in training, beside `mask`.
         self.augment: nn.Module | None = None
         # In the reference, 1.0 zeroes padding before the positions, 2.0 does not; both let it reach the rest.
@@ -105,7 +103,7 @@ class ModalityEncoder(nn.Module):
         Returns:
             Tokens with B * M rows (B where `mask` is None).
         """
-        x, token_mask = self.feature_dropout(local.features), local.token_mask
+        x, token_mask = local.features, local.token_mask
         channels = None
         if self.augment is not None and self.training:
             frames, channels = self.augment(x, token_mask)

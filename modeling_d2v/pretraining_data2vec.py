@@ -161,7 +161,8 @@ class Data2VecForPreTraining(EmaTeacher, Data2VecPreTrainedModel):
         if settings.ema_scope == "all":
             local = self.teacher.local_features(encoder, inputs, attention_mask)
         dtype = (self.data2vec if encoder is student else self.teacher).dtype
-        local = LocalFeatures(local.features.detach().to(dtype), local.token_mask, local.grid)
+        features = local.features if local.clean is None else local.clean
+        local = LocalFeatures(features.detach().to(dtype), local.token_mask, local.grid)
         real = None if self.config.fairseq_compatible_padding else local.token_mask
         scales = [block.layer_scale2 for block in self.teacher.encoder.blocks] if settings.layer_scale_targets else ()
         targets = TargetMean(settings, self.config.num_hidden_layers, real, scales)

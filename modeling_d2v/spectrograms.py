@@ -95,6 +95,7 @@ class SpectrogramLocalEncoder(LocalEncoder):
         self.log_mel = LogMel(audio)
         patch = (audio.patch_frames, audio.patch_bins)
         self.projection = nn.Conv2d(1, config.hidden_size, patch, stride=patch)
+        self.dropout = nn.Dropout(audio.feat_proj_dropout)
 
     def make_positions(self, config: Data2VecConfig) -> nn.Module:
         return SinCosTimePositions(config.hidden_size, self.audio.tokens_per_frame)
@@ -113,6 +114,6 @@ class SpectrogramLocalEncoder(LocalEncoder):
         patches = self.projection(energies.to(self.projection.weight.dtype))  # (B, D, t, f)
         features = scale_gradient(patches.flatten(2).transpose(1, 2), self.audio.local_grad_scale)
         if attention_mask is None:
-            return LocalFeatures(features, None, grid)
+            return LocalFeatures(self.dropout(features), None, grid, features)
         steps = whole_windows(attention_mask.bool(), self.audio.frame_width, self.audio.frame_stride)
-        return LocalFeatures(features, steps.repeat_interleave(grid[1], dim=1), grid)
+        return LocalFeatures(self.dropout(features), steps.repeat_interleave(grid[1], dim=1), grid, features)

@@ -120,7 +120,7 @@ def read_file(path: Path) -> Checkpoint:
 
 
 def _read_zip(path: Path) -> tuple[Any, list[str]]:
-    globals_: set[str] = set()
+    globals_: dict[str, str | None] = {}
     try:
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()
@@ -144,14 +144,14 @@ def _read_zip(path: Path) -> tuple[Any, list[str]]:
 
 def _read_legacy(path: Path) -> tuple[Any, list[str]]:
     """Read a file from before torch 1.6, or saved without the zip format; it cannot be mapped into memory."""
-    names: set[str] = set()
+    names: dict[str, str | None] = {}
     with open(path, "rb") as file:
         for _ in range(_LEGACY_PICKLES):
             _scan(path, file, names)
     return _load(path, names, mmap=False)
 
 
-def _scan(path: Path, file: BinaryIO, names: set[str]) -> None:
+def _scan(path: Path, file: BinaryIO, names: dict[str, str | None]) -> None:
     try:
         add_globals(names, file)
     except ValueError as error:
@@ -159,7 +159,7 @@ def _scan(path: Path, file: BinaryIO, names: set[str]) -> None:
         raise _broken(path, f"its list of objects cannot be read ({error})") from None
 
 
-def _load(path: Path, names: set[str], mmap: bool) -> tuple[Any, list[str]]:
+def _load(path: Path, names: dict[str, str | None], mmap: bool) -> tuple[Any, list[str]]:
     """Return the content of a file, and the unknown classes in it."""
     allowed = stand_ins(names, str(path))
     try:
@@ -167,6 +167,13 @@ def _load(path: Path, names: set[str], mmap: bool) -> tuple[Any, list[str]]:
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
             return content, unknown_globals(names)
     except (pickle.UnpicklingError, *_DAMAGE) as error:
+        if "persistent_load" in str(error):
+            # This format stores modules with the source text of their classes.
+            raise _broken(
+                path,
+                "it holds a model pickled as an object, in the format from before torch 1.6; load it where it was "
+                "written, and save its `state_dict()`",
+            ) from None
         raise _broken(path, f"torch cannot read it ({_last_line(error)})") from None
 
 

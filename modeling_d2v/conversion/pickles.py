@@ -16,6 +16,7 @@ import itertools
 import pickletools
 import re
 from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import PurePosixPath, PureWindowsPath
 from typing import Any, BinaryIO
@@ -125,6 +126,20 @@ class StandIn:
         return f"<{self.source}>"
 
 
+class _DictLike:
+    """A class whose objects the pickle fills like a dictionary; these may have attributes as well, unlike a `dict`."""
+
+    def __new__(cls, *args: Any) -> OrderedDict:
+        return OrderedDict()
+
+
+class _ListLike:
+    """A class whose objects the pickle fills like a list."""
+
+    def __new__(cls, *args: Any) -> list:
+        return []
+
+
 def _empty_dict(*args: Any) -> dict:
     return {}
 
@@ -137,8 +152,12 @@ def _empty_list(*args: Any) -> list:
 _CONTAINERS = {"collections.defaultdict": _empty_dict, "collections.deque": _empty_list}
 
 
-def add_globals(names: set[str], file: BinaryIO) -> None:
+def add_globals(names: dict[str, str | None], file: BinaryIO) -> None:
     """Add the full names of the globals in one pickle; the file is read to the end of that pickle.
+
+    Args:
+        names: Receives the names, with "dict" or "list" for classes whose objects are filled like these, else `None`.
+        file: A binary file at the beginning of a pickle.
 
     Raises:
         ValueError: The bytes are not a pickle, or of a protocol that `torch.save` does not use. `names` holds what was
@@ -146,17 +165,18 @@ def add_globals(names: set[str], file: BinaryIO) -> None:
     """
     strings: list[str | None] = [None, None]
     memo: dict[int, str | None] = {}
-    foreign = None
+    foreign, tracker = None, _Tracker(names)
     for operation, argument, _ in pickletools.genops(file):
         if operation.name in ("GLOBAL", "INST"):
             module, _, name = argument.partition(" ")
             # Pickles of protocol 2 use the names of Python 2.
             module, name = NAME_MAPPING.get((module, name), (IMPORT_MAPPING.get(module, module), name))
-            names.add(f"{module}.{name}")
+            names.setdefault(f"{module}.{name}")
+            argument = f"{module}.{name}"
         elif operation.name == "STACK_GLOBAL":
             foreign = operation.name
             if None not in strings[-2:]:
-                names.add(".".join(strings[-2:]))
+                names.setdefault(".".join(strings[-2:]))
         elif operation.name.startswith("EXT"):
             foreign = operation.name
         # The two strings that STACK_GLOBAL takes, which may be in the memo.
@@ -167,11 +187,66 @@ def add_globals(names: set[str], file: BinaryIO) -> None:
         else:
             value = memo.get(argument) if operation.name.endswith("GET") else argument
             strings = [strings[-1], value if isinstance(value, str) else None]
+        tracker.follow(operation, argument)
     if foreign is not None:
         raise ValueError(
             f"it is a pickle that uses {foreign}, which `torch.save` does not write unless it is given another "
             "protocol; save it again with the default protocol"
         )
+
+
+class _Tracker:
+    """Follows which objects a pickle makes of its globals, to find those that it then fills like a dict or a list.
+
+    Args:
+        names: See `add_globals`.
+    """
+
+    MARK = object()
+
+    def __init__(self, names: dict[str, str | None]) -> None:
+        self.names = names
+        self.stack: list[Any] = []  # name of the global that an object is ("global") or is made of ("made"), else None
+        self.memo: dict[int, Any] = {}
+
+    def follow(self, operation: Any, argument: Any) -> None:
+        """Do to the stack what an operation does to that of the reader; `argument` of a global is its full name."""
+        name = operation.name
+        if name == "GLOBAL":
+            self.stack.append(("global", argument))
+        elif name.endswith("PUT"):
+            self.memo[argument] = self.stack[-1] if self.stack else None
+        elif name.endswith("GET"):
+            self.stack.append(self.memo.get(argument))
+        elif name in ("NEWOBJ", "REDUCE"):
+            self._pop(1)
+            source = self._pop(1)
+            self.stack.append(("made", source[1]) if isinstance(source, tuple) else None)
+        elif name in ("SETITEM", "SETITEMS", "APPEND", "APPENDS"):
+            self._take(operation.stack_before[1:])
+            target = self.stack[-1] if self.stack else None
+            if isinstance(target, tuple) and target[0] == "made":
+                self.names[target[1]] = "dict" if name.startswith("SET") else "list"
+        elif name == "BUILD":
+            self._pop(1)
+        else:
+            self._take(operation.stack_before)
+            made = self.MARK if name == "MARK" else None
+            self.stack += [made] * len(operation.stack_after)
+
+    def _take(self, what: list[Any]) -> None:
+        if pickletools.markobject in what:
+            while self.stack and self.stack.pop() is not self.MARK:
+                pass
+            self._pop(what.index(pickletools.markobject))
+        else:
+            self._pop(len(what))
+
+    def _pop(self, count: int) -> Any:
+        last = None
+        for _ in range(min(count, len(self.stack))):
+            last = self.stack.pop()
+        return last
 
 
 def _is_allowed(name: str) -> bool:
@@ -194,18 +269,23 @@ def unknown_globals(names: Iterable[str]) -> list[str]:
     ]
 
 
-def stand_ins(names: Iterable[str], where: str) -> list[tuple[Callable[..., Any], str]]:
+def _stand_in(name: str, kind: str | None) -> type:
+    base = {"dict": _DictLike, "list": _ListLike}.get(kind, StandIn)
+    return type(name.rpartition(".")[2], (base,), {"source": name})
+
+
+def stand_ins(kinds: Mapping[str, str | None], where: str) -> list[tuple[Callable[..., Any], str]]:
     """Return stand-ins for the globals that torch does not know, as `torch.serialization.safe_globals` takes them.
 
     Args:
-        names: Names of all globals, see `add_globals`.
+        kinds: All globals, see `add_globals`.
         where: Name of the file in errors.
 
     Raises:
         UnsafeCheckpointError: A global runs programs; the message names them.
         ValueError: Tensors are of a kind that data2vec does not have.
     """
-    names = sorted(names)
+    names = sorted(kinds)
     others = [name for name in names if not OF_TORCH.fullmatch(name) and name not in _CONTAINERS]
     refused = [name for name in others if _is_hostile(name)]
     if refused:
@@ -225,7 +305,7 @@ def stand_ins(names: Iterable[str], where: str) -> list[tuple[Callable[..., Any]
                 "it again with ordinary tensors."
             )
     made = [(_CONTAINERS[name], name) for name in names if name in _CONTAINERS]
-    return made + [(type(name.rpartition(".")[2], (StandIn,), {"source": name}), name) for name in others]
+    return made + [(_stand_in(name, kinds.get(name)), name) for name in others]
 
 
 def plain(value: Any) -> Any:
@@ -261,6 +341,10 @@ def _plain_stand_in(value: StandIn, above: frozenset[int], count: Iterator[int])
     state, name = value.state, value.source.rpartition(".")[2]
     if value.source.startswith("numpy"):
         return _plain_numpy(value, name)
+    if value.source in ("builtins.bytes", "builtins.frozenset", "builtins.tuple") and not value.args:
+        return {"bytes": b"", "frozenset": set(), "tuple": ()}[name]
+    if value.source == "builtins.frozenset":
+        return _plain(set(value.args[0]), above, count)
     if value.source.startswith("pathlib."):
         windows = "Windows" in name
         return str((PureWindowsPath if windows else PurePosixPath)(*(str(part) for part in value.args)))
@@ -287,6 +371,7 @@ def _plain_numpy(value: StandIn, name: str) -> Any:
         return np.frombuffer(data, dtype=_dtype(dtype), count=1)[0].item()
     if name == "_reconstruct" and isinstance(value.state, tuple) and len(value.state) == 5:
         _, shape, dtype, column_major, data = value.state
+        data = _plain(data, frozenset(), itertools.count(1))
         if isinstance(data, bytes):
             array = np.frombuffer(data, dtype=_dtype(dtype))
             return array.reshape(shape, order="F" if column_major else "C").tolist()

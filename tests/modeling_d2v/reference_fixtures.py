@@ -23,7 +23,12 @@ from modeling_d2v.pretraining_data2vec import Data2VecForPreTraining
 FOLDER = Path(__file__).resolve().parents[1] / "fixtures" / "reference"
 V2 = ("d2v2_audio_base", "d2v2_audio_large", "d2v2_image_base", "d2v2_text_base")
 VARIANTS = tuple(sorted(path.stem for path in (FOLDER / "variants").glob("*.json")))
-V1 = ("d2v1_audio_base", "d2v1_text_base", "d2v1_image_base")
+V1_PUBLISHED = ("d2v1_audio_base", "d2v1_text_base", "d2v1_image_base")
+# Settings that no published model has.
+V1_OTHERS = ("d2v1_audio_preln", "d2v1_audio_groupnorm", "d2v1_text_sinusoidal", "d2v1_image_owner")
+V1 = V1_PUBLISHED + V1_OTHERS
+# Fixtures of which the shared data folder holds a whole checkpoint.
+WHOLE = (*(name for name in V2 if name != "d2v2_audio_large"), *V1_PUBLISHED, "d2v1_audio_preln")
 
 # Outputs that only some fixtures hold, by fixture.
 RECORDED = {
@@ -34,10 +39,17 @@ RECORDED = {
     "d2v1_audio_base": {"features.padding_mask"},
     "d2v1_image_base": set(),
     "d2v1_text_base": set(),
+    "d2v1_audio_preln": {"features.padding_mask"},
+    "d2v1_audio_groupnorm": {"features.padding_mask"},
+    "d2v1_text_sinusoidal": set(),
+    "d2v1_image_owner": set(),
 }
+# Of the greatest recorded value. A norm over three samples magnifies rounding: those recorded targets are themselves
+# 1.3e-5 from the ones computed in double precision.
+TOLERANCES = {"d2v1_audio_preln": 2e-5}
 
 # A sample of each fixture in which nothing is padding.
-UNPADDED = {"d2v2_audio_large": 1}
+UNPADDED = {"d2v2_audio_large": 1, "d2v1_audio_preln": 1}
 
 # The recorded text batch masks every chosen token; the published 80 / 10 / 10 split is the task's, not the model's.
 TASK = {"random_token_prob": 0.0, "leave_unmasked_prob": 0.0}
@@ -174,11 +186,11 @@ def relative_error(ours: Tensor, theirs: Tensor) -> float:
     return ((ours - theirs).abs().max() / theirs.abs().max().clamp(min=1e-12)).item()
 
 
-def assert_close(ours: Tensor, theirs: Tensor, what: str) -> None:
-    """Equal up to 1e-5 of the greatest recorded value, plus 1e-6 for means that are nearly zero themselves."""
+def assert_close(ours: Tensor, theirs: Tensor, what: str, tolerance: float = 1e-5) -> None:
+    """Equal up to `tolerance` of the greatest recorded value, plus 1e-6 for means that are nearly zero themselves."""
     assert ours.shape == theirs.shape, f"{what} has shape {tuple(ours.shape)} instead of {tuple(theirs.shape)}"
     error, greatest = (ours.float() - theirs.float()).abs().max().item(), theirs.abs().max().item()
-    assert error <= 1e-5 * greatest + 1e-6, (
+    assert error <= tolerance * greatest + 1e-6, (
         f"{what} differs from the reference by {error:.1e}, its greatest value is {greatest:.1e}"
     )
 

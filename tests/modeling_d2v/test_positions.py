@@ -1,9 +1,11 @@
 """Positions and lengths against tables recorded from the reference implementation."""
 
+import math
+
 import pytest
 import torch
 
-from modeling_d2v.positions import AlibiBias, ConvPositions, alibi_slopes, sincos_2d, text_positions
+from modeling_d2v.positions import AlibiBias, ConvPositions, SinusoidPositions, alibi_slopes, sincos_2d, text_positions
 from tests.modeling_d2v.reference_fixtures import load_numbers, relative_error
 
 
@@ -73,3 +75,15 @@ def test_position_encoder_normalises_its_input():
     assert "norm.weight" in encoder.state_dict() and "norm.weight" not in ConvPositions(8, 2, 8, 2).state_dict()
     alone = encoder(x[1:, :7], None)
     torch.testing.assert_close(encoder(x, real)[1:, :7], alone, atol=1e-5, rtol=1e-5)
+
+
+def test_sinusoid_positions():
+    """Sines of all frequencies, then cosines, and a row of zeros for padding."""
+    module = SinusoidPositions(30, 7, padding_idx=1)
+    assert not list(module.state_dict()) and module.table.shape == (30, 7) and not module.table[1].any()
+    for row in (0, 2, 29):
+        angles = [row * 10000 ** (-i / 2) for i in range(3)]
+        expected = [*map(math.sin, angles), *map(math.cos, angles), 0.0]
+        assert module.table[row].tolist() == pytest.approx(expected, abs=1e-6)
+    places = torch.tensor([[2, 3, 1]])
+    assert torch.equal(module(places), module.table[[2, 3, 1]][None])

@@ -359,7 +359,9 @@ def convert_state_dict(
     layout = layout_of(kind)
     expected = expected_shapes(Data2VecForPreTraining, config)
     filler = Filler(expected, kind, without_key_bias=layout.without_key_bias)
+    has_teacher = False
     for name, tensor, teacher in walk_state(state):
+        has_teacher = has_teacher or teacher
         label = f"_ema.{name}" if teacher else name
         place = check_fixed_scale(translate(name, kind, teacher, config), label, tensor, config)
         if encoder_only and isinstance(place, Place) and place.name.startswith("decoders."):
@@ -368,8 +370,7 @@ def convert_state_dict(
     filler.put("step", Place("ema_step"), torch.tensor(step, dtype=torch.int64))
     for name in expected:
         # A teacher that is the list of blocks has no final norm: targets are taken before it.
-        is_norm = name.startswith(f"{TEACHER}encoder.norm.") and any(_EMA_KEY.match(key) for key in state)
-        if is_norm or _is_copied(name, config):
+        if has_teacher and (name.startswith(f"{TEACHER}encoder.norm.") or _is_copied(name, config)):
             filler.copy(name, STUDENT + name.removeprefix(TEACHER))
     return filler.finish(optional)
 

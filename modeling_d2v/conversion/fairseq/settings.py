@@ -60,7 +60,7 @@ class Settings:
         value = self.get(name, default)
         if isinstance(value, int | float) and not isinstance(value, bool):
             return value
-        self.notes.append(f"{name} is {value!r} in the file, which is not a number: {default} is assumed.")
+        self.notes.append(f"{name}={value!r}: not a number, {default} is assumed")
         return default
 
     def measured(self, name: str, default: Any, found: Any) -> Any:
@@ -74,14 +74,14 @@ class Settings:
         value = self.get(name, default)
         if found is None or found == value:
             return value
-        self.notes.append(f"{name} is {found} according to the tensors, which the settings contradict ({value}).")
+        self.notes.append(f"{name}={value!r}: the tensors have {found!r}, which is used")
         return found
 
     def without(self, what: str, **neutral: Any) -> None:
         """Note entries that concern further pretraining alone and have another value than the neutral one."""
         for name, value in neutral.items():
             if self.get(name, value) not in (value, None):
-                self.notes.append(f"{name}={self.values[name]!r} is lost in further pretraining: {what}.")
+                self.notes.append(f"{name}={self.values[name]!r}: without effect on further pretraining here, {what}")
 
     def measured_product(self, name: str, default: float, unit: int, found: int | None) -> int:
         """Return a size that the settings give as a ratio to `unit`, or what the tensors say of it, with a note."""

@@ -150,7 +150,7 @@ def convert_v1_audio(model: Settings, vocab_size: int | None, task: Mapping[str,
         "ema_copied": copied,
     }
     if audio["loss_scale"] is not None and audio["loss_scale"] <= 0:
-        model.notes.append(f"loss_scale={audio['loss_scale']} cannot train: further pretraining uses the default.")
+        model.notes.append(f"loss_scale={audio['loss_scale']}: cannot train, the default is used")
         audio["loss_scale"] = None
     if scope == "all":
         # The reference asks this teacher for all of its blocks.
@@ -203,7 +203,7 @@ def _audio_teacher(model: Settings) -> tuple[str, list[str] | None]:
     encoder_alone = model.get("ema_transformer_only", True) or layers_only
     if encoder_alone and _owns_front_end(model):
         encoder_alone = layers_only = False
-        model.notes.append("The teacher has a local encoder of its own, which the settings (ema_*_only) contradict.")
+        model.notes.append("ema_transformer_only=True: the teacher has a local encoder of its own, which is used")
     return "context" if encoder_alone else "all", ["position_encoder"] if layers_only else None
 
 
@@ -249,9 +249,7 @@ def _convolutions(model: Settings) -> dict[str, Any]:
         found = {"conv_dim": [shape[0] for shape in shapes], "conv_kernel": [shape[2] for shape in shapes]}
         for field, values in found.items():
             if values != fields[field]:
-                model.notes.append(
-                    f"{field} is {values} according to the tensors, which conv_feature_layers contradicts."
-                )
+                model.notes.append(f"{field}={fields[field]}: the tensors have {values}, which is used")
         fields |= found
     biased = "feature_extractor.conv_layers.0.0.bias" in model.shapes if model.shapes else None
     mode = None
@@ -359,11 +357,17 @@ def _text_mask(task: Settings) -> dict[str, Any]:
     task.without("words are masked in parts", mask_whole_words=False)
     task.without("spans have one length", mask_stdev=0.0)
     task.without("random tokens are equally likely", freq_weighted_replacement=False)
+    shares = {name: task.number(name, 0.1) for name in ("random_token_prob", "leave_unmasked_prob")}
+    for name, share in shares.items():
+        if share:
+            task.notes.append(
+                f"{name}={share}: such tokens are predicted as well here, not only those that are hidden"
+            )
     return _mask_share(prob, length) | {
         "mask_sampler": "random" if length == 1 else "span",
         "mask_length": length,
-        "mask_random_prob": task.number("random_token_prob", 0.1),
-        "mask_keep_prob": task.number("leave_unmasked_prob", 0.1),
+        "mask_random_prob": shares["random_token_prob"],
+        "mask_keep_prob": shares["leave_unmasked_prob"],
     }
 
 
@@ -387,7 +391,7 @@ def _embeddings(model: Settings, transformer: Settings, encoder: Settings, stem:
     kind = "none" if absent else "learned" if learned else "sinusoidal"
     if model.shapes and (kind == "learned") != (table is not None):
         kind = "learned" if table is not None else "sinusoidal"
-        model.notes.append(f"position_embedding is {kind} according to the tensors, which the settings contradict.")
+        model.notes.append(f"learned_pos={learned}: the tensors have {kind} positions, which are used")
     limit = model.get("max_positions", 512)
     model.ignore("given by max_source_positions of the transformer", "max_positions")
     rows = None if table is None else table[0] - 2  # one for each position below the first, and for padding
@@ -435,7 +439,7 @@ def convert_v1_vision(model: Settings, vocab_size: int | None, task: Mapping[str
     ffn = _size(model, "encoder.blocks.0.mlp.0.weight", 0) or 4 * width
     if ffn != int(width * model.get("mlp_ratio", 4)):
         model.notes.append(
-            f"mlp_ratio is {ffn / width:g}, and not {model.get('mlp_ratio', 4)}, which the reference ignores."
+            f"mlp_ratio={model.get('mlp_ratio', 4)}: ignored by the reference, the tensors have {ffn / width:g}"
         )
     scaled = "encoder.blocks.0.gamma_1" in model.shapes if model.shapes else None
     scale = model.get("layer_scale_init_value", 1e-4)

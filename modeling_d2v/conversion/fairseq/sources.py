@@ -200,10 +200,11 @@ def _weights(content: Mapping[str, Any], where: str) -> dict[str, Any]:
             if isinstance(content.get("model_ema"), Mapping):
                 state["_ema"] = _of_module(content["model_ema"])
             return _unwrapped(_checked(state, key, where))
-    if content and all(isinstance(value, Tensor) or str(name).endswith("_ema") for name, value in content.items()):
-        return _unwrapped(_checked(dict(content), "the file", where))
-    if content and all(isinstance(value, Mapping) for value in content.values()) and len(content) == 1:
-        return _weights(next(iter(content.values())), where)
+    bare = {name: value for name, value in content.items() if name != "cfg"}
+    if bare and all(isinstance(value, Tensor) or str(name).endswith("_ema") for name, value in bare.items()):
+        return _unwrapped(_checked(bare, "the file", where))
+    if len(bare) == 1 and isinstance(inner := next(iter(bare.values())), Mapping):
+        return _weights(inner, where)
     other = next((what for keys, what in _OTHER_CONTENTS if keys <= set(content)), None)
     if other is not None:
         raise ValueError(f"{where} is {other}, not a model: give the file that holds the weights.")

@@ -58,6 +58,7 @@ REQUIRED: dict[str, tuple[Only, ...]] = {
         Only("norm_first", True, "its blocks normalise before attention and feed-forward part"),
         Only("mlp_residual", True, "its blocks add the feed-forward part to its input"),
         Only("modality.num_extra_tokens", 1, "it has one class token"),
+        Only("modality.pooling_start", 0, "its classifier pools all patches"),
         Only("modality.context_norm", False, "it has no norm between the embedding and the first block"),
         Only("modality.position_embedding", "none", "it has no sine and cosine positions (of data2vec 2.0)"),
     ),
