@@ -154,10 +154,11 @@ def convert_checkpoint(
     try:
         converted = _convert(source, encoder_only, weights)
         converted.notes += [source.assumed] if source.assumed else []
-        if content.unknown:
+        unknown = getattr(content, "unknown", ())
+        if unknown:
             converted.notes.append(
                 f"Objects of classes that are not known here were read as their attributes, and none of their code "
-                f"was run: {', '.join(content.unknown[:10])}."
+                f"was run: {', '.join(unknown[:10])}."
             )
         return converted
     except (TypeError, ValueError) as error:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from modeling_d2v.conversion.fairseq.layouts import detect_kind, layout_of, shapes_of
 from modeling_d2v.conversion.fairseq.settings_beit import SHAPES, beit_shapes
-from modeling_d2v.conversion.fairseq.settings_v1 import PUBLISHED, published_settings
+from modeling_d2v.conversion.fairseq.settings_published import PUBLISHED, published_settings
 from modeling_d2v.conversion.pickles import StandIn
 
 

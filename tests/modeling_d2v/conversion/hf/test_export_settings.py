@@ -72,6 +72,7 @@ WRONG: dict[tuple[str, str], Any] = {
     ("vision", "norm_first"): False,
     ("vision", "modality.prenet_depth"): 1,
     ("vision", "modality.num_extra_tokens"): 2,
+    ("vision", "modality.pooling_start"): 1,
     ("vision", "modality.context_norm"): True,
     ("vision", "modality.position_embedding"): "sincos_2d",
     ("vision", "modality.embed_dim"): 24,
