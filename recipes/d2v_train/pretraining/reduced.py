@@ -76,6 +76,8 @@ def _smaller_model(options: Options) -> dict[str, Any]:
         "num_attention_heads": min(config.num_attention_heads, HEADS),
         "intermediate_size": min(config.intermediate_size, 2 * WIDTH),
     }
+    if config.shared_decoder is not None:
+        model["shared_decoder"] = {**config.shared_decoder, "decoder_hidden_size": WIDTH}
     for name in options.modalities:
         settings = config.modality_config(name)
         small = {
@@ -83,6 +85,8 @@ def _smaller_model(options: Options) -> dict[str, Any]:
             "decoder_hidden_size": min(settings.decoder_hidden_size, WIDTH),
             "average_top_k_layers": min(settings.average_top_k_layers or blocks, blocks),
         }
+        if settings.alibi_num_heads is not None:
+            small["alibi_num_heads"] = min(settings.alibi_num_heads, model["num_attention_heads"])
         small |= SMALLER_FRONT_END[name](settings)
         model |= {f"{name}_config.{field}": value for field, value in small.items()}
     return model
