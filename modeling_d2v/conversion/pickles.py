@@ -303,9 +303,7 @@ def stand_ins(kinds: Mapping[str, str | None], where: str) -> list[tuple[Callabl
             "from its publisher again, and check where this one came from."
         )
     for name in others:
-        if name.startswith(
-            ("torch._utils.", "torch._tensor.", "torch.distributed.", "torch.nested.", "torch.sparse.")
-        ):
+        if re.match(r"torch\.(_utils|_tensor|nested|sparse|distributed\._?(tensor|shard\w*|fsdp))\.", name):
             kind = next((kind for mark, kind in SPECIAL_TENSORS.items() if mark in name), "tensors of another kind")
             raise ValueError(
                 f"{where} holds {kind} ({name}), which data2vec does not have. Load it where it was written, and save "
