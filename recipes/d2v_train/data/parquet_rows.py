@@ -51,6 +51,7 @@ class ParquetRows(TableRows):
         import numpy as np
 
         self.files = [str(file) for file in files]
+        self._folders = [os.path.dirname(file) for file in self.files]
         self.is_stream, self.is_remote = True, any(map(is_url, self.files))
         with ThreadPoolExecutor(min(FOOTER_THREADS, len(self.files))) as pool:
             self._footers = list(pool.map(_footer, self.files))
@@ -87,7 +88,7 @@ class ParquetRows(TableRows):
 
     def folder(self, row: int) -> str:
         file, _ = self._groups[int(self._ends.searchsorted(row, side="right"))]
-        return os.path.dirname(self.files[file])
+        return self._folders[file]
 
     def keep(self, rows: int) -> None:
         """Set how many rows stay in memory, besides two row groups."""

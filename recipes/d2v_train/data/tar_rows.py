@@ -184,9 +184,10 @@ class TarRows(TableRows):
 
     def _read(self, row: int, member: int) -> bytes:
         number = int(self._file[row])
-        if self._opened is None or self._opened[:2] != (os.getpid(), number):
-            self._opened = (os.getpid(), number, open(self._places[number], "rb"))  # noqa: SIM115 (kept open)
-        return os.pread(self._opened[2].fileno(), int(self._size[member]), int(self._offset[member]))
+        opened = self._opened  # another thread may replace it
+        if opened is None or opened[:2] != (os.getpid(), number):
+            opened = self._opened = (os.getpid(), number, open(self._places[number], "rb"))  # noqa: SIM115 (kept open)
+        return os.pread(opened[2].fileno(), int(self._size[member]), int(self._offset[member]))
 
 
 @dataclass

@@ -20,10 +20,10 @@ def test_local_paths_are_literal(tmp_path, name):
 def test_files_below_a_url_are_listed_without_hidden_ones():
     memory = fsspec.filesystem("memory")
     for name in ("b.csv", "inner/a.csv", ".hidden/c.csv"):
-        memory.pipe_file(f"/listed/{name}", b"x")
-    assert [name for _, name in list_url("memory://listed")] == ["b.csv", "inner/a.csv"]
-    assert list_url("memory://listed/b.csv") == [("memory://listed/b.csv", "")]
-    with open_file(list_url("memory://listed/")[0][0]) as file:
+        memory.pipe_file(f"/files_below/{name}", b"x")
+    assert [name for _, name in list_url("memory://files_below")] == ["b.csv", "inner/a.csv"]
+    assert list_url("memory://files_below/b.csv") == [("memory://files_below/b.csv", "")]
+    with open_file(list_url("memory://files_below/")[0][0]) as file:
         assert file.read() == b"x"
     with pytest.raises(FileNotFoundError, match="nowhere"):
         list_url("memory://nowhere")
