@@ -20,7 +20,6 @@ from .remote_code import AUTO_MAP
 
 
 CARD = "README.md"
-DEFAULT_LICENSE = "apache-2.0"
 NON_COMMERCIAL = "cc-by-nc"
 PAPERS = {"1.0": "2202.03555", "2.0": "2212.07525"}
 PIPELINE_TAGS = {
@@ -60,7 +59,7 @@ def model_card(
     architecture: str,
     name: str,
     *,
-    license: str | None = DEFAULT_LICENSE,
+    license: str | None = None,
     base_model: str | None = None,
     datasets: list[str] | None = None,
     summary: str | None = None,
@@ -120,7 +119,7 @@ def auto_class(architecture: str) -> str:
 def license_text(license: str | None, has_code: bool = True) -> str:
     """Return a card's sentence about the licence of the weights, and of the code beside them if there is some."""
     if license is None:
-        return "The licence of the weights that this model was made from is not known."
+        return "The licence of the weights is not known: none was chosen, and no source of the weights states one."
     limit = ", which excludes commercial use" if license.startswith(NON_COMMERCIAL) else ""
     return f"The weights are under {license}{limit}{'; the code beside them is under Apache-2.0' * has_code}."
 
@@ -165,7 +164,7 @@ def choose_license(chosen: str | None, stated: str | None) -> str:
     """
     if chosen is None and stated is None:
         raise ValueError(
-            f"The licence of these weights is unknown. Set `license`, such as {DEFAULT_LICENSE!r} for weights that "
+            f"The licence of these weights is unknown. Set `license`, such as 'apache-2.0' for weights that "
             f"you trained from scratch, or {NON_COMMERCIAL + '-4.0'!r} for those that come from the vision "
             "checkpoints of the reference implementation."
         )

@@ -10,7 +10,7 @@ from typing import Any
 from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, HfApi, ModelCard
 from huggingface_hub.errors import EntryNotFoundError
 
-from .model_card import CARD, DEFAULT_LICENSE, choose_license, model_card, read_license, with_license
+from .model_card import CARD, choose_license, model_card, read_license, with_license
 
 
 logger = logging.getLogger(__name__)
@@ -88,8 +88,8 @@ class PushToHub:
 
         Args:
             repo_id: "user/name", or a name alone for the account of the token.
-            license: Licence of the weights. Default: that of the model that these weights were loaded from, or
-                Apache-2.0 for weights that were not loaded.
+            license: Licence of the weights. Default: that of the model that these weights were loaded from; none,
+                with a warning, if it is not known.
             max_shard_size: Size above which the weights are written in parts.
             tags: Tags of the card.
             options: `commit_message`, `commit_description`, `private`, `token`, `revision`, `create_pr` of `upload`.
@@ -103,11 +103,11 @@ class PushToHub:
         token, source = options.get("token"), self.config._name_or_path
         stated = read_license(source, token=token)
         kept = _existing_card(repo_id, token)
-        license = license or stated or (kept and kept.data.license) or (None if source else DEFAULT_LICENSE)
+        license = license or stated or (kept and kept.data.license)
         if license:
             license = choose_license(license, stated)
         else:
-            logger.warning("%s has no card with a licence, so the new card names none. Set `license`.", source)
+            logger.warning("No licence of the weights is known, so the new card names none. Set `license`.")
         card = kept or ModelCard(model_card(self.config, type(self).__name__, repo_id, license=license))
         wanted = [*(card.data.tags or []), *(self.model_tags or []), *(tags or [])]
         card.data.tags = list(dict.fromkeys(wanted))

@@ -5,11 +5,22 @@ from accelerate.state import AcceleratorState, GradientState
 from d2v_train.programs import pretrain
 
 
+LICENCE = "hub.license=apache-2.0"
+
+
 def train(folder, *options):
     AcceleratorState._reset_state(reset_partial_state=True)
     try:
         pretrain.run_program(
-            ["tiny_vision", f"output_dir={folder}", "max_steps=3", "logging.every=1", "cpu=true", *options]
+            [
+                "tiny_vision",
+                f"output_dir={folder}",
+                "max_steps=3",
+                "logging.every=1",
+                "cpu=true",
+                "hub.license=apache-2.0",
+                *options,
+            ]
         )
     finally:
         AcceleratorState._reset_state(reset_partial_state=True)

@@ -36,10 +36,11 @@ def test_weights_of_unknown_origin_need_a_licence(publishable, tmp_path):
     assert made.license == license_in(made.card) == "mit" and "- mine" in made.card
 
 
-def test_weights_from_nowhere_are_apache(hub):
+def test_nobody_s_choice_is_no_licence(hub, caplog):
     make_head("Data2VecForImageClassification").push_to_hub("user/new", tags=["pictures"])
     card = ModelCard(hub.files("user/new")["README.md"].decode())
-    assert card.data.license == "apache-2.0" and card.data.tags == ["data2vec", "arxiv:2212.07525", "pictures"]
+    assert card.data.license is None and "names none" in caplog.text
+    assert card.data.tags == ["data2vec", "arxiv:2212.07525", "pictures"]
     assert card.data.pipeline_tag == "image-classification"
 
 

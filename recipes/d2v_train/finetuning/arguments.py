@@ -326,6 +326,7 @@ class FinetuningArguments(TrainingArguments):
     early_stopping_patience: int | None = option(None, "Stop after this many evaluations without improvement.")
     early_stopping_threshold: float = option(0.0, "Smallest change that counts as an improvement.")
     max_bad_fraction: float = option(0.05, "Stop if more than this share of the samples is broken.")
+    hub_license: str | None = option(None, "Licence of the uploaded weights; default: that of the checkpoint.")
     hub_strategy: str = option("end", "When --push_to_hub uploads: end, the finished model only.")
 
     def __post_init__(self) -> None:

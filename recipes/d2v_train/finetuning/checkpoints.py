@@ -165,6 +165,7 @@ class CheckpointingTrainer(Trainer):
             made = publish_checkpoint(
                 folder,
                 self.hub_model_id,
+                license=self.args.hub_license,
                 token=token or self.hub_token,
                 private=self.args.hub_private_repo,
                 revision=self.args.hub_revision,

@@ -312,6 +312,8 @@ def run(trainer: FinetuningTrainer, *, predict: Callable[[], dict[str, float]] |
         All metrics, as in `all_results.json`.
     """
     args = trainer.args
+    if args.push_to_hub:
+        trainer.check_license()
     if args.do_train:
         trainer.results |= _train(trainer)
     if args.do_eval:

@@ -30,8 +30,9 @@ from d2v_train.finetuning.checkpoints import CheckpointingTrainer
 from d2v_train.finetuning.resume import STATE_FILE
 from d2v_train.models.optim import has_weight_decay, layer_scale
 from d2v_train.publishing.finetuned_card import finetuned_card
+from d2v_train.publishing.run_card import inherited_license
 from d2v_train.support.atomic import write_text
-from modeling_d2v.model_card import CARD
+from modeling_d2v.model_card import CARD, choose_license
 
 
 class Watch(TrainerCallback):
@@ -92,6 +93,19 @@ class FinetuningTrainer(CheckpointingTrainer):
             self._move_model_to_device(self.model, self.args.device)
             self.average = WeightsAverage(self.model, self.args.weights_ema_decay)
             self.add_callback(UpdateAverage(self.average))
+
+    def check_license(self) -> None:
+        """Check before the training that the model may be uploaded after it.
+
+        Raises:
+            ValueError: If its licence is unknown, or that of the checkpoint does not allow the chosen one.
+        """
+        try:
+            choose_license(self.args.hub_license, inherited_license(self.card.get("finetuned_from")))
+        except ValueError as error:
+            raise ValueError(
+                f"--push_to_hub needs a licence. {error}".replace("`license`", "--hub_license")
+            ) from error
 
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
         """Return the names of the parameters with weight decay, the same ones as in pretraining."""
@@ -182,7 +196,7 @@ class FinetuningTrainer(CheckpointingTrainer):
         if not self.is_world_process_zero() or (not trained and (folder / CARD).exists()):
             return
         name = model_name or (self.hub_model_id or folder.resolve().name).rpartition("/")[2]
-        known = {"repository": self.hub_model_id, **self.card, **kwargs}
+        known = {"repository": self.hub_model_id, "license": self.args.hub_license, **self.card, **kwargs}
         text = finetuned_card(name, self.results, self._settings() if trained else {}, **known)
         write_text(folder / CARD, text)
 

@@ -91,6 +91,8 @@ class LoggingOptions:
     """Project or experiment of the run in the trackers."""
     run_name: str | None = free(None)
     """Name of the run in the trackers; null takes the name of the folder `output_dir`."""
+    license: str | None = free(None)
+    """Licence of the weights, such as `apache-2.0`; null keeps that of the weights that the run starts from."""
 
     def __post_init__(self):
         names = [name.strip() for entry in self.report_to for name in entry.split(",")]
@@ -107,6 +109,8 @@ class HubOptions:
     """Upload the finished model with its model card when the run ends. A failed upload does not lose the run."""
     model_id: str | None = free(None)
     """Repository to upload to, such as `me/my-model`; null takes the name of the folder `output_dir`."""
+    license: str | None = free(None)
+    """Licence of the weights, such as `apache-2.0`; null keeps that of the weights that the run starts from."""
 
 
 @dataclass(kw_only=True)

@@ -40,7 +40,7 @@ from d2v_train.probing.online import OnlineProbe
 from d2v_train.probing.pictures import Pictures
 from d2v_train.publishing.backbone import backbone_card, export_backbone
 from d2v_train.publishing.export import export, push
-from d2v_train.publishing.run_card import run_card
+from d2v_train.publishing.run_card import inherited_license, run_card
 from d2v_train.runs.checkpoints import CheckpointError
 from d2v_train.runs.lock import FolderInUseError, RunLock
 from d2v_train.runs.record import Progress, RunRecord
@@ -48,6 +48,7 @@ from d2v_train.runs.trackers import Trackers, hyperparameters, tracker_names
 from d2v_train.support.extras import MissingDependencyError
 from d2v_train.support.processes import Processes, ProcessLostError, fewer_than_launched, is_lost_process
 from d2v_train.support.storage import WriteError, writing
+from modeling_d2v.model_card import choose_license
 from modeling_d2v.sharing.publishing import PublishingError
 
 
@@ -81,6 +82,7 @@ def pretrain(options: Options) -> dict[str, Any]:
         MissingDependencyError: If the data needs an optional library that is not installed.
     """
     with options_explained("The model"):
+        check_license(options)
         configured = complete_options(options)
         options = scale_batch(configured)
     with options_explained("Devices and trackers"):
@@ -127,7 +129,7 @@ def train(options: Options, accelerator: Accelerator, processes: Processes, fold
         final = save_final(options, trained, folder, parts)
         print(json.dumps({**summary, "final": str(final)}, indent=1))
         if options.hub.push:
-            upload_final(folder / "final", options.hub.model_id or folder.resolve().name)
+            upload_final(folder / "final", options.hub.model_id or folder.resolve().name, options.hub.license)
     accelerator.wait_for_everyone()
     return summary
 
@@ -211,17 +213,30 @@ def save_final(options: Options, model: PreTrainedModel, folder: Path, parts: Ru
     repository, config = options.hub.model_id or folder.resolve().name, parts.model.config
     with writing("The finished model", folder):
         if options.backbone is None:
-            card = run_card(folder, config, repository, weights="all")
+            card = run_card(folder, config, repository, weights="all", license=options.hub.license)
             return export(model, folder / "final", parts.steps.transforms, parts.tokenizer, card)
-        card = backbone_card(folder, config, repository)
+        card = backbone_card(folder, config, repository, license=options.hub.license)
         beside = options.backbone if parts.tokenizer is None else options.text.tokenizer
         return export_backbone(model, folder, load_processor(beside, config.modality), card)
 
 
-def upload_final(final: Path, repository: str) -> None:
+def check_license(options: Options) -> None:
+    """Check before the training that the model may be uploaded after it.
+
+    Raises:
+        OptionError: The licence of the weights is unknown, or that of their source does not allow the chosen one.
+    """
+    if options.hub.push:
+        try:
+            choose_license(options.hub.license, inherited_license(options.init_from or options.backbone))
+        except ValueError as error:
+            raise OptionError(f"hub.push needs a licence. {error}".replace("`license`", "hub.license")) from error
+
+
+def upload_final(final: Path, repository: str, license: str | None) -> None:
     """Upload the finished model. A failure is logged and does not fail the finished run."""
     try:
-        logger.info("Uploaded: %s", push(final, repository))
+        logger.info("Uploaded: %s", push(final, repository, license))
     except (PublishingError, ValueError) as error:
         again = f"d2v publish {final} {repository}"
         logger.error("The model is in %s, but it was not uploaded: %s\nTry again with: %s", final, error, again)

@@ -34,7 +34,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("checkpoint", help="folder of a finished run or of a model")
     add("repo_id", help="user/name, or only a name for your own account")
     add("--weights", choices=WEIGHTS, default="student", help="weights of a pretraining model (default: %(default)s)")
-    add("--license", help="licence of the weights (default: that of their source, otherwise apache-2.0)")
+    add("--license", help="licence of the weights, such as apache-2.0; needed unless their source states one")
     add(
         "--card", type=Path, help="README.md to use (default: that of the checkpoint, or one made from the run record)"
     )

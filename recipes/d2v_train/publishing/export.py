@@ -38,18 +38,21 @@ def write(draft: Path, model: Any, transforms: dict[str, Any], tokenizer: Any, c
         (draft / CARD).write_text(card, encoding="utf-8")
 
 
-def push(final: Path, repository: str) -> str:
+def push(final: Path, repository: str, license: str | None = None) -> str:
     """Upload the encoder of an exported model, with a card made from the run's record.
 
     Args:
         final: The exported folder, inside that of the run.
         repository: "user/name", or a name alone for the account of the token.
+        license: Licence of the weights; None keeps that of their source.
 
     Returns:
         The address of the commit.
 
     Raises:
         PublishingError: The upload failed.
-        ValueError: The licence of the weights that the run started from is unknown.
+        ValueError: The licence is unknown.
     """
-    return publish_checkpoint(final, repository, commit_message="Upload pretrained data2vec model").url
+    return publish_checkpoint(
+        final, repository, license=license, commit_message="Upload pretrained data2vec model"
+    ).url

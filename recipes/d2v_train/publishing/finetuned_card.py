@@ -48,7 +48,7 @@ def finetuned_card(
         tasks: Task of the Hub, such as "text-classification".
         dataset, dataset_args: Name of the data, and of its configuration.
         language, tags: Metadata.
-        license: Licence of the weights; default: that of the pretrained model, Apache-2.0 if there was none.
+        license: Licence of the weights; default: that of the pretrained model.
     """
     local = finetuned_from is not None and Path(finetuned_from).exists()
     # The last part of a path describes the data, the rest only the machine.

@@ -11,6 +11,7 @@ from transformers import AutoConfig
 from d2v_train.publishing.backbone import backbone_card
 from d2v_train.publishing.run_card import find_run, is_generated, run_card
 from modeling_d2v import BackbonePreTrainingConfig
+from modeling_d2v.model_card import read_license
 from modeling_d2v.sharing.publishing import Publication, find_checkpoint, publish
 
 
@@ -50,7 +51,7 @@ def publish_checkpoint(
             config,
             repo_id,
             weights=weights,
-            license=license,
+            license=license or read_license(folder),
             probes=[*sorted(run.glob("probe*.json")), *probes],
             pictures=pictures,
         )

@@ -20,7 +20,7 @@ from d2v_train.support.text import duration, lines_of
 from modeling_d2v import Data2VecConfig
 from modeling_d2v.markdown import Markdown, code, code_block, escape, facts_table, markdown_table
 from modeling_d2v.modalities import MODALITIES
-from modeling_d2v.model_card import CARD, DEFAULT_LICENSE, choose_license, model_card, read_license
+from modeling_d2v.model_card import CARD, choose_license, model_card, read_license
 
 
 LOG_FILE = "log.jsonl"
@@ -48,10 +48,10 @@ def inherited_license(source: str | None) -> str | None:
         source: Folder or name on the Hub; `None` for random weights.
 
     Returns:
-        The licence, or `None` if it is unknown.
+        The licence, or `None` if it is unknown or, for random weights, nobody chose one.
     """
     if source is None:
-        return DEFAULT_LICENSE
+        return None
     stated = read_license(source)
     run = find_run(Path(source)) if stated is None and Path(source).is_dir() else None
     if run is None:
@@ -77,7 +77,7 @@ def run_card(
         config: Configuration of its model.
         name: Name of the repository, for the example.
         weights: Published weights: the encoder of the "student" or the "teacher", or "all".
-        license: Licence of the weights. Default: inherited from `init_from`, Apache-2.0 for a run from random weights.
+        license: Licence of the weights. Default: inherited from `init_from`.
         probes: Files with the output of `recipes/probe.py`.
         pictures: Pictures of the curves, to be uploaded beside the card.
 

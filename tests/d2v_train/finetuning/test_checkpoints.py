@@ -71,7 +71,9 @@ def test_older_checkpoints_are_removed_only_when_a_newer_one_is_complete(tmp_pat
 def test_the_finished_model_is_uploaded_once_with_its_card(tmp_path, monkeypatch):
     with HubServer() as hub:
         hub.connect(monkeypatch)
-        trainer = make_trainer(tmp_path / "run", max_steps=2, do_eval=True, push_to_hub=True, hub_model_id="tiny")
+        trainer = make_trainer(
+            tmp_path / "run", max_steps=2, do_eval=True, push_to_hub=True, hub_model_id="tiny", hub_license="mit"
+        )
         trainer.card = {"tasks": "text-classification"}
         results = run(trainer)
         files = hub.files("user/tiny")
@@ -95,7 +97,13 @@ def test_no_token_and_no_path_leaves_the_house(tmp_path, monkeypatch, given, cap
             monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(tmp_path / "stored"))
         options = {"hub_token": hub.token} if given == "option" else {}
         trainer = make_trainer(
-            tmp_path / "run", max_steps=4, save_strategy="steps", save_steps=2, push_to_hub=True, **options
+            tmp_path / "run",
+            max_steps=4,
+            save_strategy="steps",
+            save_steps=2,
+            push_to_hub=True,
+            hub_license="mit",
+            **options,
         )
         run(trainer)
         uploaded = hub.files("user/run")
@@ -111,13 +119,13 @@ def test_a_refused_token_ends_the_run_before_the_training(tmp_path, monkeypatch)
     with HubServer() as hub:
         hub.connect(monkeypatch)
         with pytest.raises(PublishingError, match="token"):
-            make_trainer(tmp_path, push_to_hub=True, hub_token="hf_wrong")
+            make_trainer(tmp_path, push_to_hub=True, hub_token="hf_wrong", hub_license="mit")
 
 
 def test_a_failed_upload_leaves_the_finished_model_and_the_command(tmp_path, monkeypatch, caplog):
     with HubServer() as hub:
         hub.connect(monkeypatch)
         hub.faults.append(Fault("POST .*/commit/", [403]))
-        run(make_trainer(tmp_path / "run", max_steps=1, push_to_hub=True))
+        run(make_trainer(tmp_path / "run", max_steps=1, push_to_hub=True, hub_license="mit"))
     assert (tmp_path / "run" / "model.safetensors").exists()
     assert f"d2v publish {tmp_path / 'run'} user/run" in caplog.text

@@ -10,6 +10,7 @@ from model_factory import tiny_config
 from safetensors import safe_open
 from uploaded_run import section, train
 
+from d2v_train.options.errors import OptionError
 from d2v_train.publishing.hub import publish_checkpoint
 from d2v_train.publishing.run_card import inherited_license
 from modeling_d2v import Data2VecModel
@@ -85,7 +86,7 @@ def test_the_licence_follows_the_weights_from_run_to_run(run, tmp_path):
     assert made.license == "cc-by-nc-4.0"
     with pytest.raises(ValueError, match="commercial"):
         publish_checkpoint(run, "me/continued", license="mit", dry_run=True)
-    assert inherited_license(None) == "apache-2.0" and inherited_license(str(tmp_path)) is None
+    assert inherited_license(None) is None and inherited_license(str(tmp_path)) is None
 
 
 def test_a_start_of_unknown_licence_asks_for_one(run, tmp_path):
@@ -114,3 +115,12 @@ def test_trainer_pushes_heads_with_code_and_licence(hub, tmp_path):
     assert "training_args.bin" not in made.files and json.loads(hub.files("user/tuned2")["config.json"])[
         "architectures"
     ] == ["Data2VecForSequenceClassification"]
+
+
+def test_a_licence_is_chosen_before_the_training(hub, tmp_path):
+    with pytest.raises(OptionError, match="hub.push needs a licence.*hub.license"):
+        train(tmp_path / "run", "hub.push=true", "hub.license=null")
+    trainer = make_trainer(tmp_path / "tuned", push_to_hub=True)
+    with pytest.raises(ValueError, match="--push_to_hub needs a licence.*--hub_license"):
+        finetune(trainer)
+    assert trainer.state.global_step == 0

@@ -32,7 +32,9 @@ def test_the_card_is_kept_and_its_example_loads_what_is_published(publishable, t
 
 def test_the_card_of_a_pretraining_model_is_made_fit_for_its_encoder(publishable, tmp_path):
     model, folder = publishable
-    card = model_card(model.config, "Data2VecForPreTraining", "folder", sections={"Origin": "Far away."})
+    card = model_card(
+        model.config, "Data2VecForPreTraining", "folder", license="mit", sections={"Origin": "Far away."}
+    )
     (folder / "README.md").write_text(card)
     made = stage(folder, tmp_path / "out", "user/name")
     assert "Far away." in made.card and "ForPreTraining" not in made.card
