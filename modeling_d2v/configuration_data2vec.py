@@ -147,6 +147,16 @@ class Data2VecConfig(BackboneConfigMixin, CheckedConfig):
         """Return the names of the levels that `out_features` and `out_indices` choose from."""
         return ["stem", *(f"stage{i + 1}" for i in range(self.num_hidden_layers))]
 
+    @BackboneConfigMixin.out_features.getter
+    def out_features(self) -> list[str]:
+        """Return the chosen levels by name; the last one by default."""
+        return self.stage_names[-1:] if self._out_features is None else self._out_features
+
+    @BackboneConfigMixin.out_indices.getter
+    def out_indices(self) -> list[int]:
+        """Return the chosen levels by number; the last one by default."""
+        return [len(self.stage_names) - 1] if self._out_indices is None else self._out_indices
+
     def modality_config(self, modality: str) -> Data2VecModalityConfig:
         """Return the sub-configuration of a modality that this model has."""
         if modality not in self.modalities:

@@ -163,7 +163,7 @@ class Data2VecHead(Data2VecPreTrainedModel):
         return config.only(cls.modality)
 
     @classmethod
-    def from_pretrained(cls, source: Any, *args: Any, config: Any = None, **kwargs: Any) -> Any:
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, config: Any = None, **kwargs: Any) -> Any:
         """Load a model as in transformers; fields of the modality's configuration are accepted directly.
 
         Example:
@@ -178,7 +178,7 @@ class Data2VecHead(Data2VecPreTrainedModel):
             setattr(config, part, type(settings)(**{**settings.to_dict(), **given}))
         elif given:
             kwargs[part] = {**kwargs.get(part, {}), **given}
-        return super().from_pretrained(source, *args, config=config, **kwargs)
+        return super().from_pretrained(pretrained_model_name_or_path, *args, config=config, **kwargs)
 
     def freeze_base_model(self) -> None:
         """Freeze everything but the head."""

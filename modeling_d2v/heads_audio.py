@@ -87,7 +87,7 @@ class Data2VecAudioHead(Data2VecHead):
         hidden = output.last_hidden_state if self.layer_sum is None else self.layer_sum(output.hidden_states)
         if wanted is None or wanted is False:
             output.hidden_states = None
-        hidden, real = hidden[:, self.num_extra :], output.attention_mask[:, self.num_extra :]
+        hidden, real = hidden[:, self.num_extra :], output.attention_mask[:, self.num_extra :].bool()
         if tokens_per_frame > 1:
             hidden = hidden.unflatten(1, (-1, tokens_per_frame)).mean(dim=2)
         return output, hidden, real[:, ::tokens_per_frame]
@@ -121,8 +121,8 @@ class Data2VecForCTC(Data2VecAudioHead):
         others = torch.arange(logits.shape[-1], device=logits.device) != self.blank
         return logits.masked_fill(~real[..., None] & others, torch.finfo(logits.dtype).min)
 
-    @can_return_tuple
     @known_arguments
+    @can_return_tuple
     def forward(
         self,
         input_values: Tensor | None = None,
@@ -169,8 +169,8 @@ class Data2VecForAudioClassification(Data2VecAudioHead):
         self.classifier = nn.Linear(width, self.config.num_labels)
         self.post_init()
 
-    @can_return_tuple
     @known_arguments
+    @can_return_tuple
     def forward(
         self,
         input_values: Tensor | None = None,
@@ -208,8 +208,8 @@ class Data2VecForAudioFrameClassification(Data2VecAudioHead):
         self.classifier = nn.Linear(self.config.hidden_size, self.config.num_labels)
         self.post_init()
 
-    @can_return_tuple
     @known_arguments
+    @can_return_tuple
     def forward(
         self,
         input_values: Tensor | None = None,

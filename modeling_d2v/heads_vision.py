@@ -88,8 +88,8 @@ class Data2VecForImageClassification(Data2VecVisionHead):
     def uses_final_norm(cls, config: Data2VecConfig) -> bool:
         return not config.vision_config.use_mean_pooling
 
-    @can_return_tuple
     @known_arguments
+    @can_return_tuple
     def forward(
         self,
         pixel_values: Tensor | None = None,
@@ -139,8 +139,8 @@ class Data2VecForSemanticSegmentation(Data2VecVisionHead):
     def _taps(config: Data2VecConfig) -> list[int]:
         """Return the numbers of the hidden states that the pyramid reads."""
         levels = len(PYRAMID_STRIDES)
-        # A backbone saves its default, the last level alone, in its configuration.
-        if config.out_indices is None or list(config.out_indices) == [config.num_hidden_layers]:
+        # The default of a backbone, the last level alone.
+        if list(config.out_indices) == [config.num_hidden_layers]:
             prenet, shared = config.vision_config.prenet_depth, config.num_hidden_layers
             return [max(round((prenet + shared) * sixths / 6) - prenet, 0) for sixths in (2, 3, 4, 6)]
         if len(config.out_indices) != levels:
@@ -150,8 +150,8 @@ class Data2VecForSemanticSegmentation(Data2VecVisionHead):
             )
         return [i % len(config.stage_names) for i in config.out_indices]
 
-    @can_return_tuple
     @known_arguments
+    @can_return_tuple
     def forward(
         self,
         pixel_values: Tensor | None = None,
@@ -217,14 +217,14 @@ class Data2VecBackbone(BackboneMixin, Data2VecVisionHead):
 
     def __init__(self, config: Data2VecConfig) -> None:
         super().__init__(config)
-        if self.config.out_indices is None:
+        if self.config._out_indices is None:
             self.config.set_output_features_output_indices(None, None)
         self.num_features = [self.config.hidden_size] * len(self.config.stage_names)
         self.post_init()
 
+    @known_arguments
     @can_return_tuple
     @filter_output_hidden_states
-    @known_arguments
     def forward(self, pixel_values: Tensor, **kwargs: Any) -> BackboneOutput:
         """Compute `feature_maps`, one (B, D, h, w) for each of `out_features`, as they leave the blocks.
 

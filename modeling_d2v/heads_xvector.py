@@ -101,8 +101,8 @@ class Data2VecForXVector(Data2VecAudioHead):
         # The slope of the root at 0 is infinite: channels that never vary must not make the gradient NaN.
         return torch.cat([mean, variance.clamp(min=1e-12).sqrt()], dim=1).to(hidden.dtype)
 
-    @can_return_tuple
     @known_arguments
+    @can_return_tuple
     def forward(
         self,
         input_values: Tensor | None = None,

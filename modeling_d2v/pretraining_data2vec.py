@@ -130,13 +130,6 @@ class Data2VecForPreTraining(EmaTeacher, Data2VecPreTrainedModel):
             local.token_embeddings = renewed
         return table
 
-    def enable_input_require_grads(self) -> None:
-        """Enable gradients of the student's inputs alone, for adapters."""
-        self.data2vec.enable_input_require_grads()
-
-    def disable_input_require_grads(self) -> None:
-        self.data2vec.disable_input_require_grads()
-
     # Teacher
 
     def _is_copied(self, name: str) -> bool:
@@ -170,8 +163,8 @@ class Data2VecForPreTraining(EmaTeacher, Data2VecPreTrainedModel):
 
     # Objective
 
-    @can_return_tuple
     @known_arguments
+    @can_return_tuple
     def forward(
         self,
         input_ids: Tensor | None = None,
@@ -189,7 +182,7 @@ class Data2VecForPreTraining(EmaTeacher, Data2VecPreTrainedModel):
         """Compute the loss of a batch of one modality.
 
         Args:
-            input_ids, pixel_values, input_values, attention_mask: As for `Data2VecModel`.
+            input_ids, pixel_values, input_values, attention_mask: As for `Data2VecModel`; images are not padded.
             mask: (B, M, T) bool, True = masked. Default: drawn by the configuration.
             sample_ids: (B,) ids of the samples, for masks drawn here. Default: a hash of their content.
             step: Optimizer step, for masks drawn here. Default: the number of teacher updates.
@@ -207,6 +200,8 @@ class Data2VecForPreTraining(EmaTeacher, Data2VecPreTrainedModel):
             input_ids=input_ids, pixel_values=pixel_values, input_values=input_values
         )
         settings, encoder = self.config.modality_config(modality), self.data2vec.modality_encoders[modality]
+        if modality == "vision" and attention_mask is not None:
+            raise ValueError("Images are not padded in pretraining: call the model without `attention_mask`.")
         local = self.data2vec.local_features(encoder, inputs, attention_mask)
         key = {
             "seed": self.config.mask_seed,
@@ -218,7 +213,7 @@ class Data2VecForPreTraining(EmaTeacher, Data2VecPreTrainedModel):
         )
 
         targets = self.teacher_targets(modality, inputs, attention_mask, local)
-        tokens, hidden = self._encode_student(modality, inputs, attention_mask, local, mask, key, **kwargs)
+        (tokens, hidden), recorded = self._encode_student(modality, inputs, attention_mask, local, mask, key, **kwargs)
         predictions = self._predict(modality, hidden, tokens, local, mask, key)
         masked_targets = targets[:, None].expand(-1, mask.shape[1], -1, -1)[mask]
 
@@ -229,7 +224,9 @@ class Data2VecForPreTraining(EmaTeacher, Data2VecPreTrainedModel):
             if settings.cls_loss_rows is not None:
                 weight = weight * settings.cls_loss_rows / (hidden.shape[0] if num_rows is None else num_rows)
             losses["cls"] = weight * self._cls_distance(settings, hidden, targets, local, mask)
-        return pretraining_output(losses, predictions, masked_targets, mask, local.features, local.token_mask)
+        return pretraining_output(
+            losses, predictions, masked_targets, mask, local.features, local.token_mask, **recorded
+        )
 
     def _encode_student(
         self,
@@ -240,12 +237,16 @@ class Data2VecForPreTraining(EmaTeacher, Data2VecPreTrainedModel):
         mask: Tensor,
         key: dict[str, Any],
         **kwargs: Any,
-    ) -> tuple[Tokens, Tensor]:
-        """Encode visible tokens only (2.0), or all with masked ones replaced before tokens mix (1.0)."""
+    ) -> tuple[tuple[Tokens, Tensor], dict[str, tuple[Tensor, ...]]]:
+        """Encode visible tokens only (2.0), or all with masked ones replaced before tokens mix (1.0).
+
+        Returns:
+            Result of `Data2VecModel.encode`, and the hidden states and attentions that are asked for.
+        """
         encoder = self.data2vec.modality_encoders[modality]
         drop = self.config.masked_tokens == "dropped"
         if drop or not encoder.config.traits.corrupts_input:
-            return self.data2vec.encode(encoder, local, mask, drop, **kwargs)
+            return self._recorded(encoder, local, mask, drop, **kwargs)
         settings, repeats = encoder.config, mask.shape[1]
         corrupted = corrupt_tokens(
             inputs,
@@ -259,7 +260,14 @@ class Data2VecForPreTraining(EmaTeacher, Data2VecPreTrainedModel):
         ).flatten(0, 1)
         if attention_mask is not None:
             attention_mask = attention_mask.repeat_interleave(repeats, dim=0)
-        return self.data2vec.encode(encoder, encoder.local_encoder(corrupted, attention_mask), **kwargs)
+        return self._recorded(encoder, encoder.local_encoder(corrupted, attention_mask), **kwargs)
+
+    def _recorded(self, *args: Any, **kwargs: Any) -> tuple[tuple[Tokens, Tensor], dict[str, tuple[Tensor, ...]]]:
+        names = ("output_hidden_states", "output_attentions")
+        if not any(kwargs.get(name, getattr(self.config, name)) for name in names):
+            return self.data2vec.encode(*args, **kwargs), {}  # not recorded, which cannot be compiled
+        recorded = self.data2vec.encode_recorded(*args, return_dict=True, **kwargs)
+        return recorded.pop("encoded"), recorded
 
     def _predict(
         self,

@@ -90,7 +90,7 @@ def test_the_inputs_are_what_the_model_takes():
         assert inputs.keys() == keys[modality]
         assert torch.isfinite(model(**inputs).pooler_output).all()
     assert prepared(processor)["audio"]["attention_mask"].sum(dim=1).tolist() == [900, 500]
-    assert set(processor.model_input_names) == set.union(*keys.values())
+    assert set(processor.model_input_names) == {*set.union(*keys.values()), "audio_attention_mask"}
 
 
 def test_a_transcript_becomes_labels(speech):

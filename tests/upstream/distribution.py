@@ -12,6 +12,9 @@ import tarfile
 import types
 from pathlib import Path
 
+import numpy as np
+from PIL import Image
+
 
 CACHE = Path(__file__).resolve().parents[2] / ".upstream"
 PACKAGE = "transformers_tests"
@@ -94,8 +97,19 @@ def _register_neighbours() -> None:
         "problem_type": "regression",
     }
     _register(f"{PACKAGE}.utils.test_configuration_utils", config_common_kwargs=fields)
-    # Files of the Hub, of which their tests of chat templates read some: those are left out offline.
-    _register("fetch_hub_objects_for_ci", url_to_local_path=lambda url, **options: url)
+    _register("fetch_hub_objects_for_ci", url_to_local_path=_local_file)
+
+
+def _local_file(url: str, **options: object) -> str:
+    """Return a picture of the kind that the address names, where transformers keeps copies of files of the Hub."""
+    if not url.endswith((".jpg", ".png")):
+        return url
+    path = CACHE / "pictures" / Path(url).name
+    if not path.exists():
+        path.parent.mkdir(exist_ok=True)
+        pixels = np.random.default_rng(0).integers(0, 150, (48, 64, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(path)
+    return str(path)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,9 @@
 """Transformers' common tests of backbones."""
 
-import unittest
 from typing import Any
 
 from distribution import common
-from testers import ModelTester
+from testers import ModelTester, WholeTest
 
 from modeling_d2v import Data2VecBackbone, Data2VecConfig
 
@@ -12,7 +11,7 @@ from modeling_d2v import Data2VecBackbone, Data2VecConfig
 backbone = common("test_backbone_common")
 
 
-class Test_V2_Backbone(backbone.BackboneTesterMixin, unittest.TestCase):
+class Test_V2_Backbone(backbone.BackboneTesterMixin, WholeTest):
     all_model_classes = (Data2VecBackbone,)
     config_class = Data2VecConfig
     layout = "V2"

@@ -1,10 +1,10 @@
 """Transformers' common tests of configurations: of a model of each modality, of joint ones, and of the parts."""
 
-import unittest
 from typing import Any
 
 from distribution import common
 from model_factory import PARTS
+from testers import WholeTest
 
 from modeling_d2v import (
     BackbonePreTrainingConfig,
@@ -19,7 +19,7 @@ configuration = common("test_configuration_common")
 SIZES = ["hidden_size", "num_attention_heads", "num_hidden_layers"]
 
 
-class ConfigurationTest(unittest.TestCase):
+class ConfigurationTest(WholeTest):
     """Base of the tests: `fields` of a `config_class`, which has the attributes `common_properties`."""
 
     config_class: Any = Data2VecConfig

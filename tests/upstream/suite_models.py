@@ -1,18 +1,36 @@
 """Transformers' common tests of models: every model of every modality, in the layouts of both versions."""
 
-import unittest
 from typing import Any
 
 from distribution import common
 from head_factory import HEADS
-from testers import ModelTester
+from testers import ModelTester, WholeTest
 
 import modeling_d2v
 from modeling_d2v import Data2VecConfig
+from modeling_d2v.remote_code import AUTO_MAP
 
 
 modeling = common("test_modeling_common")
 configuration = common("test_configuration_common")
+# The common tests look up in these tables what kind of head a class is.
+TABLES = {
+    "AutoModel": modeling.MODEL_MAPPING_NAMES,
+    "AutoBackbone": modeling.MODEL_FOR_BACKBONE_MAPPING_NAMES,
+    "AutoModelForPreTraining": modeling.MODEL_FOR_PRETRAINING_MAPPING_NAMES,
+    "AutoModelForMaskedLM": modeling.MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+    "AutoModelForSequenceClassification": modeling.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
+    "AutoModelForTokenClassification": modeling.MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES,
+    "AutoModelForQuestionAnswering": modeling.MODEL_FOR_QUESTION_ANSWERING_MAPPING_NAMES,
+    "AutoModelForMultipleChoice": modeling.MODEL_FOR_MULTIPLE_CHOICE_MAPPING_NAMES,
+    "AutoModelForCTC": modeling.MODEL_FOR_CTC_MAPPING_NAMES,
+    "AutoModelForAudioClassification": modeling.MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING_NAMES,
+    "AutoModelForAudioXVector": modeling.MODEL_FOR_AUDIO_XVECTOR_MAPPING_NAMES,
+    "AutoModelForImageClassification": modeling.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES,
+    "AutoModelForSemanticSegmentation": modeling.MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING_NAMES,
+}
+for auto, table in TABLES.items():
+    table[Data2VecConfig.model_type] = AUTO_MAP[auto].split(".")[1]
 
 
 def make(group: str, model: str, modality: str, layout: str, **options: Any) -> None:
@@ -20,11 +38,12 @@ def make(group: str, model: str, modality: str, layout: str, **options: Any) -> 
     model_class = getattr(modeling_d2v, model)
     multiple = modality == "joint"
 
-    class Test(modeling.ModelTesterMixin, unittest.TestCase):
+    class Test(modeling.ModelTesterMixin, WholeTest):
         all_model_classes = (model_class,)
         test_resize_embeddings = modality in ("text", "joint")
         has_attentions = True
         test_torch_exportable = False
+        test_can_init_all_missing_weights_before_2023 = True
         _is_composite = multiple
 
         def setUp(self) -> None:

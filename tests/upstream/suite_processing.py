@@ -1,12 +1,12 @@
 """Transformers' common tests of what prepares inputs: processor, image processor, feature extractor."""
 
-import unittest
 from typing import Any
 
 import numpy as np
 import torch
 from distribution import common
 from processing_factory import feature_extractor, image_processor, text_tokenizer
+from testers import WholeTest
 
 from modeling_d2v import Data2VecImageProcessor, Data2VecProcessor
 
@@ -16,7 +16,7 @@ images = common("test_image_processing_common")
 sequences = common("test_sequence_feature_extraction_common")
 
 
-class Test_Processor(processing.ProcessorTesterMixin, unittest.TestCase):
+class Test_Processor(processing.ProcessorTesterMixin, WholeTest):
     """The processor of a joint model, with all three parts."""
 
     processor_class = Data2VecProcessor
@@ -46,7 +46,7 @@ class ImageProcessorTester(images.ImageProcessingTester):
         super().__init__(parent, min_resolution=30, max_resolution=60, **settings)
 
     def _get_image_processing_classes(self) -> dict[str, Any]:
-        return {"pil": Data2VecImageProcessor}
+        return dict.fromkeys(("pil", "torchvision"), Data2VecImageProcessor)
 
     def prepare_post_process_semantic_segmentation_inputs(self) -> tuple[dict[str, Any], dict[str, Any]]:
         height, width = 18, 18
@@ -61,9 +61,7 @@ class SegmentationTester(ImageProcessorTester):
         super().__init__(parent, size={"height": 18, "width": 18}, crop_size=None, do_center_crop=False)
 
 
-class Test_ImageProcessor(
-    images.ImageProcessingTestMixin, images.PostProcessSemanticSegmentationTestMixin, unittest.TestCase
-):
+class Test_ImageProcessor(images.ImageProcessingTestMixin, images.PostProcessSemanticSegmentationTestMixin, WholeTest):
     image_processor_tester_class = ImageProcessorTester
     test_cast_dtype = True
 
@@ -92,7 +90,7 @@ class FeatureExtractorTester:
         return waveforms if numpify else [waveform.tolist() for waveform in waveforms]
 
 
-class Test_FeatureExtractor(sequences.SequenceFeatureExtractionTestMixin, unittest.TestCase):
+class Test_FeatureExtractor(sequences.SequenceFeatureExtractionTestMixin, WholeTest):
     feature_extraction_class = type(feature_extractor())
 
     def setUp(self) -> None:
