@@ -184,6 +184,7 @@ class BackboneForPreTraining(EmaTeacher, PreTrainedModel):
         Raises:
             ValueError: The input has another modality, a wrong shape, or ids outside the vocabulary.
         """
+        self._watch_teacher()
         inputs = self._select_input(input_ids=input_ids, pixel_values=pixel_values, input_values=input_values)
         config = self.config
         if config.traits.corrupts_input:

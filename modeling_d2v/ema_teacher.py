@@ -4,10 +4,25 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import TrainerCallback
 from transformers.utils import logging
 
 
 logger = logging.get_logger(__name__)
+
+# So many updates of the student without one of the teacher are taken for a training loop that lacks `update_teacher`.
+_STEPS_WITHOUT_TEACHER = 3
+
+
+class UpdateTeacher(TrainerCallback):
+    """Callback of transformers' `Trainer`: `update_teacher` after each step of the optimizer.
+
+    Example:
+        >>> Trainer(model, arguments, train_dataset=dataset, callbacks=[UpdateTeacher()]).train()
+    """
+
+    def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+        getattr(model, "module", model).update_teacher()
 
 
 class EmaTeacher:
@@ -19,6 +34,9 @@ class EmaTeacher:
 
     # Small steps of an average vanish in half precision.
     _keep_in_fp32_modules_strict = ["teacher"]
+    # Number of updates of the student since the last one of the teacher, and the version of its weights.
+    _student_steps = 0
+    _student_version: int | None = None
 
     @property
     def student(self) -> nn.Module:
@@ -64,6 +82,25 @@ class EmaTeacher:
         super().train(mode)
         self.teacher.eval()
         return self
+
+    def _watch_teacher(self) -> None:
+        """Warn once where the student is trained and the teacher is not; to be called in each forward pass."""
+        if not self.training or torch.compiler.is_compiling():
+            return
+        trained = next((weight for weight in self.student.parameters() if weight.requires_grad), None)
+        if trained is None:
+            return
+        # Changes in place are counted, as those of an optimizer are: accumulated gradients are no update.
+        moved = self._student_version is not None and trained._version != self._student_version
+        self._student_version = trained._version
+        self._student_steps += moved
+        if self._student_steps >= _STEPS_WITHOUT_TEACHER:
+            self._student_steps = 0
+            logger.warning_once(
+                f"The student was updated {_STEPS_WITHOUT_TEACHER} times and its teacher was not, which then never "
+                "learns. Call `model.update_teacher()` after each step of the optimizer; with `Trainer`, give it "
+                "`callbacks=[UpdateTeacher()]` (`from modeling_d2v import UpdateTeacher`)."
+            )
 
     def _teacher_pairs(self) -> tuple[list[str], list[Tensor], list[Tensor]]:
         student, teacher = self._weights(self.student), self._weights(self.teacher)
@@ -125,4 +162,5 @@ class EmaTeacher:
         if copied:
             torch._foreach_copy_([teacher[i] for i in copied], [student[i] for i in copied])
         self.ema_step.fill_(step)
+        self._student_steps = 0
         return decay

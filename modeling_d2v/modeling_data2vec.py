@@ -215,21 +215,15 @@ class Data2VecModel(Data2VecPreTrainedModel):
         self.encoder = Data2VecEncoder(config)
         self.post_init()
 
-    def get_input_embeddings(self) -> nn.Module:
-        """Return the table of tokens, or the patch embedding of a model without text.
-
-        Raises:
-            NotImplementedError: A model of speech alone has none, as in transformers. Callers expect this error.
-        """
+    def get_input_embeddings(self) -> nn.Module | None:
+        """Return the table of tokens, the patch embedding of a model without text, or None for speech alone."""
         if self.config.modalities == ["audio"]:
-            raise NotImplementedError("Speech has no input embeddings: the front end computes features of waveforms.")
+            return None
         return self.modality_encoders[self.config.modalities[0]].local_encoder.first_layer
 
     def set_input_embeddings(self, value: nn.Module) -> None:
         if "text" not in self.config.modalities:
-            raise NotImplementedError(
-                "Only the embedding table of text can be replaced; this model has no text front end."
-            )
+            raise ValueError("Only the embedding table of text can be replaced; this model has no text front end.")
         self.modality_encoders["text"].local_encoder.token_embeddings = value
 
     def select_input(self, **inputs: Tensor | None) -> tuple[str, Tensor]:

@@ -113,7 +113,7 @@ class Data2VecForPreTraining(EmaTeacher, Data2VecPreTrainedModel):
             encoder.get_parameter(name).copy_(parameter)
         return encoder
 
-    def get_input_embeddings(self) -> nn.Module:
+    def get_input_embeddings(self) -> nn.Module | None:
         return self.data2vec.get_input_embeddings()
 
     def set_input_embeddings(self, value: nn.Module) -> None:
@@ -196,6 +196,7 @@ class Data2VecForPreTraining(EmaTeacher, Data2VecPreTrainedModel):
         Raises:
             ValueError: No or several inputs are given, or shapes are wrong.
         """
+        self._watch_teacher()
         modality, inputs = self.data2vec.select_input(
             input_ids=input_ids, pixel_values=pixel_values, input_values=input_values
         )
