@@ -9,12 +9,12 @@ tokens over all samples and masks. Masks are True = masked, token masks True = r
 """
 
 from os import PathLike
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor, nn
 from transformers import AutoModel, AutoTokenizer, PreTrainedModel
-from transformers.utils import ModelOutput, can_return_tuple
+from transformers.utils import ModelOutput, TransformersKwargs, can_return_tuple
 
 from .backbone_configuration import BackbonePreTrainingConfig, plain_encoder
 from .backbone_parts import BackboneError, load_plain, replaced_features, watched_layers
@@ -177,7 +177,7 @@ class BackboneForPreTraining(EmaTeacher, PreTrainedModel):
         num_items: Tensor | int | None = None,
         num_rows: Tensor | int | None = None,
         return_loss: bool = True,
-        **kwargs: Any,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> Data2VecForPreTrainingOutput:
         """Compute the loss of a batch; arguments and output are those of `Data2VecForPreTraining.forward`.
 

@@ -34,9 +34,10 @@ class EmaTeacher:
 
     # Small steps of an average vanish in half precision.
     _keep_in_fp32_modules_strict = ["teacher"]
-    # Number of updates of the student since the last one of the teacher, and the version of its weights.
+    # Whether an update of the teacher is still waited for, the updates of the student, and a weight of it.
+    _watched = True
     _student_steps = 0
-    _student_version: int | None = None
+    _seen_weight: Tensor | None = None
 
     @property
     def student(self) -> nn.Module:
@@ -83,20 +84,24 @@ class EmaTeacher:
         self.teacher.eval()
         return self
 
+    @torch.no_grad()
     def _watch_teacher(self) -> None:
-        """Warn once where the student is trained and the teacher is not; to be called in each forward pass."""
-        if not self.training or torch.compiler.is_compiling():
+        """Warn once where the student is trained and the teacher is not; to be called in each forward pass.
+
+        One small weight is compared, and only until the first update of the teacher, or the warning.
+        """
+        if not self.training or not self._watched or torch.compiler.is_compiling():
             return
-        trained = next((weight for weight in self.student.parameters() if weight.requires_grad), None)
-        if trained is None:
+        trained = [weight for weight in self.student.parameters() if weight.requires_grad]
+        if not trained:
             return
-        # Changes in place are counted, as those of an optimizer are: accumulated gradients are no update.
-        moved = self._student_version is not None and trained._version != self._student_version
-        self._student_version = trained._version
-        self._student_steps += moved
+        (weight,) = self._own_slices([min(trained, key=torch.numel)])
+        if self._seen_weight is not None and not torch.equal(weight, self._seen_weight.to(weight.device)):
+            self._student_steps += 1
+        self._seen_weight = weight.detach().clone()
         if self._student_steps >= _STEPS_WITHOUT_TEACHER:
-            self._student_steps = 0
-            logger.warning_once(
+            self._watched = False
+            logger.warning(
                 f"The student was updated {_STEPS_WITHOUT_TEACHER} times and its teacher was not, which then never "
                 "learns. Call `model.update_teacher()` after each step of the optimizer; with `Trainer`, give it "
                 "`callbacks=[UpdateTeacher()]` (`from modeling_d2v import UpdateTeacher`)."
@@ -162,5 +167,5 @@ class EmaTeacher:
         if copied:
             torch._foreach_copy_([teacher[i] for i in copied], [student[i] for i in copied])
         self.ema_step.fill_(step)
-        self._student_steps = 0
+        self._watched, self._seen_weight = False, None
         return decay

@@ -4,14 +4,14 @@ real frames nor a loss, on either side (on the left in multiples of `frame_strid
 time and of channels of the input are hidden (`spec_augment.py`).
 """
 
-from typing import Any
+from typing import Unpack
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import initialization as init
 from transformers.modeling_outputs import CausalLMOutput, SequenceClassifierOutput, TokenClassifierOutput
-from transformers.utils import can_return_tuple
+from transformers.utils import TransformersKwargs, can_return_tuple
 
 from .arguments import known_arguments
 from .configuration_data2vec import Data2VecConfig
@@ -63,7 +63,7 @@ class Data2VecAudioHead(Data2VecHead):
         input_values: Tensor | None,
         attention_mask: Tensor | None,
         mask_time_indices: Tensor | None,
-        **kwargs: Any,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> tuple[Data2VecModelOutput, Tensor, Tensor]:
         """Run the encoder.
 
@@ -130,7 +130,7 @@ class Data2VecForCTC(Data2VecAudioHead):
         mask_time_indices: Tensor | None = None,
         labels: Tensor | None = None,
         num_items_in_batch: Tensor | int | None = None,
-        **kwargs: Any,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> CausalLMOutput:
         """Compute logits (B, T, W), at padding the lowest finite number for every token but the blank.
 
@@ -178,7 +178,7 @@ class Data2VecForAudioClassification(Data2VecAudioHead):
         mask_time_indices: Tensor | None = None,
         labels: Tensor | None = None,
         num_items_in_batch: Tensor | int | None = None,
-        **kwargs: Any,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> SequenceClassifierOutput:
         """Compute logits (B, L).
 
@@ -217,7 +217,7 @@ class Data2VecForAudioFrameClassification(Data2VecAudioHead):
         mask_time_indices: Tensor | None = None,
         labels: Tensor | None = None,
         num_items_in_batch: Tensor | int | None = None,
-        **kwargs: Any,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> TokenClassifierOutput:
         """Compute logits (B, T, L).
 

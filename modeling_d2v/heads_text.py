@@ -6,7 +6,7 @@ Shapes: B samples, T tokens, D hidden size, L labels, C choices, W tokens of the
 out of a loss. Padding on either side changes neither the logits of real tokens nor a loss.
 """
 
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +18,7 @@ from transformers.modeling_outputs import (
     SequenceClassifierOutput,
     TokenClassifierOutput,
 )
-from transformers.utils import can_return_tuple
+from transformers.utils import TransformersKwargs, can_return_tuple
 
 from .arguments import known_arguments
 from .configuration_data2vec import Data2VecConfig
@@ -101,7 +101,7 @@ class Data2VecForMaskedLM(Data2VecTextHead):
         token_type_ids: Tensor | None = None,
         labels: Tensor | None = None,
         num_items_in_batch: Tensor | int | None = None,
-        **kwargs: Any,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> MaskedLMOutput:
         """Compute logits (B, T, W).
 
@@ -155,7 +155,7 @@ class Data2VecForSequenceClassification(Data2VecTextHead):
         token_type_ids: Tensor | None = None,
         labels: Tensor | None = None,
         num_items_in_batch: Tensor | int | None = None,
-        **kwargs: Any,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> SequenceClassifierOutput:
         """Compute logits (B, L).
 
@@ -193,7 +193,7 @@ class Data2VecForTokenClassification(Data2VecTextHead):
         token_type_ids: Tensor | None = None,
         labels: Tensor | None = None,
         num_items_in_batch: Tensor | int | None = None,
-        **kwargs: Any,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> TokenClassifierOutput:
         """Compute logits (B, T, L).
 
@@ -237,7 +237,7 @@ class Data2VecForQuestionAnswering(Data2VecTextHead):
         token_type_ids: Tensor | None = None,
         start_positions: Tensor | None = None,
         end_positions: Tensor | None = None,
-        **kwargs: Any,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> QuestionAnsweringModelOutput:
         """Compute start and end logits (B, T), the lowest finite number at padding.
 
@@ -307,7 +307,7 @@ class Data2VecForMultipleChoice(Data2VecTextHead):
         token_type_ids: Tensor | None = None,
         labels: Tensor | None = None,
         num_items_in_batch: Tensor | int | None = None,
-        **kwargs: Any,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> MultipleChoiceModelOutput:
         """Compute logits (B, C).
 

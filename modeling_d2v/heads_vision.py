@@ -5,14 +5,14 @@ Images may have other sizes than the configured one: positions are adapted.
 Shapes: B images, E extra tokens, T patches in a grid of h x w, D hidden size, L labels, H x W pixels.
 """
 
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor, nn
 from transformers import initialization as init
 from transformers.backbone_utils import BackboneMixin, filter_output_hidden_states
 from transformers.modeling_outputs import BackboneOutput, ImageClassifierOutput, SemanticSegmenterOutput
-from transformers.utils import can_return_tuple
+from transformers.utils import TransformersKwargs, can_return_tuple
 
 from .arguments import known_arguments
 from .configuration_data2vec import Data2VecConfig
@@ -95,7 +95,7 @@ class Data2VecForImageClassification(Data2VecVisionHead):
         pixel_values: Tensor | None = None,
         labels: Tensor | None = None,
         num_items_in_batch: Tensor | int | None = None,
-        **kwargs: Any,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> ImageClassifierOutput:
         """Compute logits (B, L).
 
@@ -158,7 +158,7 @@ class Data2VecForSemanticSegmentation(Data2VecVisionHead):
         labels: Tensor | None = None,
         num_items_in_batch: Tensor | int | None = None,
         output_hidden_states: bool | None = None,
-        **kwargs: Any,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> SemanticSegmenterOutput:
         """Compute logits (B, L, ...) at the finest pyramid level: for patches of 16, a quarter of the image side.
 
@@ -225,7 +225,7 @@ class Data2VecBackbone(BackboneMixin, Data2VecVisionHead):
     @known_arguments
     @can_return_tuple
     @filter_output_hidden_states
-    def forward(self, pixel_values: Tensor, **kwargs: Any) -> BackboneOutput:
+    def forward(self, pixel_values: Tensor, **kwargs: Unpack[TransformersKwargs]) -> BackboneOutput:
         """Compute `feature_maps`, one (B, D, h, w) for each of `out_features`, as they leave the blocks.
 
         Args:

@@ -3,14 +3,14 @@
 Shapes: B samples, T frames, D hidden size, K width of a layer over time, X width of the embedding, L speakers.
 """
 
-from typing import Any
+from typing import Unpack
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import initialization as init
 from transformers.modeling_outputs import XVectorOutput
-from transformers.utils import can_return_tuple
+from transformers.utils import TransformersKwargs, can_return_tuple
 
 from .arguments import known_arguments
 from .configuration_data2vec import Data2VecConfig
@@ -110,7 +110,7 @@ class Data2VecForXVector(Data2VecAudioHead):
         mask_time_indices: Tensor | None = None,
         labels: Tensor | None = None,
         num_items_in_batch: Tensor | int | None = None,
-        **kwargs: Any,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> XVectorOutput:
         """Compute embeddings (B, X), and logits (B, X), which the loss compares with one vector per speaker.
 

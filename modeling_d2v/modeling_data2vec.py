@@ -5,14 +5,14 @@ were dropped, B stands for B * M rows and T for V.
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.masking_utils import create_bidirectional_mask
-from transformers.utils import ModelOutput
+from transformers.utils import ModelOutput, TransformersKwargs
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from .arguments import known_arguments
@@ -327,7 +327,7 @@ class Data2VecModel(Data2VecPreTrainedModel):
         input_values: Tensor | None = None,
         attention_mask: Tensor | None = None,
         mask: Tensor | None = None,
-        **kwargs: Any,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> Data2VecModelOutput:
         """Encode a batch of one modality.
 

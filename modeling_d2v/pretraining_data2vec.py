@@ -6,12 +6,12 @@ N masked tokens over all samples and masks. Masks are True = masked, token masks
 
 import copy
 from os import PathLike
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
-from transformers.utils import can_return_tuple
+from transformers.utils import TransformersKwargs, can_return_tuple
 
 from .arguments import known_arguments
 from .backbone_pretraining import BackboneForPreTraining
@@ -177,7 +177,7 @@ class Data2VecForPreTraining(EmaTeacher, Data2VecPreTrainedModel):
         num_items: Tensor | int | None = None,
         num_rows: Tensor | int | None = None,
         return_loss: bool = True,
-        **kwargs: Any,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> Data2VecForPreTrainingOutput:
         """Compute the loss of a batch of one modality.
 

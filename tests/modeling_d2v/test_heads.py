@@ -288,7 +288,7 @@ def test_a_sample_gives_the_same_alone_and_in_a_batch(name, side):
     batch, singles = padded_head_inputs(name, side)
     together = results(model(**batch))
     if HEADS[name].per_token:
-        real = model.data2vec(**batch).attention_mask
+        real = model.data2vec(**batch).attention_mask.bool()
         together = {key: [row[mine] for row, mine in zip(x, real, strict=True)] for key, x in together.items()}
     for i, single in enumerate(singles):
         assert_same(

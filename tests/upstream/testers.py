@@ -17,6 +17,8 @@ from modeling_d2v import Data2VecConfig
 
 # Name of a layout of the models -> its entry in `VERSIONS`.
 LAYOUTS = {"V1": "1.0", "V2": "2.0", "V2PreNorm": "2.0 pre-norm"}
+# Special tokens come first: the common tests shrink the vocabulary from its end.
+TEXT = {"mask_token_id": 3}
 WITHOUT_LOSS = ("Data2VecModel", "Data2VecBackbone")
 BATCH = 3
 NUM_LABELS = 3
@@ -26,10 +28,11 @@ def configuration(modality: str, layout: str, model: str, front_end: str | None 
     """Return the configuration of a model of one modality, or of all of them ("joint")."""
     if modality == "joint":
         shared = {"masked_tokens": "replaced"} if layout == "V1" else {}
-        return tiny_config(num_labels=NUM_LABELS, **shared)
+        return tiny_config(num_labels=NUM_LABELS, text_config=TEXT, **shared)
     head = HEADS.get(model)
     own = {
         **HEAD_PARTS[modality],
+        **(TEXT if modality == "text" else {}),
         **(FRONT_ENDS[front_end][1] if front_end else {}),
         **(head.settings if head else {}),
     }
