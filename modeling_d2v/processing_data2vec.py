@@ -34,7 +34,7 @@ LOADERS = {
     "feature_extractor": AutoFeatureExtractor,
 }
 _INPUTS = {"tokenizer": "text", "image_processor": "images", "feature_extractor": "audio"}
-PARTS = {name: part for part, name in _INPUTS.items()}
+_PARTS = {name: part for part, name in _INPUTS.items()}
 AUDIO_MASK = "audio_attention_mask"
 MOST_CHANNELS = 32  # a dimension of this size or below is no length of a waveform: a frame needs hundreds of samples
 _HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
@@ -145,7 +145,7 @@ class Data2VecProcessor(ProcessorMixin):
             if name == "audio":
                 prepared[name] = self._prepare_audio(value, transcript, options[name])
             else:
-                prepared[name] = self._part(PARTS[name])(value, **options[name])
+                prepared[name] = self._part(_PARTS[name])(value, **options[name])
         if len(prepared) == 1:
             return next(iter(prepared.values()))
         if "text" in prepared and "attention_mask" in prepared.get("audio", ()):
@@ -155,7 +155,7 @@ class Data2VecProcessor(ProcessorMixin):
     def _options(self, names: list[str], kwargs: dict[str, Any]) -> dict[str, dict[str, Any]]:
         """Return the keyword arguments of each part that is used."""
         kwargs = {name: value for name, value in kwargs.items() if name != "videos" or value is not None}
-        nested = [f"{name}_kwargs" for name in (*PARTS, "common")]
+        nested = [f"{name}_kwargs" for name in (*_PARTS, "common")]
         if len(names) == 1 and not any(name in kwargs for name in nested):
             return {names[0]: kwargs}
         maps = {name: kwargs.pop(name) for name in ("segmentation_maps",) if name in kwargs}

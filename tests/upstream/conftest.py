@@ -1,7 +1,6 @@
 """The exceptions, and the table at the end of a run of transformers' common tests."""
 
 import fnmatch
-import sys
 import tomllib
 from collections import Counter, defaultdict
 from pathlib import Path
@@ -11,17 +10,13 @@ import pytest
 
 
 HERE = Path(__file__).resolve().parent
-sys.path.append(str(HERE))
-
-EXCEPTIONS = tomllib.loads((HERE / "exceptions.toml").read_text(encoding="utf-8"))["exception"]
+OUTCOMES = ("passed", "failed", "excepted", "skipped")
+EXCEPTIONS: list[dict[str, Any]] = tomllib.loads((HERE / "exceptions.toml").read_text(encoding="utf-8"))["exception"]
+KINDS: dict[str, str] = {}  # id of a test -> what it is about
 COUNTS: dict[str, Counter] = defaultdict(Counter)
-USED: dict[int, set[str]] = defaultdict(set)  # number of the exception -> outcomes of its tests
-EXCEPTED: dict[str, int] = {}  # id of the test -> number of its exception
-
-
-def name_of(item: pytest.Item) -> str:
-    """Return "Class::test" of a test."""
-    return "::".join(item.nodeid.split("::")[1:])
+EXCEPTED: dict[str, int] = {}  # id of a test -> number of its exception
+SEEN: dict[int, set[str]] = defaultdict(set)  # number of an exception -> outcomes of its tests
+MATCHED: set[str] = set()  # patterns that name a test
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -29,44 +24,56 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if not item.path.is_relative_to(HERE):
             continue
-        name = name_of(item)
+        suite, (group, *rest) = item.path.stem.removeprefix("suite_"), item.nodeid.split("::")[1:]
+        KINDS[item.nodeid] = f"{suite}: {group.split('_')[0]}" if suite == "models" else suite
+        name = "::".join([group, *rest])
         for number, entry in enumerate(EXCEPTIONS):
-            if any(fnmatch.fnmatchcase(name, pattern) for pattern in entry["tests"]):
+            matching = [pattern for pattern in entry["tests"] if fnmatch.fnmatchcase(name, pattern)]
+            if matching:
+                MATCHED.update(matching)
                 item.add_marker(pytest.mark.xfail(reason=entry["reason"], strict=True))
                 EXCEPTED[item.nodeid] = number
                 break
 
 
 def pytest_runtest_logreport(report: Any) -> None:
-    """Count the outcome of each test once, by kind."""
-    if report.when != "call" and report.outcome == "passed":
+    """Count the outcome of each test once."""
+    if report.nodeid not in KINDS or (report.when != "call" and report.outcome == "passed"):
         return
-    outcome = report.outcome
-    if hasattr(report, "wasxfail"):
-        outcome = "excepted" if report.outcome == "skipped" else "failed"
-    kind = report.nodeid.split("suite_")[1].split(".")[0]
-    group = report.nodeid.split("::")[1].split("_")[0]
-    COUNTS[f"{kind}: {group}" if kind == "models" else kind][outcome] += 1
+    outcome = "excepted" if hasattr(report, "wasxfail") and report.outcome == "skipped" else report.outcome
+    COUNTS[KINDS[report.nodeid]][outcome] += 1
     if report.nodeid in EXCEPTED:
-        USED[EXCEPTED[report.nodeid]].add(outcome)
+        SEEN[EXCEPTED[report.nodeid]].add(outcome)
+
+
+def _idle() -> list[dict[str, Any]]:
+    """Return the exceptions whose tests ran and were all skipped."""
+    return [EXCEPTIONS[number] for number, outcomes in SEEN.items() if outcomes == {"skipped"}]
+
+
+def _unmatched(config: pytest.Config) -> list[str]:
+    """Return the patterns that name no test, in a run of all of them."""
+    suites = {path.name for path in HERE.glob("suite_*.py")}
+    if config.option.keyword or {key.split("::")[0].split("/")[-1] for key in KINDS} != suites:
+        return []
+    return [pattern for entry in EXCEPTIONS for pattern in entry["tests"] if pattern not in MATCHED]
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
-    """Print the outcomes by kind."""
+    """Print the outcomes by kind, and exceptions that are none."""
     if not COUNTS:
         return
-    outcomes = ("passed", "failed", "excepted", "skipped")
-    total = sum(COUNTS.values(), Counter())
     terminalreporter.section("transformers' common tests")
-    terminalreporter.write_line(f"{'kind':<24}" + "".join(f"{outcome:>10}" for outcome in outcomes))
-    for kind, counts in [*sorted(COUNTS.items()), ("total", total)]:
-        terminalreporter.write_line(f"{kind:<24}" + "".join(f"{counts[outcome]:>10}" for outcome in outcomes))
+    terminalreporter.write_line(f"{'kind':<24}" + "".join(f"{outcome:>10}" for outcome in OUTCOMES))
+    for kind, counts in [*sorted(COUNTS.items()), ("total", sum(COUNTS.values(), Counter()))]:
+        terminalreporter.write_line(f"{kind:<24}" + "".join(f"{counts[outcome]:>10}" for outcome in OUTCOMES))
+    for entry in _idle():
+        terminalreporter.write_line(f"No test of this exception fails; take it out of exceptions.toml: {entry}")
+    for pattern in _unmatched(terminalreporter.config):
+        terminalreporter.write_line(f"This exception names no test; take it out of exceptions.toml: {pattern}")
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Fail the run if it met an exception of which no test failed: the list may only shrink."""
-    idle = [number for number, outcomes in USED.items() if outcomes <= {"skipped"}]
-    for number in idle:
-        print(f"\nNo test of this exception fails any more; take it out of exceptions.toml: {EXCEPTIONS[number]}")
-    if idle and not session.exitstatus:
+    """Fail the run if an exception is none: the list may only shrink."""
+    if (_idle() or _unmatched(session.config)) and not session.exitstatus:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
