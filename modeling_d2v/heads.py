@@ -151,6 +151,16 @@ def sequence_loss(
     return total / (labels.numel() if num_items is None else num_items)
 
 
+def selected_states(states: tuple[Tensor, ...] | None, asked: bool | int | list[int] | None) -> tuple | None:
+    """Return the hidden states that `output_hidden_states` asks for: all, or None where a number is not chosen."""
+    if asked is None or asked is False or states is None:
+        return None
+    if asked is True:
+        return states
+    chosen = {i % len(states) for i in ([asked] if isinstance(asked, int) else asked)}
+    return tuple(state if i in chosen else None for i, state in enumerate(states))
+
+
 class Data2VecHead(Data2VecPreTrainedModel):
     """Base of the task heads: `self.data2vec` with the front end of the head's own modality only.
 

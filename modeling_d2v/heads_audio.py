@@ -16,7 +16,15 @@ from transformers.utils import TransformersKwargs, can_return_tuple
 from .arguments import known_arguments
 from .configuration_data2vec import Data2VecConfig
 from .ctc import ctc_loss
-from .heads import IGNORED, Data2VecHead, check_class_ids, check_numbers, cross_entropy, sequence_loss
+from .heads import (
+    IGNORED,
+    Data2VecHead,
+    check_class_ids,
+    check_numbers,
+    cross_entropy,
+    selected_states,
+    sequence_loss,
+)
 from .modeling_data2vec import Data2VecModelOutput, masked_mean
 from .spec_augment import SpecAugment
 
@@ -85,8 +93,7 @@ class Data2VecAudioHead(Data2VecHead):
             **kwargs,
         )
         hidden = output.last_hidden_state if self.layer_sum is None else self.layer_sum(output.hidden_states)
-        if wanted is None or wanted is False:
-            output.hidden_states = None
+        output.hidden_states = selected_states(output.hidden_states, wanted)
         hidden, real = hidden[:, self.num_extra :], output.attention_mask[:, self.num_extra :].bool()
         if tokens_per_frame > 1:
             hidden = hidden.unflatten(1, (-1, tokens_per_frame)).mean(dim=2)

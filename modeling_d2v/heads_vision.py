@@ -16,7 +16,7 @@ from transformers.utils import TransformersKwargs, can_return_tuple
 
 from .arguments import known_arguments
 from .configuration_data2vec import Data2VecConfig
-from .heads import IGNORED, Data2VecHead, check_class_ids, cross_entropy, sequence_loss
+from .heads import IGNORED, Data2VecHead, check_class_ids, cross_entropy, selected_states, sequence_loss
 from .modeling_data2vec import Data2VecModelOutput
 from .segmentation import PYRAMID_STRIDES, AuxiliaryHead, FeaturePyramid, UperHead, resize
 
@@ -157,7 +157,7 @@ class Data2VecForSemanticSegmentation(Data2VecVisionHead):
         pixel_values: Tensor | None = None,
         labels: Tensor | None = None,
         num_items_in_batch: Tensor | int | None = None,
-        output_hidden_states: bool | None = None,
+        output_hidden_states: bool | int | list[int] | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> SemanticSegmenterOutput:
         """Compute logits (B, L, ...) at the finest pyramid level: for patches of 16, a quarter of the image side.
@@ -173,7 +173,10 @@ class Data2VecForSemanticSegmentation(Data2VecVisionHead):
             ValueError: The labels have another shape or ids outside `num_labels`, or a training batch has one image.
         """
         asked = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
-        output = self.encode(pixel_values, output_hidden_states=bool(asked) or self.taps, **kwargs)
+        # All states if some are asked for: which ones is settled below.
+        output = self.encode(
+            pixel_values, output_hidden_states=self.taps if asked is None or asked is False else True, **kwargs
+        )
         levels = self.pyramid(self.maps(output.hidden_states, pixel_values, self.taps))
         logits = self.decode_head(levels)
         loss = None
@@ -186,7 +189,7 @@ class Data2VecForSemanticSegmentation(Data2VecVisionHead):
         return SemanticSegmenterOutput(
             loss=loss,
             logits=logits,
-            hidden_states=output.hidden_states if asked else None,
+            hidden_states=selected_states(output.hidden_states, asked),
             attentions=output.attentions,
         )
 
