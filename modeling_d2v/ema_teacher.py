@@ -90,7 +90,7 @@ class EmaTeacher:
 
         One small weight is compared, and only until the first update of the teacher, or the warning.
         """
-        if not self.training or not self._watched or torch.compiler.is_compiling():
+        if torch.compiler.is_compiling() or not self.training or not self._watched:
             return
         trained = [weight for weight in self.student.parameters() if weight.requires_grad]
         if not trained:

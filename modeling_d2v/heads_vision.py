@@ -173,10 +173,8 @@ class Data2VecForSemanticSegmentation(Data2VecVisionHead):
             ValueError: The labels have another shape or ids outside `num_labels`, or a training batch has one image.
         """
         asked = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
-        # All states if some are asked for: which ones is settled below.
-        output = self.encode(
-            pixel_values, output_hidden_states=self.taps if asked is None or asked is False else True, **kwargs
-        )
+        states = self.taps if asked is None or asked is False else True
+        output = self.encode(pixel_values, output_hidden_states=states, **kwargs)
         levels = self.pyramid(self.maps(output.hidden_states, pixel_values, self.taps))
         logits = self.decode_head(levels)
         loss = None
