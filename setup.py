@@ -22,6 +22,7 @@ EXTRAS = {
         "datasets>=5.2,<6",
         "evaluate>=0.4.6,<0.5",
         "fsspec>=2024.6",
+        "psutil>=5.9",
         "pyarrow>=18.0",
         "pyyaml>=6.0",
         "scikit-learn>=1.5",
@@ -38,6 +39,7 @@ EXTRAS = {
     "onnx": ["onnx>=1.23", "onnxruntime>=1.32", "onnxscript>=0.7"],
     "plots": ["matplotlib>=3.9"],
     "dev": [
+        "markdown-it-py>=3",
         "matplotlib>=3.9",
         "pytest>=8.3",
         "pytest-xdist>=3.6",

@@ -14,6 +14,7 @@ from huggingface_hub import ModelCard, ModelCardData
 from huggingface_hub.errors import EntryNotFoundError, HTTPError
 
 from .configuration_data2vec import Data2VecConfig
+from .markdown import Markdown, escape, facts_table, python_string
 from .modalities import MODALITIES
 from .remote_code import AUTO_MAP
 
@@ -38,8 +39,8 @@ _USE = """\
 ```python
 from transformers import {auto}, AutoProcessor
 
-model = {auto}.from_pretrained("{name}", trust_remote_code=True)
-processor = AutoProcessor.from_pretrained("{name}", trust_remote_code=True)
+model = {auto}.from_pretrained({name}, trust_remote_code=True)
+processor = AutoProcessor.from_pretrained({name}, trust_remote_code=True)
 ```
 
 The code of the model lies beside its weights; read it before you trust it."""
@@ -90,10 +91,12 @@ def model_card(
     taken = " or ".join(MODALITIES[modality].content for modality in config.modalities)
     is_encoder = auto in ("AutoModel", "AutoBackbone", "AutoModelForPreTraining")
     parts = {
-        "Use": _USE.format(auto=auto, name=name),
-        "Model": table(
+        "Use": _USE.format(auto=auto, name=python_string(name)),
+        "Model": facts_table(
             {
-                "class": f"`{architecture}`, of data2vec {version} ([arXiv](https://arxiv.org/abs/{PAPERS[version]}))",
+                "class": Markdown(
+                    f"`{architecture}`, of data2vec {version} ([arXiv](https://arxiv.org/abs/{PAPERS[version]}))"
+                ),
                 "input": taken,
                 "shared blocks": f"{config.num_hidden_layers}, width {config.hidden_size}, "
                 f"{config.num_attention_heads} heads, feed-forward width {config.intermediate_size}",
@@ -106,7 +109,7 @@ def model_card(
     task = "encoder" if is_encoder else f"model for {PIPELINE_TAGS.get(auto, 'a task of its own').replace('-', ' ')}"
     summary = summary or f"A data2vec {task}; it takes {taken}."
     body = "\n\n".join(f"## {heading}\n\n{text}" for heading, text in parts.items())
-    return f"---\n{metadata.to_yaml()}\n---\n\n# {name.rsplit('/', 1)[-1]}\n\n{summary}\n\n{body}\n"
+    return f"---\n{metadata.to_yaml()}\n---\n\n# {escape(name.rsplit('/', 1)[-1])}\n\n{summary}\n\n{body}\n"
 
 
 def auto_class(architecture: str) -> str:
@@ -184,8 +187,11 @@ def with_license(card: str, license: str) -> str:
 
 def with_name(card: str, name: str) -> str:
     """Return the card with examples that load the model by this name."""
-    card = re.sub(r"""(from_pretrained\()(["'])[^"']*\2""", rf"\g<1>\g<2>{name}\g<2>", card)
-    return re.sub(r"""(pipeline\(["'][\w-]+["'], )(["'])[^"']*\2""", rf"\g<1>\g<2>{name}\g<2>", card)
+    literal = r"""(["'])(?:\\.|(?!\2)[^\\\n])*\2"""
+    calls = (r"(from_pretrained\()", r"""(pipeline\(["'][\w-]+["'], )""")
+    for call in calls:
+        card = re.sub(call + literal, lambda found: found[1] + python_string(name), card)
+    return card
 
 
 def without_processor(card: str) -> str:
@@ -204,8 +210,3 @@ def for_encoder(card: str) -> str:
     return (
         str(parsed).replace("AutoModelForPreTraining", "AutoModel").replace("Data2VecForPreTraining", "Data2VecModel")
     )
-
-
-def table(rows: Mapping[str, Any]) -> str:
-    """Return a Markdown table of two columns without a head."""
-    return "\n".join(["| | |", "|---|---|", *(f"| {key} | {value} |" for key, value in rows.items())])

@@ -30,6 +30,7 @@ TRAVELLING_FILES = (
     "modalities.py",
     "presets.py",
     "positions.py",
+    "markdown.py",
     "model_card.py",
     "pushing.py",
     "masking.py",

@@ -3,6 +3,7 @@
 python tests/finetuning_example.py FOLDER '{"max_steps": 6}'
 """
 
+import contextlib
 import json
 import sys
 from pathlib import Path
@@ -14,12 +15,16 @@ sys.path[:0] = [str(ROOT), str(ROOT / "recipes"), str(ROOT / "tests")]
 
 import torch  # noqa: E402
 from model_factory import tiny_config  # noqa: E402
+from transformers import TrainerCallback  # noqa: E402
 
 from d2v_train.finetuning.arguments import FinetuningArguments  # noqa: E402
 from d2v_train.finetuning.command_line import launch  # noqa: E402
 from d2v_train.finetuning.run import run  # noqa: E402
 from d2v_train.finetuning.trainer import FinetuningTrainer  # noqa: E402
 from modeling_d2v import Data2VecForSequenceClassification  # noqa: E402
+
+
+SAVES = {"save_strategy": "steps", "save_steps": 2}
 
 
 class Examples(torch.utils.data.Dataset):
@@ -77,6 +82,30 @@ def weights(model: torch.nn.Module) -> dict[str, torch.Tensor]:
 
 def losses(trainer: FinetuningTrainer) -> list[float]:
     return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+
+
+class StopAt(TrainerCallback):
+    """Ends the run after an update, as a crash does, without the checkpoint that would be due."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step >= self.step:
+            raise KeyboardInterrupt
+
+
+def cut_off(trainer, step: int) -> None:
+    trainer.add_callback(StopAt(step))
+    with contextlib.suppress(KeyboardInterrupt):
+        run(trainer)
+        raise AssertionError(f"The run ended before step {step}.")
+
+
+def assert_same_weights(one: dict[str, torch.Tensor], two: dict[str, torch.Tensor]) -> None:
+    assert one.keys() == two.keys()
+    different = [name for name in one if not torch.equal(one[name], two[name])]
+    assert not different
 
 
 def main(argv: list[str]) -> dict[str, Any]:

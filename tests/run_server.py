@@ -49,7 +49,8 @@ class RunServer:
             output: file that gets what all ranks print.
             ranks: number of processes.
             faults: what happens inside, by rank: `{"kill_at": n}` or `{"full_at": n}` for the n-th change of a file
-                below a folder `checkpoints`, `{"file_bytes": n}` for a limit on the size of each file.
+                below a folder `checkpoints`, or with "/checkpoints" replaced by the value of `below`;
+                `{"file_bytes": n}` for a limit on the size of each file.
             program: what runs.
         """
         faults = {str(rank): fault for rank, fault in (faults or {}).items()}
@@ -106,6 +107,7 @@ def serve():
     """The server's loop."""
     import torch
 
+    import d2v_train.finetuning.run
     import d2v_train.pretraining.session  # noqa: F401
 
     torch.set_num_threads(1)
@@ -163,7 +165,7 @@ def install(fault):
         writes = event == "open" and isinstance(arguments[2], int) and arguments[2] & (os.O_WRONLY | os.O_RDWR)
         if not writes and event not in CHANGES:
             return
-        if "/checkpoints" not in str(arguments[0]):
+        if fault.get("below", "/checkpoints") not in str(arguments[0]):
             return
         with lock:
             count += 1

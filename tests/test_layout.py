@@ -51,6 +51,7 @@ COVERED = {
 }
 # Test files that no single source owns: several models against a reference, or a program as a whole.
 WHOLE = {
+    "d2v_train/finetuning/test_kill_matrix.py",
     "d2v_train/options/test_published_recipes.py",
     "d2v_train/pretraining/test_continued_pretraining.py",
     "d2v_train/pretraining/test_kill_matrix.py",

@@ -208,25 +208,43 @@ def publish(
     content: dict[str, Any] = dict(
         weights=weights, license=license, card=card, extra_files=extra_files, max_shard_size=max_shard_size
     )
-    try:
-        validate_repo_id(repo_id)
-    except HFValidationError as error:
-        raise PublishingError(explain(error, repo_id)) from error
+    _check_name(repo_id)
     with TemporaryDirectory() as folder:
         if dry_run:
             return stage(checkpoint, folder, repo_id, **content)
-        try:
-            # Fail before the work is done if the token is missing or the Hub cannot be reached.
-            user = HfApi(token=options.get("token")).whoami()["name"]
-        except _FAILURES as error:
-            raise PublishingError(explain(error, repo_id)) from error
-        name = repo_id if "/" in repo_id else f"{user}/{repo_id}"
+        # Fail before the work is done if the token is missing or the Hub cannot be reached.
+        name = full_name(repo_id, options.get("token"))
         made = stage(checkpoint, folder, name, **content)
         try:
             commit = upload(folder, name, **options)
         except _FAILURES as error:
             raise PublishingError(explain(error, name)) from error
     return Publication(name, made.files, made.card, made.license, commit.pr_url or commit.commit_url)
+
+
+def full_name(repo_id: str, token: str | None = None) -> str:
+    """Return the name of a repository with its user; a name alone belongs to the account of the token.
+
+    Args:
+        repo_id: "user/name", or a name alone.
+        token: Access token; None for the stored one.
+
+    Raises:
+        PublishingError: The name is invalid, the token is missing or refused, or the Hub cannot be reached.
+    """
+    _check_name(repo_id)
+    try:
+        user = HfApi(token=token).whoami()["name"]
+    except _FAILURES as error:
+        raise PublishingError(explain(error, repo_id)) from error
+    return repo_id if "/" in repo_id else f"{user}/{repo_id}"
+
+
+def _check_name(repo_id: str) -> None:
+    try:
+        validate_repo_id(repo_id)
+    except HFValidationError as error:
+        raise PublishingError(explain(error, repo_id)) from error
 
 
 def explain(error: BaseException, repo_id: str) -> str:

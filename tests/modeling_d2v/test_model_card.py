@@ -75,4 +75,4 @@ def test_changing_a_card():
     card = with_name(with_license(card, "cc-by-nc-4.0"), "me/speech")
     assert license_in(card) == "cc-by-nc-4.0" and "under cc-by-nc-4.0, which excludes commercial use" in card
     assert card.count('from_pretrained("me/speech", trust') == 2 and "runs/x" not in card
-    assert with_name("pipeline(\"fill-mask\", 'a')", "me/b") == "pipeline(\"fill-mask\", 'me/b')"
+    assert with_name("pipeline(\"fill-mask\", 'a')", "me/b") == 'pipeline("fill-mask", "me/b")'

@@ -60,6 +60,7 @@ class RawDataset(Dataset):
         source, split: Names of both, for reports.
 
     Attributes:
+        inventory: What the whole source is read as, or None.
         label_names: Names of the classes, or None.
         labels: (N,) int64 or float32, or None.
         groups: N strings, or None.
@@ -81,7 +82,7 @@ class RawDataset(Dataset):
         self.rows = np.arange(len(table.values)) if indices is None else np.asarray(indices, dtype=np.int64)
         self.settings, self.on_bad = settings, settings.on_bad
         self.source, self.split = source, split
-        self.label_names = table.label_names
+        self.label_names, self.inventory = table.label_names, table.inventory
         self.labels = None if table.labels is None else table.labels[self.rows]
         self.groups = None if table.groups is None else [table.groups[row] for row in self.rows]
         texts = table.transcripts

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from d2v_train.data.inventory import Inventory
 from d2v_train.data.rows import JoinedRows, MemoryRows, Rows
 
 
@@ -137,6 +138,7 @@ class Table:
         label_names: Names of the classes, or None.
         transcripts: Text that belongs to each record, "" where there is none, or None.
         lengths: Samples at 16 kHz of each recording, int64 (N,), -1 where unknown, or None.
+        inventory: What the whole source is read as, or None.
     """
 
     values: Rows
@@ -145,10 +147,18 @@ class Table:
     label_names: list[str] | None = None
     transcripts: list[str] | None = None
     lengths: np.ndarray | None = None
+    inventory: Inventory | None = None
 
     def __post_init__(self):
         if isinstance(self.values, Sequence | np.ndarray):
             self.values = MemoryRows(self.values)
+
+
+def is_missing(value: Any) -> bool:
+    """Return whether a cell has no value: null, NaN or white space; the words NA, None and null are values."""
+    if isinstance(value, str):
+        return not value.strip()
+    return value is None or (isinstance(value, float) and value != value)
 
 
 def pick_split(wanted: str, existing: Sequence[str], where: str) -> str:
@@ -211,33 +221,6 @@ def find_text_columns(existing: Sequence[str], candidates: Sequence[str]) -> lis
     return None
 
 
-def encode_labels(
-    raw: Sequence[Any], names: list[str] | None, universe: Iterable[Any], where: str
-) -> tuple[np.ndarray, list[str] | None]:
-    """Return labels as int64, or float32 for scores, and the class names.
-
-    Args:
-        raw: Whole numbers, scores or names; None is a missing label and becomes -1 (NaN among scores).
-        names: Class names of whole numbers, if known.
-        universe: Labels of all splits. Names become classes in the sorted order of these, so that all splits agree.
-        where: Column and source, for the error.
-
-    Raises:
-        ValueError: If the labels are anything else.
-    """
-    kinds = {type(value) for value in raw if value is not None}
-    if kinds <= {int, bool}:
-        return np.array([-1 if value is None else int(value) for value in raw], dtype=np.int64), names
-    if kinds <= {int, float}:
-        return np.array([np.nan if value is None else value for value in raw], dtype=np.float32), None
-    if kinds == {str}:
-        names = sorted({str(value) for value in universe if value is not None})
-        code = {name: number for number, name in enumerate(names)}
-        return np.array([-1 if value is None else code[value] for value in raw], dtype=np.int64), names
-    found = ", ".join(sorted(kind.__name__ for kind in kinds))
-    raise ValueError(f"The labels of {where} are of type {found}; expected whole numbers, scores or names.")
-
-
 def read_lengths(raw: Sequence[Any], where: str) -> np.ndarray:
     """Return lengths in samples at 16 kHz, int64 (N,), of a column of samples (whole numbers) or seconds; -1 if empty.
 
@@ -277,4 +260,4 @@ def concatenate(parts: Sequence[Table]) -> Table:
         transcripts = [text for part in parts for text in part.transcripts]
     lengths = None if any(part.lengths is None for part in parts) else np.concatenate([part.lengths for part in parts])
     values = JoinedRows([part.values for part in parts])
-    return Table(values, labels, groups, first.label_names, transcripts, lengths)
+    return Table(values, labels, groups, first.label_names, transcripts, lengths, first.inventory)

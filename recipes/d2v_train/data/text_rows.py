@@ -1,7 +1,7 @@
 """Documents of large text files, found by one pass over the files and read when they are needed.
 
 Only the offsets of each document are kept, 28 bytes per document. The documents are those of
-`folders.open_text_files`, except that the fields of a `.jsonl` file are chosen from its first objects, not from all.
+`text_files.open_text_files`, except that the fields of `.jsonl` are chosen from the first objects of a file.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from d2v_train.data.folders import choose_fields, parse_line, pick_fields
 from d2v_train.data.rows import Rows
 from d2v_train.data.tables import SourceSettings
+from d2v_train.data.text_files import choose_fields, parse_line, pick_fields
 
 
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"

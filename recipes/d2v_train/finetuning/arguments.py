@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from transformers import TrainingArguments
 
 from d2v_train.options.errors import OptionError, at_least
+from modeling_d2v.sharing.places import model_place
 
 
 if TYPE_CHECKING:
@@ -84,6 +85,9 @@ class ModelArguments:
                 "Name the checkpoint to start from with --model_name_or_path, or a configuration with --config_name "
                 "and --from_scratch for random weights."
             )
+        for name in ("model_name_or_path", "tokenizer_name", "processor_name"):
+            if getattr(self, name) is not None:
+                setattr(self, name, model_place(getattr(self, name)))
 
     @property
     def hub_options(self) -> dict[str, Any]:
@@ -228,10 +232,16 @@ class FinetuningArguments(TrainingArguments):
     early_stopping_patience: int | None = option(None, "Stop after this many evaluations without improvement.")
     early_stopping_threshold: float = option(0.0, "Smallest change that counts as an improvement.")
     max_bad_fraction: float = option(0.05, "Stop if more than this share of the samples is broken.")
+    hub_strategy: str = option("end", "When --push_to_hub uploads: end, the finished model only.")
 
     def __post_init__(self) -> None:
         if not self.output_dir:
             raise ValueError("Name the folder of the run with --output_dir.")
+        if str(getattr(self.hub_strategy, "value", self.hub_strategy)) != "end":
+            raise OptionError(
+                f"--hub_strategy is {self.hub_strategy}, but only the finished model is uploaded: checkpoints hold "
+                "optimizer states and paths of this machine. Leave it out."
+            )
         check_share("layer_decay", self.layer_decay, whole=True)
         if self.weights_ema_decay is not None:
             check_share("weights_ema_decay", self.weights_ema_decay)

@@ -63,7 +63,7 @@ def check_finite(name: str, value: float | torch.Tensor, step: int) -> None:
     if not math.isfinite(value):
         raise ValueError(
             f"The {name} became {float(value)} after {step} updates. Lower --learning_rate, lengthen the warm-up "
-            "(--warmup_steps), or lower --max_grad_norm; earlier checkpoints are intact."
+            "(--warmup_steps), or lower --max_grad_norm; checkpoints in --output_dir, if any, are from before."
         )
 
 

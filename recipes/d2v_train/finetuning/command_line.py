@@ -43,13 +43,32 @@ TRAINING_GROUPS = {
     "other options of TrainingArguments": "",
 }
 OWN_GROUPS = ("model", "data", "augmentation", "this task")
-# Names of options in other programs, here and in transformers; names with a common prefix are found without it.
+# Names of options in other programs and in former releases of transformers.
 OTHER_NAMES = {
+    "batch_size": "per_device_train_batch_size",
     "data": "dataset_name",
+    "dataset": "dataset_name",
     "eval_split": "validation_split",
     "eval_split_name": "validation_split",
+    "group_by_length": "train_sampling_strategy",
+    "half_precision_backend": "bf16",
+    "labels": "label_column",
+    "lr": "learning_rate",
+    "max_length": "max_seq_length",
     "model": "model_name_or_path",
+    "no_cuda": "use_cpu",
+    "overwrite_output_dir": "output_dir",
+    "push_to_hub_model_id": "hub_model_id",
+    "push_to_hub_organization": "hub_model_id",
+    "push_to_hub_token": "hub_token",
+    "resume": "resume_from_checkpoint",
+    "use_auth_token": "token",
+    "use_mps_device": "use_cpu",
+    "wandb": "report_to",
+    "warmup_ratio": "warmup_steps",
 }
+MISSPELLED = 0.75
+"""Least similarity of a misspelled name to the one that was meant."""
 HELP_COLUMN, HELP_WIDTH = 34, 119
 
 
@@ -134,12 +153,20 @@ class _Parser(HfArgumentParser):
         return options.keys() <= {name for names in self.groups.values() for name in names}
 
     def nearest(self, unknown: str) -> str:
-        """Return the most likely intended option: the closest one with a common prefix, otherwise the closest."""
+        """Return the most likely intended option.
+
+        The name in another program, the closest one with a common prefix, or else the closest of all, in this order.
+        """
         name = unknown.lstrip("-").replace("-", "_")
-        name = OTHER_NAMES.get(name, name)
         names = [name for names in self.groups.values() for name in names]
+        others = {other: own for other, own in OTHER_NAMES.items() if own in names}
+        if name in others:
+            return others[name]
         alike = [known for known in names if known.startswith(name) or name.startswith(known)] if name else []
-        return difflib.get_close_matches(name, alike or names, n=1, cutoff=0.0)[0]
+        if alike:
+            return difflib.get_close_matches(name, alike, n=1, cutoff=0.0)[0]
+        (nearest,) = difflib.get_close_matches(name, [*names, *others], n=1, cutoff=MISSPELLED) or [None]
+        return others.get(nearest, nearest) or difflib.get_close_matches(name, names, n=1, cutoff=0.0)[0]
 
     def format_help(self) -> str:
         actions: dict[str, Action] = {}

@@ -36,6 +36,12 @@ def load_config(model_args: ModelArguments, **overrides: Any) -> Data2VecConfig:
                 f"({', '.join(Data2VecConfig.preset_names())}) and cannot be loaded from the Hub: "
                 f"{str(error).splitlines()[0]}"
             ) from error
+    if not isinstance(config, Data2VecConfig):
+        raise ValueError(
+            f"{name} is a model of type {config.model_type!r}, and this program trains heads of data2vec models. An "
+            "encoder of transformers, also one that was pretrained further here, is fine-tuned with the Auto classes "
+            "and `Trainer` of transformers; `d2v probe` measures it."
+        )
     for key, value in overrides.items():
         _override(config, key, value)
     for part in (config, *map(config.modality_config, config.modalities)):

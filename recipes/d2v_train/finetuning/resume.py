@@ -8,11 +8,11 @@ from __future__ import annotations
 import json
 import logging
 import math
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from d2v_train.support.atomic import write_json
+from d2v_train.support.manifest import MANIFEST, damage_of
 
 
 if TYPE_CHECKING:
@@ -24,6 +24,8 @@ logger = logging.getLogger(__name__)
 AUTO, NEVER = (None, "auto", "True", "true"), ("never", "False", "false")
 OPTIONS_FILE = "options.json"
 STATE_FILE = "trainer_state.json"
+CHECKPOINT = "checkpoint"
+FINISHED_FILES = ("*.safetensors", "*.safetensors.index.json")
 FIXED_OPTIONS = (
     "learning_rate lr_scheduler_type warmup_steps tri_stage layer_decay freeze_encoder_steps weights_ema_decay optim "
     "weight_decay adam_beta1 adam_beta2 adam_epsilon max_grad_norm label_smoothing_factor seed data_seed"
@@ -32,14 +34,24 @@ FIXED_OPTIONS = (
 
 
 def newest_checkpoint(folder: str | Path) -> str | None:
-    """Return the newest complete checkpoint in the folder of a run; incomplete ones are logged and skipped."""
-    folders = [path for path in Path(folder).glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", path.name)]
-    for path in sorted(folders, key=lambda path: int(path.name.split("-")[1]), reverse=True):
-        # The state is written last.
-        if _read_json(path / STATE_FILE) is not None:
+    """Return the newest complete checkpoint in the folder of a run; damaged ones are logged and skipped."""
+    found = [path for path in Path(folder).glob(f"{CHECKPOINT}-*") if path.name.partition("-")[2].isdecimal()]
+    for path in sorted(found, key=_step_of, reverse=True):
+        damage = checkpoint_damage(path)
+        if damage is None:
             return str(path)
-        logger.warning("%s is not whole and is skipped.", path)
+        logger.warning("The checkpoint %s is skipped: %s.", path, damage)
     return None
+
+
+def checkpoint_damage(path: Path) -> str | None:
+    """Return why a checkpoint cannot be used, None if it is complete; checksums are compared."""
+    return damage_of(path, [STATE_FILE], _step_of(path), content=True)
+
+
+def _step_of(checkpoint: Path) -> int | None:
+    number = checkpoint.name.removeprefix(f"{CHECKPOINT}-")
+    return int(number) if number.isdecimal() else None
 
 
 def resume_point(args: FinetuningArguments) -> str | None:
@@ -50,8 +62,12 @@ def resume_point(args: FinetuningArguments) -> str | None:
     """
     wanted = args.resume_from_checkpoint
     if wanted not in AUTO + NEVER:
-        if _read_json(Path(wanted) / STATE_FILE) is None:
-            raise ValueError(f"--resume_from_checkpoint {wanted} is not a whole checkpoint: it has no {STATE_FILE}.")
+        damage = checkpoint_damage(Path(wanted))
+        if damage and not (Path(wanted) / MANIFEST).exists() and read_json(Path(wanted) / STATE_FILE) is not None:
+            logger.warning("%s was written by a former version, without a manifest: damage would not be seen.", wanted)
+            damage = None
+        if damage:
+            raise ValueError(f"--resume_from_checkpoint {wanted} is not a complete checkpoint: {damage}.")
         return wanted
     found = newest_checkpoint(args.output_dir)
     if found and wanted in NEVER:
@@ -65,13 +81,22 @@ def resume_point(args: FinetuningArguments) -> str | None:
 
 
 def is_finished(args: FinetuningArguments) -> bool:
-    """Return whether the run in the folder has been trained for as long as `args` ask for."""
-    state = _read_json(Path(args.output_dir) / STATE_FILE)
+    """Return whether the run in the folder has been trained for as long as `args` ask for.
+
+    A finished model whose weights were damaged later is logged: it is restored from the last checkpoint.
+    """
+    folder = Path(args.output_dir)
+    state = read_json(folder / STATE_FILE)
     if state is None or args.resume_from_checkpoint not in AUTO:
         return False
     if args.max_steps > 0:
-        return state["max_steps"] == args.max_steps
-    return state["num_train_epochs"] == math.ceil(args.num_train_epochs)
+        finished = state["max_steps"] == args.max_steps
+    else:
+        finished = state["num_train_epochs"] == math.ceil(args.num_train_epochs)
+    damage = damage_of(folder, content=True) if finished and (folder / MANIFEST).exists() else None
+    if damage:
+        logger.warning("The finished model in %s is damaged: %s. It is made again.", folder, damage)
+    return finished and damage is None
 
 
 def check_options(args: FinetuningArguments, origin: dict[str, Any], resumes: bool) -> None:
@@ -89,7 +114,7 @@ def check_options(args: FinetuningArguments, origin: dict[str, Any], resumes: bo
     batch = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
     options["batch size over all processes"] = batch
     path = Path(args.output_dir) / OPTIONS_FILE
-    before = _read_json(path) if resumes else None
+    before = read_json(path) if resumes else None
     if before is None:
         if args.process_index == 0:
             write_json(path, options)
@@ -104,9 +129,16 @@ def check_options(args: FinetuningArguments, origin: dict[str, Any], resumes: bo
         )
 
 
-def _read_json(path: Path) -> dict[str, Any] | None:
-    """Return the content of a file; `None` if it is missing or incomplete."""
+def read_json(path: Path) -> dict[str, Any] | None:
+    """Return the object in a file; None if the file is missing, or unreadable, which is logged."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
         return None
+    except (OSError, ValueError) as error:
+        logger.warning("%s cannot be read (%s) and is ignored.", path, error)
+        return None
+    if not isinstance(content, dict):
+        logger.warning("%s does not hold a JSON object and is ignored.", path)
+        return None
+    return content

@@ -27,9 +27,10 @@ from d2v_train.finetuning.callbacks import check_bad_samples
 from d2v_train.finetuning.command_line import check_folder
 from d2v_train.finetuning.data import FinetuningCollator, FinetuningDataset, hold_out_validation
 from d2v_train.finetuning.models import load_config, load_model
-from d2v_train.finetuning.resume import check_options, is_finished, resume_point
+from d2v_train.finetuning.resume import check_options, is_finished, read_json, resume_point
 from d2v_train.finetuning.trainer import FinetuningTrainer
 from d2v_train.support.atomic import write_json, write_text
+from d2v_train.support.processes import fewer_than_launched
 from modeling_d2v import Data2VecConfig
 
 
@@ -270,6 +271,9 @@ def prepare_program(args: FinetuningArguments) -> None:
     # These log a line for every request to the Hub.
     for client in ("httpx", "httpx2"):
         logging.getLogger(client).setLevel(logging.WARNING)
+    lacking = fewer_than_launched(args.world_size)
+    if lacking:
+        logger.warning("%s", lacking)
     transformers_logging.set_verbosity(args.get_process_log_level())
     set_seed(args.seed)
 
@@ -304,7 +308,12 @@ def _train(trainer: FinetuningTrainer) -> dict[str, float]:
         check_options(args, _origin(trainer), resumes=True)
         logger.info("The run in %s is finished; nothing is trained.", args.output_dir)
         trainer.load_finished()
-        return json.loads((Path(args.output_dir) / "train_results.json").read_text(encoding="utf-8"))
+        # A kill or a full disk may have left no results; the state has them too.
+        logged = next((entry for entry in reversed(trainer.state.log_history) if "train_loss" in entry), {})
+        stored = {name: value for name, value in logged.items() if name != "step"}
+        metrics = read_json(Path(args.output_dir) / "train_results.json") or stored
+        trainer.save_metrics("train", metrics)
+        return metrics
     checkpoint = resume_point(args)
     check_options(args, _origin(trainer), resumes=checkpoint is not None)
     outcome = trainer.train(resume_from_checkpoint=checkpoint)

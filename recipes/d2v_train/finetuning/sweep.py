@@ -20,6 +20,8 @@ logger = logging.getLogger(__name__)
 
 RESULTS_FILE = "results.json"
 SUMMARY_FILE = "sweep.json"
+SECRETS = ("--token", "--hub_token")
+"""Options whose values are never written to a file."""
 
 
 def sweep(
@@ -50,7 +52,7 @@ def sweep(
     Raises:
         ValueError: If a run was finished with other arguments, or has none of the metrics.
     """
-    others = _without(argv, "--learning_rates", "--seeds")
+    others = _without(argv, "--learning_rates", "--seeds", *SECRETS)
     runs = []
     for rate, seed in itertools.product(learning_rates, seeds):
         place = Path(folder) / f"lr{rate:g}_seed{seed}"

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
-from transformers import ProcessorMixin, Trainer, TrainerCallback, TrainerState
+from transformers import ProcessorMixin, TrainerCallback, TrainerState
 
 from d2v_train.data.records import RawDataset
 from d2v_train.finetuning.callbacks import (
@@ -26,9 +26,11 @@ from d2v_train.finetuning.callbacks import (
     check_finite,
     tri_stage,
 )
+from d2v_train.finetuning.checkpoints import CheckpointingTrainer
 from d2v_train.finetuning.resume import STATE_FILE
 from d2v_train.models.optim import has_weight_decay, layer_scale
 from d2v_train.publishing.finetuned_card import finetuned_card
+from d2v_train.support.atomic import write_text
 from modeling_d2v.model_card import CARD
 
 
@@ -47,7 +49,7 @@ class Watch(TrainerCallback):
         check_bad_samples(self.trainer.raw_datasets, args.max_bad_fraction)
 
 
-class FinetuningTrainer(Trainer):
+class FinetuningTrainer(CheckpointingTrainer):
     """`Trainer` for a data2vec model with a head; `args` are `FinetuningArguments`.
 
     Args:
@@ -179,12 +181,10 @@ class FinetuningTrainer(Trainer):
         trained = self.state.global_step > 0
         if not self.is_world_process_zero() or (not trained and (folder / CARD).exists()):
             return
-        name = model_name or folder.resolve().name
-        # The repository is known after the first upload.
-        known = {"repository": getattr(self, "hub_model_id", None), **self.card, **kwargs}
+        name = model_name or (self.hub_model_id or folder.resolve().name).rpartition("/")[2]
+        known = {"repository": self.hub_model_id, **self.card, **kwargs}
         text = finetuned_card(name, self.results, self._settings() if trained else {}, **known)
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / CARD).write_text(text, encoding="utf-8")
+        write_text(folder / CARD, text)
 
     def _settings(self) -> dict[str, Any]:
         args = self.args

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from d2v_train.health.advice import advice_at_start
-from d2v_train.health.rules import Finding, Series, judge, judge_mask, judge_run
+from d2v_train.health.rules import Finding, Series, is_damaged, judge, judge_mask, judge_run
 from d2v_train.options.run import Options
 from d2v_train.support.jsonl import RunLog, read_log
 from d2v_train.support.processes import ONE_PROCESS, Processes
@@ -111,10 +111,13 @@ class HealthGuard:
         # A new decoder predicts almost the same everywhere.
         self.first_step = max(options.warmup_steps + 1, options.health.std_check_from)
         self.reported: set[tuple[str, str | None]] = set()
+        self.sound_step = 0
+        """Step of the newest record without a sign of damage in any modality."""
 
     def look(self, record: dict[str, Any]) -> list[Finding]:
         """Return the new findings after a log record."""
         found: list[Finding] = []
+        sound = True
         if "data_wait" in record:  # records of probes between two log lines lack it
             self.whole.add(record)
             found += judge_run(self.whole, self.options)
@@ -129,6 +132,9 @@ class HealthGuard:
             if record["step"] >= self.first_step:
                 series.add(own)
                 found += judge(name, series, self.options)
+                sound &= not is_damaged(own, series.first, self.options.health)
+        if sound:
+            self.sound_step = record["step"]
         return self.new(found)
 
     def new(self, findings: Iterable[Finding]) -> list[Finding]:

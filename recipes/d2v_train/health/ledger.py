@@ -231,16 +231,25 @@ class BadSampleLedger:
 
 @contextmanager
 def data_explained() -> Iterator[None]:
-    """Replace the error for data without a usable sample by one that explains it.
+    """Replace the errors for data without a usable sample and for a worker that was killed by ones that explain them.
 
     Raises:
-        TrainingStopped: Instead of `NoUsableSample`.
+        TrainingStopped: Instead of `NoUsableSample` and the error of the data loader.
     """
     try:
         yield
     except NoUsableSample as error:
         sentence = " ".join(str(error).split())
         raise TrainingStopped(f"{sentence.rstrip('.')}. Check that the data still exists and can be read.") from None
+    except RuntimeError as error:
+        # The data loader raises no error of its own kind.
+        if "DataLoader worker" not in str(error):
+            raise
+        reason = " ".join(str(error).split()).rstrip(".")
+        raise TrainingStopped(
+            f"A worker process that reads data has ended ({reason}), most often because memory ran out. Lower "
+            "data.num_workers or data.prefetch; the same command resumes from the newest checkpoint."
+        ) from None
 
 
 def _listed(counts: Counter[str]) -> str:

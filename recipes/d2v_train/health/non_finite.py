@@ -67,8 +67,7 @@ class NonFinitePolicy:
         reason = (
             f"The loss or gradient was not finite in {amount}, the last one step {step} ({where}); the weights were "
             "not changed. Lower optim.lr, lengthen optim.warmup, set optim.max_grad_norm, use "
-            "mixed_precision=bf16 instead of fp16, or check the data for values that are not finite. The last "
-            "checkpoint is from before these steps."
+            "mixed_precision=bf16 instead of fp16, or check the data for values that are not finite."
         )
         self.note(step, "non_finite", reason, stop=True)
         raise TrainingStopped(reason)

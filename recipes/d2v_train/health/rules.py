@@ -7,13 +7,15 @@ on recorded good and bad runs; `tests/fixtures/logs` holds parts of them.
 
 from __future__ import annotations
 
+import math
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from statistics import mean, median
 from typing import Any
 
 from d2v_train.options.run import Options
+from d2v_train.options.sections import HealthOptions
 from modeling_d2v.modalities import MODALITIES, FrontEnd
 from modeling_d2v.presets import get_preset
 
@@ -36,6 +38,8 @@ WEAK_PREDICTIONS = 0.05
 """Standard deviation of the predictions as a share of the targets'."""
 WORSE_THAN_CONSTANT = -0.1
 """Share explained by the predictions of a run that has diverged; good runs are below it for a record or two."""
+EARLY = 3
+"""Factor of the floors of standard deviations below which a checkpoint is no longer kept as a sound one."""
 LONG, PASSING = 4, 2
 """Factors of the patience, for conditions that may last, or may be over soon."""
 DATA_WAIT_ALARM = 0.3
@@ -103,6 +107,20 @@ def judge(name: str, series: Series, options: Options) -> Iterator[Finding]:
     for rule in (_collapse, _local_encoder, _divergence, _easy_targets, _weak_predictions, _gradients, _fast_teacher):
         for kind, message, stop in rule(name, series, options):
             yield Finding(kind, name, message, stop)
+
+
+def is_damaged(record: Mapping[str, Any], first: Mapping[str, Any], limits: HealthOptions) -> bool:
+    """Return whether a record shows signs of what the rules stop a run for, long before they do.
+
+    Args:
+        record: Record of one modality, names without the modality.
+        first: The first record of the run.
+        limits: Limits of the rules.
+    """
+    floors = {"target_std": limits.min_target_std, "prediction_std": limits.min_prediction_std}
+    collapses = any(record.get(kind, math.inf) < EARLY * floor for kind, floor in floors.items())
+    dies = record.get("local_std", math.inf) < LOCAL_ALARM * first.get("local_std", 0.0)
+    return collapses or dies or record.get("explained_by_prediction", 0.0) < WORSE_THAN_CONSTANT
 
 
 def _collapse(name: str, series: Series, options: Options) -> Iterable[tuple[str, str, bool]]:

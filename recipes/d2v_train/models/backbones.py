@@ -21,11 +21,10 @@ from d2v_train.options.run import Options
 from modeling_d2v import BackboneForPreTraining, BackbonePreTrainingConfig, Data2VecConfig
 from modeling_d2v.backbone_configuration import auto_classes
 from modeling_d2v.modalities import modality_of_input
+from modeling_d2v.sharing.places import PLAIN_FOLDER
 
 
 logger = logging.getLogger(__name__)
-
-PLAIN_FOLDER = "final_backbone"
 
 
 def complete_options(options: Options) -> Options:

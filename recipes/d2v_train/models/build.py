@@ -12,6 +12,7 @@ from d2v_train.models.backbones import build_backbone_config, build_backbone_mod
 from d2v_train.options.errors import OptionError
 from d2v_train.options.run import Options
 from modeling_d2v import Data2VecConfig, Data2VecForPreTraining
+from modeling_d2v.sharing.places import model_place
 
 
 def build_config(options: Options, vocab_size: int | None = None) -> Data2VecConfig:
@@ -35,6 +36,12 @@ def build_config(options: Options, vocab_size: int | None = None) -> Data2VecCon
         fields["text_config"] = {"mask_token_id": size - 1, **text, "vocab_size": size}
     if options.init_from is not None:
         start = starting_config(options.init_from).to_dict()
+        if not set(start["modalities"]) & set(options.modalities):
+            has, wanted = ", ".join(start["modalities"]), ", ".join(options.modalities)
+            raise OptionError(
+                f"init_from={options.init_from} is a model of {has}, and the run trains {wanted}. Give a model with a "
+                "common modality."
+            )
         fields["modalities"] = sorted({*start["modalities"], *fields["modalities"]})
         fields = _merge(start, fields)
         config = Data2VecConfig(**{key: value for key, value in fields.items() if key != "model_type"})
@@ -54,7 +61,7 @@ def starting_config(init_from: str) -> Data2VecConfig:
         OptionError: There is no such folder or repository, or it does not hold a model of this package.
     """
     try:
-        config = AutoConfig.from_pretrained(init_from)
+        config = AutoConfig.from_pretrained(model_place(init_from))
     except (OSError, ValueError) as error:
         raise OptionError(
             f"init_from={init_from} cannot be read; give the folder of a checkpoint, or the name of one on the Hub. "
@@ -84,7 +91,7 @@ def build_model(options: Options, config: Data2VecConfig) -> Data2VecForPreTrain
         model = build_backbone_model(options, config)
     elif options.init_from is not None:
         try:
-            model = Data2VecForPreTraining.from_pretrained(options.init_from, config=config)
+            model = Data2VecForPreTraining.from_pretrained(model_place(options.init_from), config=config)
         except RuntimeError as error:
             raise OptionError(
                 f"The weights of init_from={options.init_from} do not have the shapes of the model section. Remove "

@@ -45,7 +45,7 @@ from d2v_train.runs.lock import FolderInUseError, RunLock
 from d2v_train.runs.record import Progress, RunRecord
 from d2v_train.runs.trackers import Trackers, hyperparameters, tracker_names
 from d2v_train.support.extras import MissingDependencyError
-from d2v_train.support.processes import Processes, ProcessLostError, is_lost_process
+from d2v_train.support.processes import Processes, ProcessLostError, fewer_than_launched, is_lost_process
 from d2v_train.support.storage import WriteError, writing
 from modeling_d2v.sharing.publishing import PublishingError
 
@@ -86,6 +86,9 @@ def pretrain(options: Options) -> dict[str, Any]:
         accelerator = make_accelerator(options, tracker_names(options.logging.report_to))
     processes = Processes.of(accelerator)
     logging.basicConfig(level=logging.INFO if processes.main else logging.ERROR, format="%(message)s")
+    lacking = fewer_than_launched(processes.count)
+    if lacking:
+        logger.warning("%s", lacking)
     if options is not configured:
         logger.info("%s", scaling_table(configured, options))
     folder = Path(options.output_dir)

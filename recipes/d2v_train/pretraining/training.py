@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 
 from d2v_train.batching.batches import MicroBatch, StepDataset, load_steps
 from d2v_train.engine.engine import clip_gradient, engine_name, prepare_for_engine
-from d2v_train.health.guard import RunHealth
+from d2v_train.health.guard import RunHealth, TrainingStopped
 from d2v_train.health.ledger import BadSampleLedger, data_explained
 from d2v_train.health.non_finite import NonFinitePolicy, where_not_finite
 from d2v_train.measuring.backbone_flops import step_flops
@@ -274,6 +274,7 @@ class Pretraining:
         """Write a checkpoint of the present step and return its folder."""
         # Before the checkpoint: a run resumed from it does not read these samples again.
         self.bad_samples.flush(to_disk=True)
+        self.checkpoints.sound_step = self.health.guard.sound_step
         progress = {
             "seconds": self.seconds,
             "data": self.steps.fingerprint,
@@ -343,5 +344,19 @@ class Pretraining:
         self.log.write(record)
         self.trackers.log(record)
         self.bad_samples.check()
-        self.health.check(record)
+        try:
+            self.health.check(record)
+        except TrainingStopped as error:
+            raise TrainingStopped(f"{error} {self.way_back()}") from None
         return record
+
+    def way_back(self) -> str:
+        """Return a sentence about the newest checkpoint from before the damage."""
+        self.checkpoints.sound_step = self.health.guard.sound_step
+        sound = self.checkpoints.newest_sound()
+        if sound is None:
+            return "There is no checkpoint from before that: start anew, in another output_dir."
+        return (
+            f"The newest checkpoint from before that is {sound}: start from it with init_from={sound} and another "
+            "output_dir. The same command would continue from the newest one and stop again."
+        )

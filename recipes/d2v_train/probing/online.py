@@ -63,10 +63,15 @@ class OnlineProbe:
         for name in options.modalities:
             parts = self._open(name)
             if parts is not None:
-                self.parts[name] = parts
+                # Once: each selection keeps its bad samples in shared memory, with a descriptor of its own.
+                self.parts[name] = tuple(map(self._own_part, parts))
                 kept = DATA_KINDS[name].evaluation_options
                 given = {key: value for key, value in getattr(options, name).transform.items() if key in kept}
                 self.transforms[name] = build_transform(name, given, config, tokenizer, train=False)
+
+    def _own_part(self, dataset: RawDataset) -> RawDataset:
+        """Return the samples that this process encodes."""
+        return dataset.select(part(list(range(len(dataset))), self.processes.rank, self.processes.count))
 
     def _open(self, name: str) -> tuple[RawDataset, RawDataset] | None:
         """Open the parts of a modality; None if the section names no data and the training data cannot be probed."""
@@ -132,11 +137,10 @@ class OnlineProbe:
             found[f"{name}/probe_chance"] = chance_accuracy(train.labels, test.labels)
         return {key: round(value, 2) for key, value in found.items()}
 
-    def _features(self, name: str, encoder: nn.Module, dataset: RawDataset) -> FeatureSet | None:
+    def _features(self, name: str, encoder: nn.Module, samples: RawDataset) -> FeatureSet | None:
         """Return the features of a part, gathered from all processes; None if one of them failed."""
         own: FeatureSet | None = None
         try:
-            samples = dataset.select(part(list(range(len(dataset))), self.processes.rank, self.processes.count))
             own = extract(encoder, samples, self.transforms[name], batch_size=DATA_KINDS[name].probe_batch_size)
         except ValueError as error:
             logger.warning("%s could not be probed: %s", name, error)

@@ -7,7 +7,6 @@ import logging
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -35,6 +34,7 @@ from d2v_train.probing.features import FeatureSet, extract, groups_are_disjoint
 from d2v_train.probing.simple_features import simple_features
 from d2v_train.probing.splits import open_parts
 from modeling_d2v import BackbonePreTrainingConfig, Data2VecConfig
+from modeling_d2v.sharing.places import model_place
 
 
 logger = logging.getLogger("probe")
@@ -96,12 +96,14 @@ def run_probe(settings: ProbeSettings) -> dict[str, Any]:
         weights ("random") and of features without training ("simple"), with data and settings.
 
     Raises:
+        FileNotFoundError: If there is no model in the folder.
         MissingLabelsError: If the data has no class labels.
         ValueError: If the checkpoint is of another kind or lacks the modality, the parts overlap, or the device does
             not exist.
     """
     started = time.perf_counter()
     device = find_device(settings.device)
+    settings = dataclasses.replace(settings, model=model_place(str(settings.model)))
     config = read_probed_config(settings.model, settings.modality)
     train, test, held_out = open_parts(settings.modality, config, settings, settings.max_samples)
     transform = load_transform(settings.model, settings.modality, config, settings.transform)
@@ -184,15 +186,8 @@ def read_probed_config(model_path: str, modality: str) -> Data2VecConfig | Backb
         Configuration of a data2vec model; a plain encoder of transformers is wrapped as in pretraining.
 
     Raises:
-        FileNotFoundError: If the folder does not exist, and the name cannot be one of the Hub either.
         ValueError: If the checkpoint is of another kind, or lacks the modality.
     """
-    looks_local = model_path.startswith((".", "/", "~")) or model_path.count("/") != 1
-    if looks_local and not Path(model_path, "config.json").is_file():
-        raise FileNotFoundError(
-            f"There is no model in {model_path}. Give a folder with a config.json, such as the `final` folder of a "
-            "finished run, or the name of a model on the Hub (user/name)."
-        )
     config = AutoConfig.from_pretrained(model_path)
     own = isinstance(config, Data2VecConfig)
     modalities = config.modalities if own else [encoder_modality(config, model_path)]

@@ -19,6 +19,7 @@ import modeling_d2v
 from d2v_train.publishing.onnx import OPSET, export_onnx
 from d2v_train.support.extras import MissingDependencyError
 from modeling_d2v.modalities import MODALITIES
+from modeling_d2v.sharing.places import model_place
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -43,12 +44,14 @@ def load(name: str, auto: str | None) -> transformers.PreTrainedModel:
     """Load the model of a checkpoint.
 
     Raises:
+        FileNotFoundError: If there is no model in the folder.
         ValueError: If the Auto class does not exist.
     """
     if auto is not None:
         if not auto.startswith("AutoModel") or not hasattr(transformers, auto):
             raise ValueError(f"--auto {auto} is not an Auto class of transformers; use one such as AutoModelForCTC.")
-        return getattr(transformers, auto).from_pretrained(name)
+        return getattr(transformers, auto).from_pretrained(model_place(name))
+    name = model_place(name)
     (saved,) = AutoConfig.from_pretrained(name).architectures or ["Data2VecModel"]
     if saved == "Data2VecForPreTraining":
         saved = "Data2VecModel"

@@ -8,19 +8,20 @@ from typing import Any
 
 from huggingface_hub import ModelCardData
 
-from d2v_train.models.backbones import PLAIN_FOLDER
 from d2v_train.options.files import RUN_FILE, read_yaml
 from d2v_train.publishing.run_card import GENERATED, inherited_license, is_hub_name, training_sections
 from d2v_train.support.atomic import write_folder
 from modeling_d2v import BackboneForPreTraining, BackbonePreTrainingConfig
+from modeling_d2v.markdown import code, escape, python_string
 from modeling_d2v.model_card import CARD, PAPERS, choose_license, license_text
+from modeling_d2v.sharing.places import PLAIN_FOLDER
 
 
 _USE = """\
 ```python
 from transformers import AutoModel
 
-model = AutoModel.from_pretrained("{name}")
+model = AutoModel.from_pretrained({name})
 ```"""
 
 
@@ -69,13 +70,13 @@ def backbone_card(
         base_model=backbone if is_hub_name(backbone) else None,
         datasets=published or None,
     )
-    shown = f"`{backbone}`" if is_hub_name(backbone) else f"`{Path(backbone).name}`"
+    shown = code(backbone if is_hub_name(backbone) else Path(backbone).name)
     licence = license_text(license, has_code=False)
-    parts = {"Use": _USE.format(name=name), **sections, "Licence": licence}
+    parts = {"Use": _USE.format(name=python_string(name)), **sections, "Licence": licence}
     body = "\n\n".join(f"## {heading}\n\n{text}" for heading, text in parts.items())
     summary = (
         f"{shown} ({config.encoder_class}), pretrained further with the objective of data2vec 1.0: an encoder without "
         "a head."
     )
-    title = name.rsplit("/", 1)[-1]
+    title = escape(name.rsplit("/", 1)[-1])
     return f"---\n{metadata.to_yaml()}\n---\n\n# {title}\n\n{summary}\n\n{body}\n\n{GENERATED}\n"

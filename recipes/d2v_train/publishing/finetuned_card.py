@@ -9,7 +9,7 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCardData
 
 from d2v_train.publishing.run_card import inherited_license
-from d2v_train.support.text import table
+from modeling_d2v.markdown import code, escape, markdown_table, python_string
 
 
 NO_RESULTS = ("_runtime", "_samples_per_second", "_steps_per_second", "_samples", "_preparation_time")
@@ -19,7 +19,7 @@ from transformers import pipeline
 import modeling_d2v  # registers the classes; without the package installed, pass trust_remote_code=True instead
 
 
-model = pipeline("{task}", "{name}")
+model = pipeline("{task}", {name})
 ```"""
 
 
@@ -78,20 +78,20 @@ def finetuned_card(
         or None,
     )
     origin = (
-        "random weights" if finetuned_from is None else f"`{Path(finetuned_from).name if local else finetuned_from}`"
+        "random weights" if finetuned_from is None else code(Path(finetuned_from).name if local else finetuned_from)
     )
     parts = [
         f"---\n{metadata.to_yaml()}\n---",
-        f"# {name}",
+        f"# {escape(name)}",
         f"A data2vec model for {tasks or 'a task of its own'}, "
-        f"{'trained from' if settings else 'evaluated with the weights of'} {origin} on {data}.",
+        f"{'trained from' if settings else 'evaluated with the weights of'} {origin} on {escape(data)}.",
     ]
     if tasks:
-        parts.append(f"## Use\n\n{USE.format(task=tasks, name=repository or name)}")
+        parts.append(f"## Use\n\n{USE.format(task=tasks, name=python_string(repository or name))}")
     if metrics:
-        parts.append(f"## Results on the evaluation data\n\n{table(_rows('metric', metrics), markdown=True)}")
+        parts.append(f"## Results on the evaluation data\n\n{markdown_table(_rows('metric', metrics))}")
     if settings:
-        parts.append(f"## Training\n\n{table(_rows('setting', settings), markdown=True)}")
+        parts.append(f"## Training\n\n{markdown_table(_rows('setting', settings))}")
     return "\n\n".join(parts) + "\n"
 
 

@@ -16,11 +16,11 @@ import yaml
 from d2v_train.options.files import RUN_FILE, read_run_options, read_yaml
 from d2v_train.runs.record import read_record
 from d2v_train.support.jsonl import read_log
-from d2v_train.support.text import duration, table
+from d2v_train.support.text import duration
 from modeling_d2v import Data2VecConfig
+from modeling_d2v.markdown import Markdown, code, code_block, escape, facts_table, markdown_table
 from modeling_d2v.modalities import MODALITIES
 from modeling_d2v.model_card import CARD, DEFAULT_LICENSE, choose_license, model_card, read_license
-from modeling_d2v.model_card import table as facts_table
 
 
 LOG_FILE = "log.jsonl"
@@ -113,8 +113,8 @@ def training_sections(
     start = options.get("init_from") or options.get("backbone")
     sources = [(modality, source) for modality in modalities for source in _sources(options["data"][modality])]
     sections = {
-        "Training data": table(
-            [("modality", "data"), *((modality, f"`{_shown(source)}`") for modality, source in sources)], markdown=True
+        "Training data": markdown_table(
+            [("modality", "data"), *((modality, code(_shown(source))) for modality, source in sources)]
         ),
         "Training": facts_table(_settings(options, log, start) | _speed(log, record)),
         "Loss": _losses(log, modalities, pictures),
@@ -136,7 +136,7 @@ def _settings(options: dict[str, Any], log: list[dict[str, Any]], start: str | N
     sections = {name: options[name] for name in MODALITIES if options.get(name)}
     batches = {name: each["batch_size"] or f"{each['batch_tokens']:,} tokens" for name, each in sections.items()}
     shown = {
-        "started from": f"`{_shown(start)}`" if start else "random weights",
+        "started from": code(_shown(start)) if start else "random weights",
         "preset": model.get("preset"),
         "steps": log[-1]["step"] if log else options["max_steps"],
         "samples": f"{log[-1]['samples']:,}" if log else None,
@@ -184,7 +184,7 @@ def _losses(log: list[dict[str, Any]], modalities: list[str], pictures: Sequence
             (line["step"], *(_number(line.get(f"{modality}/{key}")) for key in columns))
             for line in (lines[i] for i in chosen)
         ]
-        parts.append(table([head, *rows], markdown=True))
+        parts.append(markdown_table([head, *rows]))
     if parts:
         parts.append("A low loss does not show that features are useful; a probe of them does.")
     return "\n\n".join(parts)
@@ -195,7 +195,8 @@ def _results(paths: Sequence[Path], weights: str) -> str:
     rows = []
     for path in paths:
         for probe in _json_lines(path):
-            task = f"{probe['modality']}, `{_shown(probe['data'])}`, {probe['test_samples']} test samples"
+            data, size = code(_shown(probe["data"])), probe["test_samples"]
+            task = Markdown(f"{escape(probe['modality'])}, {data}, {escape(size)} test samples")
             kinds = {"this model": probe["pretrained"], "random weights": probe["random"], **probe.get("simple", {})}
             rows += [
                 (task, kind, found["linear"], found["knn"], f"{found['few']} ± {found['few_std']}")
@@ -207,7 +208,7 @@ def _results(paths: Sequence[Path], weights: str) -> str:
     text = "Accuracy in % of frozen features on test data (`recipes/probe.py`), beside the same encoder untrained."
     if weights == "teacher":
         text += " Measured with the weights of the student; those published here are the teacher's."
-    return f"{text}\n\n{table([head, *rows], markdown=True)}"
+    return f"{text}\n\n{markdown_table([head, *rows])}"
 
 
 def _code(record: dict[str, Any], options: dict[str, Any]) -> str:
@@ -218,7 +219,8 @@ def _code(record: dict[str, Any], options: dict[str, Any]) -> str:
         parts.append(facts_table({**last, **({"starts": len(starts)} if len(starts) > 1 else {})}))
     kept = _without_paths(_shown_options(options))
     text = yaml.safe_dump(kept, sort_keys=False)
-    parts.append(f"<details><summary>All options of recipes/pretrain.py</summary>\n\n```yaml\n{text}```\n\n</details>")
+    block = code_block(text, "yaml")
+    parts.append(f"<details><summary>All options of recipes/pretrain.py</summary>\n\n{block}\n\n</details>")
     return "\n\n".join(parts)
 
 

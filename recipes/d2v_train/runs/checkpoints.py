@@ -1,8 +1,8 @@
 """Checkpoints that survive a kill at any moment.
 
 A checkpoint is written into a temporary folder, flushed to the disk and renamed, so `step_*` folders are complete;
-older ones are removed only after that. `manifest.py` detects those that were damaged later, which are skipped in
-favour of older ones. All tensors are read with safetensors or with `weights_only=True`, so a checkpoint cannot run
+older ones are removed only after that. `support/manifest.py` detects those that were damaged later, which are skipped
+in favour of older ones. All tensors are read with safetensors or with `weights_only=True`, so a checkpoint cannot run
 code.
 """
 
@@ -22,14 +22,18 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from d2v_train.options.sections import CheckpointOptions
-from d2v_train.runs.manifest import PREFIX, step_of, what_is_missing, write_manifest
 from d2v_train.support.atomic import draft_of, flush, put_in_place, remove_folder
+from d2v_train.support.manifest import damage_of, write_manifest
 from d2v_train.support.processes import ONE_PROCESS, Processes
 from d2v_train.support.random_states import random_states
 from d2v_train.support.storage import is_write_failure, write_failure
 
 
 logger = logging.getLogger(__name__)
+
+PREFIX = "step_"
+NEEDED = ("model.safetensors", "optimizer.pt", "progress.json")
+"""Files of every checkpoint."""
 
 
 class CheckpointError(RuntimeError):
@@ -50,6 +54,8 @@ class CheckpointFolder:
 
     def __init__(self, folder: Path, options: CheckpointOptions | None = None, processes: Processes = ONE_PROCESS):
         self.folder, self.options, self.processes = Path(folder), options or CheckpointOptions(), processes
+        # Newest step whose weights look sound: its checkpoint, or the one before it, is kept.
+        self.sound_step: int | None = None
         # Those whose content was found to be damaged, although their sizes are right.
         self.damaged: dict[Path, str] = {}
 
@@ -146,13 +152,19 @@ class CheckpointFolder:
 
     def make_room(self, newest: Path) -> None:
         """Remove what is not needed once `newest` is safe: complete ones beyond `keep_last`, torn ones before it."""
-        kept = set(self.whole()[-self.options.keep_last :])
+        kept = {*self.whole()[-self.options.keep_last :], self.newest_sound()}
         try:
             for path in self._all():
                 if path < newest and path not in kept and not self._is_for_ever(path):
                     remove_folder(path)
         except OSError as error:
             logger.warning("An old checkpoint in %s cannot be removed: %s.", self.folder, error)
+
+    def newest_sound(self) -> Path | None:
+        """Return the newest complete checkpoint up to `sound_step`; None without one."""
+        if self.sound_step is None:
+            return None
+        return next((path for path in reversed(self.whole()) if step_of(path) <= self.sound_step), None)
 
     def _is_for_ever(self, checkpoint: Path) -> bool:
         every = self.options.keep_every
@@ -212,6 +224,17 @@ def read_run_checkpoint(checkpoint: Path, rank: int = 0) -> dict[str, Any]:
         raise CheckpointError(
             f"The checkpoint {checkpoint} cannot be read: {reason} Remove it to continue from an earlier one."
         ) from error
+
+
+def step_of(checkpoint: Path) -> int | None:
+    """Return the step in the name of a checkpoint folder, None for another name."""
+    digits = checkpoint.name.removeprefix(PREFIX)
+    return int(digits) if checkpoint.name.startswith(PREFIX) and digits.isdecimal() else None
+
+
+def what_is_missing(checkpoint: Path, content: bool = False) -> str | None:
+    """Return why a checkpoint of pretraining cannot be used, None if it is complete; `content` as in `damage_of`."""
+    return damage_of(checkpoint, NEEDED, step_of(checkpoint), content)
 
 
 def size_in_bytes(state: Any) -> int:

@@ -9,6 +9,7 @@ import logging
 import os
 import platform
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 
@@ -24,8 +25,9 @@ class FolderInUseError(RuntimeError):
 class RunLock:
     """Lock of the folder of a run, until `release` or the end of the process.
 
-    The operating system releases the lock of a killed process. It belongs to the process and not to the open file, so
-    that the workers of a killed run do not hold it.
+    Two locks, each for what the other cannot do: that of the folder itself stays when the lock file is removed, that
+    of the file works on network file systems too and names its holder. The operating system releases both when a
+    process is killed; the workers of a run close the folder, so that those of a killed run do not hold it.
 
     Args:
         folder: Folder of the run.
@@ -33,7 +35,7 @@ class RunLock:
 
     def __init__(self, folder: Path):
         self.folder, self.path = Path(folder), Path(folder) / LOCK
-        self.descriptor: int | None = None
+        self.descriptors: list[int] = []
 
     def hold(self) -> None:
         """Lock the folder, which is made if it is missing.
@@ -42,32 +44,44 @@ class RunLock:
             FolderInUseError: Another process holds it.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
-        try:
-            fcntl.lockf(self.descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            self.release()
-            if error.errno in (errno.EACCES, errno.EAGAIN):
-                raise FolderInUseError(
-                    f"The folder {self.folder} is in use by another run ({holder(self.path)}). Wait until it has "
-                    "ended, stop it, or choose another output_dir."
-                ) from None
-            logger.warning(
-                "The folder %s cannot be locked (%s): make sure that no other run writes to it.",
-                self.folder,
-                error.strerror,
-            )
+        locked = self._lock(self.folder, os.O_RDONLY | os.O_DIRECTORY, fcntl.flock)
+        if locked is None:
+            os.register_at_fork(after_in_child=self.release)
+        problem = self._lock(self.path, os.O_RDWR | os.O_CREAT, fcntl.lockf)
+        if problem is not None:
+            if locked is not None:
+                logger.warning(
+                    "The folder %s cannot be locked (%s): make sure that no other run writes to it.",
+                    self.folder,
+                    problem.strerror,
+                )
             return
         since = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         entry = {"pid": os.getpid(), "host": platform.node(), "since": since}
-        os.ftruncate(self.descriptor, 0)
-        os.pwrite(self.descriptor, json.dumps(entry).encode(), 0)
+        os.ftruncate(self.descriptors[-1], 0)
+        os.pwrite(self.descriptors[-1], json.dumps(entry).encode(), 0)
+
+    def _lock(self, path: Path, flags: int, lock: Callable[[int, int], None]) -> OSError | None:
+        """Lock a file or folder; return why the file system cannot, None if it is locked."""
+        descriptor = os.open(path, flags, 0o644)
+        try:
+            lock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            os.close(descriptor)
+            if error.errno not in (errno.EACCES, errno.EAGAIN):
+                return error
+            self.release()
+            raise FolderInUseError(
+                f"The folder {self.folder} is in use by another run ({holder(self.path)}). Wait until it has "
+                "ended, stop it, or choose another output_dir."
+            ) from None
+        self.descriptors.append(descriptor)
+        return None
 
     def release(self) -> None:
-        """Release the lock."""
-        if self.descriptor is not None:
-            os.close(self.descriptor)
-            self.descriptor = None
+        """Release the lock; in a forked process, only forget it."""
+        while self.descriptors:
+            os.close(self.descriptors.pop())
 
 
 def holder(path: Path) -> str:

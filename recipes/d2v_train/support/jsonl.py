@@ -34,7 +34,10 @@ class RunLog:
         self._known_step = 0
 
     def open(self, step: int) -> None:
-        """Continue the file of a run at a step; lines of later steps, left by a kill, are removed."""
+        """Continue the file of a run at a step; lines of later steps, left by a kill, are removed.
+
+        Lines that were lost since the checkpoint, or a file that was removed, leave a line that says so.
+        """
         if self.path is None:
             return
         if self.path.exists():
@@ -45,6 +48,7 @@ class RunLog:
         if self._known_step > last_step:
             logger.warning("%s ends at step %s, the checkpoint knew of step %d: lines are lost.",
                            self.path, last_step, self._known_step)  # fmt: skip
+            self.write({"step": self._known_step, "lost_since": last_step})
 
     def state_dict(self) -> dict[str, int]:
         """Return the step of the newest line, by which `open` notices lost lines."""

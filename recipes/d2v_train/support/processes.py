@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+import psutil
 import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, gather_object, reduce
@@ -26,6 +30,27 @@ class ProcessLostError(RuntimeError):
 def is_lost_process(error: BaseException) -> bool:
     """Return whether an exception of a collective operation means that another process is gone."""
     return any(words in str(error) for words in _LOST)
+
+
+def fewer_than_launched(count: int) -> str | None:
+    """Return a sentence if `accelerate launch` was asked for more processes than the run has; it does not say so.
+
+    With --cpu on one machine it starts a single process, whatever --num_processes is.
+
+    Args:
+        count: Number of processes of the run.
+    """
+    if "ACCELERATE_MIXED_PRECISION" not in os.environ or "WORLD_SIZE" in os.environ:
+        return None
+    with suppress(psutil.Error):
+        words = " ".join(psutil.Process().parent().cmdline())
+        asked = re.search(r"--num[_-]processes[= ](\d+)", words)
+        if asked and int(asked[1]) > count:
+            return (
+                f"accelerate launch was asked for {asked[1]} processes, but this run has {count}: with --cpu it "
+                f"starts only one. Use `python -m torch.distributed.run --nproc_per_node {asked[1]}` on CPUs."
+            )
+    return None
 
 
 @dataclass(frozen=True)

@@ -9,14 +9,11 @@ from typing import Any
 UNITS = ("bytes", "KiB", "MiB", "GiB", "TiB")
 
 
-def table(
-    rows: Sequence[Sequence[Any]], *, markdown: bool = False, align: str = "<", widths: Sequence[int] = ()
-) -> str:
-    """Lay out rows as aligned text, or as a table of Markdown whose head is the first row.
+def table(rows: Sequence[Sequence[Any]], *, align: str = "<", widths: Sequence[int] = ()) -> str:
+    """Lay out rows as aligned text.
 
     Args:
         rows: Cells of each line, the same number in all of them.
-        markdown: Whether to write Markdown; the other arguments are for aligned text.
         align: Alignment of each column, "<" for left or ">" for right; the last one also applies to all further ones.
         widths: Least widths of the columns in characters, to align several tables. Default: those of the cells.
 
@@ -30,9 +27,6 @@ def table(
     cells = [[str(cell) for cell in row] for row in rows]
     if not cells:
         return ""
-    if markdown:
-        head, *body = cells
-        return "\n".join(f"| {' | '.join(row)} |" for row in [head, ["---"] * len(head), *body])
     longest = [max(map(len, column)) for column in zip(*cells, strict=True)]
     least = [*widths, *[0] * (len(longest) - len(widths))]
     sides = align.ljust(len(longest), align[-1])

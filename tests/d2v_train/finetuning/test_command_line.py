@@ -119,6 +119,14 @@ def test_the_programs_speak_one_dialect():
         (finetune_glue, "--text_column_names", "--text_column"),
         (finetune_glue, "--model", "--model_name_or_path"),
         (finetune_glue, "--max_sequence_length", "--max_seq_length"),
+        (finetune_glue, "--dataset", "--dataset_name"),
+        (finetune_glue, "--modle", "--model_name_or_path"),
+        (finetune_glue, "--lr", "--learning_rate"),
+        (finetune_glue, "--evaluation_strategy", "--eval_strategy"),
+        (finetune_glue, "--no_cuda", "--use_cpu"),
+        (finetune_glue, "--per_gpu_train_batch_size", "--per_device_train_batch_size"),
+        (finetune_glue, "--warmup_ratio=0.1", "--warmup_steps"),
+        (finetune_glue, "--push_to_hub_model_id", "--hub_model_id"),
     ],
 )
 def test_an_option_that_is_not_there_finds_the_one_that_is_meant(program, unknown, nearest, capsys):

@@ -8,53 +8,69 @@ import sys
 import time
 
 import pytest
-import torch
-from finetuning_example import ROOT, make_trainer, weights
+from finetuning_example import ROOT, SAVES, assert_same_weights, cut_off, make_trainer, weights
 from safetensors.torch import load_file
-from transformers import TrainerCallback
 
 from d2v_train.data.records import RawDataset
 from d2v_train.data.tables import Table
 from d2v_train.finetuning.resume import newest_checkpoint
 from d2v_train.finetuning.run import run
+from d2v_train.support.manifest import write_manifest
 
 
-SAVES = {"save_strategy": "steps", "save_steps": 2}
+def whole_checkpoint(folder, step):
+    folder.mkdir()
+    (folder / "trainer_state.json").write_text("{}")
+    (folder / "model.safetensors").write_bytes(bytes(100))
+    write_manifest(folder, step)
+    return folder
 
 
-class StopAt(TrainerCallback):
-    """Ends the run after an update, as a crash does, without the checkpoint that would be due."""
-
-    def __init__(self, step: int) -> None:
-        self.step = step
-
-    def on_step_end(self, args, state, control, **kwargs):
-        if state.global_step >= self.step:
-            raise KeyboardInterrupt
-
-
-def cut_off(trainer, step: int) -> None:
-    trainer.add_callback(StopAt(step))
-    with pytest.raises(KeyboardInterrupt):
-        run(trainer)
-
-
-def assert_same_weights(one: dict[str, torch.Tensor], two: dict[str, torch.Tensor]) -> None:
-    assert one.keys() == two.keys()
-    different = [name for name in one if not torch.equal(one[name], two[name])]
-    assert not different
-
-
-def test_torn_checkpoints_are_passed_over(tmp_path, caplog):
-    for step, content in ((2, "{}"), (10, "{}"), (12, '{"global_st')):
-        folder = tmp_path / f"checkpoint-{step}"
-        folder.mkdir()
-        (folder / "trainer_state.json").write_text(content)
+def test_damaged_checkpoints_are_passed_over(tmp_path, caplog):
+    for step in (2, 4, 6, 8, 10, 12):
+        whole_checkpoint(tmp_path / f"checkpoint-{step}", step)
+    (tmp_path / "checkpoint-12" / "manifest.json").unlink()
+    (tmp_path / "checkpoint-10" / "trainer_state.json").write_text('{"global_st')
+    (tmp_path / "checkpoint-8" / "model.safetensors").write_bytes(bytes(99) + b"x")
+    (tmp_path / "checkpoint-6" / "model.safetensors").unlink()
     (tmp_path / "checkpoint-14").mkdir()
     (tmp_path / "checkpoint-best").mkdir()
-    assert newest_checkpoint(tmp_path) == str(tmp_path / "checkpoint-10")
-    assert "checkpoint-14 is not whole" in caplog.text and "checkpoint-12 is not whole" in caplog.text
+    assert newest_checkpoint(tmp_path) == str(tmp_path / "checkpoint-4")
+    for skipped in (
+        "checkpoint-14 is skipped: it has no readable manifest.json",
+        "checkpoint-12 is skipped: it has no readable manifest.json",
+        "checkpoint-10 is skipped: trainer_state.json has 11 bytes instead of 2",
+        "checkpoint-8 is skipped: model.safetensors has other content than was written",
+        "checkpoint-6 is skipped: model.safetensors is missing",
+    ):
+        assert skipped in caplog.text
     assert newest_checkpoint(tmp_path / "checkpoint-14") is None
+
+
+@pytest.mark.parametrize("name", ["all_results.json", "train_results.json"])
+@pytest.mark.parametrize("content", ["", '{"train_l', "[]", None])
+def test_unreadable_results_are_named_and_made_again(tmp_path, caplog, name, content):
+    results = run(make_trainer(tmp_path, do_eval=True))
+    path = tmp_path / name
+    path.unlink()
+    if content is not None:
+        path.write_text(content)
+    repeated = run(make_trainer(tmp_path, do_eval=True))
+    assert repeated["train_loss"] == results["train_loss"] and repeated["eval_loss"] == results["eval_loss"]
+    assert json.loads(path.read_text())["train_loss"] == results["train_loss"]
+    assert (f"{path} " in caplog.text) == (content is not None)
+
+
+def test_a_damaged_finished_model_is_made_again_from_the_last_checkpoint(tmp_path, caplog):
+    first = make_trainer(tmp_path, **SAVES)
+    run(first)
+    path = tmp_path / "model.safetensors"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    again = make_trainer(tmp_path, **SAVES)
+    run(again)
+    assert "is damaged: model.safetensors has other content than was written" in caplog.text
+    assert path.read_bytes() == whole and again.state.global_step == 6
 
 
 def test_a_run_that_is_cut_off_ends_with_the_same_weights(tmp_path):
@@ -96,7 +112,7 @@ def test_other_options_are_refused_where_a_run_goes_on(tmp_path):
         run(make_trainer(tmp_path, **SAVES, learning_rate=0.1, per_device_train_batch_size=8))
     with pytest.raises(ValueError, match="--resume_from_checkpoint"):
         run(make_trainer(tmp_path, **SAVES, resume_from_checkpoint="never"))
-    with pytest.raises(ValueError, match="whole"):
+    with pytest.raises(ValueError, match="complete"):
         run(make_trainer(tmp_path, **SAVES, resume_from_checkpoint=str(tmp_path / "elsewhere")))
 
 

@@ -5,8 +5,6 @@ import logging
 import os
 import subprocess
 import sys
-from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 from finetuning_example import ROOT, make_trainer
@@ -53,32 +51,6 @@ def test_requests_to_the_hub_are_not_logged_one_by_one(tmp_path):
 def test_processes_wait_for_all_gradients_unless_the_encoder_is_frozen(tmp_path):
     assert make_trainer(tmp_path).args.ddp_find_unused_parameters is False
     assert make_trainer(tmp_path, freeze_encoder_steps=2).args.ddp_find_unused_parameters is True
-
-
-class Hub:
-    """Stands in for the client of the Hub."""
-
-    def __init__(self) -> None:
-        self.uploads = []
-
-    def create_repo(self, name, **kwargs):
-        return SimpleNamespace(repo_id=f"user/{name}")
-
-    def upload_folder(self, *, repo_id, folder_path, **kwargs):
-        card = ModelCard.load(Path(folder_path) / "README.md")
-        self.uploads.append((repo_id, sorted(os.listdir(folder_path)), card.text))
-
-
-def test_the_finished_model_is_uploaded_once_with_its_card(tmp_path, monkeypatch):
-    hub = Hub()
-    monkeypatch.setattr("transformers.trainer.hf_api", lambda: hub)
-    trainer = make_trainer(tmp_path / "run", max_steps=2, do_eval=True, push_to_hub=True, hub_model_id="tiny")
-    trainer.card = {"tasks": "text-classification"}
-    results = run(trainer)
-    ((repository, files, card),) = hub.uploads
-    assert repository == "user/tiny" and {"model.safetensors", "config.json", "heads_text.py"} <= set(files)
-    assert f"| eval_loss | {results['eval_loss']:.4g} |" in card and "# tiny" in card
-    assert 'pipeline("text-classification", "user/tiny")' in card
 
 
 class Broken:

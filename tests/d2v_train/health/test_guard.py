@@ -39,6 +39,33 @@ def test_good_runs_are_left_alone(log):
     assert findings(log) == {}
 
 
+def sound_steps(log):
+    """Step of each record of a recorded log, and the sound step after it."""
+    records = read_log(LOGS / f"{log}.jsonl")
+    last = records[-1]["step"]
+    chosen = options(CONFIGS[log.split("_")[0]], f"max_steps={last}", "optim.schedule_steps=null")
+    guard = HealthGuard(chosen, chosen.modalities)
+    steps = []
+    for record in records:
+        stops = any(found.stop for found in guard.look(record))
+        steps.append((record["step"], guard.sound_step, stops))
+    return steps
+
+
+@pytest.mark.parametrize("log", GOOD)
+def test_the_end_of_a_good_run_is_sound(log):
+    last, sound, _ = sound_steps(log)[-1]
+    assert sound == last
+
+
+@pytest.mark.parametrize("log", ["speech_lr_1", "digits_lr_1"])
+def test_the_sound_step_of_a_run_that_is_stopped_lies_before_the_damage(log):
+    steps = sound_steps(log)
+    stopped, sound, _ = next(entry for entry in steps if entry[2])
+    between = [step for step, _, _ in steps if sound < step <= stopped]
+    assert len(between) >= options().health.patience
+
+
 def test_the_good_speech_run_had_a_loss_that_rose_tenfold():
     losses = [record["audio/loss"] for record in read_log(LOGS / "speech_good.jsonl")]
     lowest = losses.index(min(losses))

@@ -1,9 +1,12 @@
 """Broken files in a run: each is named once, whoever met it and however often the run was interrupted."""
 
 import json
+import os
+import signal
 
 import numpy as np
 import pytest
+import torch
 from broken_data import write_pictures, write_recordings, write_texts
 from tiny_run import before_step, pretrain, pretrain_two, stopped_before, tiny, write_config
 
@@ -195,3 +198,20 @@ def test_a_share_is_a_share():
 def test_data_without_a_usable_sample_stops_the_run_with_one_sentence():
     with pytest.raises(TrainingStopped, match="^Not one: NoUsableSample: NaN\\. Check"), data_explained():
         raise NoUsableSample("Not\none: NoUsableSample: NaN.")
+
+
+class Killed(torch.utils.data.Dataset):
+    def __len__(self):
+        return 4
+
+    def __getitem__(self, index):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_killed_worker_ends_the_run_with_a_sentence():
+    batches = iter(torch.utils.data.DataLoader(Killed(), num_workers=1))
+    with pytest.raises(TrainingStopped, match="worker process that reads data has ended.*data.num_workers"):
+        with data_explained():
+            next(batches)
+    with pytest.raises(RuntimeError, match="something else"), data_explained():
+        raise RuntimeError("something else")

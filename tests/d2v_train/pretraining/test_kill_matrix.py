@@ -21,9 +21,9 @@ if __name__ == "__main__":
 from run_server import RunServer
 from tiny_run import assert_same_weights, tiny, write_config
 
-from d2v_train.runs.checkpoints import CheckpointFolder
-from d2v_train.runs.manifest import MANIFEST, what_is_missing
+from d2v_train.runs.checkpoints import CheckpointFolder, what_is_missing
 from d2v_train.support.jsonl import read_log
+from d2v_train.support.manifest import MANIFEST
 
 
 STEPS = 48

@@ -200,7 +200,8 @@ def test_collapse_stops_the_run_after_warmup(config, tmp_path):
             "health.patience=1",
         )
     record = json.loads((tmp_path / "run" / "run.json").read_text())
-    assert "At step 4" in record["starts"][0]["end"]["reason"]
+    reason = record["starts"][0]["end"]["reason"]
+    assert "At step 4" in reason and f"init_from={tmp_path / 'run' / 'checkpoints' / 'step_00000002'}" in reason
     assert record["progress"]["step"] == 4 and record["progress"]["seconds"] > 0  # without a checkpoint
 
 

@@ -4,8 +4,10 @@ import json
 
 from finetuning_example import make_trainer
 from huggingface_hub import ModelCard
+from markdown_it import MarkdownIt
 
 from d2v_train.finetuning.run import run
+from d2v_train.publishing.finetuned_card import finetuned_card
 
 
 def test_the_card_tells_results_data_and_settings(tmp_path):
@@ -31,3 +33,26 @@ def test_the_card_tells_results_data_and_settings(tmp_path):
     trainer.create_model_card()
     local = ModelCard.load(tmp_path / "README.md")
     assert local.data.base_model is None and str(tmp_path) not in local.text and f"`{tmp_path.name}`" in local.text
+
+
+def test_names_of_others_are_no_markup():
+    name = "run\n\n# heading\n\n<script>alert(1)</script> | `x` ** ---"
+    text = finetuned_card(
+        name,
+        {f"eval_{name}": 0.5},
+        {f"setting {name}": f"value {name}"},
+        finetuned_from=name,
+        tasks="text-classification",
+        dataset=name,
+        dataset_args=name,
+    )
+    metadata, body = text[4:].split("\n---\n", 1)
+    tokens = MarkdownIt("commonmark").enable("table").parse(body)
+    headings = [tokens[i + 1].content for i, token in enumerate(tokens) if token.type == "heading_open"]
+    assert len(headings) == 4 and headings[1:] == ["Use", "Results on the evaluation data", "Training"]
+    assert {token.type.split("_")[0] for token in tokens} == {
+        "heading", "inline", "paragraph", "fence", "table", "thead", "tbody", "tr", "th", "td"
+    }  # fmt: skip
+    kinds = {child.type for token in tokens for child in token.children or ()}
+    assert kinds <= {"text", "text_special", "code_inline"}
+    assert ModelCard(text).data.model_name == name

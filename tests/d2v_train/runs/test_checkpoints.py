@@ -11,9 +11,9 @@ import torch
 from torch import nn
 
 from d2v_train.options.sections import CheckpointOptions
-from d2v_train.runs.checkpoints import CheckpointError, CheckpointFolder, read_run_checkpoint
-from d2v_train.runs.manifest import MANIFEST, what_is_missing, write_manifest
+from d2v_train.runs.checkpoints import CheckpointError, CheckpointFolder, read_run_checkpoint, step_of, what_is_missing
 from d2v_train.support import atomic
+from d2v_train.support.manifest import MANIFEST, write_manifest
 from d2v_train.support.processes import Processes
 from d2v_train.support.random_states import random_states, restore_random_states
 
@@ -231,3 +231,20 @@ def test_each_process_gets_its_own_state_back(tmp_path):
     assert read_run_checkpoint(path, 0)["own"]["state"] == "first"
     assert read_run_checkpoint(path, 1)["own"]["state"] == "second"
     assert read_run_checkpoint(path, 2)["own"] is None
+
+
+def test_steps_are_read_from_names(tmp_path):
+    names = {"step_00000012": 12, "step_x": None, "step_": None, "final": None, "step_-1": None}
+    assert {name: step_of(tmp_path / name) for name in names} == names
+
+
+def test_the_newest_sound_checkpoint_is_kept(tmp_path):
+    folder = CheckpointFolder(tmp_path, CheckpointOptions(keep_last=1))
+    for step, sound in ((2, 2), (4, 4), (6, 5), (8, 5), (10, 5)):
+        folder.sound_step = sound
+        folder.save(step, {"weight": torch.zeros(2)}, {}, {})
+    assert [step_of(path) for path in folder.whole()] == [4, 10]
+    assert step_of(folder.newest_sound()) == 4
+    folder.sound_step = 12
+    folder.save(12, {"weight": torch.zeros(2)}, {}, {})
+    assert [step_of(path) for path in folder.whole()] == [12]

@@ -30,6 +30,13 @@ time.sleep(60)
 """
 
 
+HOLD_RUN = """
+import sys
+from d2v_train.runs.lock import RunLock
+RunLock(sys.argv[1]).hold()
+"""
+
+
 def test_second_run_is_refused_until_the_first_has_ended_in_whatever_way(config, tmp_path):
     folder = tmp_path / "run"
     folder.mkdir()
@@ -51,10 +58,45 @@ def test_second_run_is_refused_until_the_first_has_ended_in_whatever_way(config,
     assert json.loads((folder / LOCK).read_text())["pid"] == os.getpid()
 
 
+@pytest.mark.parametrize("how", ["removed", "replaced"])
+def test_the_lock_holds_without_its_file(tmp_path, how):
+    first = RunLock(tmp_path)
+    first.hold()
+    (tmp_path / LOCK).unlink()
+    if how == "replaced":
+        (tmp_path / LOCK).write_text("by hand")
+    command = [sys.executable, "-c", HOLD_RUN, str(tmp_path)]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    second = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert second.returncode == 1 and "is in use by another run" in second.stderr
+    first.release()
+    assert subprocess.run(command, env=environment).returncode == 0
+
+
+def test_a_worker_that_outlives_its_run_does_not_hold_the_lock(tmp_path):
+    lock = RunLock(tmp_path)
+    lock.hold()
+    ready, told = os.pipe()
+    worker = os.fork()
+    if worker == 0:
+        os.write(told, b"x")
+        signal.pause()
+    os.read(ready, 1)
+    try:
+        lock.release()
+        again = RunLock(tmp_path)
+        again.hold()
+        again.release()
+    finally:
+        os.kill(worker, signal.SIGKILL)
+        os.waitpid(worker, 0)
+
+
 def test_file_system_without_locks_is_said(tmp_path, monkeypatch, caplog):
     def refuse(*_):
         raise OSError(38, "Function not implemented")
 
     monkeypatch.setattr("d2v_train.runs.lock.fcntl.lockf", refuse)
+    monkeypatch.setattr("d2v_train.runs.lock.fcntl.flock", refuse)
     RunLock(tmp_path).hold()
     assert "Function not implemented" in caplog.text

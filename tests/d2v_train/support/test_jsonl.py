@@ -33,15 +33,20 @@ def test_log_drops_what_lies_after_the_resumed_step_and_a_broken_line(tmp_path):
     assert read_log(path) == [{"step": 1}, {"step": 2}, {"step": 3, "again": True}]
 
 
-@pytest.mark.parametrize("kept, lost", [(3, False), (2, True), (0, True)])
+@pytest.mark.parametrize("kept, lost", [(3, False), (2, True), (0, True), (None, True)])
 def test_lines_that_a_checkpoint_knew_of_are_missed(tmp_path, caplog, kept, lost):
     path = tmp_path / "log.jsonl"
     log = opened(path)
     assert log.state_dict() == {"step": 0}
     for step in (1, 2, 3):
         log.write({"step": step})
-    path.write_text("".join(json.dumps({"step": step}) + "\n" for step in range(1, kept + 1)))
+    if kept is None:
+        path.unlink()
+    else:
+        path.write_text("".join(json.dumps({"step": step}) + "\n" for step in range(1, kept + 1)))
+    kept = kept or 0
     resumed = RunLog(path)
     resumed.load_state_dict(log.state_dict())
     resumed.open(3)
     assert (f"ends at step {kept}, the checkpoint knew of step 3" in caplog.text) == lost
+    assert ({"step": 3, "lost_since": kept} in read_log(path)) == lost

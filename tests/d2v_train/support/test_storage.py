@@ -11,8 +11,7 @@ import torch
 from torch import nn
 
 from d2v_train.options.sections import CheckpointOptions
-from d2v_train.runs.checkpoints import CheckpointError, CheckpointFolder
-from d2v_train.runs.manifest import what_is_missing
+from d2v_train.runs.checkpoints import CheckpointError, CheckpointFolder, what_is_missing
 from d2v_train.support.jsonl import RunLog, read_log
 from d2v_train.support.processes import Processes
 from d2v_train.support.storage import WriteError, check_writable, warn_of_little_room, writing

@@ -15,8 +15,6 @@ ROWS = [("name", "loss", "note"), ("a", 1.5, ""), ("longer", 10, "x")]
         ({"align": "<>"}, ["name    loss  note", "a        1.5", "longer    10     x"]),
         ({"align": "<><"}, ["name    loss  note", "a        1.5", "longer    10  x"]),
         ({"align": ">", "widths": (8, 2)}, ["    name  loss  note", "       a   1.5", "  longer    10     x"]),
-        ({"markdown": True},
-         ["| name | loss | note |", "| --- | --- | --- |", "| a | 1.5 |  |", "| longer | 10 | x |"]),
     ],
 )  # fmt: skip
 def test_cells_are_under_each_other(settings, lines):

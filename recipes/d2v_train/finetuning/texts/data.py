@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from d2v_train.data.dataset_tables import table_of
 from d2v_train.data.records import RawDataset
-from d2v_train.data.sources import table_of
 from d2v_train.data.tables import SourceSettings, column_named_by, concatenate
 from d2v_train.finetuning.arguments import PARTS
 from d2v_train.finetuning.class_labels import no_label

@@ -10,21 +10,15 @@ from __future__ import annotations
 import json
 import os
 import zlib
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from d2v_train.support.atomic import write_text
+
 
 MANIFEST = "manifest.json"
-PREFIX = "step_"
-# Required to resume; a manifest that does not list them has lost lines.
-NEEDED = ("model.safetensors", "optimizer.pt", "progress.json")
 _BLOCK = 2**20
-
-
-def step_of(checkpoint: Path) -> int | None:
-    """Return the step in the name of a checkpoint folder, None for another name."""
-    digits = checkpoint.name.removeprefix(PREFIX)
-    return int(digits) if checkpoint.name.startswith(PREFIX) and digits.isdecimal() else None
 
 
 def checksum(path: Path) -> str:
@@ -36,31 +30,40 @@ def checksum(path: Path) -> str:
     return f"{value:08x}"
 
 
-def write_manifest(folder: Path, step: int) -> None:
-    """Write the manifest of all files in a folder; it is the last file to be written."""
-    files = {path.name: {"bytes": path.stat().st_size, "crc32": checksum(path)} for path in sorted(folder.iterdir())}
-    (folder / MANIFEST).write_text(json.dumps({"step": step, "files": files}, indent=1), encoding="utf-8")
+def write_manifest(folder: Path, step: int, files: Iterable[Path] | None = None) -> None:
+    """Write the manifest of a folder; it is the last file to be written.
+
+    Args:
+        folder: The folder.
+        step: Step of the checkpoint.
+        files: Files to list; None lists all files in the folder.
+    """
+    listed = sorted(path for path in (folder.iterdir() if files is None else files) if path.is_file())
+    entries = {path.name: {"bytes": path.stat().st_size, "crc32": checksum(path)} for path in listed}
+    write_text(folder / MANIFEST, json.dumps({"step": step, "files": entries}, indent=1))
 
 
-def what_is_missing(checkpoint: Path, content: bool = False) -> str | None:
+def damage_of(folder: Path, needed: Sequence[str] = (), step: int | None = None, content: bool = False) -> str | None:
     """Return why a checkpoint cannot be used, None if it is complete.
 
     Args:
-        checkpoint: Folder of the checkpoint.
+        folder: Folder of the checkpoint.
+        needed: Files that the manifest must list; one that does not has lost lines.
+        step: Step that the manifest must have; None for any.
         content: Whether to compare checksums too, which reads the files.
     """
     try:
-        manifest = json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8"))
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         files = _listed_files(manifest)
     except (OSError, ValueError):
         return f"it has no readable {MANIFEST}"
-    if step_of(checkpoint) not in (None, manifest["step"]):
+    if step not in (None, manifest["step"]):
         return f"{MANIFEST} is of step {manifest['step']}"
-    unlisted = [name for name in NEEDED if name not in files]
+    unlisted = [name for name in needed if name not in files]
     if unlisted:
         return f"{MANIFEST} does not list {unlisted[0]}"
     for name, entry in files.items():
-        problem = _what_is_wrong(checkpoint / name, entry, content)
+        problem = _what_is_wrong(folder / name, entry, content)
         if problem:
             return problem
     return None

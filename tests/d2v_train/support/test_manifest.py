@@ -5,7 +5,10 @@ import zlib
 
 import pytest
 
-from d2v_train.runs.manifest import MANIFEST, NEEDED, checksum, step_of, what_is_missing, write_manifest
+from d2v_train.support.manifest import MANIFEST, checksum, damage_of, write_manifest
+
+
+NEEDED = ("model.safetensors", "optimizer.pt", "progress.json")
 
 
 @pytest.fixture
@@ -19,9 +22,8 @@ def checkpoint(tmp_path):
 
 
 def test_a_whole_checkpoint_lacks_nothing(checkpoint):
-    assert what_is_missing(checkpoint) is None and what_is_missing(checkpoint, content=True) is None
-    copy = checkpoint.rename(checkpoint.parent / "best")
-    assert what_is_missing(copy) is None, "a folder of another name may hold any step"
+    assert damage_of(checkpoint, NEEDED, 12) is None and damage_of(checkpoint, NEEDED, 12, content=True) is None
+    assert damage_of(checkpoint) is None, "any step"
 
 
 def test_the_manifest_lists_every_other_file(checkpoint):
@@ -34,12 +36,12 @@ def test_a_file_that_is_gone_short_or_changed_is_named(checkpoint, name):
     path = checkpoint / name
     content = path.read_bytes()
     path.write_bytes(content[:-1])
-    assert what_is_missing(checkpoint) == f"{name} has 999 bytes instead of 1000"
+    assert damage_of(checkpoint, NEEDED, 12) == f"{name} has 999 bytes instead of 1000"
     path.write_bytes(content[:-1] + b"\xff")
-    assert what_is_missing(checkpoint) is None
-    assert what_is_missing(checkpoint, content=True) == f"{name} has other content than was written"
+    assert damage_of(checkpoint, NEEDED, 12) is None
+    assert damage_of(checkpoint, NEEDED, 12, content=True) == f"{name} has other content than was written"
     path.unlink()
-    assert what_is_missing(checkpoint) == f"{name} is missing"
+    assert damage_of(checkpoint, NEEDED, 12) == f"{name} is missing"
 
 
 def broken(change):
@@ -65,12 +67,16 @@ def broken(change):
 )
 def test_a_damaged_manifest_is_said(checkpoint, damage, message):
     damage(checkpoint / MANIFEST)
-    assert message in what_is_missing(checkpoint)
+    assert message in damage_of(checkpoint, NEEDED, 12)
 
 
-def test_steps_are_read_from_names_and_checksums_are_those_of_zlib(tmp_path):
-    names = {"step_00000012": 12, "step_x": None, "step_": None, "final": None, "step_-1": None}
-    assert {name: step_of(tmp_path / name) for name in names} == names
+def test_only_the_given_files_are_listed(checkpoint):
+    write_manifest(checkpoint, 3, [checkpoint / "model.safetensors"])
+    (checkpoint / "optimizer.pt").unlink()
+    assert damage_of(checkpoint, ["model.safetensors"], content=True) is None
+
+
+def test_checksums_are_those_of_zlib(tmp_path):
     content = bytes(range(256)) * 5000  # more than a block
     (tmp_path / "file").write_bytes(content)
     assert checksum(tmp_path / "file") == f"{zlib.crc32(content):08x}"
