@@ -19,8 +19,8 @@ configuration = common("test_configuration_common")
 SIZES = ["hidden_size", "num_attention_heads", "num_hidden_layers"]
 
 
-class ConfigurationTest(WholeTest):
-    """Base of the tests: `fields` of a `config_class`, which has the attributes `common_properties`."""
+class ConfigurationTest:
+    """The test of `fields` of a `config_class`, which has the attributes `common_properties`."""
 
     config_class: Any = Data2VecConfig
     fields: dict[str, Any] = {"hidden_size": 32, "num_attention_heads": 4}
@@ -28,8 +28,6 @@ class ConfigurationTest(WholeTest):
     model_tester = None
 
     def test_config(self) -> None:
-        if type(self) is ConfigurationTest:
-            self.skipTest("The base of the tests.")
         tester = configuration.ConfigTester(
             self,
             config_class=self.config_class,
@@ -40,33 +38,33 @@ class ConfigurationTest(WholeTest):
         tester.run_common_tests()
 
 
-class TestJoint(ConfigurationTest):
+class TestJoint(ConfigurationTest, WholeTest):
     pass
 
 
-class TestTextAlone(ConfigurationTest):
+class TestTextAlone(ConfigurationTest, WholeTest):
     fields = {**ConfigurationTest.fields, "modalities": ["text"]}
 
 
-class TestVisionAlone(ConfigurationTest):
+class TestVisionAlone(ConfigurationTest, WholeTest):
     fields = {**ConfigurationTest.fields, "modalities": ["vision"]}
 
 
-class TestAudioAlone(ConfigurationTest):
+class TestAudioAlone(ConfigurationTest, WholeTest):
     fields = {**ConfigurationTest.fields, "modalities": ["audio"]}
 
 
-class TestText(ConfigurationTest):
+class TestText(ConfigurationTest, WholeTest):
     config_class, fields, common_properties = Data2VecTextConfig, PARTS["text"], ["vocab_size"]
 
 
-class TestVision(ConfigurationTest):
+class TestVision(ConfigurationTest, WholeTest):
     config_class, fields, common_properties = Data2VecVisionConfig, PARTS["vision"], ["image_size", "patch_size"]
 
 
-class TestAudio(ConfigurationTest):
+class TestAudio(ConfigurationTest, WholeTest):
     config_class, fields, common_properties = Data2VecAudioConfig, PARTS["audio"], ["sampling_rate", "conv_dim"]
 
 
-class TestBackbonePreTraining(ConfigurationTest):
+class TestBackbonePreTraining(ConfigurationTest, WholeTest):
     config_class, fields, common_properties = BackbonePreTrainingConfig, {}, []
