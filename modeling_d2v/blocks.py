@@ -4,7 +4,7 @@ Shapes: B rows, T tokens, D hidden size, H heads.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,19 @@ from .configuration_data2vec import Data2VecConfig
 
 # Called after each shared block with (number of the block, its output, its feed-forward part before the residual).
 LayerCallback = Callable[[int, Tensor, Tensor], None]
+
+
+class BlockSizes(NamedTuple):
+    """Sizes of a block that differ from those of the shared ones."""
+
+    hidden: int
+    heads: int
+    intermediate: int
+
+    @classmethod
+    def of(cls, config: Data2VecConfig) -> "BlockSizes":
+        """Return the sizes of the shared blocks."""
+        return cls(config.hidden_size, config.num_attention_heads, config.intermediate_size)
 
 
 def eager_attention_forward(
@@ -44,13 +57,13 @@ class Data2VecAttention(nn.Module):
 
     is_causal = False
 
-    def __init__(self, config: Data2VecConfig) -> None:
+    def __init__(self, config: Data2VecConfig, sizes: BlockSizes | None = None) -> None:
         super().__init__()
+        size, self.num_heads, _ = sizes or BlockSizes.of(config)
         self.config = config
-        self.num_heads = config.num_attention_heads
-        self.scaling = (config.hidden_size // config.num_attention_heads) ** -0.5
-        self.qkv = nn.Linear(config.hidden_size, 3 * config.hidden_size)
-        self.projection = nn.Linear(config.hidden_size, config.hidden_size)
+        self.scaling = (size // self.num_heads) ** -0.5
+        self.qkv = nn.Linear(size, 3 * size)
+        self.projection = nn.Linear(size, size)
         self.dropout = nn.Dropout(config.hidden_dropout)
 
     def forward(
@@ -70,12 +83,13 @@ class Data2VecAttention(nn.Module):
 class Data2VecMLP(nn.Module):
     """Linear, activation, linear."""
 
-    def __init__(self, config: Data2VecConfig) -> None:
+    def __init__(self, config: Data2VecConfig, sizes: BlockSizes | None = None) -> None:
         super().__init__()
-        self.fc1 = nn.Linear(config.hidden_size, config.intermediate_size)
+        size, _, intermediate = sizes or BlockSizes.of(config)
+        self.fc1 = nn.Linear(size, intermediate)
         self.activation = ACT2FN[config.hidden_act]
         self.dropout = nn.Dropout(config.activation_dropout)
-        self.fc2 = nn.Linear(config.intermediate_size, config.hidden_size)
+        self.fc2 = nn.Linear(intermediate, size)
 
     def forward(self, hidden_states: Tensor) -> Tensor:
         return self.fc2(self.dropout(self.activation(self.fc1(hidden_states))))
@@ -98,14 +112,16 @@ class DropPath(nn.Module):
 class Data2VecBlock(GradientCheckpointingLayer):
     """Post-norm transformer block; returns its output, and its feed-forward part for the targets."""
 
-    def __init__(self, config: Data2VecConfig, drop_path_rate: float = 0.0) -> None:
+    def __init__(self, config: Data2VecConfig, drop_path_rate: float = 0.0, sizes: BlockSizes | None = None) -> None:
         super().__init__()
-        size, eps, scale = config.hidden_size, config.layer_norm_eps, config.layer_scale_init_value
-        self.attention = Data2VecAttention(config)
-        self.norm1 = nn.LayerNorm(size, eps=eps)
-        self.mlp = Data2VecMLP(config)
+        sizes = sizes or BlockSizes.of(config)
+        size, eps, scale = sizes.hidden, config.layer_norm_eps, config.layer_scale_init_value
+        self.attention = Data2VecAttention(config, sizes)
+        self.norm1 = nn.LayerNorm(size, eps=eps, elementwise_affine=config.norm_affine)
+        self.mlp = Data2VecMLP(config, sizes)
         self.mlp_dropout = nn.Dropout(config.mlp_dropout)
-        self.norm2 = nn.LayerNorm(size, eps=eps)
+        self.norm2 = nn.LayerNorm(size, eps=eps, elementwise_affine=config.norm_affine)
+        self.mlp_residual = config.mlp_residual
         self.drop_path = DropPath(drop_path_rate) if drop_path_rate else nn.Identity()
         self.layer_scale1 = nn.Parameter(torch.full((size,), float(scale))) if scale is not None else None
         self.layer_scale2 = nn.Parameter(torch.full((size,), float(scale))) if scale is not None else None
@@ -132,14 +148,24 @@ class Data2VecPreNormBlock(Data2VecBlock):
         attended, _ = self.attention(self.norm1(hidden_states), attention_mask, position_bias, **kwargs)
         x = hidden_states + self._branch(attended, self.layer_scale1)
         feed_forward = self.mlp(self.norm2(x))
-        x = x + self._branch(self.mlp_dropout(feed_forward), self.layer_scale2)
+        residual = x if self.mlp_residual else feed_forward
+        x = residual + self._branch(self.mlp_dropout(feed_forward), self.layer_scale2)
         return x, feed_forward
 
 
-def make_blocks(config: Data2VecConfig, depth: int, drop_path_rate: float) -> nn.ModuleList:
-    """Return `depth` blocks whose stochastic depth rises linearly from 0 to `drop_path_rate`."""
+def make_blocks(
+    config: Data2VecConfig, depth: int, drop_path_rate: float, sizes: BlockSizes | None = None
+) -> nn.ModuleList:
+    """Return `depth` blocks whose stochastic depth rises linearly from 0 to `drop_path_rate`.
+
+    Args:
+        config: Order of norms, activation, dropouts.
+        depth: Number of blocks.
+        drop_path_rate: Rate of the last one.
+        sizes: Default: those of the shared blocks.
+    """
     block = Data2VecPreNormBlock if config.norm_first else Data2VecBlock
-    return nn.ModuleList([block(config, drop_path_rate * i / max(depth - 1, 1)) for i in range(depth)])
+    return nn.ModuleList([block(config, drop_path_rate * i / max(depth - 1, 1), sizes) for i in range(depth)])
 
 
 def run_blocks(
@@ -173,7 +199,10 @@ class Data2VecEncoder(nn.Module):
         self.layerdrop = config.layerdrop
         self.blocks = make_blocks(config, config.num_hidden_layers, config.drop_path_rate)
         has_norm = config.norm_first and config.final_norm
-        self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps) if has_norm else nn.Identity()
+        self.norm = nn.Identity()
+        if has_norm:
+            eps, affine = config.layer_norm_eps, config.norm_affine
+            self.norm = nn.LayerNorm(config.hidden_size, eps=eps, elementwise_affine=affine)
 
     def forward(
         self,

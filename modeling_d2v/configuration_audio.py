@@ -91,10 +91,13 @@ class Data2VecAudioConfig(Frames, Data2VecModalityConfig):
             preset "audio-spectrogram-base" has what is published for spectrograms.
         conv_dim, conv_kernel, conv_stride: the feature extractor's layers, as many entries each.
         conv_bias: give those layers a bias. Default False.
+        conv_norm: `"layer"` (default): each layer has a layer norm over channels; `"group"`: only the first layer has
+            a norm, of each channel over time (wav2vec 2.0 base).
         conv_dropout: after each of those layers. Default 0.
         sampling_rate: of the recordings, in Hz. Default 16000.
         conv_pos_depth, conv_pos_width, conv_pos_groups: layers of the position encoder, their total width in frames,
             and their groups. Default 5, 95, 16.
+        conv_pos_pre_norm: normalise the input of the position encoder. Default False.
 
     Args (of the spectrogram front end):
         mel_bins: bands of the spectrogram. Default 128.
@@ -137,11 +140,13 @@ class Data2VecAudioConfig(Frames, Data2VecModalityConfig):
     conv_kernel: list[int] | tuple[int, ...] = (10, 3, 3, 3, 3, 2, 2)
     conv_stride: list[int] | tuple[int, ...] = (5, 2, 2, 2, 2, 2, 2)
     conv_bias: bool = False
+    conv_norm: str = "layer"
     conv_dropout: float | int = 0.0
     sampling_rate: int = 16000
     conv_pos_depth: int = 5
     conv_pos_width: int = 95
     conv_pos_groups: int = 16
+    conv_pos_pre_norm: bool = False
     mel_bins: int = 128
     mel_window: int = 400
     mel_hop: int = 160
@@ -228,6 +233,7 @@ class Data2VecAudioConfig(Frames, Data2VecModalityConfig):
             )
         if self.mel_std <= 0:
             raise ValueError(f"{OWNER}: `mel_std` is {self.mel_std}; a deviation is positive.")
+        one_of(OWNER, "conv_norm", self.conv_norm, ("layer", "group"))
         in_range(OWNER, "conv_pos_depth", self.conv_pos_depth, 0)
         below_one(OWNER, "conv_dropout", self.conv_dropout)
         self._check_heads()

@@ -24,6 +24,16 @@ from .remote_code import AUTO_MAP, TRAVELLING_FILES
 
 MASKED_TOKENS = ("dropped", "replaced")
 PROBLEM_TYPES = (None, "regression", "single_label_classification", "multi_label_classification")
+# Fields of the decoder that modalities may share, with their defaults.
+SHARED_DECODER: dict[str, Any] = {
+    "decoder_layers": 5,
+    "decoder_kernel_size": 5,
+    "decoder_hidden_size": 384,
+    "decoder_groups": 16,
+    "decoder_residual": True,
+    "decoder_projection_layers": 1,
+    "decoder_projection_ratio": 2.0,
+}
 MODALITY_CONFIGS = {"text": Data2VecTextConfig, "vision": Data2VecVisionConfig, "audio": Data2VecAudioConfig}
 
 
@@ -36,17 +46,24 @@ class Data2VecConfig(BackboneConfigMixin, CheckedConfig):
         hidden_size, num_hidden_layers, num_attention_heads, intermediate_size, hidden_act, layer_norm_eps: Sizes,
             activation and norm of the shared blocks (768, 12, 12, 3072, exact "gelu", 1e-5).
         norm_first: Pre-norm blocks and a final norm. Default False: post-norm.
+        mlp_residual: Pre-norm blocks add their feed-forward part to its input. False: to itself, as the pre-norm
+            blocks of fairseq's data2vec 2.0 do. Default True.
+        norm_affine: The norms of the blocks, of the context and the final one have weights. Default True.
         final_norm: Keep that final norm. False for classifiers that pool before they normalise (BEiT's). Default True.
         layer_scale_init_value: Start value of the learned per-channel scale of both branches; `None` for no scale.
         hidden_dropout: Dropout after the attention's projection. `mlp_dropout`: after the feed-forward part.
             `attention_dropout`: of the attention probabilities. `activation_dropout`: between the two layers of the
             feed-forward part. Default 0.1, 0.1, 0.1, 0.
+        input_dropout: Before the shared blocks, after the prenet. Default 0.
         drop_path_rate: Stochastic depth of the last block, rising linearly from 0 at the first. Default 0.
         layerdrop: Chance that a whole block is left out of a training step. Default 0.
         initializer_range: Standard deviation of new weights. Default 0.02.
         masked_tokens: `"dropped"` (2.0: the student sees visible tokens only) or `"replaced"` (1.0: masked ones become
             a learned vector, or the mask token).
         ema_decay, ema_end_decay, ema_anneal_end_step: Decay of the teacher, rising linearly over that many updates.
+        shared_decoder: Fields `decoder_*` of a second decoder of convolutions over the sequence, which all modalities
+            share and whose loss is added; those left out are the ones of `SHARED_DECODER`. Default `None`: there is
+            none.
         mask_seed: Seed of decoder noise, of the corruption of text, and of masks that are not given to the model (the
             training programs give them, from the seed of the run).
         tie_word_embeddings: `Data2VecForMaskedLM` predicts tokens with the token embedding. Default True.
@@ -78,12 +95,15 @@ class Data2VecConfig(BackboneConfigMixin, CheckedConfig):
     hidden_act: str = "gelu"
     layer_norm_eps: float | int = 1e-5
     norm_first: bool = False
+    mlp_residual: bool = True
+    norm_affine: bool = True
     final_norm: bool = True
     layer_scale_init_value: float | int | None = None
     hidden_dropout: float | int = 0.1
     mlp_dropout: float | int = 0.1
     attention_dropout: float | int = 0.1
     activation_dropout: float | int = 0.0
+    input_dropout: float | int = 0.0
     drop_path_rate: float | int = 0.0
     layerdrop: float | int = 0.0
     initializer_range: float | int = 0.02
@@ -91,6 +111,7 @@ class Data2VecConfig(BackboneConfigMixin, CheckedConfig):
     ema_decay: float | int = 0.999
     ema_end_decay: float | int = 0.99999
     ema_anneal_end_step: int = 100_000
+    shared_decoder: dict[str, Any] | None = None
     mask_seed: int = 0
     tie_word_embeddings: bool = True
     fairseq_compatible_padding: bool = False
@@ -190,23 +211,54 @@ class Data2VecConfig(BackboneConfigMixin, CheckedConfig):
             )
         one_of(owner, "masked_tokens", self.masked_tokens, MASKED_TOKENS)
         one_of(owner, "problem_type", self.problem_type, PROBLEM_TYPES)
-        for field in ("hidden_dropout", "mlp_dropout", "attention_dropout", "activation_dropout", "drop_path_rate"):
+        dropouts = "hidden_dropout mlp_dropout attention_dropout activation_dropout input_dropout drop_path_rate"
+        for field in dropouts.split():
             below_one(owner, field, getattr(self, field))
         for field in ("layerdrop", "ema_decay", "ema_end_decay"):
             in_range(owner, field, getattr(self, field), 0.0, 1.0)
         for field in ("layer_norm_eps", "initializer_range", "ema_anneal_end_step"):
             in_range(owner, field, getattr(self, field), 0)
+        if not self.mlp_residual and not self.norm_first:
+            raise ValueError(f"{owner}: `mlp_residual=False` is for pre-norm blocks; set `norm_first` to True.")
+        if self.shared_decoder is not None:
+            self._check_shared_decoder()
         self.verify_out_features_out_indices()
         for name in self.modalities:
             self._check_modality(self.modality_config(name))
 
+    def _check_shared_decoder(self) -> None:
+        owner = "Data2VecConfig"
+        for name in self.shared_decoder:
+            one_of(owner, "shared_decoder", name, SHARED_DECODER)
+        if self.masked_tokens != "dropped":
+            raise ValueError(f'{owner}: `shared_decoder` belongs to data2vec 2.0; set `masked_tokens` to "dropped".')
+        values = {**SHARED_DECODER, **self.shared_decoder}
+        groups = values["decoder_groups"]
+        for width in (self.hidden_size, values["decoder_hidden_size"]):
+            if width % groups:
+                raise ValueError(f"{owner}: `shared_decoder` has {groups} groups for {width} channels.")
+
     def _check_modality(self, settings: Data2VecModalityConfig) -> None:
         owner = type(settings).__name__
+        biased = settings.alibi_num_heads
+        if biased is not None and not 1 <= biased <= self.num_attention_heads:
+            raise ValueError(
+                f"{owner}: `alibi_num_heads` is {biased}, but there are {self.num_attention_heads} heads to bias."
+            )
         k = settings.average_top_k_layers
         if k is not None and not 1 <= k <= self.num_hidden_layers:
             raise ValueError(
                 f"{owner}: `average_top_k_layers` is {k}, but there are {self.num_hidden_layers} shared blocks to "
                 "average (the prenet does not count)."
+            )
+        if settings.layer_scale_targets and self.layer_scale_init_value is None:
+            raise ValueError(
+                f"{owner}: `layer_scale_targets` needs blocks with a layer scale; set `layer_scale_init_value`."
+            )
+        if self.masked_tokens == "replaced" and getattr(settings, "reconstruction_loss_weight", 0):
+            raise ValueError(
+                f"{owner}: `reconstruction_loss_weight` belongs to the decoders of data2vec 2.0; set it to 0 or "
+                '`masked_tokens` to "dropped".'
             )
         width = settings.decoder_hidden_size if settings.decoder_layers else self.hidden_size
         if settings.decoder_projection_layers == 0 and self.masked_tokens == "dropped" and width != self.hidden_size:
@@ -215,7 +267,8 @@ class Data2VecConfig(BackboneConfigMixin, CheckedConfig):
                 f"model, but `decoder_hidden_size` is {width} and `hidden_size` {self.hidden_size}."
             )
         divisors = settings.width_divisors()
-        if self.masked_tokens == "dropped" and settings.decoder_layers:
+        convolves = settings.decoder_layers and settings.decoder_type == "convolutions"
+        if self.masked_tokens == "dropped" and convolves:
             divisors = {"decoder_groups": settings.decoder_groups, **divisors}
         for field, divisor in divisors.items():
             if self.hidden_size % divisor:

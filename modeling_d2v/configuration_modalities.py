@@ -15,6 +15,14 @@ from .modalities import MODALITIES, FrontEnd
 
 
 EMA_SCOPES = ("blocks", "context", "all")
+DECODER_TYPES = ("convolutions", "transformer", "cross_attention")
+ALIBI_DISTANCES = ("manhattan", "euclidean", "sequence")
+TARGET_NORMS = ("instance", "layer", "batch", "group", "sample", "position")
+
+
+def norm_names(setting: str | Sequence[str] | None) -> list[str]:
+    """Return the norms of a target in the order in which they are applied, from `None`, a name or several."""
+    return [] if setting is None else [setting] if isinstance(setting, str) else list(setting)
 
 
 @strict
@@ -34,8 +42,11 @@ class MaskedPredictionConfig(CheckedConfig):
             prediction.
         decoder_projection_ratio: Width of the hidden layer of a projection of several layers, in units of its input.
         average_top_k_layers: K, shared blocks averaged into the target; `None` for all of them.
-        layer_target_norm: `"instance"`, `"layer"`, `"batch"` or `None`: norm of each layer's output.
-        mean_target_norm: `"layer"`, `"instance"` or `None`: norm of their mean.
+        layer_target_norm, mean_target_norm: Norm of each layer's output, and of their mean: `None`, a name, or several
+            in the order in which they are applied. `"instance"` normalises each channel over the tokens of a sample,
+            `"layer"` each token over its channels, `"batch"` each channel over the tokens of all samples, `"group"`
+            each sample over tokens and channels, `"sample"` each position and channel over the samples of a batch,
+            `"position"` each position over samples and channels. Default "instance" and `None`.
         end_of_block_targets: Predict the block's output instead of its feed-forward part. Default False.
         loss_beta: 0 for the squared error, above 0 for the smooth L1 loss with that beta.
         loss_scale: Factor of the loss; `None` for 1 / sqrt(hidden_size).
@@ -55,18 +66,25 @@ class MaskedPredictionConfig(CheckedConfig):
     decoder_projection_layers: int = 1
     decoder_projection_ratio: float | int = 2.0
     average_top_k_layers: int | None = None
-    layer_target_norm: str | None = "instance"
-    mean_target_norm: str | None = None
+    layer_target_norm: str | list[str] | tuple[str, ...] | None = "instance"
+    mean_target_norm: str | list[str] | tuple[str, ...] | None = None
     end_of_block_targets: bool = False
     loss_beta: float | int = 0.0
     loss_scale: float | int | None = None
     ema_copied: list[str] | None = None
 
+    def __post_init__(self, **kwargs: Any) -> None:
+        for field in ("layer_target_norm", "mean_target_norm"):
+            if isinstance(names := getattr(self, field), tuple):
+                setattr(self, field, list(names))  # JSON has lists only
+        super().__post_init__(**kwargs)
+
     def check(self) -> None:
         owner = type(self).__name__
         one_of(owner, "mask_sampler", self.mask_sampler, SAMPLERS)
-        one_of(owner, "layer_target_norm", self.layer_target_norm, (None, "instance", "layer", "batch"))
-        one_of(owner, "mean_target_norm", self.mean_target_norm, (None, "layer", "instance"))
+        for field in ("layer_target_norm", "mean_target_norm"):
+            for name in norm_names(getattr(self, field)):
+                one_of(owner, field, name, (None, *TARGET_NORMS))
         if not 0 < self.mask_prob < 1:
             raise ValueError(f"{owner}: `mask_prob` is {self.mask_prob}; it must be a share between 0 and 1.")
         for field in ("mask_random_prob", "mask_keep_prob", "mask_prob_adjust"):
@@ -95,10 +113,17 @@ class Data2VecModalityConfig(MaskedPredictionConfig):
         alibi: `None`, `"fixed"`, or `"learned"`: attention bias by distance, with a fixed or a learned scale.
         alibi_scale: Start value of that scale. Default 1.0.
         alibi_scale_per_head, alibi_scale_per_layer: One learned scale per head, per layer (prenet layers first).
-        alibi_distance: `"manhattan"` or `"euclidean"`, for images.
+        alibi_distance: `"manhattan"` or `"euclidean"`, for images, or `"sequence"`: along the sequence of patches.
+        alibi_num_heads: Heads that have the bias, the first ones; `None` for all of them.
         mask_noise_std: Standard deviation of the noise at masked positions of the decoder's input. Default 0.01.
         decoder_layers, decoder_kernel_size, decoder_hidden_size, decoder_groups, decoder_residual,
             decoder_input_dropout: The convolutional decoder of 2.0. In 1.0 only the projection is used.
+        decoder_type: `"convolutions"` (default), `"transformer"`: `decoder_layers` blocks of `decoder_hidden_size`, or
+            `"cross_attention"`: such blocks in which positions of masked tokens attend to the visible tokens.
+        decoder_num_attention_heads, decoder_intermediate_size: Of these blocks, 8 and `None` for 4 times their width.
+        decoder_positions_masked, decoder_positions_all: Add the sin-cos positions to the decoder's input, at masked
+            places or at all of them. Default False.
+        regression_loss_weight: Weight of the regression of the targets at masked tokens. Default 1.
         cls_loss_weight: Weight of the regression of the mean target by the last extra token, summed over
             `cls_loss_rows` rows. Default 0.
         cls_loss_rows: Number of rows (samples times masks) that the sum is scaled to: the loss is the mean over rows
@@ -108,6 +133,9 @@ class Data2VecModalityConfig(MaskedPredictionConfig):
         ema_scope: Parts that the teacher averages: `"blocks"` (shared blocks), `"context"` (also positions, prenet,
             norm) or `"all"` (also the local encoder).
         local_norm_eps: Eps of the layer norm of text embeddings and of the audio features. Default 1e-5.
+        local_grad_scale: Factor of the gradient that reaches the local encoder (of audio its convolutions alone); with
+            0 they are not trained. Default 1.0.
+        layer_scale_targets: Predict the feed-forward part after its layer scale. Default False: before it.
 
     Raises:
         ValueError: A setting is invalid; the message names it and the valid values.
@@ -131,6 +159,7 @@ class Data2VecModalityConfig(MaskedPredictionConfig):
     alibi_scale_per_head: bool = False
     alibi_scale_per_layer: bool = False
     alibi_distance: str = "manhattan"
+    alibi_num_heads: int | None = None
     mask_noise_std: float | int = 0.01
     decoder_layers: int = 4
     decoder_kernel_size: int = 7
@@ -138,15 +167,28 @@ class Data2VecModalityConfig(MaskedPredictionConfig):
     decoder_groups: int = 16
     decoder_residual: bool = True
     decoder_input_dropout: float | int = 0.0
+    decoder_type: str = "convolutions"
+    decoder_num_attention_heads: int = 8
+    decoder_intermediate_size: int | None = None
+    decoder_positions_masked: bool = False
+    decoder_positions_all: bool = False
+    regression_loss_weight: float | int = 1.0
     cls_loss_weight: float | int = 0.0
     cls_loss_rows: int | None = None
     ema_scope: str = "context"
     local_norm_eps: float | int = 1e-5
+    local_grad_scale: float | int = 1.0
+    layer_scale_targets: bool = False
 
     def __post_init__(self, **kwargs: Any) -> None:
         if self.front_end is None:
             self.front_end = next(iter(MODALITIES[self.modality].front_ends))
         super().__post_init__(**kwargs)
+
+    @property
+    def has_fixed_positions(self) -> bool:
+        """Return whether sin-cos positions are added to the tokens before any of them is dropped."""
+        return self.traits.geometry == "grid"
 
     @property
     def traits(self) -> FrontEnd:
@@ -175,21 +217,31 @@ class Data2VecModalityConfig(MaskedPredictionConfig):
                 f"form a {self.traits.geometry}, it must be one of {', '.join(map(repr, self.traits.samplers))}."
             )
         one_of(owner, "alibi", self.alibi, (None, "fixed", "learned"))
-        one_of(owner, "alibi_distance", self.alibi_distance, ("manhattan", "euclidean"))
+        one_of(owner, "alibi_distance", self.alibi_distance, ALIBI_DISTANCES)
         one_of(owner, "ema_scope", self.ema_scope, EMA_SCOPES)
         for field in ("prenet_dropout", "prenet_layerdrop", "prenet_drop_path_rate", "decoder_input_dropout"):
             below_one(owner, field, getattr(self, field))
         in_range(owner, "mask_noise_std", self.mask_noise_std, 0.0, 1.0)
-        for field in ("decoder_kernel_size", "decoder_hidden_size", "decoder_groups"):
+        for field in ("decoder_kernel_size", "decoder_hidden_size", "decoder_groups", "decoder_num_attention_heads"):
             in_range(owner, field, getattr(self, field), 1)
+        if self.decoder_intermediate_size is not None:
+            in_range(owner, "decoder_intermediate_size", self.decoder_intermediate_size, 1)
+        one_of(owner, "decoder_type", self.decoder_type, DECODER_TYPES)
         for field in ("prenet_depth", "num_extra_tokens", "decoder_layers"):
             in_range(owner, field, getattr(self, field), 0)
-        for field in ("cls_loss_weight", "local_norm_eps"):
+        for field in ("regression_loss_weight", "cls_loss_weight", "local_norm_eps", "local_grad_scale"):
             in_range(owner, field, getattr(self, field), 0.0)
-        if self.decoder_layers and (self.decoder_hidden_size % self.decoder_groups):
+        divisor = "decoder_groups" if self.decoder_type == "convolutions" else "decoder_num_attention_heads"
+        if self.decoder_layers and self.decoder_hidden_size % getattr(self, divisor):
             raise ValueError(
-                f"{owner}: `decoder_hidden_size` ({self.decoder_hidden_size}) must be a multiple of "
-                f"`decoder_groups` ({self.decoder_groups})."
+                f"{owner}: `decoder_hidden_size` ({self.decoder_hidden_size}) must be a multiple of `{divisor}` "
+                f"({getattr(self, divisor)})."
+            )
+        positions = self.decoder_positions_masked or self.decoder_positions_all
+        if (positions or self.decoder_type == "cross_attention") and not self.has_fixed_positions:
+            raise ValueError(
+                f"{owner}: `decoder_positions_masked`, `decoder_positions_all` and a `decoder_type` of "
+                '"cross_attention" need fixed sin-cos positions, which this front end does not have.'
             )
         if self.cls_loss_rows is not None:
             in_range(owner, "cls_loss_rows", self.cls_loss_rows, 1)
@@ -199,11 +251,14 @@ class Data2VecModalityConfig(MaskedPredictionConfig):
 
 @strict
 class Data2VecTextConfig(Data2VecModalityConfig):
-    """Text: token and learned position embeddings, layer norm, dropout.
+    """Text: token and position embeddings, layer norm, dropout.
 
     Args:
         vocab_size: Entries of the token embedding. Default 50265 (RoBERTa's byte-level BPE).
         max_position_embeddings: Longest sequence in tokens; the table has `pad_token_id + 1` rows more. Default 512.
+        position_embedding: `"learned"` (default), `"sinusoidal"` (Vaswani et al. 2017) or `"none"`.
+        scale_embedding: Multiply token embeddings by sqrt(hidden_size) (Vaswani et al. 2017). Default False.
+        embedding_norm: Apply the layer norm to the embeddings. Default True.
         pad_token_id, bos_token_id, eos_token_id, mask_token_id: Ids of special tokens; mask `None` is the last id.
         embedding_dropout: After the norm of the embeddings. Default 0.1.
         classifier_dropout: Before the layers of a task head; `None` for `hidden_dropout`.
@@ -216,6 +271,9 @@ class Data2VecTextConfig(Data2VecModalityConfig):
 
     vocab_size: int = 50265
     max_position_embeddings: int = 512
+    position_embedding: str = "learned"
+    scale_embedding: bool = False
+    embedding_norm: bool = True
     pad_token_id: int = 1
     bos_token_id: int = 0
     eos_token_id: int = 2
@@ -240,6 +298,7 @@ class Data2VecTextConfig(Data2VecModalityConfig):
         super().check()
         in_range("Data2VecTextConfig", "vocab_size", self.vocab_size, 1)
         in_range("Data2VecTextConfig", "max_position_embeddings", self.max_position_embeddings, 1)
+        one_of("Data2VecTextConfig", "position_embedding", self.position_embedding, ("learned", "sinusoidal", "none"))
         below_one("Data2VecTextConfig", "embedding_dropout", self.embedding_dropout)
         below_one("Data2VecTextConfig", "classifier_dropout", self.classifier_dropout or 0)
         if self.mask_token_id is None:
@@ -267,8 +326,12 @@ class Data2VecVisionConfig(Data2VecModalityConfig):
         position_embedding: `"sincos_2d"` or `"none"`.
         relative_position_bias: BEiT's learned bias, shared by all layers (data2vec 1.0). Default False.
         relative_position_bias_per_layer: A table for each layer instead, as BEiT's fine-tuning has it. Default False.
+        reconstruction_loss_weight: Weight of a second loss, the error of the pixels of masked patches (MAE, He et al.
+            2022), each patch at mean 0 and variance 1, predicted from the predicted targets. Default 0.
         use_mean_pooling: Classify the mean of the patches, normalised after pooling (default), or the last extra
             token. `classifier_dropout`: before the classifier, default 0.
+        pooling_start: Patches at the beginning that the mean leaves out, as fairseq's classifier of 1.0 does with one.
+            Default 0.
         pool_scales: Sides of the grids that the segmentation head pools the deepest level to. Default 1, 2, 3, 6.
         use_auxiliary_head, auxiliary_loss_weight, auxiliary_channels, auxiliary_num_convs, auxiliary_concat_input:
             The second segmentation head, which is used in training only. Default True, 0.4, 256, 1, False.
@@ -286,7 +349,9 @@ class Data2VecVisionConfig(Data2VecModalityConfig):
     position_embedding: str = "sincos_2d"
     relative_position_bias: bool = False
     relative_position_bias_per_layer: bool = False
+    reconstruction_loss_weight: float | int = 0.0
     use_mean_pooling: bool = True
+    pooling_start: int = 0
     classifier_dropout: float | int = 0.0
     pool_scales: list[int] | tuple[int, ...] = (1, 2, 3, 6)
     use_auxiliary_head: bool = True
@@ -307,7 +372,7 @@ class Data2VecVisionConfig(Data2VecModalityConfig):
     decoder_layers: int = 6
     decoder_kernel_size: int = 3
     decoder_hidden_size: int = 768
-    mean_target_norm: str | None = "layer"
+    mean_target_norm: str | list[str] | tuple[str, ...] | None = "layer"
     cls_loss_weight: float | int = 0.01
     ema_scope: str = "all"
 
@@ -333,16 +398,27 @@ class Data2VecVisionConfig(Data2VecModalityConfig):
                 "Data2VecVisionConfig: without `use_mean_pooling` images are classified by their extra token; set "
                 "`num_extra_tokens` to 1."
             )
+        in_range("Data2VecVisionConfig", "pooling_start", self.pooling_start, 0)
         below_one("Data2VecVisionConfig", "classifier_dropout", self.classifier_dropout)
-        in_range("Data2VecVisionConfig", "auxiliary_loss_weight", self.auxiliary_loss_weight, 0)
+        for field in ("auxiliary_loss_weight", "reconstruction_loss_weight"):
+            in_range("Data2VecVisionConfig", field, getattr(self, field), 0)
         in_range("Data2VecVisionConfig", "pool_scales", min(self.pool_scales, default=0), 1)
         self.grid_size(self.image_size, self.image_size)
 
+    @property
+    def has_fixed_positions(self) -> bool:
+        return self.position_embedding == "sincos_2d"
+
     def width_divisors(self) -> dict[str, int]:
-        return {"2-D sin-cos positions": 4} if self.position_embedding == "sincos_2d" else {}
+        return {"2-D sin-cos positions": 4} if self.has_fixed_positions else {}
 
     def token_grid(self, shape: Sequence[int]) -> tuple[int, int]:
         return self.grid_size(*shape[-2:])
+
+    @property
+    def patch_values(self) -> int:
+        """Return the numbers in a patch: pixels times channels."""
+        return self.patch_size**2 * self.num_channels
 
     @property
     def base_grid(self) -> tuple[int, int]:

@@ -121,6 +121,8 @@ class BeamSearch:
         beam_width: Hypotheses kept after each frame. Default 100.
         token_min_logp: Tokens below this log probability are not tried, apart from the best one. Default -5.
         beam_min_logp: Scores relative to the best one below which hypotheses are dropped. Default -10.
+        phonemes: Whether the labels are phonemes: each one is a word of the language model, and spaces separate them
+            in texts. Default False.
 
     Raises:
         ValueError: A language model is given for labels without a word delimiter.
@@ -138,13 +140,23 @@ class BeamSearch:
         beam_width: int = 100,
         token_min_logp: float = -5.0,
         beam_min_logp: float = -10.0,
+        phonemes: bool = False,
     ) -> None:
-        if language_model is not None and delimiter is None:
+        if language_model is not None and delimiter is None and not phonemes:
             raise ValueError(
                 "A language model scores words, but the labels have no token that separates words (such as '|'). "
                 "Decode without one, or train with a word delimiter."
             )
+        for name, number, least in (("beam_width", beam_width, 1), ("alpha", alpha, 0)):
+            if not number >= least:
+                raise ValueError(f"`{name}` is {number}; it must be at least {least}.")
+        if not max(token_min_logp, beam_min_logp) <= 0:
+            raise ValueError(
+                f"`token_min_logp` and `beam_min_logp` are {token_min_logp} and {beam_min_logp}; they are logarithms "
+                "of probabilities, at most 0."
+            )
         self.labels, self.blank, self.delimiter, self.ignored = labels, blank, delimiter, list(ignored)
+        self.phonemes = phonemes
         self.model, self.alpha, self.beta = language_model, alpha, beta
         self.beam_width, self.token_min_logp, self.beam_min_logp = beam_width, token_min_logp, beam_min_logp
 
@@ -165,7 +177,7 @@ class BeamSearch:
         found: dict[str, float] = {}
         for prefix in beams:
             words = self._finish(prefix.words)
-            text = " ".join(words.done) if self.delimiter is not None else words.partial
+            text = " ".join(words.done) if self.phonemes or self.delimiter is not None else words.partial
             score = _log_add(prefix.blank, prefix.label) + words.score
             # Prefixes that differ in delimiters at their ends are the same text.
             found[text] = _log_add(found.get(text, -math.inf), score)
@@ -208,6 +220,8 @@ class BeamSearch:
         return kept
 
     def _append(self, words: _Words, token: int) -> _Words:
+        if self.phonemes:
+            return self._complete(words._replace(partial=self.labels[token]))
         if token == self.delimiter:
             return self._complete(words)
         return words._replace(partial=words.partial + self.labels[token])
@@ -224,7 +238,7 @@ class BeamSearch:
 
     def _finish(self, words: _Words) -> _Words:
         """Finish and score the text."""
-        if self.delimiter is None:
+        if self.delimiter is None and not self.phonemes:
             return words
         words = self._complete(words)
         if self.model is None:

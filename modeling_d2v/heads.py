@@ -118,7 +118,7 @@ def sequence_loss(
     Args:
         config: `num_labels` (L) and `problem_type` are read.
         logits: (B, L).
-        labels: Class ids (B,), or numbers, 0/1 flags or probabilities (B, L).
+        labels: Class ids (B,), or numbers, 0/1 flags or probabilities (B, L). Flags of -100 are left out of the loss.
         num_items: Entries of the labels of the whole step; default: those here.
 
     Raises:
@@ -140,15 +140,21 @@ def sequence_loss(
     if single:
         check_class_ids(labels, config.num_labels)
     else:
-        check_numbers(labels, flags=problem != "regression")
+        flags = problem != "regression"
+        check_numbers(labels.masked_fill(labels == IGNORED, 0) if flags else labels, flags)
     # As in transformers, the first labels decide: the problem type is saved with the model, and later batches are
     # checked against it. Set after the checks, so that invalid labels decide nothing.
     config.problem_type = problem
     if single:
         return cross_entropy(logits, labels.view(-1), num_items)
-    function = F.mse_loss if problem == "regression" else F.binary_cross_entropy_with_logits
-    total = function(logits.float(), labels.to(logits.device).float().view_as(logits), reduction="sum")
-    return total / (labels.numel() if num_items is None else num_items)
+    labels = labels.to(logits.device).float().view_as(logits)
+    if problem == "regression":
+        return F.mse_loss(logits.float(), labels, reduction="sum") / (
+            labels.numel() if num_items is None else num_items
+        )
+    keep = labels != IGNORED
+    total = F.binary_cross_entropy_with_logits(logits.float(), labels.clamp(min=0), keep.float(), reduction="sum")
+    return total / (keep.sum().clamp(min=1) if num_items is None else num_items)
 
 
 def selected_states(states: tuple[Tensor, ...] | None, asked: bool | int | list[int] | None) -> tuple | None:

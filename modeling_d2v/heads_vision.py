@@ -79,6 +79,7 @@ class Data2VecForImageClassification(Data2VecVisionHead):
         super().__init__(config)
         vision, size = self.config.vision_config, self.config.hidden_size
         self.mean_pooling, self.last_extra = vision.use_mean_pooling, vision.num_extra_tokens - 1
+        self.pooling_start = vision.pooling_start
         self.fc_norm = nn.LayerNorm(size, eps=self.config.layer_norm_eps) if self.mean_pooling else nn.Identity()
         self.dropout = nn.Dropout(vision.classifier_dropout)
         self.classifier = nn.Linear(size, self.config.num_labels)
@@ -110,6 +111,8 @@ class Data2VecForImageClassification(Data2VecVisionHead):
         """
         output = self.encode(pixel_values, **kwargs)
         pooled = output.pooler_output if self.mean_pooling else output.last_hidden_state[:, self.last_extra]
+        if self.mean_pooling and self.pooling_start:
+            pooled = output.last_hidden_state[:, self.last_extra + 1 + self.pooling_start :].mean(dim=1)
         logits = self.classifier(self.dropout(self.fc_norm(pooled)))
         loss = None if labels is None else sequence_loss(self.config, logits, labels, num_items_in_batch)
         return ImageClassifierOutput(

@@ -3,7 +3,10 @@
 Shapes: B samples, T tokens, D hidden size, h x w grid of patches. Token masks are True = real.
 """
 
+import math
 from dataclasses import dataclass
+from itertools import zip_longest
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +15,8 @@ from transformers import initialization as init
 
 from .configuration_data2vec import Data2VecConfig
 from .configuration_modalities import Data2VecModalityConfig
-from .positions import FIXED_EPS, ConvPositions, SinCosPositions, TimeConv1d, text_positions
+from .positions import FIXED_EPS, ConvPositions, SinCosPositions, SinusoidPositions, TimeConv1d, text_positions
+from .targets import instance_norm
 
 
 @dataclass
@@ -22,6 +26,25 @@ class LocalFeatures:
     features: Tensor  # (B, T, D)
     token_mask: Tensor | None  # (B, T), None = all real
     grid: tuple[int, int] | None = None
+    clean: Tensor | None = None  # features before dropout, which the teacher reads; None = without dropout
+
+
+class _ScaledGradient(torch.autograd.Function):
+    """Identity whose gradient is multiplied by a factor."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, scale: float) -> Tensor:
+        ctx.scale = scale
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return gradient * ctx.scale, None
+
+
+def scale_gradient(x: Tensor, scale: float) -> Tensor:
+    """Return `x`, whose gradient is multiplied by `scale` on the way back."""
+    return _ScaledGradient.apply(x, scale) if scale != 1 and x.requires_grad else x
 
 
 def check_token_ids(input_ids: Tensor, table: nn.Module) -> None:
@@ -86,15 +109,21 @@ class LocalEncoder(SelfInitialised):
 
 
 class TextLocalEncoder(LocalEncoder):
-    """Token + learned position embedding, layer norm, dropout."""
+    """Token + position embedding, layer norm, dropout."""
 
     def __init__(self, config: Data2VecConfig, text: Data2VecModalityConfig) -> None:
         super().__init__()
         pad, size = text.pad_token_id, config.hidden_size
         self.pad_token_id, self.max_tokens = pad, text.max_position_embeddings
+        self.grad_scale = text.local_grad_scale
+        self.embedding_scale = math.sqrt(size) if text.scale_embedding else 1.0
         self.token_embeddings = nn.Embedding(text.vocab_size, size, padding_idx=pad)
-        self.position_embeddings = nn.Embedding(text.max_position_embeddings + pad + 1, size, padding_idx=pad)
-        self.layer_norm = nn.LayerNorm(size, eps=text.local_norm_eps)
+        self.position_embeddings: nn.Module | None = None
+        if text.position_embedding == "learned":
+            self.position_embeddings = nn.Embedding(text.max_position_embeddings + pad + 1, size, padding_idx=pad)
+        elif text.position_embedding == "sinusoidal":
+            self.position_embeddings = SinusoidPositions(text.max_position_embeddings + pad + 1, size, pad)
+        self.layer_norm = nn.LayerNorm(size, eps=text.local_norm_eps) if text.embedding_norm else nn.Identity()
         self.dropout = nn.Dropout(text.embedding_dropout)
 
     @property
@@ -116,9 +145,14 @@ class TextLocalEncoder(LocalEncoder):
         token_mask = input_ids.ne(self.pad_token_id) if attention_mask is None else attention_mask.bool()
         if not (torch.compiler.is_compiling() or torch.jit.is_tracing()) and token_mask.all():
             token_mask = None
-        positions = self.position_embeddings(text_positions(input_ids, self.pad_token_id, token_mask))
-        features = self.dropout(self.layer_norm(self.token_embeddings(input_ids) + positions))
-        return LocalFeatures(features, token_mask)
+        features = self.token_embeddings(input_ids)
+        if self.embedding_scale != 1.0:
+            features = features * self.embedding_scale
+        if self.position_embeddings is not None:
+            positions = self.position_embeddings(text_positions(input_ids, self.pad_token_id, token_mask))
+            features = features + positions.to(features.dtype)
+        features = self.dropout(self.layer_norm(features))
+        return LocalFeatures(scale_gradient(features, self.grad_scale), token_mask)
 
 
 def init_patches(projection: nn.Conv2d) -> None:
@@ -160,7 +194,7 @@ class VisionLocalEncoder(LocalEncoder):
         grid = self.vision.grid_size(*pixel_values.shape[2:])
         patches = self.projection(pixel_values.to(self.projection.weight.dtype)).flatten(2).transpose(1, 2)
         real = None if attention_mask is None else attention_mask[:, -patches.shape[1] :].bool()
-        return LocalFeatures(self.expand(patches), real, grid)
+        return LocalFeatures(scale_gradient(self.expand(patches), self.vision.local_grad_scale), real, grid)
 
     def check_attention_mask(self, pixel_values: Tensor, attention_mask: Tensor) -> None:
         """Raise `ValueError` for a mask that is not of the patches, with or without the extra tokens before them."""
@@ -173,17 +207,45 @@ class VisionLocalEncoder(LocalEncoder):
             )
 
 
-class AudioConvLayer(nn.Module):
-    """Convolution, layer norm over channels, GELU."""
+class TimeNorm(SelfInitialised):
+    """Norm of each channel over the real time steps of a sample, with weights: a group norm of one channel a group."""
 
-    def __init__(self, inputs: int, outputs: int, kernel: int, stride: int, bias: bool, dropout: float) -> None:
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(dim))
+        self.bias = nn.Parameter(torch.zeros(dim))
+
+    def init_weights(self) -> None:
+        init.ones_(self.weight)
+        init.zeros_(self.bias)
+
+    def forward(self, x: Tensor, token_mask: Tensor | None) -> Tensor:
+        """Normalise x (B, T, D); token_mask (B, T) is True = real. Statistics are computed in fp32."""
+        return (instance_norm(x.float(), token_mask) * self.weight.float() + self.bias.float()).to(x.dtype)
+
+
+class AudioConvLayer(nn.Module):
+    """Convolution, norm (`"layer"` over channels, `"group"` over time, or None), GELU."""
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        kernel: int,
+        stride: int,
+        bias: bool,
+        dropout: float,
+        norm: str | None = "layer",
+    ) -> None:
         super().__init__()
         self.conv = TimeConv1d(inputs, outputs, kernel, stride=stride, bias=bias)
         self.dropout = nn.Dropout(dropout)
-        self.layer_norm = nn.LayerNorm(outputs, eps=FIXED_EPS)
+        self.layer_norm = nn.LayerNorm(outputs, eps=FIXED_EPS) if norm == "layer" else nn.Identity()
+        self.group_norm = TimeNorm(outputs) if norm == "group" else None
 
-    def forward(self, x: Tensor) -> Tensor:
-        return F.gelu(self.layer_norm(self.dropout(self.conv(x))))
+    def forward(self, x: Tensor, token_mask: Tensor | None = None) -> Tensor:
+        x = self.dropout(self.conv(x))
+        return F.gelu(self.layer_norm(x) if self.group_norm is None else self.group_norm(x, token_mask))
 
 
 def check_waveforms(audio: Data2VecModalityConfig, input_values: Tensor) -> None:
@@ -205,24 +267,32 @@ def check_waveforms(audio: Data2VecModalityConfig, input_values: Tensor) -> None
         )
 
 
-def whole_windows(sample_mask: Tensor, audio: Data2VecModalityConfig) -> Tensor:
+def whole_windows(sample_mask: Tensor, width: int, stride: int) -> Tensor:
     """Sample mask (B, samples) -> frame mask (B, T): a frame is real if its first and last samples are."""
-    width, stride = audio.frame_width, audio.frame_stride
     first = sample_mask[:, : sample_mask.shape[1] - width + 1 : stride]
     return first & sample_mask[:, width - 1 :: stride]
 
 
 class AudioLocalEncoder(LocalEncoder):
-    """Strided convolutions over the raw waveform, layer norm, linear to D."""
+    """Strided convolutions over the raw waveform, layer norm, linear to D.
+
+    A group norm does not see padding: a recording has the same features alone and in a padded batch, except under
+    `fairseq_compatible_padding`.
+    """
 
     def __init__(self, config: Data2VecConfig, audio: Data2VecModalityConfig) -> None:
         super().__init__()
         self.audio = audio
         channels = [1, *audio.conv_dim]
         shapes = zip(channels[:-1], channels[1:], audio.conv_kernel, audio.conv_stride, strict=True)
+        norms = ["layer"] * len(audio.conv_dim) if audio.conv_norm == "layer" else ["group"]
         self.conv_layers = nn.ModuleList(
-            [AudioConvLayer(*shape, audio.conv_bias, audio.conv_dropout) for shape in shapes]
+            [
+                AudioConvLayer(*shape, audio.conv_bias, audio.conv_dropout, norm)
+                for shape, norm in zip_longest(shapes, norms)
+            ]
         )
+        self.masks_norm = audio.conv_norm == "group" and not config.fairseq_compatible_padding
         self.layer_norm = nn.LayerNorm(channels[-1], eps=audio.local_norm_eps)
         self.projection = nn.Linear(channels[-1], config.hidden_size)
         self.dropout = nn.Dropout(audio.feat_proj_dropout)
@@ -237,6 +307,7 @@ class AudioLocalEncoder(LocalEncoder):
             audio.conv_pos_width,
             audio.conv_pos_groups,
             zero_padding=not config.fairseq_compatible_padding,
+            pre_norm=audio.conv_pos_pre_norm,
         )
 
     @property
@@ -256,8 +327,14 @@ class AudioLocalEncoder(LocalEncoder):
         check_waveforms(self.audio, input_values)
         # Not the dtype of a linear layer, which is that of the storage where it is quantised.
         x = input_values[..., None].to(self.conv_layers[0].conv.weight.dtype)
+        real = None if attention_mask is None else attention_mask.bool()
+        first = None
+        if real is not None and self.masks_norm:
+            first = whole_windows(real, self.audio.conv_kernel[0], self.audio.conv_stride[0])
         for layer in self.conv_layers:
-            x = layer(x)
-        features = self.dropout(self.projection(self.layer_norm(x)))
-        real = None if attention_mask is None else whole_windows(attention_mask.bool(), self.audio)
-        return LocalFeatures(features, real)
+            x, first = layer(x, first), None
+        x = scale_gradient(x, self.audio.local_grad_scale)
+        features = self.projection(self.layer_norm(x))
+        if real is not None:
+            real = whole_windows(real, self.audio.frame_width, self.audio.frame_stride)
+        return LocalFeatures(self.dropout(features), real, clean=features)

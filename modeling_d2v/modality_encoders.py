@@ -34,6 +34,7 @@ class Tokens:
     bias: Tensor | None  # attention bias (B or 1, 1 or H, E + V, E + V), still to be scaled for a layer
     index: Tensor | None = None  # (B * M, V) indices of the visible tokens, None = all
     keep: Tensor | None = None  # (B * M, V) False = filling
+    positions: Tensor | None = None  # (T, D) or (B * M, T, D) that were added to all tokens, None = relative ones
 
 
 class ModalityEncoder(nn.Module):
@@ -55,10 +56,13 @@ class ModalityEncoder(nn.Module):
         self.position_encoder = self.local_encoder.make_positions(config)
         self.attention_bias = self._attention_bias(config)
         self.prenet = prenet
-        norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps) if settings.context_norm else nn.Identity()
-        self.context_norm = norm
+        self.context_norm = nn.Identity()
+        if settings.context_norm:
+            eps, affine = config.layer_norm_eps, config.norm_affine
+            self.context_norm = nn.LayerNorm(config.hidden_size, eps=eps, elementwise_affine=affine)
         self.norm_first = config.norm_first
         self.dropout = nn.Dropout(settings.prenet_dropout)
+        self.blocks_dropout = nn.Dropout(config.input_dropout)
         # Set by the task heads for speech: masks local features in training, beside `mask`.
         self.augment: nn.Module | None = None
         # In the reference, 1.0 zeroes padding before the positions, 2.0 does not; both let it reach the rest.
@@ -81,6 +85,7 @@ class ModalityEncoder(nn.Module):
                 learned=settings.alibi == "learned",
                 per_head=settings.alibi_scale_per_head,
                 per_layer=settings.alibi_scale_per_layer,
+                biased_heads=settings.alibi_num_heads,
             )
         if getattr(settings, "relative_position_bias", False):
             layers = depth if settings.relative_position_bias_per_layer else None
@@ -115,9 +120,10 @@ class ModalityEncoder(nn.Module):
             x = x.masked_fill(self._repeat(channels, x.shape[0] // channels.shape[0])[:, None], 0)
         if self.zeroes_input_padding and token_mask is not None:
             x = x * self._repeat(token_mask, x.shape[0] // token_mask.shape[0])[..., None].to(x.dtype)
+        fixed = None
         if isinstance(self.position_encoder, SinCosPositions):
-            positions = self.position_encoder(local.grid, token_mask).to(x.dtype)
-            x = x + (positions if positions.dim() == 2 else self._repeat(positions, x.shape[0] // positions.shape[0]))
+            fixed = self.position_encoder(local.grid, token_mask).to(x.dtype)
+            x = x + (fixed if fixed.dim() == 2 else self._repeat(fixed, x.shape[0] // fixed.shape[0]))
 
         index, keep = None, None
         if mask is not None:
@@ -137,7 +143,7 @@ class ModalityEncoder(nn.Module):
             x = torch.cat([self.extra_tokens.to(x.dtype).expand(x.shape[0], -1, -1), x], dim=1)
             token_mask = None if token_mask is None else F.pad(token_mask, (self.num_extra, 0), value=True)
         x = x if self.norm_first else self.context_norm(x)
-        return Tokens(self.dropout(x), token_mask, bias, index, keep)
+        return Tokens(self.dropout(x), token_mask, bias, index, keep, fixed)
 
     @staticmethod
     def _visible(mask: Tensor, token_mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
@@ -172,7 +178,8 @@ class ModalityEncoder(nn.Module):
         return x if repeats == 1 else x.repeat_interleave(repeats, dim=0)
 
     def finish(self, tokens: Tokens) -> Tokens:
-        """Apply the context norm of pre-norm models, after the prenet."""
+        """Apply what follows the prenet: the context norm of pre-norm models, and dropout."""
         if self.norm_first:
             tokens.hidden_states = self.context_norm(tokens.hidden_states)
+        tokens.hidden_states = self.blocks_dropout(tokens.hidden_states)
         return tokens

@@ -21,7 +21,7 @@ from .configuration_data2vec import Data2VecConfig
 from .local_encoders import LocalFeatures, SelfInitialised
 from .modalities import MODALITIES, modality_of_input
 from .modality_encoders import ModalityEncoder, Tokens
-from .positions import AlibiBias, RelativePositionBias, SinCosPositions
+from .positions import AlibiBias, RelativePositionBias, SinCosPositions, SinusoidPositions
 from .pushing import PushToHub
 
 
@@ -165,9 +165,10 @@ class Data2VecPreTrainedModel(PushToHub, PreTrainedModel):
             init.normal_(module.weight, std=std)
             if module.padding_idx is not None and not getattr(module.weight, "_is_hf_initialized", False):
                 module.weight[module.padding_idx].zero_()
-        elif isinstance(module, nn.LayerNorm):
-            init.ones_(module.weight)
-            init.zeros_(module.bias)
+        elif isinstance(module, nn.LayerNorm | nn.GroupNorm):
+            if module.weight is not None:
+                init.ones_(module.weight)
+                init.zeros_(module.bias)
         elif isinstance(module, nn.Conv1d | nn.Conv2d):
             module.reset_parameters()
         elif isinstance(module, SelfInitialised):
@@ -178,7 +179,7 @@ class Data2VecPreTrainedModel(PushToHub, PreTrainedModel):
             for scale in (module.layer_scale1, module.layer_scale2):
                 if scale is not None:
                     init.constant_(scale, self.config.layer_scale_init_value)
-        elif isinstance(module, SinCosPositions):
+        elif isinstance(module, SinCosPositions | SinusoidPositions):
             init.copy_(module.table, module.initial_table())
         elif isinstance(module, AlibiBias):
             init.copy_(module.slopes, module.initial_slopes())
@@ -212,6 +213,9 @@ class Data2VecModel(Data2VecPreTrainedModel):
             settings = config.modality_config(name)
             prenet = make_blocks(config, settings.prenet_depth, settings.prenet_drop_path_rate)
             self.modality_encoders[name] = ModalityEncoder(config, name, prenet)
+            if settings.local_grad_scale == 0:
+                # Gradients of zero would leave weight decay at work.
+                self.modality_encoders[name].local_encoder.extractor.requires_grad_(False)
         self.encoder = Data2VecEncoder(config)
         self.post_init()
 
@@ -278,7 +282,10 @@ class Data2VecModel(Data2VecPreTrainedModel):
             encoder.prenet, tokens.hidden_states, attention[:depth], encoder.config.prenet_layerdrop, **kwargs
         )
         tokens = encoder.finish(tokens)
-        dtype = self.encoder.blocks[0].norm1.weight.dtype
+        first = self.encoder.blocks[0]
+        # Not the dtype of a linear layer's weight, which is that of the storage where it is quantised.
+        floating = (weight for weight in first.parameters() if weight.is_floating_point())
+        dtype = (first.norm1.weight if self.config.norm_affine else next(floating, tokens.hidden_states)).dtype
         if tokens.hidden_states.dtype != dtype and not torch.is_autocast_enabled(tokens.hidden_states.device.type):
             # A teacher in fp32 may use the front end of a student in half precision.
             tokens.hidden_states = tokens.hidden_states.to(dtype)

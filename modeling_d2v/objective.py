@@ -35,7 +35,8 @@ class Data2VecForPreTrainingOutput(ModelOutput):
 
     Args:
         loss: Sum of `losses`.
-        losses: "regression", and "cls" if configured, normalised as in `loss`.
+        losses: "regression", and "cls", "shared_regression" and "reconstruction" if configured, normalised as in
+            `loss`.
         num_items: Masked real tokens over all masks of this batch (N), int64.
         predictions, targets: (N, D), rows in the order of `mask`.
         mask: (B, M, T), the one that was used.
@@ -101,6 +102,21 @@ def distance(settings: Any, hidden_size: int, predictions: Tensor, targets: Tens
     if settings.loss_beta == 0:
         return F.mse_loss(predictions, targets, reduction="sum") * scale
     return F.smooth_l1_loss(predictions, targets, reduction="sum", beta=settings.loss_beta) * scale
+
+
+@torch.no_grad()
+def normalised_patches(pixels: Tensor, side: int) -> Tensor:
+    """Return the pixels of patches of `side` x `side` at mean 0 and variance 1 each: (B, T, side * side * C) in fp32.
+
+    Args:
+        pixels: (B, C, height, width).
+        side: Side of a patch.
+    """
+    batch, channels, height, width = pixels.shape
+    grid = pixels.float().view(batch, channels, height // side, side, width // side, side)
+    patches = grid.permute(0, 2, 4, 3, 5, 1).reshape(batch, -1, side * side * channels)
+    var, mean = torch.var_mean(patches, dim=-1, keepdim=True)
+    return (patches - mean) * torch.rsqrt(var + 1e-6)
 
 
 def loss_divisor(mask: Tensor, num_items: Tensor | int | None) -> Tensor:

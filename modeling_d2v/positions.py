@@ -97,6 +97,34 @@ def text_positions(input_ids: Tensor, pad_token_id: int, token_mask: Tensor | No
     return real.cumsum(dim=1) * real + pad_token_id
 
 
+class SinusoidPositions(nn.Module):
+    """Table of sine and cosine positions of a sequence (Vaswani et al. 2017), sines in the first half of the channels.
+
+    Args:
+        rows: Positions in the table.
+        dim: D; the last channel is zero if it is odd.
+        padding_idx: Position of padding, whose row is zero.
+    """
+
+    def __init__(self, rows: int, dim: int, padding_idx: int) -> None:
+        super().__init__()
+        self.rows, self.dim, self.padding_idx = rows, dim, padding_idx
+        self.register_buffer("table", self.initial_table(), persistent=False)
+
+    def initial_table(self) -> Tensor:
+        with torch.device("cpu"):
+            half = self.dim // 2
+            frequencies = torch.exp(torch.arange(half, dtype=torch.float64) * (-math.log(10000) / max(half - 1, 1)))
+            angles = torch.arange(self.rows, dtype=torch.float64)[:, None] * frequencies
+            table = torch.cat([angles.sin(), angles.cos(), torch.zeros(self.rows, self.dim % 2)], dim=1).float()
+            table[self.padding_idx] = 0
+            return table
+
+    def forward(self, positions: Tensor) -> Tensor:
+        """Return the rows (B, T, D) of positions (B, T)."""
+        return self.table[positions]
+
+
 def alibi_slopes(num_heads: int) -> list[float]:
     """Return the slopes of ALiBi (Press et al. 2022).
 
@@ -135,8 +163,9 @@ class AlibiBias(nn.Module):
     Args:
         num_heads: H.
         num_layers: L, prenet and shared blocks, for one scale per layer.
-        distance: "manhattan" or "euclidean", between patches of a grid.
+        distance: "manhattan" or "euclidean", between patches of a grid, or "sequence", along their sequence.
         learned: Learn the scale (clamped at 0), starting from `scale`.
+        biased_heads: Heads that have the bias, the first ones; `None` for all.
     """
 
     def __init__(
@@ -149,21 +178,23 @@ class AlibiBias(nn.Module):
         learned: bool = False,
         per_head: bool = False,
         per_layer: bool = False,
+        biased_heads: int | None = None,
     ) -> None:
         super().__init__()
         self.num_heads, self.distance, self.initial_scale = num_heads, distance, scale
+        self.biased_heads = biased_heads or num_heads
         self.per_layer = learned and per_layer
-        shape = (num_layers if per_layer else 1, 1, num_heads if per_head else 1, 1, 1)
+        shape = (num_layers if per_layer else 1, 1, self.biased_heads if per_head else 1, 1, 1)
         self.scale = nn.Parameter(torch.full(shape, float(scale))) if learned else None
         self.register_buffer("slopes", self.initial_slopes(), persistent=False)
 
     def initial_slopes(self) -> Tensor:
         with torch.device("cpu"):
-            return torch.tensor(alibi_slopes(self.num_heads)).view(1, -1, 1, 1)
+            return torch.tensor(alibi_slopes(self.biased_heads)).view(1, -1, 1, 1)
 
     def forward(self, index: Tensor, grid: tuple[int, int] | None, num_extra: int) -> Tensor:
         """Return the negative distance (B, 1, E + V, E + V) in fp32; it is 0 for extra tokens."""
-        if grid is None:
+        if grid is None or self.distance == "sequence":
             distance = (index[:, :, None] - index[:, None, :]).abs().float()
         else:
             rows, columns = row_and_column(index, grid[1])
@@ -176,8 +207,12 @@ class AlibiBias(nn.Module):
     def scaled(self, bias: Tensor, layer: int) -> Tensor:
         """Return the bias (B, H, E + V, E + V) of one layer; prenet layers count first."""
         if self.scale is None:
-            return bias * (self.slopes * self.initial_scale)
-        return bias * (self.slopes * self.scale.clamp(min=0)[layer if self.per_layer else 0])
+            factors = self.slopes * self.initial_scale
+        else:
+            factors = self.slopes * self.scale.clamp(min=0)[layer if self.per_layer else 0]
+        if self.biased_heads < self.num_heads:
+            factors = F.pad(factors, (0, 0, 0, 0, 0, self.num_heads - self.biased_heads))
+        return bias * factors
 
 
 class RelativePositionBias(nn.Module):
@@ -268,10 +303,14 @@ class ConvPositions(nn.Module):
         groups: Groups of every convolution.
         zero_padding: Set the padding to zero before every convolution, so that it does not reach real frames. False
             convolves it like real frames, as the reference does.
+        pre_norm: Normalise the input, with weights.
     """
 
-    def __init__(self, dim: int, depth: int, width: int, groups: int, zero_padding: bool = True) -> None:
+    def __init__(
+        self, dim: int, depth: int, width: int, groups: int, zero_padding: bool = True, pre_norm: bool = False
+    ) -> None:
         super().__init__()
+        self.norm = nn.LayerNorm(dim, eps=FIXED_EPS) if pre_norm else nn.Identity()
         kernel = max(3, width // depth)
         self.convs = nn.ModuleList([SameConv1d(dim, dim, kernel, groups) for _ in range(depth)])
         self.zero_padding = zero_padding
@@ -279,6 +318,7 @@ class ConvPositions(nn.Module):
     def forward(self, x: Tensor, token_mask: Tensor | None) -> Tensor:
         """Return positions (B, T, D) of x (B, T, D); token_mask (B, T) is True = real."""
         real = token_mask[..., None].to(x.dtype) if self.zero_padding and token_mask is not None else None
+        x = self.norm(x)
         for conv in self.convs:
             x = F.gelu(channel_norm(conv(x if real is None else x * real)))
         return x

@@ -40,7 +40,7 @@ _VERSION_1 = {"masked_tokens": "replaced"}
 _HEAD_1 = {"num_masks": 1, "decoder_layers": 0, "decoder_projection_layers": 1, "decoder_input_dropout": 0.0}
 
 
-def _span_share(prob: float, length: int) -> float:
+def span_share(prob: float, length: int) -> float:
     """Share of tokens covered when each token starts a span of `length` tokens with probability prob / length."""
     return round(1 - (1 - prob / length) ** length, 4)
 
@@ -91,7 +91,7 @@ _AUDIO_1 = (
     | _HEAD_1
     | {
         "alibi": None,
-        "mask_prob": _span_share(0.65, 10),
+        "mask_prob": span_share(0.65, 10),
         "mask_length": 10,
         "mask_prob_adjust": 0.0,
         "average_top_k_layers": 8,
@@ -384,7 +384,7 @@ PRESETS: dict[str, dict[str, Any]] = {
             "decoder_projection_layers": 2,
             "decoder_projection_ratio": 2.0,
             "mask_sampler": "span",
-            "mask_prob": _span_share(0.35, 4),
+            "mask_prob": span_share(0.35, 4),
             "mask_length": 4,
             "mask_prob_adjust": 0.0,
             "average_top_k_layers": 10,

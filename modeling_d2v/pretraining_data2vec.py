@@ -17,7 +17,7 @@ from .arguments import known_arguments
 from .backbone_pretraining import BackboneForPreTraining
 from .configuration_data2vec import Data2VecConfig
 from .configuration_modalities import Data2VecModalityConfig
-from .decoders import ConvDecoder, RegressionHead
+from .decoders import Decoder, make_decoder, make_shared_decoder
 from .ema_teacher import EmaTeacher
 from .local_encoders import LocalFeatures
 from .masking import corrupt_tokens
@@ -28,6 +28,7 @@ from .objective import (
     content_ids,
     distance,
     loss_divisor,
+    normalised_patches,
     pretraining_output,
     resolve_mask,
 )
@@ -50,11 +51,9 @@ class Data2VecForPreTraining(EmaTeacher, Data2VecPreTrainedModel):
         self.teacher = self._make_teacher(config)
         self.decoders = nn.ModuleDict()
         for name in config.modalities:
-            settings = config.modality_config(name)
-            if config.masked_tokens == "replaced":
-                self.decoders[name] = RegressionHead(config, settings)
-            else:
-                self.decoders[name] = ConvDecoder(config, settings)
+            self.decoders[name] = make_decoder(config, config.modality_config(name))
+        if config.shared_decoder is not None:
+            self.decoders["shared"] = make_shared_decoder(config)
         self.register_buffer("ema_step", torch.zeros((), dtype=torch.int64))
         self.post_init()
         self.reset_teacher()
@@ -76,7 +75,7 @@ class Data2VecForPreTraining(EmaTeacher, Data2VecPreTrainedModel):
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
-        if isinstance(module, ConvDecoder) and not module.normal_projection:
+        if isinstance(module, Decoder) and not module.normal_projection:
             for layer in module.projection:
                 if isinstance(layer, nn.Linear):
                     layer.reset_parameters()
@@ -155,9 +154,11 @@ class Data2VecForPreTraining(EmaTeacher, Data2VecPreTrainedModel):
         if settings.ema_scope == "all":
             local = self.teacher.local_features(encoder, inputs, attention_mask)
         dtype = (self.data2vec if encoder is student else self.teacher).dtype
-        local = LocalFeatures(local.features.detach().to(dtype), local.token_mask, local.grid)
+        features = local.features if local.clean is None else local.clean
+        local = LocalFeatures(features.detach().to(dtype), local.token_mask, local.grid)
         real = None if self.config.fairseq_compatible_padding else local.token_mask
-        targets = TargetMean(settings, self.config.num_hidden_layers, real)
+        scales = [block.layer_scale2 for block in self.teacher.encoder.blocks] if settings.layer_scale_targets else ()
+        targets = TargetMean(settings, self.config.num_hidden_layers, real, scales)
         self.teacher.encode(encoder, local, on_layer=targets)
         return targets.result()
 
@@ -219,12 +220,22 @@ class Data2VecForPreTraining(EmaTeacher, Data2VecPreTrainedModel):
         masked_targets = targets[:, None].expand(-1, mask.shape[1], -1, -1)[mask]
 
         total = loss_divisor(mask, num_items)
-        losses = {"regression": self._distance(settings, predictions, masked_targets) / total}
+        regression = self._distance(settings, predictions, masked_targets) / total
+        losses = {"regression": regression * settings.regression_loss_weight}
+        first = predictions
+        if self.config.shared_decoder is not None:
+            first = self._predict_shared(modality, hidden, tokens, local, mask, key)
+            regression = self._distance(settings, first, masked_targets) / total
+            losses["shared_regression"] = regression * settings.regression_loss_weight
         if settings.cls_loss_weight:
             weight = settings.cls_loss_weight
             if settings.cls_loss_rows is not None:
                 weight = weight * settings.cls_loss_rows / (hidden.shape[0] if num_rows is None else num_rows)
             losses["cls"] = weight * self._cls_distance(settings, hidden, targets, local, mask)
+        if getattr(settings, "reconstruction_loss_weight", 0):
+            pixels = normalised_patches(inputs, settings.patch_size)[:, None].expand(-1, mask.shape[1], -1, -1)[mask]
+            error = distance(settings, pixels.shape[-1], self.decoders[modality].reconstruction(first), pixels)
+            losses["reconstruction"] = settings.reconstruction_loss_weight * error / total
         return pretraining_output(
             losses, predictions, masked_targets, mask, local.features, local.token_mask, **recorded
         )
@@ -284,6 +295,14 @@ class Data2VecForPreTraining(EmaTeacher, Data2VecPreTrainedModel):
         features = decoder.features(hidden, tokens, local, mask, key)
         return decoder.projection(features[mask.flatten(0, 1)])
 
+    def _predict_shared(
+        self, modality: str, hidden: Tensor, tokens: Tokens, local: LocalFeatures, mask: Tensor, key: dict[str, Any]
+    ) -> Tensor:
+        """Return the predictions (N, D) of the decoder that all modalities share, from the same input."""
+        own, shared = self.decoders[modality], self.decoders["shared"]
+        features = shared.decode(own.restore(hidden, tokens, mask, key), own.real_tokens(local, mask), local.grid)
+        return shared.projection(features[mask.flatten(0, 1)])
+
     def _distance(self, settings: Data2VecModalityConfig, predictions: Tensor, targets: Tensor) -> Tensor:
         return distance(settings, self.config.hidden_size, predictions, targets)
 
@@ -291,6 +310,7 @@ class Data2VecForPreTraining(EmaTeacher, Data2VecPreTrainedModel):
         self, settings: Data2VecModalityConfig, hidden: Tensor, targets: Tensor, local: LocalFeatures, mask: Tensor
     ) -> Tensor:
         """Return the loss of the mean target's regression by the last extra token (paper 2023, section 3.4)."""
-        real = torch.ones_like(mask[:, 0]) if local.token_mask is None else local.token_mask
+        real = None if self.config.fairseq_compatible_padding else local.token_mask
+        real = torch.ones_like(mask[:, 0]) if real is None else real
         mean = masked_mean(targets, real).repeat_interleave(mask.shape[1], dim=0)
         return self._distance(settings, hidden[:, settings.num_extra_tokens - 1], mean)

@@ -21,6 +21,7 @@ from transformers import (
     BatchEncoding,
     BatchFeature,
     ProcessorMixin,
+    Wav2Vec2PhonemeCTCTokenizer,
 )
 from transformers.utils.hub import cached_file
 
@@ -302,7 +303,9 @@ class Data2VecProcessor(ProcessorMixin):
             labels = [label.lower() for label in labels]
         delimiter = getattr(tokenizer, "word_delimiter_token_id", None)
         ignored = {i for i in tokenizer.all_special_ids if i < vocab_size} - {blank, delimiter}
-        return BeamSearch(labels, blank, delimiter, tuple(ignored), language_model, **options)
+        # A language model of phonemes has them as its words.
+        phonemes = isinstance(tokenizer, Wav2Vec2PhonemeCTCTokenizer)
+        return BeamSearch(labels, blank, delimiter, tuple(ignored), language_model, phonemes=phonemes, **options)
 
     @classmethod
     def _get_arguments_from_pretrained(

@@ -22,6 +22,7 @@ from .local_encoders import (
     SelfInitialised,
     check_waveforms,
     init_patches,
+    scale_gradient,
     whole_windows,
 )
 from .positions import SinCosTimePositions
@@ -111,8 +112,8 @@ class SpectrogramLocalEncoder(LocalEncoder):
         grid = self.audio.token_grid(input_values.shape)
         energies = self.log_mel(input_values)[:, None]  # (B, 1, F, N)
         patches = self.projection(energies.to(self.projection.weight.dtype))  # (B, D, t, f)
-        features = self.dropout(patches.flatten(2).transpose(1, 2))
+        features = scale_gradient(patches.flatten(2).transpose(1, 2), self.audio.local_grad_scale)
         if attention_mask is None:
-            return LocalFeatures(features, None, grid)
-        steps = whole_windows(attention_mask.bool(), self.audio)
-        return LocalFeatures(features, steps.repeat_interleave(grid[1], dim=1), grid)
+            return LocalFeatures(self.dropout(features), None, grid, features)
+        steps = whole_windows(attention_mask.bool(), self.audio.frame_width, self.audio.frame_stride)
+        return LocalFeatures(self.dropout(features), steps.repeat_interleave(grid[1], dim=1), grid, features)

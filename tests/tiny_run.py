@@ -49,13 +49,14 @@ def tiny(*modalities: str, **changes: Any) -> dict[str, Any]:
     """Options of a run that drops nothing, so that every engine and number of processes takes the same steps.
 
     Args:
-        modalities: "vision", "audio" and "text" (which has no data of its own).
+        modalities: "vision", "audio" and "text" .
         changes: options, sections merged into those of the run.
     """
     tree = {
         "max_steps": 6,
         "logging": {"every": 1},
         "cpu": True,
+        "data": dict.fromkeys(modalities, "builtin"),
         **{name: SECTIONS[name] for name in modalities},
         "model": {
             "hidden_size": 32,

@@ -59,3 +59,29 @@ def test_drop_path_keeps_the_expected_value():
     assert out.unique().tolist() == pytest.approx([0.0, 4 / 3])
     assert out.mean().item() == pytest.approx(1.0, abs=0.02)
     assert drop.eval()(torch.ones(3, 2)).min() == 1
+
+
+def test_a_block_that_adds_its_feed_forward_part_to_itself():
+    """As the pre-norm blocks of the reference's data2vec 2.0 do."""
+    model = randomise(Data2VecModel(tiny_config("text", norm_first=True, mlp_residual=False))).eval()
+    usual = Data2VecModel(tiny_config("text", norm_first=True)).eval()
+    usual.load_state_dict(model.state_dict())
+    x = torch.randn(2, 6, 32)
+    with torch.no_grad():
+        output, feed_forward = model.encoder.blocks[0](x)
+        same, before = usual.encoder.blocks[0](x)
+    assert torch.equal(output, 2 * feed_forward) and torch.equal(feed_forward, before)
+    assert not torch.allclose(output, same)
+    with pytest.raises(ValueError, match="`mlp_residual=False`.*`norm_first`"):
+        tiny_config("text", mlp_residual=False)
+
+
+def test_norms_without_weights(tmp_path):
+    model = randomise(Data2VecModel(tiny_config("audio", norm_first=True, norm_affine=False))).eval()
+    names = [name for name in model.state_dict() if "norm" in name and "local_encoder" not in name]
+    assert names == []
+    model.save_pretrained(tmp_path)
+    again, info = Data2VecModel.from_pretrained(tmp_path, output_loading_info=True)
+    assert not info["missing_keys"] and not info["unexpected_keys"]
+    batch = inputs_for("audio")
+    assert torch.equal(again.eval()(**batch).last_hidden_state, model(**batch).last_hidden_state)

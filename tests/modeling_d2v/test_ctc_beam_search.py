@@ -140,3 +140,39 @@ def test_kenlm_models_are_read_as_natural_logarithms_with_states(monkeypatch):
     assert logp == pytest.approx(-math.log(10))
     assert model.score(state, None)[0] == pytest.approx(-2 * math.log(10))
     load_language_model.cache_clear()
+
+
+class Phonemes:
+    """A language model of phonemes: b follows a."""
+
+    def start(self):
+        return None
+
+    def score(self, state, word):
+        return (0.0 if (state, word) in ((None, "aa"), ("aa", "b")) or word is None else -6.0), word
+
+
+@pytest.mark.parametrize(
+    ("path", "text"), [([2, 2, 0, 3], "aa b"), ([2, 1, 3], "aa | b"), ([2, 0, 2], "aa aa"), ([0, 0], "")]
+)
+def test_phonemes_are_separated_by_spaces(path, text):
+    scores = np.log(np.eye(4)[path] * 0.96 + 0.01)
+    assert BeamSearch(["<pad>", "|", "aa", "b"], 0, None, phonemes=True)(scores)[0].text == text
+
+
+def test_a_language_model_of_phonemes_scores_each():
+    scores = np.log(np.array([[0.02, 0.02, 0.94, 0.02], [0.02, 0.02, 0.49, 0.47], [0.94, 0.02, 0.02, 0.02]]))
+    scores[1] = np.log([0.02, 0.02, 0.02, 0.94])
+    assert BeamSearch(["<pad>", "|", "aa", "b"], 0, None, (), Phonemes(), phonemes=True)(scores)[0].text == "aa b"
+    scores[0] = np.log([0.02, 0.02, 0.45, 0.51])  # b alone is likelier to the ear
+    alone = BeamSearch(["<pad>", "|", "aa", "b"], 0, None, phonemes=True)(scores)[0].text
+    with_model = BeamSearch(["<pad>", "|", "aa", "b"], 0, None, (), Phonemes(), alpha=1.0, phonemes=True)(scores)[
+        0
+    ].text
+    assert (alone, with_model) == ("b", "aa b")
+
+
+@pytest.mark.parametrize("options", [{"beam_width": 0}, {"alpha": -1}, {"alpha": math.nan}, {"token_min_logp": 0.5}])
+def test_settings_out_of_range_are_refused(options):
+    with pytest.raises(ValueError, match=next(iter(options))):
+        BeamSearch(LABELS, 0, 1, **options)

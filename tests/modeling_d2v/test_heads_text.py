@@ -273,3 +273,26 @@ def test_inputs_that_do_not_fit():
     segments = torch.ones(2, 20, dtype=torch.long)
     batch = inputs_for("text")
     assert torch.equal(model(**batch, token_type_ids=segments).logits, model(**batch).logits)
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        [[0, 1, 0], [-100] * 3, [1, 1, 1]],
+        [[0, -100, 1], [1, 0, 0], [-100, 1, 1]],
+        [[-100] * 3, [-100] * 3, [0, 0, 1]],
+    ],
+)
+def test_flags_of_classes_that_are_not_known_are_left_out(labels):
+    model, batch = (
+        make("SequenceClassification", problem_type="multi_label_classification"),
+        inputs("SequenceClassification"),
+    )
+    labels = torch.tensor(labels).float()
+    output = model(**batch, labels=labels)
+    known = labels != -100
+    expected = torch.nn.functional.binary_cross_entropy_with_logits(output.logits[known], labels[known])
+    torch.testing.assert_close(output.loss, expected)
+    step = model(**batch, labels=labels, num_items_in_batch=2 * known.sum()).loss
+    torch.testing.assert_close(step, expected / 2)
+    assert model(**batch, labels=torch.full((3, 3), -100.0)).loss == 0

@@ -77,3 +77,75 @@ def test_ids_without_a_row_are_named():
 
 def test_the_front_end_decides_the_encoder():
     assert type(local_encoder("audio", **SPECTROGRAM)) is not AudioLocalEncoder
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("compatible", [False, True])
+def test_a_group_norm_sees_padding_only_as_the_reference_does(compatible):
+    config = tiny_config("audio", audio_config={"conv_norm": "group"}, fairseq_compatible_padding=compatible)
+    encoder = randomise(Data2VecModel(config)).modality_encoders["audio"].local_encoder.eval()
+    waves, mask = torch.randn(2, 6000), torch.ones(2, 6000, dtype=torch.long)
+    waves[1, 4000:], mask[1, 4000:] = 0, 0
+    batch, alone = encoder(waves, mask), encoder(waves[1:, :4000], mask[1:, :4000])
+    real = alone.features.shape[1]
+    assert batch.token_mask.sum(dim=1).tolist() == [batch.features.shape[1], real]
+    assert torch.allclose(batch.features[1, :real], alone.features[0], atol=1e-5) is not compatible
+    assert encoder.conv_layers[1].group_norm is None and isinstance(
+        encoder.conv_layers[0].layer_norm, torch.nn.Identity
+    )
+
+
+def test_a_group_norm_is_that_of_torch():
+    encoder = local_encoder("audio", conv_norm="group", conv_bias=True)
+    layer, x = encoder.conv_layers[0], torch.randn(2, 900, 1)
+    torch.nn.init.normal_(layer.group_norm.weight)
+    torch.nn.init.normal_(layer.group_norm.bias)
+    expected = torch.nn.functional.group_norm(
+        layer.conv(x).transpose(1, 2), 8, layer.group_norm.weight, layer.group_norm.bias, eps=1e-5
+    )
+    torch.testing.assert_close(layer(x), torch.nn.functional.gelu(expected).transpose(1, 2), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("modality", MODALITIES)
+@pytest.mark.parametrize("scale", [0.5, 0.1, 0.0])
+def test_gradients_of_the_local_encoder_are_scaled(modality, scale):
+    """Of audio those of its convolutions alone; with 0 nothing is trained."""
+
+    def make(factor):
+        return Data2VecModel(tiny_config(modality, **{f"{modality}_config": {"local_grad_scale": factor}})).eval()
+
+    inputs, model, other = inputs_for(modality), randomise(make(1.0)), make(scale)
+    other.load_state_dict(model.state_dict())
+    for each in (model, other):
+        each(**inputs).last_hidden_state.square().sum().backward()
+    local = other.modality_encoders[modality].local_encoder
+    extractor = {id(parameter) for parameter in local.extractor.parameters()}
+    whole = dict(model.modality_encoders[modality].local_encoder.named_parameters())
+    for name, parameter in local.named_parameters():
+        if id(parameter) not in extractor:
+            torch.testing.assert_close(parameter.grad, whole[name].grad)
+        elif scale == 0:
+            assert parameter.grad is None and not parameter.requires_grad
+        else:
+            torch.testing.assert_close(parameter.grad, whole[name].grad * scale)
+
+
+@torch.no_grad()
+def test_text_without_norm_and_positions_is_its_scaled_tokens():
+    encoder = local_encoder("text", embedding_norm=False, position_embedding="none", scale_embedding=True)
+    ids = inputs_for("text")["input_ids"]
+    torch.testing.assert_close(encoder(ids, None).features, encoder.token_embeddings(ids) * 32**0.5)
+    with_positions = local_encoder("text", embedding_norm=False, position_embedding="sinusoidal")
+    added = with_positions(ids, None).features - with_positions.token_embeddings(ids)
+    torch.testing.assert_close(added[0, 0], with_positions.position_embeddings.table[2], atol=1e-6, rtol=1e-5)
+
+
+def test_unknown_parts_of_front_ends_are_refused():
+    for modality, settings in (
+        ("audio", {"conv_norm": "batch"}),
+        ("text", {"position_embedding": "rotary"}),
+        ("audio", {"local_grad_scale": -1.0}),
+        ("vision", {"layer_target_norm": ["layer", "time"]}),
+    ):
+        with pytest.raises(ValueError, match=next(iter(settings))):
+            tiny_config(modality, **{f"{modality}_config": settings})

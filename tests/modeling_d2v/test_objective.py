@@ -5,7 +5,14 @@ import pytest
 import torch
 from model_factory import tiny_config
 
-from modeling_d2v.objective import content_ids, distance, loss_divisor, pretraining_output, resolve_mask
+from modeling_d2v.objective import (
+    content_ids,
+    distance,
+    loss_divisor,
+    normalised_patches,
+    pretraining_output,
+    resolve_mask,
+)
 
 
 def settings(beta=0.0, scale=None):
@@ -75,3 +82,14 @@ def test_measures_of_collapse_leave_padding_out():
     out = pretraining_output(losses, torch.randn(4, 8), torch.randn(4, 8), mask, features, real)
     assert out.loss == 2.5 and out.num_items == 4 and out.masked_fraction == 0.5
     assert out.local_std < 0.01 < pretraining_output(losses, features[0], features[0], mask, features, None).local_std
+
+
+@pytest.mark.parametrize(("channels", "height", "width", "side"), [(3, 8, 12, 4), (1, 6, 6, 2), (4, 5, 10, 5)])
+def test_pixels_of_patches_are_normalised_row_by_row(channels, height, width, side):
+    pixels = torch.randn(2, channels, height, width) * 3 + 1
+    patches = normalised_patches(pixels, side)
+    assert patches.shape == (2, height * width // side**2, side * side * channels)
+    torch.testing.assert_close(patches.mean(dim=-1), torch.zeros(patches.shape[:2]), atol=1e-6, rtol=0)
+    torch.testing.assert_close(patches.var(dim=-1), torch.ones(patches.shape[:2]), atol=1e-5, rtol=0)
+    second = pixels[0, :, :side, side : 2 * side].permute(1, 2, 0).flatten()
+    torch.testing.assert_close(patches[0, 1], (second - second.mean()) / (second.var() + 1e-6).sqrt())

@@ -10,8 +10,11 @@ not recorded, and those of text were recorded with dropout switched on (equal pa
 import pytest
 import torch
 
+from modeling_d2v.configuration_modalities import norm_names
 from tests.modeling_d2v.reference_fixtures import (
     RECORDED,
+    TOLERANCES,
+    UNPADDED,
     V1,
     assert_close,
     load_reference,
@@ -37,6 +40,8 @@ def results_of_layers(model, seen):
         return {f"features.inner_states.{i}": states for i, states in enumerate([seen["encoder_in"], *blocks])}
     if modality == "vision":
         extra = model.data2vec.modality_encoders[modality].num_extra
+        if not model.config.vision_config.end_of_block_targets:
+            return {}  # the reference returns feed-forward parts then, which were not recorded
         return {f"features.layer_results.{i}": states[:, extra:] for i, states in enumerate(blocks)}
     feed_forward = {f"features.layer_results.{i}.ffn": seen[f"feed_forward.{i}"] for i in range(len(blocks))}
     return feed_forward | {f"features.layer_results.{i}.x": states for i, states in enumerate(blocks)}
@@ -67,12 +72,12 @@ def test_loss_predictions_and_targets(reference):
     with torch.no_grad():
         output = reference.model(fairseq_compatible_padding=True)(**reference.batch())
     assert_close(output.predictions, expected["pred"], "predictions")
-    assert_close(output.targets, expected["target"], "targets")
+    assert_close(output.targets, expected["target"], "targets", TOLERANCES.get(reference.name, 1e-5))
     assert output.num_items.item() == n
     assert_close(output.loss * n, expected["loss_sum"], "loss")
 
 
-@pytest.mark.parametrize("name", [name for name in V1 if name != "d2v1_text_base"])
+@pytest.mark.parametrize("name", [name for name in V1 if "text" not in name])
 def test_measures_of_collapse(name):
     """The reference calls them variances, but they are standard deviations; of text it records none."""
     reference = load_reference(name)
@@ -93,29 +98,40 @@ def test_gradients(reference):
     norms = parameter_norms(reference.model(fairseq_compatible_padding=True), reference.batch(), reference.num_items)
     expected = reference.norms_by_place(reference.scalars["grad_norm"])
     assert norms.keys() == expected.keys()
-    assert norms == pytest.approx(expected, rel=GRADIENT_TOLERANCE)
+    # A bias before a norm has no gradient, but rounding leaves some.
+    assert norms == pytest.approx(expected, rel=GRADIENT_TOLERANCE, abs=1e-7 * max(expected.values()))
+
+
+def mixes_samples(reference):
+    """Whether a norm of the targets runs over the samples of a batch, so that none has them alone."""
+    config = reference.config()
+    return "sample" in norm_names(config.modality_config(config.modalities[0]).mean_target_norm)
 
 
 def test_default_padding_gives_the_same_for_an_unpadded_sample_alone(reference):
-    batch, expected = reference.batch(0), reference.expected(0)
+    sample = UNPADDED.get(reference.name, 0)
+    batch, expected = reference.batch(sample), reference.expected(sample)
     model, compatible = reference.model(), reference.model(fairseq_compatible_padding=True)
     check_features(model, batch, expected)
     with torch.no_grad():
         output, other = model(**batch), compatible(**batch)
     assert_close(output.predictions, expected["pred"], "predictions")
-    assert_close(output.targets, expected["target"], "targets")
     assert_close(output.loss, other.loss, "loss")
+    if not mixes_samples(reference):
+        assert_close(output.targets, expected["target"], "targets")
 
 
 def test_default_padding_gives_the_same_for_an_unpadded_sample_beside_a_padded_one(reference):
-    batch, expected = reference.batch(), reference.expected(0)
-    model, first = reference.model(), slice(0, 1)
-    check_features(model, batch, expected, first)
+    sample = UNPADDED.get(reference.name, 0)
+    batch, expected = reference.batch(), reference.expected(sample)
+    model = reference.model()
+    check_features(model, batch, expected, slice(sample, sample + 1))
     with torch.no_grad():
         output = model(**batch)
-    rows = torch.arange(len(batch["mask"]))[:, None, None].expand_as(output.mask)[output.mask] == 0
+    rows = torch.arange(len(batch["mask"]))[:, None, None].expand_as(output.mask)[output.mask] == sample
     assert_close(output.predictions[rows], expected["pred"], "predictions")
-    assert_close(output.targets[rows], expected["target"], "targets")
+    if not mixes_samples(reference):
+        assert_close(output.targets[rows], expected["target"], "targets")
 
 
 def test_prediction_of_vision_is_the_output_of_the_encoder():

@@ -20,7 +20,11 @@ from torch import Tensor
 
 from modeling_d2v.configuration_data2vec import Data2VecConfig
 from modeling_d2v.conversion.fairseq.finetuned import HEADS, convert_finetuned, head_config
-from modeling_d2v.conversion.fairseq.layouts import config_from_fairseq, convert_state_dict
+from modeling_d2v.conversion.fairseq.layouts import (
+    config_from_fairseq,
+    convert_state_dict,
+    settle_fixed_scales,
+)
 from modeling_d2v.conversion.fairseq.sources import PRETRAINING, Source, take_apart
 from modeling_d2v.conversion.files import read_checkpoint
 from modeling_d2v.conversion.tensors import STUDENT, TEACHER, Assembly, TensorMismatchError, Unused, expected_shapes
@@ -118,6 +122,7 @@ def convert_checkpoint(
     weights: str = "student",
     settings: Mapping[str, Any] | None = None,
     ignore_settings: Iterable[str] = (),
+    kind: str | None = None,
 ) -> Converted:
     """Read and convert a checkpoint of fairseq (2.0 and 1.0) or of BEiT's program (1.0, images).
 
@@ -127,6 +132,8 @@ def convert_checkpoint(
         weights: Encoder for `encoder_only`, "student" or "teacher".
         settings: `cfg` of the checkpoint, or its section "model", if the file lacks it or to correct it.
         ignore_settings: Names of encoder settings to leave out.
+        kind: One of `FAIRSEQ_KINDS` (`layouts.py`), for weights whose names do not tell it. A model of 1.0 without
+            settings is then converted with those of the published model; what was assumed is noted.
 
     Returns:
         `Data2VecForPreTraining` with teacher and decoders for a pretrained model, `Data2VecForCTC`,
@@ -143,9 +150,17 @@ def convert_checkpoint(
     content = read_checkpoint(path)
     if settings is not None:
         content["cfg"] = settings if "model" in settings else {"model": settings}
-    source = take_apart(content, str(path), ignore_settings)
+    source = take_apart(content, str(path), ignore_settings, kind)
     try:
-        return _convert(source, encoder_only, weights)
+        converted = _convert(source, encoder_only, weights)
+        converted.notes += [source.assumed] if source.assumed else []
+        unknown = getattr(content, "unknown", ())
+        if unknown:
+            converted.notes.append(
+                f"Objects of classes that are not known here were read as their attributes, and none of their code "
+                f"was run: {', '.join(unknown[:10])}."
+            )
+        return converted
     except (TypeError, ValueError) as error:
         advice = ""
         if isinstance(error, TensorMismatchError):
@@ -164,7 +179,10 @@ def _convert(source: Source, encoder_only: bool, weights: str) -> Converted:
         task_config=source.data,
         vocab_size=_vocab_size(source),
         notes=notes,
+        state=source.state,
+        encoder_only=encoder_only or source.task != PRETRAINING,
     )
+    settle_fixed_scales(config, source.state, notes)
     if source.task == PRETRAINING:
         _set_cls_loss_rows(config, source.device_batch, notes)
         return _pretrained(source, config, encoder_only, weights, notes)
@@ -199,7 +217,12 @@ def _pretrained(
     source: Source, config: Data2VecConfig, encoder_only: bool, weights: str, notes: list[str]
 ) -> Converted:
     tensors, unused = convert_state_dict(
-        source.state, source.kind, config, step=source.step, optional=(TEACHER, "decoders.")
+        source.state,
+        source.kind,
+        config,
+        step=source.step,
+        optional=(TEACHER, "decoders."),
+        encoder_only=encoder_only,
     )
     needs_decoder = any(name.startswith("decoders.") for name in expected_shapes(Data2VecForPreTraining, config))
     if needs_decoder and not encoder_only and not _any(tensors, "decoders."):

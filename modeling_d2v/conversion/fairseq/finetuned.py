@@ -50,6 +50,8 @@ def head_config(source: Source, config: Data2VecConfig) -> Data2VecConfig:
     if source.task == IMAGES:
         config.vision_config.use_mean_pooling = _pools_the_mean(source, config)
         config.vision_config.classifier_dropout = 0.0
+        # Of 1.0 the class token is taken away twice, the second time it is a patch.
+        config.vision_config.pooling_start = int(source.kind == "fairseq-v1-vision")
     config.check()
     return model_class.own_config(config)
 
@@ -72,7 +74,7 @@ def convert_finetuned(source: Source, config: Data2VecConfig) -> Conversion:
         label = f"_ema.{name}" if teacher else name
         place = Unused(label, "the average of the weights, which is used in pretraining only")
         if not teacher:
-            place = check_fixed_scale(translate(name, source.kind), label, tensor, config)
+            place = check_fixed_scale(translate(name, source.kind, config=config), label, tensor, config)
             if isinstance(place, Place) and place.name.startswith("decoders."):
                 place = Unused(label, "the prediction of pretraining")
             elif place.name.endswith(f".{_MASK_TOKENS}") and place.name not in expected:
@@ -129,6 +131,8 @@ def _pools_the_mean(source: Source, config: Data2VecConfig) -> bool:
                 "frozen features, which has no counterpart here."
             )
         return norm
+    if source.kind == "fairseq-v1-vision" and norm:
+        return True
     mode = str(source.tuning.get("prediction_mode", "MEAN_POOLING")).rpartition(".")[2]
     if (mode, norm) not in (("MEAN_POOLING", True), ("CLS_TOKEN", False)):
         raise ValueError(

@@ -25,7 +25,7 @@ from modeling_d2v.conversion.tensors import STUDENT, TEACHER, Conversion, Filler
 from modeling_d2v.pretraining_data2vec import Data2VecForPreTraining
 
 
-Rules = tuple[tuple[str, str], ...]
+Rules = tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...]
 
 # Blocks of 2.0 have timm's names, blocks of 1.0 fairseq's (audio, text) or BEiT's (vision).
 _TIMM_BLOCK: Rules = ((r"\.attn\.qkv\.", r".attention.qkv."), (r"\.attn\.proj\.", r".attention.projection."))
@@ -56,7 +56,7 @@ class Layout:
             a tensor that holds query, key and value.
         model_name: `_name` in the settings of such a model, if they have one.
         teacher_prefix: Prefix that turns names of the teacher into those of the student: in 1.0 it is the encoder
-            alone.
+            alone, unless it has a front end of its own.
         numbered_teacher: Whether a teacher that is only the list of blocks names them "0", "1", ...
         unused_by_teacher: Matches our names of averaged but unused tensors: the teacher sees and predicts everything.
         dropped: (regular expression, reason) of tensors that have no counterpart.
@@ -74,6 +74,11 @@ class Layout:
     without_key_bias: bool = False
 
 
+def _position_layer(found: re.Match[str]) -> str:
+    """Return our name of a convolution of the position encoder, which the reference numbers from 1."""
+    return f".position_encoder.convs.{int(found[1]) - 1}."
+
+
 _INDEX = (r"\.relative_position_index$", "follows from the size of the window, recomputed")
 
 LAYOUTS: dict[str, Layout] = {
@@ -82,7 +87,12 @@ LAYOUTS: dict[str, Layout] = {
         mark=r"^modality_encoders\.(AUDIO|IMAGE|TEXT)\.",
         model_name="data2vec_multi",
         numbered_teacher=True,
-        dropped=((r"\.fixed_positional_encoder\.positions$", "fixed sine and cosine table, recomputed"),),
+        dropped=(
+            (
+                r"\.fixed_positional_encoder\.positions$|\.embed_positions\.(_float_tensor|weights)$",
+                "fixed sine and cosine table, recomputed",
+            ),
+        ),
         rules=(
             (r"^modality_encoders\.AUDIO\.", r"modality_encoders.audio."),
             (r"^modality_encoders\.IMAGE\.", r"modality_encoders.vision."),
@@ -90,6 +100,15 @@ LAYOUTS: dict[str, Layout] = {
             (r"^modality_encoders\.(\w+)\.decoder\.blocks\.(\d+)\.0\.", r"decoders.\1.convs.\2."),
             (r"^modality_encoders\.(\w+)\.decoder\.proj\.(weight|bias)$", r"decoders.\1.projection.0.\2"),
             (r"^modality_encoders\.(\w+)\.decoder\.proj\.(\d+)\.", r"decoders.\1.projection.\2."),
+            (r"^modality_encoders\.(\w+)\.decoder\.input_proj\.", r"decoders.\1.input_projection."),
+            (r"\.decoder\.blocks\.(\d+)\.mlp\.", r".decoder.blocks.\1."),
+            (r"\.attn\.q_proj\.", r".attention.query."),
+            (r"\.attn\.kv_proj\.", r".attention.key_value."),
+            (r"^modality_encoders\.(\w+)\.decoder\.(?:encoder\.)?", r"decoders.\1."),
+            (r"^shared_decoder\.blocks\.(\d+)\.0\.", r"decoders.shared.convs.\1."),
+            (r"^shared_decoder\.proj\.(weight|bias)$", r"decoders.shared.projection.0.\1"),
+            (r"^shared_decoder\.proj\.(\d+)\.", r"decoders.shared.projection.\1."),
+            (r"^recon_proj\.", r"decoders.vision.reconstruction."),
             (r"^blocks\.", r"encoder.blocks."),
             (r"^norm\.", r"encoder.norm."),
             (r"\.context_encoder\.blocks\.", r".prenet."),
@@ -104,7 +123,12 @@ LAYOUTS: dict[str, Layout] = {
             (r"\.local_encoder\.embed_tokens\.", r".local_encoder.token_embeddings."),
             (r"\.local_encoder\.embed_positions\.", r".local_encoder.position_embeddings."),
             (r"\.local_encoder\.layernorm_embedding\.", r".local_encoder.layer_norm."),
-            *((rf"\.relative_positional_encoder\.{i + 1}\.0\.", rf".position_encoder.convs.{i}.") for i in range(16)),
+            (
+                r"\.local_encoder\.conv_layers\.(\d+)\.2\.(weight|bias)$",
+                r".local_encoder.conv_layers.\1.group_norm.\2",
+            ),
+            (r"\.relative_positional_encoder\.0\.(weight|bias)$", r".position_encoder.norm.\1"),
+            (r"\.relative_positional_encoder\.(?:1\.)?(\d+)\.0\.", _position_layer),
             *_TIMM_BLOCK,
         ),
     ),
@@ -113,6 +137,7 @@ LAYOUTS: dict[str, Layout] = {
         mark=r"^encoder\.pos_conv\.\d+\.0\.",
         model_name="data2vec_audio",
         teacher_prefix="encoder.",
+        unused_by_teacher=r"^decoders\.|\.mask_token$",
         rules=(
             (r"^mask_emb$", r"modality_encoders.audio.mask_token"),
             (
@@ -122,6 +147,10 @@ LAYOUTS: dict[str, Layout] = {
             (
                 r"^feature_extractor\.conv_layers\.(\d+)\.2\.1\.",
                 r"modality_encoders.audio.local_encoder.conv_layers.\1.layer_norm.",
+            ),
+            (
+                r"^feature_extractor\.conv_layers\.(\d+)\.2\.(weight|bias)$",
+                r"modality_encoders.audio.local_encoder.conv_layers.\1.group_norm.\2",
             ),
             (r"^layer_norm\.", r"modality_encoders.audio.local_encoder.layer_norm."),
             (r"^post_extract_proj\.", r"modality_encoders.audio.local_encoder.projection."),
@@ -137,7 +166,10 @@ LAYOUTS: dict[str, Layout] = {
         mark=r"^(encoder|decoder)\.sentence_encoder\.",
         model_name="data2vec_text",
         teacher_prefix="encoder.sentence_encoder.",
-        dropped=((r"\.version$", "marker of the format, holds no weights"),),
+        dropped=(
+            (r"\.version$", "marker of the format, holds no weights"),
+            (r"\.embed_positions\.(_float_tensor|weights)$", "fixed sine and cosine table, recomputed"),
+        ),
         rules=(
             (r"^(?:encoder|decoder)\.sentence_encoder\.", r"sentence_encoder."),
             (r"^(?:encoder|decoder)\.(?:regression_head|lm_head)\.(\d+)\.", r"decoders.text.projection.\1."),
@@ -148,6 +180,7 @@ LAYOUTS: dict[str, Layout] = {
                 r"modality_encoders.text.local_encoder.layer_norm.",
             ),
             (r"^sentence_encoder\.layers\.", r"encoder.blocks."),
+            (r"^sentence_encoder\.layer_norm\.", r"encoder.norm."),
             *_FAIRSEQ_BLOCK,
         ),
     ),
@@ -156,6 +189,7 @@ LAYOUTS: dict[str, Layout] = {
         mark=r"^encoder\.blocks\.\d+\.gamma_1$|^patch_embed\.conv\.",
         model_name="data2vec_vision",
         teacher_prefix="encoder.",
+        unused_by_teacher=r"\.mask_token$",
         dropped=(_INDEX, (r"^final_proj\.", "created but never applied by the reference")),
         without_key_bias=True,
         rules=(
@@ -225,6 +259,8 @@ def config_from_fairseq(
     task_config: Mapping[str, Any] | None = None,
     vocab_size: int | None = None,
     notes: list[str] | None = None,
+    state: Mapping[str, Any] | None = None,
+    encoder_only: bool = False,
 ) -> Data2VecConfig:
     """Translate the model settings of a reference checkpoint.
 
@@ -235,6 +271,9 @@ def config_from_fairseq(
             task (15 % of the tokens are masked; a tenth of these becomes a random token, a tenth is kept).
         vocab_size: Rows of the token embedding, required for text: the reference stores it in the dictionary file.
         notes: A list that receives one line for each setting left out, with the reason.
+        state: The state dict, whose shapes are believed where the settings say otherwise. Only names and shapes are
+            read.
+        encoder_only: Accept settings of pretraining that have no counterpart here, for an encoder alone.
 
     Returns:
         The configuration of a `Data2VecForPreTraining` that computes what the reference model computes.
@@ -243,36 +282,50 @@ def config_from_fairseq(
         ValueError: A setting is unknown or not supported, or `vocab_size` is missing.
     """
     layout = layout_of(kind)
-    settings = Settings(model_config, "model", notes if notes is not None else [])
+    shapes = shapes_of(state or {})
+    settings = Settings(model_config, "model", notes if notes is not None else [], shapes, encoder_only)
     fields = layout.settings(settings, vocab_size, task_config or {})
     settings.finish()
     return Data2VecConfig(**fields)
 
 
-def translate(name: str, kind: str, teacher: bool = False) -> Place | Unused:
+def translate(name: str, kind: str, teacher: bool = False, config: Data2VecConfig | None = None) -> Place | Unused:
     """Return where one tensor of the reference goes.
 
     Args:
         name: Name in the state dict of the reference; for the teacher, name in its `_ema` dictionary.
         kind: One of `FAIRSEQ_KINDS`.
         teacher: Whether the name is one of the teacher's.
+        config: Configuration of the converted model, which decides what some names mean. Default: a post-norm model
+            whose teacher has no front end.
 
     Returns:
         Its place in the state dict of `Data2VecForPreTraining`, or the reason why it is unused.
     """
     layout, full = layout_of(kind), name
     if teacher:
-        full = f"blocks.{name}" if layout.numbered_teacher and name[:1].isdigit() else layout.teacher_prefix + name
+        full = _teacher_prefix(layout, name, kind, config) + name
     for pattern, reason in layout.dropped:
         if re.search(pattern, full):
             return Unused(f"_ema.{name}" if teacher else name, reason)
     for pattern, replacement in layout.rules:
         full = re.sub(pattern, replacement, full)
+    if config is not None and config.norm_first and kind == "fairseq-v1-audio":
+        # One name for the norm before the blocks, and for that after them.
+        full = re.sub(r"^modality_encoders\.audio\.context_norm\.", "encoder.norm.", full)
     full, _, part = full.partition("#")
     if teacher and layout.unused_by_teacher and re.search(layout.unused_by_teacher, full):
         return Unused(f"_ema.{name}", "an average of what the teacher does not use: it sees and predicts everything")
     prefix = TEACHER if teacher else "" if full.startswith("decoders.") else STUDENT
     return Place(prefix + full, part or None)
+
+
+def _teacher_prefix(layout: Layout, name: str, kind: str, config: Data2VecConfig | None) -> str:
+    if layout.numbered_teacher and name[:1].isdigit():
+        return "blocks."
+    whole = kind in ("fairseq-v1-audio", "fairseq-v1-vision") and config is not None
+    whole = whole and config.modality_config(config.modalities[0]).ema_scope == "all"
+    return "" if whole else layout.teacher_prefix
 
 
 def convert_state_dict(
@@ -282,6 +335,7 @@ def convert_state_dict(
     *,
     step: int = 0,
     optional: tuple[str, ...] = (),
+    encoder_only: bool = False,
 ) -> Conversion:
     """Rename and reshape the tensors of a reference checkpoint.
 
@@ -293,6 +347,7 @@ def convert_state_dict(
         step: Optimizer updates that the checkpoint has seen, for the decay of the teacher.
         optional: Prefixes of targets that may be missing as a whole, such as ("teacher.", "decoders.") for a
             checkpoint without them.
+        encoder_only: Leave out the tensors of decoders.
 
     Returns:
         The tensors of `Data2VecForPreTraining(config)`, and the unused ones of the source.
@@ -304,13 +359,18 @@ def convert_state_dict(
     layout = layout_of(kind)
     expected = expected_shapes(Data2VecForPreTraining, config)
     filler = Filler(expected, kind, without_key_bias=layout.without_key_bias)
+    has_teacher = False
     for name, tensor, teacher in walk_state(state):
+        has_teacher = has_teacher or teacher
         label = f"_ema.{name}" if teacher else name
-        place = check_fixed_scale(translate(name, kind, teacher), label, tensor, config)
+        place = check_fixed_scale(translate(name, kind, teacher, config), label, tensor, config)
+        if encoder_only and isinstance(place, Place) and place.name.startswith("decoders."):
+            place = Unused(place.name, "only the encoder was requested")
         filler.put(label, place, tensor)
     filler.put("step", Place("ema_step"), torch.tensor(step, dtype=torch.int64))
     for name in expected:
-        if _is_copied(name, config):
+        # A teacher that is the list of blocks has no final norm: targets are taken before it.
+        if has_teacher and (name.startswith(f"{TEACHER}encoder.norm.") or _is_copied(name, config)):
             filler.copy(name, STUDENT + name.removeprefix(TEACHER))
     return filler.finish(optional)
 
@@ -335,13 +395,44 @@ def walk_state(state: Mapping[str, Any]) -> Iterable[tuple[str, Tensor, bool]]:
     yield from ((name, tensor, False) for name, tensor in walk(student))
 
 
+def shapes_of(state: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of a state dict by name, those of the teacher after "_ema."."""
+    return {f"_ema.{name}" if teacher else name: tuple(tensor.shape) for name, tensor, teacher in walk_state(state)}
+
+
 def check_fixed_scale(place: Place | Unused, label: str, tensor: Tensor, config: Data2VecConfig) -> Place | Unused:
     """Check ALiBi scales that are not learned: parameters in the reference, settings here."""
     found = re.search(r"modality_encoders\.(\w+)\.attention_bias\.scale$", getattr(place, "name", ""))
     settings = getattr(config, f"{found[1]}_config", None) if found and isinstance(place, Place) else None
-    if settings is None or settings.alibi != "fixed" or not bool((tensor == settings.alibi_scale).all()):
+    if settings is None or settings.alibi != "fixed":
+        return place
+    # As the file stores it: half precision rounds it.
+    stored = torch.tensor(settings.alibi_scale).to(tensor.dtype)
+    if not bool((tensor.clamp(min=0) == stored).all()):
         return place
     return Unused(label, "fixed scale of the attention bias, kept in the configuration")
+
+
+def settle_fixed_scales(config: Data2VecConfig, state: Mapping[str, Any], notes: list[str]) -> None:
+    """Take the scale of an ALiBi bias that is not learned from the tensor, where the settings say another.
+
+    A scale that is fixed and differs between heads or layers was learned earlier: it becomes a learned one.
+    """
+    for name, tensor, teacher in walk_state(state):
+        found = re.fullmatch(r"modality_encoders\.(AUDIO|IMAGE|TEXT)\.alibi_scale", name)
+        modality = {"AUDIO": "audio", "IMAGE": "vision", "TEXT": "text"}[found[1]] if found else None
+        if teacher or modality not in config.modalities or config.modality_config(modality).alibi != "fixed":
+            continue
+        settings, values = config.modality_config(modality), tensor.clamp(min=0).flatten()
+        stored = torch.tensor(settings.alibi_scale).to(values.dtype)
+        if bool((values == stored).all()):
+            continue
+        if bool((values == values[0]).all()):
+            settings.alibi_scale = values[0].item()
+            notes.append(f"alibi_scale is {settings.alibi_scale:g} according to the tensors.")
+        else:
+            settings.alibi = "learned"
+            notes.append(f"{name} differs between heads or layers: further pretraining learns it.")
 
 
 def _is_copied(name: str, config: Data2VecConfig) -> bool:

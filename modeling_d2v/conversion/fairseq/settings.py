@@ -10,7 +10,7 @@ and `layouts.config_from_fairseq` calls them.
 """
 
 import ast
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 
@@ -25,12 +25,22 @@ class Settings:
         values: The settings.
         where: Name of this dictionary in messages.
         notes: Receives one line for each entry that is left out on purpose.
+        shapes: Shapes of the checkpoint's tensors by name, those of the teacher after "_ema."; empty if unknown.
+        encoder_only: Whether teacher and decoder are left out: what concerns pretraining alone does not matter then.
     """
 
-    def __init__(self, values: Mapping[str, Any], where: str, notes: list[str]):
+    def __init__(
+        self,
+        values: Mapping[str, Any],
+        where: str,
+        notes: list[str],
+        shapes: Mapping[str, Sequence[int]] | None = None,
+        encoder_only: bool = False,
+    ):
         if not isinstance(values, Mapping):
             raise TypeError(f"{where} should be a dictionary of settings, but is a {type(values).__name__}.")
-        self.values, self.where, self.notes = values, where, notes
+        self.values, self.where, self.notes, self.shapes = values, where, notes, shapes or {}
+        self.encoder_only = encoder_only
         self.seen = {"_name"}
 
     def get(self, name: str, default: Any = None) -> Any:
@@ -43,7 +53,59 @@ class Settings:
         self.seen.add(name)
         if name not in self.values:
             raise ValueError(f"{self.where} has no section {name!r}. It has: {sorted(self.values)}.")
-        return Settings(self.values[name], f"{self.where}.{name}", self.notes)
+        return Settings(self.values[name], f"{self.where}.{name}", self.notes, self.shapes, self.encoder_only)
+
+    def number(self, name: str, default: float) -> float:
+        """Return a number; the default, with a note, where the file has a reference that leads nowhere."""
+        value = self.get(name, default)
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            return value
+        self.notes.append(f"{name}={value!r}: not a number, {default} is assumed")
+        return default
+
+    def measured(self, name: str, default: Any, found: Any) -> Any:
+        """Return what the tensors say of an entry, with a note where it is not what the settings say.
+
+        Args:
+            name: Name of the entry.
+            default: The default of the reference.
+            found: Its value according to the shapes of the tensors; `None` if they do not tell.
+        """
+        value = self.get(name, default)
+        if found is None or found == value:
+            return value
+        self.notes.append(f"{name}={value!r}: the tensors have {found!r}, which is used")
+        return found
+
+    def without(self, what: str, **neutral: Any) -> None:
+        """Note entries that concern further pretraining alone and have another value than the neutral one."""
+        for name, value in neutral.items():
+            if self.get(name, value) not in (value, None):
+                self.notes.append(f"{name}={self.values[name]!r}: without effect on further pretraining here, {what}")
+
+    def measured_product(self, name: str, default: float, unit: int, found: int | None) -> int:
+        """Return a size that the settings give as a ratio to `unit`, or what the tensors say of it, with a note."""
+        size = int(unit * self.get(name, default))
+        if found is None or found == size:
+            return size
+        self.notes.append(f"{name} gives {size}, but the tensors have {found} channels there, which is believed.")
+        return found
+
+    def for_pretraining(self, missing: str, **allowed: Any) -> None:
+        """Raise `ValueError` for an entry without a counterpart in pretraining here; note it for an encoder alone."""
+        for name, value in allowed.items():
+            if self.get(name, value) in (value, None):
+                continue
+            self.refuse_pretraining(name, missing)
+
+    def refuse_pretraining(self, name: str, missing: str) -> None:
+        """Raise `ValueError` for an entry without which pretraining cannot go on; note it for an encoder alone."""
+        if not self.encoder_only:
+            raise ValueError(
+                f"{self.where}.{name} is {self.values[name]!r}: {missing}. The encoder alone can be converted "
+                "(`encoder_only`)."
+            )
+        self.notes.append(f"{self.where}.{name}={self.values[name]!r}: concerns pretraining alone")
 
     def require(self, reason: str, **allowed: Any) -> None:
         """Raise `ValueError` for an entry with another value than the only one that can be converted."""
@@ -108,12 +170,10 @@ def conv_layers(spec: str) -> dict[str, list[int]]:
     return {"conv_dim": channels, "conv_kernel": kernels, "conv_stride": strides}
 
 
-def _one_of(settings: Settings, **names: str) -> str | None:
-    """Return the norm whose flag is set; keyword = name of the flag, value = name of the norm."""
+def chosen_norms(settings: Settings, **names: str) -> str | list[str] | None:
+    """Return the norms whose flags are set, in order; keyword = name of the flag, value = name of the norm."""
     chosen = [norm for flag, norm in names.items() if settings.get(flag, False)]
-    if len(chosen) > 1:
-        raise ValueError(f"{settings.where} asks for {' and '.join(chosen)} norm at the same place of the targets.")
-    return chosen[0] if chosen else None
+    return chosen if len(chosen) > 1 else chosen[0] if chosen else None
 
 
 def target_fields(settings: Settings) -> dict[str, Any]:
@@ -121,13 +181,14 @@ def target_fields(settings: Settings) -> dict[str, Any]:
     return {
         "average_top_k_layers": settings.get("average_top_k_layers", 8),
         "end_of_block_targets": settings.get("end_of_block_targets", False),
-        "layer_target_norm": _one_of(
+        # The order in which the reference applies them.
+        "layer_target_norm": chosen_norms(
             settings,
-            layer_norm_target_layer="layer",
             batch_norm_target_layer="batch",
             instance_norm_target_layer="instance",
+            layer_norm_target_layer="layer",
         ),
-        "mean_target_norm": _one_of(settings, layer_norm_targets="layer", instance_norm_targets="instance"),
+        "mean_target_norm": chosen_norms(settings, layer_norm_targets="layer", instance_norm_targets="instance"),
         "loss_beta": settings.get("loss_beta", 0.0),
         "loss_scale": settings.get("loss_scale", None),
     }
@@ -135,8 +196,10 @@ def target_fields(settings: Settings) -> dict[str, Any]:
 
 def teacher_schedule(settings: Settings) -> dict[str, Any]:
     """Return the decay of the teacher, which by default rises over the whole run."""
+    updates = settings.values.get("max_update")
+    updates = updates if isinstance(updates, int) else 100_000
     return {
         "ema_decay": settings.get("ema_decay", 0.999),
         "ema_end_decay": settings.get("ema_end_decay", 0.9999),
-        "ema_anneal_end_step": settings.get("ema_anneal_end_step", settings.values.get("max_update", 100_000)),
+        "ema_anneal_end_step": int(settings.number("ema_anneal_end_step", updates)),
     }

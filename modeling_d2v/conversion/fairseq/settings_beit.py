@@ -11,7 +11,8 @@ from typing import Any
 
 from torch import Tensor
 
-from modeling_d2v.conversion.fairseq.settings import SCHEDULE, Settings
+from modeling_d2v.configuration_modalities import norm_names
+from modeling_d2v.conversion.fairseq.settings import SCHEDULE, Settings, chosen_norms
 from modeling_d2v.presets import get_preset
 
 
@@ -88,22 +89,27 @@ def convert_beit(model: Settings, vocab_size: int | None, task: Mapping[str, Any
 
 def _pretraining(model: Settings, fields: dict[str, Any], vision: dict[str, Any], layers: int) -> None:
     """Set mask, targets and teacher where the checkpoint has the arguments of pretraining."""
-    model.require("no published model uses it", mask_dropout_prob=-1.0, loss_scale=-1, var_w0=0.0)
+    if model.get("mask_dropout_prob", -1.0) > 0:
+        model.without("masked patches stay masked", mask_dropout_prob=-1.0)
+    model.without("no loss keeps up the variance of predictions", var_w0=0.0)
     targets = model.get("target_layers")
-    targets = sorted(ast.literal_eval(targets) if isinstance(targets, str) else targets)
+    targets = ast.literal_eval(targets) if isinstance(targets, str) else targets
+    targets = sorted(layer % layers for layer in targets)
     if targets != list(range(layers - len(targets), layers)):
         raise ValueError(
             f"{model.where}.target_layers is {targets}; here targets are the mean of the last layers, without gaps."
         )
     patches = (vision["image_size"] // vision["patch_size"]) ** 2
-    norms = {"layer": not model.get("no_target_layer_norm_last", False)}
-    norms |= {name: model.get(f"target_{name}_norm", False) for name in ("instance", "batch")}
-    after = {name: model.get(f"post_target_{name}_norm", False) for name in ("layer", "instance")}
+    last = "layer" if not model.get("no_target_layer_norm_last", False) else None
+    before = chosen_norms(model, target_batch_norm="batch", target_instance_norm="instance")
+    scale, end_of_block = model.get("loss_scale", -1), model.get("layer_results", "end") == "end"
     vision |= {
         "average_top_k_layers": len(targets),
-        "end_of_block_targets": model.get("layer_results", "end") == "end",
-        "layer_target_norm": _only(model, norms),
-        "mean_target_norm": _only(model, after),
+        "end_of_block_targets": end_of_block,
+        "layer_scale_targets": not end_of_block and fields["layer_scale_init_value"] is not None,
+        "layer_target_norm": [*norm_names(before), last] if before and last else before or last,
+        "mean_target_norm": chosen_norms(model, post_target_instance_norm="instance", post_target_layer_norm="layer"),
+        "loss_scale": vision["loss_scale"] * (1 if scale == -1 else scale),
         "loss_beta": 0.0 if model.get("l2_loss", False) else model.get("l1_beta", 0.12),
         "mask_prob": model.get("num_mask_patches", 120) / patches,
     }
@@ -111,10 +117,3 @@ def _pretraining(model: Settings, fields: dict[str, Any], vision: dict[str, Any]
     start, end = model.get("ema_start_at", 0), model.get("ema_decay", 0.9998)
     first = model.get("ema_decay_init", 0.999) if start > 0 else end
     fields |= {"ema_decay": first, "ema_end_decay": end, "ema_anneal_end_step": max(start, 1)}
-
-
-def _only(model: Settings, norms: dict[str, bool]) -> str | None:
-    chosen = [name for name, wanted in norms.items() if wanted]
-    if len(chosen) > 1:
-        raise ValueError(f"{model.where} asks for {' and '.join(chosen)} norm at the same place of the targets.")
-    return chosen[0] if chosen else None

@@ -10,8 +10,10 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from modeling_d2v.conversion.fairseq.layouts import detect_kind
+from modeling_d2v.conversion.fairseq.layouts import detect_kind, layout_of, shapes_of
 from modeling_d2v.conversion.fairseq.settings_beit import SHAPES, beit_shapes
+from modeling_d2v.conversion.fairseq.settings_published import PUBLISHED, published_settings
+from modeling_d2v.conversion.pickles import StandIn
 
 
 PRETRAINING, CTC, IMAGES, TEXTS = "pretraining", "speech recognition", "image classification", "text classification"
@@ -31,6 +33,7 @@ class Source(NamedTuple):
         step: Optimizer updates done.
         symbols: The dictionary, if the checkpoint holds it.
         device_batch: Samples per device and step, if the settings hold it.
+        assumed: What was assumed as the file does not hold it, in a sentence.
     """
 
     kind: str
@@ -43,6 +46,7 @@ class Source(NamedTuple):
     step: int = 0
     symbols: list[str] | None = None
     device_batch: int | None = None
+    assumed: str | None = None
 
 
 class Wrapper(NamedTuple):
@@ -93,13 +97,36 @@ FOREIGN = (
 )
 
 
-def take_apart(content: Mapping[str, Any], where: str, ignore_settings: Iterable[str] = ()) -> Source:
+# Where programs keep weights in a file.
+_WEIGHTS = ("model", "module", "state_dict", "model_state_dict", "net", "network", "weights")
+# Names that wrappers put between the names of a model: torch.compile, FSDP, activation checkpointing.
+_INNER_WRAPPERS = re.compile(
+    r"(^|\.)(_orig_mod|_fsdp_wrapped_module|_fpw_module|_checkpoint_wrapped_module|_forward_module)\."
+)
+# Names that a wrapper puts before all names of a model: DistributedDataParallel, Lightning modules and the like.
+_OUTER_WRAPPERS = ("module.", "model.", "student.", "net.", "network.", "backbone.")
+# Keys of files that hold something else, most special first.
+_OTHER_CONTENTS = (
+    ({"state", "param_groups"}, "the state of an optimizer"),
+    ({"last_epoch", "base_lrs"}, "the state of a learning rate schedule"),
+    ({"last_epoch", "_step_count"}, "the state of a learning rate schedule"),
+    ({"scale", "growth_factor"}, "the state of a gradient scaler"),
+    ({"python", "numpy", "cpu"}, "the state of random number generators"),
+    ({"symbols", "count", "indices"}, "a dictionary of fairseq"),
+)
+
+
+def take_apart(
+    content: Mapping[str, Any], where: str, ignore_settings: Iterable[str] = (), kind: str | None = None
+) -> Source:
     """Recognise a checkpoint and split it into its parts.
 
     Args:
         content: Result of `read_checkpoint`.
         where: Name of the file in errors.
         ignore_settings: Names of encoder settings to leave out.
+        kind: One of `FAIRSEQ_KINDS`, where names and settings do not tell it. A model of 1.0 without settings is then
+            converted with those of the published model.
 
     Raises:
         ValueError: The file is not a checkpoint of data2vec (the message names the model), or lacks weights or
@@ -119,18 +146,18 @@ def take_apart(content: Mapping[str, Any], where: str, ignore_settings: Iterable
     head: dict[str, Tensor] = {}
     if wrapper is not None:
         state, head = _split(state, wrapper)
-    try:
-        kind = detect_kind(state, settings)
-    except ValueError as error:
-        raise ValueError(f"{where} is not a checkpoint that can be converted. {error}") from None
+    given, kind = kind, _kind(state, settings, where, kind)
+    assumed = None
     if kind == "beit-v1-vision":
         settings = {**(_arguments(content)), SHAPES: beit_shapes(state)}
         data = _arguments(content)
+    elif not settings and given is not None and kind in PUBLISHED:
+        settings, assumed = published_settings(kind, shapes_of(state))
     elif not settings:
         raise ValueError(
             f"{where} holds weights of data2vec ({kind}), but no settings of the model (`cfg`), without which "
             "they cannot be converted. Give them in a JSON file (`settings`): the dictionary `cfg`, or its section "
-            '"model".'
+            '"model".' + (f" Or set `kind` to {kind!r} for those of the published model." if kind in PUBLISHED else "")
         )
     settings = _without(settings, REPLACED[task] | set(ignore_settings))
     if kind == "fairseq-v2":
@@ -146,29 +173,107 @@ def take_apart(content: Mapping[str, Any], where: str, ignore_settings: Iterable
         _updates(content),
         _symbols(content),
         _dictionary(whole, "dataset", where).get("batch_size"),
+        assumed,
     )
+
+
+def _kind(state: Mapping[str, Any], settings: Mapping[str, Any], where: str, given: str | None) -> str:
+    """Return the kind that the names mark, or else the given one."""
+    if given is not None:
+        layout_of(given)
+    try:
+        found = detect_kind(state, settings)
+    except ValueError as error:
+        if given is not None:
+            return given
+        raise ValueError(f"{where} is not a checkpoint that can be converted. {error}") from None
+    if given not in (None, found):
+        raise ValueError(f"{where} is a checkpoint of kind {found!r} by the names of its tensors, not {given!r}.")
+    return found
 
 
 def _weights(content: Mapping[str, Any], where: str) -> dict[str, Any]:
     """Return the state dict, with the teacher of BEiT's program where fairseq keeps its own."""
-    for key in ("model", "module"):
+    for key in _WEIGHTS:
         if isinstance(content.get(key), Mapping):
-            state = dict(content[key])
+            state = _of_module(content[key])
             if isinstance(content.get("model_ema"), Mapping):
-                state["_ema"] = content["model_ema"]
-            for name, value in state.items():
-                if not isinstance(name, str) or name.endswith("_ema") and not isinstance(value, Mapping):
-                    raise ValueError(
-                        f"{where} holds {name!r} ({type(value).__name__}) among its weights under `{key}`; names of "
-                        "tensors are strings, and the teacher `_ema` is a dictionary of tensors. The file is damaged."
-                    )
-            return state
-    if content and all(isinstance(value, Tensor) for value in content.values()):
-        return dict(content)
+                state["_ema"] = _of_module(content["model_ema"])
+            return _unwrapped(_checked(state, key, where))
+    bare = {name: value for name, value in content.items() if name != "cfg"}
+    if bare and all(isinstance(value, Tensor) or str(name).endswith("_ema") for name, value in bare.items()):
+        return _unwrapped(_checked(bare, "the file", where))
+    if len(bare) == 1 and isinstance(inner := next(iter(bare.values())), Mapping):
+        return _weights(inner, where)
+    other = next((what for keys, what in _OTHER_CONTENTS if keys <= set(content)), None)
+    if other is not None:
+        raise ValueError(f"{where} is {other}, not a model: give the file that holds the weights.")
     raise ValueError(
-        f"{where} holds {', '.join(map(str, sorted(content)[:8])) or 'nothing'}, but no weights under `model` or "
-        "`module`, where fairseq and BEiT's program keep them."
+        f"{where} holds {', '.join(map(str, sorted(content, key=str)[:8])) or 'nothing'}, but no weights under "
+        "`model` or `module`, where fairseq and BEiT's program keep them."
     )
+
+
+def _of_module(state: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return a state dict; of a whole pickled module, that of its parameters and buffers."""
+    if not {"_parameters", "_buffers", "_modules"} <= state.keys():
+        return dict(state)
+    own = {**state["_parameters"], **state["_buffers"]}
+    tensors = {f"{prefix}{name}": value for name, value in own.items() if isinstance(value, Tensor)}
+    for name, module in state["_modules"].items():
+        if isinstance(module, Mapping):
+            tensors |= _of_module(module, f"{prefix}{name}.")
+    return tensors
+
+
+def _checked(state: dict[str, Any], key: str, where: str) -> dict[str, Any]:
+    """Raise `ValueError` unless a state dict holds tensors, and the teacher as a dictionary of them."""
+    for name, value in state.items():
+        if not isinstance(name, str) or name.endswith("_ema") and not isinstance(value, Mapping):
+            raise ValueError(
+                f"{where} holds {name!r} ({type(value).__name__}) among its weights under `{key}`; names of "
+                "tensors are strings, and the teacher `_ema` is a dictionary of tensors. The file is damaged."
+            )
+        if isinstance(value, StandIn):
+            raise ValueError(
+                f"{where} holds an object of {value.source} as {name!r} among its weights, instead of a tensor. Load "
+                "it where it was written, and save its `state_dict()`."
+            )
+    return state
+
+
+def _unwrapped(state: dict[str, Any]) -> dict[str, Any]:
+    """Return a state dict under the names of the model alone, without those of wrappers around it."""
+    state = {
+        _without_inner(name): {_without_inner(str(inner)): tensor for inner, tensor in value.items()}
+        if name.endswith("_ema") and isinstance(value, Mapping)
+        else value
+        for name, value in state.items()
+    }
+    for prefix in _OUTER_WRAPPERS:
+        while state and all(name.startswith(prefix) for name in state) and (prefix == "module." or not _known(state)):
+            state = {name.removeprefix(prefix): value for name, value in state.items()}
+    for name in [name for name in state if name.endswith("_ema")]:
+        teacher = state[name]
+        while teacher and all(inner.startswith("module.") for inner in teacher):
+            teacher = {inner.removeprefix("module."): tensor for inner, tensor in teacher.items()}
+        state[name] = teacher
+    return state
+
+
+def _without_inner(name: str) -> str:
+    while _INNER_WRAPPERS.search(name):
+        name = _INNER_WRAPPERS.sub(r"\1", name)
+    return name
+
+
+def _known(state: Mapping[str, Any]) -> bool:
+    """Return whether the names are those of a model that can be converted."""
+    try:
+        detect_kind(state)
+    except ValueError:
+        return _wrapper(list(state)) is not None
+    return True
 
 
 def _dictionary(parent: Mapping[str, Any], name: str, where: str) -> dict[str, Any]:

@@ -29,6 +29,7 @@ class Only(NamedTuple):
 _SAME_EVERYWHERE = (
     Only("modality.alibi", None, "it has no attention bias by distance (ALiBi, of data2vec 2.0)"),
     Only("modality.prenet_depth", 0, "it has no blocks before the shared ones (the prenet of data2vec 2.0)"),
+    Only("norm_affine", True, "all of its norms have weights"),
 )
 _POST_NORM = (
     Only("norm_first", False, "its blocks normalise after attention and feed-forward part"),
@@ -40,17 +41,24 @@ REQUIRED: dict[str, tuple[Only, ...]] = {
         *_SAME_EVERYWHERE,
         *_POST_NORM,
         Only("modality.front_end", "convolutions", "it has convolutions over the waveform"),
+        Only("modality.conv_norm", "layer", "each of its convolutions has a layer norm"),
+        Only("modality.conv_pos_pre_norm", False, "it does not normalise the input of its positions"),
         Only("modality.context_norm", True, "it always normalises before the first block"),
     ),
     "text": (
         *_SAME_EVERYWHERE,
         *_POST_NORM,
         Only("modality.context_norm", False, "it has no norm between the embedding and the first block"),
+        Only("modality.position_embedding", "learned", "its positions are a learned table"),
+        Only("modality.scale_embedding", False, "it does not scale its embeddings"),
+        Only("modality.embedding_norm", True, "it always normalises its embeddings"),
     ),
     "vision": (
         *_SAME_EVERYWHERE,
         Only("norm_first", True, "its blocks normalise before attention and feed-forward part"),
+        Only("mlp_residual", True, "its blocks add the feed-forward part to its input"),
         Only("modality.num_extra_tokens", 1, "it has one class token"),
+        Only("modality.pooling_start", 0, "its classifier pools all patches"),
         Only("modality.context_norm", False, "it has no norm between the embedding and the first block"),
         Only("modality.position_embedding", "none", "it has no sine and cosine positions (of data2vec 2.0)"),
     ),
@@ -62,6 +70,7 @@ _DROPOUTS: dict[str, dict[str, str | None]] = {
         "mlp_dropout": "hidden_dropout",
         "modality.prenet_dropout": "hidden_dropout",
         "modality.conv_dropout": None,
+        "input_dropout": None,
         "drop_path_rate": None,
     },
     "text": {
@@ -69,6 +78,7 @@ _DROPOUTS: dict[str, dict[str, str | None]] = {
         "modality.embedding_dropout": "hidden_dropout_prob",
         "modality.prenet_dropout": None,
         "activation_dropout": None,
+        "input_dropout": None,
         "drop_path_rate": None,
         "layerdrop": None,
     },
@@ -77,6 +87,7 @@ _DROPOUTS: dict[str, dict[str, str | None]] = {
         "modality.prenet_dropout": "hidden_dropout_prob",
         "modality.classifier_dropout": None,
         "activation_dropout": None,
+        "input_dropout": None,
         "layerdrop": None,
     },
 }

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import io
 import logging
+import mmap
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -19,6 +20,7 @@ import torch
 from huggingface_hub.utils import WeakFileLock
 from tqdm.auto import tqdm
 
+from d2v_train.data.audio_headers import hides_samples
 from d2v_train.data.bad_samples import BadSample
 from d2v_train.data.records import RawDataset
 from d2v_train.data.tables import SAMPLING_RATE
@@ -127,28 +129,39 @@ def _samples_in_headers(dataset: RawDataset) -> np.ndarray:
 def _headers(dataset: RawDataset) -> list[tuple[int, int] | None]:
     """Return the result of `read_header` for each recording."""
     with ThreadPoolExecutor(HEADER_THREADS) as pool:
-        found = pool.map(lambda row: read_header(dataset.table.values[int(row)]), dataset.rows)
+        rate = {} if dataset.settings.sampling_rate is None else {"array_rate": dataset.settings.sampling_rate}
+        found = pool.map(lambda row: read_header(dataset.table.values[int(row)], **rate), dataset.rows)
         quiet = len(dataset) < KEPT_FROM or not logger.isEnabledFor(logging.INFO)
         return list(tqdm(found, "Lengths of recordings", len(dataset), disable=quiet))
 
 
-def read_header(value: Any) -> tuple[int, int] | None:
-    """Return samples and sampling rate of one undecoded recording, or None if its header lacks them.
+def read_header(value: Any, array_rate: int | None = None) -> tuple[int, int] | None:
+    """Return samples and sampling rate of one undecoded recording, or None if its header lacks or understates them.
 
     Args:
-        value: As `decode_audio` takes it; of a file, only the header is read.
+        value: As `decode_audio` takes it; of a file, only the header is read (of MP3 and Ogg, those of all frames).
+        array_rate: Rate of arrays without one.
 
     Raises:
         MissingDependencyError: Soundfile is needed and not installed.
     """
     if isinstance(value, dict) and value.get("array") is not None:
-        return max(np.shape(value["array"])) if np.size(value["array"]) else 0, int(value["sampling_rate"])
+        rate = value.get("sampling_rate") or array_rate
+        return (max(np.shape(value["array"]), default=0), int(rate)) if rate else None
     if isinstance(value, dict):
         value = value.get("path") if value.get("bytes") is None else value["bytes"]
     soundfile = need("soundfile", "audio")
     try:
-        info = soundfile.info(str(value) if isinstance(value, str | Path) else io.BytesIO(value))
+        if isinstance(value, str | Path):
+            info = soundfile.info(str(value))
+            with open(value, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+                hidden = hides_samples(content)
+        else:
+            info = soundfile.info(io.BytesIO(value))
+            hidden = hides_samples(value)
     except Exception:  # the decoder will raise the error again
+        return None
+    if hidden:
         return None
     # Headers of files that were written to a pipe hold the largest possible number.
     return (info.frames, info.samplerate) if info.frames < 2**62 else None
@@ -182,8 +195,8 @@ def _text_lengths(dataset: RawDataset, transform: TextTransform) -> np.ndarray:
             continue
         pairs = [record.get("text_pair") for record in records.values()]
         encoded = transform.tokenizer(
-            [record["text"] for record in records.values()],
-            pairs if None not in pairs else None,
+            [transform.head(record["text"]) for record in records.values()],
+            [transform.head(pair) for pair in pairs] if None not in pairs else None,
             truncation=True,
             max_length=transform.max_length,
             return_attention_mask=False,

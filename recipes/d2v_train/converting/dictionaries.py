@@ -17,6 +17,7 @@ from tokenizers import Tokenizer, models
 from transformers import Wav2Vec2CTCTokenizer
 
 from d2v_train.inputs.tokenizer import MASK_TOKEN, SUBWORD_SPECIALS, WORD_DELIMITER, finish_tokenizer
+from d2v_train.support.text import lines_of
 
 
 _OVERWRITE = "#fairseq:overwrite"
@@ -34,7 +35,7 @@ def read_dictionary(path: str | Path) -> list[str]:
     """
     symbols = list(SUBWORD_SPECIALS)
     known = set(symbols)
-    for number, line in enumerate(_text(path).splitlines(), start=1):
+    for number, line in enumerate(lines_of(_text(path)), start=1):
         entry = line.rstrip()
         overwrite = entry.endswith(f" {_OVERWRITE}")
         symbol, _, count = entry.removesuffix(f" {_OVERWRITE}").rpartition(" ")
@@ -108,7 +109,7 @@ def bpe_tokenizer(
             f"Only {known} of the {len(symbols)} symbols of the dictionary are ids in {encoder}: the two do not "
             "belong together. Text models of fairseq have a dictionary of GPT-2's ids, written as numbers."
         )
-    lines = [line for line in _text(merges).splitlines() if line and not line.startswith("#version")]
+    lines = [line for line in lines_of(_text(merges)) if line and not line.startswith("#version")]
     pairs = [tuple(line.split(" ")) for line in lines]
     if any(len(pair) != 2 for pair in pairs):
         raise ValueError(f'{merges} has lines that are not pairs "left right"; give GPT-2\'s vocab.bpe second.')
@@ -129,6 +130,6 @@ def _text(path: str | Path) -> str:
     if not Path(path).is_file():
         raise FileNotFoundError(f"There is no file {path}.")
     try:
-        return Path(path).read_text(encoding="utf-8")
+        return Path(path).read_bytes().decode("utf-8")
     except UnicodeDecodeError:
         raise ValueError(f"{path} is not a UTF-8 text file.") from None

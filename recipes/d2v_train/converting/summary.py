@@ -25,8 +25,8 @@ from modeling_d2v.presets import PRESETS
 
 
 OF_VISION, PERMISSIVE = f"{NON_COMMERCIAL}-4.0", "mit"
-IMAGENET = SimpleNamespace(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
-INCEPTION = SimpleNamespace(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+IMAGENET = SimpleNamespace(value_range=None, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+INCEPTION = SimpleNamespace(value_range=None, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
 # Share of the resized picture's side that fine-tuned models were evaluated on.
 CROP = 224 / 256
 

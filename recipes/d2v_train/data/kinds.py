@@ -11,7 +11,12 @@ from typing import Any
 
 from d2v_train.data.builtin import digit_images_table, digit_words_table, python_prose_table
 from d2v_train.data.decoding import decode_audio, decode_image, decode_text
-from d2v_train.data.tables import SAMPLING_RATE, TEXT_COLUMNS, Table
+from d2v_train.data.file_formats import UNREADABLE_SUFFIXES, audio_suffixes, image_suffixes
+from d2v_train.data.tables import AS_FOUND, SAMPLING_RATE, TEXT_COLUMNS, SourceSettings, Table
+from d2v_train.data.text_lines import has_long_word
+
+
+__all__ = ["RECORD_KINDS", "RecordKind", "UNREADABLE_SUFFIXES", "readable_suffixes"]
 
 
 @dataclass(frozen=True)
@@ -20,8 +25,8 @@ class RecordKind:
 
     Args:
         key: Key of the decoded input in a record; the second one of a pair is under `key` + "_pair".
-        decode: `decode(value, channels) -> (decoded value, notes)`; `channels` applies to images.
-        suffixes: Suffixes, in lower case, of files that are read without a table.
+        decode: `decode(value, settings) -> (decoded value, notes)`.
+        find_suffixes: Returns the suffixes, in lower case, of files that are read without a table.
         columns: Usual names of the input column, best first.
         feature: Class of the column in the `datasets` library; None for strings, of which a file holds many.
         transcripts: Suffix of files that hold the transcripts of the recordings beside them.
@@ -29,8 +34,8 @@ class RecordKind:
     """
 
     key: str
-    decode: Callable[[Any, int | None], tuple[Any, list[str]]]
-    suffixes: tuple[str, ...]
+    decode: Callable[[Any, SourceSettings], tuple[Any, list[str]]]
+    find_suffixes: Callable[[], tuple[str, ...]]
     columns: tuple[str, ...]
     builtin: Callable[[str], Table]
     feature: str | None = None
@@ -41,28 +46,42 @@ class RecordKind:
         """Whether inputs are strings."""
         return self.feature is None
 
+    @property
+    def suffixes(self) -> tuple[str, ...]:
+        """Suffixes of files that are read without a table, in lower case, as the installed libraries tell.
 
-def _image(value: Any, channels: int | None) -> tuple[Any, list[str]]:
+        Raises:
+            MissingDependencyError: If the library of the modality is not installed.
+        """
+        return self.find_suffixes()
+
+
+def _image(value: Any, settings: SourceSettings = AS_FOUND) -> tuple[Any, list[str]]:
     notes: list[str] = []
-    return decode_image(value, channels, notes), notes
+    limits = {"value_range": settings.value_range, "max_pixels": settings.max_pixels}
+    return decode_image(value, settings.channels, notes, **limits), notes
 
 
-def _recording(value: Any, channels: int | None) -> tuple[Any, list[str]]:
-    samples, notes = decode_audio(value, SAMPLING_RATE)
+def _recording(value: Any, settings: SourceSettings = AS_FOUND) -> tuple[Any, list[str]]:
+    samples, notes = decode_audio(value, SAMPLING_RATE, settings.sampling_rate)
     samples.flags.writeable = False
     return samples, notes
 
 
-def _text(value: Any, channels: int | None) -> tuple[Any, list[str]]:
-    return tuple(map(decode_text, value)) if isinstance(value, tuple) else decode_text(value), []
+def _text(value: Any, settings: SourceSettings = AS_FOUND) -> tuple[Any, list[str]]:
+    texts = tuple(map(decode_text, value if isinstance(value, tuple) else (value,)))
+    notes = ["long word"] if any(map(has_long_word, texts)) else []
+    return texts if isinstance(value, tuple) else texts[0], notes
 
 
 RECORD_KINDS: dict[str, RecordKind] = {
-    "text": RecordKind("text", _text, (".txt", ".jsonl"), TEXT_COLUMNS, python_prose_table),
+    "text": RecordKind(
+        "text", _text, lambda: (".txt", ".text", ".jsonl", ".ndjson"), TEXT_COLUMNS, python_prose_table
+    ),
     "vision": RecordKind(
         "image",
         _image,
-        (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"),
+        image_suffixes,
         ("image", "img", "picture", "photo", "jpg", "png"),
         digit_images_table,
         feature="Image",
@@ -70,10 +89,15 @@ RECORD_KINDS: dict[str, RecordKind] = {
     "audio": RecordKind(
         "audio",
         _recording,
-        (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aiff", ".aif", ".au"),
+        audio_suffixes,
         ("audio", "speech", "wav", "flac", "sound"),
         digit_words_table,
         feature="Audio",
         transcripts=".trans.txt",
     ),
 }
+
+
+def readable_suffixes(modality: str) -> tuple[str, ...]:
+    """Return the suffixes of files of a modality that are read, in lower case; `UNREADABLE_SUFFIXES` has others."""
+    return RECORD_KINDS[modality].suffixes

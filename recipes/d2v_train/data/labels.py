@@ -2,13 +2,48 @@
 
 from __future__ import annotations
 
+import logging
+
 import numpy as np
 
+from d2v_train.data.bad_samples import BadSamples
 from d2v_train.data.records import RawDataset, draw_rows
+
+
+logger = logging.getLogger(__name__)
 
 
 TEST_SHARE = 0.2
 """Share of the training split that is held out if there is no test split."""
+
+
+def missing_labels(dataset: RawDataset) -> np.ndarray:
+    """Return which samples of a dataset with labels have none, (N,) bool: null, NaN or negative numbers of classes."""
+    labels = dataset.labels
+    if labels.dtype.kind == "i":
+        return labels < 0
+    return np.isnan(labels) if labels.ndim == 1 else np.isnan(labels).any(axis=1)
+
+
+def without_unlabelled(dataset: RawDataset, missing: np.ndarray, where: str) -> RawDataset:
+    """Return the dataset without the samples that have no label, which are counted and named in its `bad`.
+
+    Args:
+        dataset: Dataset.
+        missing: (N,) bool, which samples have none.
+        where: Name of the data, for the warning.
+    """
+    if not missing.any():
+        return dataset
+    record = BadSamples(len(dataset), dataset.name_of, dataset.bad.before)
+    for index in np.flatnonzero(missing).tolist():
+        record.mark(index, "no label")
+    kept = dataset.select(np.flatnonzero(~missing))
+    kept.bad.before = record
+    numbers = dataset.labels is not None and dataset.labels.dtype.kind == "i" and dataset.label_names is None
+    hint = " Negative numbers mark missing labels; if one is a class, give the names of classes." if numbers else ""
+    logger.warning("%s: %s.%s", where, record.report(), hint)
+    return kept
 
 
 def hold_out(
@@ -45,6 +80,7 @@ def hold_out(
     parts = []
     for indices in (np.flatnonzero(~chosen), np.flatnonzero(chosen)):
         parts.append(dataset.select(draw_rows(indices, max_samples, generator)))
+    parts[1].bad.before = None  # what was left out before counts once
     return parts[0], parts[1]
 
 

@@ -3,60 +3,75 @@
 The footer of a file contains the offset of each row group, so a run may start at any row without reading those before
 it. Groups that were read stay in memory up to a number of rows. With samples ordered in blocks of that many rows, each
 block is read once in an epoch by every process that prepares batches.
+
+The parquet builder of the `datasets` library is not used: it ends at the first damaged page or file, asks for the same
+columns in all files, and copies all columns of all files before the first row can be read.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from d2v_train.data.rows import Rows
+from d2v_train.data.bad_samples import BadSample
+from d2v_train.data.columns import TableRows, cell_of, columns_of, merge_columns
+from d2v_train.data.files import is_damage, is_url, open_file, problem_of
+from d2v_train.data.tables import ColumnNotFoundError
 
+
+logger = logging.getLogger(__name__)
 
 FOOTER_THREADS = 16
 """Number of footers that are read concurrently."""
 
 
-class ParquetRows(Rows):
+class ParquetRows(TableRows):
     """The undecoded input column(s) of parquet files, one file after another.
+
+    A file whose footer cannot be read is one row that cannot be read, as nothing tells how many rows it holds. The
+    rows of a row group that cannot be read are as many. Files may have different columns, as long as each has those
+    that are needed.
 
     Args:
         files: Paths, or URLs that fsspec opens, such as hf://...
 
     Attributes:
-        columns: Columns of a row, set after construction; a row of one column is its value, of several a tuple.
-        features: `datasets.Features` of the files.
         is_remote: Whether the files are not on this machine.
 
     Raises:
-        ValueError: If a file is not a parquet file, or has other columns than the first.
+        ValueError: If none of the files can be read.
     """
 
     def __init__(self, files: Sequence[str]):
         import numpy as np
-        from datasets import Features
 
         self.files = [str(file) for file in files]
-        self.columns: list[str] = []
-        self.is_stream, self.is_remote = True, any("://" in file for file in self.files)
+        self._folders = [os.path.dirname(file) for file in self.files]
+        self.is_stream, self.is_remote = True, any(map(is_url, self.files))
         with ThreadPoolExecutor(min(FOOTER_THREADS, len(self.files))) as pool:
             self._footers = list(pool.map(_footer, self.files))
-        schema = self._footers[0].schema.to_arrow_schema()
-        for file, footer in zip(self.files, self._footers, strict=True):
-            if footer.schema.to_arrow_schema().names != schema.names:
-                raise ValueError(
-                    f"The columns of {file} ({', '.join(footer.schema.to_arrow_schema().names)}) are not those of "
-                    f"{self.files[0]} ({', '.join(schema.names)}). Give only files with the same columns."
-                )
-        self.features = Features.from_arrow_schema(schema)
-        self._groups = [
-            (file, group) for file, footer in enumerate(self._footers) for group in range(footer.num_row_groups)
+        self._schemas = [
+            None if isinstance(footer, BadSample) else footer.schema.to_arrow_schema() for footer in self._footers
         ]
-        sizes = [self._footers[file].row_group(group).num_rows for file, group in self._groups]
+        self._torn: dict[int, BadSample] = {}  # row groups whose columns of a row cannot be read
+        self._groups: list[tuple[int, int | None]] = []
+        sizes = []
+        for file, footer in enumerate(self._footers):
+            if isinstance(footer, BadSample):
+                self._groups.append((file, None))
+                sizes.append(1)
+                logger.warning("A file cannot be read and counts as one bad sample: %s", footer.detail)
+                continue
+            self._groups += [(file, group) for group in range(footer.num_row_groups)]
+            sizes += [footer.row_group(group).num_rows for group in range(footer.num_row_groups)]
+        if all(schema is None for schema in self._schemas):
+            raise ValueError(f"{self._footers[0].detail}. It is not a parquet file, or is incomplete.")
+        self.schema = merge_columns(columns_of(schema) for schema in self._schemas if schema is not None)
         self._ends, self._largest = np.cumsum(sizes), max(sizes, default=0)
         self.keep(0)
         self._forget()
@@ -65,30 +80,102 @@ class ParquetRows(Rows):
         """Return the number of rows of all files."""
         return int(self._ends[-1]) if len(self._ends) else 0
 
-    def __getitem__(self, row: int) -> Any:
-        """Return the undecoded value of a row."""
-        if not 0 <= row < len(self):
-            raise IndexError(row)
+    def cells(self, row: int) -> list[Any]:
         number = int(self._ends.searchsorted(row, side="right"))
-        place = row - (int(self._ends[number - 1]) if number else 0)
         table = self._group(number)
-        values = tuple(table.column(column)[place].as_py() for column in self.columns)
-        return values[0] if len(values) == 1 else values
+        place = row - self._start(number)
+        return [cell_of(table.column(column)[place], self.schema[column]) for column in self.columns]
+
+    def folder(self, row: int) -> str:
+        file, _ = self._groups[int(self._ends.searchsorted(row, side="right"))]
+        return self._folders[file]
 
     def keep(self, rows: int) -> None:
         """Set how many rows stay in memory, besides two row groups."""
         self._room = rows + 2 * self._largest
 
     def column(self, name: str) -> list[Any]:
-        """Return a whole column, read without the others."""
-        return [value for number in range(len(self._groups)) for value in self._read(number, [name])[name].to_pylist()]
+        values: list[Any] = []
+        for number in range(len(self._groups)):
+            try:
+                values += self._read(number, [name])[name].to_pylist()
+            except BadSample as problem:
+                if self._groups[number][1] is not None:
+                    logger.warning("The column %r cannot be read: %s", name, problem.detail)
+                values += [None] * (int(self._ends[number]) - self._start(number))
+        return values
 
-    @property
-    def identity(self) -> str:
-        """A string that changes with the columns or the files, as far as their footers show."""
-        parts = [str(self.columns)]
+    def tables(self, columns: list[str]) -> Iterable[Any]:
+        """Yield the tables of the row groups, or a `BadSample` and its number of rows for those that are damaged."""
+        for number in range(len(self._groups)):
+            try:
+                yield self._read(number, columns)
+            except BadSample as problem:
+                yield problem, int(self._ends[number]) - self._start(number)
+
+    def arrow_schema(self, columns: list[str]) -> Any:
+        """Return the types of columns, wide enough for all files.
+
+        Raises:
+            ValueError: If the types of two files have nothing in common.
+        """
+        import pyarrow
+
+        found = None
+        for file, schema in zip(self.files, self._schemas, strict=True):
+            if schema is None:
+                continue
+            part = pyarrow.schema([schema.field(name).remove_metadata() for name in columns])
+            try:
+                found = part if found is None else pyarrow.unify_schemas([found, part], promote_options="permissive")
+            except pyarrow.ArrowException as error:
+                reason = str(error).splitlines()[0]
+                raise ValueError(
+                    f"The columns of {file} are of other types than those of the files before it: {reason}. Convert "
+                    "them to the same types."
+                ) from error
+        return found
+
+    def lost_files(self) -> list[str]:
+        return [self.files[self._groups[number][0]] for number in self._lost()]
+
+    def check(self, columns: Iterable[str]) -> None:
+        for file, schema in zip(self.files, self._schemas, strict=True):
+            for name in columns:
+                if schema is not None and name not in schema.names:
+                    raise ColumnNotFoundError(
+                        f"There is no column {name!r} in {file}. It has: {', '.join(schema.names)}. Give only files "
+                        "that have it."
+                    )
+
+    def bytes_of(self, columns: Iterable[str]) -> int:
+        wanted, total = set(columns), 0
+        for footer in self._footers:
+            if isinstance(footer, BadSample):
+                continue
+            for group in range(footer.num_row_groups):
+                part = footer.row_group(group)
+                chunks = (part.column(number) for number in range(part.num_columns))
+                total += sum(
+                    chunk.total_uncompressed_size for chunk in chunks if chunk.path_in_schema.split(".")[0] in wanted
+                )
+        return total
+
+    def problems(self) -> dict[int, BadSample]:
+        return {
+            row: problem
+            for number, problem in sorted((self._lost() | self._torn).items())
+            for row in range(self._start(number), int(self._ends[number]))
+        }
+
+    def stamp(self) -> str:
+        """Return a string that changes with the files, as far as their footers show."""
+        parts = []
         for file, footer in zip(self.files, self._footers, strict=True):
-            changed = "" if "://" in file else os.stat(file).st_mtime_ns
+            if isinstance(footer, BadSample):
+                parts.append(f"{file} {footer.detail}")
+                continue
+            changed = "" if is_url(file) else os.stat(file).st_mtime_ns
             sizes = [footer.row_group(group).total_byte_size for group in range(footer.num_row_groups)]
             parts.append(f"{file} {changed} {footer.num_rows} {sizes}")
         return "\n".join(parts)
@@ -102,6 +189,13 @@ class ParquetRows(Rows):
         self.__dict__.update(state)
         self._forget()
 
+    def _lost(self) -> dict[int, BadSample]:
+        """Return the entries of `_groups` that stand for files without a readable footer."""
+        return {number: self._footers[file] for number, (file, group) in enumerate(self._groups) if group is None}
+
+    def _start(self, number: int) -> int:
+        return int(self._ends[number - 1]) if number else 0
+
     def _forget(self) -> None:
         self._kept: OrderedDict[int, Any] = OrderedDict()
         self._lock = threading.Lock()
@@ -113,7 +207,7 @@ class ParquetRows(Rows):
             self._forget()
         with self._lock:
             if number not in self._kept:
-                table = self._read(number, self.columns)
+                table = self._read(number, list(self.columns))
                 while self._kept and sum(map(len, self._kept.values())) + len(table) > self._room:
                     self._kept.popitem(last=False)
                 self._kept[number] = table
@@ -121,28 +215,46 @@ class ParquetRows(Rows):
             return self._kept[number]
 
     def _read(self, number: int, columns: list[str]) -> Any:
+        """Return some columns of a row group, with nulls for those that its file lacks.
+
+        Raises:
+            BadSample: If they are damaged.
+        """
         import pyarrow.parquet
 
         file, group = self._groups[number]
-        with _open(self.files[file]) as source:
-            reader = pyarrow.parquet.ParquetFile(source, metadata=self._footers[file], pre_buffer=True)
-            return reader.read_row_group(group, columns=columns, use_threads=False)
-
-
-def _open(path: str) -> Any:
-    import fsspec
-    import huggingface_hub  # noqa: F401  (registers hf://)
-
-    # The reader requests what it needs; reading ahead would fetch the columns that are left out.
-    return fsspec.open(path, "rb", **({"cache_type": "none"} if "://" in path else {})).open()
+        if group is None:
+            raise self._footers[file].with_traceback(None)
+        if number in self._torn and list(columns) == list(self.columns):
+            raise self._torn[number].with_traceback(None)
+        existing = [name for name in columns if name in self._schemas[file].names]
+        try:
+            with open_file(self.files[file]) as source:
+                reader = pyarrow.parquet.ParquetFile(
+                    source, metadata=self._footers[file], pre_buffer=True, page_checksum_verification=True
+                )
+                table = reader.read_row_group(group, columns=existing, use_threads=False)
+        except Exception as error:  # of damaged files, each codec raises its own
+            if not is_damage(error, self.files[file]):
+                raise
+            problem = problem_of(self.files[file], error, f"row group {group}")
+            if set(columns) & set(self.columns):
+                self._torn[number] = problem
+            raise problem from error
+        for name in columns:
+            if name not in existing:
+                table = table.append_column(name, pyarrow.nulls(len(table)))
+        return table.select(columns)
 
 
 def _footer(path: str) -> Any:
-    import pyarrow
+    """Return the footer of a file, or the `BadSample` that it is."""
     import pyarrow.parquet
 
     try:
-        with _open(path) as source:
+        with open_file(path) as source:
             return pyarrow.parquet.read_metadata(source)
-    except pyarrow.ArrowInvalid as error:
-        raise ValueError(f"{path} is not a parquet file, or is incomplete: {error}.") from error
+    except Exception as error:  # damaged footers fail in the parser of another library
+        if not is_damage(error, path):
+            raise
+        return problem_of(path, error)

@@ -45,8 +45,9 @@ class RawDataset(Dataset):
     """Decoded records of one split of one source.
 
     `dataset[i]` is a dict with "id" (int, always i), the raw input ("image": upright PIL image | "audio": float32
-    (S,) mono at 16 kHz | "text": str, and "text_pair": str for sentence pairs), "label" (int class, float score or
-    None), "group" (str or None), "transcript" (str) if the source has a column of them, and "origin" (`Origin`).
+    (S,) mono at 16 kHz | "text": str, and "text_pair": str for sentence pairs), "label" (int class, float score, row
+    of `labels`, or None), "group" (str or None), "transcript" (str) if the source has a column of them, and "origin"
+    (`Origin`).
 
     A bad record is replaced by the next good one, in a fixed order, under its own id: the sample after it, the one
     after that, and so on, wrapping around (in large datasets, distant ones after the next hundred). `bad` counts bad
@@ -62,7 +63,7 @@ class RawDataset(Dataset):
     Attributes:
         inventory: What the whole source is read as, or None.
         label_names: Names of the classes, or None.
-        labels: (N,) int64 or float32, or None.
+        labels: (N,) int64 or float32, or None; of several classes each (N, L) float32, 0 or 1, NaN without labels.
         groups: N strings, or None.
         transcripts: N strings, or None.
         lengths: (N,) int64, samples at 16 kHz of recordings according to a column (-1 unknown), or None.
@@ -146,11 +147,18 @@ class RawDataset(Dataset):
             record[key], record[f"{key}_pair"] = value
         else:
             record[key] = value
-        record["label"] = None if self.labels is None else self.labels[index].item()
+        label = None if self.labels is None else self.labels[index]
+        record["label"] = label.item() if isinstance(label, np.generic) else label
         record["group"] = None if self.groups is None else self.groups[index]
         if self.transcripts is not None:
             record["transcript"] = self.transcripts[index]
         return record
+
+    def joint(self, index: int) -> str | None:
+        """Return the text between a sample and the one before, if both are parts of one document; else None."""
+        row = int(self.rows[index])
+        follows = index > 0 and self.rows[index - 1] == row - 1
+        return self.table.values.joint(row) if follows else None
 
     def without_bad(self) -> RawDataset:
         """Decode every sample once and return the dataset of the good ones; `bad` counts the others.
@@ -173,7 +181,9 @@ class RawDataset(Dataset):
         """Return the dataset of some samples, in the given order, with new ids."""
         rows = self.rows[np.asarray(indices, dtype=np.int64)]
         settings = dataclasses.replace(self.settings, on_bad=self.on_bad)
-        return RawDataset(self.modality, self.table, rows, settings, self.source, self.split)
+        chosen = RawDataset(self.modality, self.table, rows, settings, self.source, self.split)
+        chosen.bad.before = self.bad.before
+        return chosen
 
     def subset(self, max_samples: int | None, seed: int = 0) -> RawDataset:
         """Return the dataset of `max_samples` random samples in their order, or itself if it has no more."""
@@ -204,6 +214,8 @@ class RawDataset(Dataset):
         except Exception:  # the name of an unreadable sample is requested
             value = None
         path = value.get("path") if isinstance(value, dict) else None
+        if isinstance(value, str) and not RECORD_KINDS[self.modality].is_text:
+            path = value
         return f"row {row} ({path})" if path else f"row {row}"
 
     def reject(self, index: int, error: BadSample, drawn: bool = True, report: DataReport | None = None) -> None:
@@ -222,7 +234,7 @@ class RawDataset(Dataset):
             name = self.name_of(index).encode("utf-8", "backslashreplace").decode("utf-8")
             report.reject(BadRecord(*self._place(index), name, error.reason, error.detail), drawn)
         elif not known and not self._quiet:
-            total = self.bad.total
+            total = self.bad.found
             self._quiet = total >= MAX_WARNINGS
             if total <= MAX_WARNINGS:
                 logger.warning("Bad %s sample, %s: %s", self.modality, self.name_of(index), error)
@@ -239,7 +251,7 @@ class RawDataset(Dataset):
             raise self._broken[index].with_traceback(None)
         try:
             raw = self.table.values[int(self.rows[index])]
-            value, notes = RECORD_KINDS[self.modality].decode(raw, self.settings.channels)
+            value, notes = RECORD_KINDS[self.modality].decode(raw, self.settings)
         except MissingDependencyError:
             raise
         except BadSample as error:
@@ -303,9 +315,9 @@ def open_dataset(
         source: One of
             - None or "builtin": the built-in data (`builtin.py`);
             - a folder or file of parquet, with images and audio as encoded bytes or paths;
-            - a folder of images or of audio (wav, flac, ogg, mp3), flat or with a folder per class, optionally with a
-              folder per split above that and `metadata.csv` for further columns;
-            - a folder or file of text: `.txt` with a blank line between documents, `.jsonl`;
+            - a folder, `.zip` or URL of images or recordings, with folders of splits and classes, or in one of
+              `FILE_LAYOUTS`; or a file that lists such files;
+            - a folder or file of text: `.txt` with a blank line between documents (or see `documents`), `.jsonl`;
             - the name of a dataset on the Hugging Face Hub, "user/name" or "user/name:config".
         split: Name of a split, or several joined as in "train+test". "validation" and "test" stand for one another if
             only one exists.

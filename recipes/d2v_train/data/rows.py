@@ -1,9 +1,8 @@
-"""Undecoded values, row by row: in memory, in files, in a table of the `datasets` library, or several of these."""
+"""Undecoded values, row by row: in memory, in files, or several of these."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -31,10 +30,34 @@ class Rows(Protocol):
     def keep(self, rows: int) -> None:
         """Set how many rows of a stream stay in memory."""
 
+    def joint(self, row: int) -> str | None:
+        """Return the text between a row and the one before whose document it continues; None at a new document."""
+        return None
+
     @property
     def identity(self) -> str | None:
         """A string that changes with the values; None if that requires reading them."""
         return None
+
+
+class LazySequence(Sequence):
+    """Values that are computed on access.
+
+    Args:
+        size: Number of values.
+        make: Returns one of them by its index.
+    """
+
+    def __init__(self, size: int, make: Callable[[int], Any]):
+        self.size, self.make = size, make
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __getitem__(self, row: int) -> Any:
+        if not 0 <= row < self.size:
+            raise IndexError(row)
+        return self.make(int(row))
 
 
 class MemoryRows(Rows):
@@ -55,40 +78,26 @@ class MemoryRows(Rows):
         return self.values[row]
 
 
-class FileRows(MemoryRows):
-    """Files of one sample each; `values` are their paths."""
-
-    @property
-    def identity(self) -> str | None:
-        try:
-            stats = [(path, path.stat()) for path in map(Path, self.values)]
-        except OSError:
-            return None
-        return "\n".join(f"{path} {stat.st_size} {stat.st_mtime_ns}" for path, stat in stats)
-
-
-class DatasetRows(Rows):
-    """The input column(s) of a `datasets.Dataset`.
+class ListedRows(Rows):
+    """Files of one sample each, of a listing.
 
     Args:
-        dataset: Dataset with its media columns undecoded.
-        columns: Columns of a row; a row of one column is its value, of several a tuple.
+        listing: A `d2v_train.data.listing.Listing`.
+        names: Names of the files in it.
     """
 
-    def __init__(self, dataset: Any, columns: Sequence[str]):
-        self.dataset = dataset.select_columns(list(columns))
-        self.columns = columns
+    def __init__(self, listing: Any, names: Sequence[str]):
+        self.listing, self.names, self.is_remote = listing, names, listing.is_remote
 
     def __len__(self) -> int:
-        return len(self.dataset)
+        return len(self.names)
 
     def __getitem__(self, row: int) -> Any:
-        values = self.dataset[int(row)]
-        return values[self.columns[0]] if len(self.columns) == 1 else tuple(values[column] for column in self.columns)
+        return self.listing.value(self.names[row])
 
     @property
     def identity(self) -> str | None:
-        return self.dataset._fingerprint
+        return self.listing.identity(self.names)
 
 
 class JoinedRows(Rows):
@@ -100,7 +109,7 @@ class JoinedRows(Rows):
         self.is_stream = any(part.is_stream for part in parts)
         self.is_remote = any(part.is_remote for part in parts)
         if all(part.names is not None for part in parts):
-            self.names = [name for part in parts for name in part.names]
+            self.names = LazySequence(len(self), self._name)
 
     def __len__(self) -> int:
         return int(self.ends[-1])
@@ -108,8 +117,12 @@ class JoinedRows(Rows):
     def __getitem__(self, row: int) -> Any:
         if not 0 <= row < len(self):
             raise IndexError(row)
-        part = int(np.searchsorted(self.ends, row, side="right"))
-        return self.parts[part][row - (int(self.ends[part - 1]) if part else 0)]
+        part, inner = self._place(row)
+        return part[inner]
+
+    def joint(self, row: int) -> str | None:
+        part, inner = self._place(row)
+        return part.joint(inner)
 
     def keep(self, rows: int) -> None:
         for part in self.parts:
@@ -119,3 +132,12 @@ class JoinedRows(Rows):
     def identity(self) -> str | None:
         identities = [part.identity for part in self.parts]
         return None if None in identities else " ".join(identities)
+
+    def _place(self, row: int) -> tuple[Rows, int]:
+        """Return the part that holds a row, and its row there."""
+        part = int(np.searchsorted(self.ends, row, side="right"))
+        return self.parts[part], row - (int(self.ends[part - 1]) if part else 0)
+
+    def _name(self, row: int) -> str:
+        part, inner = self._place(row)
+        return part.names[inner]

@@ -23,7 +23,7 @@ class SourceEntry(SourceSettings):
     """One source in the options."""
 
     source: str | None = None
-    """Folder, file or name on the Hub; None is the built-in data."""
+    """Folder, file or name on the Hub, or "builtin"."""
     split: str = "train"
     """Its split."""
     ratio: float | None = None
@@ -84,11 +84,16 @@ def read_entries(option: str, value: Any, defaults: Mapping[str, Any] | None = N
         made = build_section(SourceEntry, {**(defaults or {}), **fields}, f"{where}.")
         if made.ratio is not None and not 0 < made.ratio < math.inf:
             raise OptionError(f"{where}.ratio is {made.ratio}. It must be a positive number, or be left out.")
-        if made.source is not None and not made.source.strip():  # as a path it would be the working directory
-            raise OptionError(f"{where} is empty. Name a source, or set it to null for the built-in data.")
+        if made.source is None:
+            raise OptionError(
+                f"{where} names no data. Give a folder, a file or the name of a data set on the Hub; "
+                f"{where}=builtin is a small built-in sample."
+            )
+        if not made.source.strip():  # as a path it would be the working directory
+            raise OptionError(f"{where} is empty. Name a source.")
         entries.append(made)
     if not entries:
-        raise OptionError(f"{option} is an empty list. Name a source, or set it to null for the built-in data.")
+        raise OptionError(f"{option} is an empty list. Name a source.")
     return entries
 
 
@@ -131,19 +136,24 @@ def names_of(entries: Sequence[SourceEntry]) -> list[str]:
     """Return short names of sources: the last part of each path, numbered if two are the same."""
     names: list[str] = []
     for entry in entries:
-        short = Path(entry.source or "builtin").stem
+        short = Path(entry.source).stem
         same = sum(name.partition("#")[0] == short for name in names)
         names.append(f"{short}#{same + 1}" if same else short)
     return names
 
 
 def open_sources(options: Options, defaults: Mapping[str, Mapping[str, Any]] | None = None) -> dict[str, Any]:
-    """Open the raw datasets of the run by modality: a `RawDataset`, or a `JoinedDataset` of several sources.
+    """Open the raw datasets to pretrain on by modality: a `RawDataset`, or a `JoinedDataset` of several sources.
+
+    Labels are not read unless a source asks for them.
 
     Args:
         options: Options of the run.
         defaults: Fields of `SourceSettings` that follow from the model, by modality.
     """
     block = options.data.shuffle_buffer if options.data.streaming else None
-    entries = {name: entries_of(options, name, (defaults or {}).get(name)) for name in options.modalities}
+    entries = {
+        name: entries_of(options, name, {"read_labels": False, **(defaults or {}).get(name, {})})
+        for name in options.modalities
+    }
     return {name: open_entries(name, sources, block) for name, sources in entries.items()}

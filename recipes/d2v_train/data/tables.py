@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ import numpy as np
 
 from d2v_train.data.inventory import Inventory
 from d2v_train.data.rows import JoinedRows, MemoryRows, Rows
+from d2v_train.data.text_lines import DOCUMENT_RULES
 
 
 logger = logging.getLogger(__name__)
@@ -34,14 +36,30 @@ TEXT_PAIRS = (
     ("premise", "hypothesis"),
     ("question1", "question2"),
 )
-LABEL_COLUMNS = ("label", "labels", "fine_label", "class", "category", "intent_class", "target")
+LABEL_COLUMNS = ("label", "labels", "fine_label", "class", "category", "intent_class", "target", "cls")
 GROUP_COLUMNS = ("speaker", "speaker_id", "client_id", "group")
+RATE_COLUMNS = ("sampling_rate", "sample_rate", "samplerate")
+PATH_COLUMNS = ("file_name", "filename", "file", "path", "filepath", "file_path")
+"""Columns of tables that name files of images or recordings, besides those of `RecordKind.columns`."""
 TRANSCRIPT_COLUMNS = ("text", "transcript", "transcription", "sentence", "normalized_text")
 """Names that a program may pass as `SourceSettings.text_column`; without it no transcripts are read."""
 
 
 class SplitNotFoundError(ValueError):
-    """A source does not have the requested split."""
+    """A source does not have the requested split.
+
+    Args:
+        message: Which split, of which source, and the splits that exist.
+        existing: The splits that exist.
+    """
+
+    def __init__(self, message: str, existing: Sequence[str] = ()):
+        super().__init__(message)
+        self.existing = list(existing)
+
+
+class NoSamplesError(ValueError):
+    """A source holds no samples of a modality."""
 
 
 class ColumnNotFoundError(ValueError):
@@ -88,7 +106,7 @@ class SourceSettings:
     """How the samples of a source are found and read: the fields of a `dataset` section of the options.
 
     Raises:
-        ValueError: If `cache` or `on_bad` has another value.
+        ValueError: If `documents`, `cache` or `on_bad` has another value, or the encoding is unknown.
     """
 
     column: str | list[str] | None = None
@@ -97,6 +115,8 @@ class SourceSettings:
     """Column of the label; null takes the first of the usual names, if any."""
     group_column: str | None = None
     """Column of the speaker or another origin; null takes the first of the usual names, if any."""
+    read_labels: bool = True
+    """Whether labels are read. Pretraining leaves them out of its training data, whatever the label column holds."""
     text_column: str | list[str] | tuple[str, ...] | None = None
     """Column of the transcripts of recordings (or captions of images); of several names, the first that exists; null
     reads none."""
@@ -111,16 +131,43 @@ class SourceSettings:
     """Keep at most this many samples, drawn at random once; their order is kept."""
     channels: int | None = 3
     """Channels of images: 3 (RGB), 1 (grey), or null to keep their own."""
+    value_range: list[float] | None = None
+    """Values that become black and white in images of more than 8 bits and of floats; null takes those of each image
+    (bits of whole numbers, [0, 1] of floats, else its least and greatest pixel)."""
+    max_pixels: int = 100_000_000
+    """Most pixels of an image. Larger JPEGs are decoded at a half, quarter or eighth of their size, others are bad.
+    Decoding takes 8 bytes a pixel, 12 for floats."""
+    sampling_rate: int | None = None
+    """Rate in Hz of recordings that are stored as arrays of samples without their rate."""
     cache: bool | str = "auto"
     """Which decoded samples a process keeps: `auto` up to 256 MiB, true all, false none."""
+    encoding: str = "utf-8"
+    """Encoding of files of text, csv, tsv and json, such as `latin-1`; a byte order mark is skipped."""
+    documents: str = "paragraphs"
+    """What is a document of a file of plain text: `paragraphs` what blank lines separate, `lines` each line, `files`
+    the whole file. Documents of more than 1 MiB are read in parts."""
     on_bad: str = "substitute"
     """What happens to a bad sample: `substitute` replaces it by the next good one, `raise` raises `BadSample`."""
 
     def __post_init__(self):
         if self.on_bad not in ("substitute", "raise"):
             raise ValueError(f"Option on_bad is {self.on_bad!r}; it must be 'substitute' or 'raise'.")
+        if self.documents not in DOCUMENT_RULES:
+            raise ValueError(f"Option documents is {self.documents!r}; it must be one of {', '.join(DOCUMENT_RULES)}.")
         if self.cache not in ("auto", True, False):
             raise ValueError(f"Option cache is {self.cache!r}; it must be 'auto', true or false.")
+        try:
+            codecs.lookup(self.encoding)
+        except LookupError as error:
+            raise ValueError(
+                f"Option encoding is {self.encoding!r}, which is unknown. Usual ones: utf-8, utf-16, latin-1, cp1252."
+            ) from error
+        limits = self.value_range
+        if limits is not None and not (len(limits) == 2 and limits[0] < limits[1]):
+            raise ValueError(f"Option value_range is {limits!r}; it must be [low, high] with low < high, or null.")
+        for name in ("max_pixels", "sampling_rate"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
+                raise ValueError(f"Option {name} is {getattr(self, name)}; it must be at least 1.")
 
 
 AS_FOUND = SourceSettings()
@@ -173,7 +220,7 @@ def pick_split(wanted: str, existing: Sequence[str], where: str) -> str:
                 logger.warning("%s has no split %r; using its split %r.", where, wanted, name)
             return name
     found = ", ".join(sorted(existing)) or "none"
-    raise SplitNotFoundError(f"There is no split {wanted!r} in {where}. It has: {found}.")
+    raise SplitNotFoundError(f"There is no split {wanted!r} in {where}. It has: {found}.", existing)
 
 
 def usual_column(

@@ -6,13 +6,15 @@ defaults come from the fields.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from transformers import TrainingArguments
 
-from d2v_train.options.errors import OptionError, at_least
+from d2v_train.options.errors import OptionError, at_least, choice, share
 from modeling_d2v.sharing.places import model_place
 
 
@@ -21,6 +23,32 @@ if TYPE_CHECKING:
 
 
 PARTS = ("train", "validation", "test")
+LEAST = {
+    **dict.fromkeys(
+        "per_device_train_batch_size per_device_eval_batch_size gradient_accumulation_steps save_total_limit "
+        "early_stopping_patience eval_accumulation_steps torch_empty_cache_steps dataloader_prefetch_factor "
+        "ddp_timeout".split(),
+        1,
+    ),
+    **dict.fromkeys(
+        "learning_rate weight_decay adam_epsilon max_grad_norm warmup_steps seed data_seed dataloader_num_workers "
+        "freeze_encoder_steps early_stopping_threshold logging_steps eval_steps save_steps eval_delay "
+        "neftune_noise_alpha".split(),
+        0,
+    ),
+}
+"""Smallest values of the options of `FinetuningArguments` that are numbers without an upper bound."""
+SHARES = {"adam_beta1": True, "adam_beta2": True, "label_smoothing_factor": True, "max_bad_fraction": False}
+"""Options of `FinetuningArguments` from 0 to 1, and whether 1 is too much."""
+MULTI_LABEL_METRICS = ("mean_average_precision", "micro_f1", "macro_f1", "exact_match")
+"""Names of the metrics of samples with several classes; the first selects the best checkpoint."""
+ALONE = {
+    "tokenizer_name": ("tokenizer_config.json", "tokenizer.json", "vocab.json"),
+    "processor_name": ("preprocessor_config.json", "processor_config.json"),
+}
+"""Files that make a folder a tokenizer or a processor, by the option that names it."""
+SINGLE_LABEL, MULTI_LABEL = "single_label_classification", "multi_label_classification"
+"""Values of `problem_type` for one class per sample and for any number."""
 
 
 def option(default: Any, help: str) -> Any:
@@ -45,6 +73,28 @@ def with_defaults(**defaults: Any) -> Callable[[type], type]:
         return dataclass(cls)
 
     return decorate
+
+
+def check_one_class_options(args: FinetuningArguments, smoothing: bool = False) -> None:
+    """Check the options of a run on samples with several classes.
+
+    Args:
+        args: Options.
+        smoothing: Whether labels can be smoothed.
+
+    Raises:
+        OptionError: If one makes sense with one class per sample alone.
+    """
+    metric = args.metric_for_best_model
+    if not args.takes_main_metric and metric.removeprefix("eval_") in ("accuracy", "top_5_accuracy"):
+        raise OptionError(
+            f"--metric_for_best_model is {metric}, but samples with several classes have "
+            f"{', '.join(MULTI_LABEL_METRICS)} and loss."
+        )
+    if args.label_smoothing_factor and not smoothing:
+        raise OptionError(
+            f"--label_smoothing_factor is {args.label_smoothing_factor}, but it needs one class per sample."
+        )
 
 
 def check_share(name: str, value: float, whole: bool = False) -> None:
@@ -86,8 +136,11 @@ class ModelArguments:
                 "and --from_scratch for random weights."
             )
         for name in ("model_name_or_path", "tokenizer_name", "processor_name"):
-            if getattr(self, name) is not None:
-                setattr(self, name, model_place(getattr(self, name)))
+            given = getattr(self, name)
+            # A tokenizer or a processor may lie in a folder without a model.
+            alone = any((Path(given or "").expanduser() / file).is_file() for file in ALONE.get(name, ()))
+            if given is not None and not alone:
+                setattr(self, name, model_place(given))
 
     @property
     def hub_options(self) -> dict[str, Any]:
@@ -128,6 +181,22 @@ class DataArguments:
             at_least(f"--{name}", getattr(self, name), 1)
         check_share("train_val_split", self.train_val_split)
 
+    def check_run(self, args: FinetuningArguments) -> None:
+        """Check that the data for what a run does is named.
+
+        Raises:
+            OptionError: If it is not.
+        """
+        asked = {"train": args.do_train, "validation": args.do_eval, "test": args.do_predict}
+        for part, option_name in zip(PARTS, ("do_train", "do_eval", "do_predict"), strict=True):
+            named = self.dataset_name is not None or self.own_source(part) is not None
+            held_out = part == "validation" and args.do_train and self.may_hold_out
+            if asked[part] and not named and not held_out:
+                raise OptionError(
+                    f"--{option_name} needs {part} data: name it with --{part}_{self.place}, or all data with "
+                    "--dataset_name."
+                )
+
     def own_source(self, part: str) -> str | None:
         """Return the separate source of "train", "validation" or "test", None if there is none."""
         return getattr(self, f"{part}_{self.place}")
@@ -154,10 +223,12 @@ class MediaDataArguments(DataArguments):
     Attributes:
         modality: "vision" or "audio".
         input_column: Name of the option for the input column.
+        decoding: Names of the options that are fields of `SourceSettings` and say how inputs are decoded.
     """
 
     modality: ClassVar[str]
     input_column: ClassVar[str]
+    decoding: ClassVar[tuple[str, ...]] = ()
 
     train_dir: str | None = option(None, "Folder or file of the training data, if it is not part of dataset_name.")
     validation_dir: str | None = option(None, "Folder or file of the data to evaluate on.")
@@ -191,7 +262,8 @@ class MediaDataArguments(DataArguments):
             raise SplitNotFoundError(f"No {part} data is named: set --{part}_dir or --dataset_name.")
         if own is None and self.dataset_config_name:
             source = f"{source}:{self.dataset_config_name}"
-        options = {"column": getattr(self, self.input_column), **options}
+        decoding = {name: getattr(self, name) for name in self.decoding}
+        options = {"column": getattr(self, self.input_column), **decoding, **options}
         with column_named_by(f"--{self.input_column}"):
             try:
                 return open_dataset(self.modality, source, self.split_of(part), **options)
@@ -204,14 +276,34 @@ class MediaDataArguments(DataArguments):
 
 @dataclass
 class ClassArguments:
-    """Options for the classes of images or recordings, to combine with `MediaDataArguments`."""
+    """Options for the classes of images or recordings, to combine with `MediaDataArguments`.
 
-    label_column: str | None = option(None, "Column of the class; default: found by its name.")
+    Attributes:
+        smooths_flags: Whether labels of several classes can be smoothed.
+    """
+
+    smooths_flags: ClassVar[bool] = False
+
+    label_column: str | None = option(None, "Column of the class or classes; default: found by its name.")
+    problem_type: str | None = option(
+        None, f"{SINGLE_LABEL} or {MULTI_LABEL}, in which a sample has any number of classes; default: by the labels."
+    )
+    threshold: float = option(0.5, "Probability from which a class is assigned if there may be several.")
     train_fraction: float = option(1.0, "Share of each class to train on, drawn with --seed.")
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_share("train_fraction", self.train_fraction, whole=True)
+        check_share("threshold", self.threshold)
+        if self.problem_type is not None:
+            choice("--problem_type", self.problem_type, (SINGLE_LABEL, MULTI_LABEL))
+        if self.problem_type == SINGLE_LABEL and self.threshold != 0.5:
+            raise OptionError(f"--threshold is {self.threshold}, but with {SINGLE_LABEL} the best class is assigned.")
+
+    def check_run(self, args: FinetuningArguments) -> None:
+        super().check_run(args)
+        if self.problem_type == MULTI_LABEL:
+            check_one_class_options(args, self.smooths_flags)
 
 
 @dataclass
@@ -219,6 +311,8 @@ class FinetuningArguments(TrainingArguments):
     """`TrainingArguments` with further options for fine-tuning data2vec."""
 
     title: ClassVar[str] = "this task"
+    main_metric: ClassVar[str | None] = None
+    """Metric that selects the best checkpoint if --metric_for_best_model is not given; a task may take another."""
 
     output_dir: str | None = option(None, "Folder of the run.")
     # A loss that is not finite must show in the log.
@@ -237,6 +331,19 @@ class FinetuningArguments(TrainingArguments):
     def __post_init__(self) -> None:
         if not self.output_dir:
             raise ValueError("Name the folder of the run with --output_dir.")
+        self.takes_main_metric = self.metric_for_best_model is None
+        if self.metric_for_best_model is None:
+            self.metric_for_best_model = self.main_metric
+        for name, least in LEAST.items():
+            value = getattr(self, name)
+            if isinstance(value, int | float):
+                at_least(f"--{name}", value, least)
+        for name, below in SHARES.items():
+            share(f"--{name}", getattr(self, name), below)
+        if self.max_steps < 1 and self.max_steps != -1:
+            raise OptionError(f"--max_steps is {self.max_steps}. It must be at least 1, or -1 for --num_train_epochs.")
+        if not 0 < self.num_train_epochs < math.inf:
+            raise OptionError(f"--num_train_epochs is {self.num_train_epochs}. It must be above 0.")
         if str(getattr(self.hub_strategy, "value", self.hub_strategy)) != "end":
             raise OptionError(
                 f"--hub_strategy is {self.hub_strategy}, but only the finished model is uploaded: checkpoints hold "

@@ -47,9 +47,9 @@ def check_bad_samples(datasets: Mapping[str, RawDataset], max_fraction: float) -
         ValueError: If it is above `max_fraction`; the message names samples.
     """
     for name, dataset in datasets.items():
-        if dataset.bad.total > max_fraction * len(dataset):
+        if dataset.bad.total > max_fraction * dataset.bad.size:
             raise ValueError(
-                f"{dataset.bad.total} of {len(dataset)} samples of the {name} data are unusable, more than "
+                f"{dataset.bad.total} of {dataset.bad.size} samples of the {name} data are unusable, more than "
                 f"--max_bad_fraction {max_fraction:g} allows. {dataset.bad.report()}"
             )
 

@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 from transformers import HfArgumentParser, TrainingArguments
 from transformers.hf_argparser import string_to_bool
 
+from d2v_train.finetuning.arguments import DataArguments, FinetuningArguments
 from d2v_train.options.errors import OptionError
 from d2v_train.options.files import CONFIG_FOLDER, read_yaml
 from d2v_train.support.extras import MissingDependencyError
@@ -48,6 +49,7 @@ OTHER_NAMES = {
     "batch_size": "per_device_train_batch_size",
     "data": "dataset_name",
     "dataset": "dataset_name",
+    "do_lower_case": "case",
     "eval_split": "validation_split",
     "eval_split_name": "validation_split",
     "group_by_length": "train_sampling_strategy",
@@ -97,7 +99,12 @@ def parse_arguments(
         if unknown:
             name = unknown[0].partition("=")[0]
             raise OptionError(f"There is no option {name}. The nearest valid one is --{parser.nearest(name)}.")
-        return parser.parse_args_into_dataclasses(args=argv)
+        options = parser.parse_args_into_dataclasses(args=argv)
+        run = [part for part in options if isinstance(part, FinetuningArguments)]
+        for part in options:
+            if run and isinstance(part, DataArguments):
+                part.check_run(run[0])
+        return options
     except (ValueError, OSError) as error:
         parser.error(" ".join(str(error).split()))
 

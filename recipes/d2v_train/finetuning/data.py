@@ -118,6 +118,7 @@ def hold_out_validation(training: RawDataset, share: float, reason: str) -> tupl
         drawn = np.zeros(len(training), dtype=bool)
         drawn[np.random.default_rng(0).permutation(len(training))[: max(1, round(share * len(training)))]] = True
         kept, held = training.select(np.flatnonzero(~drawn)), training.select(np.flatnonzero(drawn))
+        held.bad.before = None  # what was left out before counts once
         whole = "the samples"
     else:
         raise ValueError(f"{reason} Nothing can be held out of a single training sample; add samples.")

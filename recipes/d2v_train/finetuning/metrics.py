@@ -16,8 +16,14 @@ import datasets
 import evaluate
 import numpy as np
 from scipy.stats import pearsonr, spearmanr
-from sklearn.metrics import f1_score, matthews_corrcoef
+from sklearn.metrics import (
+    average_precision_score,
+    f1_score,
+    matthews_corrcoef,
+    precision_recall_fscore_support,
+)
 
+from d2v_train.finetuning.arguments import MULTI_LABEL_METRICS
 from d2v_train.finetuning.class_labels import NO_LABEL
 from d2v_train.support.extras import need
 
@@ -142,8 +148,47 @@ def accuracies(top: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     return result
 
 
+def multi_label_scores(
+    probabilities: np.ndarray, flags: np.ndarray, names: Sequence[str], threshold: float = 0.5
+) -> tuple[dict[str, float], list[dict[str, Any]]]:
+    """Measure classes that do not exclude each other.
+
+    Args:
+        probabilities: (N, L).
+        flags: (N, L) 0 or 1; rows of `NO_LABEL` are ignored.
+        names: Names of the L classes.
+        threshold: Probability from which a class is assigned.
+
+    Returns:
+        `MULTI_LABEL_METRICS`: the mean over classes of the average precision (of classes with samples alone), F1 over
+        all classes and samples, mean F1 of the classes, and the share of samples with exactly the right classes. The
+        same of each class, with its name and number of samples.
+    """
+    counted = (flags != NO_LABEL).all(axis=1)
+    flags, probabilities = flags[counted] > 0.5, probabilities[counted]
+    assigned = probabilities >= threshold
+    if not len(flags):
+        flags, assigned, probabilities = (np.zeros((1, len(names)), dtype=kind) for kind in (bool, bool, float))
+    precision, recall, f1, _ = precision_recall_fscore_support(flags, assigned, average=None, zero_division=0)
+    ranked = [
+        float(average_precision_score(flags[:, number], probabilities[:, number])) if flags[:, number].any() else None
+        for number in range(len(names))
+    ]
+    known = [value for value in ranked if value is not None]
+    values = (
+        float(np.mean(known)) if known else 0.0,
+        float(f1_score(flags, assigned, average="micro", zero_division=0)),
+        float(f1.mean()),
+        float((flags == assigned).all(axis=1).mean()),
+    )
+    columns = (names, flags.sum(axis=0).tolist(), precision.tolist(), recall.tolist(), f1.tolist(), ranked)
+    keys = ("class", "samples", "precision", "recall", "f1", "average_precision")
+    by_class = [dict(zip(keys, row, strict=True)) for row in zip(*columns, strict=True)]
+    return dict(zip(MULTI_LABEL_METRICS, values, strict=True)), by_class
+
+
 class _ErrorRate(OfflineMetric):
-    """Edits that turn the predictions into the references, as a share of the words or characters of the references.
+    """Edits that turn the predictions into the references, as a share of the units of the references.
 
     Counts are summed over all pairs before the division, so long references have more weight. White space is stripped
     at the ends and reduced to one space between words. A rate can be above 1.
@@ -170,19 +215,25 @@ class CharacterErrorRate(_ErrorRate):
     unit = "character"
 
 
+class PhonemeErrorRate(_ErrorRate):
+    """Substituted, deleted and inserted phonemes, separated by spaces, relative to those of the references ("per")."""
+
+    unit = "phoneme"
+
+
 def count_edits(predictions: Sequence[str], references: Sequence[str], unit: str = "word") -> dict[str, int]:
     """Count substitutions, deletions and insertions of the best alignments, and the "units" of the references.
 
     Args:
         predictions, references: Pairs of texts.
-        unit: "word" or "character".
+        unit: "word", "phoneme" (both are separated by spaces) or "character".
 
     Raises:
         MissingDependencyError: If jiwer is not installed.
     """
     jiwer = need("jiwer", "audio")
     texts, truths = ([" ".join(text.split()) for text in part] for part in (predictions, references))
-    align = jiwer.process_words if unit == "word" else jiwer.process_characters
+    align = jiwer.process_characters if unit == "character" else jiwer.process_words
     counted = {"substitutions": 0, "deletions": 0, "insertions": 0, "units": 0}
     if truths:
         result = align(truths, texts)

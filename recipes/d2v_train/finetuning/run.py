@@ -15,11 +15,14 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from accelerate.utils import gather_object
 from transformers import EvalPrediction, PreTrainedModel, set_seed
 from transformers.utils import logging as transformers_logging
 
+from d2v_train.data.inventory import log_inventories
+from d2v_train.data.labels import without_unlabelled
 from d2v_train.data.records import RawDataset
 from d2v_train.data.tables import SplitNotFoundError
 from d2v_train.finetuning.arguments import DataArguments, FinetuningArguments, ModelArguments
@@ -76,6 +79,13 @@ class Task(ABC):
             SplitNotFoundError: If the data does not exist.
         """
         return self.data_args.open(split)
+
+    def unlabelled(self, raw: RawDataset) -> np.ndarray | None:
+        """Return which samples have no label to learn from or to compare with, (N,) bool; None if all have one.
+
+        They are left out of training and validation data and count as bad samples.
+        """
+        return None
 
     def learn(self, training: RawDataset | None) -> None:
         """Determine what is learned, such as the classes, from the training data or else from the checkpoint."""
@@ -206,19 +216,31 @@ def open_data(task: Task) -> dict[str, RawDataset]:
 
     Raises:
         SplitNotFoundError: If a requested split does not exist.
+        ValueError: If more than `--max_bad_fraction` of the samples have no label.
     """
     args, data = task.args, task.data_args
-    raw = {"training": task.open("train")} if args.do_train else {}
+
+    def opened(split: str, name: str, part: str = "") -> RawDataset:
+        whole = task.open(split, part)
+        missing = task.unlabelled(whole)
+        if missing is None:
+            return whole
+        kept = without_unlabelled(whole, missing, f"{name} data")
+        check_bad_samples({name: kept}, args.max_bad_fraction)
+        return kept
+
+    raw = {"training": opened("train", "training")} if args.do_train else {}
     for part in task.parts if args.do_eval else ():
         name = f"validation {part}".strip()
         try:
-            raw[name] = task.open("validation", part)
+            raw[name] = opened("validation", name, part)
         except SplitNotFoundError as error:
             if not args.do_train or part or not data.may_hold_out:
                 raise
             raw["training"], raw[name] = hold_out_validation(raw["training"], data.train_val_split, str(error))
     for part in task.parts if args.do_predict else ():
         raw[f"test {part}".strip()] = task.open("test", part)
+    log_inventories(raw.values())
     limits = {
         "training": data.max_train_samples,
         "validation": data.max_eval_samples,
@@ -236,12 +258,13 @@ def usable(task: Task, name: str, raw: RawDataset) -> RawDataset:
     return good
 
 
-def write_predictions(path: Path, columns: Mapping[str, Sequence[Any]]) -> None:
+def write_predictions(path: Path, columns: Mapping[str, Sequence[Any]], what: str = "predictions") -> None:
     """Write predictions, one line per sample, and print the path.
 
     Args:
         path: Path of a .csv, .tsv or .jsonl file.
         columns: Values of all samples by column name.
+        what: What the lines are.
     """
     rows = list(zip(*columns.values(), strict=True))
     if path.suffix == ".jsonl":
@@ -253,7 +276,7 @@ def write_predictions(path: Path, columns: Mapping[str, Sequence[Any]]) -> None:
         csv.writer(file, **layout).writerows([list(columns), *rows])
         text = file.getvalue()
     write_text(path, text)
-    print(f"{len(rows):,} predictions: {path}")
+    print(f"{len(rows):,} {what}: {path}")
 
 
 def prepare_program(args: FinetuningArguments) -> None:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator
-from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 from huggingface_hub.utils import WeakFileLock
@@ -15,16 +14,20 @@ from torch.utils.data import Dataset
 from d2v_train.data.bad_samples import BadSample
 from d2v_train.data.records import RawDataset
 from d2v_train.data.report import DataReport, keep_report, repeat_report
+from d2v_train.inputs.long_texts import cut_text
 from d2v_train.support.atomic import write_file
 
 
 DOCUMENTS_AT_ONCE = 1000
+CHARACTERS_AT_ONCE = 2**21
+"""Size of a batch of documents that is tokenised at once; a tokenizer needs about 150 bytes per character."""
 
 
 class PackedTextDataset(Dataset):
     """Blocks <s> ... </s> of exactly `block_size` tokens, cut from all documents one after another.
 
-    Documents are separated by </s>. Everything is tokenised once, in batches, on construction. Bad documents are left
+    Documents are separated by </s>; the parts of a long one are joined again. Everything is tokenised once, in batches
+    of limited size, on construction. Bad documents are left
     out and counted in `bad`. The rest after the last whole block is dropped; without a whole block, the only block is
     shorter.
 
@@ -83,13 +86,25 @@ class PackedTextDataset(Dataset):
         return {"id": index, "input_ids": ids, "label": None, "group": None}
 
 
-def _good_texts(dataset: RawDataset, report: DataReport | None) -> Iterator[str]:
+def _good_texts(dataset: RawDataset, report: DataReport | None) -> Iterator[tuple[str, bool]]:
+    """Yield each good text, and whether it ends a document, which it does unless the next one is its next part."""
+    held: str | None = None
     for index in range(len(dataset)):
         try:
             record = dataset.load(index, report)
         except BadSample:
+            if held is not None:
+                yield held, True
+            held = None
             continue
-        yield record["text"] if "text_pair" not in record else f"{record['text']}\n{record['text_pair']}"
+        text = record["text"] if "text_pair" not in record else f"{record['text']}\n{record['text_pair']}"
+        joint = dataset.joint(index)
+        if held is not None:
+            yield held, joint is None
+            text = text if joint is None else joint + text
+        held = text
+    if held is not None:
+        yield held, True
 
 
 def _tokens_of(
@@ -99,18 +114,20 @@ def _tokens_of(
     rules = tokenizer.backend_tokenizer.to_str().encode()
     met = DataReport()  # while the file is written
     if dataset.table.values.is_stream:
-        # Too large for memory, and to be read twice: the identity of the files stands for that of the documents.
+        # Too large to be read twice: the identity of the files stands for that of the documents.
         digest = hashlib.blake2b(rules + dataset.rows.astype("<i8").tobytes(), digest_size=16)
         digest.update(dataset.table.values.identity.encode("utf-8", "surrogateescape"))
-        documents: Iterable[str] = _good_texts(dataset, met)
+        texts = _good_texts(dataset, met)
         folder = _default_folder() if cache_dir is None else Path(cache_dir)
+    elif cache_dir is None:
+        parts = list(_tokenise(_good_texts(dataset, report), tokenizer))
+        return np.concatenate(parts) if parts else _raise_unusable(dataset)
     else:
-        documents = list(_good_texts(dataset, report))
-        if cache_dir is None:
-            return _concatenated(documents, tokenizer, dataset)
         digest = hashlib.blake2b(rules, digest_size=16)
-        for document in documents:
-            digest.update(hashlib.blake2b(document.encode(), digest_size=16).digest())
+        for text, is_end in _good_texts(dataset, report):
+            digest.update(hashlib.blake2b(text.encode(), digest_size=16).digest())
+            digest.update(b"" if is_end else b"continued")
+        texts = _good_texts(dataset, DataReport())  # read twice rather than kept, and reported once
         folder = Path(cache_dir)
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"tokens-{digest.hexdigest()}.int32"
@@ -118,7 +135,7 @@ def _tokens_of(
     with WeakFileLock(path.with_suffix(".lock")):
         if not path.is_file():
             with write_file(path) as file:
-                for ids in _tokenise(documents, tokenizer):
+                for ids in _tokenise(texts, tokenizer):
                     ids.tofile(file)
                 if not file.tell():
                     _raise_unusable(dataset)
@@ -128,14 +145,7 @@ def _tokens_of(
     return np.memmap(path, dtype=np.int32, mode="r")
 
 
-def _concatenated(documents: list[str], tokenizer: Any, dataset: RawDataset) -> np.ndarray:
-    parts = list(_tokenise(documents, tokenizer))
-    if not parts:
-        _raise_unusable(dataset)
-    return np.concatenate(parts)
-
-
-def _raise_unusable(dataset: RawDataset) -> None:
+def _raise_unusable(dataset: RawDataset) -> NoReturn:
     raise ValueError(f"None of the {len(dataset)} documents can be used. {dataset.bad.report()}")
 
 
@@ -145,10 +155,27 @@ def _default_folder() -> Path:
     return Path(HF_DATASETS_CACHE) / "data2vec_tokens"
 
 
-def _tokenise(documents: Iterable[str], tokenizer: Any) -> Iterator[np.ndarray]:
-    """Yield the token ids of each document followed by </s>, int32."""
-    rest = iter(documents)
-    while batch := list(islice(rest, DOCUMENTS_AT_ONCE)):
-        encoded = tokenizer(batch, add_special_tokens=False, return_attention_mask=False, verbose=False)["input_ids"]
-        for ids in encoded:
-            yield np.array([*ids, tokenizer.eos_token_id], dtype=np.int32)
+def _tokenise(texts: Iterable[tuple[str, bool]], tokenizer: Any) -> Iterator[np.ndarray]:
+    """Yield the token ids of several texts, int32, with </s> after those that end a document."""
+    for batch in _batches(texts):
+        encoded = tokenizer(
+            [piece for piece, _ in batch], add_special_tokens=False, return_attention_mask=False, verbose=False
+        )["input_ids"]
+        ends = [[tokenizer.eos_token_id] if is_end else [] for _, is_end in batch]
+        yield np.array([token for ids, end in zip(encoded, ends, strict=True) for token in (*ids, *end)], np.int32)
+
+
+def _batches(texts: Iterable[tuple[str, bool]]) -> Iterator[list[tuple[str, bool]]]:
+    """Yield pieces of texts in batches of limited size, each with whether it ends a document."""
+    batch: list[tuple[str, bool]] = []
+    size = 0
+    for text, is_end in texts:
+        *pieces, last = cut_text(text)
+        for piece, ends in [*((piece, False) for piece in pieces), (last, is_end)]:
+            batch.append((piece, ends))
+            size += len(piece)
+            if len(batch) == DOCUMENTS_AT_ONCE or size >= CHARACTERS_AT_ONCE:
+                yield batch
+                batch, size = [], 0
+    if batch:
+        yield batch

@@ -30,6 +30,7 @@ def image_processor(config: Data2VecConfig, transform: Any) -> Data2VecImageProc
         resample=3,  # bicubic, as in training
         image_mean=np.broadcast_to(transform.mean, channels).tolist(),
         image_std=np.broadcast_to(transform.std, channels).tolist(),
+        value_range=transform.value_range,
     )
 
 

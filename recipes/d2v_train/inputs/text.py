@@ -10,7 +10,12 @@ import torch
 
 from d2v_train.data.records import RawDataset
 from d2v_train.data.report import DataReport
+from d2v_train.inputs.long_texts import head_of_text
 from d2v_train.inputs.packing import PackedTextDataset
+
+
+CHARACTERS_PER_TOKEN = 64
+"""Length of a text per token of the model's input from which only its beginning is tokenised, if that is enough."""
 
 
 @dataclass
@@ -67,8 +72,22 @@ class TextTransform:
         """Return {"input_ids": int64 (T,), "id"}."""
         ids = record.get("input_ids")
         if ids is None:
+            pair = record.get("text_pair")
             encoded = self.tokenizer(
-                record["text"], record.get("text_pair"), truncation=True, max_length=self.max_length
+                self.head(record["text"]),
+                None if pair is None else self.head(pair),
+                truncation=True,
+                max_length=self.max_length,
             )
             ids = encoded["input_ids"]
         return {"input_ids": torch.as_tensor(np.asarray(ids, dtype=np.int64)), "id": record["id"]}
+
+    def head(self, text: str) -> str:
+        """Return as much of a text as its first `max_length` tokens need, or the whole of it if it is not long."""
+        size = CHARACTERS_PER_TOKEN * self.max_length
+        while len(text) > size:
+            head = head_of_text(text, size)
+            if len(self.tokenizer(head, add_special_tokens=False, verbose=False)["input_ids"]) > self.max_length:
+                return head
+            size *= 8
+        return text

@@ -8,12 +8,18 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import AutoTokenizer
+
+from d2v_train.inputs.long_texts import cut_text
 
 
 SUBWORD_SPECIALS = ["<s>", "<pad>", "</s>", "<unk>"]
 MASK_TOKEN = "<mask>"
+LONGEST_WORD = 1000
+"""Longest word in bytes that a tokenizer is trained on; a longer one counts as several."""
+TRAINED_AT_ONCE = 2**16
+"""Characters that a tokenizer is trained on at once, by each thread."""
 SMALLEST_VOCABULARY = len(SUBWORD_SPECIALS) + 256 + 1
 
 
@@ -37,7 +43,11 @@ def build_tokenizer(texts: Iterable[str], vocab_size: int = 8192, max_length: in
             f"take {SMALLEST_VOCABULARY}."
         )
     tokenizer = Tokenizer(models.BPE(unk_token="<unk>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)  # training splits text by it
+    # Training splits text by it, and takes time that grows with the square of the longest word.
+    words = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [words, pre_tokenizers.Split(Regex(f".{{{LONGEST_WORD}}}"), "isolated")]
+    )
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size - 1,
         min_frequency=2,
@@ -45,7 +55,7 @@ def build_tokenizer(texts: Iterable[str], vocab_size: int = 8192, max_length: in
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.train_from_iterator((piece for text in texts for piece in cut_text(text, TRAINED_AT_ONCE)), trainer)
     return finish_tokenizer(tokenizer, max_length)
 
 

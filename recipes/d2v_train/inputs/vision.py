@@ -33,6 +33,7 @@ class VisionTransform:
         mean: Subtracted, per channel or one number, of values in [0, 1].
         std: Divided by, after that, per channel or one number.
         train: Whether to augment.
+        value_range: That of the prepared dataset, for the image processor; not an option.
     """
 
     image_size: int
@@ -46,6 +47,7 @@ class VisionTransform:
     train: bool = True
 
     def __post_init__(self):
+        self.value_range: list[float] | None = None
         if self.crop_scale is not None:
             self.crop_scale = _range("crop_scale", self.crop_scale, 0.0, 1.0)
         self.crop_aspect = _range("crop_aspect", self.crop_aspect, 0.0, float("inf"))
@@ -68,7 +70,11 @@ class VisionTransform:
         return {"mean": list(processor.image_mean), "std": list(processor.image_std)}
 
     def prepare(self, dataset: RawDataset, block: int | None = None, report: DataReport | None = None) -> RawDataset:
-        """Return `dataset` itself: images are transformed one by one, neither `block` nor `report` is used."""
+        """Return `dataset` itself: images are transformed one by one, neither `block` nor `report` is used.
+
+        Its `value_range` becomes that of the exported image processor; of several sources, that of the last.
+        """
+        self.value_range = dataset.settings.value_range
         return dataset
 
     def __call__(self, record: dict[str, Any], seed: int = 0) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,6 +24,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from modeling_d2v import Data2VecConfig
+from modeling_d2v.configuration_data2vec import SHARED_DECODER
 from modeling_d2v.modalities import MODALITIES
 from modeling_d2v.modality_encoders import LOCAL_ENCODERS
 from modeling_d2v.positions import ConvPositions
@@ -165,15 +167,38 @@ class StepFlops:
         return (config.modality_config(modality).prenet_depth + config.num_hidden_layers) * (linear + attention)
 
     def _decoder(self, modality: str, shape: BatchShape) -> int:
-        """Return the operations of the decoder at all positions and its projection at the masked ones."""
+        """Return the operations of the decoder at all positions and its projections at the masked ones."""
         settings, width, total = self.config.modality_config(modality), self.config.hidden_size, 0
-        if self.drop:
+        rows, inner = shape.samples * shape.masks, settings.decoder_hidden_size
+        mlp = 4 * inner * (settings.decoder_intermediate_size or 4 * inner)
+        if self.drop and settings.decoder_type == "transformer":
+            block = shape.tokens * (8 * inner**2 + mlp) + 4 * shape.tokens**2 * inner
+            total += rows * (2 * shape.tokens * width * inner + settings.decoder_layers * block)
+            width = inner
+        elif self.drop and settings.decoder_type == "cross_attention":
+            block = shape.masked * (4 * inner**2 + mlp + 4 * shape.visible * inner)
+            block += rows * shape.visible * 4 * width * inner
+            total += 2 * shape.masked * width * inner + settings.decoder_layers * block
+            width = inner
+        elif self.drop:
             for _ in range(settings.decoder_layers):
                 kernel, groups = settings.decoder_kernel_size, settings.decoder_groups
-                one = _convolution(shape.grid, kernel, width, settings.decoder_hidden_size, groups)
-                total += shape.samples * shape.masks * one
-                width = settings.decoder_hidden_size
-        return total + shape.masked * projection(settings, width, self.config.hidden_size)
+                total += rows * _convolution(shape.grid, kernel, width, inner, groups)
+                width = inner
+        pixels = settings.patch_values if getattr(settings, "reconstruction_loss_weight", 0) else 0
+        outputs = projection(settings, width, self.config.hidden_size) + 2 * self.config.hidden_size * pixels
+        return total + shape.masked * outputs + (self._shared_decoder(shape) if self.config.shared_decoder else 0)
+
+    def _shared_decoder(self, shape: BatchShape) -> int:
+        """Return the operations of the decoder that modalities share, over the sequence of all positions."""
+        fields = SimpleNamespace(**{**SHARED_DECODER, **self.config.shared_decoder})
+        width, total = self.config.hidden_size, 0
+        for _ in range(fields.decoder_layers):
+            kernel, groups = fields.decoder_kernel_size, fields.decoder_groups
+            one = _convolution((shape.tokens,), kernel, width, fields.decoder_hidden_size, groups)
+            total += shape.samples * shape.masks * one
+            width = fields.decoder_hidden_size
+        return total + shape.masked * projection(fields, width, self.config.hidden_size)
 
 
 def projection(settings: Any, width: int, after: int) -> int:

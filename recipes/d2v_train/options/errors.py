@@ -43,6 +43,21 @@ def at_least(name: str, value: float | None, least: float) -> None:
         raise OptionError(f"{name} is {value}. It must be at least {least}.")
 
 
+def share(name: str, value: float | None, below: bool = False) -> None:
+    """Check that a number is from 0 to 1; None, for an option that was not given, is valid.
+
+    Args:
+        name: Name of the option, as the user writes it.
+        value: Given value.
+        below: Whether 1 is too much.
+
+    Raises:
+        OptionError: If it is out of range or NaN.
+    """
+    if value is not None and not (0 <= value < 1 or (value == 1 and not below)):
+        raise OptionError(f"{name} is {value}. It must be at least 0 and {'below' if below else 'at most'} 1.")
+
+
 @contextmanager
 def options_explained(what: str) -> Iterator[None]:
     """Turn exceptions that libraries raise for wrong options into `OptionError`.

@@ -133,6 +133,9 @@ def read_run_options(path: Path) -> dict[str, Any]:
         former = {name: tree.pop(old) for name, old in names.items() if old in tree}
         if former:
             tree[section] = former | (tree.get(section) or {})
+    # Former versions read the built-in data where no other was named.
+    data = tree.get("data") or {}
+    tree["data"] = data | {name: "builtin" for name in MODALITIES if tree.get(name) and data.get(name) is None}
     return tree
 
 
@@ -140,6 +143,13 @@ def build_options(tree: dict[str, Any]) -> Options:
     """Return the options of a nested dictionary, after checking every key and type."""
     known = _known_names(tree)
     options = build_section(Options, tree, "", known)
+    for name in MODALITIES:
+        # A section that is null was left out on purpose.
+        if name not in tree and getattr(options.data, name) is not None:
+            raise OptionError(
+                f"data.{name} is given, but the run has no {name}: it trains {', '.join(options.modalities)}. Take a "
+                f"configuration for {name}, or add a section {name}."
+            )
     check = _check_model if options.backbone is None else _check_backbone
     check(options.model, known)
     return options

@@ -114,15 +114,15 @@ class DataOptions:
     """Data sources and loading."""
 
     text: str | list[str | dict[str, Any]] | None = None
-    """Source of the documents: a folder or file of text or parquet, or the name of a dataset on the Hub; null reads
+    """Source of the documents: a folder or file of text or parquet, or the name of a dataset on the Hub; "builtin" is
     the built-in sample. A list takes several, each a source or a mapping with `source`, `split`, `ratio` (how often it
     is drawn) and the keys of `text.dataset`."""
     vision: str | list[str | dict[str, Any]] | None = None
-    """Source of the images: a folder of images or parquet, or the name of a dataset on the Hub; null reads the
-    built-in digits. A list takes several, as in `data.text`."""
+    """Source of the images: a folder of images or parquet, or the name of a dataset on the Hub; "builtin" is
+    the built-in digits. A list takes several, as in `data.text`."""
     audio: str | list[str | dict[str, Any]] | None = None
     """Source of the recordings: a folder of wav, flac, ogg or mp3 files or of parquet, or the name of a dataset on
-    the Hub; null reads the built-in speech. A list takes several, as in `data.text`."""
+    the Hub; "builtin" is the built-in speech. A list takes several, as in `data.text`."""
     streaming: bool = free(False)
     """Read parquet (local or on the Hub) and text files when their rows are needed, instead of downloading, converting
     or loading them as a whole first."""

@@ -57,7 +57,7 @@ def reduced_overrides(options: Options, steps: int, output_dir: str) -> list[str
         changes["optim.warmup"] = max(1.0, round(0.25 * steps * scale))
     for name in options.modalities:
         section = getattr(options, name)
-        changes |= {f"data.{name}": None, f"{name}.split": "train", f"{name}.dataset": {"max_samples": 200}}
+        changes |= {f"data.{name}": "builtin", f"{name}.split": "train", f"{name}.dataset": {"max_samples": 200}}
         if section.batch_tokens is not None:
             changes |= {f"{name}.batch_tokens": round(240 / scale), f"{name}.micro_batch_tokens": 120}
         else:
@@ -76,6 +76,8 @@ def _smaller_model(options: Options) -> dict[str, Any]:
         "num_attention_heads": min(config.num_attention_heads, HEADS),
         "intermediate_size": min(config.intermediate_size, 2 * WIDTH),
     }
+    if config.shared_decoder is not None:
+        model["shared_decoder"] = {**config.shared_decoder, "decoder_hidden_size": WIDTH}
     for name in options.modalities:
         settings = config.modality_config(name)
         small = {
@@ -83,6 +85,8 @@ def _smaller_model(options: Options) -> dict[str, Any]:
             "decoder_hidden_size": min(settings.decoder_hidden_size, WIDTH),
             "average_top_k_layers": min(settings.average_top_k_layers or blocks, blocks),
         }
+        if settings.alibi_num_heads is not None:
+            small["alibi_num_heads"] = min(settings.alibi_num_heads, model["num_attention_heads"])
         small |= SMALLER_FRONT_END[name](settings)
         model |= {f"{name}_config.{field}": value for field, value in small.items()}
     return model

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from d2v_train.data.records import RawDataset
 from d2v_train.data.report import DataReport
 from d2v_train.data.source_list import parts_of
 from d2v_train.inputs.tokenizer import build_tokenizer, load_tokenizer
@@ -17,6 +19,9 @@ from d2v_train.support.atomic import write_folder
 
 
 logger = logging.getLogger(__name__)
+
+MOST_CHARACTERS = 2**27
+"""Characters that a new tokenizer is trained on at most."""
 
 
 def prepare_tokenizer(options: Options, documents: Any, folder: Path, write: bool = True) -> Any:
@@ -67,7 +72,27 @@ def _new_tokenizer(options: Options, documents: Any) -> Any:
         raise OptionError(f"model.text_config.vocab_size is {size!r}, which is not an int.")
     sources = parts_of(documents).values()
     share = -(-options.text.tokenizer_documents // len(sources))
+    room = MOST_CHARACTERS // len(sources)
+    return build_tokenizer((text for part in sources for text in _first_texts(part, share, room)), size)
+
+
+def _first_texts(dataset: RawDataset, most: int, room: int) -> Iterator[str]:
+    """Yield the first documents of a source, at most `most`, until they have `room` characters."""
     # Bad documents are found again, and reported, when the documents are packed.
     unreported = DataReport()
-    first = (part.read(index, unreported) for part in sources for index in range(min(share, len(part))))
-    return build_tokenizer((record["text"] for record in first), size)
+    documents = 0
+    for index in range(len(dataset)):
+        documents += dataset.joint(index) is None
+        if documents > most:
+            return
+        if room <= 0:
+            logger.info(
+                "The tokenizer is trained on the first %d of %d samples of %s, which are long enough.",
+                index,
+                len(dataset),
+                dataset.source,
+            )
+            return
+        text = dataset.read(index, unreported)["text"]
+        room -= len(text)
+        yield text

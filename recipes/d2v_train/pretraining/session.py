@@ -16,8 +16,9 @@ from transformers import PreTrainedModel
 
 from d2v_train.batching.batches import StepDataset
 from d2v_train.batching.build import build_steps
+from d2v_train.data.inventory import log_inventories
 from d2v_train.data.report import DataReport
-from d2v_train.data.source_list import open_sources
+from d2v_train.data.source_list import open_sources, parts_of
 from d2v_train.engine.engine import check_shared_folder, make_accelerator
 from d2v_train.engine.sharding import whole_model
 from d2v_train.health.guard import TrainingStopped
@@ -154,6 +155,7 @@ def build_parts(options: Options, accelerator: Accelerator, processes: Processes
         config = build_config(options)
     with options_explained("The data"):
         sources = open_sources(options, {name: source_defaults(config, name) for name in options.modalities})
+    log_inventories(part for source in sources.values() for part in parts_of(source).values())
     tokenizer = None
     if options.text is not None:
         with options_explained("The tokenizer"), accelerator.main_process_first():

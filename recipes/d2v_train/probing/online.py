@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from d2v_train.batching.batches import part
+from d2v_train.data.inventory import log_inventories
 from d2v_train.data.labels import MissingLabelsError
 from d2v_train.data.records import RawDataset
 from d2v_train.data.source_list import entries_of
@@ -86,6 +87,8 @@ class OnlineProbe:
                 raise
             logger.warning("%s is not probed (name labelled data with probe.%s.data): %s", name, name, error)
             return None
+        if given is not None and given.data is not None:  # that of the training data is in the log
+            log_inventories((train, test))
         return train, test
 
     def look(self, model: nn.Module, step: int) -> dict[str, float]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from d2v_train.data.labels import MissingLabelsError, hold_out
+from d2v_train.data.labels import MissingLabelsError, hold_out, missing_labels, without_unlabelled
 from d2v_train.data.records import RawDataset, open_dataset
 from d2v_train.data.tables import SourceSettings, SplitNotFoundError
 from d2v_train.inputs.modalities import source_defaults
@@ -70,11 +70,19 @@ def open_parts(
     left_out = [*section.exclude_groups, *test_groups]
     train = opened(train_split, [], left_out, None if held_out else max_samples)
     for part, split in ((train, train_split), (test, test_split or "test")):
-        if part is not None and part.labels is None:
+        if part is not None and (part.labels is None or missing_labels(part).all()):
             raise MissingLabelsError(
                 f"The split {split!r} of {where} has no labels, and a probe measures classes. "
                 "Give data with a `label` column (another name: --label_column), or a folder with a folder per class."
             )
+        if part is not None and part.labels.ndim > 1:
+            raise MissingLabelsError(
+                f"The samples of the split {split!r} of {where} have several classes each, and a probe measures one. "
+                "Name another --label_column."
+            )
+    train = without_unlabelled(train, missing_labels(train), f"Split {train_split!r} of {where}")
+    if test is not None:
+        test = without_unlabelled(test, missing_labels(test), f"Split {test_split or 'test'!r} of {where}")
     if held_out:
         train, test = hold_out(train, max_samples)
         logger.warning(

@@ -13,6 +13,7 @@ from importlib.util import find_spec
 
 # Name -> the file in programs/, and what the program does.
 COMMANDS = {
+    "data": ("data", "say what a source of data is read as, and which files are left out and why"),
     "pretrain": ("pretrain", "pretrain on text, images, speech, or all of them in one run"),
     "probe": ("probe", "measure the accuracy of simple classifiers on a frozen encoder"),
     "finetune-glue": ("finetune_glue", "fine-tune on a task of GLUE, or to classify or score other texts"),

@@ -39,6 +39,7 @@ from d2v_train.converting.summary import (
 )
 from modeling_d2v import Data2VecConfig, Data2VecModel, Data2VecProcessor
 from modeling_d2v.conversion.fairseq.convert import convert_checkpoint
+from modeling_d2v.conversion.fairseq.layouts import FAIRSEQ_KINDS
 from modeling_d2v.conversion.hf.export_folder import export_to_transformers
 from modeling_d2v.conversion.hf.load import KINDS, from_transformers
 from modeling_d2v.modalities import MODALITIES
@@ -52,7 +53,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 
 # Options that do not apply to a source, with their defaults.
-_OF_FILES = {"dict": None, "bpe": None, "settings": None, "ignore_settings": []}
+_OF_FILES = {"dict": None, "bpe": None, "settings": None, "ignore_settings": [], "kind": None}
 _OF_THE_WAY_BACK = {"modality": None}
 _WITHOUT_USE: dict[str, dict[str, Any]] = {
     "a checkpoint file": {"architecture": None, **_OF_THE_WAY_BACK},
@@ -81,6 +82,9 @@ def build_parser() -> argparse.ArgumentParser:
     add("--overwrite", action="store_true", help="replace OUT if it exists")
     add("--allow_nonfinite", action="store_true", help="convert weights with infinite or NaN values")
     add("--license", help="licence identifier of the Hub for the card (default: that of the published models)")
+    add(
+        "--kind", choices=FAIRSEQ_KINDS, help="kind of a state dict whose names do not tell it, or that lacks settings"
+    )
     add("--settings", help="JSON file with the settings (`cfg`) of a checkpoint without settings")
     add("--ignore_settings", nargs="+", default=[], metavar="NAME", help="settings of the encoder to ignore")
     add("--to", choices=("data2vec", "transformers"), default="data2vec", help="kind of OUT (default: %(default)s)")
@@ -139,6 +143,7 @@ def convert_file(args: argparse.Namespace) -> Summary:
         weights=args.weights,
         settings=settings,
         ignore_settings=args.ignore_settings,
+        kind=args.kind,
     )
     symbols = read_dictionary(args.dict) if args.dict else None
     parts, notes = input_parts(converted, symbols, args.bpe)

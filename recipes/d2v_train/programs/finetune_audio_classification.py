@@ -13,6 +13,8 @@ the column `label` in `metadata.csv`. If there is no validation split, a part of
 unseen speakers, exclude them from training: `--exclude_groups george --only_groups george --validation_split
 train+test`.
 
+A recording may have several classes, each predicted independently (`docs/finetuning.md`).
+
 Longer recordings are randomly cropped to --max_length_seconds in training and used whole in evaluation. The same
 command resumes an interrupted run from the newest complete checkpoint. The folder of the run contains the model with
 its feature extractor, for `pipeline("audio-classification", folder)`. `--help` lists all options, including those of
@@ -28,12 +30,14 @@ in the example of transformers for wav2vec 2.0 on keywords.
 
 from __future__ import annotations
 
+import math
 import sys
 from dataclasses import dataclass
 
 from d2v_train.finetuning.arguments import ClassArguments, FinetuningArguments, option, with_defaults
 from d2v_train.finetuning.command_line import launch, parse_arguments
 from d2v_train.finetuning.speech.arguments import SpeechDataArguments, SpeechModelArguments
+from d2v_train.options.errors import OptionError
 
 
 @with_defaults(
@@ -56,8 +60,8 @@ class ClassDataArguments(ClassArguments, SpeechDataArguments):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.max_length_seconds <= 0:
-            raise ValueError(f"--max_length_seconds is {self.max_length_seconds}; it must be above 0.")
+        if not 0 < self.max_length_seconds < math.inf:
+            raise OptionError(f"--max_length_seconds is {self.max_length_seconds}. It must be above 0.")
 
 
 @with_defaults(
@@ -68,11 +72,12 @@ class ClassDataArguments(ClassArguments, SpeechDataArguments):
     adam_beta2=0.98,
     per_device_train_batch_size=32,
     per_device_eval_batch_size=32,
-    metric_for_best_model="accuracy",
     greater_is_better=True,
 )
 class ClassTrainingArguments(FinetuningArguments):
     """`FinetuningArguments` with the defaults of this program."""
+
+    main_metric = "accuracy"
 
 
 def run_program(argv: list[str]) -> dict[str, float]:

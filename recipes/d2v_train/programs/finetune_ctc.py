@@ -8,9 +8,10 @@
         --model_name_or_path runs/speech/final --dataset_name path/to/LibriSpeech --output_dir runs/asr_960h ...
 
 The data is a name on the Hub, parquet, a folder with `metadata.csv` or `metadata.jsonl` (columns `file_name` and
-`text`), or LibriSpeech as published (`--train_split train-clean-100 --validation_split dev-clean`). Transcripts are
-converted to upper case (`--do_lower_case`: lower case), and their characters become the vocabulary, unless the
-checkpoint or --tokenizer_name has one.
+`text`), or LibriSpeech as published (`--train_split train-clean-100 --validation_split dev-clean`). The characters of
+the transcripts in upper case become the vocabulary (`--case keep` or `lower`; `--unit phoneme`: phonemes between
+spaces, `K AE T | S AE T`), unless the checkpoint or --tokenizer_name has one. What a change of case makes equal is
+logged; --language tr has rules of its own.
 
 The same command resumes an interrupted run from the newest complete checkpoint. The folder of the run contains the
 model with its tokenizer, for `pipeline("automatic-speech-recognition", folder)`, and `predictions_eval.jsonl`.
@@ -30,6 +31,7 @@ import sys
 from d2v_train.finetuning.arguments import FinetuningArguments, option, with_defaults
 from d2v_train.finetuning.command_line import launch, parse_arguments
 from d2v_train.finetuning.speech.arguments import CTCDataArguments, SpeechModelArguments
+from d2v_train.options.errors import OptionError, choice
 
 
 @with_defaults(hidden_dropout=0.0, attention_dropout=0.0, mask_time_prob=0.65, mask_feature_prob=0.5)
@@ -42,6 +44,11 @@ class CTCModelArguments(SpeechModelArguments):
     ctc_loss_reduction: str | None = option(None, "mean or sum; default: the checkpoint's.")
     ctc_zero_infinity: bool | None = option(None, "Set the loss of transcripts without an alignment to 0.")
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.ctc_loss_reduction is not None:
+            choice("--ctc_loss_reduction", self.ctc_loss_reduction, ("mean", "sum"))
+
 
 @with_defaults(
     learning_rate=3e-5,
@@ -51,19 +58,25 @@ class CTCModelArguments(SpeechModelArguments):
     per_device_train_batch_size=8,
     gradient_accumulation_steps=16,
     train_sampling_strategy="group_by_length",
-    metric_for_best_model="wer",
     greater_is_better=False,
 )
 class CTCTrainingArguments(FinetuningArguments):
     """`FinetuningArguments` with the published settings."""
+
+    main_metric = "wer"
 
     max_steps: int = option(-1, "Number of updates; default: 80,000 if num_train_epochs is not given.")
     num_train_epochs: float | None = option(None, "Number of passes over the data, instead of max_steps.")
 
     def __post_init__(self) -> None:
         if self.num_train_epochs is None:
-            self.max_steps = self.max_steps if self.max_steps > 0 else 80_000
+            self.max_steps = 80_000 if self.max_steps == -1 else self.max_steps
             self.num_train_epochs = 1.0
+        elif self.max_steps != -1:
+            raise OptionError(
+                f"--max_steps {self.max_steps} and --num_train_epochs {self.num_train_epochs} are two lengths of one "
+                "run. Give one of them."
+            )
         super().__post_init__()
 
 

@@ -14,10 +14,10 @@ Several runs in one call, each in its own sub-folder, with a table of results at
 
 Tasks: cola, sst2, mrpc, qqp, stsb, mnli, qnli, rte, wnli. Other texts come from --dataset_name (Hub, or a folder with
 train and validation files) or --train_file, --validation_file and --test_file (parquet, csv, tsv, json); integers and
-strings in the label column are classes, other numbers are scores. --do_predict writes `predictions/*.tsv`, for GLUE in
-the format of its server. The same command resumes an interrupted run. A YAML file of options may come first. `--help`
-lists all options, including those of `TrainingArguments` (--activation_checkpointing, --push_to_hub,
---early_stopping_patience ...).
+strings in the label column are classes, other numbers are scores (--problem_type decides otherwise). --do_predict
+writes `predictions/*.tsv`, for GLUE in the format of its server. The same command resumes an interrupted run. A YAML
+file of options may come first. `--help` lists all options, including those of `TrainingArguments`
+(--activation_checkpointing, --push_to_hub, --early_stopping_patience ...).
 
 The defaults are those of data2vec 2.0, base; `d2v_train/finetuning/texts/glue.py` names their source. All tasks: 10
 epochs, Adam (0.9, 0.98), epsilon 1e-6, weight decay 0.1, linear decay to 0, no clipping, texts up to 512 tokens, the
@@ -35,6 +35,7 @@ from d2v_train.finetuning.arguments import FinetuningArguments, ModelArguments, 
 from d2v_train.finetuning.command_line import launch, parse_arguments, with_options_of_file
 from d2v_train.finetuning.texts.arguments import TextDataArguments
 from d2v_train.finetuning.texts.glue import CLASSES, SCORES, TASKS, of_one_process
+from d2v_train.options.errors import at_least, share
 
 
 @with_defaults(
@@ -71,6 +72,10 @@ class GlueArguments(FinetuningArguments):
             raise ValueError("--push_to_hub uploads a single run. Use it with the best learning rate and seed.")
         if (self.learning_rates or self.seeds) and not self.do_eval:
             raise ValueError("Several runs are compared by their evaluation: add --do_eval.")
+        share("--dropout", self.dropout, below=True)
+        for name in ("learning_rates", "seeds"):
+            for value in getattr(self, name) or ():
+                at_least(f"--{name}", value, 0)
         task = TASKS.get(self.task_name, CLASSES)
         if self.learning_rate is None:
             self.learning_rate = task.learning_rate
@@ -78,10 +83,7 @@ class GlueArguments(FinetuningArguments):
             self.warmup_steps = task.warmup
         if self.per_device_train_batch_size is None:
             self.per_device_train_batch_size = of_one_process(task.batch_size)
-        # For other texts the metric depends on the labels.
-        self.takes_main_metric = self.metric_for_best_model is None
-        if self.metric_for_best_model is None:
-            self.metric_for_best_model = task.main_metric
+        self.main_metric = task.main_metric
         if not (self.do_train and self.do_eval):
             self.eval_strategy, self.load_best_model_at_end = "no", False
         super().__post_init__()

@@ -9,6 +9,7 @@
         --output_dir runs/imagenet --do_train --do_eval --bf16 --dataloader_num_workers 6
 
 The same command resumes an interrupted run from the newest complete checkpoint. A YAML file of options may come first.
+Images may have several classes, each predicted independently (`docs/finetuning.md`).
 
 The defaults are those of data2vec 2.0, base (fairseq, examples/data2vec:
 config/vision/finetuning/mae_imagenet_clean.yaml with the defaults of models/mae_image_classification.py and
@@ -34,6 +35,7 @@ import sys
 from d2v_train.finetuning.arguments import FinetuningArguments, ModelArguments, option, with_defaults
 from d2v_train.finetuning.command_line import launch, parse_arguments
 from d2v_train.finetuning.images.arguments import AugmentationArguments, ImageDataArguments
+from d2v_train.options.errors import share
 
 
 @with_defaults(
@@ -50,16 +52,18 @@ from d2v_train.finetuning.images.arguments import AugmentationArguments, ImageDa
     eval_strategy="epoch",
     save_strategy="epoch",
     save_total_limit=2,
-    metric_for_best_model="accuracy",
     remove_unused_columns=False,
 )
 class ImageFinetuningArguments(FinetuningArguments):
     """Training options with the published settings of data2vec 2.0, base, as defaults."""
 
+    main_metric = "accuracy"
+
     learning_rate: float = option(1e-3, "Peak learning rate, for 512 images per update.")
     drop_path_rate: float = option(0.1, "Stochastic depth rate of the last block.")
 
     def __post_init__(self) -> None:
+        share("--drop_path_rate", self.drop_path_rate, below=True)
         if not self.do_train or not self.do_eval:
             self.eval_strategy = "no"
         super().__post_init__()

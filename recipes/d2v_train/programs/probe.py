@@ -28,7 +28,7 @@ from d2v_train.options.arguments import add_arguments, given
 from d2v_train.probing.run import ProbeSettings, run_probe
 
 
-OF_THE_SOURCE = ("column", "label_column", "group_column")
+OF_THE_SOURCE = ("column", "label_column", "group_column", "value_range", "max_pixels", "sampling_rate")
 """Fields of `SourceSettings` that are options of the command."""
 
 

@@ -16,7 +16,7 @@ import yaml
 from d2v_train.options.files import RUN_FILE, read_run_options, read_yaml
 from d2v_train.runs.record import read_record
 from d2v_train.support.jsonl import read_log
-from d2v_train.support.text import duration
+from d2v_train.support.text import duration, lines_of
 from modeling_d2v import Data2VecConfig
 from modeling_d2v.markdown import Markdown, code, code_block, escape, facts_table, markdown_table
 from modeling_d2v.modalities import MODALITIES
@@ -240,7 +240,7 @@ def _json_lines(path: Path) -> list[dict[str, Any]]:
         ValueError: The file has another content.
     """
     try:
-        found = [json.loads(line) for line in Path(path).read_text(encoding="utf-8").splitlines() if line.strip()]
+        found = [json.loads(line) for line in lines_of(Path(path).read_text(encoding="utf-8")) if line.strip()]
         complete = all({"modality", "data", "pretrained", "random", "test_samples"} <= line.keys() for line in found)
     except (ValueError, AttributeError):
         complete = False

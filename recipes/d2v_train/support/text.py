@@ -57,3 +57,15 @@ def duration(seconds: float) -> str:
     if minutes < 48 * 60:
         return f"{minutes // 60} h {minutes % 60} min"
     return f"{minutes // (24 * 60)} d {minutes // 60 % 24} h"
+
+
+def lines_of(text: str) -> list[str]:
+    """Return the lines of a text: what ends with a line feed, also after a carriage return, and with nothing else.
+
+    `str.splitlines` also breaks lines at form feeds, U+0085 and U+2028, which are characters of files.
+
+    >>> lines_of("one\\r\\ntwo\\u2028three\\n")
+    ['one', 'two\\u2028three']
+    """
+    *lines, rest = text.split("\n")
+    return [line.removesuffix("\r") for line in ([*lines, rest] if rest else lines)]

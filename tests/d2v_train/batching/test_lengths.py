@@ -12,6 +12,7 @@ from model_factory import SPECTROGRAM
 from d2v_train.batching import lengths as module
 from d2v_train.batching.lengths import header_seconds, read_header, sample_counts, token_lengths
 from d2v_train.data.records import RawDataset, open_dataset
+from d2v_train.data.tables import SourceSettings, Table
 from d2v_train.inputs.tokenizer import build_tokenizer
 from d2v_train.inputs.transforms import build_transform
 from d2v_train.options.errors import OptionError
@@ -197,3 +198,46 @@ def test_lengths_of_arrays():
     raw = open_dataset("audio", None)
     seconds = header_seconds(raw)
     assert seconds[3] == pytest.approx(len(raw[3]["audio"]) / 16_000, abs=1e-3)
+
+
+def test_lengths_of_long_texts_take_their_beginning():
+    texts = ["one two three " * 2000, "one", "x" * 5000]
+    tokenizer = build_tokenizer(texts, 300)
+    config = Data2VecConfig(text_config={"vocab_size": 300, "max_position_embeddings": 34})
+    transform = build_transform("text", {"max_length": 12, "pack": False}, config, tokenizer)
+    dataset = RawDataset("text", Table(texts))
+    assert token_lengths(dataset, transform, config).tolist() == [
+        len(tokenizer(text, truncation=True, max_length=12)["input_ids"]) for text in texts
+    ]
+
+
+def test_headers_that_hide_samples_do_not_shorten_a_batch(tmp_path):
+    """A length that is too small would let a batch exceed its budget: it is unknown instead."""
+    write_clip(tmp_path / "right.wav")
+    for name, position, size in (("zero.wav", 40, 4), ("small.au", 8, 4)):
+        write_clip(tmp_path / name)
+        content = bytearray((tmp_path / name).read_bytes())
+        content[position : position + size] = (2).to_bytes(size, "big" if name.endswith("au") else "little")
+        (tmp_path / name).write_bytes(content)
+    write_clip(tmp_path / "link.ogg")
+    (tmp_path / "links.ogg").write_bytes((tmp_path / "link.ogg").read_bytes() * 2)
+    for name, found in (
+        ("right.wav", 1600),
+        ("zero.wav", None),
+        ("small.au", None),
+        ("link.ogg", 1600),
+        ("links.ogg", None),
+    ):
+        for value in (tmp_path / name, str(tmp_path / name), (tmp_path / name).read_bytes()):
+            assert read_header(value) == (None if found is None else (found, 16_000))
+    raw = open_dataset("audio", str(tmp_path))
+    decoded = {raw.name_of(index): len(raw[index]["audio"]) for index in range(len(raw))}
+    assert set(decoded.values()) == {1600, 3200} and not raw.bad.total
+
+
+def test_arrays_without_a_rate_have_that_of_the_source():
+    assert read_header({"array": [0.0] * 30}) is None
+    assert read_header({"array": [0.0] * 30, "sampling_rate": None}, array_rate=8000) == (30, 8000)
+    table = Table([{"array": [0.1] * count} for count in (80, 160)])
+    raw = RawDataset("audio", table, settings=SourceSettings(sampling_rate=8000))
+    assert sample_counts(raw).tolist() == [160, 320] == [len(raw[index]["audio"]) for index in range(2)]

@@ -114,3 +114,10 @@ def test_files_that_do_not_exist_or_are_of_another_kind(bpe, tmp_path):
     (tmp_path / "binary").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ValueError, match="UTF-8"):
         read_dictionary(tmp_path / "binary")
+
+
+@pytest.mark.parametrize("symbol", ["\u2028", "\x85", "a\u2029b", "\x0b", "\x1c"])
+def test_symbols_may_be_line_separators_of_unicode(symbol, tmp_path):
+    path = tmp_path / "dict.txt"
+    path.write_bytes(f"{symbol} 12\r\nb 3\n".encode())
+    assert read_dictionary(path)[4:] == [symbol, "b"]

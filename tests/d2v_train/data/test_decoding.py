@@ -29,6 +29,101 @@ def test_stereo_is_the_mean_of_its_channels():
     np.testing.assert_allclose(samples, -0.25)
 
 
+@pytest.mark.parametrize("rate", [16_000, 8_000])
+@pytest.mark.parametrize("gain", [-1.0, -1.01, -0.99])
+def test_stereo_in_opposite_phase_is_not_silence(rate, gain):
+    tone = wave(0.5, rate)
+    samples, notes = decode_audio({"array": np.stack([tone, gain * tone], axis=1), "sampling_rate": rate})
+    loudest = tone if abs(gain) <= 1 else gain * tone
+    expected, _ = decode_audio({"array": loudest, "sampling_rate": rate})
+    np.testing.assert_allclose(samples, expected, atol=1e-6)
+    assert notes[0] == "channels in opposite phase: one taken" and "silent" not in notes
+
+
+def test_many_channels_that_cancel():
+    tone = wave(0.5)
+    samples, notes = decode_audio(
+        {"array": np.stack([tone, -tone, 0.5 * tone, -0.5 * tone], axis=1), "sampling_rate": 16_000}
+    )
+    np.testing.assert_array_equal(samples, tone)
+    assert notes == ["channels in opposite phase: one taken"]
+    # Partly in opposite phase, or 30 dB below: the mean is what was recorded.
+    for channels in ([tone, -0.9 * tone], [tone, -0.9 * tone, 0.1 * tone], [tone, tone * 0.1 - tone]):
+        samples, notes = decode_audio({"array": np.stack(channels, axis=1), "sampling_rate": 16_000})
+        np.testing.assert_allclose(samples, np.mean(channels, axis=0), atol=1e-6)
+        assert notes == ["mixed down to mono"]
+
+
+@pytest.mark.parametrize("silent", [0.0, 0.25])
+def test_silent_channels_do_not_count(silent):
+    tone, nothing = wave(0.5), np.full(8_000, silent, np.float32)
+    for channels in ([tone, nothing], [nothing, tone], [nothing] * 5 + [tone]):
+        samples, notes = decode_audio({"array": np.stack(channels, axis=1), "sampling_rate": 16_000})
+        np.testing.assert_array_equal(samples, tone)
+        assert notes == ["silent channels left out", "mixed down to mono"]
+    samples, notes = decode_audio({"array": np.stack([nothing, nothing], axis=1), "sampling_rate": 16_000})
+    assert samples.tolist() == nothing.tolist() and notes == ["mixed down to mono", "silent"]
+
+
+def test_more_channels_are_mixed_by_their_mean():
+    channels = np.random.default_rng(0).normal(0, 0.1, (4_000, 12)).astype(np.float32)
+    for number in (3, 6, 12):
+        samples, notes = decode_audio({"array": channels[:, :number], "sampling_rate": 16_000})
+        np.testing.assert_allclose(samples, channels[:, :number].mean(axis=1), atol=1e-7)
+        assert notes == ["mixed down to mono"]
+
+
+def test_samples_in_lists():
+    tone = wave(0.5)
+    for value in (tone.tolist(), tone, [[sample] for sample in tone.tolist()], tone[None].tolist()):
+        samples, notes = decode_audio({"array": value, "sampling_rate": 16_000})
+        np.testing.assert_array_equal(samples, tone)
+        assert notes == []
+    stereo = [list(map(np.float32, tone)), list(map(np.float32, tone))]
+    assert decode_audio({"array": stereo, "sampling_rate": 16_000})[1] == ["mixed down to mono"]
+    channels = np.empty(2, dtype=object)
+    channels[:] = [tone, tone]
+    np.testing.assert_array_equal(decode_audio({"array": channels, "sampling_rate": 16_000})[0], tone)
+    np.testing.assert_array_equal(decode_audio(tone, array_rate=16_000)[0], tone)
+
+
+@pytest.mark.parametrize(
+    "dtype, scale, middle",
+    [(np.int8, 128, 0), (np.uint8, 128, 128), (np.int16, 2**15, 0), (np.uint16, 2**15, 2**15), (np.int32, 2**31, 0)],
+)
+def test_whole_numbers_are_scaled_by_their_type(dtype, scale, middle):
+    tone = wave(0.5)
+    samples, notes = decode_audio({"array": (tone * scale + middle).astype(dtype), "sampling_rate": 16_000})
+    np.testing.assert_allclose(samples, tone, atol=2 / scale)
+    assert notes == ["scaled to [-1, 1]"]
+
+
+def test_lists_of_whole_numbers_have_sixteen_bits_or_thirty_two():
+    tone = wave(0.5).astype(np.float64)
+    for bits, value in ((16, 1.0), (16, 0.001), (32, 1.0)):
+        whole = (tone * value * 2 ** (bits - 1)).astype(np.int64)
+        for stored in (whole, whole.tolist()):
+            samples, _ = decode_audio({"array": stored, "sampling_rate": 16_000})
+            np.testing.assert_allclose(samples, tone * value, atol=2**-14)
+
+
+def test_an_array_needs_its_rate():
+    tone = wave(0.5, 8_000)
+    for value in ({"array": tone}, {"array": tone, "sampling_rate": None}, tone.tolist()):
+        with pytest.raises(BadSample, match="missing: .*sampling rate.*option sampling_rate"):
+            decode_audio(value)
+        assert len(decode_audio(value, array_rate=8_000)[0]) == 8_000
+    assert len(decode_audio({"array": tone, "sampling_rate": 16_000}, array_rate=8_000)[0]) == 4_000
+
+
+@pytest.mark.parametrize(
+    "value", [[[0.0, 0.1], [0.2]], ["a", "b"], [[[0.0] * 9] * 3] * 2, np.zeros(9, complex), np.float32(3), [None, 0.5]]
+)
+def test_arrays_that_are_no_recordings(value):
+    with pytest.raises(BadSample, match="unreadable"):
+        decode_audio({"array": value, "sampling_rate": 16_000})
+
+
 @pytest.mark.parametrize(
     ("samples", "reason"),
     [(np.zeros(0), "empty"), (np.array([0.0, np.nan]), "non-finite"), (np.array([0.0, np.inf]), "non-finite")],

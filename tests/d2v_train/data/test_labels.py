@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from d2v_train.data.labels import MissingLabelsError, hold_out, whole_label
+from d2v_train.data.labels import MissingLabelsError, hold_out, missing_labels, whole_label, without_unlabelled
 from d2v_train.data.records import RawDataset
 from d2v_train.data.tables import Table
 
@@ -42,3 +42,35 @@ def test_what_is_no_class_is_said(label, message):
     with pytest.raises(MissingLabelsError, match=message):
         whole_label(label, 5)
     assert whole_label(np.int64(3), 5) == 3
+
+
+@pytest.mark.parametrize(
+    ("labels", "kept"),
+    [
+        ([0, -1, 1, -1], [0, 2]),
+        ([0.5, np.nan, 2.0], [0, 2]),
+        (np.float32([[0, 1], [np.nan, np.nan], [0, 0]]), [0, 2]),
+        ([3, 1], [0, 1]),
+    ],
+)
+def test_samples_without_a_label_are_left_out_and_named(labels, kept, caplog):
+    data = dataset(labels)
+    rest = without_unlabelled(data, missing_labels(data), "training data")
+    assert texts(rest) == [f"text {number}" for number in kept]
+    lost = len(labels) - len(kept)
+    assert rest.bad.total == lost and rest.bad.size == len(labels)
+    assert rest.bad.counts() == ({"no label": lost} if lost else {})
+    if lost:
+        assert rest.bad.names("no label")[0] == "row 1" and "no label: " in caplog.text
+    else:
+        assert rest is data and not rest.bad
+
+
+def test_what_was_left_out_is_counted_once():
+    data = dataset([0, -1, 1, 0, 1, 0, 1])
+    rest = without_unlabelled(data, missing_labels(data), "data")
+    rest.bad.mark(0, "empty")
+    assert rest.bad.total == 2 and rest.bad.counts() == {"empty": 1, "no label": 1}
+    assert "Of 7 samples, 2 are unusable" in rest.bad.report()
+    parts = hold_out(rest, share=0.3)
+    assert [part.bad.total for part in parts] == [1, 0] and rest.select([1, 2]).bad.names("no label") == ["row 1"]

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from PIL import Image
+from media_files import check_account, classes, files_of, opened, write_parquet, write_picture, write_text
 
 from d2v_train.data.records import open_dataset
 from d2v_train.data.tables import TRANSCRIPT_COLUMNS
@@ -20,11 +20,6 @@ def wave(seconds=0.1, rate=16_000, frequency=440.0, channels=1):
 def write_wave(path: Path, **options):
     path.parent.mkdir(parents=True, exist_ok=True)
     soundfile.write(path, wave(**options), options.get("rate", 16_000))
-
-
-def write_picture(path: Path, colour=(200, 30, 60), size=(6, 4), **options):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("RGB", size, colour).save(path, **options)
 
 
 def test_image_folder_with_classes_splits_and_a_bad_file(tmp_path):
@@ -197,8 +192,10 @@ def test_librispeech_as_it_is_published(tmp_path):
     assert heard(raw) == ["NORTHANGER ABBEY", "THIS LITTLE WORK", "IN NOVEMBER"]
     assert raw.groups == ["19", "19", "26"]
     assert len(open_dataset("audio", root, "train-clean-100+dev-clean", text_column=TRANSCRIPT_COLUMNS)) == 4
+    assert len(open_dataset("audio", root, "train")) == len(open_dataset("audio", root, "train.clean.100")) == 3
+    assert heard(open_dataset("audio", root, "validation", text_column="text")) == ["GO"]
     with pytest.raises(ValueError, match="train-clean-100"):
-        open_dataset("audio", root, "train", text_column=TRANSCRIPT_COLUMNS)
+        open_dataset("audio", root, "train-other-500", text_column=TRANSCRIPT_COLUMNS)
     alone = open_dataset("audio", f"{root}/dev-clean", "train", text_column=TRANSCRIPT_COLUMNS)
     assert heard(alone) == ["GO"]
 
@@ -209,3 +206,225 @@ def test_a_listed_recording_that_does_not_exist_is_counted_as_missing(tmp_path):
     raw = open_dataset("audio", str(tmp_path), text_column=TRANSCRIPT_COLUMNS)
     assert len(raw) == 2 and len(raw.without_bad()) == 1
     assert raw.bad.names("missing") == ["1/2/1-2-0001.flac"]
+
+
+# ------------------------------------------------------------------------------------------- what folders hold
+
+
+def test_linked_classes_splits_and_files(tmp_path):
+    for name in ("cat", "dog"):
+        for number in range(3):
+            write_picture(tmp_path / "real" / name / f"{number}.png")
+    write_picture(tmp_path / "a" / "bird" / "0.png")
+    for name in ("cat", "dog"):
+        (tmp_path / "a" / name).symlink_to(tmp_path / "real" / name)
+    assert classes(opened("vision", tmp_path / "a")) == {"bird": 1, "cat": 3, "dog": 3}
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "train").symlink_to(tmp_path / "real")
+    assert classes(opened("vision", tmp_path / "b")) == {"cat": 3, "dog": 3}
+    for part in ("train", "test"):
+        for name in ("cat", "dog"):
+            (tmp_path / "c" / part / name).mkdir(parents=True)
+            (tmp_path / "c" / part / name / "0.png").symlink_to(tmp_path / "real" / name / "0.png")
+    (tmp_path / "c" / "train" / "cat" / "9.png").symlink_to(tmp_path / "nothing.png")
+    data = opened("vision", tmp_path / "c")
+    assert classes(data) == {"cat": 1, "dog": 1} and data[1]["image"].size == (6, 4)
+    assert data.inventory.left_out == {"a broken link": ["train/cat/9.png"]}
+    assert data.inventory.samples == {"test": 2, "train": 2} and data.inventory.files == 5
+
+
+@pytest.mark.parametrize("name", ["train", "test", "val", "Train"])
+def test_a_class_named_like_a_split_beside_others_is_a_class(tmp_path, name):
+    for folder in ("car", "plane", name):
+        write_picture(tmp_path / folder / "0.png")
+    data = opened("vision", tmp_path)
+    assert classes(data) == {"car": 1, "plane": 1, name: 1}
+    assert data.inventory.layout == "pictures, one folder per class (3 classes)"
+    assert data.inventory.notes == [f"the folder {name} is a class, not a split, like those beside it"]
+
+
+def test_pictures_beside_classes_have_no_label_and_beside_splits_are_left_out(tmp_path):
+    for name in ("0.png", "cat/1.png", "dog/small/2.png"):
+        write_picture(tmp_path / "a" / name)
+    assert classes(opened("vision", tmp_path / "a")) == {None: 1, "cat": 1, "dog": 1}
+    for name in ("0.png", "train/cat/1.png", "test/cat/2.png", "extra/cat/3.png"):
+        write_picture(tmp_path / "b" / name)
+    data = opened("vision", tmp_path / "b")
+    assert files_of(data) == ["train/cat/1.png"] and files_of(opened("vision", tmp_path / "b", "extra")) == [
+        "extra/cat/3.png"
+    ]
+    (reason,) = data.inventory.left_out
+    assert "beside the folders of the splits" in reason and data.inventory.left_out[reason] == ["0.png"]
+
+
+def test_suffixes_in_any_case_and_what_to_do_about_others(tmp_path):
+    for name in ("a.PNG", "b.Jpeg", "c.JPG"):
+        write_picture(tmp_path / name)
+    for name in ("d.HEIC", "e.xyz", "f", "LICENSE", "notes.md", "g.wav", "h.csv", "i.zip", "Thumbs.db"):
+        write_text(tmp_path / name, "x")
+    for name in (".DS_Store", ".cache/j.png"):
+        write_text(tmp_path / name)
+    data = opened("vision", tmp_path)
+    assert files_of(data) == ["a.PNG", "b.Jpeg", "c.JPG"] and data.inventory.hidden == 2
+    reasons = {name: reason for reason, names in data.inventory.left_out.items() for name in names}
+    assert "magick" in reasons["d.HEIC"] and ".xyz" in reasons["e.xyz"] and reasons["f"] == "it has no suffix"
+    assert reasons["LICENSE"] == reasons["notes.md"] == "it describes the data"
+    assert reasons["g.wav"] == "recordings in a source of pictures" and reasons["h.csv"].startswith("a table beside")
+    assert reasons["i.zip"].startswith("an archive") and len(reasons) == 9
+    check_account(data.inventory, tmp_path)
+
+
+# ------------------------------------------------------------------------------------------------- metadata
+
+
+def make_pictures(root, *names):
+    for name in names:
+        write_picture(root / name)
+
+
+def test_metadata_above_split_folders_gives_each_row_the_split_of_its_path(tmp_path):
+    names = [f"{part}/{number}.png" for part in ("train", "test") for number in range(4)]
+    make_pictures(tmp_path, *names, "train/9.png")
+    write_text(
+        tmp_path / "metadata.csv",
+        "file_name,label\n" + "".join(f"{name},{'ab'[int(name[-5]) % 2]}\n" for name in names),
+    )
+    for part in ("train", "test"):
+        data = opened("vision", tmp_path, part)
+        assert classes(data) == {"a": 2, "b": 2} and all(name.startswith(part) for name in files_of(data))
+    assert data.inventory.left_out == {"it is not listed in metadata.csv": ["train/9.png"]}
+
+
+@pytest.mark.parametrize("place", ["", "sub/", "train/"])
+@pytest.mark.parametrize("written", ["train\\0.png", "./train/../train/0.png", "{root}/train/0.png", " train/0.png"])
+def test_ways_to_write_a_path(tmp_path, place, written):
+    make_pictures(tmp_path, "train/0.png", "test/1.png")
+    up = "" if place == "" else "../"
+    name = written.format(root=tmp_path) if "{root}" in written else written.replace("train", f"{up}train", 1)
+    write_text(tmp_path / place / "metadata.csv", f"file_name,label\n{name},a\n{up}test/1.png,b\n")
+    assert files_of(opened("vision", tmp_path)) == ["train/0.png"]
+    assert files_of(opened("vision", tmp_path, "test")) == ["test/1.png"]
+    assert opened("vision", tmp_path, "test").labels.tolist() == [1]
+
+
+def test_files_outside_of_the_source_and_missing_ones_are_counted(tmp_path):
+    make_pictures(tmp_path, "else/0.png", "source/1.png")
+    write_text(
+        tmp_path / "source" / "metadata.csv", f"file_name\n../else/0.png\n1.png\n2.png\n{tmp_path}/else/0.png\n"
+    )
+    data = opened("vision", tmp_path / "source")
+    assert len(data) == 4 and len(data.without_bad()) == 3 and data.bad.names("missing") == ["2.png"]
+    assert "1 listed files do not exist (2.png)" in data.inventory.notes
+    assert "2 listed files lie outside the source, or are hidden" in data.inventory.notes
+    assert data.inventory.used == ["1.png", "metadata.csv"]
+
+
+def test_names_with_accents_composed_in_another_way(tmp_path):
+    make_pictures(tmp_path, "caf\u00e9.png", "u\u0308.png")
+    write_text(tmp_path / "metadata.csv", "file_name,label\ncafe\u0301.png,a\n\u00fc.png,b\n")
+    data = opened("vision", tmp_path)
+    assert len(data.without_bad()) == 2 and data.inventory.left_out == {}
+
+
+def test_rows_are_never_merged(tmp_path):
+    make_pictures(tmp_path, "0.png", "1.png")
+    write_text(tmp_path / "metadata.csv", "file_name,text\n0.png,one\n0.png,two\n1.png,three\n")
+    data = opened("vision", tmp_path, text_column="text")
+    assert data.transcripts == ["one", "two", "three"]
+    assert any(note.startswith("1 rows list a file again") for note in data.inventory.notes)
+
+
+def test_a_file_in_two_metadata_files_is_described_by_the_nearest(tmp_path):
+    make_pictures(tmp_path, "train/0.png", "train/1.png")
+    write_text(tmp_path / "metadata.csv", "file_name,label\ntrain/0.png,far\ntrain/1.png,far\n")
+    write_text(tmp_path / "train" / "metadata.jsonl", '{"file_name": "0.png", "label": "near"}\n')
+    data = opened("vision", tmp_path)
+    assert classes(data) == {"near": 1, "far": 1}
+    assert any(note.startswith("1 rows are left out") for note in data.inventory.notes)
+    write_text(tmp_path / "train" / "metadata.csv", "file_name,label\n0.png,near\n")
+    assert classes(opened("vision", tmp_path)) == {"near": 1, "far": 1}
+    write_text(tmp_path / "train" / "metadata.csv", "file_name,label\n0.png,other\n")
+    with pytest.raises(ValueError, match="metadata.csv and .*metadata.jsonl both describe train/0.png.*'label'"):
+        opened("vision", tmp_path)
+
+
+@pytest.mark.parametrize(
+    "values, expected",
+    [
+        (["cat", "dog", "", "cat", " ", "dog"], {"cat": 2, "dog": 2, None: 2}),
+        (["0", "1", "-1", "0", "-1", "1"], {0: 2, 1: 2, None: 2}),
+        (["cat", "cat ", " cat", "dog", "dog", "cat"], {"cat": 4, "dog": 2}),
+        (["NA", "None", "null", "NA", "nan", "-"], {"NA": 2, "None": 1, "null": 1, "nan": 1, "-": 1}),
+        (["007", "01", "1", "1", "01", "007"], {"007": 2, "01": 2, "1": 2}),
+        (["", "", "", "", "", "dog"], {"dog": 1, None: 5}),
+        (["", "", "", "", "", ""], None),
+    ],
+)
+@pytest.mark.parametrize("suffix", ["csv", "tsv", "jsonl"])
+def test_missing_labels_and_words_that_are_none(tmp_path, values, expected, suffix):
+    make_pictures(tmp_path, *(f"{number}.png" for number in range(6)))
+    rows = [{"file_name": f"{number}.png", "label": value} for number, value in enumerate(values)]
+    if suffix == "jsonl":
+        if values[0] == "0":
+            rows = [{**row, "label": int(row["label"])} for row in rows]
+        content = "\n".join(map(json.dumps, rows))
+    else:
+        separator = "\t" if suffix == "tsv" else ","
+        content = "\n".join([separator.join(rows[0]), *(separator.join(row.values()) for row in rows)])
+    write_text(tmp_path / f"metadata.{suffix}", content)
+    data = opened("vision", tmp_path)
+    if data.labels is not None and data.label_names is None:
+        assert data.labels.dtype == np.int64
+    assert classes(data) == expected
+
+
+def test_a_column_of_splits_tells_the_split(tmp_path):
+    make_pictures(tmp_path, *(f"pictures/{number}.png" for number in range(4)))
+    rows = [
+        f"pictures/{number}.png,{'ab'[number % 2]},{('train', 'train', 'Val', 'test')[number]}\n"
+        for number in range(4)
+    ]
+    write_text(tmp_path / "metadata.csv", "file_name,label,split\n" + "".join(rows))
+    assert [len(opened("vision", tmp_path, split)) for split in ("train", "validation", "test")] == [2, 1, 1]
+
+
+def test_a_table_of_something_else_never_makes_a_folder_something_else(tmp_path):
+    for name in "abcd":
+        make_pictures(tmp_path / name, "cat/0.png", "cat/1.png", "dog/0.png")
+    write_parquet(tmp_path / "a" / "metadata.parquet", file_name=["cat/0.png", "dog/0.png"], label=["x", "y"])
+    assert classes(opened("vision", tmp_path / "a")) == {"x": 1, "y": 1}
+    write_parquet(tmp_path / "b" / "index.parquet", x=[1])
+    data = opened("vision", tmp_path / "b")
+    assert classes(data) == {"cat": 2, "dog": 1} and next(iter(data.inventory.left_out)).startswith("a table beside")
+    write_parquet(tmp_path / "b" / "metadata.parquet", x=[1])
+    assert classes(opened("vision", tmp_path / "b")) == {"cat": 2, "dog": 1}
+    (tmp_path / "c" / ".cache").mkdir()
+    write_parquet(tmp_path / "c" / ".cache" / "index.parquet", image=[b"x"])
+    assert len(opened("vision", tmp_path / "c")) == 3
+    encoded = (tmp_path / "d" / "cat" / "0.png").read_bytes()
+    write_parquet(tmp_path / "d" / "train.parquet", image=[encoded] * 2, label=["p", "q"])
+    data = opened("vision", tmp_path / "d")
+    assert classes(data) == {"p": 1, "q": 1} and data.inventory.used == ["train.parquet"] and data.inventory.files == 4
+
+
+def test_pretraining_reads_no_labels_of_metadata(tmp_path):
+    make_pictures(tmp_path, "0.png", "1.png")
+    write_text(
+        tmp_path / "metadata.jsonl", '{"file_name": "0.png", "label": {}}\n{"file_name": "1.png", "label": 0.5}\n'
+    )
+    with pytest.raises(ValueError, match="label"):
+        opened("vision", tmp_path)
+    assert len(opened("vision", tmp_path, read_labels=False)) == 2
+    write_text(
+        tmp_path / "metadata.jsonl",
+        '{"file_name": "0.png", "label": ["a", "b"]}\n{"file_name": "1.png", "label": ["b"]}',
+    )
+    data = opened("vision", tmp_path)
+    assert data.labels.tolist() == [[1, 1], [0, 1]] and data.label_names == ["a", "b"]
+
+
+def test_metadata_of_another_modality_does_not_hide_files(tmp_path):
+    make_pictures(tmp_path, "0.png")
+    write_clip(tmp_path / "1.wav")
+    write_text(tmp_path / "metadata.csv", "file_name,label\n0.png,a\n")
+    assert files_of(opened("audio", tmp_path)) == ["1.wav"] and files_of(opened("vision", tmp_path)) == ["0.png"]

@@ -242,3 +242,95 @@ def test_results_are_one_line_and_mistakes_one_sentence(capsys):
     assert launch(fails, []) == "ValueError: What is wrong."
     with pytest.raises(ValueError, match="^What is wrong.$"):
         launch(fails, ["--log_level", "debug"])
+
+
+EVERY_PROGRAM = """
+    --per_device_train_batch_size -1; --per_device_train_batch_size 0; --per_device_eval_batch_size 0
+    --gradient_accumulation_steps 0; --learning_rate -1e-3; --learning_rate nan; --learning_rate inf
+    --weight_decay -0.1; --adam_beta1 1.5; --adam_beta2 1; --adam_epsilon -1; --max_grad_norm -1; --warmup_steps -1
+    --seed -1; --data_seed -1; --dataloader_num_workers -2; --dataloader_prefetch_factor 0; --max_steps 0
+    --max_steps -5; --num_train_epochs 0; --num_train_epochs -1; --logging_steps -1; --save_steps -1; --eval_steps -1
+    --save_total_limit 0; --label_smoothing_factor 1.5; --label_smoothing_factor -0.1; --layer_decay 0
+    --layer_decay 1.1; --freeze_encoder_steps -1; --tri_stage 0.5,0.6; --weights_ema_decay 1; --max_bad_fraction 1.5
+    --max_bad_fraction -0.1; --max_bad_fraction nan; --early_stopping_threshold -1; --train_val_split 0
+    --train_val_split 1; --max_train_samples 0; --max_eval_samples -1; --max_predict_samples 0
+    --early_stopping_patience 0 --eval_strategy epoch --save_strategy epoch
+"""
+SPEECH = """
+    --hidden_dropout 1; --attention_dropout -0.1; --activation_dropout 2; --feat_proj_dropout nan; --layerdrop 1
+    --mask_time_prob 1.5; --mask_time_prob -0.1; --mask_feature_prob 1; --mask_time_length 0; --mask_feature_length -1
+    --mask_time_min_masks -1; --mask_feature_min_masks -1; --early_stopping_patience 2
+"""
+CLASSES = """
+    --train_fraction 0; --train_fraction 1.5; --threshold 0; --threshold 1; --problem_type multilabel
+    --problem_type regression; --problem_type single_label_classification --threshold 0.3
+    --problem_type multi_label_classification --metric_for_best_model accuracy
+"""
+OUT_OF_RANGE = {
+    finetune_ctc: EVERY_PROGRAM + SPEECH + """
+        --final_dropout 1; --ctc_loss_reduction average; --case Upper; --unit word; --language turkish
+        --word_delimiter ||; --chars_to_ignore sil; --min_duration_in_seconds -1; --max_duration_in_seconds 0
+        --max_duration_in_seconds nan; --max_duration_in_seconds 1 --min_duration_in_seconds 2
+        --max_steps 10 --num_train_epochs 3""",
+    finetune_audio_classification: EVERY_PROGRAM + SPEECH + CLASSES + """
+        --classifier_proj_size 0; --max_length_seconds 0; --max_length_seconds nan
+        --problem_type multi_label_classification --label_smoothing_factor 0.1""",
+    finetune_image_classification: EVERY_PROGRAM + CLASSES + """
+        --drop_path_rate 1; --image_size 0; --crop_pct 0; --crop_pct 1.5; --crop_scale 0.5; --crop_scale 0.9 0.1
+        --crop_scale 0 1; --crop_scale 0.1 1.2; --crop_ratio 2 1; --crop_ratio -1 1; --color_jitter 2
+        --randaugment_operations -1; --randaugment_magnitude 11; --randaugment_std -1; --random_erasing 1.5
+        --mixup -1; --cutmix -1; --mix_probability 2; --cutmix_probability -1""",
+    finetune_glue: EVERY_PROGRAM + """
+        --max_seq_length 2; --dropout 1; --dropout -0.1; --learning_rates -1 1e-5; --seeds -1; --threshold 1
+        --problem_type scores; --text_column a b c; --task_name imdb; --problem_type regression --threshold 0.3
+        --task_name cola --problem_type regression
+        --problem_type multi_label_classification --label_smoothing_factor 0.1""",
+}  # fmt: skip
+
+
+@each_program
+def test_options_out_of_range_or_against_each_other_are_refused(program, capsys):
+    """Before any data is opened or a model is loaded; every message names the option."""
+    lines = [part.split() for line in OUT_OF_RANGE[program].splitlines() for part in line.split(";") if part.strip()]
+    for words in lines:
+        with pytest.raises(SystemExit) as end:
+            program.run_program([*GIVEN, "--do_train", "--do_eval", *words])
+        message = capsys.readouterr().err
+        assert end.value.code == 2 and any(word in message for word in words if word.startswith("--")), (
+            words,
+            message,
+        )
+        assert message.count("\n") == 1, message
+
+
+@each_program
+@pytest.mark.parametrize(
+    ("asked", "named", "missing"),
+    [
+        ("do_train", "test", "train"),
+        ("do_predict", "train", "test"),
+        ("do_eval", "train", "validation"),
+    ],
+)
+def test_data_that_a_run_needs_is_named(program, asked, named, missing, capsys):
+    place = "file" if program is finetune_glue else "dir"
+    words = ["--model_name_or_path", "m", "--output_dir", "o", "--use_cpu", f"--{asked}", f"--{named}_{place}", "x"]
+    with pytest.raises(SystemExit):
+        program.run_program(words)
+    message = capsys.readouterr().err
+    assert f"--{asked} needs {missing} data" in message and f"--{missing}_{place}" in message
+
+
+@each_program
+def test_options_at_the_ends_of_their_ranges_are_taken(program):
+    words = (
+        "--learning_rate 0 --weight_decay 0 --max_grad_norm 0 --warmup_steps 0 --adam_beta1 0 --max_bad_fraction 1 "
+        "--label_smoothing_factor 0 --layer_decay 1 --freeze_encoder_steps 0 --dataloader_num_workers 0 --seed 0"
+    )
+    parse_arguments(*PROGRAMS[program], argv=[*GIVEN, "--do_train", "--do_eval", *words.split()])
+
+
+def test_the_old_name_of_the_case_leads_to_the_new_one(capsys):
+    with pytest.raises(SystemExit):
+        finetune_ctc.run_program([*GIVEN, "--do_lower_case"])
+    assert "The nearest valid one is --case." in capsys.readouterr().err

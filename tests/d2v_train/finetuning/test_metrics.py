@@ -13,11 +13,13 @@ from d2v_train.finetuning.metrics import (
     CharacterErrorRate,
     MatthewsCorrelation,
     Pearson,
+    PhonemeErrorRate,
     Spearman,
     WordErrorRate,
     accuracies,
     compute_all,
     count_edits,
+    multi_label_scores,
 )
 
 
@@ -143,3 +145,31 @@ def test_nothing_is_fetched_or_written(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     CharacterErrorRate(cache_dir=str(tmp_path)).compute(predictions=["a"], references=["b"])
     assert [name for _, _, files in os.walk(tmp_path) for name in files] == []
+
+
+def test_scores_of_sets_of_classes():
+    flags = np.array([[1, 0, 1, 0], [0, 1, 0, 0], [-100] * 4, [0, 0, 1, 0]])
+    probabilities = np.array([[0.9, 0.2, 0.4, 0.1], [0.6, 0.8, 0.1, 0.1], [1.0] * 4, [0.1, 0.1, 0.9, 0.1]])
+    found, classes = multi_label_scores(probabilities, flags, ["a", "b", "c", "d"])
+    # Three hits, one false alarm, one miss; the average precision is perfect, as ranks alone count.
+    assert found["micro_f1"] == pytest.approx(3 / 4) and found["exact_match"] == pytest.approx(1 / 3)
+    assert found["macro_f1"] == pytest.approx(np.mean([2 / 3, 1, 2 / 3, 0]))
+    assert found["mean_average_precision"] == 1
+    assert classes[0] == {
+        "class": "a", "samples": 1, "precision": 0.5, "recall": 1, "f1": pytest.approx(2 / 3), "average_precision": 1
+    }  # fmt: skip
+    assert classes[3]["average_precision"] is None and [row["samples"] for row in classes] == [1, 1, 2, 0]
+    lower, _ = multi_label_scores(probabilities, flags, ["a", "b", "c", "d"], threshold=0.4)
+    assert lower["micro_f1"] == pytest.approx(8 / 9)
+
+
+@pytest.mark.parametrize("flags", [np.full((2, 3), -100), np.zeros((0, 3)), np.zeros((2, 3))])
+def test_scores_without_any_class_are_zero_not_missing(flags):
+    found, _ = multi_label_scores(np.zeros((len(flags), 3)), flags, ["a", "b", "c"])
+    assert found["mean_average_precision"] == found["micro_f1"] == 0 and all(map(np.isfinite, found.values()))
+
+
+def test_the_phoneme_error_rate_counts_phonemes():
+    predictions, references = ["K AE T", "tS"], ["K AA T", "t S"]
+    assert PhonemeErrorRate().compute(predictions=predictions, references=references) == {"per": 3 / 5}
+    assert PhonemeErrorRate().compute(predictions=["AA1"], references=["AA1"]) == {"per": 0}

@@ -7,7 +7,7 @@ from broken_data import write_texts
 from d2v_train.data.records import RawDataset, open_dataset
 from d2v_train.data.report import DataReport
 from d2v_train.data.tables import Table
-from d2v_train.inputs.packing import PackedTextDataset
+from d2v_train.inputs.packing import PackedTextDataset, _batches
 from d2v_train.inputs.tokenizer import build_tokenizer
 
 
@@ -66,3 +66,47 @@ def test_tokens_on_disk_are_those_in_memory_and_follow_the_documents(tokenizer, 
     assert len(other.tokens) < len(disk.tokens) and len(list(tmp_path.glob("*.int32"))) == 2
     monkeypatch.setattr("d2v_train.inputs.packing._tokenise", None)  # a third run may not tokenise again
     np.testing.assert_array_equal(PackedTextDataset(data, tokenizer, 10, cache_dir=tmp_path).tokens, memory.tokens)
+
+
+LONG = {
+    "a sentence a line": "The cat sat on the mat.\n" * 90,
+    "one line": "The dog sat, it's  on the log \u4f60\u597d and more. " * 40,
+    "carriage returns": "The cat sat on the mat.\r\n" * 90,
+    "paragraphs": "short\n\n" + "The cat sat on the mat. " * 60 + "\n\nshort\n\n" + "a log\n" * 150,
+}
+
+
+@pytest.mark.parametrize("stream_block", [None, 4])
+@pytest.mark.parametrize("kind", LONG)
+def test_parts_of_a_long_document_are_packed_as_the_whole(kind, stream_block, tmp_path, monkeypatch):
+    tokenizer = build_tokenizer([LONG[kind]], 320)
+    (tmp_path / "a.txt").write_bytes(LONG[kind].encode())
+    whole = open_dataset("text", str(tmp_path))
+    expected = PackedTextDataset(whole, tokenizer, 10).tokens
+    assert np.sum(expected == 2) == len(whole)
+    monkeypatch.setattr("d2v_train.data.text_lines.PART_BYTES", 300)
+    parts = open_dataset("text", str(tmp_path), stream_block=stream_block)
+    assert len(parts) >= len(whole) + 2
+    for cache_dir in (tmp_path / "tokens", None if stream_block is None else tmp_path / "other"):
+        found = PackedTextDataset(parts, tokenizer, 10, cache_dir)
+        np.testing.assert_array_equal(found.tokens, expected)
+
+
+def test_a_bad_part_ends_the_document_and_the_rest_is_packed(tokenizer, tmp_path, monkeypatch):
+    monkeypatch.setattr("d2v_train.data.text_lines.PART_BYTES", 300)
+    (tmp_path / "a.txt").write_bytes(b"one of the words " * 20 + b"caf\xe9 " + b"two of the words " * 40)
+    documents = open_dataset("text", str(tmp_path))
+    packed = PackedTextDataset(documents, tokenizer, 10)
+    assert documents.bad.counts() == {"not UTF-8": 1} and len(documents) == 4
+    assert np.sum(packed.tokens == tokenizer.eos_token_id) == 2
+    half = documents.select([0, 2])
+    assert np.sum(PackedTextDataset(half, tokenizer, 10).tokens == tokenizer.eos_token_id) == 2
+
+
+def test_batches_are_limited_in_texts_and_characters(monkeypatch):
+    monkeypatch.setattr("d2v_train.inputs.packing.CHARACTERS_AT_ONCE", 100)
+    monkeypatch.setattr("d2v_train.inputs.packing.DOCUMENTS_AT_ONCE", 5)
+    texts = [("x" * 60, True), ("y" * 60, False), *[("z", True)] * 12]
+    batches = list(_batches(texts))
+    assert [len(batch) for batch in batches] == [2, 5, 5, 2]
+    assert [text for batch in batches for text in batch] == texts

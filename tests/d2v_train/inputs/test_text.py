@@ -36,3 +36,24 @@ def test_single_texts_and_pairs_are_cut_to_length(config, tokenizer):
     ids = text(data[0])["input_ids"]
     assert len(ids) == 9 and ids[0] == 0 and ids[-1] == 2
     assert text(data[1])["input_ids"].tolist() == tokenizer("one", "two")["input_ids"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "document one speaks of nothing else. " * 100,
+        "document\n\n  one \u4f60\u597d " * 100,
+        " " * 2000 + "document one",
+        "-" * 2000,
+        "x" * 2000 + " y",
+    ],
+)
+def test_only_the_beginning_of_a_long_text_is_tokenized_with_the_same_result(config, tokenizer, text):
+    transform = build_transform("text", {"max_length": 9}, config, tokenizer, train=False)
+    assert len(transform.head(text)) <= len(text)
+    for pair in (None, "two", "and two " * 12):
+        record = {"id": 0, "text": text} | ({} if pair is None else {"text_pair": pair})
+        expected = tokenizer(text, pair, truncation=True, max_length=9)["input_ids"]
+        assert transform(record)["input_ids"].tolist() == expected
+    assert len(transform.head("document one speaks of nothing else. " * 300)) <= 9 * 64
+    assert transform.head("short") == "short"

@@ -1,9 +1,13 @@
 """The byte-level BPE tokenizer: ids, lossless round trip, determinism, saving and loading."""
 
+import json
+import random
 import subprocess
 import sys
+import time
 
 import pytest
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
 from d2v_train.inputs.tokenizer import build_tokenizer, load_tokenizer
 
@@ -53,6 +57,40 @@ def test_another_process_trains_the_same_tokenizer():
     outputs = {subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout}
     outputs.add(build_tokenizer(TEXTS, 300).backend_tokenizer.to_str())
     assert len(outputs) == 1
+
+
+@pytest.mark.parametrize("letters", ["abcdefghijklmnop", "\u4f60\u597d\u554a\u4e00", "0123456789", "-=+.,;:"])
+def test_training_on_a_word_takes_time_in_proportion_to_its_length(letters):
+    def seconds(length):
+        word = "".join(random.Random(0).choices(letters, k=length))
+        started = time.process_time()
+        tokenizer = build_tokenizer([*TEXTS, word], 1000)
+        taken = time.process_time() - started
+        ids = tokenizer(word, add_special_tokens=False)["input_ids"]
+        assert tokenizer.decode(ids, clean_up_tokenization_spaces=False) == word
+        return taken
+
+    # 14 times as long where the whole word is searched at each merge.
+    assert seconds(200_000) < 9 * max(seconds(50_000), 0.1)
+
+
+def test_words_of_ordinary_length_are_trained_on_as_ever():
+    texts = [*TEXTS, "x" * 999 + " " + "yz" * 400]
+    words = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    plain = Tokenizer(models.BPE(unk_token="<unk>"))
+    plain.pre_tokenizer = words
+    plain.train_from_iterator(
+        texts,
+        trainers.BpeTrainer(
+            vocab_size=399,
+            min_frequency=2,
+            special_tokens=["<s>", "<pad>", "</s>", "<unk>"],
+            initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+            show_progress=False,
+        ),
+    )
+    trained = json.loads(build_tokenizer(texts, 400).backend_tokenizer.to_str())
+    assert trained["model"] == json.loads(plain.to_str())["model"] and trained["pre_tokenizer"]["type"] == "ByteLevel"
 
 
 def test_errors(tmp_path):

@@ -77,3 +77,9 @@ def test_accumulation_is_for_the_modalities_without_a_limit_of_their_own():
 def test_a_backbone_has_options_of_its_own():
     with pytest.raises(OptionError, match="'model.mask_prob'"):
         load_options("tiny_vision", ["model=null", "backbone=some/encoder", "model.mask_probability=0.5"])
+
+
+def test_data_of_a_modality_that_the_run_lacks_is_refused():
+    with pytest.raises(OptionError, match="data.audio is given, but the run has no audio: it trains vision"):
+        load_options("tiny_cifar10", ["output_dir=x", "data.audio=recordings"])
+    assert load_options("tiny_joint", ["output_dir=x", "text=null"]).modalities == ["vision", "audio"]

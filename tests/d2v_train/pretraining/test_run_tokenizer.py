@@ -6,7 +6,7 @@ import yaml
 from d2v_train.data.records import RawDataset, open_dataset
 from d2v_train.data.tables import Table
 from d2v_train.options.files import load_options
-from d2v_train.pretraining.run_tokenizer import prepare_tokenizer
+from d2v_train.pretraining.run_tokenizer import _first_texts, prepare_tokenizer
 from d2v_train.runs.checkpoints import CheckpointFolder
 
 
@@ -55,3 +55,14 @@ def test_left_over_tokenizer_is_replaced_unless_the_run_has_a_checkpoint(tmp_pat
     for path in folder.glob("*"):
         path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     assert spelled(prepare_tokenizer(options, new, folder)) == spelled(second), "made again from the same data"
+
+
+def test_parts_of_long_documents_count_as_one_up_to_a_number_of_characters(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr("d2v_train.data.text_lines.PART_BYTES", 100)
+    (tmp_path / "a.txt").write_text("\n\n".join(["one and two " * 50, "three and four " * 50, "five and six " * 50]))
+    dataset = open_dataset("text", str(tmp_path))
+    texts = list(_first_texts(dataset, 2, 10_000))
+    assert " ".join(texts) == ("one and two " * 50 + "three and four " * 50).strip() and len(texts) > 8
+    caplog.set_level("INFO")
+    assert 150 <= len(" ".join(_first_texts(dataset, 2, 150))) <= 260
+    assert f"on the first 2 of {len(dataset)} samples" in caplog.text

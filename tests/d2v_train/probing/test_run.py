@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from backbone_factory import encoder
+from multi_labels import with_sets
 from PIL import Image
 from probed_model import probe, write_pictures
 from processing_factory import feature_extractor, text_tokenizer
@@ -16,6 +17,7 @@ from d2v_train.data.labels import MissingLabelsError
 from d2v_train.inputs.tokenizer import build_tokenizer
 from d2v_train.inputs.vision import VisionTransform
 from d2v_train.models.encoders import load_encoder
+from d2v_train.probing import splits
 from d2v_train.probing.features import extract
 from d2v_train.probing.run import load_transform, read_probed_config
 from modeling_d2v import Data2VecConfig, Data2VecForPreTraining
@@ -62,6 +64,40 @@ def test_bad_samples_are_counted_and_left_out_of_every_measure(saved_model, tmp_
     result = probe(saved_model, "vision", str(tmp_path), seeds=(0,), few=3, neighbours=3)
     assert result["bad_samples"] == 6 and result["train_samples"] == 24 and result["test_samples"] == 24
     assert result["simple"]["pixels"]["linear"] == 100.0
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "parquet", "one split"])
+def test_samples_without_a_label_are_left_out_and_counted(saved_model, tmp_path, kind, caplog):
+    write_pictures(tmp_path, per_class=8, classes=2)
+    if kind == "one split":
+        shutil.rmtree(tmp_path / "test")
+    for split in sorted(path.name for path in tmp_path.iterdir()):
+        names = sorted(str(path.relative_to(tmp_path / split)) for path in (tmp_path / split).rglob("*.png"))
+        labels = [None if name.endswith(("3.png", "5.png")) else name.split("/")[0] for name in names]
+        if kind == "parquet":
+            import pyarrow as pa
+            import pyarrow.parquet as pq
+
+            pictures = [{"bytes": (tmp_path / split / name).read_bytes(), "path": name} for name in names]
+            shutil.rmtree(tmp_path / split)
+            pq.write_table(pa.table({"image": pictures, "label": labels}), tmp_path / f"{split}.parquet")
+        else:
+            rows = [{"file_name": name, "label": label} for name, label in zip(names, labels, strict=True)]
+            (tmp_path / split / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    result = probe(saved_model, "vision", str(tmp_path), simple=False, seeds=(0,), few=2, neighbours=3)
+    whole = 16 if kind == "one split" else 32
+    assert result["bad_samples"] == whole // 4
+    assert result["train_samples"] + result["test_samples"] == whole - whole // 4
+    assert "no label: 4 (" in caplog.text and "3.png" in caplog.text
+
+
+def test_several_classes_each_are_refused(saved_model, tmp_path, monkeypatch):
+    write_pictures(tmp_path, per_class=2, classes=2)
+    opened = splits.open_dataset
+    sets = {"class0": ("a", "b"), "class1": ("b",)}
+    monkeypatch.setattr(splits, "open_dataset", lambda *args, **more: with_sets(opened(*args, **more), sets))
+    with pytest.raises(MissingLabelsError, match="several classes each"):
+        probe(saved_model, "vision", str(tmp_path))
 
 
 def test_data_without_labels_is_refused(saved_model, tmp_path):

@@ -1,5 +1,6 @@
 """The conversion program: folders that the Auto classes load, input preparation, refusals that leave nothing."""
 
+import copy
 import json
 import os
 import re
@@ -32,12 +33,11 @@ from d2v_train.support.jsonl import read_log
 from modeling_d2v import Data2VecModel
 from modeling_d2v.conversion.fairseq.convert import WEIGHTS_NAME, Converted
 from modeling_d2v.model_card import read_license
-from tests.modeling_d2v.reference_fixtures import V1, V2, load_reference, relative_error
+from tests.modeling_d2v.reference_fixtures import WHOLE, load_reference, relative_error
 from tests.modeling_d2v.source_checkpoints import content_of, image_classifier, recogniser, text_classifier, write
 
 
 ROOT = Path(__file__).resolve().parents[3]
-FILES = [name for name in V2 + V1 if name != "d2v2_audio_large"]
 
 
 def convert(content, tmp_path, *options):
@@ -410,7 +410,7 @@ def test_memory_does_not_grow_with_the_file(tmp_path):
 
 @pytest.mark.shared
 @pytest.mark.slow
-@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("name", WHOLE)
 def test_every_shared_checkpoint_through_the_command_line(name, shared_dir, tmp_path):
     source = shared_dir / "reference" / "fairseq" / f"{name}.pt"
     command = [sys.executable, "recipes/convert.py", source, tmp_path / "out", "--verify"]
@@ -424,3 +424,23 @@ def test_every_shared_checkpoint_through_the_command_line(name, shared_dir, tmp_
     with torch.no_grad():
         hidden = model(**inputs).last_hidden_state[:, -expected.shape[1] :]
     assert relative_error(hidden, expected) < 1e-5
+
+
+def test_weights_alone_are_converted_by_their_kind(tmp_path, capsys):
+    state = content_of("d2v1_image_base")["model"]
+    with pytest.raises(ValueError, match="no settings"):
+        convert(state, tmp_path)
+    out, summary = convert(state, tmp_path, "--kind", "fairseq-v1-vision", "--verify")
+    assert any(note.startswith("The file has no settings") for note in summary.notes)
+    assert AutoModel.from_pretrained(out).config.num_attention_heads == 4
+    with pytest.raises(SystemExit):
+        convert(state, tmp_path, "--kind", "v1")
+    assert "fairseq-v1-vision" in capsys.readouterr().err
+
+
+def test_what_the_tensors_say_against_the_settings_is_said(tmp_path):
+    content = copy.deepcopy(content_of("d2v1_image_base"))
+    content["cfg"]["model"] |= {"mlp_ratio": 2, "num_heads": 8}
+    _, summary = convert(content, tmp_path, "--verify")
+    assert any(note.startswith("mlp_ratio=2") for note in summary.notes)
+    assert any(note.startswith("num_heads=8: the tensors have 4") for note in summary.notes)

@@ -12,6 +12,7 @@ import pytest
 import soundfile
 import torch
 import yaml
+from multi_labels import read_sets
 from recordings import options, spoken, write_checkpoint
 from safetensors.torch import load_file
 from transformers import AutoConfig, EvalPrediction, pipeline
@@ -221,9 +222,12 @@ def test_a_recording_without_a_class_is_left_out(checkpoint, tmp_path):
     lines = [json.dumps({"file_name": f"{name}/{i}.wav", "label": name}) for name in WORDS for i in range(2)]
     lines[3] = json.dumps({"file_name": "low/1.wav", "label": None})
     (data / "metadata.jsonl").write_text("\n".join(lines))
-    main(run_options(checkpoint, tmp_path / "run", data, validation_split="train"))
-    left_out = json.loads((tmp_path / "run" / "left_out.json").read_text())
-    assert left_out["training"] == left_out["validation"] == {"without a class": ["low/1.wav"]}
+    argv = run_options(checkpoint, tmp_path / "run", data, validation_split="train")
+    main([*argv, "--max_bad_fraction", "0.2"])
+    bad = json.loads((tmp_path / "run" / "bad_samples.json").read_text())
+    assert bad["training"] == bad["validation"] == {"no label": ["low/1.wav"]}
+    with pytest.raises(ValueError, match=r"(?s)1 of 6 samples of the training data.*no label: 1 \(low/1.wav\)"):
+        main([*argv, "--max_bad_fraction", "0.1"])
 
 
 def test_a_run_that_was_cut_off_ends_like_one_that_was_not(checkpoint, clips, tmp_path):
@@ -320,3 +324,23 @@ def test_two_processes_compute_the_losses_of_one(checkpoint, clips, tmp_path):
         results[name] = json.loads(done.stdout.splitlines()[-1])
     assert losses(tmp_path / "one") == pytest.approx(losses(tmp_path / "two"), abs=2e-4)
     assert results["one"]["eval_accuracy"] == results["two"]["eval_accuracy"]
+
+
+def test_recordings_with_several_classes_each(checkpoint, clips, tmp_path, monkeypatch):
+    sets = {"high": ("steady", "high"), "low": ("steady",), "rising": ("moving",)}
+    read_sets(monkeypatch, sets)
+    argv = run_options(checkpoint, tmp_path / "run", clips, max_steps=60, freeze_feature_encoder="false")
+    results = main(argv)
+    assert results["eval_mean_average_precision"] > 0.9 and results["eval_macro_f1"] > 0.8
+    config = AutoConfig.from_pretrained(tmp_path / "run")
+    assert config.id2label == {0: "high", 1: "moving", 2: "steady"}
+    assert config.problem_type == "multi_label_classification"
+    classify = pipeline("audio-classification", str(tmp_path / "run"))
+    scores = {each["label"]: each["score"] for each in classify(spoken(WORDS["high"], seed=5))}
+    assert scores["high"] > 0.5 and scores["steady"] > 0.5 and scores["moving"] < 0.5
+    with pytest.raises(ValueError, match="--label_smoothing_factor"):
+        main([*argv, "--label_smoothing_factor", "0.1", "--output_dir", str(tmp_path / "smooth")])
+    results = main(options(str(tmp_path / "run"), tmp_path / "test", "--do_predict", test_dir=clips / "validation"))
+    assert results["test_mean_average_precision"] > 0.9
+    lines = (tmp_path / "test" / "predictions.csv").read_text().splitlines()
+    assert lines[0] == "audio,labels,probabilities" and len(lines) == 10

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -105,7 +106,7 @@ def test_the_vocabulary_of_a_checkpoint_is_kept(learned, tmp_path, caplog):
     argv = run_options(
         str(learned[0]), tmp_path / "run", data, "--chars_to_ignore", "!", "?", validation_split="train"
     )
-    results = main([*argv, "--do_lower_case", "--learning_rate", "0"])
+    results = main([*argv, "--learning_rate", "0"])
     assert len(AutoProcessor.from_pretrained(tmp_path / "run").tokenizer) == 9
     assert "lacks 1 characters" in caplog.text and "'Ä' (1)" in caplog.text
     assert [line["reference"] for line in predictions(tmp_path / "run")] == ["ABBA", "C<unk>B"]
@@ -114,7 +115,7 @@ def test_the_vocabulary_of_a_checkpoint_is_kept(learned, tmp_path, caplog):
 
 
 def test_a_vocabulary_in_small_letters(checkpoint, recordings, tmp_path):
-    main(run_options(checkpoint, tmp_path, recordings, "--do_lower_case", max_steps=1))
+    main(run_options(checkpoint, tmp_path, recordings, "--case", "lower", max_steps=1))
     assert set(AutoProcessor.from_pretrained(tmp_path).tokenizer.get_vocab()) >= {"a", "b", "c", "d"}
     assert predictions(tmp_path)[0]["reference"] == TEXTS[0].lower()
 
@@ -167,22 +168,22 @@ def test_recordings_that_cannot_be_used(checkpoint, recordings, tmp_path, capsys
     left_out = json.loads((tmp_path / "run" / "left_out.json").read_text())
     assert left_out == {
         "training": {
-            "without a transcript": ["12.wav"],
             "longer than --max_duration_in_seconds 5": ["17.wav"],
             "with a transcript too long for its frames": ["13.wav"],
         },
-        "validation": {"without a transcript": ["12.wav"]},
+        "validation": {},
     }
     bad = json.loads((tmp_path / "run" / "bad_samples.json").read_text())
-    assert bad["validation"] == {"truncated": ["14.wav"], "missing": ["16.wav"], "empty": ["15.wav"]}
+    found = {"truncated": ["14.wav"], "missing": ["16.wav"], "empty": ["15.wav"], "no label": ["12.wav"]}
+    assert bad["validation"] == found
     assert bad["training"] == bad["validation"]
     assert len(predictions(tmp_path / "run")) == 14
     printed = capsys.readouterr().out
     assert (
-        "training data: 15 of 18 recordings are used" in printed and "too long for its frames: 1 (13.wav)" in printed
+        "training data: 15 of 17 recordings are used" in printed and "too long for its frames: 1 (13.wav)" in printed
     )
     assert all(loss == loss and loss > 0 for loss in losses(tmp_path / "run"))
-    with pytest.raises(ValueError, match="3 of 16"):
+    with pytest.raises(ValueError, match="4 of 17"):
         main([*argv, "--output_dir", str(tmp_path / "strict"), "--max_bad_fraction", "0.1"])
 
 
@@ -238,7 +239,6 @@ def test_early_stopping_follows_the_word_error_rate(learned, recordings, tmp_pat
         (["--tokenizer_name", "{checkpoint}"], "Wav2Vec2CTCTokenizer"),
         (["--max_duration_in_seconds", "0.01"], "training data"),
         (["--dataset_name", "nowhere/at/all"], "exist"),
-        (["--mask_time_prob", "1"], "mask_time_prob"),
     ],
 )
 def test_mistakes_are_explained(checkpoint, recordings, tmp_path, more, message):
@@ -354,3 +354,126 @@ def test_real_speech_is_learned_by_heart(shared_dir, tmp_path):
 
     raw = open_dataset("audio", argv[1], max_samples=4, text_column="text")
     assert [recognise(raw[i]["audio"].copy())["text"] for i in range(4)] == raw.transcripts
+
+
+PHONEMES = {"A": "AA1", "B": "b", "C": "tS", "D": "D"}
+
+
+def write_phonemes(folder: Path, texts: list[str], between: str = " | ") -> Path:
+    """Recordings with the phonemes of their letters, and a token between words."""
+    write_recordings(folder, texts)
+    written = [between.join(" ".join(map(PHONEMES.get, word)) for word in text.split()) for text in texts]
+    lines = [f"{number}.wav,{text}" for number, text in enumerate(written)]
+    (folder / "metadata.csv").write_text("\n".join(["file_name,text", *lines]) + "\n")
+    return folder
+
+
+def test_phonemes_are_learned_with_words_between_delimiters(checkpoint, tmp_path, caplog):
+    data = tmp_path / "data"
+    for part, texts in (("train", TEXTS), ("validation", TEXTS[:5])):
+        write_phonemes(data / part, texts)
+    values = {"max_steps": 150, "freeze_feature_encoder": "false", "per_device_train_batch_size": 8}
+    results = main(run_options(checkpoint, tmp_path / "run", data, "--unit", "phoneme", **values))
+    assert results["eval_per"] < 0.1 and results["eval_wer"] <= 0.3 and "eval_cer" not in results
+    tokenizer = AutoProcessor.from_pretrained(tmp_path / "run").tokenizer
+    assert set(tokenizer.get_vocab()) == {"<pad>", "<s>", "</s>", "<unk>", "|", *PHONEMES.values()}
+    assert "lacks" not in caplog.text and "case" not in caplog.text
+    assert "AA1 | tS D tS tS" in [line["reference"] for line in predictions(tmp_path / "run")]
+    recognise = pipeline("automatic-speech-recognition", str(tmp_path / "run"))
+    heard = [recognise(spoken(text, seed=number))["text"] for number, text in enumerate(TEXTS[:5])]
+    assert heard == [line["hypothesis"] for line in predictions(tmp_path / "run")]
+    # The unit of a checkpoint is its own.
+    argv = options(str(tmp_path / "run"), tmp_path / "again", "--do_eval", dataset_name=data)
+    assert main(argv)["eval_per"] == results["eval_per"]
+
+
+def test_phonemes_without_words_have_a_phoneme_error_rate_alone(checkpoint, tmp_path):
+    data = tmp_path / "data"
+    for part in ("train", "validation"):
+        write_phonemes(data / part, TEXTS[:4], between=" ")
+    values = {"eval_strategy": "steps", "save_strategy": "steps", "eval_steps": 1, "save_steps": 1, "max_steps": 2}
+    argv = run_options(checkpoint, tmp_path / "run", data, "--unit", "phoneme", **values)
+    results = main([*argv, "--load_best_model_at_end", "True"])
+    assert "eval_per" in results and "eval_wer" not in results and "eval_cer" not in results
+    state = json.loads((tmp_path / "run" / "trainer_state.json").read_text())
+    assert state["best_metric"] == results["eval_per"]
+
+
+@pytest.mark.parametrize(
+    ("texts", "more", "logged", "tokens"),
+    [
+        (["ABı", "ABi"], [], "--language tr", {"A", "B", "I", "ı"}),
+        (["ABı", "ABi"], ["--language", "tr"], None, {"A", "B", "I", "İ"}),
+        (["ABß", "ABss"], [], None, {"A", "B", "ẞ", "S"}),
+        (["a A", "b B"], [], "a \\(1\\) = A \\(1\\)", {"A", "B"}),
+        (["a A", "b B"], ["--case", "keep"], None, {"a", "A", "b", "B"}),
+    ],
+)
+def test_what_the_case_makes_equal_is_logged(checkpoint, tmp_path, caplog, texts, more, logged, tokens):
+    data = write_recordings(tmp_path / "data", ["AB", "BA"])
+    (data / "metadata.csv").write_text(f"file_name,text\n0.wav,{texts[0]}\n1.wav,{texts[1]}\n", encoding="utf-8")
+    main(run_options(checkpoint, tmp_path / "run", data, *more, validation_split="train", max_steps=1))
+    found = [line for line in caplog.messages if line.startswith("Training transcripts: ")]
+    assert len(found) == (logged is not None) and (logged is None or re.search(logged, found[0]))
+    tokenizer = AutoProcessor.from_pretrained(tmp_path / "run").tokenizer
+    assert set(tokenizer.get_vocab()) - {"<pad>", "<s>", "</s>", "<unk>", "|"} == tokens
+    # A run on the result needs no option to read transcripts in the same way.
+    main(options(str(tmp_path / "run"), tmp_path / "again", "--do_eval", dataset_name=data, validation_split="train"))
+    assert predictions(tmp_path / "again")[0]["reference"] == predictions(tmp_path / "run")[0]["reference"]
+
+
+@pytest.mark.parametrize(
+    ("tokens", "settings", "logged", "references"),
+    [
+        (["<pad>", "|", "A", "B", "C"], {"unk_token": None}, "'D' \\(\\d+\\)", 0),
+        (["[PAD]", "A", "B", "C", "D", "[UNK]", "|"], {"pad_token": "[PAD]", "unk_token": "[UNK]"}, None, 1),
+        (["A", "B", "C", "D", "<unk>", "<pad>"], {"word_delimiter_token": None}, "no word delimiter", 2),
+    ],
+)
+def test_vocabularies_with_other_special_tokens(
+    checkpoint, recordings, tmp_path, caplog, tokens, settings, logged, references
+):
+    folder = tmp_path / "tokenizer"
+    folder.mkdir()
+    (folder / "vocab.json").write_text(json.dumps({token: number for number, token in enumerate(tokens)}))
+    settings = {"bos_token": None, "eos_token": None} | settings
+    Wav2Vec2CTCTokenizer(str(folder / "vocab.json"), **settings).save_pretrained(folder)
+    argv = run_options(checkpoint, tmp_path / "run", recordings, "--tokenizer_name", folder, max_steps=2)
+    results = main(argv)
+    warned = [line for line in caplog.messages if "vocabulary" in line and "has 9 tokens" not in line]
+    assert bool(warned) == (logged is not None) and (logged is None or re.search(logged, warned[0]))
+    if references == 0:
+        assert "left out of labels and references" in warned[0]
+    assert ("eval_wer" in results) == (references != 2) and results["eval_loss"] > 0
+    written = [line["reference"] for line in predictions(tmp_path / "run")]
+    drop = {0: "D", 1: "", 2: " "}[references]
+    assert written == [" ".join(text.replace(drop, "").split()) if drop else text for text in TEXTS[:5]]
+    config = AutoConfig.from_pretrained(tmp_path / "run").audio_config
+    assert (config.vocab_size, config.pad_token_id) == (len(tokens), tokens.index(settings.get("pad_token", "<pad>")))
+
+
+def test_a_vocabulary_of_another_language_is_refused(checkpoint, recordings, tmp_path):
+    build_ctc_tokenizer(["ЯЗЫК A"]).save_pretrained(tmp_path / "tokenizer")
+    argv = run_options(checkpoint, tmp_path / "run", recordings, "--tokenizer_name", tmp_path / "tokenizer")
+    with pytest.raises(ValueError, match="characters of the training transcripts are not in the vocabulary"):
+        main(argv)
+    with pytest.raises(ValueError, match="--case is lower, but the letters of the vocabulary.*upper case"):
+        main([*argv, "--case", "lower"])
+    with pytest.raises(ValueError, match="--word_delimiter is '#', but the vocabulary .* has '|'"):
+        main([*argv, "--word_delimiter", "#"])
+
+
+def test_a_head_without_the_special_tokens_that_transformers_adds(learned, recordings, tmp_path):
+    """A vocabulary of five tokens in a checkpoint with a head of five."""
+    folder = tmp_path / "small"
+    build_ctc_tokenizer(["A"]).save_pretrained(folder)
+    (folder / "vocab.json").write_text(json.dumps({"[PAD]": 0, "|": 1, "A": 2, "B": 3, "C": 4}))
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    settings.pop("added_tokens_decoder")
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    from modeling_d2v import Data2VecForCTC
+
+    model = Data2VecForCTC.from_pretrained(learned[0], vocab_size=5, pad_token_id=0, ignore_mismatched_sizes=True)
+    model.save_pretrained(folder)
+    results = main(options(str(folder), tmp_path / "run", "--do_eval", dataset_name=recordings))
+    assert results["eval_loss"] > 0 and all("D" not in line["reference"] for line in predictions(tmp_path / "run"))

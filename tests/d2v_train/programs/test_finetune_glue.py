@@ -1,5 +1,6 @@
 """The program for GLUE: every task, prediction files, own data, resuming, sweeps, mistakes of the user."""
 
+import dataclasses
 import json
 import math
 import os
@@ -19,6 +20,8 @@ from model_factory import tiny_config
 from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
+from d2v_train.data.records import RawDataset
+from d2v_train.finetuning.texts.data import OpenTexts
 from d2v_train.finetuning.texts.glue import TASKS, of_one_process
 from d2v_train.inputs.tokenizer import build_tokenizer
 from d2v_train.programs.finetune_glue import GlueArguments
@@ -294,7 +297,7 @@ def test_dropout_and_length_are_options(glue, pretrained, tmp_path):
         ),
         (["--task_name", "rte", "--text_column", "text"], "no column 'text'.*sentence1, sentence2, label"),
         (["--task_name", "rte", "--dataset_config_name", "cola"], "is 'acceptable'|sentence1"),
-        (["--task_name", "rte", "--tokenizer_name", "nowhere/to/be/found"], "Name one with --tokenizer_name"),
+        (["--task_name", "rte", "--tokenizer_name", "nowhere/to/be/found"], "no model in nowhere/to/be/found"),
         (["--task_name", "rte", "--seeds", "1", "--push_to_hub"], "--push_to_hub"),
         (["--task_name", "rte", "--max_seq_length", "2"], "max_seq_length is 2. It must be at least 3"),
         (["--task_name", "rte", "--max_train_samples", "0"], "max_train_samples is 0. It must be at least 1"),
@@ -362,3 +365,73 @@ def test_real_tasks(shared_dir, pretrained, tmp_path, task):
     options += ["--max_train_samples", 64, "--max_eval_samples", 64, "--num_train_epochs", 1]
     results = main(arguments(pretrained, tmp_path, *options))
     assert f"eval_{TASKS[task].main_metric}" in results and math.isfinite(results["eval_loss"])
+
+
+@pytest.fixture
+def sets_of_texts(monkeypatch):
+    """Lets every file of texts have the classes "weather" and "slow", by its words; a text with a 6 has no label."""
+    opened = OpenTexts.open
+
+    def open_sets(self, split):
+        raw = opened(self, split)
+        texts = [raw[index]["text"] for index in range(len(raw))]
+        flags = [[any(word in text for word in WORDS[2]), any(word in text for word in WORDS[0])] for text in texts]
+        rows = [[np.nan] * 2 if text.endswith("6") else row for text, row in zip(texts, flags, strict=True)]
+        table = dataclasses.replace(raw.table, labels=np.float32(rows), label_names=["slow", "weather"])
+        return RawDataset("text", table)
+
+    monkeypatch.setattr(OpenTexts, "open", open_sets)
+
+
+def test_texts_with_several_classes_each(pretrained, tmp_path, sets_of_texts):
+    for split, size in (("train", 96), ("validation", 24), ("test", 12)):
+        rows = [{"text": sentence(number % 3, number), "label": 0} for number in range(size)]
+        (tmp_path / f"{split}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    given = ["--dataset_name", tmp_path, "--num_train_epochs", 12, "--learning_rate", 3e-3]
+    argv = arguments(pretrained, tmp_path / "run", *given)
+    results = main([*argv, "--do_predict", "--max_bad_fraction", "0.2", "--threshold", "0.4"])
+    assert results["eval_mean_average_precision"] > 0.9 and results["eval_micro_f1"] > 0.8
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert config["problem_type"] == "multi_label_classification"
+    assert list(config["id2label"].values()) == ["slow", "weather"]
+    bad = json.loads((tmp_path / "run" / "bad_samples.json").read_text())
+    assert len(bad["training"]["no label"]) == 13 and len(bad["validation"]["no label"]) == 3
+    lines = (tmp_path / "run" / "predictions" / "predictions.tsv").read_text().splitlines()
+    assert lines[0] == "index\tlabels\tprobabilities" and len(lines) == 13
+    with pytest.raises(ValueError, match="13 of 96 samples of the training data"):
+        main([*argv, "--output_dir", str(tmp_path / "strict")])
+
+
+@pytest.mark.parametrize(
+    ("labels", "more", "metric"),
+    [
+        (["bad", None, "good", "bad"], [], "eval_accuracy"),
+        ([1, 0, None, 1], [], "eval_accuracy"),
+        ([0.5, 1.5, None, 3.5], [], "eval_pearson"),
+        ([1, 5, 3, 2], ["--problem_type", "regression"], "eval_pearson"),
+    ],
+)
+def test_texts_without_a_label_are_left_out(pretrained, tmp_path, labels, more, metric):
+    rows = [{"text": sentence(number % 3, number), "label": label} for number, label in enumerate(labels)]
+    for split in ("train", "validation"):
+        (tmp_path / f"{split}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    argv = arguments(pretrained, tmp_path / "run", *more, "--dataset_name", tmp_path, "--num_train_epochs", 1)
+    assert math.isfinite(main([*argv, "--max_bad_fraction", "0.3"])[metric])
+    bad = tmp_path / "run" / "bad_samples.json"
+    assert bad.exists() == (None in labels)
+    if bad.exists():
+        row = f"row {labels.index(None)}"
+        assert json.loads(bad.read_text()) == {name: {"no label": [row]} for name in ("training", "validation")}
+
+
+def test_empty_cells_do_not_make_scores_of_classes_in_silence(pretrained, tmp_path, caplog):
+    rows = [f"{sentence(number % 3, number)},{'' if number == 4 else number % 3}" for number in range(24)]
+    (tmp_path / "train.csv").write_text("\n".join(["text,label", *rows]) + "\n")
+    argv = arguments(pretrained, tmp_path / "run", "--train_file", tmp_path / "train.csv", "--max_steps", 1)
+    problem = ["--problem_type", "single_label_classification"]
+    assert "eval_accuracy" in main([*argv, *problem]) and "learned as scores" not in caplog.text
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["id2label"] == {"0": "0", "1": "1", "2": "2"}
+    bad = json.loads((tmp_path / "run" / "bad_samples.json").read_text())
+    assert bad == {"training": {"no label": ["row 4"]}}
+    if "eval_pearson" in main([*argv, "--output_dir", str(tmp_path / "scores")]):
+        assert "learned as scores. --problem_type single_label_classification" in caplog.text

@@ -3,6 +3,7 @@
 import csv
 import json
 import logging
+import math
 import os
 import re
 import shutil
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from model_factory import tiny_config
+from multi_labels import read_sets
 from PIL import Image
 from safetensors.torch import load_file
 from transformers import AutoImageProcessor, AutoProcessor, pipeline
@@ -275,7 +277,7 @@ def test_accumulated_batches_give_the_loss_of_one(checkpoint, pictures, tmp_path
         (["--train_fraction", "0"], "train_fraction is 0"),
         (["--max_train_samples", "0"], "max_train_samples is 0"),
         (["--crop_scale", "0.5", "2"], "crop_scale"),
-        (["--randaugment_magnitude", "20"], "magnitude from 0 to 10"),
+        (["--randaugment_magnitude", "20"], "randaugment_magnitude is 20.*from 0 to 10"),
         (["--train_split", "trian"], "no split 'trian'"),
         (["--mixupp", "1"], "no option --mixupp. The nearest valid one is --mixup"),
     ],
@@ -328,3 +330,74 @@ def test_two_processes_compute_the_losses_of_one(checkpoint, pictures, tmp_path)
     assert losses(tmp_path / "one") == pytest.approx(losses(tmp_path / "two"), abs=2e-4)
     assert results["one"]["eval_accuracy"] == results["two"]["eval_accuracy"]
     assert results["one"]["eval_loss"] == pytest.approx(results["two"]["eval_loss"], abs=1e-4)
+
+
+SETS = {"blue": ("cold", "sea"), "green": ("cold",), "red": ()}
+
+
+def test_pictures_with_several_classes_each(checkpoint, pictures, tmp_path, monkeypatch):
+    read_sets(monkeypatch, SETS)
+    plain = [*PLAIN, "--mixup", "0.2", "--mix_probability", "0.3", "--label_smoothing_factor", "0.05"]
+    values = {"dataset_name": pictures, "max_steps": 50, "save_strategy": "steps", "save_steps": 25, "eval_steps": 25}
+    chosen = {"eval_strategy": "steps", "load_best_model_at_end": True}
+    argv = options(checkpoint, tmp_path / "run", "--do_train", "--do_eval", *plain, **values, **chosen)
+    results = main(argv)
+    assert results["eval_mean_average_precision"] > 0.95 and results["eval_micro_f1"] > 0.9
+    assert {"eval_macro_f1", "eval_exact_match"} < results.keys() and "eval_accuracy" not in results
+    state = json.loads((tmp_path / "run" / "trainer_state.json").read_text())
+    assert state["best_metric"] == results["eval_mean_average_precision"]
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert config["problem_type"] == "multi_label_classification"
+    assert list(config["id2label"].values()) == ["cold", "sea"]
+    with open(tmp_path / "run" / "classes_eval.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["class"], row["samples"]) for row in rows] == [("cold", "8"), ("sea", "4")]
+    argv = options(
+        tmp_path / "run", tmp_path / "test", "--do_predict", test_dir=pictures / "validation", max_steps=None
+    )
+    again = main(argv)
+    assert again["test_micro_f1"] == pytest.approx(results["eval_micro_f1"])
+    with open(tmp_path / "test" / "predictions.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    right = [json.loads(row["labels"]) == list(SETS[row["image"].split("/")[0]]) for row in rows]
+    assert sum(right) / len(right) == pytest.approx(results["eval_exact_match"])
+    # The pipeline computes the same independent probabilities.
+    classify = pipeline("image-classification", str(tmp_path / "run"), device="cpu")
+    for row in rows[::4]:
+        scores = {each["label"]: each["score"] for each in classify(str(pictures / "validation" / row["image"]))}
+        found = dict(zip(json.loads(row["labels"]), json.loads(row["probabilities"]), strict=True))
+        assert found == {name: pytest.approx(score, abs=1e-3) for name, score in scores.items() if score >= 0.5}
+
+
+def test_missing_and_broken_pictures_of_several_classes(checkpoint, pictures, tmp_path, monkeypatch):
+    data = tmp_path / "data"
+    shutil.copytree(pictures, data)
+    (data / "validation" / "blue" / "0.png").write_bytes(b"torn")
+    read_sets(monkeypatch, SETS | {"red": None})
+    argv = options(checkpoint, tmp_path / "run", "--do_train", "--do_eval", dataset_name=data, max_bad_fraction=0.5)
+    results = main([*argv, "--threshold", "0.3"])
+    assert all(map(math.isfinite, (results["eval_loss"], results["train_loss"], results["eval_micro_f1"])))
+    bad = json.loads((tmp_path / "run" / "bad_samples.json").read_text())
+    assert len(bad["training"]["no label"]) == 10 and len(bad["validation"]["no label"]) == 4
+    assert bad["validation"]["unreadable"] == ["validation/blue/0.png"]
+    with pytest.raises(ValueError, match="10 of 30 samples of the training data"):
+        main([*argv, "--max_bad_fraction", "0.1", "--output_dir", str(tmp_path / "strict")])
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--problem_type", "single_label_classification"], "several classes each"),
+        (["--metric_for_best_model", "accuracy"], "mean_average_precision"),
+    ],
+)
+def test_options_that_need_one_class_are_refused(checkpoint, pictures, tmp_path, monkeypatch, more, message):
+    read_sets(monkeypatch, SETS)
+    with pytest.raises(ValueError, match=message):
+        main(options(checkpoint, tmp_path, "--do_train", "--do_eval", *more, dataset_name=pictures))
+
+
+def test_one_class_may_be_learned_independently_of_the_others(checkpoint, pictures, tmp_path):
+    argv = options(checkpoint, tmp_path, "--do_train", "--do_eval", *PLAIN, dataset_name=pictures, max_steps=30)
+    results = main([*argv, "--problem_type", "multi_label_classification"])
+    assert results["eval_mean_average_precision"] > 0.8

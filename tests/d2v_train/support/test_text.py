@@ -2,7 +2,7 @@
 
 import pytest
 
-from d2v_train.support.text import duration, readable_bytes, table
+from d2v_train.support.text import duration, lines_of, readable_bytes, table
 
 
 ROWS = [("name", "loss", "note"), ("a", 1.5, ""), ("longer", 10, "x")]
@@ -37,3 +37,17 @@ def test_bytes_for_people():
 )
 def test_durations_are_said_as_people_say_them(seconds, words):
     assert duration(seconds) == words
+
+
+@pytest.mark.parametrize(
+    "text, lines",
+    [
+        ("", []),
+        ("a", ["a"]),
+        ("a\n", ["a"]),
+        ("a\r\n\r\nb\n\n", ["a", "", "b", ""]),
+        ("a\x85b\u2028c\u2029d\x0be\x0cf\x1cg\rh\n", ["a\x85b\u2028c\u2029d\x0be\x0cf\x1cg\rh"]),
+    ],
+)
+def test_lines_end_with_line_feeds_only(text, lines):
+    assert lines_of(text) == lines

@@ -1,16 +1,22 @@
 """Checkpoint files are read whole, from every format, and nothing in them is ever run."""
 
+import argparse
+import gzip
+import io
 import json
 import pickle
+import tarfile
 import warnings
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
 
 from modeling_d2v.conversion.files import read_checkpoint
+from modeling_d2v.conversion.pickles import UnsafeCheckpointError
 
 
 FIXTURES = Path(__file__).resolve().parents[2] / "fixtures"
@@ -83,6 +89,77 @@ def test_files_that_are_no_checkpoints(content, message, tmp_path):
     with pytest.raises(ValueError, match=message) as caught:
         read_checkpoint(path)
     assert str(len(content)) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def tar(path: Path, *names: str) -> Path:
+    with tarfile.open(path, "w") as archive:
+        for name in names:
+            entry = tarfile.TarInfo(name)
+            entry.size = 4
+            archive.addfile(entry, io.BytesIO(b"\x80\x02N."))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("write", "message"),
+    [
+        (lambda path: tar(path, "sys_info", "storages", "tensors", "pickle"), r"tar format of torch before 0\.1\.10"),
+        (lambda path: tar(path, "base_libri.pt", "dict.txt"), r"tar archive \(base_libri\.pt, dict\.txt\); unpack"),
+        (lambda path: path.write_text('{"model": {"type": "BPE"}, "added_tokens": []}'), "tokenizer, not a model"),
+        (
+            lambda path: path.write_text('{"weight_map": {"a": "model-00001-of-00002.safetensors"}}'),
+            "index of several",
+        ),
+        (lambda path: path.write_text('{"hidden_size": 768}'), "JSON file"),
+        (lambda path: path.write_text("{not json"), "text file"),
+        (lambda path: path.write_bytes(b"\n\x0e\n\x05<unk>\x15"), "tokenizer of sentencepiece"),
+        (lambda path: path.write_bytes(b"\x89HDF\r\n\x1a\n"), "HDF5"),
+        (lambda path: path.write_bytes(b"GGUF\x03"), "GGUF"),
+        (lambda path: path.write_bytes(gzip.compress(b"x")), "gzip; unpack"),
+        (lambda path: np.savez(open(path, "wb"), a=np.ones(2)), r"\.npz"),
+        (lambda path: np.save(open(path, "wb"), np.ones(2)), "array of numpy"),
+        (lambda path: save_file({"weight": torch.ones(2)}, path), r"rename it to end in \.safetensors"),
+        (lambda path: zipped(path, "models/base_libri.pt"), "zip archive with models/base_libri.pt; unpack"),
+        (lambda path: torch.save(torch.ones(2), path), "Tensor"),
+    ],
+)
+def test_other_files_are_named_by_what_they_are(write, message, tmp_path):
+    path = tmp_path / "file.pt"
+    write(path)
+    with pytest.raises(ValueError, match=message) as caught:
+        read_checkpoint(path)
+    assert not isinstance(caught.value, UnsafeCheckpointError) and "\n" not in str(caught.value)
+
+
+def zipped(path: Path, name: str) -> None:
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr(name, "x")
+
+
+def test_whole_objects(tmp_path):
+    """A pickled model is read as the dictionaries that its modules are; another object is refused by its class."""
+    model = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.LayerNorm(3))
+    torch.save(model, tmp_path / "legacy.pt", **LEGACY)
+    with pytest.raises(ValueError, match="pickled as an object.*state_dict"):
+        read_checkpoint(tmp_path / "legacy.pt")
+    torch.save(model, tmp_path / "model.pt")
+    content = read_checkpoint(tmp_path / "model.pt")
+    assert torch.equal(content["model"]["_modules"]["0"]["_parameters"]["weight"], model[0].weight)
+    assert "torch.nn.modules.linear.Linear" in content.unknown
+    torch.save(argparse.Namespace(a=1), tmp_path / "other.pt")
+    with pytest.raises(ValueError, match=r"object of the class argparse\.Namespace"):
+        read_checkpoint(tmp_path / "other.pt")
+
+
+@pytest.mark.parametrize("options", [ZIP, LEGACY], ids=["zip", "legacy"])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64, torch.complex64])
+def test_every_type_of_number(dtype, options, tmp_path):
+    tensor = torch.arange(4).to(dtype).requires_grad_()
+    torch.save(
+        {"model": {"a": tensor, "b": torch.nn.Parameter(tensor.detach())}, "kind": dtype}, tmp_path / "x.pt", **options
+    )
+    content = read_checkpoint(tmp_path / "x.pt")
+    assert torch.equal(content["model"]["a"], tensor) and content["model"]["b"].dtype == content["kind"] == dtype
 
 
 @pytest.mark.parametrize("share", [0.2, 0.5, 0.95])

@@ -2,15 +2,25 @@
 
 import argparse
 import copyreg
+import dataclasses
+import enum
+import functools
+import importlib
+import operator
 import os
 import pickle
+import re
+import runpy
+import shutil
 import subprocess
 import sys
+import types
 import warnings
 import zipfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -33,8 +43,20 @@ class Calls:
         return self.call
 
 
-class Plain:
-    """An object of a class that no checkpoint holds."""
+def archive(path: Path, *pickles: bytes) -> Path:
+    """A file in torch's format around one pickle or several."""
+    with warnings.catch_warnings(), zipfile.ZipFile(path, "w") as file:
+        warnings.simplefilter("ignore")
+        for content in pickles:
+            file.writestr("archive/data.pkl", content)
+        file.writestr("archive/version", "3\n")
+    return path
+
+
+def calling(module: str, name: str, *args: Any) -> bytes:
+    """The pickle of {"args": module.name(*args)}, for names that need not exist."""
+    call = f"c{module}\n{name}\n".encode() + pickle.dumps(args, 2)[2:-1] + b"R"
+    return b"\x80\x02}X\x04\x00\x00\x00args" + call + b"s."
 
 
 def test_reading_imports_nothing():
@@ -62,20 +84,181 @@ def test_reading_imports_nothing():
         ("subprocess.Popen", lambda canary: Calls(subprocess.Popen, ["touch", str(canary)])),
         ("copyreg._reconstructor", lambda canary: Calls(copyreg._reconstructor, object, object, None)),
         ("torch.hub.load", lambda canary: Calls(torch.hub.load, str(canary.parent), "model", "local")),
-        ("torch.nn.modules.linear.Linear", lambda canary: torch.nn.Linear(2, 2)),
-        ("tests.modeling_d2v.test_checkpoint_files.Plain", lambda canary: Plain()),
+        ("runpy.run_path", lambda canary: Calls(runpy.run_path, str(canary))),
+        ("importlib.import_module", lambda canary: Calls(importlib.import_module, "antigravity")),
+        ("posix.system", lambda canary: functools.partial(os.system, f"touch {canary}")),
+        ("operator.methodcaller", lambda canary: Calls(operator.methodcaller, "touch")),
+        ("shutil.rmtree", lambda canary: {canary.parent: Calls(shutil.rmtree, str(canary))}),
+        ("pickle.loads", lambda canary: Calls(pickle.loads, pickle.dumps(Calls(os.system, f"touch {canary}")))),
+        ("torch.serialization.load", lambda canary: Calls(torch.load, str(canary))),
     ],
 )
 def test_files_that_ask_for_more_are_refused_and_nothing_is_run(name, make, options, tmp_path, recwarn):
     canary, path = tmp_path / "canary", tmp_path / "evil.pt"
-    Plain.__module__ = "tests.modeling_d2v.test_checkpoint_files"
-    sys.modules.setdefault(Plain.__module__, sys.modules[Calls.__module__])
     torch.save({"cfg": make(canary), "model": {"weight": torch.ones(2)}}, path, **options)
     with pytest.raises(UnsafeCheckpointError, match=name.replace(".", r"\.")) as caught:
         read_checkpoint(path)
     assert not canary.exists()
     message = str(caught.value)
     assert str(path) in message and "nothing of it was run" in message and "\n" not in message
+
+
+@pytest.fixture
+def lab(monkeypatch):
+    """A module with classes that exist while a file is written, and not when it is read."""
+    module = types.ModuleType("mylab")
+    monkeypatch.setitem(sys.modules, "mylab", module)
+
+    def add(cls):
+        cls.__module__, cls.__qualname__ = "mylab", cls.__name__
+        setattr(module, cls.__name__, cls)
+        return cls
+
+    return add
+
+
+def read_where_unknown(content, path, monkeypatch, **options):
+    torch.save(content, path, **options)
+    monkeypatch.delitem(sys.modules, "mylab", raising=False)
+    return read_checkpoint(path)
+
+
+@pytest.mark.parametrize("options", [ZIP, LEGACY], ids=["zip", "legacy"])
+def test_objects_of_unknown_classes_are_read_as_their_values_and_named(lab, tmp_path, monkeypatch, options):
+    @lab
+    class Plain:
+        pass
+
+    @lab
+    class Attributes(dict):
+        def __init__(self, **values):
+            super().__init__(**values)
+            self.__dict__ = self
+
+    @lab
+    class Several(list):
+        pass
+
+    @lab
+    class Colour(enum.Enum):
+        RED = "red"
+
+    @lab
+    @dataclasses.dataclass(slots=True)
+    class Slots:
+        size: int = 3
+
+    @lab
+    @dataclasses.dataclass
+    class Options:
+        rate: float = 0.5
+        slots: Any = dataclasses.field(default_factory=Slots)
+
+    plain_one = Plain()
+    plain_one.name = "x"
+    settings = {"a": plain_one, "b": Attributes(c=1, d=Colour.RED), "e": Several([1, 2]), "f": Options()}
+    content = read_where_unknown({"cfg": settings, "model": {}}, tmp_path / "file.pt", monkeypatch, **options)
+    expected = {"a": {"name": "x"}, "b": {"c": 1, "d": "red"}, "e": [1, 2], "f": {"rate": 0.5, "slots": {"size": 3}}}
+    assert content["cfg"] == expected
+    assert content.unknown == tuple(
+        f"mylab.{name}" for name in "Attributes Colour Options Plain Several Slots".split()
+    )
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "__main__.Config",
+        "test.Options",
+        "code.Settings",
+        "functools.partial",
+        "torch._C._nn.gelu",
+        "torch.nn.functional.gelu",
+        "joblib.numpy_pickle.NumpyArrayWrapper",
+        "weakref.ref",
+        "builtins.slice",
+        "builtins.ValueError",
+        "io.BytesIO",
+        "copyreg.__newobj_ex__",
+        "platform.Thing",
+    ],
+)
+def test_names_that_are_merely_unknown_are_no_danger(name, tmp_path):
+    module, _, function = name.rpartition(".")
+    content = read_checkpoint(archive(tmp_path / "file.pt", calling(module, function, 1, "x")))
+    assert isinstance(content["args"], StandIn) and content["args"].source == name
+
+
+def test_known_classes_are_not_reported(tmp_path):
+    torch.save({"args": argparse.Namespace(path=Path("a"), number=np.float64(2))}, tmp_path / "file.pt")
+    assert read_checkpoint(tmp_path / "file.pt").unknown == ()
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "numpy.load",
+        "ctypes.CDLL",
+        "builtins.__import__",
+        "mylab.os.system",
+        "pathlib.os.system",
+        "pathlib._local.os.remove",
+        "omegaconf.__builtins__.eval",
+        "typing.sys.exit",
+        "cloudpickle.cloudpickle._make_function",
+        "torch.utils.cpp_extension.load",
+        "webbrowser.open",
+    ],
+)
+def test_names_that_run_programs_are_refused_wherever_they_are_taken_from(name, tmp_path):
+    module, _, function = name.rpartition(".")
+    with pytest.raises(UnsafeCheckpointError, match=re.escape(name)):
+        read_checkpoint(archive(tmp_path / "file.pt", calling(module, function, "x")))
+
+
+@pytest.mark.parametrize("module", ["pathlib", "pathlib._local", "pathlib._abc"])
+@pytest.mark.parametrize(
+    ("name", "parts", "path"),
+    [
+        ("PosixPath", ("/", "runs", "a b"), "/runs/a b"),
+        ("PosixPath", ("runs", "x.pt"), "runs/x.pt"),
+        ("PosixPath", (), "."),
+        ("WindowsPath", ("C:\\", "runs"), "C:\\runs"),
+        ("PureWindowsPath", ("runs", "x"), "runs\\x"),
+    ],
+)
+def test_paths_of_every_python(module, name, parts, path, tmp_path):
+    assert read_checkpoint(archive(tmp_path / "file.pt", calling(module, name, *parts)))["args"] == path
+
+
+@pytest.mark.parametrize("options", [ZIP, LEGACY], ids=["zip", "legacy"])
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (np.float32(2.5), 2.5),
+        (np.int64(-3), -3),
+        (np.bool_(True), True),
+        (np.str_("text"), "text"),
+        (np.arange(6).reshape(2, 3), [[0, 1, 2], [3, 4, 5]]),
+        (np.asfortranarray(np.arange(6.0).reshape(2, 3)), [[0.0, 1.0, 2.0], [3.0, 4.0, 5.0]]),
+        (np.array(["a", "bc"]), ["a", "bc"]),
+        (np.array([1, 2], dtype=">i4"), [1, 2]),
+        (np.zeros((2, 0)), [[], []]),
+        (np.dtype("float32"), "float32"),
+    ],
+    ids=str,
+)
+def test_values_of_numpy(value, expected, options, tmp_path):
+    torch.save({"args": argparse.Namespace(value=value)}, tmp_path / "file.pt", **options)
+    found = read_checkpoint(tmp_path / "file.pt")["args"]["value"]
+    assert found == expected and type(found) is type(expected)
+
+
+def test_special_tensors_are_refused_by_their_kind(tmp_path):
+    torch.save({"model": {"weight": torch.eye(2).to_sparse()}}, tmp_path / "file.pt")
+    with pytest.raises(ValueError, match="sparse tensors") as caught:
+        read_checkpoint(tmp_path / "file.pt")
+    assert not isinstance(caught.value, UnsafeCheckpointError)
 
 
 def test_a_call_through_a_stand_in_reaches_nothing(tmp_path):
@@ -101,16 +284,6 @@ def test_protocols_that_hide_names_are_refused(tmp_path):
     torch.save({"cfg": argparse.Namespace(a=1)}, path, pickle_protocol=4)
     with pytest.raises(ValueError, match="STACK_GLOBAL"):
         read_checkpoint(path)
-
-
-def archive(path: Path, *pickles: bytes) -> Path:
-    """A file in torch's format around one pickle or several."""
-    with warnings.catch_warnings(), zipfile.ZipFile(path, "w") as file:
-        warnings.simplefilter("ignore")
-        for content in pickles:
-            file.writestr("archive/data.pkl", content)
-        file.writestr("archive/version", "3\n")
-    return path
 
 
 @pytest.mark.parametrize("order", [1, -1])

@@ -2,25 +2,33 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar
 
 from d2v_train.finetuning.arguments import ClassArguments, MediaDataArguments, check_share, option
-from d2v_train.options.errors import at_least
+from d2v_train.options.errors import OptionError, at_least, share
 
 
 @dataclass
 class ImageDataArguments(ClassArguments, MediaDataArguments):
     """Images for training, evaluation and prediction."""
 
+    smooths_flags = True  # by the collator
     modality = "vision"
     input_column = "image_column"
+    decoding = ("value_range", "max_pixels")
 
     image_column: str | None = option(None, "Column of the images; default: found by its type.")
     image_size: int | None = option(None, "Pixels per side, a multiple of the patch size; default: as in pretraining.")
     crop_pct: float | None = option(
         None, "Share of the shorter side of the evaluation crop; default: 0.875, or 1 up to 32 and above 224 pixels."
     )
+
+    value_range: list[float] | None = option(
+        None, "Values that become black and white in images of more than 8 bits; default: as in pretraining."
+    )
+    max_pixels: int = option(100_000_000, "Most pixels of an image; larger JPEGs are decoded at a smaller size.")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -47,3 +55,17 @@ class AugmentationArguments:
     cutmix: float = option(1.0, "Parameter of the beta distribution of CutMix; 0 = off.")
     mix_probability: float = option(0.9, "Probability of mixing a batch.")
     cutmix_probability: float = option(0.5, "Probability of CutMix instead of mixup in a mixed batch.")
+
+    def __post_init__(self) -> None:
+        for name, most in (("crop_scale", 1.0), ("crop_ratio", math.inf)):
+            values = getattr(self, name)
+            if len(values) != 2 or not 0 < values[0] <= values[1] <= most or values[1] == math.inf:
+                shown = " ".join(map(str, values))
+                limit = " and at most 1" if most == 1 else ""
+                raise OptionError(f"--{name} is {shown}. It takes two numbers above 0{limit}, the smaller one first.")
+        for name in ("color_jitter", "random_erasing", "mix_probability", "cutmix_probability"):
+            share(f"--{name}", getattr(self, name))
+        for name in ("randaugment_operations", "randaugment_std", "mixup", "cutmix"):
+            at_least(f"--{name}", getattr(self, name), 0)
+        if not 0 <= self.randaugment_magnitude <= 10:
+            raise OptionError(f"--randaugment_magnitude is {self.randaugment_magnitude}. It must be from 0 to 10.")

@@ -232,11 +232,11 @@ class Mixing:
 
         Args:
             images: (B, C, H, W).
-            labels: (B,) class ids.
+            labels: (B,) class ids, or (B, L) flags of classes.
             rng: Random generator for this batch.
 
         Returns:
-            Images (B, C, H, W) and class probabilities (B, L).
+            Images (B, C, H, W) and probabilities (B, L) of the classes.
         """
         share = 1.0
         if rng.random() < self.probability:
@@ -265,6 +265,8 @@ class Mixing:
         return mixed, 1 - cut / (height * width)
 
     def _probabilities(self, labels: Tensor) -> Tensor:
+        if labels.ndim > 1:  # of each class alone, present or absent
+            return (1 - self.smoothing) * labels + self.smoothing / 2
         one_hot = torch.nn.functional.one_hot(labels, self.num_classes).float()
         return (1 - self.smoothing) * one_hot + self.smoothing / self.num_classes
 

@@ -90,6 +90,7 @@ def make_image_processor(
         crop_pct = 0.875 if 32 < size <= 224 else 1.0
     processor = image_processor(config, VisionTransform(size, config.vision_config.num_channels, mean=mean, std=std))
     changes = {"size": {"shortest_edge": int(size / crop_pct)}, "crop_size": {"height": size, "width": size}}
+    changes["value_range"] = getattr(stored, "value_range", None)
     return type(processor).from_dict(processor.to_dict() | changes)
 
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from typing import Any
 
-from transformers import AutoModelForImageClassification, EvalPrediction
+import numpy as np
+from transformers import AutoModelForImageClassification
 
 from d2v_train.data.records import RawDataset
 from d2v_train.finetuning.arguments import ModelArguments
+from d2v_train.finetuning.class_labels import as_classes
 from d2v_train.finetuning.classification import ClassificationTask
 from d2v_train.finetuning.images.arguments import AugmentationArguments, ImageDataArguments
 from d2v_train.finetuning.images.augmentation import Mixing, MixingCollator
@@ -27,7 +30,10 @@ class ImageTrainer(FinetuningTrainer):
     """`FinetuningTrainer` without label smoothing, which the collator applies to training batches."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+        with warnings.catch_warnings():
+            # Of several classes per image, whose labels `Trainer` cannot smooth.
+            warnings.filterwarnings("ignore", "Label smoothing is not compatible")
+            super().__init__(*args, **kwargs)
         self.label_smoother = None
 
 
@@ -53,9 +59,17 @@ class ImageClassification(ClassificationTask):
         self.processor = make_image_processor(
             model_args, self.config, data_args.image_size, data_args.crop_pct, train=args.do_train
         )
+        if data_args.value_range is not None:
+            self.processor.value_range = data_args.value_range
 
     def open(self, split: str, part: str = "") -> RawDataset:
-        return self.data_args.open(split, label_column=self.data_args.label_column, channels=self.channels)
+        raw = self.data_args.open(
+            split,
+            label_column=self.data_args.label_column,
+            channels=self.channels,
+            value_range=getattr(self.processor, "value_range", None),
+        )
+        return as_classes(raw)
 
     def fields(self) -> dict[str, Any]:
         undisturbed = {"prenet_dropout": 0.0, "prenet_layerdrop": 0.0}
@@ -77,9 +91,9 @@ class ImageClassification(ClassificationTask):
             "processor": Data2VecProcessor(image_processor=self.processor),
         }
 
-    def measure(self, prediction: EvalPrediction) -> dict[str, float]:
+    def measure_one(self, top: np.ndarray, labels: np.ndarray) -> dict[str, float]:
         """Return the accuracy, and the top-5 accuracy if there are more than five classes."""
-        return accuracies(prediction.predictions[0], prediction.label_ids)
+        return accuracies(top, labels)
 
     def describe(self, update: int) -> str:
         published = type(self.args).__dataclass_fields__["learning_rate"].default

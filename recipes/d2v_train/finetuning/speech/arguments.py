@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from d2v_train.finetuning.arguments import MediaDataArguments, ModelArguments, option
+from d2v_train.finetuning.speech.casing import CASES, check_language
+from d2v_train.options.errors import OptionError, at_least, choice, share
 
 
 if TYPE_CHECKING:
     from d2v_train.data.records import RawDataset
+
+TOKEN_UNITS = ("character", "phoneme")
+"""What a token of a transcript may be."""
 
 
 @dataclass
@@ -36,6 +42,17 @@ class SpeechModelArguments(ModelArguments):
     mask_feature_length: int | None = option(None, "Number of channels in a span; default: the checkpoint's.")
     mask_feature_min_masks: int | None = option(None, "Minimum number of channel spans; default: the checkpoint's.")
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        names = [field.name for field in dataclasses.fields(self)]
+        for name in names:
+            if name.endswith(("dropout", "layerdrop", "_prob")):
+                share(f"--{name}", getattr(self, name), below=True)
+            elif name.endswith(("_length", "_proj_size")):
+                at_least(f"--{name}", getattr(self, name), 1)
+            elif name.endswith("_min_masks"):
+                at_least(f"--{name}", getattr(self, name), 0)
+
     def fields(self) -> dict[str, Any]:
         """Return the overrides of the model configuration for `load_config`."""
         fields = {name: getattr(self, name) for name in ("attention_dropout", "activation_dropout", "layerdrop")}
@@ -51,8 +68,10 @@ class SpeechDataArguments(MediaDataArguments):
 
     modality = "audio"
     input_column = "audio_column"
+    decoding = ("sampling_rate",)
 
     audio_column: str | None = option(None, "Column of the audio; default: found by its type.")
+    sampling_rate: int | None = option(None, "Rate in Hz of recordings stored as arrays of samples without it.")
     group_column: str | None = option(None, "Column of the speaker; default: found by its name.")
     exclude_groups: list[str] | None = option(None, "Speakers (or other groups) to exclude from training.")
     only_groups: list[str] | None = option(None, "Speakers (or other groups) to restrict the evaluation to.")
@@ -71,10 +90,41 @@ class CTCDataArguments(SpeechDataArguments):
     """Recordings and transcripts for training, evaluation and prediction."""
 
     text_column: str | None = option(None, "Column of the transcripts; default: found by its name.")
-    do_lower_case: bool = option(False, "Use lower case instead of upper case, unless a vocabulary is given.")
+    unit: str | None = option(
+        None,
+        "What a token is: character, or phoneme (phonemes are separated by spaces, words by the word delimiter); "
+        "default: that of the vocabulary, character for a new one.",
+    )
+    case: str | None = option(
+        None,
+        "Case of the transcripts: keep, lower or upper; default: that of the vocabulary; for a new one upper, of "
+        "phonemes keep.",
+    )
+    language: str | None = option(None, "Code of the language whose rules of case apply, such as tr for Turkish.")
+    word_delimiter: str | None = option(None, "Token between words; default: that of the vocabulary, | for a new one.")
     chars_to_ignore: list[str] = option([], "Characters to remove from the transcripts, such as , . ? !")
     min_duration_in_seconds: float = option(0.0, "Exclude shorter recordings from training.")
     max_duration_in_seconds: float = option(30.0, "Exclude longer recordings from training.")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name, valid in (("unit", TOKEN_UNITS), ("case", tuple(CASES))):
+            if getattr(self, name) is not None:
+                choice(f"--{name}", getattr(self, name), valid)
+        check_language(self.language)
+        if self.word_delimiter is not None and (len(self.word_delimiter) != 1 or self.word_delimiter.isspace()):
+            raise OptionError(f"--word_delimiter is {self.word_delimiter!r}. It must be one character, not a space.")
+        wordy = [entry for entry in self.chars_to_ignore if len(entry) > 1 and any(map(str.isalnum, entry))]
+        if wordy:
+            raise OptionError(
+                f"--chars_to_ignore has {wordy[0]!r}, all characters of which would go. Give single ones."
+            )
+        least, most = self.min_duration_in_seconds, self.max_duration_in_seconds
+        at_least("--min_duration_in_seconds", least, 0)
+        if not most > max(least, 0):  # comparisons with NaN are false
+            raise OptionError(
+                f"--max_duration_in_seconds is {most}. It must be above 0 and above --min_duration_in_seconds {least}."
+            )
 
     def open(self, part: str, **options: Any) -> RawDataset:
         """Open the "train", "validation" or "test" data with transcripts, which are optional for "test"."""

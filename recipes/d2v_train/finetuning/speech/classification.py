@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from transformers import AutoModelForAudioClassification, EvalPrediction
+from transformers import AutoModelForAudioClassification
 
 from d2v_train.batching.lengths import header_seconds
 from d2v_train.data.records import RawDataset
+from d2v_train.finetuning.class_labels import NO_LABEL
 from d2v_train.finetuning.classification import ClassificationTask
 from d2v_train.finetuning.metrics import F1, Accuracy
 from d2v_train.finetuning.speech.task import Selection, SpeechTask
@@ -22,10 +23,7 @@ class AudioClassification(SpeechTask, ClassificationTask):
     hub_task = "audio-classification"
 
     def selection(self, name: str, raw: RawDataset) -> Selection:
-        selection = Selection(raw, name)
-        if name != "test":
-            selection.leave_out("without a class", raw.labels == -1)
-        return selection
+        return Selection(raw, name)
 
     def select(self, raw: dict[str, RawDataset]) -> dict[str, RawDataset]:
         raw = super().select(raw)
@@ -40,8 +38,9 @@ class AudioClassification(SpeechTask, ClassificationTask):
         crop = {"crop_seconds": self.data_args.max_length_seconds} if training else None
         return build_transform("audio", crop, self.config, train=training)
 
-    def measure(self, prediction: EvalPrediction) -> dict[str, float]:
+    def measure_one(self, top: np.ndarray, labels: np.ndarray) -> dict[str, float]:
         """Return the accuracy and the macro F1, in which every class has the same weight."""
-        classes, labels = prediction.predictions[0][:, 0], prediction.label_ids
+        counted = labels != NO_LABEL
+        classes, labels = top[counted, 0], labels[counted]
         f1 = F1().compute(predictions=classes, references=labels, average="macro")["f1"]
         return {**Accuracy().compute(predictions=classes, references=labels), "macro_f1": f1}

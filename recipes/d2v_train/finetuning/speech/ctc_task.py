@@ -6,19 +6,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from transformers import AutoModelForCTC, EvalPrediction
 
 from d2v_train.batching.lengths import header_seconds
 from d2v_train.data.records import RawDataset
 from d2v_train.finetuning.class_labels import no_label
 from d2v_train.finetuning.data import FinetuningDataset
-from d2v_train.finetuning.metrics import CharacterErrorRate, WordErrorRate, compute_all
 from d2v_train.finetuning.models import load_config
 from d2v_train.finetuning.run import write_predictions
 from d2v_train.finetuning.speech.ctc import prepare_transcription, select_evaluation, select_training
 from d2v_train.finetuning.speech.task import Selection, SpeechTask
 from d2v_train.finetuning.speech.training import CTCTrainer
-from d2v_train.finetuning.speech.transcripts import decode_frames, decode_labels
+from d2v_train.finetuning.speech.vocabulary import PHONEME
 from d2v_train.inputs.transforms import build_transform
 from d2v_train.support.extras import need
 from modeling_d2v import Data2VecConfig
@@ -29,7 +29,7 @@ SHOWN_TEXTS = 3
 
 
 class SpeechRecognition(SpeechTask):
-    """Speech recognition in characters.
+    """Speech recognition in characters or phonemes.
 
     Attributes:
         hypotheses, references: Texts of the last evaluation, in the order of its data.
@@ -46,9 +46,16 @@ class SpeechRecognition(SpeechTask):
         self.hypotheses: list[str] = []
         self.references: list[str] = []
 
+    def unlabelled(self, raw: RawDataset) -> np.ndarray | None:
+        return None if raw.transcripts is None else np.array([not text.strip() for text in raw.transcripts])
+
     def learn(self, training: RawDataset | None) -> None:
-        self.transcription = prepare_transcription(self.model_args, self.data_args, training)
-        self.tokenizer = self.transcription.tokenizer
+        self.transcription = prepare_transcription(self.model_args, self.data_args, training, self.config)
+        self.tokenizer = self.transcription.tokenizer()
+        if self.args.takes_main_metric and self.transcription.vocabulary.unit == PHONEME:
+            self.args.metric_for_best_model = "wer" if self.transcription.has_words else "per"
+        elif self.args.takes_main_metric and self.transcription.vocabulary.delimiter is None:
+            self.args.metric_for_best_model = "cer"
 
     def selection(self, name: str, raw: RawDataset) -> Selection:
         if name != "training":
@@ -59,8 +66,8 @@ class SpeechRecognition(SpeechTask):
         return selection
 
     def configuration(self) -> Data2VecConfig:
-        fields = self.model_args.fields()
-        fields["audio_config"] |= {"vocab_size": len(self.tokenizer), "pad_token_id": self.tokenizer.pad_token_id}
+        fields, vocabulary = self.model_args.fields(), self.transcription.vocabulary
+        fields["audio_config"] |= {"vocab_size": len(vocabulary), "pad_token_id": vocabulary.blank}
         return load_config(self.model_args, **fields)
 
     def dataset(self, name: str, raw: RawDataset) -> FinetuningDataset:
@@ -69,17 +76,29 @@ class SpeechRecognition(SpeechTask):
         return FinetuningDataset(raw, transform, target, self.args.seed)
 
     def measure(self, prediction: EvalPrediction) -> dict[str, float]:
-        """Return the word and character error rates of greedy decoding."""
-        self.hypotheses = decode_frames(prediction.predictions, self.tokenizer)
-        self.references = decode_labels(prediction.label_ids, self.tokenizer)
-        return compute_all([WordErrorRate(), CharacterErrorRate()], self.hypotheses, self.references)
+        """Return the error rates of greedy decoding, see `Transcription.measure`."""
+        self.hypotheses = self._heard(prediction.predictions)
+        self.references = self._written(prediction.label_ids)
+        return self.transcription.measure(self.hypotheses, self.references)
+
+    def _heard(self, ids: np.ndarray) -> list[str]:
+        """Return the texts of the best token of each frame (B, T), padded with -100."""
+        vocabulary = self.transcription.vocabulary
+        return [vocabulary.decode_frames(row) for row in np.where(ids < 0, vocabulary.blank, ids)]
+
+    def _written(self, labels: np.ndarray) -> list[str]:
+        """Return the texts of label ids (B, S), padded with -100."""
+        return [self.transcription.vocabulary.decode(row[row >= 0]) for row in labels]
+
+    def card(self) -> dict[str, Any]:
+        return {**super().card(), "language": self.transcription.normalise.language}
 
     def after_evaluation(self, dataset: FinetuningDataset | None) -> None:
         self.write("eval", dataset.raw, self.hypotheses, self.references)
 
     def predictions(self, name: str, dataset: FinetuningDataset, raw: RawDataset, output: Any) -> None:
-        references = None if output.label_ids is None else decode_labels(output.label_ids, self.tokenizer)
-        self.write(name, dataset.raw, decode_frames(output.predictions, self.tokenizer), references)
+        references = None if output.label_ids is None else self._written(output.label_ids)
+        self.write(name, dataset.raw, self._heard(output.predictions), references)
 
     def write(self, name: str, raw: RawDataset, hypotheses: Sequence[str], references: Sequence[str] | None) -> None:
         """Write `predictions_{name}.jsonl` with hypotheses and references, and print the first ones.

@@ -1,109 +1,175 @@
-"""Transcripts as labels for CTC: normalised text, vocabulary of characters and tokenizer."""
+"""Transcripts as labels for CTC: normalised text, what normalisation makes equal, and labels of a tokenizer."""
 
 from __future__ import annotations
 
-import json
-import tempfile
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from transformers import AutoTokenizer, Wav2Vec2CTCTokenizer
-from transformers.models.auto.tokenization_auto import get_tokenizer_config
 
-from d2v_train.inputs.tokenizer import CTC_SPECIALS, WORD_DELIMITER
+from d2v_train.finetuning.speech.casing import DOTTED_LETTERS, change_case, has_dotted_i
+from d2v_train.finetuning.speech.vocabulary import (
+    CHARACTER,
+    Vocabulary,
+    build_ctc_tokenizer,
+    case_of,
+    load_ctc_tokenizer,
+)
+from d2v_train.inputs.tokenizer import WORD_DELIMITER
+
+
+__all__ = [
+    "Normaliser",
+    "build_ctc_tokenizer",
+    "case_of",
+    "decode_frames",
+    "decode_labels",
+    "encode",
+    "load_ctc_tokenizer",
+    "merges_of",
+    "unknown_characters",
+]
+
+SHOWN_MERGES = 5
+"""Number of examples in a message."""
 
 
 @dataclass(frozen=True)
 class Normaliser:
-    """Normalisation of transcripts: composed characters, one case, one space between words.
+    """Normalisation of transcripts: composed characters, one case, one space between words or phonemes.
 
     Args:
         lower_case: Lower case instead of upper case; `None` keeps the case.
         ignored: Characters to remove.
+        language: Code of the language, for its rules of upper and lower case.
+        unit: "character" or "phoneme". Of phonemes, word delimiters at the ends and repeated ones are removed.
+        delimiter: Token between words, which becomes a space among characters.
+        known: Characters of a given vocabulary, see `change_case`.
     """
 
     lower_case: bool | None = False
     ignored: str = ""
+    language: str | None = None
+    unit: str = CHARACTER
+    delimiter: str = WORD_DELIMITER
+    known: frozenset[str] | None = None
 
     def __call__(self, text: str) -> str:
-        text = unicodedata.normalize("NFC", text).replace(WORD_DELIMITER, " ")
-        if self.ignored:
-            text = text.translate({ord(character): None for character in self.ignored})
-        if self.lower_case is not None:
-            text = text.lower() if self.lower_case else text.upper()
-        return " ".join(text.split())
+        text = unicodedata.normalize("NFC", text)
+        if self.unit == CHARACTER:
+            text = text.replace(self.delimiter, " ")
+        text = self.cased(self.without_ignored(text))
+        if self.unit == CHARACTER:
+            return " ".join(text.split())
+        tokens = [""]
+        for token in text.split():
+            if token != self.delimiter or tokens[-1] not in ("", self.delimiter):
+                tokens.append(token)
+        return " ".join(tokens[1:-1] if tokens[-1] == self.delimiter else tokens[1:])
+
+    def without_ignored(self, text: str) -> str:
+        """Return a text without the characters to remove."""
+        return text.translate({ord(character): None for character in self.ignored}) if self.ignored else text
+
+    def cased(self, text: str) -> str:
+        """Return a text in the case of the normalisation."""
+        return text if self.lower_case is None else change_case(text, self.lower_case, self.language, self.known)
 
 
-def build_ctc_tokenizer(texts: Iterable[str]) -> Wav2Vec2CTCTokenizer:
-    """Build a tokenizer of the characters of normalised texts, sorted by frequency.
-
-    Raises:
-        ValueError: If the texts contain no characters.
-    """
-    counts = Counter(character for text in texts for character in text if character != " ")
-    if not counts:
-        raise ValueError("The training transcripts contain no characters; a vocabulary cannot be built from them.")
-    characters = sorted(counts, key=lambda character: (-counts[character], character))
-    vocabulary = {token: number for number, token in enumerate([*CTC_SPECIALS, WORD_DELIMITER, *characters])}
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "vocab.json"
-        path.write_text(json.dumps(vocabulary, ensure_ascii=False), encoding="utf-8")
-        return Wav2Vec2CTCTokenizer(str(path), word_delimiter_token=WORD_DELIMITER)
-
-
-def load_ctc_tokenizer(name: str, required: bool = False, **hub_options: Any) -> Wav2Vec2CTCTokenizer | None:
-    """Load the CTC tokenizer of a folder or of the Hub, `None` if there is none.
+def merges_of(texts: Sequence[str], normalise: Normaliser) -> list[str]:
+    """Return a sentence for each step of a normalisation that makes different words of transcripts equal.
 
     Args:
-        name: Folder or name on the Hub.
-        required: Whether to raise an error instead of returning `None`.
-        hub_options: Arguments of `from_pretrained`.
-
-    Raises:
-        ValueError: If it is required and does not exist.
+        texts: Transcripts.
+        normalise: Their normalisation.
     """
-    found = get_tokenizer_config(name, **hub_options).get("tokenizer_class") or ""
-    if found.endswith("CTCTokenizer"):
-        return AutoTokenizer.from_pretrained(name, **hub_options)
-    if required:
-        has = f"a {found}" if found else "no tokenizer"
-        raise ValueError(f"{name} has {has}; speech recognition needs a Wav2Vec2CTCTokenizer.")
-    return None
+    found = []
+    composed = [unicodedata.normalize("NFC", text) for text in texts]
+    delimiters = sum(text.count(normalise.delimiter) for text in composed)
+    if normalise.unit == CHARACTER and delimiters:
+        found.append(
+            f"{normalise.delimiter!r} occurs {delimiters:,} times in the transcripts and is read as a space, since it "
+            "is the word delimiter; --word_delimiter names another one, and --unit phoneme keeps it between phonemes."
+        )
+    words = Counter(
+        word for text in composed for word in replace(normalise, lower_case=None, ignored="")(text).split()
+    )
+    if normalise.ignored:
+        # At the ends of words these are punctuation; inside they may distinguish words. Of phonemes they are parts.
+        inner = _renamed(words, lambda word: word.strip(normalise.ignored)) if normalise.unit == CHARACTER else words
+        merged = _merged(inner, normalise.without_ignored)
+        if merged:
+            found.append(f"--chars_to_ignore {_report(merged)}.")
+        words = _renamed(inner, normalise.without_ignored)
+    if normalise.lower_case is None:
+        return found
+    case = "lower" if normalise.lower_case else "upper"
+    letters: Counter[str] = Counter()
+    for word, count in words.items():
+        for letter in word:
+            letters[letter] += count
+    merged_letters, merged = _merged(letters, normalise.cased), _merged(words, normalise.cased)
+    if merged:
+        found.append(f"{case.capitalize()} case {_report(merged)}. --case keep keeps them apart.")
+    elif merged_letters:
+        found.append(f"{case.capitalize()} case {_report(merged_letters, 'letters')}. --case keep keeps them apart.")
+    dotted = sum(letters[letter] for letter in DOTTED_LETTERS)
+    if dotted and not has_dotted_i(normalise.language):
+        found.append(
+            f"The transcripts contain the letters ı or İ {dotted:,} times, which have the case of another letter than "
+            f"elsewhere. {case.capitalize()} case without their language may make i and ı one: --language tr (or "
+            "another code) changes it right, --case keep not at all."
+        )
+    return found
 
 
-def case_of(tokenizer: Wav2Vec2CTCTokenizer) -> bool | None:
-    """Return whether the letters of a vocabulary are lower (True) or upper case (False); `None` for both or none."""
-    letters = [token for token in tokenizer.get_vocab() if len(token) == 1]
-    has_small = any(letter != letter.upper() for letter in letters)
-    has_capitals = any(letter != letter.lower() for letter in letters)
-    return has_small if has_small != has_capitals else None
+def _renamed(counts: Counter[str], function: Callable[[str], str]) -> Counter[str]:
+    renamed: Counter[str] = Counter()
+    for word, count in counts.items():
+        renamed[function(word)] += count
+    return renamed
 
 
-def unknown_characters(texts: Iterable[str], tokenizer: Wav2Vec2CTCTokenizer) -> Counter[str]:
-    """Return the characters of normalised texts that are not in the vocabulary, with their counts."""
-    vocabulary = tokenizer.get_vocab()
-    counts = Counter(character for text in texts for character in text if character != " ")
-    return Counter({character: n for character, n in counts.items() if character not in vocabulary})
+def _merged(counts: Counter[str], function: Callable[[str], str]) -> list[list[tuple[str, int]]]:
+    """Return the groups of words that a function makes equal, most frequent first, the clearest group first."""
+    groups: dict[str, list[tuple[str, int]]] = {}
+    for word, count in counts.most_common():
+        groups.setdefault(function(word), []).append((word, count))
+    groups.pop("", None)
+    return sorted((group for group in groups.values() if len(group) > 1), key=lambda group: -group[1][1])
 
 
-def encode(texts: Sequence[str], tokenizer: Wav2Vec2CTCTokenizer) -> list[np.ndarray]:
+def _report(groups: list[list[tuple[str, int]]], what: str = "words") -> str:
+    equal = " = "
+    shown = ", ".join(equal.join(f"{word} ({count:,})" for word, count in group) for group in groups[:SHOWN_MERGES])
+    number = sum(map(len, groups))
+    return f"makes {number:,} {what} of the transcripts into {len(groups):,}, such as {shown}"
+
+
+def encode(texts: Sequence[str], tokenizer: Any) -> list[np.ndarray]:
     """Return the label ids of normalised texts, one int64 array each."""
-    return [np.asarray(ids, dtype=np.int64) for ids in tokenizer(list(texts)).input_ids] if texts else []
+    vocabulary = Vocabulary(tokenizer)
+    return [vocabulary.encode(text) for text in texts]
 
 
-def decode_labels(labels: np.ndarray, tokenizer: Wav2Vec2CTCTokenizer) -> list[str]:
+def unknown_characters(texts: Iterable[str], tokenizer: Any) -> Counter[str]:
+    """Return the characters or phonemes of normalised texts that are not in the vocabulary, with their counts."""
+    return Vocabulary(tokenizer).unknown_tokens(texts)
+
+
+def decode_labels(labels: np.ndarray, tokenizer: Any) -> list[str]:
     """Return the texts of label ids (B, L) padded with -100; unknown characters become <unk> and count as errors."""
-    return [tokenizer.decode(row[row >= 0], group_tokens=False) for row in labels]
+    vocabulary = Vocabulary(tokenizer)
+    return [vocabulary.decode(row[row >= 0]) for row in np.asarray(labels)]
 
 
-def decode_frames(ids: np.ndarray, tokenizer: Wav2Vec2CTCTokenizer) -> list[str]:
+def decode_frames(ids: np.ndarray, tokenizer: Any) -> list[str]:
     """Decode the best token of each frame (B, T), padded with blanks or -100, by greedy CTC decoding.
 
     Repeated tokens are merged, then blanks are removed, as in the speech recognition pipeline.
     """
-    return tokenizer.batch_decode(np.where(ids < 0, tokenizer.pad_token_id, ids))
+    vocabulary = Vocabulary(tokenizer)
+    return [vocabulary.decode_frames(row) for row in np.where(np.asarray(ids) < 0, vocabulary.blank, ids)]

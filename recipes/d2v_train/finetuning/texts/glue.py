@@ -8,6 +8,7 @@ Neither publishes settings for WNLI, which has those of RTE here.
 
 from __future__ import annotations
 
+import logging
 import os
 from dataclasses import dataclass, replace
 from typing import Any
@@ -15,8 +16,12 @@ from typing import Any
 import numpy as np
 
 from d2v_train.data.records import RawDataset
-from d2v_train.finetuning.class_labels import class_names
+from d2v_train.finetuning.arguments import MULTI_LABEL_METRICS, SINGLE_LABEL
+from d2v_train.finetuning.class_labels import class_names, is_whole
+from d2v_train.finetuning.texts.arguments import REGRESSION
 
+
+logger = logging.getLogger(__name__)
 
 PAIR = ("sentence1", "sentence2")
 ENTAILMENT = ("entailment", "not_entailment")
@@ -93,6 +98,7 @@ TASKS: dict[str, GlueTask] = {
 }
 # Other texts with classes or with scores.
 CLASSES = GlueTask((), (), ("predictions",), written=True)
+MULTI_LABEL_CLASSES = GlueTask((), (), ("predictions",), MULTI_LABEL_METRICS[:1])
 SCORES = GlueTask((), None, ("predictions",), ("pearson", "spearmanr"))
 
 
@@ -101,21 +107,45 @@ def of_one_process(batch: int) -> int:
     return max(1, batch // int(os.environ.get("WORLD_SIZE", 1)))
 
 
-def decide_task(name: str | None, config: Any, training: RawDataset | None) -> GlueTask:
+def decide_task(
+    name: str | None,
+    config: Any,
+    training: RawDataset | None,
+    problem_type: str | None = None,
+    multi_label: bool = False,
+) -> GlueTask:
     """Return the named task, or else one with the classes or scores of the training labels or the model.
 
+    Args:
+        name: Name of a task of GLUE.
+        config: Configuration of the model.
+        training: Training data.
+        problem_type: Option of that name.
+        multi_label: Whether a text may have several classes.
+
     Raises:
-        ValueError: If the training data has no labels.
+        ValueError: If the training data has no labels, or others than asked for.
     """
     named = list(config.id2label.values())
     if name is not None:
         task = TASKS[name]
         # A model that was trained elsewhere may have another order of the classes.
         return replace(task, labels=tuple(named)) if set(named) == set(task.labels or ()) else task
+    if training is not None and training.labels is None:
+        raise ValueError("The training data has no labels: name their column with --label_column.")
+    if multi_label:
+        names = named if training is None else class_names(training)
+        return replace(MULTI_LABEL_CLASSES, labels=tuple(names))
     if training is None:
         return SCORES if config.problem_type == "regression" else replace(CLASSES, labels=tuple(named))
-    if training.labels is None:
-        raise ValueError("The training data has no labels: name their column with --label_column.")
-    if training.labels.dtype.kind == "f":
+    if training.labels.dtype.kind == "f" and problem_type == SINGLE_LABEL:
+        raise ValueError(f"--problem_type is {problem_type}, but the labels of the training data are real numbers.")
+    if training.labels.dtype.kind == "f" and problem_type is None and is_whole(training.labels):
+        logger.warning(
+            "The labels are whole numbers, but not stored as such (which empty cells cause too), and are learned as "
+            "scores. --problem_type %s learns them as classes.",
+            SINGLE_LABEL,
+        )
+    if training.labels.dtype.kind == "f" or problem_type == REGRESSION:
         return SCORES
     return replace(CLASSES, labels=tuple(class_names(training)))

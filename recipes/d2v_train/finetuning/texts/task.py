@@ -10,8 +10,20 @@ import torch
 from transformers import AutoModelForSequenceClassification, EvalPrediction, PreTrainedModel
 
 from d2v_train.data.records import RawDataset
-from d2v_train.finetuning.class_labels import class_fields, class_target, no_label, warn_missing_classes
+from d2v_train.finetuning.arguments import MULTI_LABEL, SINGLE_LABEL, check_one_class_options
+from d2v_train.finetuning.class_labels import (
+    NO_LABEL,
+    as_classes,
+    class_fields,
+    class_target,
+    decide_multi_label,
+    no_label,
+    unlabelled,
+    warn_missing_classes,
+)
+from d2v_train.finetuning.classification import assigned_classes, independent
 from d2v_train.finetuning.data import FinetuningDataset
+from d2v_train.finetuning.metrics import multi_label_scores
 from d2v_train.finetuning.models import load_config
 from d2v_train.finetuning.run import Task, write_predictions
 from d2v_train.finetuning.texts.data import GLUE, open_texts, open_tokenizer, score_target
@@ -26,6 +38,7 @@ class TextClassification(Task):
     Attributes:
         glue: Task with classes, metrics and settings.
         regression: Whether the task has scores instead of classes.
+        multi_label: Whether a text may have several classes, or none.
     """
 
     modality = "text"
@@ -43,13 +56,21 @@ class TextClassification(Task):
         self.texts = open_texts(data_args, args.task_name, self.glue.columns or None, model_args.token)
 
     def open(self, split: str, part: str = "") -> RawDataset:
-        return self.texts.open(f"{self.data_args.split_of(split)}_{part}".strip("_"))
+        raw = self.texts.open(f"{self.data_args.split_of(split)}_{part}".strip("_"))
+        return as_classes(raw) if self.data_args.problem_type in (SINGLE_LABEL, MULTI_LABEL) else raw
 
     def learn(self, training: RawDataset | None) -> None:
-        self.glue = decide_task(self.args.task_name, self.config, training)
+        problem = self.data_args.problem_type
+        self.multi_label = self.args.task_name is None and decide_multi_label(problem, self.config, training)
+        self.glue = decide_task(self.args.task_name, self.config, training, problem, self.multi_label)
         self.regression = self.glue.labels is None
         if self.args.takes_main_metric:
             self.args.metric_for_best_model = self.glue.main_metric
+        if self.multi_label:
+            check_one_class_options(self.args)
+
+    def unlabelled(self, raw: RawDataset) -> np.ndarray | None:
+        return unlabelled(raw)
 
     def select(self, raw: dict[str, RawDataset]) -> dict[str, RawDataset]:
         if "training" in raw and not self.regression:
@@ -57,7 +78,7 @@ class TextClassification(Task):
         return raw
 
     def configuration(self) -> Data2VecConfig:
-        fields = class_fields(self.glue.labels or ["score"])
+        fields = class_fields(self.glue.labels or ["score"], self.multi_label)
         if self.regression:
             fields["problem_type"] = "regression"
         dropout = dict.fromkeys(("hidden_dropout", "mlp_dropout", "attention_dropout"), self.args.dropout)
@@ -73,7 +94,11 @@ class TextClassification(Task):
         return model
 
     def dataset(self, name: str, raw: RawDataset) -> FinetuningDataset:
-        target = score_target(raw, name) if self.regression else class_target(raw, self.glue.labels, name)
+        target = (
+            score_target(raw, name)
+            if self.regression
+            else class_target(raw, self.glue.labels, name, multi_label=self.multi_label)
+        )
         if target is no_label and not name.startswith("test"):
             raise ValueError(
                 f"The {name} data has no labels. Its columns are {', '.join(self.texts.column_names)}; name the label "
@@ -85,7 +110,12 @@ class TextClassification(Task):
         return {**super().trainer_options(), "processing_class": self.tokenizer}
 
     def measure(self, prediction: EvalPrediction) -> dict[str, float]:
-        return self.glue.measure(self.glue.decide(prediction.predictions), prediction.label_ids)
+        logits, labels = prediction.predictions, prediction.label_ids
+        if self.multi_label:
+            probabilities = independent(torch.from_numpy(logits), None).numpy()
+            return multi_label_scores(probabilities, labels, self.glue.labels, self.data_args.threshold)[0]
+        counted = labels != NO_LABEL
+        return self.glue.measure(self.glue.decide(logits)[counted], labels[counted])
 
     def card(self) -> dict[str, Any]:
         card = super().card()
@@ -100,6 +130,12 @@ class TextClassification(Task):
 
     def predictions(self, name: str, dataset: FinetuningDataset, raw: RawDataset, output: Any) -> None:
         """Write a file for the GLUE server; unreadable texts get the most common class or the mean score."""
+        if self.multi_label:
+            probabilities = independent(torch.from_numpy(output.predictions), None).numpy()
+            columns = assigned_classes(probabilities, self.glue.labels, self.data_args.threshold)
+            path = Path(self.args.output_dir) / "predictions" / "predictions.tsv"
+            write_predictions(path, {"index": dataset.raw.rows, **columns})
+            return
         found = self.glue.decide(output.predictions)
         common = found.mean() if self.regression else np.bincount(found).argmax()
         predictions = np.full(len(raw), common, dtype=found.dtype)

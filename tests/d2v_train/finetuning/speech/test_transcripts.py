@@ -1,5 +1,7 @@
 """From what is written to labels, and from the best token of each frame to text."""
 
+import re
+
 import numpy as np
 import pytest
 from transformers import AutoTokenizer
@@ -12,6 +14,7 @@ from d2v_train.finetuning.speech.transcripts import (
     decode_labels,
     encode,
     load_ctc_tokenizer,
+    merges_of,
     unknown_characters,
 )
 
@@ -90,3 +93,41 @@ def test_frames_are_collapsed_before_blanks_are_left_out():
     assert decode_frames(ids, tokenizer) == ["HELLO", "HE LO", ""]
     ids[0, 6:] = -100
     assert decode_frames(ids, tokenizer)[0] == "HEL"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("K AE T  | | S AE T ", "K AE T | S AE T"),
+        ("| K | ", "K"),
+        ("s S t_h \\|\\", "s S t_h \\|\\"),
+    ],
+)
+def test_phonemes_keep_their_delimiters(text, expected):
+    assert Normaliser(None, unit="phoneme")(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("texts", "settings", "expected"),
+    [
+        (["s S t T", "s"], {}, [r"Upper case makes 4 words of the transcripts into 2, such as s \(2\) = S \(1\)"]),
+        (["Ahl", "AHL Ahl"], {}, ["Upper case makes 2 words.*Ahl \\(2\\) = AHL \\(1\\)\\. --case keep"]),
+        (["$A", "sa"], {}, ["Upper case makes 2 letters.*A \\(1\\) = a \\(1\\)"]),
+        (["Maße", "Masse"], {"lower_case": False}, []),
+        (["polish Polish"], {"lower_case": True}, ["Lower case makes 2 words"]),
+        (["polish Polish"], {"lower_case": None}, []),
+        (["ılık ilik"], {}, ["ı or İ 2 times.*--language tr"]),
+        (["ılık ilik"], {"language": "tr"}, []),
+        (["its it's, its."], {"ignored": "',."}, ["--chars_to_ignore makes 2 words.*its \\(2\\) = it's \\(1\\)"]),
+        (["yes, yes"], {"ignored": ","}, []),
+        (["AH0 AH1"], {"ignored": "01", "lower_case": None, "unit": "phoneme"}, ["AH0 \\(1\\) = AH1 \\(1\\)"]),
+        (["a|b"], {}, ["'\\|' occurs 1 times.*--word_delimiter"]),
+        (["a|b"], {"delimiter": "#"}, []),
+        (["ALL IN CAPITALS"], {}, []),
+    ],
+)
+def test_what_normalisation_makes_equal_is_told(texts, settings, expected):
+    found = merges_of(texts, Normaliser(**settings))
+    assert len(found) == len(expected)
+    for sentence, pattern in zip(found, expected, strict=True):
+        assert re.search(pattern, sentence)

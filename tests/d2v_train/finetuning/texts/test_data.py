@@ -130,3 +130,65 @@ def test_a_text_that_stands_in_for_an_empty_one_brings_its_own_label(tmp_path):
     target = class_target(raw, ["a", "b"], "training")
     assert [target(raw[i]) for i in range(2)] == [1, 1]
     assert np.flatnonzero(raw.bad.flags).tolist() == [0]
+
+
+def train_of(path, **options):
+    return open_texts(TextDataArguments(train_file=str(path), **options), None, None).open("train")
+
+
+def test_quotes_between_tabs_keep_every_row(tmp_path):
+    texts = ["first one", '"Second is what he said', 'third "quoted" word', "fourth", 'fifth "end', '""', '"']
+    rows = [(text, number % 2) for number, text in enumerate(texts)]
+    raw = train_of(write_csv(tmp_path / "train.tsv", rows, delimiter="\t"))
+    assert texts_of(raw) == texts and raw.labels.tolist() == [0, 1, 0, 1, 0, 1, 0]
+
+
+@pytest.mark.parametrize("suffix, delimiter", [("csv", ","), ("csv", ";"), ("csv", "|"), ("tsv", "\t")])
+def test_words_for_nothing_are_texts_and_classes(tmp_path, suffix, delimiter):
+    words = ["NA", "null", "None", "nan", "N/A", "#N/A", "<NA>"]
+    raw = train_of(write_csv(tmp_path / f"a.{suffix}", [(word, 0) for word in words], delimiter=delimiter))
+    assert texts_of(raw) == words
+    rows = [("a b", "None"), ("c d", "hate"), ("e f", ""), ("g h", "-1"), ("i j", "None")]
+    raw = train_of(write_csv(tmp_path / f"b.{suffix}", rows, delimiter=delimiter))
+    assert raw.labels.tolist() == [0, 1, -1, -1, 0] and raw.label_names == ["None", "hate"]
+
+
+def test_another_encoding_is_an_option(tmp_path):
+    (tmp_path / "a.csv").write_bytes("sentence,label\ncafé,1\n".encode("latin-1"))
+    with pytest.raises(ValueError, match=r"Line 2 of .*a\.csv is not UTF-8.*encoding"):
+        train_of(tmp_path / "a.csv")
+    assert texts_of(train_of(tmp_path / "a.csv", encoding="latin-1")) == ["café"]
+
+
+def test_every_layout_of_a_folder_is_opened(tmp_path):
+    from datasets import DatasetDict
+
+    splits = {"train": Dataset.from_dict({"sentence": ["a", "b"]}), "test": Dataset.from_dict({"sentence": ["c"]})}
+    DatasetDict(splits).save_to_disk(tmp_path / "saved")
+    for place in ("data", "nested"):
+        for split, part in splits.items():
+            name = f"data/{split}-0.parquet" if place == "data" else f"{split}/0.parquet"
+            (tmp_path / place / name).parent.mkdir(parents=True, exist_ok=True)
+            part.to_parquet(tmp_path / place / name)
+    for place in ("saved", "data", "nested"):
+        source = open_texts(TextDataArguments(dataset_name=str(tmp_path / place)), None, None)
+        assert texts_of(source.open("train")) == ["a", "b"] and texts_of(source.open("test")) == ["c"]
+
+
+def test_a_broken_file_among_others_is_one_bad_sample(tmp_path):
+    for number in range(3):
+        write_parquet(tmp_path / f"train-{number}.parquet")
+    (tmp_path / "train-1.parquet").write_bytes(b"PAR1")
+    raw = open_texts(TextDataArguments(dataset_name=str(tmp_path)), None, None).open("train")
+    assert len(raw) == 7 and raw.labels[3] == -1
+    with pytest.raises(ValueError, match="train-1.parquet"):
+        raw.load(3)
+    assert raw.bad.total == 1
+
+
+def test_scores_that_are_missing_are_named(tmp_path):
+    from d2v_train.finetuning.texts.data import score_target
+
+    for labels in ([1, 2, ""], [1.5, 2, ""]):
+        with pytest.raises(ValueError, match="row 2"):
+            score_target(opened(tmp_path, labels), "training")

@@ -96,3 +96,15 @@ def test_heads_that_are_not_whole_or_not_alone(tmp_path):
     del content["model"]["w2v_encoder.proj.weight"]
     with pytest.raises(ValueError, match="output"):
         convert(content, tmp_path)
+
+
+@torch.no_grad()
+def test_an_image_classifier_of_the_first_version(tmp_path):
+    """Its encoder has no final norm, and its mean leaves out the first patch."""
+    reference = load_reference("d2v1_image_classifier")
+    content = {"cfg": {"model": reference.record["config"]}, "model": reference.state}
+    converted = convert_checkpoint(write(content, tmp_path / "source.pt"))
+    vision = converted.config.vision_config
+    assert vision.use_mean_pooling and vision.pooling_start == 1 and not converted.config.final_norm
+    logits = converted.build()(pixel_values=reference.tensors["in.source"]).logits
+    assert relative_error(logits, reference.tensors["out.logits"]) < 1e-5

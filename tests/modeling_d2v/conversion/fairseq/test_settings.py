@@ -1,6 +1,7 @@
 """Settings of the reference become ours, are left out with a reason, or are errors."""
 
 import pytest
+import torch
 
 from modeling_d2v.conversion.fairseq.layouts import (
     config_from_fairseq,
@@ -39,8 +40,7 @@ def test_settings_of_the_reference_become_ours():
     ("changes", "message"),
     [
         ({"brand_new": 1}, r"\['brand_new'\]"),
-        ({"norm_affine": False}, r"model\.norm_affine"),
-        ({"layer_norm_target_layer": True}, "instance"),
+        ({"recon_loss": 0.5}, r"model\.recon_loss.*`encoder_only`"),
         ({"modalities": {}}, "model.modalities.*'audio'"),
         ({"modalities": {"audio": 3}}, "dictionary"),
     ],
@@ -49,6 +49,108 @@ def test_settings_that_cannot_be_converted_are_errors(changes, message):
     settings = load_reference("d2v2_audio_base").record["config"] | changes
     with pytest.raises((ValueError, TypeError), match=message):
         config_from_fairseq(settings, "fairseq-v2")
+
+
+def target_norms(name, **flags):
+    reference = load_reference(name)
+    norms = "batch_norm_target_layer instance_norm_target_layer layer_norm_target_layer group_norm_target_layer "
+    cleared = dict.fromkeys((norms + "layer_norm_targets instance_norm_targets").split(), False)
+    known = {key: value for key, value in cleared.items() if key in reference.record["config"]}
+    config = config_from_fairseq(reference.record["config"] | known | flags, reference.kind, vocab_size=60)
+    settings = config.modality_config(config.modalities[0])
+    return settings.layer_target_norm, settings.mean_target_norm
+
+
+def test_norms_of_targets_keep_their_order():
+    everywhere = {"layer_norm_target_layer": True, "instance_norm_target_layer": True, "layer_norm_targets": True}
+    for name in (*V1, "d2v2_audio_base", "d2v2_image_base", "d2v2_text_base"):
+        assert target_norms(name) == (None, None)
+        assert target_norms(name, batch_norm_target_layer=True) == ("batch", None)
+        expected = (["batch", "instance", "layer"], ["layer", "instance"])
+        given = everywhere | {"batch_norm_target_layer": True, "instance_norm_targets": True}
+        assert target_norms(name, **given) == expected
+
+
+def test_norms_of_audio_targets_run_over_samples_where_the_reference_keeps_time_in_front():
+    def audio(**flags):
+        return target_norms("d2v1_audio_base", **flags)
+
+    assert audio(instance_norm_targets=True) == (None, "sample")
+    assert audio(layer_norm_target_layer=True, instance_norm_targets=True) == ("layer", "sample")
+    assert audio(instance_norm_target_layer=True, instance_norm_targets=True) == ("instance", "instance")
+    assert audio(group_norm_target_layer=True) == ("position", None)
+    assert audio(group_norm_target_layer=True, batch_norm_target_layer=True) == (["batch", "group"], None)
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "field", "expected"),
+    [
+        ("d2v1_audio_base", {"encoder_ffn_embed_dim": 7}, "intermediate_size", None),
+        ("d2v1_audio_base", {"encoder_layers": 9, "pos_conv_depth": 9}, "num_hidden_layers", None),
+        ("d2v1_audio_base", {"extractor_mode": "default"}, "audio_config.conv_norm", "layer"),
+        ("d2v1_audio_base", {"conv_pos": 3, "conv_pos_groups": 1}, "audio_config.conv_pos_kernel", None),
+        ("d2v1_audio_groupnorm", {"extractor_mode": "layer_norm"}, "audio_config.conv_norm", "group"),
+        ("d2v1_audio_groupnorm", {"ema_transformer_only": True}, "audio_config.ema_scope", "all"),
+        ("d2v1_image_base", {"mlp_ratio": 2}, "intermediate_size", None),
+        ("d2v1_image_base", {"num_heads": 2, "image_size": 224}, "num_attention_heads", None),
+        ("d2v1_image_base", {"layer_scale_init_value": 0.0}, "layer_scale_init_value", 1e-4),
+        ("d2v1_text_base", {"head_layers": 5}, "text_config.decoder_projection_layers", None),
+        ("d2v1_text_base", {"max_positions": 7}, "text_config.max_position_embeddings", None),
+    ],
+)  # fmt: skip
+def test_tensors_are_believed_where_the_settings_contradict_them(name, changes, field, expected):
+    def read(settings, notes):
+        config = config_from_fairseq(settings, reference.kind, vocab_size=60, state=reference.state, notes=notes)
+        for part in field.split("."):
+            config = getattr(config, part)
+        return config
+
+    reference, notes = load_reference(name), []
+    settings = reference.record["config"]
+    assert read(settings | changes, notes) == (read(settings, []) if expected is None else expected)
+    told = [note for note in notes if any(note.startswith(f"{key}=") for key in changes)]
+    assert told or "max_positions" in changes or "layer_scale_init_value" in changes
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"layer_type": "conformer"}, "conformer.*convolution"),
+        ({"layer_type": "trf_adp", "adp_num": 2}, None),
+        ({"pos_conv_depth": 1}, None),
+        ({"conv_feature_layers": "[(8, 10, 5)]"}, "describes 1 convolutions.*holds 7"),
+        ({"brand_new": 1}, "brand_new"),
+    ],
+)
+def test_audio_settings_that_are_refused_say_what_is_missing(changes, message):
+    """Adapters and a single position convolution are believed only if the tensors do not say otherwise."""
+    reference = load_reference("d2v1_audio_base")
+    settings = reference.record["config"] | changes
+    if message is None:
+        config_from_fairseq(settings, reference.kind, state=reference.state)
+        with pytest.raises(ValueError, match="adapters" if "adp_num" in changes else "weight-normalised"):
+            without = {"encoder.layers.0.adapter_layer.W_a": torch.ones(1)} if "adp_num" in changes else {}
+            config_from_fairseq(settings, reference.kind, state=without)
+    else:
+        with pytest.raises(ValueError, match=message):
+            config_from_fairseq(settings, reference.kind, state=reference.state)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"mask_channel_prob": 0.2},
+        {"mask_selection": "poisson", "mask_other": 2},
+        {"no_mask_overlap": True},
+        {"mask_dropout": 0.1},
+    ],
+)
+def test_masks_that_are_drawn_differently_here_are_noted(changes):
+    reference, notes = load_reference("d2v1_audio_base"), []
+    config_from_fairseq(reference.record["config"] | changes, reference.kind, notes=notes)
+    assert all(
+        any(note.startswith(f"{name}={value!r}: without effect") for note in notes) for name, value in changes.items()
+    )
 
 
 @pytest.mark.parametrize("spec", ["[(12, 10)]", "12", "__import__('os')", "[(1, 2, 3)", "[(1, 2, 3), (1, 2)]"])

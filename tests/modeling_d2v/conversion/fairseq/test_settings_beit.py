@@ -152,6 +152,22 @@ def test_what_was_pretrained_can_be_pretrained_further(tmp_path):
     assert relative_error(output.predictions, prediction) < 1e-5
 
 
+def test_other_targets_and_losses(tmp_path):
+    """Norms in the order of that program, which is not fairseq's for the mean; feed-forward parts with their scale."""
+    content, _, _ = pretrained()
+    args = {"target_batch_norm": True, "target_instance_norm": True, "post_target_instance_norm": True}
+    args |= {"post_target_layer_norm": True, "layer_results": "fc", "loss_scale": 4.0, "target_layers": "[-1, -2]"}
+    args |= {"mask_dropout_prob": 0.1, "var_w0": 0.5}
+    content["args"] |= args
+    converted = convert(content, tmp_path)
+    vision = converted.config.vision_config
+    assert vision.layer_target_norm == ["batch", "instance", "layer"]
+    assert vision.mean_target_norm == ["instance", "layer"] and vision.average_top_k_layers == 2
+    assert (vision.end_of_block_targets, vision.layer_scale_targets, vision.loss_scale) == (False, True, 4 / 32)
+    notes = [note for note in converted.notes if "without effect on further pretraining" in note]
+    assert [note.partition("=")[0] for note in notes] == ["mask_dropout_prob", "var_w0"]
+
+
 @pytest.mark.parametrize("mean", [True, False])
 def test_image_classification(mean, tmp_path):
     content, model = fine_tuned(use_mean_pooling=mean)
