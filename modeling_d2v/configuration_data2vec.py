@@ -251,9 +251,9 @@ class Data2VecConfig(BackboneConfigMixin, CheckedConfig):
                 f"{owner}: `average_top_k_layers` is {k}, but there are {self.num_hidden_layers} shared blocks to "
                 "average (the prenet does not count)."
             )
-        if settings.layer_scale_targets and self.layer_scale_init_value is None:
+        if settings.scaled_targets and self.layer_scale_init_value is None:
             raise ValueError(
-                f"{owner}: `layer_scale_targets` needs blocks with a layer scale; set `layer_scale_init_value`."
+                f"{owner}: `scaled_targets` needs blocks with a layer scale; set `layer_scale_init_value`."
             )
         if self.masked_tokens == "replaced" and getattr(settings, "reconstruction_loss_weight", 0):
             raise ValueError(

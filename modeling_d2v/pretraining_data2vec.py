@@ -157,7 +157,7 @@ class Data2VecForPreTraining(EmaTeacher, Data2VecPreTrainedModel):
         features = local.features if local.clean is None else local.clean
         local = LocalFeatures(features.detach().to(dtype), local.token_mask, local.grid)
         real = None if self.config.fairseq_compatible_padding else local.token_mask
-        scales = [block.layer_scale2 for block in self.teacher.encoder.blocks] if settings.layer_scale_targets else ()
+        scales = [block.layer_scale2 for block in self.teacher.encoder.blocks] if settings.scaled_targets else ()
         targets = TargetMean(settings, self.config.num_hidden_layers, real, scales)
         self.teacher.encode(encoder, local, on_layer=targets)
         return targets.result()
