@@ -102,8 +102,15 @@ class Corpus:
         return self._composed.get(unicodedata.normalize("NFC", composed), composed)
 
     def first(self, *names: str) -> str:
-        """Return the first of several files that exists, or else the first."""
-        return next((name for name in names if self.exists(name)), names[0])
+        """Return the first of several files that exists, with its suffix in any case, or else the first."""
+        found = next((name for name in names if self.exists(name)), None)
+        return found or next((self._upper[name] for name in names if name in self._upper), names[0])
+
+    @cached_property
+    def _upper(self) -> dict[str, str]:
+        """Files with capitals in their suffix, by their names with the suffix in lower case."""
+        parts = ((name, *posixpath.splitext(name)) for name in self.listing.names)
+        return {stem + suffix.lower(): name for name, stem, suffix in parts if suffix != suffix.lower()}
 
     @cached_property
     def _composed(self) -> dict[str, str]:
@@ -195,12 +202,13 @@ def read_ljspeech(corpus: Corpus, name: str) -> Description | None:
         key, *texts = line.split("|")
         places = (f"{folder}wavs/{key}", f"{folder}{key}")
         names = [f"{place}{suffix}" for place in places for suffix in (".wav", "", *corpus.suffixes)]
-        if not samples and not (texts and any(map(corpus.exists, names))):
+        file = corpus.first(*names)
+        if not samples and not (texts and corpus.exists(file)):
             return None
         raw, spoken = (*texts, "", "")[:2]
         spoken = (spoken if spoken.strip() else raw).strip()
         columns = {"text": spoken, "normalized_text": spoken, "raw_text": raw.strip()}
-        samples.append(Sample(corpus.first(*names), columns))
+        samples.append(Sample(file, columns))
     return Description(samples, folder) if samples else None
 
 

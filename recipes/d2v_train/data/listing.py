@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from d2v_train.data.bad_samples import BadSample
+from d2v_train.data.text_lines import file_encoding
 
 
 class Listing(Protocol):
@@ -293,7 +294,7 @@ def each_line(content: str) -> Iterator[str]:
 
 
 def decoded_text(content: bytes, encoding: str, shown: str) -> str:
-    """Return the text of a file, without a byte order mark.
+    """Return the text of a file, without a byte order mark, which tells the encoding if there is one.
 
     Args:
         content: Its bytes.
@@ -303,11 +304,13 @@ def decoded_text(content: bytes, encoding: str, shown: str) -> str:
     Raises:
         ValueError: If it is in another encoding; the message names the line.
     """
+    found = file_encoding(content[:4], encoding)
+    content = content[found.mark :]
     try:
-        return content.decode(encoding).removeprefix("\ufeff")
+        return content.decode(found.name)
     except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
+        line = content.count("\n".encode(found.name), 0, error.start) + 1
         raise ValueError(
-            f"Line {line} of {shown} is not {encoding.upper()}: {error.reason}. Set the option `encoding` to the "
+            f"Line {line} of {shown} is not {found.name.upper()}: {error.reason}. Set the option `encoding` to the "
             "encoding of the file, such as latin-1."
         ) from error

@@ -151,7 +151,12 @@ def read_corpus(
     for name, layout, description in collector.nearest(described):
         collector.add_described(name, layout, description)
     collector.add_by_folder([name for name in media if name not in collector.used])
-    return collector.finish(source)
+    found = collector.finish(source)
+    if not found.splits:
+        lines = "\n".join(found.inventory.lines())
+        problem = f"There are no samples of modality {modality} in {listing.where!r}.\n{lines}"
+        raise ValueError(problem) if media else NoSamplesError(problem)
+    return found
 
 
 class _Collector:

@@ -51,6 +51,16 @@ def test_ljspeech_variants(tmp_path, wavs, ending):
     assert len(data.without_bad()) == 2
 
 
+def test_suffixes_in_capitals(tmp_path):
+    for number in range(2):
+        write_recording(tmp_path / "lj" / "wavs" / f"a-{number}.WAV")
+        write_recording(tmp_path / "ls" / "1" / "2" / f"1-2-{number}.FLAC", format="FLAC")
+    write_text(tmp_path / "lj" / "metadata.csv", "a-0|x|y\na-1|x|y\n")
+    write_text(tmp_path / "ls" / "1" / "2" / "1-2.trans.txt", "1-2-0 X\n1-2-1 Y\n")
+    assert files_of(opened("audio", tmp_path / "lj")) == ["wavs/a-0.WAV", "wavs/a-1.WAV"]
+    assert files_of(opened("audio", tmp_path / "ls")) == ["1/2/1-2-0.FLAC", "1/2/1-2-1.FLAC"]
+
+
 def test_ljspeech_in_a_zip_file(tmp_path):
     import shutil
 

@@ -152,6 +152,6 @@ def test_lines_end_with_line_feeds_only():
 
 def test_an_encoding_error_names_file_line_and_option():
     assert decoded_text(b"\xef\xbb\xbfa", "utf-8", "f") == "a" and decoded_text(b"\xe9", "latin-1", "f") == "é"
-    assert decoded_text("ü".encode("utf-16"), "utf-16", "f") == "ü"
+    assert decoded_text("ü".encode("utf-16"), "utf-16", "f") == decoded_text("ü".encode("utf-16"), "utf-8", "f") == "ü"
     with pytest.raises(ValueError, match="Line 2 of f is not UTF-8.*`encoding`.*latin-1"):
         decoded_text(b"a\nb\xe9", "utf-8", "f")

@@ -407,6 +407,13 @@ def test_a_table_of_something_else_never_makes_a_folder_something_else(tmp_path)
     assert classes(data) == {"p": 1, "q": 1} and data.inventory.used == ["train.parquet"] and data.inventory.files == 4
 
 
+def test_metadata_that_lists_nothing_says_which_files_it_leaves_out(tmp_path):
+    make_pictures(tmp_path, "0.png")
+    write_text(tmp_path / "metadata.csv", "file_name,label\n")
+    with pytest.raises(ValueError, match=r"no samples.*\n.*\n.*not listed in metadata.csv: 1 \(0.png\)"):
+        opened("vision", tmp_path)
+
+
 def test_pretraining_reads_no_labels_of_metadata(tmp_path):
     make_pictures(tmp_path, "0.png", "1.png")
     write_text(
