@@ -14,16 +14,17 @@ SOURCES := modeling_d2v recipes tests benchmarks setup.py
 PYTEST := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-all test-gpu quality style clean
+.PHONY: help install demo test test-all test-gpu test-upstream quality style clean
 
 help:
-	@echo "make demo      train on the built-in data on a CPU and show what was learned"
-	@echo "make test      run the tests that need neither time, network, accelerator nor shared data"
-	@echo "make test-all  run these, the slow tests and those that need the shared data folder"
-	@echo "make test-gpu  run the tests that need an accelerator"
-	@echo "make quality   check format and lint"
-	@echo "make style     repair format and lint"
-	@echo "make clean     remove the virtual environment, caches and builds"
+	@echo "make demo           train on the built-in data on a CPU and show what was learned"
+	@echo "make test           run the tests that need neither time, network, accelerator nor shared data"
+	@echo "make test-all       run these, the slow tests and those that need the shared data folder"
+	@echo "make test-gpu       run the tests that need an accelerator"
+	@echo "make test-upstream  run transformers' own common tests on these models (downloads them once)"
+	@echo "make quality        check format and lint"
+	@echo "make style          repair format and lint"
+	@echo "make clean          remove the virtual environment, caches and builds"
 
 install: $(STAMP)
 
@@ -45,6 +46,11 @@ test-all: $(STAMP)
 
 test-gpu: $(STAMP)
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m gpu
+
+# ARGS divides it, for example ARGS="-k vision_V2".
+test-upstream: $(STAMP)
+	$(BIN)/python tests/upstream/distribution.py
+	$(PYTEST) -c tests/upstream/pytest.ini -q --tb=short tests/upstream $(ARGS)
 
 quality: $(STAMP)
 	$(BIN)/ruff check $(SOURCES)

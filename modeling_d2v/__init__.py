@@ -31,6 +31,7 @@ from .configuration_data2vec import (
     Data2VecTextConfig,
     Data2VecVisionConfig,
 )
+from .ema_teacher import UpdateTeacher
 from .heads_audio import (
     Data2VecForAudioClassification,
     Data2VecForAudioFrameClassification,
@@ -79,6 +80,7 @@ __all__ = [
     "Data2VecProcessor",
     "Data2VecTextConfig",
     "Data2VecVisionConfig",
+    "UpdateTeacher",
 ]
 
 AutoConfig.register(Data2VecConfig.model_type, Data2VecConfig)

@@ -9,12 +9,12 @@ tokens over all samples and masks. Masks are True = masked, token masks True = r
 """
 
 from os import PathLike
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor, nn
 from transformers import AutoModel, AutoTokenizer, PreTrainedModel
-from transformers.utils import can_return_tuple
+from transformers.utils import ModelOutput, TransformersKwargs, can_return_tuple
 
 from .backbone_configuration import BackbonePreTrainingConfig, plain_encoder
 from .backbone_parts import BackboneError, load_plain, replaced_features, watched_layers
@@ -44,7 +44,7 @@ class BackboneForPreTraining(EmaTeacher, PreTrainedModel):
     config: BackbonePreTrainingConfig
     config_class = BackbonePreTrainingConfig
     base_model_prefix = "backbone"
-    main_input_name = "input_values"
+    main_input_name = "input_ids"  # of the class; that of a model is the input of its modality
     supports_gradient_checkpointing = True
     _supports_sdpa = True
     _supports_flash_attn = True
@@ -53,6 +53,7 @@ class BackboneForPreTraining(EmaTeacher, PreTrainedModel):
 
     def __init__(self, config: BackbonePreTrainingConfig) -> None:
         super().__init__(config)
+        self.main_input_name = MODALITIES[config.modality].input_name
         self.backbone = config.make_encoder(train=True)
         self.teacher = config.make_encoder(train=True).eval()
         self.head = RegressionHead(config, config)
@@ -176,13 +177,14 @@ class BackboneForPreTraining(EmaTeacher, PreTrainedModel):
         num_items: Tensor | int | None = None,
         num_rows: Tensor | int | None = None,
         return_loss: bool = True,
-        **kwargs: Any,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> Data2VecForPreTrainingOutput:
         """Compute the loss of a batch; arguments and output are those of `Data2VecForPreTraining.forward`.
 
         Raises:
             ValueError: The input has another modality, a wrong shape, or ids outside the vocabulary.
         """
+        self._watch_teacher()
         inputs = self._select_input(input_ids=input_ids, pixel_values=pixel_values, input_values=input_values)
         config = self.config
         if config.traits.corrupts_input:
@@ -198,11 +200,15 @@ class BackboneForPreTraining(EmaTeacher, PreTrainedModel):
         mask = resolve_mask(mask, config, places, token_mask, grid, key)
 
         targets, features = self.teacher_targets(inputs, attention_mask, length, token_mask, grid)
-        hidden = self._encode_student(inputs, attention_mask, mask, key, **kwargs)
+        output = self._encode_student(inputs, attention_mask, mask, key, **kwargs)
+        hidden = output.last_hidden_state
         predictions = self.head.projection(hidden[:, hidden.shape[1] - length :][mask.flatten(0, 1)])
         masked_targets = targets[:, None].expand(-1, mask.shape[1], -1, -1)[mask]
         loss = distance(config, config.hidden_size, predictions, masked_targets) / loss_divisor(mask, num_items)
-        return pretraining_output({"regression": loss}, predictions, masked_targets, mask, features, token_mask)
+        recorded = {name: getattr(output, name, None) for name in ("hidden_states", "attentions")}
+        return pretraining_output(
+            {"regression": loss}, predictions, masked_targets, mask, features, token_mask, **recorded
+        )
 
     def _select_input(self, **inputs: Tensor | None) -> Tensor:
         given = [name for name, tensor in inputs.items() if tensor is not None]
@@ -273,8 +279,8 @@ class BackboneForPreTraining(EmaTeacher, PreTrainedModel):
 
     def _encode_student(
         self, inputs: Tensor, attention_mask: Tensor | None, mask: Tensor, key: dict[str, Any], **kwargs: Any
-    ) -> Tensor:
-        """Return the last hidden states (B * M, P + T, D) of the input with masked tokens replaced."""
+    ) -> ModelOutput:
+        """Return the encoder's output for the input with masked tokens replaced, B * M rows of P + T tokens."""
         config, repeats = self.config, mask.shape[1]
         if attention_mask is not None:
             attention_mask = attention_mask.repeat_interleave(repeats, dim=0)
@@ -299,7 +305,7 @@ class BackboneForPreTraining(EmaTeacher, PreTrainedModel):
             return self._run(self.backbone, inputs.repeat_interleave(repeats, dim=0), attention_mask, **kwargs)
 
     @staticmethod
-    def _run(encoder: PreTrainedModel, inputs: Tensor, attention_mask: Tensor | None, **kwargs: Any) -> Tensor:
+    def _run(encoder: PreTrainedModel, inputs: Tensor, attention_mask: Tensor | None, **kwargs: Any) -> ModelOutput:
         if attention_mask is not None:
             kwargs["attention_mask"] = attention_mask.long()
-        return encoder(**{encoder.main_input_name: inputs}, **kwargs).last_hidden_state
+        return encoder(**{encoder.main_input_name: inputs}, **kwargs)

@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Iterable
+from contextvars import ContextVar
 from dataclasses import fields
 from typing import Any
 
@@ -11,6 +12,8 @@ from transformers.utils import logging
 
 logger = logging.get_logger(__name__)
 
+# Whether a configuration is being read from a file.
+_FROM_FILE: ContextVar[bool] = ContextVar("from_file", default=False)
 # What transformers itself passes through the keyword arguments of a configuration.
 _TRANSFORMERS_KEYS = frozenset(
     "attn_implementation auto_map experts_implementation gradient_checkpointing name_or_path num_labels "
@@ -41,7 +44,11 @@ def below_one(owner: str, field: str, value: float) -> None:
 
 
 class CheckedConfig(PreTrainedConfig):
-    """Configuration that validates its fields and suggests the nearest field for an unknown key."""
+    """Configuration that validates its fields and suggests the nearest field for an unknown key.
+
+    A file may hold keys that are no fields, such as attributes that a program added before it was saved: they become
+    attributes again, with a warning.
+    """
 
     def __post_init__(self, **kwargs: Any) -> None:
         for key in [key for key in kwargs if not key.startswith("_") and key not in _TRANSFORMERS_KEYS]:
@@ -57,6 +64,9 @@ class CheckedConfig(PreTrainedConfig):
 
     def _refuse(self, key: str) -> None:
         name, known = type(self).__name__, self.own_fields()
+        if _FROM_FILE.get():
+            logger.warning(f"{name} has no field `{key}`, which its file holds: it is kept and not used.")
+            return
         for part, spec in self.sub_configs.items():
             if issubclass(spec, CheckedConfig) and key in spec.own_fields() - known:
                 raise ValueError(f"{name} has no field `{key}`: it belongs to a modality, such as `{part}`.")
@@ -73,7 +83,11 @@ class CheckedConfig(PreTrainedConfig):
         for key in cls.own_fields() & kwargs.keys():
             old, new = values.get(key), kwargs.pop(key)
             values[key] = {**old, **new} if isinstance(old, dict) and isinstance(new, dict) else new
-        return super().from_dict(values, **kwargs)
+        token = _FROM_FILE.set(True)
+        try:
+            return super().from_dict(values, **kwargs)
+        finally:
+            _FROM_FILE.reset(token)
 
     def validate_settings(self) -> None:
         """Check the configuration again when it is saved, as fields may have been changed."""

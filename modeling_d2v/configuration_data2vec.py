@@ -168,6 +168,16 @@ class Data2VecConfig(BackboneConfigMixin, CheckedConfig):
         """Return the names of the levels that `out_features` and `out_indices` choose from."""
         return ["stem", *(f"stage{i + 1}" for i in range(self.num_hidden_layers))]
 
+    @BackboneConfigMixin.out_features.getter
+    def out_features(self) -> list[str]:
+        """Return the chosen levels by name; the last one by default."""
+        return self.stage_names[-1:] if self._out_features is None else self._out_features
+
+    @BackboneConfigMixin.out_indices.getter
+    def out_indices(self) -> list[int]:
+        """Return the chosen levels by number; the last one by default."""
+        return [len(self.stage_names) - 1] if self._out_indices is None else self._out_indices
+
     def modality_config(self, modality: str) -> Data2VecModalityConfig:
         """Return the sub-configuration of a modality that this model has."""
         if modality not in self.modalities:
@@ -241,9 +251,9 @@ class Data2VecConfig(BackboneConfigMixin, CheckedConfig):
                 f"{owner}: `average_top_k_layers` is {k}, but there are {self.num_hidden_layers} shared blocks to "
                 "average (the prenet does not count)."
             )
-        if settings.layer_scale_targets and self.layer_scale_init_value is None:
+        if settings.scaled_targets and self.layer_scale_init_value is None:
             raise ValueError(
-                f"{owner}: `layer_scale_targets` needs blocks with a layer scale; set `layer_scale_init_value`."
+                f"{owner}: `scaled_targets` needs blocks with a layer scale; set `layer_scale_init_value`."
             )
         if self.masked_tokens == "replaced" and getattr(settings, "reconstruction_loss_weight", 0):
             raise ValueError(

@@ -135,7 +135,7 @@ class Data2VecModalityConfig(MaskedPredictionConfig):
         local_norm_eps: Eps of the layer norm of text embeddings and of the audio features. Default 1e-5.
         local_grad_scale: Factor of the gradient that reaches the local encoder (of audio its convolutions alone); with
             0 they are not trained. Default 1.0.
-        layer_scale_targets: Predict the feed-forward part after its layer scale. Default False: before it.
+        scaled_targets: Predict the feed-forward part after its layer scale. Default False: before it.
 
     Raises:
         ValueError: A setting is invalid; the message names it and the valid values.
@@ -178,7 +178,7 @@ class Data2VecModalityConfig(MaskedPredictionConfig):
     ema_scope: str = "context"
     local_norm_eps: float | int = 1e-5
     local_grad_scale: float | int = 1.0
-    layer_scale_targets: bool = False
+    scaled_targets: bool = False
 
     def __post_init__(self, **kwargs: Any) -> None:
         if self.front_end is None:

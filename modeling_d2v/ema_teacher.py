@@ -4,10 +4,25 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import TrainerCallback
 from transformers.utils import logging
 
 
 logger = logging.get_logger(__name__)
+
+# So many updates of the student without one of the teacher are taken for a training loop that lacks `update_teacher`.
+_STEPS_WITHOUT_TEACHER = 3
+
+
+class UpdateTeacher(TrainerCallback):
+    """Callback of transformers' `Trainer`: `update_teacher` after each step of the optimizer.
+
+    Example:
+        >>> Trainer(model, arguments, train_dataset=dataset, callbacks=[UpdateTeacher()]).train()
+    """
+
+    def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+        getattr(model, "module", model).update_teacher()
 
 
 class EmaTeacher:
@@ -19,6 +34,10 @@ class EmaTeacher:
 
     # Small steps of an average vanish in half precision.
     _keep_in_fp32_modules_strict = ["teacher"]
+    # Whether an update of the teacher is still waited for, the updates of the student, and a weight of it.
+    _watched = True
+    _student_steps = 0
+    _seen_weight: Tensor | None = None
 
     @property
     def student(self) -> nn.Module:
@@ -64,6 +83,29 @@ class EmaTeacher:
         super().train(mode)
         self.teacher.eval()
         return self
+
+    @torch.no_grad()
+    def _watch_teacher(self) -> None:
+        """Warn once where the student is trained and the teacher is not; to be called in each forward pass.
+
+        One small weight is compared, and only until the first update of the teacher, or the warning.
+        """
+        if torch.compiler.is_compiling() or not self.training or not self._watched:
+            return
+        trained = [weight for weight in self.student.parameters() if weight.requires_grad]
+        if not trained:
+            return
+        (weight,) = self._own_slices([min(trained, key=torch.numel)])
+        if self._seen_weight is not None and not torch.equal(weight, self._seen_weight.to(weight.device)):
+            self._student_steps += 1
+        self._seen_weight = weight.detach().clone()
+        if self._student_steps >= _STEPS_WITHOUT_TEACHER:
+            self._watched = False
+            logger.warning(
+                f"The student was updated {_STEPS_WITHOUT_TEACHER} times and its teacher was not, which then never "
+                "learns. Call `model.update_teacher()` after each step of the optimizer; with `Trainer`, give it "
+                "`callbacks=[UpdateTeacher()]` (`from modeling_d2v import UpdateTeacher`)."
+            )
 
     def _teacher_pairs(self) -> tuple[list[str], list[Tensor], list[Tensor]]:
         student, teacher = self._weights(self.student), self._weights(self.teacher)
@@ -125,4 +167,5 @@ class EmaTeacher:
         if copied:
             torch._foreach_copy_([teacher[i] for i in copied], [student[i] for i in copied])
         self.ema_step.fill_(step)
+        self._watched, self._seen_weight = False, None
         return decay

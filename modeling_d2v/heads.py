@@ -16,6 +16,24 @@ from .modalities import MODALITIES
 from .modeling_data2vec import Data2VecModel, Data2VecPreTrainedModel
 
 
+# Children of the heads beside the encoder. Quantisation leaves them as they are: they are small, and are trained.
+HEAD_PARTS = (
+    "lm_head",
+    "classifier",
+    "qa_outputs",
+    "pooler",
+    "projector",
+    "layer_sum",
+    "tdnn",
+    "feature_extractor",
+    "objective",
+    "fc_norm",
+    "pyramid",
+    "decode_head",
+    "auxiliary_head",
+)
+# Fields of quantisation configurations for modules to leave out.
+_SKIPPED_MODULES = ("llm_int8_skip_modules", "modules_to_not_convert")
 IGNORED = -100  # the class id that transformers' collators use for missing labels
 
 
@@ -139,6 +157,16 @@ def sequence_loss(
     return total / (keep.sum().clamp(min=1) if num_items is None else num_items)
 
 
+def selected_states(states: tuple[Tensor, ...] | None, asked: bool | int | list[int] | None) -> tuple | None:
+    """Return the hidden states that `output_hidden_states` asks for: all, or None where a number is not chosen."""
+    if asked is None or asked is False or states is None:
+        return None
+    if asked is True:
+        return states
+    chosen = {i % len(states) for i in ([asked] if isinstance(asked, int) else asked)}
+    return tuple(state if i in chosen else None for i, state in enumerate(states))
+
+
 class Data2VecHead(Data2VecPreTrainedModel):
     """Base of the task heads: `self.data2vec` with the front end of the head's own modality only.
 
@@ -169,8 +197,10 @@ class Data2VecHead(Data2VecPreTrainedModel):
         return config.only(cls.modality)
 
     @classmethod
-    def from_pretrained(cls, source: Any, *args: Any, config: Any = None, **kwargs: Any) -> Any:
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, config: Any = None, **kwargs: Any) -> Any:
         """Load a model as in transformers; fields of the modality's configuration are accepted directly.
+
+        With a `quantization_config` that names no modules to leave out, the head is left out.
 
         Example:
             >>> model = AutoModelForCTC.from_pretrained(folder, vocab_size=40, pad_token_id=39)
@@ -184,7 +214,9 @@ class Data2VecHead(Data2VecPreTrainedModel):
             setattr(config, part, type(settings)(**{**settings.to_dict(), **given}))
         elif given:
             kwargs[part] = {**kwargs.get(part, {}), **given}
-        return super().from_pretrained(source, *args, config=config, **kwargs)
+        if kwargs.get("quantization_config") is not None:
+            kwargs["quantization_config"] = _without_head(kwargs["quantization_config"])
+        return super().from_pretrained(pretrained_model_name_or_path, *args, config=config, **kwargs)
 
     def freeze_base_model(self) -> None:
         """Freeze everything but the head."""
@@ -196,6 +228,15 @@ class Data2VecHead(Data2VecPreTrainedModel):
         The projection after those convolutions is trained, as in the published fine-tuning.
         """
         _freeze(self.data2vec.modality_encoders[self.modality].local_encoder.extractor)
+
+
+def _without_head(quantization: Any) -> Any:
+    """Return a quantisation configuration that leaves the head out, unless it names other modules."""
+    quantization = copy.deepcopy(quantization)
+    for field in _SKIPPED_MODULES:
+        if getattr(quantization, field, ()) is None:
+            setattr(quantization, field, list(HEAD_PARTS))
+    return quantization
 
 
 def _freeze(module: nn.Module) -> None:

@@ -4,19 +4,27 @@ real frames nor a loss, on either side (on the left in multiples of `frame_strid
 time and of channels of the input are hidden (`spec_augment.py`).
 """
 
-from typing import Any
+from typing import Unpack
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import initialization as init
 from transformers.modeling_outputs import CausalLMOutput, SequenceClassifierOutput, TokenClassifierOutput
-from transformers.utils import can_return_tuple
+from transformers.utils import TransformersKwargs, can_return_tuple
 
 from .arguments import known_arguments
 from .configuration_data2vec import Data2VecConfig
 from .ctc import ctc_loss
-from .heads import IGNORED, Data2VecHead, check_class_ids, check_numbers, cross_entropy, sequence_loss
+from .heads import (
+    IGNORED,
+    Data2VecHead,
+    check_class_ids,
+    check_numbers,
+    cross_entropy,
+    selected_states,
+    sequence_loss,
+)
 from .modeling_data2vec import Data2VecModelOutput, masked_mean
 from .spec_augment import SpecAugment
 
@@ -63,7 +71,7 @@ class Data2VecAudioHead(Data2VecHead):
         input_values: Tensor | None,
         attention_mask: Tensor | None,
         mask_time_indices: Tensor | None,
-        **kwargs: Any,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> tuple[Data2VecModelOutput, Tensor, Tensor]:
         """Run the encoder.
 
@@ -85,9 +93,8 @@ class Data2VecAudioHead(Data2VecHead):
             **kwargs,
         )
         hidden = output.last_hidden_state if self.layer_sum is None else self.layer_sum(output.hidden_states)
-        if wanted is None or wanted is False:
-            output.hidden_states = None
-        hidden, real = hidden[:, self.num_extra :], output.attention_mask[:, self.num_extra :]
+        output.hidden_states = selected_states(output.hidden_states, wanted)
+        hidden, real = hidden[:, self.num_extra :], output.attention_mask[:, self.num_extra :].bool()
         if tokens_per_frame > 1:
             hidden = hidden.unflatten(1, (-1, tokens_per_frame)).mean(dim=2)
         return output, hidden, real[:, ::tokens_per_frame]
@@ -121,8 +128,8 @@ class Data2VecForCTC(Data2VecAudioHead):
         others = torch.arange(logits.shape[-1], device=logits.device) != self.blank
         return logits.masked_fill(~real[..., None] & others, torch.finfo(logits.dtype).min)
 
-    @can_return_tuple
     @known_arguments
+    @can_return_tuple
     def forward(
         self,
         input_values: Tensor | None = None,
@@ -130,7 +137,7 @@ class Data2VecForCTC(Data2VecAudioHead):
         mask_time_indices: Tensor | None = None,
         labels: Tensor | None = None,
         num_items_in_batch: Tensor | int | None = None,
-        **kwargs: Any,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> CausalLMOutput:
         """Compute logits (B, T, W), at padding the lowest finite number for every token but the blank.
 
@@ -169,8 +176,8 @@ class Data2VecForAudioClassification(Data2VecAudioHead):
         self.classifier = nn.Linear(width, self.config.num_labels)
         self.post_init()
 
-    @can_return_tuple
     @known_arguments
+    @can_return_tuple
     def forward(
         self,
         input_values: Tensor | None = None,
@@ -178,7 +185,7 @@ class Data2VecForAudioClassification(Data2VecAudioHead):
         mask_time_indices: Tensor | None = None,
         labels: Tensor | None = None,
         num_items_in_batch: Tensor | int | None = None,
-        **kwargs: Any,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> SequenceClassifierOutput:
         """Compute logits (B, L).
 
@@ -208,8 +215,8 @@ class Data2VecForAudioFrameClassification(Data2VecAudioHead):
         self.classifier = nn.Linear(self.config.hidden_size, self.config.num_labels)
         self.post_init()
 
-    @can_return_tuple
     @known_arguments
+    @can_return_tuple
     def forward(
         self,
         input_values: Tensor | None = None,
@@ -217,7 +224,7 @@ class Data2VecForAudioFrameClassification(Data2VecAudioHead):
         mask_time_indices: Tensor | None = None,
         labels: Tensor | None = None,
         num_items_in_batch: Tensor | int | None = None,
-        **kwargs: Any,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> TokenClassifierOutput:
         """Compute logits (B, T, L).
 

@@ -6,7 +6,7 @@ Shapes: B samples, T tokens, D hidden size, L labels, C choices, W tokens of the
 out of a loss. Padding on either side changes neither the logits of real tokens nor a loss.
 """
 
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +18,7 @@ from transformers.modeling_outputs import (
     SequenceClassifierOutput,
     TokenClassifierOutput,
 )
-from transformers.utils import can_return_tuple
+from transformers.utils import TransformersKwargs, can_return_tuple
 
 from .arguments import known_arguments
 from .configuration_data2vec import Data2VecConfig
@@ -53,7 +53,7 @@ class Data2VecTextHead(Data2VecHead):
 
     def first_token(self, output: Data2VecModelOutput) -> Tensor:
         """Return the hidden state (B, D) of the first real token: `<s>`, or an extra token where there is one."""
-        first = output.attention_mask.int().argmax(dim=1)
+        first = output.attention_mask.argmax(dim=1)
         return output.last_hidden_state[torch.arange(first.shape[0], device=first.device), first]
 
 
@@ -92,8 +92,8 @@ class Data2VecForMaskedLM(Data2VecTextHead):
     def set_output_embeddings(self, new_embeddings: nn.Linear) -> None:
         self.lm_head.decoder = new_embeddings
 
-    @can_return_tuple
     @known_arguments
+    @can_return_tuple
     def forward(
         self,
         input_ids: Tensor | None = None,
@@ -101,7 +101,7 @@ class Data2VecForMaskedLM(Data2VecTextHead):
         token_type_ids: Tensor | None = None,
         labels: Tensor | None = None,
         num_items_in_batch: Tensor | int | None = None,
-        **kwargs: Any,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> MaskedLMOutput:
         """Compute logits (B, T, W).
 
@@ -146,8 +146,8 @@ class Data2VecForSequenceClassification(Data2VecTextHead):
         self.classifier = SequenceClassifier(self.config, self.dropout)
         self.post_init()
 
-    @can_return_tuple
     @known_arguments
+    @can_return_tuple
     def forward(
         self,
         input_ids: Tensor | None = None,
@@ -155,7 +155,7 @@ class Data2VecForSequenceClassification(Data2VecTextHead):
         token_type_ids: Tensor | None = None,
         labels: Tensor | None = None,
         num_items_in_batch: Tensor | int | None = None,
-        **kwargs: Any,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> SequenceClassifierOutput:
         """Compute logits (B, L).
 
@@ -184,8 +184,8 @@ class Data2VecForTokenClassification(Data2VecTextHead):
         self.classifier = nn.Linear(self.config.hidden_size, self.config.num_labels)
         self.post_init()
 
-    @can_return_tuple
     @known_arguments
+    @can_return_tuple
     def forward(
         self,
         input_ids: Tensor | None = None,
@@ -193,7 +193,7 @@ class Data2VecForTokenClassification(Data2VecTextHead):
         token_type_ids: Tensor | None = None,
         labels: Tensor | None = None,
         num_items_in_batch: Tensor | int | None = None,
-        **kwargs: Any,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> TokenClassifierOutput:
         """Compute logits (B, T, L).
 
@@ -228,8 +228,8 @@ class Data2VecForQuestionAnswering(Data2VecTextHead):
         self.qa_outputs = nn.Linear(self.config.hidden_size, 2)
         self.post_init()
 
-    @can_return_tuple
     @known_arguments
+    @can_return_tuple
     def forward(
         self,
         input_ids: Tensor | None = None,
@@ -237,7 +237,7 @@ class Data2VecForQuestionAnswering(Data2VecTextHead):
         token_type_ids: Tensor | None = None,
         start_positions: Tensor | None = None,
         end_positions: Tensor | None = None,
-        **kwargs: Any,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> QuestionAnsweringModelOutput:
         """Compute start and end logits (B, T), the lowest finite number at padding.
 
@@ -256,7 +256,7 @@ class Data2VecForQuestionAnswering(Data2VecTextHead):
         output = self.encode(input_ids, attention_mask, **kwargs)
         hidden = output.last_hidden_state[:, self.num_extra :]
         logits = self.qa_outputs(hidden)
-        real = output.attention_mask[:, self.num_extra :]
+        real = output.attention_mask[:, self.num_extra :].bool()
         start, end = logits.masked_fill(~real[..., None], torch.finfo(logits.dtype).min).unbind(dim=-1)
         loss = None
         if start_positions is not None:
@@ -298,8 +298,8 @@ class Data2VecForMultipleChoice(Data2VecTextHead):
         self.classifier = nn.Linear(self.config.hidden_size, 1)
         self.post_init()
 
-    @can_return_tuple
     @known_arguments
+    @can_return_tuple
     def forward(
         self,
         input_ids: Tensor | None = None,
@@ -307,7 +307,7 @@ class Data2VecForMultipleChoice(Data2VecTextHead):
         token_type_ids: Tensor | None = None,
         labels: Tensor | None = None,
         num_items_in_batch: Tensor | int | None = None,
-        **kwargs: Any,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> MultipleChoiceModelOutput:
         """Compute logits (B, C).
 

@@ -5,18 +5,18 @@ Images may have other sizes than the configured one: positions are adapted.
 Shapes: B images, E extra tokens, T patches in a grid of h x w, D hidden size, L labels, H x W pixels.
 """
 
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor, nn
 from transformers import initialization as init
 from transformers.backbone_utils import BackboneMixin, filter_output_hidden_states
 from transformers.modeling_outputs import BackboneOutput, ImageClassifierOutput, SemanticSegmenterOutput
-from transformers.utils import can_return_tuple
+from transformers.utils import TransformersKwargs, can_return_tuple
 
 from .arguments import known_arguments
 from .configuration_data2vec import Data2VecConfig
-from .heads import IGNORED, Data2VecHead, check_class_ids, cross_entropy, sequence_loss
+from .heads import IGNORED, Data2VecHead, check_class_ids, cross_entropy, selected_states, sequence_loss
 from .modeling_data2vec import Data2VecModelOutput
 from .segmentation import PYRAMID_STRIDES, AuxiliaryHead, FeaturePyramid, UperHead, resize
 
@@ -89,14 +89,14 @@ class Data2VecForImageClassification(Data2VecVisionHead):
     def uses_final_norm(cls, config: Data2VecConfig) -> bool:
         return not config.vision_config.use_mean_pooling
 
-    @can_return_tuple
     @known_arguments
+    @can_return_tuple
     def forward(
         self,
         pixel_values: Tensor | None = None,
         labels: Tensor | None = None,
         num_items_in_batch: Tensor | int | None = None,
-        **kwargs: Any,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> ImageClassifierOutput:
         """Compute logits (B, L).
 
@@ -142,8 +142,8 @@ class Data2VecForSemanticSegmentation(Data2VecVisionHead):
     def _taps(config: Data2VecConfig) -> list[int]:
         """Return the numbers of the hidden states that the pyramid reads."""
         levels = len(PYRAMID_STRIDES)
-        # A backbone saves its default, the last level alone, in its configuration.
-        if config.out_indices is None or list(config.out_indices) == [config.num_hidden_layers]:
+        # The default of a backbone, the last level alone.
+        if list(config.out_indices) == [config.num_hidden_layers]:
             prenet, shared = config.vision_config.prenet_depth, config.num_hidden_layers
             return [max(round((prenet + shared) * sixths / 6) - prenet, 0) for sixths in (2, 3, 4, 6)]
         if len(config.out_indices) != levels:
@@ -153,15 +153,15 @@ class Data2VecForSemanticSegmentation(Data2VecVisionHead):
             )
         return [i % len(config.stage_names) for i in config.out_indices]
 
-    @can_return_tuple
     @known_arguments
+    @can_return_tuple
     def forward(
         self,
         pixel_values: Tensor | None = None,
         labels: Tensor | None = None,
         num_items_in_batch: Tensor | int | None = None,
-        output_hidden_states: bool | None = None,
-        **kwargs: Any,
+        output_hidden_states: bool | int | list[int] | None = None,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> SemanticSegmenterOutput:
         """Compute logits (B, L, ...) at the finest pyramid level: for patches of 16, a quarter of the image side.
 
@@ -176,7 +176,8 @@ class Data2VecForSemanticSegmentation(Data2VecVisionHead):
             ValueError: The labels have another shape or ids outside `num_labels`, or a training batch has one image.
         """
         asked = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
-        output = self.encode(pixel_values, output_hidden_states=bool(asked) or self.taps, **kwargs)
+        states = self.taps if asked is None or asked is False else True
+        output = self.encode(pixel_values, output_hidden_states=states, **kwargs)
         levels = self.pyramid(self.maps(output.hidden_states, pixel_values, self.taps))
         logits = self.decode_head(levels)
         loss = None
@@ -189,7 +190,7 @@ class Data2VecForSemanticSegmentation(Data2VecVisionHead):
         return SemanticSegmenterOutput(
             loss=loss,
             logits=logits,
-            hidden_states=output.hidden_states if asked else None,
+            hidden_states=selected_states(output.hidden_states, asked),
             attentions=output.attentions,
         )
 
@@ -220,15 +221,15 @@ class Data2VecBackbone(BackboneMixin, Data2VecVisionHead):
 
     def __init__(self, config: Data2VecConfig) -> None:
         super().__init__(config)
-        if self.config.out_indices is None:
+        if self.config._out_indices is None:
             self.config.set_output_features_output_indices(None, None)
         self.num_features = [self.config.hidden_size] * len(self.config.stage_names)
         self.post_init()
 
+    @known_arguments
     @can_return_tuple
     @filter_output_hidden_states
-    @known_arguments
-    def forward(self, pixel_values: Tensor, **kwargs: Any) -> BackboneOutput:
+    def forward(self, pixel_values: Tensor, **kwargs: Unpack[TransformersKwargs]) -> BackboneOutput:
         """Compute `feature_maps`, one (B, D, h, w) for each of `out_features`, as they leave the blocks.
 
         Args:

@@ -3,14 +3,14 @@
 Shapes: B samples, T frames, D hidden size, K width of a layer over time, X width of the embedding, L speakers.
 """
 
-from typing import Any
+from typing import Unpack
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import initialization as init
 from transformers.modeling_outputs import XVectorOutput
-from transformers.utils import can_return_tuple
+from transformers.utils import TransformersKwargs, can_return_tuple
 
 from .arguments import known_arguments
 from .configuration_data2vec import Data2VecConfig
@@ -101,8 +101,8 @@ class Data2VecForXVector(Data2VecAudioHead):
         # The slope of the root at 0 is infinite: channels that never vary must not make the gradient NaN.
         return torch.cat([mean, variance.clamp(min=1e-12).sqrt()], dim=1).to(hidden.dtype)
 
-    @can_return_tuple
     @known_arguments
+    @can_return_tuple
     def forward(
         self,
         input_values: Tensor | None = None,
@@ -110,7 +110,7 @@ class Data2VecForXVector(Data2VecAudioHead):
         mask_time_indices: Tensor | None = None,
         labels: Tensor | None = None,
         num_items_in_batch: Tensor | int | None = None,
-        **kwargs: Any,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> XVectorOutput:
         """Compute embeddings (B, X), and logits (B, X), which the loss compares with one vector per speaker.
 

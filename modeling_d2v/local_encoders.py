@@ -56,7 +56,7 @@ def check_token_ids(input_ids: Tensor, table: nn.Module) -> None:
     Raises:
         ValueError: naming the first wrong id and the size of the vocabulary.
     """
-    if input_ids.device.type != "cpu" or torch.compiler.is_compiling():
+    if input_ids.device.type != "cpu" or torch.compiler.is_compiling() or torch.jit.is_tracing():
         return
     rows = table.weight.shape[0]
     wrong = input_ids[(input_ids < 0) | (input_ids >= rows)]
@@ -82,8 +82,16 @@ class LocalEncoder(SelfInitialised):
     """
 
     def forward(self, inputs: Tensor, attention_mask: Tensor | None) -> LocalFeatures:
-        """Encode `inputs` (B, ...); `attention_mask`, of their shape, is 1 = real, 0 = padding."""
+        """Encode `inputs` (B, ...); `attention_mask`, as `check_attention_mask` wants it, is 1 = real, 0 = padding."""
         raise NotImplementedError
+
+    def check_attention_mask(self, inputs: Tensor, attention_mask: Tensor) -> None:
+        """Raise `ValueError` for a mask that is not of the shape of the inputs."""
+        if attention_mask.shape != inputs.shape:
+            raise ValueError(
+                f"`attention_mask` has shape {tuple(attention_mask.shape)}, the input {tuple(inputs.shape)}; they "
+                "must be the same, with 1 for real and 0 for padding."
+            )
 
     def make_positions(self, config: Data2VecConfig) -> nn.Module | None:
         """Make the module that tells where a token is; None where the features or the attention bias do."""
@@ -135,7 +143,7 @@ class TextLocalEncoder(LocalEncoder):
             )
         check_token_ids(input_ids, self.token_embeddings)
         token_mask = input_ids.ne(self.pad_token_id) if attention_mask is None else attention_mask.bool()
-        if not torch.compiler.is_compiling() and token_mask.all():
+        if not (torch.compiler.is_compiling() or torch.jit.is_tracing()) and token_mask.all():
             token_mask = None
         features = self.token_embeddings(input_ids)
         if self.embedding_scale != 1.0:
@@ -183,11 +191,20 @@ class VisionLocalEncoder(LocalEncoder):
                 f"`pixel_values` must have shape (batch, {self.vision.num_channels}, height, width); got "
                 f"{tuple(pixel_values.shape)}."
             )
-        if attention_mask is not None:
-            raise ValueError("Images are not padded: call the model without `attention_mask`.")
         grid = self.vision.grid_size(*pixel_values.shape[2:])
         patches = self.projection(pixel_values.to(self.projection.weight.dtype)).flatten(2).transpose(1, 2)
-        return LocalFeatures(scale_gradient(self.expand(patches), self.vision.local_grad_scale), None, grid)
+        real = None if attention_mask is None else attention_mask[:, -patches.shape[1] :].bool()
+        return LocalFeatures(scale_gradient(self.expand(patches), self.vision.local_grad_scale), real, grid)
+
+    def check_attention_mask(self, pixel_values: Tensor, attention_mask: Tensor) -> None:
+        """Raise `ValueError` for a mask that is not of the patches, with or without the extra tokens before them."""
+        rows, columns = self.vision.grid_size(*pixel_values.shape[2:])
+        patches, extra = rows * columns, self.vision.num_extra_tokens
+        if attention_mask.shape not in ((len(pixel_values), patches), (len(pixel_values), extra + patches)):
+            raise ValueError(
+                f"`attention_mask` has shape {tuple(attention_mask.shape)}; for images it is of patches, "
+                f"({len(pixel_values)}, {patches}), with 1 for real and 0 for padding."
+            )
 
 
 class TimeNorm(SelfInitialised):
@@ -308,7 +325,8 @@ class AudioLocalEncoder(LocalEncoder):
 
     def forward(self, input_values: Tensor, attention_mask: Tensor | None) -> LocalFeatures:
         check_waveforms(self.audio, input_values)
-        x = input_values[..., None].to(self.projection.weight.dtype)
+        # Not the dtype of a linear layer, which is that of the storage where it is quantised.
+        x = input_values[..., None].to(self.conv_layers[0].conv.weight.dtype)
         real = None if attention_mask is None else attention_mask.bool()
         first = None
         if real is not None and self.masks_norm:

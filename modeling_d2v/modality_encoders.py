@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from .configuration_data2vec import Data2VecConfig
 from .local_encoders import AudioLocalEncoder, LocalEncoder, LocalFeatures, TextLocalEncoder, VisionLocalEncoder
 from .masking import visible_indices
-from .positions import AlibiBias, ConvPositions, RelativePositionBias, SinCosPositions
+from .positions import AlibiBias, ConvPositions, RelativePositionBias, SinCosPositions, reads_weights
 from .spectrograms import SpectrogramLocalEncoder
 
 
@@ -92,6 +92,7 @@ class ModalityEncoder(nn.Module):
             return RelativePositionBias(heads, settings.base_grid, layers)
         return None
 
+    @reads_weights
     def contextualize(self, local: LocalFeatures, mask: Tensor | None = None, drop: bool = False) -> Tokens:
         """Turn local features into tokens for the prenet.
 

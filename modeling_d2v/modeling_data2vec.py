@@ -5,14 +5,14 @@ were dropped, B stands for B * M rows and T for V.
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.masking_utils import create_bidirectional_mask
-from transformers.utils import ModelOutput
+from transformers.utils import ModelOutput, TransformersKwargs
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from .arguments import known_arguments
@@ -40,7 +40,7 @@ class Data2VecModelOutput(ModelOutput):
         pooler_output: (B, D), mean over the real tokens without the extra ones.
         hidden_states: Input of the first shared block and output of each, if requested.
         attentions: Weights (B, H, E + T, E + T) of each shared block, if requested (eager attention only).
-        attention_mask: (B, E + T) bool, True = real.
+        attention_mask: (B, E + T) int64, 1 = real, 0 = padding.
     """
 
     last_hidden_state: Tensor | None = None
@@ -56,7 +56,7 @@ class Data2VecPreTrainedModel(PushToHub, PreTrainedModel):
     config: Data2VecConfig
     config_class = Data2VecConfig
     base_model_prefix = "data2vec"
-    main_input_name = "input_values"
+    main_input_name = "input_ids"  # of the class; that of a model is the input of its first modality
     input_modalities = ("text", "image", "audio")
     supports_gradient_checkpointing = True
     _no_split_modules = ["Data2VecBlock", "Data2VecPreNormBlock", "ModalityEncoder"]
@@ -70,6 +70,10 @@ class Data2VecPreTrainedModel(PushToHub, PreTrainedModel):
     }
     # An encoder loaded from a pretraining checkpoint has no teacher and no decoders.
     _keys_to_ignore_on_load_unexpected = [r"^teacher\.", r"^decoders\.", r"^ema_step$"]
+
+    def __init__(self, config: Data2VecConfig, *args: Any, **kwargs: Any) -> None:
+        super().__init__(config, *args, **kwargs)
+        self.main_input_name = MODALITIES[config.modalities[0]].input_name
 
     def _flash_attn_can_dispatch(self, *args: Any, **kwargs: Any) -> bool:
         biased = [
@@ -108,6 +112,22 @@ class Data2VecPreTrainedModel(PushToHub, PreTrainedModel):
         text = self.config.modality_config("text")
         text.check_vocabulary(text.vocab_size if new_num_tokens is None else new_num_tokens)
         return super().resize_token_embeddings(new_num_tokens, *args, **kwargs)
+
+    def enable_input_require_grads(self) -> None:
+        """Make the features of every front end require gradients, for adapters and gradient checkpointing.
+
+        Of a pretraining model these are the student's: teacher targets never need gradients.
+        """
+
+        def require(module: nn.Module, inputs: Any, local: LocalFeatures) -> None:
+            if not local.features.requires_grad:
+                local.features.requires_grad_(True)
+
+        encoders = getattr(self, self.base_model_prefix, self).modality_encoders
+        self.disable_input_require_grads()
+        self._require_grads_hooks = [
+            encoder.local_encoder.register_forward_hook(require) for encoder in encoders.values()
+        ]
 
     def lora_settings(self) -> dict[str, Any]:
         """Return the arguments of `peft.LoraConfig` for this model (LoRA, Hu et al. 2021).
@@ -199,8 +219,10 @@ class Data2VecModel(Data2VecPreTrainedModel):
         self.encoder = Data2VecEncoder(config)
         self.post_init()
 
-    def get_input_embeddings(self) -> nn.Module:
-        """Return the first layer of the front end (the text one, if there are several)."""
+    def get_input_embeddings(self) -> nn.Module | None:
+        """Return the table of tokens, the patch embedding of a model without text, or None for speech alone."""
+        if self.config.modalities == ["audio"]:
+            return None
         return self.modality_encoders[self.config.modalities[0]].local_encoder.first_layer
 
     def set_input_embeddings(self, value: nn.Module) -> None:
@@ -228,11 +250,8 @@ class Data2VecModel(Data2VecPreTrainedModel):
 
     def local_features(self, encoder: ModalityEncoder, inputs: Tensor, attention_mask: Tensor | None) -> LocalFeatures:
         """Run a local encoder and check what does not depend on the modality."""
-        if attention_mask is not None and attention_mask.shape != inputs.shape:
-            raise ValueError(
-                f"`attention_mask` has shape {tuple(attention_mask.shape)}, the input {tuple(inputs.shape)}; they "
-                "must be the same, with 1 for real and 0 for padding."
-            )
+        if attention_mask is not None:
+            encoder.local_encoder.check_attention_mask(inputs, attention_mask)
         return encoder.local_encoder(inputs, attention_mask)
 
     def encode(
@@ -264,7 +283,9 @@ class Data2VecModel(Data2VecPreTrainedModel):
         )
         tokens = encoder.finish(tokens)
         first = self.encoder.blocks[0]
-        dtype = (first.norm1 if self.config.norm_affine else first.mlp.fc1).weight.dtype
+        # Not the dtype of a linear layer's weight, which is that of the storage where it is quantised.
+        floating = (weight for weight in first.parameters() if weight.is_floating_point())
+        dtype = (first.norm1.weight if self.config.norm_affine else next(floating, tokens.hidden_states)).dtype
         if tokens.hidden_states.dtype != dtype and not torch.is_autocast_enabled(tokens.hidden_states.device.type):
             # A teacher in fp32 may use the front end of a student in half precision.
             tokens.hidden_states = tokens.hidden_states.to(dtype)
@@ -295,7 +316,17 @@ class Data2VecModel(Data2VecPreTrainedModel):
         return [of_layer(i) for i in range(layers)] if bias_module.per_layer else [of_layer(0)] * layers
 
     @capture_outputs(tie_last_hidden_states=False)
+    def encode_recorded(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Run `encode` with the same arguments; `return_dict=True` is required.
+
+        Returns:
+            `encoded`, the result of `encode`, and `hidden_states` and `attentions` of the shared blocks where they are
+            asked for by argument or configuration.
+        """
+        return {"encoded": self.encode(*args, **kwargs)}
+
     @known_arguments
+    @capture_outputs(tie_last_hidden_states=False)
     def forward(
         self,
         input_ids: Tensor | None = None,
@@ -303,7 +334,7 @@ class Data2VecModel(Data2VecPreTrainedModel):
         input_values: Tensor | None = None,
         attention_mask: Tensor | None = None,
         mask: Tensor | None = None,
-        **kwargs: Any,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> Data2VecModelOutput:
         """Encode a batch of one modality.
 
@@ -311,7 +342,7 @@ class Data2VecModel(Data2VecPreTrainedModel):
             input_ids: (B, T) token ids.
             pixel_values: (B, C, height, width), sides multiples of the patch size.
             input_values: (B, samples) waveform at the configured rate, for convolutions standardised per recording.
-            attention_mask: Mask of the input's shape, 1 = real, 0 = padding. Not for images.
+            attention_mask: Mask of the input's shape, of images (B, T) of patches; 1 = real, 0 = padding.
             mask: (B, T) bool, True = token replaced, as in fine-tuning with time masking.
 
         Returns:
@@ -332,7 +363,7 @@ class Data2VecModel(Data2VecPreTrainedModel):
         return Data2VecModelOutput(
             last_hidden_state=hidden,
             pooler_output=masked_mean(hidden[:, encoder.num_extra :], real[:, encoder.num_extra :]),
-            attention_mask=real,
+            attention_mask=real.long(),
         )
 
 

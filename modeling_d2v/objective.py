@@ -43,6 +43,8 @@ class Data2VecForPreTrainingOutput(ModelOutput):
         prediction_std, target_std, local_std: Mean over channels of the standard deviation over rows, of predictions,
             targets and local encoder features; near 0 after a collapse.
         masked_fraction: Masked share of the real tokens.
+        hidden_states: Input of the student's first shared block and output of each, (B * M, E + V, D), if requested.
+        attentions: Weights (B * M, H, E + V, E + V) of each of the student's shared blocks, if requested.
     """
 
     loss: Tensor | None = None
@@ -55,6 +57,8 @@ class Data2VecForPreTrainingOutput(ModelOutput):
     target_std: Tensor | None = None
     local_std: Tensor | None = None
     masked_fraction: Tensor | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
+    attentions: tuple[Tensor, ...] | None = None
 
 
 def resolve_mask(
@@ -127,6 +131,8 @@ def pretraining_output(
     mask: Tensor,
     features: Tensor,
     token_mask: Tensor | None,
+    hidden_states: tuple[Tensor, ...] | None = None,
+    attentions: tuple[Tensor, ...] | None = None,
 ) -> Data2VecForPreTrainingOutput:
     """Return the output with its measures of collapse; `features` (B, T, C) are the local encoder's."""
     count, features = mask.sum(), features.detach()
@@ -142,4 +148,6 @@ def pretraining_output(
         target_std=batch_std(targets),
         local_std=batch_std(features.flatten(0, 1) if token_mask is None else features[token_mask]),
         masked_fraction=count / (real * mask.shape[1]),
+        hidden_states=hidden_states,
+        attentions=attentions,
     )

@@ -5,6 +5,9 @@ L layers, h x w grid of patches. Token indices are (B, V) or (1, V) positions in
 """
 
 import math
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -137,6 +140,23 @@ def alibi_slopes(num_heads: int) -> list[float]:
     return series(power) + series(2 * power)[0::2][: num_heads - power]
 
 
+def reads_weights(method: Callable[..., Any]) -> Callable[..., Any]:
+    """Decorate a method other than `forward` that reads weights of its own module.
+
+    Where a module is offloaded, Accelerate fetches its weights for `forward` alone; here it does so for the method.
+    """
+
+    @wraps(method)
+    def with_weights(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        hook = getattr(self, "_hf_hook", None)
+        if hook is None:
+            return method(self, *args, **kwargs)
+        args, kwargs = hook.pre_forward(self, *args, **kwargs)
+        return hook.post_forward(self, method(self, *args, **kwargs))
+
+    return with_weights
+
+
 class AlibiBias(nn.Module):
     """Symmetric ALiBi: minus the distance of two tokens, times a slope per head, times a scale.
 
@@ -183,6 +203,7 @@ class AlibiBias(nn.Module):
             distance = down.abs() + across.abs() if self.distance == "manhattan" else torch.hypot(down, across)
         return F.pad(-distance, (num_extra, 0, num_extra, 0))[:, None]
 
+    @reads_weights
     def scaled(self, bias: Tensor, layer: int) -> Tensor:
         """Return the bias (B, H, E + V, E + V) of one layer; prenet layers count first."""
         if self.scale is None:

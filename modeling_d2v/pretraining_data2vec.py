@@ -6,12 +6,12 @@ N masked tokens over all samples and masks. Masks are True = masked, token masks
 
 import copy
 from os import PathLike
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
-from transformers.utils import can_return_tuple
+from transformers.utils import TransformersKwargs, can_return_tuple
 
 from .arguments import known_arguments
 from .backbone_pretraining import BackboneForPreTraining
@@ -112,7 +112,7 @@ class Data2VecForPreTraining(EmaTeacher, Data2VecPreTrainedModel):
             encoder.get_parameter(name).copy_(parameter)
         return encoder
 
-    def get_input_embeddings(self) -> nn.Module:
+    def get_input_embeddings(self) -> nn.Module | None:
         return self.data2vec.get_input_embeddings()
 
     def set_input_embeddings(self, value: nn.Module) -> None:
@@ -128,13 +128,6 @@ class Data2VecForPreTraining(EmaTeacher, Data2VecPreTrainedModel):
             renewed.weight[:kept] = local.token_embeddings.weight[:kept]
             local.token_embeddings = renewed
         return table
-
-    def enable_input_require_grads(self) -> None:
-        """Enable gradients of the student's inputs alone, for adapters."""
-        self.data2vec.enable_input_require_grads()
-
-    def disable_input_require_grads(self) -> None:
-        self.data2vec.disable_input_require_grads()
 
     # Teacher
 
@@ -164,15 +157,15 @@ class Data2VecForPreTraining(EmaTeacher, Data2VecPreTrainedModel):
         features = local.features if local.clean is None else local.clean
         local = LocalFeatures(features.detach().to(dtype), local.token_mask, local.grid)
         real = None if self.config.fairseq_compatible_padding else local.token_mask
-        scales = [block.layer_scale2 for block in self.teacher.encoder.blocks] if settings.layer_scale_targets else ()
+        scales = [block.layer_scale2 for block in self.teacher.encoder.blocks] if settings.scaled_targets else ()
         targets = TargetMean(settings, self.config.num_hidden_layers, real, scales)
         self.teacher.encode(encoder, local, on_layer=targets)
         return targets.result()
 
     # Objective
 
-    @can_return_tuple
     @known_arguments
+    @can_return_tuple
     def forward(
         self,
         input_ids: Tensor | None = None,
@@ -185,12 +178,12 @@ class Data2VecForPreTraining(EmaTeacher, Data2VecPreTrainedModel):
         num_items: Tensor | int | None = None,
         num_rows: Tensor | int | None = None,
         return_loss: bool = True,
-        **kwargs: Any,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> Data2VecForPreTrainingOutput:
         """Compute the loss of a batch of one modality.
 
         Args:
-            input_ids, pixel_values, input_values, attention_mask: As for `Data2VecModel`.
+            input_ids, pixel_values, input_values, attention_mask: As for `Data2VecModel`; images are not padded.
             mask: (B, M, T) bool, True = masked. Default: drawn by the configuration.
             sample_ids: (B,) ids of the samples, for masks drawn here. Default: a hash of their content.
             step: Optimizer step, for masks drawn here. Default: the number of teacher updates.
@@ -204,10 +197,13 @@ class Data2VecForPreTraining(EmaTeacher, Data2VecPreTrainedModel):
         Raises:
             ValueError: No or several inputs are given, or shapes are wrong.
         """
+        self._watch_teacher()
         modality, inputs = self.data2vec.select_input(
             input_ids=input_ids, pixel_values=pixel_values, input_values=input_values
         )
         settings, encoder = self.config.modality_config(modality), self.data2vec.modality_encoders[modality]
+        if modality == "vision" and attention_mask is not None:
+            raise ValueError("Images are not padded in pretraining: call the model without `attention_mask`.")
         local = self.data2vec.local_features(encoder, inputs, attention_mask)
         key = {
             "seed": self.config.mask_seed,
@@ -219,7 +215,7 @@ class Data2VecForPreTraining(EmaTeacher, Data2VecPreTrainedModel):
         )
 
         targets = self.teacher_targets(modality, inputs, attention_mask, local)
-        tokens, hidden = self._encode_student(modality, inputs, attention_mask, local, mask, key, **kwargs)
+        (tokens, hidden), recorded = self._encode_student(modality, inputs, attention_mask, local, mask, key, **kwargs)
         predictions = self._predict(modality, hidden, tokens, local, mask, key)
         masked_targets = targets[:, None].expand(-1, mask.shape[1], -1, -1)[mask]
 
@@ -240,7 +236,9 @@ class Data2VecForPreTraining(EmaTeacher, Data2VecPreTrainedModel):
             pixels = normalised_patches(inputs, settings.patch_size)[:, None].expand(-1, mask.shape[1], -1, -1)[mask]
             error = distance(settings, pixels.shape[-1], self.decoders[modality].reconstruction(first), pixels)
             losses["reconstruction"] = settings.reconstruction_loss_weight * error / total
-        return pretraining_output(losses, predictions, masked_targets, mask, local.features, local.token_mask)
+        return pretraining_output(
+            losses, predictions, masked_targets, mask, local.features, local.token_mask, **recorded
+        )
 
     def _encode_student(
         self,
@@ -251,12 +249,16 @@ class Data2VecForPreTraining(EmaTeacher, Data2VecPreTrainedModel):
         mask: Tensor,
         key: dict[str, Any],
         **kwargs: Any,
-    ) -> tuple[Tokens, Tensor]:
-        """Encode visible tokens only (2.0), or all with masked ones replaced before tokens mix (1.0)."""
+    ) -> tuple[tuple[Tokens, Tensor], dict[str, tuple[Tensor, ...]]]:
+        """Encode visible tokens only (2.0), or all with masked ones replaced before tokens mix (1.0).
+
+        Returns:
+            Result of `Data2VecModel.encode`, and the hidden states and attentions that are asked for.
+        """
         encoder = self.data2vec.modality_encoders[modality]
         drop = self.config.masked_tokens == "dropped"
         if drop or not encoder.config.traits.corrupts_input:
-            return self.data2vec.encode(encoder, local, mask, drop, **kwargs)
+            return self._recorded(encoder, local, mask, drop, **kwargs)
         settings, repeats = encoder.config, mask.shape[1]
         corrupted = corrupt_tokens(
             inputs,
@@ -270,7 +272,14 @@ class Data2VecForPreTraining(EmaTeacher, Data2VecPreTrainedModel):
         ).flatten(0, 1)
         if attention_mask is not None:
             attention_mask = attention_mask.repeat_interleave(repeats, dim=0)
-        return self.data2vec.encode(encoder, encoder.local_encoder(corrupted, attention_mask), **kwargs)
+        return self._recorded(encoder, encoder.local_encoder(corrupted, attention_mask), **kwargs)
+
+    def _recorded(self, *args: Any, **kwargs: Any) -> tuple[tuple[Tokens, Tensor], dict[str, tuple[Tensor, ...]]]:
+        names = ("output_hidden_states", "output_attentions")
+        if not any(kwargs.get(name, getattr(self.config, name)) for name in names):
+            return self.data2vec.encode(*args, **kwargs), {}  # not recorded, which cannot be compiled
+        recorded = self.data2vec.encode_recorded(*args, return_dict=True, **kwargs)
+        return recorded.pop("encoded"), recorded
 
     def _predict(
         self,

@@ -6,7 +6,8 @@ Shapes: B samples, T frames, V tokens of the vocabulary.
 """
 
 import json
-from functools import partial
+from collections.abc import Callable
+from functools import partial, wraps
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,29 @@ LOADERS = {
     "feature_extractor": AutoFeatureExtractor,
 }
 _INPUTS = {"tokenizer": "text", "image_processor": "images", "feature_extractor": "audio"}
+_PARTS = {name: part for part, name in _INPUTS.items()}
+AUDIO_MASK = "audio_attention_mask"
+MOST_CHANNELS = 32  # a dimension of this size or below is no length of a waveform: a frame needs hundreds of samples
 _HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
+
+
+def _first_is_own(call: Callable[..., Any]) -> Callable[..., Any]:
+    """Decorate `__call__`, whose first argument is `images`: of a processor without images it is text or audio."""
+
+    @wraps(call)
+    def checked(self: Any, *args: Any, **kwargs: Any) -> Any:
+        parts = self.get_attributes()
+        if args and args[0] is not None and "image_processor" not in parts:
+            first, rest = args[0], args[1:]
+            sample = first[0] if isinstance(first, list | tuple) and first else first
+            is_text = parts == ["tokenizer"] or ("tokenizer" in parts and isinstance(sample, str))
+            name = "text" if is_text else "audio"
+            if name in kwargs:
+                raise TypeError(f"`{name}` was given twice, by place and by name.")
+            return call(self, None, *rest, **kwargs, **{name: first})
+        return call(self, *args, **kwargs)
+
+    return checked
 
 
 class Data2VecProcessor(ProcessorMixin):
@@ -66,6 +89,8 @@ class Data2VecProcessor(ProcessorMixin):
             raise ValueError(f"A Data2VecProcessor needs at least one of {', '.join(LOADERS)}.")
         # The base class saves and prints the parts that this returns: those of the instance, not of the class.
         self.get_attributes = partial(list, parts)
+        # As saving sets it: what was saved and what is loaded are the same.
+        self.auto_map = {"AutoProcessor": f"{__name__.rsplit('.', 1)[-1]}.{type(self).__name__}"}
         super().__init__(**parts)
 
     def __getattr__(self, name: str) -> Any:
@@ -76,56 +101,91 @@ class Data2VecProcessor(ProcessorMixin):
             )
         raise AttributeError(f"{type(self).__name__} has no attribute {name!r}.")
 
+    @_first_is_own
     def __call__(
         self,
         images: Any = None,
         text: Any = None,
         audio: Any = None,
-        sampling_rate: int | None = None,
         **kwargs: Any,
     ) -> BatchFeature | BatchEncoding:
-        """Prepare the input of one modality; with `audio`, `text` is the transcript and becomes `labels`.
+        """Prepare inputs of one modality, or the union of those of several; a model takes one at a time.
+
+        An argument without a name is the input of a processor with one part: `processor(waveforms)`.
 
         Args:
             images: One or several images, as the image processor takes them.
-            text: One or several texts.
+            text: One or several texts. With `audio`, and a tokenizer without a mask token, it is the transcript, and
+                becomes `labels`, padded with -100.
             audio: One or several waveforms (samples,) of one channel, as arrays, tensors or lists.
-            sampling_rate: Sampling rate of the waveforms in Hz; required with `audio`.
-            kwargs: Keyword arguments of the part that is used, such as `padding=True`, `truncation=True`,
-                `text_pair=...` or `return_tensors="pt"`. With `audio` and `text` they are the feature extractor's, and
-                the transcripts are padded with -100.
+            kwargs: Keyword arguments of the part that is used, such as `sampling_rate=16000`, `padding=True`,
+                `text_pair=...` or `return_tensors="pt"`; also as `text_kwargs={...}`, `images_kwargs` and
+                `audio_kwargs`. Those of a call with a transcript are the feature extractor's. Without `sampling_rate`
+                (Hz) the feature extractor warns: audio of another rate is not noticed.
 
         Returns:
-            `input_ids` and `attention_mask`, or `pixel_values` (with `labels` if `segmentation_maps` are given), or
-            `input_values` and `attention_mask` (and `labels` with `text`).
+            `input_ids` and `attention_mask`, `pixel_values` (with `labels` if `segmentation_maps` are given), and
+            `input_values` and `attention_mask` (and `labels` with a transcript). Beside the mask of a text that of the
+            waveforms is `audio_attention_mask`.
 
         Raises:
-            ValueError: There is no input or an extra one, or the part for it is missing; the sampling rate is not the
-                model's; recordings are empty or have several channels; or the number of transcripts differs.
+            ValueError: There is no input, or the part for it is missing; the sampling rate is not the model's;
+                recordings are empty or have several channels; or the number of transcripts differs.
         """
         given = {"images": images, "text": text, "audio": audio}
-        names = [name for name, value in given.items() if value is not None]
-        if names not in (["images"], ["text"], ["audio"], ["text", "audio"]):
-            raise ValueError(
-                "A call prepares one modality: `images`, `text` or `audio`, or `audio` with its transcript as `text`; "
-                f"got {' and '.join(names) or 'nothing'}."
-            )
-        if audio is not None:
-            return self._prepare_audio(audio, text, sampling_rate, kwargs)
-        if images is not None:
-            return self._part("image_processor")(images, **kwargs)
-        return self._part("tokenizer")(text, **kwargs)
+        given = {name: value for name, value in given.items() if value is not None}
+        if not given:
+            raise ValueError("Nothing to prepare: a call takes `images`, `text` or `audio`.")
+        if "audio" in given and "text" in given and self._part("tokenizer").mask_token is None:
+            transcript = given.pop("text")
+        else:
+            transcript = None
+        options = self._options(list(given), kwargs)
+        prepared: dict[str, Any] = {}
+        for name, value in given.items():
+            if name == "audio":
+                prepared[name] = self._prepare_audio(value, transcript, options[name])
+            else:
+                prepared[name] = self._part(_PARTS[name])(value, **options[name])
+        if len(prepared) == 1:
+            return next(iter(prepared.values()))
+        if "text" in prepared and "attention_mask" in prepared.get("audio", ()):
+            prepared["audio"][AUDIO_MASK] = prepared["audio"].pop("attention_mask")
+        return BatchFeature({key: value for part in prepared.values() for key, value in part.items()})
 
-    def _prepare_audio(self, audio: Any, text: Any, sampling_rate: int | None, kwargs: dict[str, Any]) -> BatchFeature:
+    def _options(self, names: list[str], kwargs: dict[str, Any]) -> dict[str, dict[str, Any]]:
+        """Return the keyword arguments of each part that is used."""
+        kwargs = {name: value for name, value in kwargs.items() if name != "videos" or value is not None}
+        nested = [f"{name}_kwargs" for name in (*_PARTS, "common")]
+        if len(names) == 1 and not any(name in kwargs for name in nested):
+            return {names[0]: kwargs}
+        maps = {name: kwargs.pop(name) for name in ("segmentation_maps",) if name in kwargs}
+        tokenizer = getattr(self, "tokenizer", None)
+        merged = self._merge_kwargs(tokenizer_init_kwargs=getattr(tokenizer, "init_kwargs", {}), **kwargs)
+        options = {name: merged[f"{name}_kwargs"] for name in names}
+        if "images" in options:
+            options["images"].update(maps)
+        for name in ("return_mm_token_type_ids", "return_text_replacement_offsets"):  # of prompts with placeholders
+            options.get("text", {}).pop(name, None)
+        return options
+
+    @property
+    def model_input_names(self) -> list[str]:
+        """Return the names of everything that a call may return as an input."""
+        names = list(super().model_input_names)
+        both = {"tokenizer", "feature_extractor"} <= set(self.get_attributes())
+        return [*names, AUDIO_MASK] if both and self.tokenizer.mask_token is not None else names
+
+    def _prepare_audio(self, audio: Any, text: Any, kwargs: dict[str, Any]) -> BatchFeature:
         extractor = self._part("feature_extractor")
-        if sampling_rate != extractor.sampling_rate:
-            given = "is not given" if sampling_rate is None else f"is {sampling_rate} Hz"
+        given = kwargs.get("sampling_rate")
+        if given is not None and given != extractor.sampling_rate:
             raise ValueError(
-                f"`sampling_rate` {given}; this model needs audio of {extractor.sampling_rate} Hz. Resample it, for "
-                f"example with soxr, and pass `sampling_rate={extractor.sampling_rate}`."
+                f"`sampling_rate` is {given} Hz; this model needs audio of {extractor.sampling_rate} Hz. Resample it, "
+                f"for example with soxr, and pass `sampling_rate={extractor.sampling_rate}`."
             )
         waveforms = self._waveforms(audio)
-        inputs = extractor(waveforms, sampling_rate=sampling_rate, **{"return_attention_mask": True, **kwargs})
+        inputs = extractor(waveforms, **{"return_attention_mask": True, **kwargs})
         if text is not None:
             texts = [text] if isinstance(text, str) else list(text)
             if len(texts) != len(waveforms):
@@ -141,14 +201,20 @@ class Data2VecProcessor(ProcessorMixin):
     @staticmethod
     def _waveforms(audio: Any) -> list[np.ndarray]:
         """Return one recording or several as arrays (samples,)."""
+        shape = getattr(audio, "shape", ())
+        if len(shape) == 2 and shape[1] <= MOST_CHANNELS < shape[0]:
+            audio = [audio]  # one recording as soundfile reads it, (samples, channels)
         rows = audio if len(audio) and np.ndim(audio[0]) else [audio]
         # The feature extractor would treat tensors as recordings of several channels.
         waveforms = [np.asarray(row.detach().cpu() if isinstance(row, Tensor) else row) for row in rows]
+        # One channel: (samples, 1), or (1, samples) as torchaudio reads it.
+        waveforms = [x.reshape(-1) if x.ndim == 2 and 1 in x.shape else x for x in waveforms]
         for i, waveform in enumerate(waveforms):
             if waveform.ndim != 1 or not waveform.size:
                 raise ValueError(
                     f"Recording {i} has shape {waveform.shape}; it must be (samples,) with at least one sample. Skip "
-                    "empty recordings, and take the mean over the channels of those that have several."
+                    "empty recordings, and take the mean over the channels of those that have several: "
+                    "`audio.mean(axis=1)` of (samples, channels), as soundfile reads them."
                 )
         return waveforms
 

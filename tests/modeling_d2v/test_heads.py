@@ -288,7 +288,7 @@ def test_a_sample_gives_the_same_alone_and_in_a_batch(name, side):
     batch, singles = padded_head_inputs(name, side)
     together = results(model(**batch))
     if HEADS[name].per_token:
-        real = model.data2vec(**batch).attention_mask
+        real = model.data2vec(**batch).attention_mask.bool()
         together = {key: [row[mine] for row, mine in zip(x, real, strict=True)] for key, x in together.items()}
     for i, single in enumerate(singles):
         assert_same(
@@ -361,3 +361,15 @@ def test_a_misspelt_argument_is_named_and_what_any_model_is_given_passes(name):
     assert "`labels`." in str(e.value) or "labels" not in inspect.signature(model.forward).parameters
     given = dict(inputs_embeds=None, head_mask=None, output_attentions=False, use_cache=False, num_items_in_batch=3)
     assert_same(results(model(**batch, **given)), results(model(**batch)))
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_chosen_hidden_states_are_those_of_all(name):
+    model, inputs = make_head(name), head_inputs(name)
+    states = model(**inputs, output_hidden_states=True).hidden_states
+    assert len(states) == 3 and all(state is not None for state in states)
+    for asked, chosen in ((1, {1}), ([0, -1], {0, 2})):
+        given = model(**inputs, output_hidden_states=asked).hidden_states
+        assert [state is not None for state in given] == [i in chosen for i in range(3)]
+        assert all(torch.equal(given[i], states[i]) for i in chosen)
+    assert model(**inputs).hidden_states is None

@@ -22,7 +22,7 @@ def test_padding_changes_nothing(head, side):
     if side == "left":
         batch = left_padded(batch)
     together = model(**batch)
-    real = model.data2vec(**batch).attention_mask
+    real = model.data2vec(**batch).attention_mask.bool()
     for i, single in enumerate(singles):
         alone = model(**single)
         mine = together.logits[i] if together.logits.dim() == 2 else together.logits[i][real[i]]
@@ -154,7 +154,7 @@ def test_classes_of_a_frame_may_coincide():
     flags = torch.randint(0, 2, (3, FRAMES, LABELS), generator=torch.Generator().manual_seed(1))
     flags[0, 2] = -100
     output = model(**batch, labels=flags)
-    keep = model.data2vec(**batch).attention_mask
+    keep = model.data2vec(**batch).attention_mask.bool()
     keep[0, 2] = False
     expected = F.binary_cross_entropy_with_logits(output.logits[keep], flags[keep].float())
     torch.testing.assert_close(output.loss, expected)

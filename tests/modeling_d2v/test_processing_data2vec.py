@@ -1,6 +1,7 @@
 """The processor: any subset of its parts through files, inputs that the model takes, CTC decoding."""
 
 import copy
+import logging
 import pickle
 import subprocess
 import sys
@@ -90,7 +91,7 @@ def test_the_inputs_are_what_the_model_takes():
         assert inputs.keys() == keys[modality]
         assert torch.isfinite(model(**inputs).pooler_output).all()
     assert prepared(processor)["audio"]["attention_mask"].sum(dim=1).tolist() == [900, 500]
-    assert set(processor.model_input_names) == set.union(*keys.values())
+    assert set(processor.model_input_names) == {*set.union(*keys.values()), "audio_attention_mask"}
 
 
 def test_a_transcript_becomes_labels(speech):
@@ -112,6 +113,97 @@ def test_recordings_are_taken_in_any_form(speech):
         torch.testing.assert_close(inputs["input_values"], expected["input_values"][:1], rtol=0, atol=0)
 
 
+def test_recordings_as_soundfile_reads_them(speech):
+    wave = np.random.default_rng(0).normal(size=900).astype(np.float32)
+    expected = speech(audio=wave, sampling_rate=16000)
+    for mono in (wave[:, None], [wave[:, None]], torch.from_numpy(wave)[:, None], [wave[None]]):
+        assert_same({"audio": speech(audio=mono, sampling_rate=16000)}, {"audio": expected})
+    for channels in (2, 6):
+        stereo = np.stack([wave] * channels, axis=1)
+        for given in (stereo, torch.from_numpy(stereo), [stereo, stereo]):
+            with pytest.raises(ValueError, match="mean over the channels"):
+                speech(audio=given, sampling_rate=16000)
+    batch = np.stack([wave] * 2)
+    assert len(speech(audio=batch, sampling_rate=16000)["input_values"]) == 2
+
+
+def test_a_missing_sampling_rate_is_warned_of(speech, caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
+    expected = speech(audio=WAVES, sampling_rate=16000)
+    assert "sampling_rate" not in caplog.text
+    assert_same({"audio": speech(audio=WAVES)}, {"audio": expected})
+    assert "sampling_rate" in caplog.text
+    assert_same({"audio": speech(audio=WAVES, audio_kwargs={"sampling_rate": 16000})}, {"audio": expected})
+
+
+def test_an_argument_by_place_is_the_input_of_the_only_part(speech):
+    only = make("feature_extractor")
+    expected = only(audio=WAVES, sampling_rate=16000)
+    assert_same({"audio": only(WAVES, sampling_rate=16000)}, {"audio": expected})
+    assert_same({"audio": only(WAVES[0])}, {"audio": only(audio=WAVES[0])})
+    texts = make("tokenizer")
+    for given in (["the cat"], "the cat"):
+        assert texts(given) == texts(text=given)
+    pictures = make("image_processor")
+    torch.testing.assert_close(
+        pictures(PICTURE, return_tensors="pt")["pixel_values"],
+        pictures(images=PICTURE, return_tensors="pt")["pixel_values"],
+    )
+    with_transcript = speech(WAVES, ["ab", "c"], sampling_rate=16000)
+    assert with_transcript["labels"] == speech(audio=WAVES, text=["ab", "c"], sampling_rate=16000)["labels"]
+    assert speech(["ab"])["input_ids"] == speech(text=["ab"])["input_ids"]
+    with pytest.raises(TypeError, match="`audio` was given twice"):
+        only(WAVES, audio=WAVES)
+
+
+def test_several_modalities_in_one_call_give_the_union():
+    processor = make(*PARTS)
+    options = dict(padding=True, return_tensors="pt")
+    texts = ["the cat", "mat"]
+    inputs = processor(images=[PICTURE] * 2, text=texts, audio=WAVES, sampling_rate=16000, **options)
+    assert set(inputs) == set(processor.model_input_names)
+    text = processor(text=texts, **options)
+    audio = processor(audio=WAVES, sampling_rate=16000, **options)
+    for name, expected in (
+        ("input_ids", text["input_ids"]),
+        ("attention_mask", text["attention_mask"]),
+        ("pixel_values", processor(images=[PICTURE] * 2, return_tensors="pt")["pixel_values"]),
+        ("input_values", audio["input_values"]),
+        ("audio_attention_mask", audio["attention_mask"]),
+    ):
+        torch.testing.assert_close(inputs[name], expected, rtol=0, atol=0)
+    with pytest.raises(ValueError, match="one modality"):
+        Data2VecModel(tiny_config())(**inputs)
+    for given in ({"text": texts, "images": [PICTURE] * 2}, {"images": [PICTURE] * 2, "audio": WAVES}):
+        names = {"text": {"input_ids"}, "images": {"pixel_values"}, "audio": {"input_values"}}
+        wanted = {*set.union(*(names[name] for name in given)), "attention_mask"}
+        assert set(processor(**given, sampling_rate=16000, **options)) == wanted
+
+
+def test_options_of_one_part_are_for_that_part():
+    processor = make(*PARTS)
+    inputs = processor(
+        images=PICTURE,
+        text="the cat",
+        text_kwargs={"padding": "max_length", "max_length": 20},
+        images_kwargs={"do_normalize": False},
+        return_tensors="pt",
+    )
+    assert inputs["input_ids"].shape == (1, 20) and inputs["pixel_values"].min() >= 0
+    with pytest.raises(ValueError, match="padding was passed two times"):
+        processor(images=PICTURE, text="the", text_kwargs={"padding": False}, padding=True)
+
+
+def test_what_is_saved_is_what_is_loaded(tmp_path):
+    for subset in SUBSETS:
+        folder = tmp_path / "+".join(subset)
+        first = make(*subset)
+        own = first.to_dict()["auto_map"]
+        first.save_pretrained(folder)
+        again = Data2VecProcessor.from_pretrained(folder).to_dict()
+        assert again == first.to_dict() and again["auto_map"] == own
+
+
 def test_pairs_of_texts():
     processor = make("tokenizer")
     ids = processor(text=["the"], text_pair=["cat"])["input_ids"]
@@ -125,14 +217,10 @@ def test_mistakes_are_explained(speech):
         speech(images=PICTURE)
     with pytest.raises(AttributeError, match="image_processor"):
         _ = speech.image_processor
-    with pytest.raises(ValueError, match="nothing"):
+    with pytest.raises(ValueError, match="Nothing to prepare"):
         speech()
-    with pytest.raises(ValueError, match="images and text"):
-        speech(images=PICTURE, text="a")
     with pytest.raises(ValueError, match="8000.*16000"):
         speech(audio=WAVES, sampling_rate=8000)
-    with pytest.raises(ValueError, match="`sampling_rate`"):
-        speech(audio=WAVES)
     for wrong in ([np.zeros((8000, 2))], [WAVES[0], np.zeros(0)], [], torch.zeros(1, 2, 8000)):
         with pytest.raises(ValueError, match="channels"):
             speech(audio=wrong, sampling_rate=16000)

@@ -174,7 +174,7 @@ def test_a_sample_has_the_same_features_alone_and_in_a_padded_batch(version, sid
     extra = model.config.audio_config.num_extra_tokens
     for i, sample in enumerate(alone):
         expected = model(**sample)
-        real = out.attention_mask[i]
+        real = out.attention_mask[i].bool()
         assert (
             real.sum()
             == expected.last_hidden_state.shape[1]

@@ -108,7 +108,7 @@ def test_several_norms_are_applied_in_order(names):
 
 def test_feed_forward_targets_may_have_their_layer_scale():
     def targets(scaled):
-        settings = {"layer_scale_targets": scaled, "layer_target_norm": None, "mean_target_norm": None}
+        settings = {"scaled_targets": scaled, "layer_target_norm": None, "mean_target_norm": None}
         torch.manual_seed(0)
         model = make("2.0", "vision", layer_scale_init_value=0.5, vision_config=settings | {"average_top_k_layers": 1})
         local = model.data2vec.local_features(
@@ -119,7 +119,7 @@ def test_feed_forward_targets_may_have_their_layer_scale():
     plain, scale = targets(False)
     torch.testing.assert_close(targets(True)[0], plain * scale.detach())
     with pytest.raises(ValueError, match="layer_scale_init_value"):
-        tiny_config("vision", vision_config={"layer_scale_targets": True})
+        tiny_config("vision", vision_config={"scaled_targets": True})
 
 
 def test_the_teacher_reads_features_without_dropout():

@@ -106,7 +106,7 @@ def _pretraining(model: Settings, fields: dict[str, Any], vision: dict[str, Any]
     vision |= {
         "average_top_k_layers": len(targets),
         "end_of_block_targets": end_of_block,
-        "layer_scale_targets": not end_of_block and fields["layer_scale_init_value"] is not None,
+        "scaled_targets": not end_of_block and fields["layer_scale_init_value"] is not None,
         "layer_target_norm": [*norm_names(before), last] if before and last else before or last,
         "mean_target_norm": chosen_norms(model, post_target_instance_norm="instance", post_target_layer_norm="layer"),
         "loss_scale": vision["loss_scale"] * (1 if scale == -1 else scale),

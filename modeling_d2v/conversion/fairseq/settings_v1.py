@@ -381,7 +381,7 @@ def convert_v1_vision(model: Settings, vocab_size: int | None, task: Mapping[str
     vision = V1_FIELDS | targets | _mask_share(model.get("num_mask_patches", 75) / window**2)
     vision |= {
         "end_of_block_targets": model.get("end_of_block_targets", True),
-        "layer_scale_targets": scale is not None and not model.get("end_of_block_targets", True),
+        "scaled_targets": scale is not None and not model.get("end_of_block_targets", True),
         # The reference takes the sum as it is unless the scale is positive.
         "loss_scale": 1.0 if unscaled else targets["loss_scale"],
         "image_size": window * patch_size,

@@ -163,7 +163,7 @@ def test_other_targets_and_losses(tmp_path):
     vision = converted.config.vision_config
     assert vision.layer_target_norm == ["batch", "instance", "layer"]
     assert vision.mean_target_norm == ["instance", "layer"] and vision.average_top_k_layers == 2
-    assert (vision.end_of_block_targets, vision.layer_scale_targets, vision.loss_scale) == (False, True, 4 / 32)
+    assert (vision.end_of_block_targets, vision.scaled_targets, vision.loss_scale) == (False, True, 4 / 32)
     notes = [note for note in converted.notes if "without effect on further pretraining" in note]
     assert [note.partition("=")[0] for note in notes] == ["mask_dropout_prob", "var_w0"]
 

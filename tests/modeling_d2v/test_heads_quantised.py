@@ -1,0 +1,41 @@
+"""Quantisation of heads: the encoder alone, so that the head can be trained."""
+
+import pytest
+from head_factory import HEADS, make_head
+from transformers import QuantoConfig
+
+from modeling_d2v import Data2VecForCTC
+from modeling_d2v.heads import HEAD_PARTS, _without_head
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_every_part_of_a_head_with_weights_is_named(name):
+    children = {child for child, module in make_head(name).named_children() if list(module.parameters())}
+    assert children - {"data2vec"} <= set(HEAD_PARTS)
+    encoder = {part for key, _ in make_head(name).data2vec.named_modules() for part in key.split(".")}
+    assert not encoder & set(HEAD_PARTS)
+
+
+def test_named_parts_exist():
+    found = {child for name in HEADS for child, _ in make_head(name).named_children()}
+    assert set(HEAD_PARTS) <= found
+
+
+def test_modules_that_are_named_are_kept():
+    config = QuantoConfig(weights="int8", modules_to_not_convert=["lm_head"])
+    assert _without_head(config).modules_to_not_convert == ["lm_head"]
+    plain = QuantoConfig(weights="int8")
+    assert _without_head(plain).modules_to_not_convert == list(HEAD_PARTS)
+    assert plain.modules_to_not_convert is None
+
+
+def test_loading_leaves_the_head_out(tmp_path, monkeypatch):
+    make_head("Data2VecForCTC").save_pretrained(tmp_path)
+    seen = {}
+
+    def load(cls, *args, **kwargs):
+        seen.update(kwargs)
+
+    monkeypatch.setattr("transformers.PreTrainedModel.from_pretrained", classmethod(load))
+    Data2VecForCTC.from_pretrained(tmp_path, quantization_config=QuantoConfig(weights="int8"))
+    assert "lm_head" in seen["quantization_config"].modules_to_not_convert
