@@ -59,7 +59,7 @@ def options(sources, tmp_path):
     """Writes the options of a run, and gives their path."""
 
     def write(name, **changes):
-        tree = {**COMMON, **RUNS[name], "backbone": str(sources[name]), **changes}
+        tree = {**COMMON, **RUNS[name], "data": {name: "builtin"}, "backbone": str(sources[name]), **changes}
         if name == "text":
             (tmp_path / "text.txt").write_text("\n\n".join(f"the cat number {i} sat on the mat" for i in range(99)))
             tree["data"] = {"text": str(tmp_path / "text.txt")}

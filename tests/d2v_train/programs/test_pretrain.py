@@ -254,7 +254,7 @@ def test_spectrograms_go_from_waveforms_to_a_classifier(tmp_path):
     result = run_probe(ProbeSettings(model=str(final), modality="audio", data=None, **quick))
     assert result["pretrained"].keys() == result["random"].keys() and "mfcc" in result["simple"]
 
-    write_recordings(tmp_path / "words", ["AAA", "BBB"] * 4, "label", label=["a", "b"] * 4)
+    write_recordings(tmp_path / "words", ["AAA", "BBB"] * 4, label=["a", "b"] * 4)
     finetune(run_options(final, tmp_path / "classes", "--do_train", "--do_eval", max_steps=3,
                          dataset_name=tmp_path / "words", per_device_train_batch_size=4))  # fmt: skip
     classifier = AutoModelForAudioClassification.from_pretrained(tmp_path / "classes")
