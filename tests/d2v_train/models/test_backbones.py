@@ -214,7 +214,7 @@ def test_resolved_options_are_kept_and_the_plain_encoder_goes_up(options, source
     card = files["README.md"].decode()
     assert "license: mit" in card and 'AutoModel.from_pretrained("user/continued")' in card
     (sources["vision"] / "README.md").unlink()
-    upload_final(tmp_path / "run" / "final", "user/other")
+    upload_final(tmp_path / "run" / "final", "user/other", None)
     assert "licence" in caplog.text
     assert f"d2v publish {tmp_path / 'run' / 'final'} user/other" in caplog.text
     made = publish.run_program(
