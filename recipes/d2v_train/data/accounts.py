@@ -24,7 +24,7 @@ _DESCRIBES = frozenset(
 )
 _DOCUMENTS = (
     "readme license licence copying notice citation authors changelog manifest checksum md5sum sha256sum "
-    "dataset_infos makefile"
+    "dataset_info dataset_dict.json state.json makefile"
 ).split()
 
 
@@ -73,6 +73,8 @@ def reason_against(name: str, modality: str) -> str:
         modality: What is read.
     """
     suffix, short = suffix_of(name), name[name.rfind("/") + 1 :].lower()
+    if not RECORD_KINDS[modality].is_text and suffix in suffixes_of(modality):
+        return f"{PLURALS[modality]} beside a table of columns, which are read where it names them"
     other = modality_of(suffix, (name for name in ("vision", "audio") if name != modality))
     if other is not None:
         return f"{PLURALS[other]} in a source of {PLURALS[modality]}"

@@ -7,6 +7,7 @@ ever treated as a pattern.
 
 from __future__ import annotations
 
+import codecs
 import os
 import posixpath
 import threading
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from d2v_train.data.bad_samples import BadSample
+from d2v_train.data.inventory import first_names
 
 
 class Listing(Protocol):
@@ -77,7 +79,11 @@ class FolderListing(Listing):
         self.is_list = names is not None
         if names is None:
             stat = os.stat(self.root)
-            self._walk(self.root, "", {(stat.st_dev, stat.st_ino)})
+            again: list[str] = []
+            self._walk(self.root, "", {(stat.st_dev, stat.st_ino)}, again)
+            if again:
+                shown = first_names(again)
+                self.notes.append(f"linked folders ({shown}) show files of the source a second time: {len(again)}")
 
     def read(self, name: str) -> bytes:
         with open(os.path.join(self.root, name), "rb") as file:
@@ -108,7 +114,19 @@ class FolderListing(Listing):
             return None
         return "\n".join(f"{path} {stat.st_size} {stat.st_mtime_ns}" for path, stat in stats)
 
-    def _walk(self, folder: str, prefix: str, above: set[tuple[int, int]]) -> None:
+    def _walk(
+        self, folder: str, prefix: str, above: set[tuple[int, int]], again: list[str], is_again: bool = False
+    ) -> None:
+        """Add the files below a folder.
+
+        Args:
+            folder: Its path.
+            prefix: Its name in the listing, with a slash at the end, or "".
+            above: Device and inode of the folder, and of those that it was entered from.
+            again: Takes the links to folders that are below the source anyway.
+            is_again: Whether the folder was entered through such a link. Others in it are then not followed: folders
+                that link to one another would be listed once for every way through them.
+        """
         try:
             with os.scandir(folder) as found:
                 entries = sorted(found, key=lambda entry: entry.name)
@@ -133,9 +151,13 @@ class FolderListing(Listing):
                 if key in above:
                     self.left_out.append((name, "a link to a folder that contains it"))
                     continue
-                if entry.is_symlink() and _lies_in(entry.path, self.root):
-                    self.notes.append(f"the linked folder {name} shows files of the source a second time")
-                self._walk(entry.path, f"{name}/", above | {key})
+                leads_back = entry.is_symlink() and _lies_in(entry.path, self.root)
+                if leads_back and is_again:
+                    self.left_out.append((name, "a link to a folder of the source, in a linked folder of the source"))
+                    continue
+                if leads_back:
+                    again.append(name)
+                self._walk(entry.path, f"{name}/", above | {key}, again, is_again or leads_back)
             else:
                 is_link = entry.is_symlink()
                 self.left_out.append((name, "a broken link" if is_link else "neither a file nor a folder"))
@@ -292,8 +314,12 @@ def each_line(content: str) -> Iterator[str]:
         yield line.removesuffix("\r")
 
 
+class EncodingError(ValueError):
+    """A file is not in the encoding that the settings of its source name."""
+
+
 def decoded_text(content: bytes, encoding: str, shown: str) -> str:
-    """Return the text of a file, without a byte order mark.
+    """Return the text of a file, without a byte order mark; that of UTF-16 also decides instead of UTF-8.
 
     Args:
         content: Its bytes.
@@ -301,13 +327,16 @@ def decoded_text(content: bytes, encoding: str, shown: str) -> str:
         shown: Name of the file.
 
     Raises:
-        ValueError: If it is in another encoding; the message names the line.
+        EncodingError: If it is in another encoding; the message names the line.
     """
+    is_default = encoding.lower().replace("_", "-") in ("utf-8", "utf8")
+    if is_default and content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        encoding = "utf-16"
     try:
         return content.decode(encoding).removeprefix("\ufeff")
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        raise ValueError(
-            f"Line {line} of {shown} is not {encoding.upper()}: {error.reason}. Set the option `encoding` to the "
-            "encoding of the file, such as latin-1."
+    except UnicodeError as error:
+        line = content.count(b"\n", 0, getattr(error, "start", 0)) + 1
+        raise EncodingError(
+            f"Line {line} of {shown} is not {encoding.upper()}: {getattr(error, 'reason', error)}. Set the option "
+            "`encoding` to the encoding of the file, such as latin-1."
         ) from error

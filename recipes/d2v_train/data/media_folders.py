@@ -172,6 +172,8 @@ class _Collector:
         self.reasons: dict[str, str] = {}
         self.covers: dict[str, list[str]] = {}
         self.missing: list[str] = []
+        self.notes: list[str] = []
+        self.labelled = False
         self.outside = self.repeated = self.twice = 0
 
     def nearest(
@@ -221,6 +223,8 @@ class _Collector:
         if not place.startswith(description.covers):  # such as ../images, seen from the folder of the metadata
             self.covers.setdefault(place, []).append(name)
         self.result.is_untyped &= description.is_untyped
+        self.notes += description.notes
+        self.labelled |= any(CLASS_COLUMN in sample.columns for sample in description.samples)
         own = self.levels.split_of(name) or "train"
         if self.listing.is_list and not layout.is_metadata:
             own = "train"
@@ -284,7 +288,9 @@ class _Collector:
             "rows list a file again that their file lists already; each row is a sample": self.repeated,
             "rows are left out, because another metadata file nearer to the file, or before it, lists it": self.twice,
         }
-        inventory.notes += [f"{count} {fact}" for fact, count in facts.items() if count]
+        inventory.notes += [*self.notes, *(f"{count} {fact}" for fact, count in facts.items() if count)]
+        if self.labelled and self.result.folder_classes:
+            inventory.notes.append("some classes are told by metadata, others by folders")
         if not self.levels.splits:
             alike = [label for label in self.result.folder_classes if label.lower() in SPLIT_NAMES]
             inventory.notes += [f"the folder {label} is a class, not a split, like those beside it" for label in alike]

@@ -26,6 +26,7 @@ from d2v_train.data.tables import (
     SplitNotFoundError,
     Table,
     concatenate,
+    find_split,
     pick_split,
 )
 from d2v_train.data.text_files import open_text_files
@@ -38,7 +39,7 @@ TABLES_LOOKED_AT = 8
 def open_table(
     modality: str, source: str | None, split: str, settings: SourceSettings, streaming: bool = False
 ) -> Table:
-    """Open one split of a source, or several joined by "+"; see `open_dataset` for the kinds of source.
+    """Open one split of a source, or several joined by "+", each once; see `open_dataset` for the kinds of source.
 
     Args:
         modality: "text", "vision" or "audio".
@@ -53,7 +54,13 @@ def open_table(
         FileNotFoundError: If the source is a path that does not exist, or does not exist on the Hub either.
         ConnectionError: If it is not a local path, and the Hub cannot be reached.
     """
-    parts = [_open_split(modality, source, part.strip(), settings, streaming) for part in split.split("+")]
+    parts, known = [], set()
+    for name in map(str.strip, split.split("+")):
+        # Names such as train.clean.100 and train.clean.360 may mean the only split, which is opened once.
+        meant = find_split(name, list(parts[0].inventory.samples)) if parts else None
+        if meant is None or meant not in known:
+            parts.append(_open_split(modality, source, name, settings, streaming))
+            known.add(find_split(name, list(parts[0].inventory.samples)))
     table = parts[0] if len(parts) == 1 else concatenate(parts)
     table.inventory = joined_inventory([part.inventory for part in parts])
     return table
