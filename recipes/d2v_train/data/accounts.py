@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from d2v_train.data.inventory import Inventory
 from d2v_train.data.kinds import RECORD_KINDS, UNREADABLE_SUFFIXES
 from d2v_train.data.listing import Listing
+from d2v_train.data.tables import NoSamplesError
 from d2v_train.data.text_source_file import text_suffix
 from d2v_train.support.extras import MissingDependencyError
 
@@ -122,6 +123,16 @@ def account(
     for name, reason in listing.left_out:
         inventory.leave_out(name, reason)
     return inventory
+
+
+def no_samples(modality: str, listing: Listing) -> NoSamplesError:
+    """Return the error of a source without files of a modality, with the reason against every file of it."""
+    against = account(listing.where, "", modality, listing, (), {}).lines()[1:]
+    suffixes = ", ".join(suffixes_of(modality))
+    message = (
+        f"There are no files of modality {modality} in {listing.where!r}. Expected parquet, or files that end in "
+    )
+    return NoSamplesError("\n".join([f"{message}{suffixes}.", *against]))
 
 
 def completed(inventory: Inventory, modality: str, listing: Listing) -> Inventory:

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from d2v_train.data.accounts import PLURALS, account, is_of_another_kind, suffix_of, suffixes_of
+from d2v_train.data.accounts import PLURALS, account, is_of_another_kind, no_samples, suffix_of, suffixes_of
 from d2v_train.data.folder_splits import FolderLevels, classes_of, common_place, splits_meant
 from d2v_train.data.inventory import Inventory, first_names
 from d2v_train.data.kinds import RECORD_KINDS
@@ -33,7 +33,6 @@ from d2v_train.data.tables import (
     LABEL_COLUMNS,
     SPLIT_NAMES,
     ColumnNotFoundError,
-    NoSamplesError,
     SourceSettings,
     Table,
     is_missing,
@@ -143,10 +142,7 @@ def read_corpus(
         listing.add(sample.file for *_, description in described for sample in description.samples)
     media = [name for name in listing.names if suffix_of(name) in sample_suffixes]
     if not media and not described:
-        raise NoSamplesError(
-            f"There are no files of modality {modality} in {listing.where!r}. Expected parquet, or files that end in "
-            f"{', '.join(suffixes)}."
-        )
+        raise no_samples(modality, listing)
     collector = _Collector(modality, corpus, FolderLevels.of(media or [name for name, *_ in described]))
     for name, layout, description in collector.nearest(described):
         collector.add_described(name, layout, description)

@@ -9,8 +9,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from d2v_train.data.accounts import completed, is_sample_file, suffix_of, suffixes_of
+from d2v_train.data.accounts import completed, is_sample_file, no_samples, suffix_of, suffixes_of
 from d2v_train.data.dataset_tables import keep_bars_out_of_logs, open_columns, open_datasets, stream_parquet, table_of
+from d2v_train.data.file_formats import UNREADABLE_SUFFIXES
 from d2v_train.data.files import is_url, open_file
 from d2v_train.data.inventory import Inventory, joined_inventory
 from d2v_train.data.kinds import RECORD_KINDS
@@ -158,10 +159,7 @@ def _open_local(modality: str, path: Path, split: str, settings: SourceSettings,
             if table is None:
                 raise
     if table is None:
-        raise NoSamplesError(
-            f"There are no {modality} files in {str(path)!r}. Expected parquet, or files that end in "
-            f"{', '.join(suffixes_of(modality))}."
-        )
+        raise no_samples(modality, listing)
     table.inventory = completed(table.inventory, modality, listing)
     return table
 
@@ -183,8 +181,9 @@ def _open_file(modality: str, path: Path, split: str, settings: SourceSettings, 
         table = open_columns(modality, path, split, settings, streaming)
     if table is None:
         others = " or ".join(kind.suffixes) if kind.is_text else "the folder or .zip of the files, or a list of them"
+        known = f" ({UNREADABLE_SUFFIXES[suffix]})" if suffix in UNREADABLE_SUFFIXES else ""
         raise NoSamplesError(
-            f"The {modality} source {str(path)!r} is a file of an unsupported format. Give parquet, {others}."
+            f"The {modality} source {str(path)!r} is a file of an unsupported format{known}. Give parquet, {others}."
         )
     table.inventory = completed(table.inventory, modality, listing)
     return table

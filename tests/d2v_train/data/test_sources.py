@@ -188,3 +188,23 @@ def test_names_that_mean_the_same_split_open_it_once(tmp_path, caplog, kind, spl
     once = len(open_dataset(modality, source))
     assert len(open_dataset(modality, source, split)) == once
     assert caplog.text.count("using its split 'train'") == ("train+" not in split and "train +" not in split)
+
+
+@pytest.mark.parametrize(
+    "name, modality, advice",
+    [("a.m4a", "audio", "ffmpeg"), ("a.HEIC", "vision", "magick"), ("a.npy", "vision", "parquet")],
+)
+def test_a_source_of_unreadable_files_says_how_to_convert_them(tmp_path, name, modality, advice):
+    write_text(tmp_path / "in" / name, "x")
+    for source in (tmp_path, tmp_path / "in" / name, shutil.make_archive(str(tmp_path / "z"), "zip", tmp_path / "in")):
+        with pytest.raises(ValueError, match=advice):
+            opened(modality, source)
+
+
+@pytest.mark.parametrize("modality", ["text", "vision", "audio"])
+def test_a_source_without_samples_accounts_for_all_its_files(tmp_path, modality):
+    write_text(tmp_path / "LICENSE")
+    write_text(tmp_path / "a.foo")
+    (tmp_path / "gone.png").symlink_to("nothing")
+    with pytest.raises(ValueError, match=r"(?s)There are no files of modality.*LICENSE.*a\.foo.*broken link: 1"):
+        opened(modality, tmp_path)
