@@ -129,10 +129,9 @@ def no_samples(modality: str, listing: Listing) -> NoSamplesError:
     """Return the error of a source without files of a modality, with the reason against every file of it."""
     against = account(listing.where, "", modality, listing, (), {}).lines()[1:]
     suffixes = ", ".join(suffixes_of(modality))
-    message = (
-        f"There are no files of modality {modality} in {listing.where!r}. Expected parquet, or files that end in "
-    )
-    return NoSamplesError("\n".join([f"{message}{suffixes}.", *against]))
+    expected = f"Expected parquet, or files that end in {suffixes}."
+    first = f"There are no files of modality {modality} in {listing.where!r}. {expected}"
+    return NoSamplesError("\n".join([first, *against]))
 
 
 def completed(inventory: Inventory, modality: str, listing: Listing) -> Inventory:

@@ -163,6 +163,14 @@ class FolderListing(Listing):
                 self.left_out.append((name, "a broken link" if is_link else "neither a file nor a folder"))
 
 
+def visible_files(root: Path) -> list[Path]:
+    """Return the files below `root` in sorted order, links followed, without hidden ones and those in hidden folders.
+
+    A folder that contains itself through a link is entered once.
+    """
+    return [Path(root, name) for name in FolderListing(root).names]
+
+
 class ZipListing(Listing):
     """The members of a zip file, read in place.
 

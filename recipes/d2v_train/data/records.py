@@ -356,8 +356,8 @@ def _filter_groups(
     if table.groups is None:
         chosen = " and ".join(name for name, groups in (("only_groups", only), ("exclude_groups", exclude)) if groups)
         raise ValueError(
-            f"Groups cannot be selected: {where} has no group column. Name one with `group_column`, or set {chosen} to "
-            "null to use all samples."
+            f"Groups cannot be selected: {where} has no group column. Name one with `group_column`, or set "
+            f"{chosen} to null to use all samples."
         )
     groups = np.array(table.groups)
     existing = set(table.groups)

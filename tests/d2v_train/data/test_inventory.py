@@ -3,7 +3,8 @@
 import logging
 from types import SimpleNamespace
 
-from d2v_train.data.inventory import Inventory, joined_inventory, log_inventories, printable, visible_files
+from d2v_train.data.inventory import Inventory, joined_inventory, log_inventories, printable
+from d2v_train.data.listing import visible_files
 
 
 def test_links_are_followed_and_hidden_files_left_out(tmp_path):
