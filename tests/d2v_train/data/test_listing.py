@@ -9,7 +9,7 @@ import fsspec
 import pytest
 
 from d2v_train.data.bad_samples import BadSample
-from d2v_train.data.listing import FolderListing, UrlListing, ZipListing, decoded_text, each_line
+from d2v_train.data.listing import FolderListing, UrlListing, ZipListing, decoded_text, each_line, visible_files
 
 
 @pytest.fixture
@@ -171,3 +171,19 @@ def test_an_encoding_error_names_file_line_and_option():
     assert decoded_text("ü".encode("utf-16"), "utf-16", "f") == "ü"
     with pytest.raises(ValueError, match="Line 2 of f is not UTF-8.*`encoding`.*latin-1"):
         decoded_text(b"a\nb\xe9", "utf-8", "f")
+
+
+def test_visible_files_follow_links_and_leave_out_hidden_ones(tmp_path):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "real" / "a.png").touch()
+    source = tmp_path / "source"
+    (source / ".hidden").mkdir(parents=True)
+    (source / ".hidden" / "b.png").touch()
+    (source / "c.png").touch()
+    (source / "linked").symlink_to(tmp_path / "real")
+    (source / "d.png").symlink_to(tmp_path / "real" / "a.png")
+    assert [path.relative_to(source).as_posix() for path in visible_files(source)] == [
+        "c.png",
+        "d.png",
+        "linked/a.png",
+    ]
