@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from d2v_train.data.inventory import Inventory
 from d2v_train.data.kinds import RECORD_KINDS, UNREADABLE_SUFFIXES
 from d2v_train.data.listing import Listing
+from d2v_train.data.tables import NoSamplesError
 from d2v_train.data.text_source_file import text_suffix
 from d2v_train.support.extras import MissingDependencyError
 
@@ -24,7 +25,7 @@ _DESCRIBES = frozenset(
 )
 _DOCUMENTS = (
     "readme license licence copying notice citation authors changelog manifest checksum md5sum sha256sum "
-    "dataset_infos makefile"
+    "dataset_info dataset_dict.json state.json makefile"
 ).split()
 
 
@@ -73,6 +74,8 @@ def reason_against(name: str, modality: str) -> str:
         modality: What is read.
     """
     suffix, short = suffix_of(name), name[name.rfind("/") + 1 :].lower()
+    if not RECORD_KINDS[modality].is_text and suffix in suffixes_of(modality):
+        return f"{PLURALS[modality]} beside a table of columns, which are read where it names them"
     other = modality_of(suffix, (name for name in ("vision", "audio") if name != modality))
     if other is not None:
         return f"{PLURALS[other]} in a source of {PLURALS[modality]}"
@@ -120,6 +123,15 @@ def account(
     for name, reason in listing.left_out:
         inventory.leave_out(name, reason)
     return inventory
+
+
+def no_samples(modality: str, listing: Listing) -> NoSamplesError:
+    """Return the error of a source without files of a modality, with the reason against every file of it."""
+    against = account(listing.where, "", modality, listing, (), {}).lines()[1:]
+    suffixes = ", ".join(suffixes_of(modality))
+    expected = f"Expected parquet, or files that end in {suffixes}."
+    first = f"There are no files of modality {modality} in {listing.where!r}. {expected}"
+    return NoSamplesError("\n".join([first, *against]))
 
 
 def completed(inventory: Inventory, modality: str, listing: Listing) -> Inventory:

@@ -11,12 +11,13 @@ from typing import Any
 from d2v_train.data.arrow_rows import ArrowRows, copied
 from d2v_train.data.cells import MediaCells
 from d2v_train.data.columns import Column, DatasetRows, TableRows
-from d2v_train.data.delimited import EncodingError, read_delimited
+from d2v_train.data.delimited import read_delimited
 from d2v_train.data.files import problem_of
 from d2v_train.data.inventory import Inventory
 from d2v_train.data.json_tables import read_json_table
 from d2v_train.data.kinds import RECORD_KINDS
 from d2v_train.data.label_columns import encode_labels, recognise
+from d2v_train.data.listing import EncodingError
 from d2v_train.data.memory_table import MemoryTable, TablePart
 from d2v_train.data.parquet_rows import ParquetRows
 from d2v_train.data.rows import MemoryRows, Rows

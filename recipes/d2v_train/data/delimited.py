@@ -15,6 +15,7 @@ from itertools import islice
 from typing import Any
 
 from d2v_train.data.files import open_file, problem_of
+from d2v_train.data.listing import decoded_text
 from d2v_train.data.memory_table import TablePart
 from d2v_train.data.tables import AS_FOUND, SourceSettings
 
@@ -69,10 +70,6 @@ def read_delimited(path: str, settings: SourceSettings = AS_FOUND) -> TablePart:
     return TablePart(path, dict(zip(names, map(list, columns), strict=True)), len(cells), problems)
 
 
-class EncodingError(ValueError):
-    """A file is not in the encoding that the settings of its source name."""
-
-
 def read_text(path: str, encoding: str) -> str:
     """Return the content of a file of text, without a byte order mark.
 
@@ -86,17 +83,7 @@ def read_text(path: str, encoding: str) -> str:
             content = gzip.decompress(content)
         except (OSError, EOFError, zlib.error) as error:
             raise ValueError(f"{path} cannot be decompressed: {error}.") from error
-    if encoding.lower().replace("_", "-") in ("utf-8", "utf8"):
-        encoding = "utf-16" if content.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8-sig"
-    try:
-        return content.decode(encoding)
-    except UnicodeError as error:
-        start = getattr(error, "start", 0)
-        line = content.count(b"\n", 0, start) + 1
-        raise EncodingError(
-            f"Line {line} of {path} is not {'UTF-8' if encoding == 'utf-8-sig' else encoding}: {error}. Name the "
-            "encoding of the file with the option encoding of the source, such as latin-1 or cp1252."
-        ) from error
+    return decoded_text(content, encoding, path)
 
 
 def _delimiter_of(header: str) -> str:

@@ -76,6 +76,9 @@ class FolderLevels:
 def classes_of(names: Sequence[str], levels: FolderLevels, existing: Sequence[str] | None = None) -> list[str | None]:
     """Return the class of each file, the first folder below the splits; None without such a folder.
 
+    A folder that holds a whole split and is not a class of another one is a place, such as `test/images` beside
+    `train/cat` and `train/dog`.
+
     Args:
         names: The files.
         levels: Levels of the source.
@@ -84,7 +87,15 @@ def classes_of(names: Sequence[str], levels: FolderLevels, existing: Sequence[st
     inner = [levels.below(name) for name in names]
     place = common_place(inner if existing is None else [levels.below(name) for name in existing])
     below = (name[len(place) :] if name.startswith(place) else "" for name in inner)
-    return [name.rpartition("/")[0].partition("/")[0] or None for name in below]
+    found = [name.rpartition("/")[0].partition("/")[0] or None for name in below]
+    by_split: dict[str | None, set[str | None]] = {}
+    for name, label in zip(names, found, strict=True):
+        by_split.setdefault(levels.split_of(name), set()).add(label)
+    for split, labels in by_split.items():
+        others = set().union(*(classes for other, classes in by_split.items() if other != split))
+        if len(labels) == 1 and others and not labels & others:
+            found = [None if levels.split_of(name) == split else at for name, at in zip(names, found, strict=True)]
+    return found
 
 
 def split_family(name: str) -> str | None:

@@ -75,7 +75,7 @@ def open_picture(encoded: bytes, max_pixels: int, notes: list[str]) -> Any:
             except Exception:  # the first error tells what is wrong
                 continue
         # PIL has no exception of its own for truncated files, only the message of an OSError.
-        if "truncated" in str(error) or _is_cut_webp(encoded):
+        if "truncated" in str(error).lower() or _is_cut_webp(encoded):
             picture = _without_end(encoded, max_pixels, notes)
             if picture is not None:
                 return picture

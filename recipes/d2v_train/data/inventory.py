@@ -114,16 +114,6 @@ def printable(text: str) -> str:
     return "".join(one if one.isprintable() else one.encode("unicode_escape").decode("ascii") for one in text)
 
 
-def visible_files(root: Path) -> list[Path]:
-    """Return the files below `root` in sorted order, links followed, without hidden ones and those in hidden folders.
-
-    A folder that contains itself through a link is entered once.
-    """
-    from d2v_train.data.listing import FolderListing
-
-    return [Path(root, name) for name in FolderListing(root).names]
-
-
 def shown_in(path: Path, root: Path) -> str:
     """Return the name of a file of a source for reports."""
     if path == root:

@@ -16,9 +16,10 @@ from pathlib import PurePosixPath
 from typing import Any, NamedTuple
 
 from d2v_train.data.folder_splits import split_family
+from d2v_train.data.inventory import first_names
 from d2v_train.data.listing import FolderListing, Listing, decoded_text, each_line
-from d2v_train.data.metadata_files import METADATA_NAMES, read_metadata, split_cells
-from d2v_train.data.tables import SPLIT_NAMES, NoSamplesError, SourceSettings
+from d2v_train.data.metadata_files import METADATA_NAMES, names_files, read_metadata, split_cells
+from d2v_train.data.tables import NoSamplesError, SourceSettings, is_missing
 
 
 class Sample(NamedTuple):
@@ -45,6 +46,7 @@ class Description:
         beside: Further files that were read.
         by_folder: Whether the class of a sample is the folder of its file.
         is_untyped: Whether numbers are written as text.
+        notes: Facts about the file that a user should know.
     """
 
     samples: list[Sample]
@@ -52,6 +54,7 @@ class Description:
     beside: list[str] = field(default_factory=list)
     by_folder: bool = False
     is_untyped: bool = True
+    notes: list[str] = field(default_factory=list)
 
 
 class Corpus:
@@ -89,7 +92,8 @@ class Corpus:
         """Return the name of the file that is written in a file of `folder`, whether it exists or not.
 
         The path is taken as it is written, relative to the folder; if there is no such file, without the white space
-        around it, with slashes instead of backslashes, and with its accents composed in another way.
+        around it, with slashes instead of backslashes, with its accents composed in another way, and in upper and
+        lower case, unless several files have that name then.
         """
         name = self._place(folder, written)
         if self.exists(name):
@@ -98,8 +102,10 @@ class Corpus:
             place = self._place(folder, other)
             if self.exists(place):
                 return place
-        composed = self._place(folder, other)
-        return self._composed.get(unicodedata.normalize("NFC", composed), composed)
+        folded = self._place(folder, other)
+        alike = self._folded.get(_folded(folded), ())
+        exact = [name for name in alike if unicodedata.normalize("NFC", name) == unicodedata.normalize("NFC", folded)]
+        return next((found[0] for found in (exact, alike) if len(found) == 1), folded)
 
     def first(self, *names: str) -> str:
         """Return the first of several files that exists, with its suffix in any case, or else the first."""
@@ -113,8 +119,11 @@ class Corpus:
         return {stem + suffix.lower(): name for name, stem, suffix in parts if suffix != suffix.lower()}
 
     @cached_property
-    def _composed(self) -> dict[str, str]:
-        return {unicodedata.normalize("NFC", name): name for name in self.listing.names if not name.isascii()}
+    def _folded(self) -> dict[str, list[str]]:
+        names: dict[str, list[str]] = {}
+        for name in self.listing.names:
+            names.setdefault(_folded(name), []).append(name)
+        return names
 
     def _place(self, folder: str, written: str) -> str:
         if written.startswith("/"):
@@ -197,19 +206,20 @@ def read_ljspeech(corpus: Corpus, name: str) -> Description | None:
     """Read `metadata.csv` without a header: name of a recording, its text, and the text with numbers as words."""
     folder = _folder(name)
     lines = [line for line in corpus.lines(name) if line.strip()]
-    samples = []
+    if not lines or "|" not in lines[0] or names_files(lines[0].split("|")):
+        return None
+    samples, any_exists = [], False
     for line in lines:
         key, *texts = line.split("|")
         places = (f"{folder}wavs/{key}", f"{folder}{key}")
         names = [f"{place}{suffix}" for place in places for suffix in (".wav", "", *corpus.suffixes)]
         file = corpus.first(*names)
-        if not samples and not (texts and corpus.exists(file)):
-            return None
+        any_exists = any_exists or (bool(texts) and corpus.exists(file))
         raw, spoken = (*texts, "", "")[:2]
         spoken = (spoken if spoken.strip() else raw).strip()
         columns = {"text": spoken, "normalized_text": spoken, "raw_text": raw.strip()}
         samples.append(Sample(file, columns))
-    return Description(samples, folder) if samples else None
+    return Description(samples, folder) if any_exists else None
 
 
 def read_common_voice(corpus: Corpus, name: str) -> Description | None:
@@ -263,7 +273,13 @@ def read_manifest(corpus: Corpus, name: str) -> Description | None:
 
 
 def read_metadata_file(corpus: Corpus, name: str) -> Description | None:
-    """Read `metadata.csv` and its other formats: the column `file_name`, relative to the file, and further columns."""
+    """Read `metadata.csv` and its other formats: the column `file_name`, relative to the file, and further columns.
+
+    If a value of the column `split` begins like a split, all its values are splits; else the column means nothing.
+
+    Raises:
+        ValueError: If the file is malformed, has no column of files, or no rows.
+    """
     folder = _folder(name)
     rows = read_metadata(corpus.listing.read(name), corpus.shown(name), corpus.settings)
     suffix = name.rpartition(".")[2].lower()
@@ -274,12 +290,20 @@ def read_metadata_file(corpus: Corpus, name: str) -> Description | None:
                 "if it describes something else."
             )
         return None
+    if not rows:
+        raise ValueError(f"{corpus.shown(name)} lists no files. Write a row for each file, or remove it.")
+    values = {str(columns.get("split", "")).lower() for _, columns in rows if not is_missing(columns.get("split"))}
+    notes = []
+    if not any(map(split_family, values)):
+        if values:
+            shown = first_names(sorted(values))
+            notes = [f"the column `split` of {name} does not name splits ({shown}), and means nothing"]
+        values = set()
     samples = []
     for written, columns in rows:
-        named = columns.get("split")
-        split = named.lower() if isinstance(named, str) and named.lower() in SPLIT_NAMES else None
-        samples.append(Sample(corpus.find(folder, written), columns, split))
-    return Description(samples, folder, is_untyped=suffix in ("csv", "tsv"))
+        split = str(columns.get("split", "")).lower()
+        samples.append(Sample(corpus.find(folder, written), columns, split if split in values else None))
+    return Description(samples, folder, is_untyped=suffix in ("csv", "tsv"), notes=notes)
 
 
 def read_list(corpus: Corpus, name: str) -> Description:
@@ -329,6 +353,10 @@ def describe(
             if description is not None:
                 return layout, description
     return None, None
+
+
+def _folded(name: str) -> str:
+    return unicodedata.normalize("NFC", name).casefold()
 
 
 def _folder(name: str) -> str:

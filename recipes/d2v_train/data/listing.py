@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from d2v_train.data.bad_samples import BadSample
+from d2v_train.data.inventory import first_names
 from d2v_train.data.text_lines import file_encoding
 
 
@@ -78,7 +79,11 @@ class FolderListing(Listing):
         self.is_list = names is not None
         if names is None:
             stat = os.stat(self.root)
-            self._walk(self.root, "", {(stat.st_dev, stat.st_ino)})
+            again: list[str] = []
+            self._walk(self.root, "", {(stat.st_dev, stat.st_ino)}, again)
+            if again:
+                shown = first_names(again)
+                self.notes.append(f"linked folders ({shown}) show files of the source a second time: {len(again)}")
 
     def read(self, name: str) -> bytes:
         with open(os.path.join(self.root, name), "rb") as file:
@@ -109,7 +114,19 @@ class FolderListing(Listing):
             return None
         return "\n".join(f"{path} {stat.st_size} {stat.st_mtime_ns}" for path, stat in stats)
 
-    def _walk(self, folder: str, prefix: str, above: set[tuple[int, int]]) -> None:
+    def _walk(
+        self, folder: str, prefix: str, above: set[tuple[int, int]], again: list[str], is_again: bool = False
+    ) -> None:
+        """Add the files below a folder.
+
+        Args:
+            folder: Its path.
+            prefix: Its name in the listing, with a slash at the end, or "".
+            above: Device and inode of the folder, and of those that it was entered from.
+            again: Takes the links to folders that are below the source anyway.
+            is_again: Whether the folder was entered through such a link. Others in it are then not followed: folders
+                that link to one another would be listed once for every way through them.
+        """
         try:
             with os.scandir(folder) as found:
                 entries = sorted(found, key=lambda entry: entry.name)
@@ -134,12 +151,24 @@ class FolderListing(Listing):
                 if key in above:
                     self.left_out.append((name, "a link to a folder that contains it"))
                     continue
-                if entry.is_symlink() and _lies_in(entry.path, self.root):
-                    self.notes.append(f"the linked folder {name} shows files of the source a second time")
-                self._walk(entry.path, f"{name}/", above | {key})
+                leads_back = entry.is_symlink() and _lies_in(entry.path, self.root)
+                if leads_back and is_again:
+                    self.left_out.append((name, "a link to a folder of the source, in a linked folder of the source"))
+                    continue
+                if leads_back:
+                    again.append(name)
+                self._walk(entry.path, f"{name}/", above | {key}, again, is_again or leads_back)
             else:
                 is_link = entry.is_symlink()
                 self.left_out.append((name, "a broken link" if is_link else "neither a file nor a folder"))
+
+
+def visible_files(root: Path) -> list[Path]:
+    """Return the files below `root` in sorted order, links followed, without hidden ones and those in hidden folders.
+
+    A folder that contains itself through a link is entered once.
+    """
+    return [Path(root, name) for name in FolderListing(root).names]
 
 
 class ZipListing(Listing):
@@ -293,6 +322,10 @@ def each_line(content: str) -> Iterator[str]:
         yield line.removesuffix("\r")
 
 
+class EncodingError(ValueError):
+    """A file is not in the encoding that the settings of its source name."""
+
+
 def decoded_text(content: bytes, encoding: str, shown: str) -> str:
     """Return the text of a file, without a byte order mark, which tells the encoding if there is one.
 
@@ -302,15 +335,15 @@ def decoded_text(content: bytes, encoding: str, shown: str) -> str:
         shown: Name of the file.
 
     Raises:
-        ValueError: If it is in another encoding; the message names the line.
+        EncodingError: If it is in another encoding; the message names the line.
     """
     found = file_encoding(content[:4], encoding)
     content = content[found.mark :]
     try:
         return content.decode(found.name)
-    except UnicodeDecodeError as error:
-        line = content.count("\n".encode(found.name), 0, error.start) + 1
-        raise ValueError(
-            f"Line {line} of {shown} is not {found.name.upper()}: {error.reason}. Set the option `encoding` to the "
-            "encoding of the file, such as latin-1."
+    except UnicodeError as error:
+        line = content.count("\n".encode(found.name), 0, getattr(error, "start", 0)) + 1
+        raise EncodingError(
+            f"Line {line} of {shown} is not {found.name.upper()}: {getattr(error, 'reason', error)}. Set the option "
+            "`encoding` to the encoding of the file, such as latin-1."
         ) from error

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from d2v_train.data.accounts import PLURALS, account, is_of_another_kind, suffix_of, suffixes_of
+from d2v_train.data.accounts import PLURALS, account, is_of_another_kind, no_samples, suffix_of, suffixes_of
 from d2v_train.data.folder_splits import FolderLevels, classes_of, common_place, splits_meant
 from d2v_train.data.inventory import Inventory, first_names
 from d2v_train.data.kinds import RECORD_KINDS
@@ -143,10 +143,7 @@ def read_corpus(
         listing.add(sample.file for *_, description in described for sample in description.samples)
     media = [name for name in listing.names if suffix_of(name) in sample_suffixes]
     if not media and not described:
-        raise NoSamplesError(
-            f"There are no files of modality {modality} in {listing.where!r}. Expected parquet, or files that end in "
-            f"{', '.join(suffixes)}."
-        )
+        raise no_samples(modality, listing)
     collector = _Collector(modality, corpus, FolderLevels.of(media or [name for name, *_ in described]))
     for name, layout, description in collector.nearest(described):
         collector.add_described(name, layout, description)
@@ -177,6 +174,8 @@ class _Collector:
         self.reasons: dict[str, str] = {}
         self.covers: dict[str, list[str]] = {}
         self.missing: list[str] = []
+        self.notes: list[str] = []
+        self.labelled = False
         self.outside = self.repeated = self.twice = 0
 
     def nearest(
@@ -226,6 +225,8 @@ class _Collector:
         if not place.startswith(description.covers):  # such as ../images, seen from the folder of the metadata
             self.covers.setdefault(place, []).append(name)
         self.result.is_untyped &= description.is_untyped
+        self.notes += description.notes
+        self.labelled |= any(CLASS_COLUMN in sample.columns for sample in description.samples)
         own = self.levels.split_of(name) or "train"
         if self.listing.is_list and not layout.is_metadata:
             own = "train"
@@ -289,7 +290,9 @@ class _Collector:
             "rows list a file again that their file lists already; each row is a sample": self.repeated,
             "rows are left out, because another metadata file nearer to the file, or before it, lists it": self.twice,
         }
-        inventory.notes += [f"{count} {fact}" for fact, count in facts.items() if count]
+        inventory.notes += [*self.notes, *(f"{count} {fact}" for fact, count in facts.items() if count)]
+        if self.labelled and self.result.folder_classes:
+            inventory.notes.append("some classes are told by metadata, others by folders")
         if not self.levels.splits:
             alike = [label for label in self.result.folder_classes if label.lower() in SPLIT_NAMES]
             inventory.notes += [f"the folder {label} is a class, not a split, like those beside it" for label in alike]

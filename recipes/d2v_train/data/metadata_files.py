@@ -29,6 +29,8 @@ FILE_COLUMNS = (
     "audio_filepath",
     "audio_path",
     "image_path",
+    "audio_file_name",
+    "image_file_name",
     "audio",
     "image",
 )
@@ -72,6 +74,11 @@ def read_metadata(content: bytes, shown: str, settings: SourceSettings) -> list[
     return rows
 
 
+def names_files(header: Iterable[str]) -> bool:
+    """Return whether a header names a column of files."""
+    return _file_column(name.strip().strip('"') for name in header) is not None
+
+
 def split_cells(line: str) -> tuple[str, str]:
     """Return the first word of a line, and what follows it."""
     first, *rest = line.split(maxsplit=1)
@@ -92,6 +99,8 @@ def _file_column(names: Iterable[str]) -> str | None:
 
 def _cells(content: bytes, shown: str, settings: SourceSettings, suffix: str) -> list[dict[str, Any]] | None:
     text = decoded_text(content, settings.encoding, shown)
+    if "\n" not in text:  # line ends of classic Mac OS
+        text = text.replace("\r", "\n")
     lines = list(each_line(text))
     while lines and not lines[0].strip():
         lines.pop(0)
@@ -102,12 +111,14 @@ def _cells(content: bytes, shown: str, settings: SourceSettings, suffix: str) ->
     else:
         reader = csv.reader((f"{line}\n" for line in lines), delimiter=separator, strict=True)
         try:
-            table = [row for row in reader if row]
+            table = list(reader)
         except csv.Error as error:
             raise ValueError(
                 f"The metadata file {shown} is not CSV: {error} (line {reader.line_num}). Close every quote, and "
                 "write quotes inside a quoted cell twice."
             ) from error
+    # Spreadsheets end tables with rows of empty cells.
+    table = [row for row in table if any(map(str.strip, row))]
     names = [name.strip() for name in table[0]] if table else []
     names = names if separator not in "\t|" else [name.strip('"') for name in names]
     if _file_column(names) is None:
@@ -130,11 +141,7 @@ def _cells(content: bytes, shown: str, settings: SourceSettings, suffix: str) ->
 def _separator(header: str, suffix: str) -> str:
     """Return the separator with which a header names the column of the files."""
     default = "\t" if suffix == "tsv" else ","
-    fitting = [
-        separator
-        for separator in (default, *SEPARATORS)
-        if _file_column(name.strip().strip('"') for name in header.split(separator)) is not None
-    ]
+    fitting = [separator for separator in (default, *SEPARATORS) if names_files(header.split(separator))]
     return max(fitting, key=header.count, default=default)
 
 

@@ -354,7 +354,11 @@ def _filter_groups(
 ) -> np.ndarray:
     """Return the rows whose group is in `only` (None: any) and not in `exclude`."""
     if table.groups is None:
-        raise ValueError(f"Groups cannot be selected: {where} has no group column. Name one with `group_column`.")
+        chosen = " and ".join(name for name, groups in (("only_groups", only), ("exclude_groups", exclude)) if groups)
+        raise ValueError(
+            f"Groups cannot be selected: {where} has no group column. Name one with `group_column`, or set "
+            f"{chosen} to null to use all samples."
+        )
     groups = np.array(table.groups)
     existing = set(table.groups)
     keep = np.ones(len(groups), dtype=bool)

@@ -9,8 +9,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from d2v_train.data.accounts import completed, is_sample_file, suffix_of, suffixes_of
+from d2v_train.data.accounts import completed, is_sample_file, no_samples, suffix_of, suffixes_of
 from d2v_train.data.dataset_tables import keep_bars_out_of_logs, open_columns, open_datasets, stream_parquet, table_of
+from d2v_train.data.file_formats import UNREADABLE_SUFFIXES
 from d2v_train.data.files import is_url, open_file
 from d2v_train.data.inventory import Inventory, joined_inventory
 from d2v_train.data.kinds import RECORD_KINDS
@@ -26,6 +27,7 @@ from d2v_train.data.tables import (
     SplitNotFoundError,
     Table,
     concatenate,
+    find_split,
     pick_split,
 )
 from d2v_train.data.text_files import open_text_files
@@ -38,7 +40,7 @@ TABLES_LOOKED_AT = 8
 def open_table(
     modality: str, source: str | None, split: str, settings: SourceSettings, streaming: bool = False
 ) -> Table:
-    """Open one split of a source, or several joined by "+"; see `open_dataset` for the kinds of source.
+    """Open one split of a source, or several joined by "+", each once; see `open_dataset` for the kinds of source.
 
     Args:
         modality: "text", "vision" or "audio".
@@ -53,7 +55,13 @@ def open_table(
         FileNotFoundError: If the source is a path that does not exist, or does not exist on the Hub either.
         ConnectionError: If it is not a local path, and the Hub cannot be reached.
     """
-    parts = [_open_split(modality, source, part.strip(), settings, streaming) for part in split.split("+")]
+    parts, known = [], set()
+    for name in map(str.strip, split.split("+")):
+        # Names such as train.clean.100 and train.clean.360 may mean the only split, which is opened once.
+        meant = find_split(name, list(parts[0].inventory.samples)) if parts else None
+        if meant is None or meant not in known:
+            parts.append(_open_split(modality, source, name, settings, streaming))
+            known.add(find_split(name, list(parts[0].inventory.samples)))
     table = parts[0] if len(parts) == 1 else concatenate(parts)
     table.inventory = joined_inventory([part.inventory for part in parts])
     return table
@@ -151,10 +159,7 @@ def _open_local(modality: str, path: Path, split: str, settings: SourceSettings,
             if table is None:
                 raise
     if table is None:
-        raise NoSamplesError(
-            f"There are no {modality} files in {str(path)!r}. Expected parquet, or files that end in "
-            f"{', '.join(suffixes_of(modality))}."
-        )
+        raise no_samples(modality, listing)
     table.inventory = completed(table.inventory, modality, listing)
     return table
 
@@ -176,8 +181,9 @@ def _open_file(modality: str, path: Path, split: str, settings: SourceSettings, 
         table = open_columns(modality, path, split, settings, streaming)
     if table is None:
         others = " or ".join(kind.suffixes) if kind.is_text else "the folder or .zip of the files, or a list of them"
+        known = f" ({UNREADABLE_SUFFIXES[suffix]})" if suffix in UNREADABLE_SUFFIXES else ""
         raise NoSamplesError(
-            f"The {modality} source {str(path)!r} is a file of an unsupported format. Give parquet, {others}."
+            f"The {modality} source {str(path)!r} is a file of an unsupported format{known}. Give parquet, {others}."
         )
     table.inventory = completed(table.inventory, modality, listing)
     return table

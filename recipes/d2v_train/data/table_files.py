@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from d2v_train.data.files import is_url, list_url
-from d2v_train.data.inventory import shown_in, visible_files
+from d2v_train.data.inventory import shown_in
+from d2v_train.data.listing import visible_files
 from d2v_train.data.tables import SPLIT_NAMES
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import logging
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -208,17 +209,27 @@ def is_missing(value: Any) -> bool:
     return value is None or (isinstance(value, float) and value != value)
 
 
+def find_split(wanted: str, existing: Sequence[str]) -> str | None:
+    """Return the existing split that `wanted` means, or None.
+
+    `test` and `validation` stand for one another, and `train` for all whose names begin so, such as train.clean.100.
+    """
+    begin = re.match("[a-z]*", wanted.lower()).group()
+    kind = "train" if begin in SPLIT_ALIASES["train"] else wanted
+    return next((name for name in (wanted, *SPLIT_ALIASES.get(kind, ())) if name in existing), None)
+
+
 def pick_split(wanted: str, existing: Sequence[str], where: str) -> str:
-    """Return the existing split that `wanted` means; `test` and `validation` stand for one another.
+    """Return the existing split that `wanted` means, see `find_split`; another name than `wanted` is logged.
 
     Raises:
         SplitNotFoundError: If there is none.
     """
-    for name in (wanted, *SPLIT_ALIASES.get(wanted, ())):
-        if name in existing:
-            if name != wanted:
-                logger.warning("%s has no split %r; using its split %r.", where, wanted, name)
-            return name
+    name = find_split(wanted, existing)
+    if name is not None:
+        if name != wanted:
+            logger.warning("%s has no split %r; using its split %r.", where, wanted, name)
+        return name
     found = ", ".join(sorted(existing)) or "none"
     raise SplitNotFoundError(f"There is no split {wanted!r} in {where}. It has: {found}.", existing)
 

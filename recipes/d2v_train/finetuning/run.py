@@ -230,6 +230,7 @@ def open_data(task: Task) -> dict[str, RawDataset]:
         return kept
 
     raw = {"training": opened("train", "training")} if args.do_train else {}
+    absent = None
     for part in task.parts if args.do_eval else ():
         name = f"validation {part}".strip()
         try:
@@ -237,10 +238,13 @@ def open_data(task: Task) -> dict[str, RawDataset]:
         except SplitNotFoundError as error:
             if not args.do_train or part or not data.may_hold_out:
                 raise
-            raw["training"], raw[name] = hold_out_validation(raw["training"], data.train_val_split, str(error))
+            absent = name, str(error)
     for part in task.parts if args.do_predict else ():
         raw[f"test {part}".strip()] = task.open("test", part)
-    log_inventories(raw.values())
+    log_inventories(raw.values())  # first what the sources are, then what becomes of them
+    if absent is not None:
+        name, reason = absent
+        raw["training"], raw[name] = hold_out_validation(raw["training"], data.train_val_split, reason)
     limits = {
         "training": data.max_train_samples,
         "validation": data.max_eval_samples,

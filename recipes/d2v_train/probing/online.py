@@ -16,7 +16,6 @@ import torch
 from torch import nn
 
 from d2v_train.batching.batches import part
-from d2v_train.data.inventory import log_inventories
 from d2v_train.data.labels import MissingLabelsError
 from d2v_train.data.records import RawDataset
 from d2v_train.data.source_list import entries_of
@@ -81,14 +80,13 @@ class OnlineProbe:
         if section.data is None:
             section = _on_training_data(section, self.options, name)
         try:
-            train, test, _ = open_parts(name, self.config, section, self.options.probe.max_samples)
+            is_new = given is not None and given.data is not None  # that of the training data is in the log
+            train, test, _ = open_parts(name, self.config, section, self.options.probe.max_samples, account=is_new)
         except (MissingLabelsError, ValueError) as error:
             if given is not None:
                 raise
             logger.warning("%s is not probed (name labelled data with probe.%s.data): %s", name, name, error)
             return None
-        if given is not None and given.data is not None:  # that of the training data is in the log
-            log_inventories((train, test))
         return train, test
 
     def look(self, model: nn.Module, step: int) -> dict[str, float]:

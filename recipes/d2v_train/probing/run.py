@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from transformers import AutoConfig
 
-from d2v_train.data.inventory import log_inventories
 from d2v_train.data.records import RawDataset
 from d2v_train.inputs.modalities import DATA_KINDS
 from d2v_train.inputs.tokenizer import check_vocabulary, load_tokenizer
@@ -107,7 +106,6 @@ def run_probe(settings: ProbeSettings) -> dict[str, Any]:
     settings = dataclasses.replace(settings, model=model_place(str(settings.model)))
     config = read_probed_config(settings.model, settings.modality)
     train, test, held_out = open_parts(settings.modality, config, settings, settings.max_samples)
-    log_inventories((train, test))
     unlabelled = sum(part.bad.before.total for part in (train, test) if part.bad.before)
     transform = load_transform(settings.model, settings.modality, config, settings.transform)
     batch_size = settings.batch_size or DATA_KINDS[settings.modality].probe_batch_size

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from typing import Any
 
+from d2v_train.data.inventory import log_inventories
 from d2v_train.data.labels import MissingLabelsError, hold_out, missing_labels, without_unlabelled
 from d2v_train.data.records import RawDataset, open_dataset
 from d2v_train.data.tables import SourceSettings, SplitNotFoundError
@@ -17,7 +18,7 @@ logger = logging.getLogger(__name__)
 
 
 def open_parts(
-    modality: str, config: Any, section: ProbeDataOptions, max_samples: int | None = None
+    modality: str, config: Any, section: ProbeDataOptions, max_samples: int | None = None, account: bool = True
 ) -> tuple[RawDataset, RawDataset, bool]:
     """Open the part that probes are fitted on and the part that they are measured on.
 
@@ -27,6 +28,7 @@ def open_parts(
         section: The data. `test_split` defaults to "test" (or a split that stands for it), and without one to the test
             groups of the training split, or without groups to a stratified fifth of it.
         max_samples: Maximum number of samples of either part.
+        account: Whether to log what the data is read as.
 
     Returns:
         Training part, test part, and whether the test part was held out of the training split.
@@ -69,6 +71,8 @@ def open_parts(
     held_out = test is None
     left_out = [*section.exclude_groups, *test_groups]
     train = opened(train_split, [], left_out, None if held_out else max_samples)
+    if account:
+        log_inventories(part for part in (train, test) if part is not None)
     for part, split in ((train, train_split), (test, test_split or "test")):
         if part is not None and (part.labels is None or missing_labels(part).all()):
             raise MissingLabelsError(

@@ -43,6 +43,12 @@ def test_suffixes():
         ("a.TextGrid", "audio", "it describes the data"),
         ("a.foo", "vision", "the suffix .foo is unknown"),
         ("a", "vision", "it has no suffix"),
+        ("a.PNG", "vision", "pictures beside a table of columns, which are read where it names them"),
+        ("a/b.flac", "audio", "recordings beside a table of columns, which are read where it names them"),
+        ("train/dataset_info.json", "text", "it describes the data"),
+        ("dataset_dict.json", "vision", "it describes the data"),
+        ("train/state.json", "audio", "it describes the data"),
+        ("statement.json", "audio", "a table beside recordings"),
     ],
 )
 def test_reasons(name, modality, reason):

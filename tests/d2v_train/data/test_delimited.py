@@ -4,7 +4,8 @@ import gzip
 
 import pytest
 
-from d2v_train.data.delimited import EncodingError, read_delimited
+from d2v_train.data.delimited import read_delimited
+from d2v_train.data.listing import EncodingError
 from d2v_train.data.tables import SourceSettings
 
 
@@ -72,10 +73,10 @@ def test_byte_order_marks_and_encodings(tmp_path):
     assert list(read(tmp_path, b"\xef\xbb\xbftext,label\na,1\n").columns) == ["text", "label"]
     assert read(tmp_path, "text,label\ncafé,1\n".encode("utf-16")).columns["text"] == ["café"]
     latin = "text,label\nok,1\ncafé,1\n".encode("latin-1")
-    with pytest.raises(EncodingError, match=r"Line 3 of .*a\.csv is not UTF-8.*option encoding"):
+    with pytest.raises(EncodingError, match=r"Line 3 of .*a\.csv is not UTF-8.*option `encoding`"):
         read(tmp_path, latin)
     assert read(tmp_path, latin, encoding="latin-1").columns["text"] == ["ok", "café"]
-    with pytest.raises(EncodingError, match="is not ascii"):
+    with pytest.raises(EncodingError, match="is not ASCII"):
         read(tmp_path, latin, encoding="ascii")
 
 

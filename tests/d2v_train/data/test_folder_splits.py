@@ -97,3 +97,11 @@ def test_test_and_validation_stand_for_one_another_only_where_they_did():
     with pytest.raises(SplitNotFoundError, match="here.*dev-clean") as error:
         splits_meant("train", ["dev-clean"], "here")
     assert error.value.existing == ["dev-clean"]
+
+
+@pytest.mark.parametrize("place", ["images", "unknown", "all", "pics/of"])
+def test_a_folder_that_holds_a_whole_split_is_no_class_unless_others_have_it(place):
+    names = [f"train/{name}/images/1.png" for name in ("n01", "n02")] + [f"test/{place}/{i}.png" for i in range(2)]
+    assert classes_of(names, FolderLevels.of(names)) == ["n01", "n02", None, None]
+    names[2:] = ["test/n01/1.png", "test/n01/2.png"]
+    assert classes_of(names, FolderLevels.of(names)) == ["n01", "n02", "n01", "n01"]

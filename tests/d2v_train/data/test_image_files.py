@@ -400,3 +400,9 @@ def test_large_deep_pictures_are_scaled_in_parts():
 def test_pixels_keep_their_type():
     assert pixels_of(PIXELS.tolist(), []).shape == (24, 40, 3) and pixels_of(DEEP / 255, []).dtype == np.float64
     assert open_picture(PNG, 10**6, []).size == (40, 24)
+
+
+@pytest.mark.parametrize("size", [30, 100, 200, 400])
+def test_a_jpeg_that_is_cut_in_its_header_is_truncated(size):
+    with pytest.raises(BadSample, match="truncated"):
+        decode_image(JPEG[:size])

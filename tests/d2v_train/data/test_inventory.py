@@ -3,23 +3,7 @@
 import logging
 from types import SimpleNamespace
 
-from d2v_train.data.inventory import Inventory, joined_inventory, log_inventories, printable, visible_files
-
-
-def test_links_are_followed_and_hidden_files_left_out(tmp_path):
-    (tmp_path / "real").mkdir()
-    (tmp_path / "real" / "a.png").touch()
-    source = tmp_path / "source"
-    (source / ".hidden").mkdir(parents=True)
-    (source / ".hidden" / "b.png").touch()
-    (source / "c.png").touch()
-    (source / "linked").symlink_to(tmp_path / "real")
-    (source / "d.png").symlink_to(tmp_path / "real" / "a.png")
-    assert [path.relative_to(source).as_posix() for path in visible_files(source)] == [
-        "c.png",
-        "d.png",
-        "linked/a.png",
-    ]
+from d2v_train.data.inventory import Inventory, joined_inventory, log_inventories, printable
 
 
 def test_summary_names_the_files_that_are_left_out():

@@ -3,8 +3,8 @@ import json
 
 import pytest
 
-from d2v_train.data.delimited import EncodingError
 from d2v_train.data.json_tables import read_json_table
+from d2v_train.data.listing import EncodingError
 
 
 ROWS = [{"text": "a", "label": 1}, {"text": "b", "label": None}]

@@ -205,3 +205,22 @@ def test_a_table_of_files_is_a_source(tmp_path, name):
     assert data.transcripts == ["T0", "T2"] and data.lengths.tolist() == [1600, 1600]
     assert opened("audio", tmp_path / name, "test", text_column="text").transcripts == ["T1", "T3"]
     assert data.inventory.files == len(data.inventory.used) == 5
+
+
+@pytest.mark.parametrize("gone", ["LJ009-0001", "name", "LJ|", '"'])
+def test_ljspeech_is_recognised_when_its_first_recording_is_missing(tmp_path, gone):
+    make_ljspeech(tmp_path)
+    content = (tmp_path / "metadata.csv").read_text(encoding="utf-8")
+    write_text(tmp_path / "metadata.csv", f"{gone}|a|b\n{content}")
+    data = opened("audio", tmp_path, text_column="text")
+    assert data.transcripts[1:] == ['Doctor five "x', "plain", "only"] and len(data.without_bad()) == 3
+    assert data.inventory.layout == "recordings, LJSpeech" and "1 listed files do not exist" in data.inventory.notes[0]
+
+
+@pytest.mark.parametrize("header", ["file_name|text", "text|path", '"filename"|text'])
+def test_a_header_between_bars_is_metadata_not_ljspeech(tmp_path, header):
+    write_recording(tmp_path / "a.wav")
+    row = "hello|a.wav" if header.startswith("text") else "a.wav|hello"
+    write_text(tmp_path / "metadata.csv", f"{header}\n{row}\n")
+    data = opened("audio", tmp_path, text_column="text")
+    assert data.inventory.layout == "recordings, metadata" and heard(data) == {"a.wav": "hello"}

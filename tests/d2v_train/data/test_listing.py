@@ -9,7 +9,7 @@ import fsspec
 import pytest
 
 from d2v_train.data.bad_samples import BadSample
-from d2v_train.data.listing import FolderListing, UrlListing, ZipListing, decoded_text, each_line
+from d2v_train.data.listing import FolderListing, UrlListing, ZipListing, decoded_text, each_line, visible_files
 
 
 @pytest.fixture
@@ -64,7 +64,7 @@ def test_links(tmp_path):
         "self",
         "twin/up",
     }
-    assert listing.notes == ["the linked folder twin shows files of the source a second time"]
+    assert listing.notes == ["linked folders (twin) show files of the source a second time: 1"]
 
 
 def test_two_folders_that_link_to_each_other_end(tmp_path):
@@ -73,6 +73,22 @@ def test_two_folders_that_link_to_each_other_end(tmp_path):
         (tmp_path / one / f"{one}.png").touch()
         (tmp_path / one / "to").symlink_to(tmp_path / other)
     assert FolderListing(tmp_path).names == ["a/a.png", "a/to/b.png", "b/b.png", "b/to/a.png"]
+
+
+def test_folders_that_all_link_to_one_another_are_listed_once_for_each_link(tmp_path):
+    """Every way through seven such folders would be 13,699 files."""
+    names = "abcdefg"
+    for name in names:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "1.png").touch()
+        for other in names.replace(name, ""):
+            (tmp_path / name / f"to_{other}").symlink_to(tmp_path / other)
+    listing = FolderListing(tmp_path)
+    assert len(listing.names) == 7 + 7 * 6 and len(listing.notes) == 1
+    assert {reason for _, reason in listing.left_out} == {
+        "a link to a folder that contains it",
+        "a link to a folder of the source, in a linked folder of the source",
+    }
 
 
 def test_absolute_paths_become_names(tmp_path):
@@ -155,3 +171,19 @@ def test_an_encoding_error_names_file_line_and_option():
     assert decoded_text("ü".encode("utf-16"), "utf-16", "f") == decoded_text("ü".encode("utf-16"), "utf-8", "f") == "ü"
     with pytest.raises(ValueError, match="Line 2 of f is not UTF-8.*`encoding`.*latin-1"):
         decoded_text(b"a\nb\xe9", "utf-8", "f")
+
+
+def test_visible_files_follow_links_and_leave_out_hidden_ones(tmp_path):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "real" / "a.png").touch()
+    source = tmp_path / "source"
+    (source / ".hidden").mkdir(parents=True)
+    (source / ".hidden" / "b.png").touch()
+    (source / "c.png").touch()
+    (source / "linked").symlink_to(tmp_path / "real")
+    (source / "d.png").symlink_to(tmp_path / "real" / "a.png")
+    assert [path.relative_to(source).as_posix() for path in visible_files(source)] == [
+        "c.png",
+        "d.png",
+        "linked/a.png",
+    ]

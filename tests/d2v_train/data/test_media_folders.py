@@ -407,13 +407,6 @@ def test_a_table_of_something_else_never_makes_a_folder_something_else(tmp_path)
     assert classes(data) == {"p": 1, "q": 1} and data.inventory.used == ["train.parquet"] and data.inventory.files == 4
 
 
-def test_metadata_that_lists_nothing_says_which_files_it_leaves_out(tmp_path):
-    make_pictures(tmp_path, "0.png")
-    write_text(tmp_path / "metadata.csv", "file_name,label\n")
-    with pytest.raises(ValueError, match=r"no samples.*\n.*\n.*not listed in metadata.csv: 1 \(0.png\)"):
-        opened("vision", tmp_path)
-
-
 def test_pretraining_reads_no_labels_of_metadata(tmp_path):
     make_pictures(tmp_path, "0.png", "1.png")
     write_text(
@@ -435,3 +428,70 @@ def test_metadata_of_another_modality_does_not_hide_files(tmp_path):
     write_clip(tmp_path / "1.wav")
     write_text(tmp_path / "metadata.csv", "file_name,label\n0.png,a\n")
     assert files_of(opened("audio", tmp_path)) == ["1.wav"] and files_of(opened("vision", tmp_path)) == ["0.png"]
+
+
+@pytest.mark.parametrize("name", ["holdout", "unlabeled", "extra", "fold 1"])
+def test_a_value_of_the_column_of_splits_is_a_split_beside_usual_ones(tmp_path, name):
+    for i in range(3):
+        write_picture(tmp_path / f"{i}.png")
+    write_text(tmp_path / "metadata.csv", f"file_name,split\n0.png,Train\n1.png,{name} \n2.png,\n")
+    data = opened("vision", tmp_path)
+    assert data.inventory.samples == {"train": 2, name: 1} and files_of(data) == ["0.png", "2.png"]
+    assert files_of(opened("vision", tmp_path, split=name)) == ["1.png"]
+
+
+@pytest.mark.parametrize("values", ["01", "AB", ["left", "right"], ["attest", "untrained"]])
+def test_a_column_of_splits_without_splits_means_nothing_and_is_noted(tmp_path, values):
+    for i in range(2):
+        write_picture(tmp_path / f"{i}.png")
+    write_text(tmp_path / "metadata.csv", f"file_name,split\n0.png,{values[0]}\n1.png,{values[1]}\n")
+    data = opened("vision", tmp_path)
+    assert len(data) == 2 and data.inventory.samples == {"train": 2}
+    assert "column `split` of metadata.csv does not name splits" in data.inventory.notes[0]
+
+
+@pytest.mark.parametrize("written, name", [("a.jpg", "a.JPG"), ("IMG/A.PNG", "img/a.png"), ("Ä.png", "a\u0308.png")])
+def test_a_path_in_another_case_is_found_unless_it_is_ambiguous(tmp_path, written, name):
+    write_picture(tmp_path / name)
+    write_text(tmp_path / "metadata.csv", f"file_name,label\n{written},x\n")
+    assert files_of(opened("vision", tmp_path)) == [name]
+
+
+def test_a_path_that_several_files_have_in_another_case_is_missing(tmp_path):
+    for name in ("a.PNG", "A.png", "b.PNG"):
+        write_picture(tmp_path / name)
+    write_text(tmp_path / "metadata.csv", "file_name\nA.PNG\nA.png\nB.png\n")
+    data = opened("vision", tmp_path)
+    assert files_of(data) == ["A.PNG", "A.png", "b.PNG"]
+    assert data.inventory.notes == ["1 listed files do not exist (A.PNG)"]
+
+
+def test_classes_of_metadata_beside_those_of_folders_are_noted(tmp_path):
+    for name in ("train/a/0.png", "train/b/1.png", "val/a/0.png", "val/b/1.png"):
+        write_picture(tmp_path / name)
+    write_text(tmp_path / "train" / "metadata.csv", "file_name,label\na/0.png,x\nb/1.png,y\n")
+    inventory = opened("vision", tmp_path).inventory
+    assert inventory.samples == {"train": 2, "val": 2}
+    assert "some classes are told by metadata, others by folders" in inventory.notes
+    write_text(tmp_path / "val" / "metadata.csv", "file_name,label\na/0.png,x\nb/1.png,y\n")
+    assert opened("vision", tmp_path).inventory.notes == []
+
+
+@pytest.mark.parametrize("content", ["file_name,label\n", "file_name,label\n,\n,,\n", "file_name|label\n \n", ""])
+def test_metadata_that_lists_nothing_is_refused_in_a_sentence(tmp_path, content):
+    write_picture(tmp_path / "0.png")
+    write_text(tmp_path / "metadata.csv", content)
+    with pytest.raises(ValueError, match="metadata.csv (lists no files|has no column `file_name`)"):
+        opened("vision", tmp_path)
+
+
+@pytest.mark.parametrize("wanted", ["train", "train.clean.100", "train-other-500", "training", "Train_small"])
+def test_a_source_without_splits_is_the_training_split(tmp_path, caplog, wanted):
+    for i in range(2):
+        write_picture(tmp_path / f"{i}.png")
+    assert len(opened("vision", tmp_path, split=wanted)) == 2
+    assert ("using its split 'train'" in caplog.text) == (wanted not in ("train", "training"))
+    assert len(opened("vision", tmp_path, split=f"train.clean.100+{wanted}+train.other.500")) == 2
+    for other in ("trainer", "validation", "test"):
+        with pytest.raises(ValueError, match=f"no split '{other}'.*It has: train"):
+            opened("vision", tmp_path, split=other)

@@ -120,3 +120,18 @@ def test_a_row_without_a_file_and_a_broken_file_are_errors(content, name):
 
 def test_cells_are_stripped_but_names_of_files_are_literal():
     assert read("file_name,label\n a.wav ,  cat \n") == [(" a.wav ", {"label": "cat"})]
+
+
+@pytest.mark.parametrize("rows", [",,\n", "\n , ,\n\n", ",\n,,,\n", "\r\n,,\r\n"])
+def test_rows_of_empty_cells_do_not_count(rows):
+    content = f"file_name,label,x\na.png,cat,1\n{rows}b.png,dog,2\n{rows}"
+    assert [name for name, _ in read(content)] == ["a.png", "b.png"]
+    with pytest.raises(ValueError, match="Row 2 of metadata.csv has no `file_name`"):
+        read("file_name,label\na.png,cat\n,dog\n")
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-8", "utf-8-sig"])
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_encodings_that_tell_themselves_and_all_line_ends(encoding, end):
+    content = end.join(["file_name\tlabel", "ä.png\tgrün", ""]).encode(encoding)
+    assert read(content) == [("ä.png", {"label": "grün"})]

@@ -162,3 +162,9 @@ def test_a_substitute_brings_its_own_transcript(tmp_path):
     (tmp_path / "metadata.csv").write_text("file_name,text\na.wav,WRONG\nb.wav,RIGHT\n")
     raw = open_dataset("audio", str(tmp_path), text_column="text")
     assert raw[0]["transcript"] == "RIGHT" and raw[0]["id"] == 0
+
+
+@pytest.mark.parametrize("option", ["only_groups", "exclude_groups"])
+def test_groups_of_a_source_without_them_say_which_option_to_leave_out(option):
+    with pytest.raises(ValueError, match=f"no group column.*`group_column`, or set {option} to null"):
+        open_dataset("vision", "builtin", **{option: ["george"]})

@@ -8,7 +8,7 @@ import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from media_files import classes, opened, write_picture, write_recording, write_text
+from media_files import classes, opened, write_parquet, write_picture, write_recording, write_text
 from torch.utils.data import DataLoader
 
 from d2v_train.data.records import open_dataset
@@ -170,3 +170,41 @@ def test_the_account_of_a_source_without_training_data(tmp_path):
     assert take_inventory("vision", str(tmp_path), SourceSettings()).samples == {"test": 1}
     with pytest.raises(ValueError, match="no audio|modality audio"):
         take_inventory("audio", str(tmp_path), SourceSettings())
+
+
+@pytest.mark.parametrize("split", ["train.clean.100+train.clean.360", "train+train-other-500", "train + train"])
+@pytest.mark.parametrize("kind", ["pictures", "parquet", "texts", "builtin"])
+def test_names_that_mean_the_same_split_open_it_once(tmp_path, caplog, kind, split):
+    source, modality = str(tmp_path), "text" if kind == "texts" else "vision"
+    if kind == "pictures":
+        write_picture(tmp_path / "0.png")
+    elif kind == "texts":
+        write_text(tmp_path / "a.txt", "text")
+    elif kind == "parquet":
+        content = write_picture(tmp_path / "0.png").read_bytes()
+        write_parquet(tmp_path / "a.parquet", image=[content])
+    else:
+        source = "builtin"
+    once = len(open_dataset(modality, source))
+    assert len(open_dataset(modality, source, split)) == once
+    assert caplog.text.count("using its split 'train'") == ("train+" not in split and "train +" not in split)
+
+
+@pytest.mark.parametrize(
+    "name, modality, advice",
+    [("a.m4a", "audio", "ffmpeg"), ("a.HEIC", "vision", "magick"), ("a.npy", "vision", "parquet")],
+)
+def test_a_source_of_unreadable_files_says_how_to_convert_them(tmp_path, name, modality, advice):
+    write_text(tmp_path / "in" / name, "x")
+    for source in (tmp_path, tmp_path / "in" / name, shutil.make_archive(str(tmp_path / "z"), "zip", tmp_path / "in")):
+        with pytest.raises(ValueError, match=advice):
+            opened(modality, source)
+
+
+@pytest.mark.parametrize("modality", ["text", "vision", "audio"])
+def test_a_source_without_samples_accounts_for_all_its_files(tmp_path, modality):
+    write_text(tmp_path / "LICENSE")
+    write_text(tmp_path / "a.foo")
+    (tmp_path / "gone.png").symlink_to("nothing")
+    with pytest.raises(ValueError, match=r"(?s)There are no files of modality.*LICENSE.*a\.foo.*broken link: 1"):
+        opened(modality, tmp_path)

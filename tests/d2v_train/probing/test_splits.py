@@ -33,3 +33,17 @@ def test_held_out_part_is_stratified_disjoint_and_the_same_every_time(saved_mode
     fewer = names(max_samples=5)
     assert [len(part) for part in fewer] == [5, 5]
     assert set(fewer[0]) <= set(train) and set(fewer[1]) <= set(test)
+
+
+def test_what_the_data_is_read_as_is_logged_before_what_becomes_of_it(saved_model, tmp_path, caplog):
+    write_pictures(tmp_path, per_class=5, classes=2)
+    section = ProbeDataOptions(data=str(tmp_path / "train"))
+    caplog.set_level("INFO")
+    config = Data2VecConfig.from_pretrained(saved_model)
+    open_parts("vision", config, section)
+    account, held_out = caplog.messages
+    assert account.startswith("Data for vision: ") and "train 10" in account
+    assert "a fifth of every class of its split 'train' was held out" in held_out
+    caplog.clear()
+    open_parts("vision", config, section, account=False)
+    assert len(caplog.messages) == 1

@@ -153,8 +153,10 @@ def test_a_part_is_held_out_where_there_is_no_other(checkpoint, tmp_path, caplog
     data = write_classes(tmp_path / "data", 10)
     argv = run_options(checkpoint, tmp_path / "run", data, train_val_split=0.2)
     task = AudioClassification(*parse_arguments(*CLASSES, argv=argv))
+    caplog.set_level("INFO")
     raw = open_data(task)
     train, validation = raw["training"], raw["validation"]
+    assert caplog.messages[0].startswith("Data for audio: ") and "train 30" in caplog.messages[0]
     assert np.bincount(train.labels).tolist() == [8, 8, 8] and np.bincount(validation.labels).tolist() == [2, 2, 2]
     assert not {train.name_of(i) for i in range(24)} & {validation.name_of(i) for i in range(6)}
     assert (train.on_bad, usable(task, "validation", validation).on_bad) == ("substitute", "raise")
