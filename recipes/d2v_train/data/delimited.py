@@ -11,8 +11,9 @@ import gzip
 import io
 import zlib
 from collections.abc import Iterable, Iterator
-from itertools import islice
 from typing import Any
+
+import numpy as np
 
 from d2v_train.data.files import open_file, problem_of
 from d2v_train.data.memory_table import TablePart
@@ -21,7 +22,8 @@ from d2v_train.data.tables import AS_FOUND, SourceSettings
 
 DELIMITERS = (",", "\t", ";", "|")
 """Recognised delimiters; of several that the first line contains equally often, the first one."""
-ROWS_AT_ONCE = 10_000
+BLOCK_BYTES = 2**24
+"""Size of the pieces that a regular table is parsed in."""
 csv.field_size_limit(2**31 - 1)
 
 
@@ -53,7 +55,7 @@ def read_delimited(path: str, settings: SourceSettings = AS_FOUND) -> TablePart:
     if twice is not None:
         raise ValueError(f"{path} has two columns of the name {twice!r}. Rename one of them.")
 
-    columns = _whole_columns(text, delimiter, len(names))
+    columns = _regular_columns(text, delimiter, len(names))
     if columns is not None:
         return TablePart(path, dict(zip(names, columns, strict=True)), len(columns[0]))
     width, problems, cells = len(names), {}, []
@@ -105,26 +107,67 @@ def _delimiter_of(header: str) -> str:
     return max(DELIMITERS, key=bare.count)
 
 
-def _whole_columns(text: str, delimiter: str, width: int) -> list[list[str]] | None:
-    """Return the columns below the first row if all rows have `width` cells, in a fraction of the time; else None."""
-    lines = io.StringIO(text, newline="\n")
-    if delimiter == "\t":
-        rows = (line.rstrip("\r\n").split(delimiter) for line in lines if not line.isspace())
-    else:
-        rows = csv.reader(lines, delimiter=delimiter, strict=True)
-    columns: list[list[str]] = [[] for _ in range(width)]
-    try:
-        while chunk := list(islice(rows, ROWS_AT_ONCE)):
-            # A row of one cell may be a blank line.
-            if set(map(len, chunk)) != {width} or width == 1:
-                return None
-            for column, cells in zip(columns, zip(*chunk, strict=True), strict=True):
-                column += cells
-    except csv.Error:
+def _regular_columns(text: str, delimiter: str, width: int) -> list[list[str]] | None:
+    """Return the columns below the header of a regular table, in a tenth of the time; None for other tables.
+
+    A table is regular if all rows have `width` cells, and quotes stand only around whole cells or are doubled. Both
+    readers then agree on every cell.
+    """
+    import pyarrow
+    import pyarrow.csv
+
+    content = text.encode("utf-8", "surrogatepass")
+    # A row of one cell may be a blank line, and a carriage return alone is a line end for the other reader only.
+    if width == 1 or b"\0" in content or content.count(b"\r") != content.count(b"\r\n"):
         return None
-    for column in columns:
-        del column[0]
-    return columns
+    if delimiter != "\t" and not _quotes_cells_only(content, delimiter):
+        return None
+    names = [str(number) for number in range(width)]
+    try:
+        table = pyarrow.csv.read_csv(
+            pyarrow.BufferReader(content),
+            pyarrow.csv.ReadOptions(use_threads=False, block_size=BLOCK_BYTES, column_names=names),
+            pyarrow.csv.ParseOptions(
+                delimiter=delimiter,
+                quote_char=False if delimiter == "\t" else '"',
+                newlines_in_values=delimiter != "\t",
+            ),
+            pyarrow.csv.ConvertOptions(
+                column_types=dict.fromkeys(names, pyarrow.string()),
+                strings_can_be_null=False,
+            ),
+        ).slice(1)
+    except pyarrow.ArrowException:
+        return None
+    if delimiter == "\t" and _has_blank_rows(table):
+        return None
+    return [column.to_numpy(zero_copy_only=False).tolist() for column in table.columns]
+
+
+def _quotes_cells_only(content: bytes, delimiter: str) -> bool:
+    """Return whether every quote opens a cell, closes one, or is one half of a doubled quote in a quoted cell."""
+    codes = np.frombuffer(content, np.uint8)
+    places = np.flatnonzero(codes == ord('"'))
+    if len(places) % 2:
+        return False
+    opening, closing = places[::2], places[1::2]
+    bounds = [ord(character) for character in (delimiter, "\n", '"')]
+    before = codes[opening[opening > 0] - 1]
+    after = codes[closing[closing < len(codes) - 1] + 1]
+    return bool(np.isin(before, bounds).all() and np.isin(after, [*bounds, ord("\r")]).all())
+
+
+def _has_blank_rows(table: Any) -> bool:
+    """Return whether all cells of some row are white space."""
+    import pyarrow.compute as compute
+
+    blank = None
+    for column in table.columns:
+        empty = compute.or_(compute.equal(compute.binary_length(column), 0), compute.utf8_is_space(column))
+        blank = empty if blank is None else compute.and_(blank, empty)
+        if not compute.any(blank).as_py():
+            return False
+    return True
 
 
 def _plain_rows(text: str, delimiter: str) -> Iterator[tuple[str, Any]]:

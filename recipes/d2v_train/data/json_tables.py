@@ -10,6 +10,7 @@ from typing import Any
 
 from d2v_train.data.delimited import read_text
 from d2v_train.data.files import problem_of
+from d2v_train.data.json_lines import load_line
 from d2v_train.data.memory_table import TablePart
 from d2v_train.data.tables import AS_FOUND, SourceSettings
 
@@ -41,7 +42,7 @@ def read_json_table(path: str, settings: SourceSettings = AS_FOUND) -> TablePart
         if not line.strip():
             continue
         try:
-            rows.append((f"line {number}", json.loads(line)))
+            rows.append((f"line {number}", load_line(line)))
         except (ValueError, RecursionError) as error:
             rows.append((f"line {number}", error))
     if not any(isinstance(value, dict) for _, value in rows):
