@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import csv
 import gzip
-import io
 import zlib
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -22,7 +21,7 @@ from d2v_train.data.tables import AS_FOUND, SourceSettings
 
 DELIMITERS = (",", "\t", ";", "|")
 """Recognised delimiters; of several that the first line contains equally often, the first one."""
-BLOCK_BYTES = 2**24
+BLOCK_BYTES = 2**22
 """Size of the pieces that a regular table is parsed in."""
 csv.field_size_limit(2**31 - 1)
 
@@ -42,7 +41,7 @@ def read_delimited(path: str, settings: SourceSettings = AS_FOUND) -> TablePart:
     text = read_text(path, settings.encoding)
     if "\n" not in text and "\r" in text:  # line ends of classic Mac OS
         text = text.replace("\r", "\n")
-    first = next((line for line in io.StringIO(text, newline="\n") if line.strip()), "")
+    first = next((line for line in _lines(text) if line.strip()), "")
     delimiter = "\t" if path.lower().removesuffix(".gz").endswith((".tsv", ".tab")) else _delimiter_of(first)
     rows = _plain_rows(text, delimiter) if delimiter == "\t" else _quoted_rows(text, delimiter, path)
     _, header = next(rows, (0, None))
@@ -99,6 +98,16 @@ def read_text(path: str, encoding: str) -> str:
             f"Line {line} of {path} is not {'UTF-8' if encoding == 'utf-8-sig' else encoding}: {error}. Name the "
             "encoding of the file with the option encoding of the source, such as latin-1 or cp1252."
         ) from error
+
+
+def _lines(text: str) -> Iterator[str]:
+    """Yield the lines with their line feeds."""
+    start = 0
+    while end := text.find("\n", start) + 1:
+        yield text[start:end]
+        start = end
+    if start < len(text):
+        yield text[start:]
 
 
 def _delimiter_of(header: str) -> str:
@@ -180,7 +189,7 @@ def _plain_rows(text: str, delimiter: str) -> Iterator[tuple[str, Any]]:
 
 def _quoted_rows(text: str, delimiter: str, path: str) -> Iterator[tuple[str, Any]]:
     """Yield place and cells of each row, or the reason why it cannot be read."""
-    lines = _Counted(io.StringIO(text, newline="\n"))
+    lines = _Counted(_lines(text))
     reader = csv.reader(lines, delimiter=delimiter, strict=True)
     while True:
         start = lines.number + 1

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from d2v_train.data.rows import LazySequence
 from d2v_train.data.tables import is_missing
 
 
@@ -48,9 +49,29 @@ def encode_labels(
     Raises:
         ValueError: If the labels are anything else, or of several types.
     """
-    labels, others = _normalised(raw), _normalised(list(universe))
+    universe = list(universe)
+    if set(map(type, raw)) == {str}:  # of millions of names, few are different
+        place = {word: number for number, word in enumerate(dict.fromkeys(raw))}
+        if len(place) < len(raw):
+            words = list(place)
+            rows = LazySequence(len(words), lambda number: raw.index(words[number]))
+            encoded, found = _encode(words, names, universe, where, untyped, rows)
+            return encoded[np.fromiter(map(place.__getitem__, raw), np.int64, len(raw))], found
+    return _encode(raw, names, universe, where, untyped, range(len(raw)))
+
+
+def _encode(
+    raw: Sequence[Any],
+    names: Sequence[str] | None,
+    universe: list[Any],
+    where: str,
+    untyped: bool,
+    rows: Sequence[int],
+) -> tuple[np.ndarray, list[str] | None]:
+    """Return labels as an array, and the class names; arguments as of `encode_labels`, and the row of each label."""
+    labels, others = _normalised(raw), _normalised(universe)
     if untyped:
-        labels, others = _recognise(labels, others, where)
+        labels, others = _recognise(labels, others, where, rows)
     kinds = _types(labels, others)
     if kinds in ({int, str}, {int, list}):  # hidden test labels of classes with names
         labels, others = ([None if value == -1 else value for value in part] for part in (labels, others))
@@ -69,7 +90,7 @@ def encode_labels(
     if kinds <= {int, float}:
         return np.array([np.nan if value is None else value for value in labels], dtype=np.float32), None
     raise ValueError(
-        f"The labels of {where} are of several types, or of none that is a label: {_examples(labels, others)}. "
+        f"The labels of {where} are of several types, or of none that is a label: {_examples(labels, others, rows)}. "
         "Expected whole numbers, scores, names, or lists of whole numbers or of names. Make them one type, or name "
         "another label column."
     )
@@ -77,7 +98,7 @@ def encode_labels(
 
 def recognise(labels: Sequence[Any], where: str) -> list[Any]:
     """Return labels that are text as whole numbers, numbers or booleans if all are such, as names otherwise."""
-    return _recognise(_normalised(labels), [], where)[0]
+    return _recognise(_normalised(labels), [], where, range(len(labels)))[0]
 
 
 def _types(*parts: Sequence[Any]) -> set[type]:
@@ -116,7 +137,7 @@ def _normal(value: Any) -> Any:
     return None if is_missing(value) else value
 
 
-def _recognise(labels: list[Any], others: list[Any], where: str) -> tuple[list[Any], list[Any]]:
+def _recognise(labels: list[Any], others: list[Any], where: str, rows: Sequence[int]) -> tuple[list[Any], list[Any]]:
     """Return labels that are text as whole numbers, numbers or booleans, if all of them are such."""
     words = {value for part in (labels, others) if str in _types(part) for value in part if isinstance(value, str)}
     whole = {word for word in words if _WHOLE.fullmatch(word)}
@@ -128,11 +149,15 @@ def _recognise(labels: list[Any], others: list[Any], where: str) -> tuple[list[A
     if words and numbers == words:
         return _mapped(labels, float), _mapped(others, float)
     if numbers:
-        row, word = next(
-            ((row, value) for row, value in enumerate(labels) if isinstance(value, str) and value not in numbers),
+        number, word = next(
+            (
+                (number, value)
+                for number, value in enumerate(labels)
+                if isinstance(value, str) and value not in numbers
+            ),
             (None, min(words - numbers)),
         )
-        place = "another split" if row is None else f"row {row}"
+        place = "another split" if number is None else f"row {rows[number]}"
         if numbers - whole:
             raise ValueError(
                 f"The labels of {where} are numbers, but that of {place} is the word {word!r}. Leave the cell empty "
@@ -213,11 +238,11 @@ def _several(
     return encoded, found
 
 
-def _examples(labels: list[Any], others: list[Any]) -> str:
+def _examples(labels: list[Any], others: list[Any], rows: Sequence[int] | None = None) -> str:
     """Return one label of each type, with its row."""
     found: dict[str, str] = {}
     for place, values in (("row {}", labels), ("another split", others)):
-        for row, value in enumerate(values):
+        for number, value in enumerate(values):
             kinds = {type(value).__name__}
             if isinstance(value, list):
                 kinds = {f"list of {type(item).__name__}" for item in value} or {"empty list"}
@@ -225,5 +250,6 @@ def _examples(labels: list[Any], others: list[Any]) -> str:
                 if kind not in found:
                     shown = repr(value)
                     shown = shown[:40] + "..." if len(shown) > 40 else shown
+                    row = number if rows is None or values is others else rows[number]
                     found[kind] = f"{shown} ({kind}) in {place.format(row)}"
     return ", ".join(found.values())

@@ -119,3 +119,12 @@ def test_words_among_whole_numbers_are_names_and_said_to_be(caplog):
     encode_labels(["0", "1", "NA"], None, [], "the table", untyped=True)
     assert "row 2" in caplog.text and "'NA'" in caplog.text
     assert recognise(["1", " 2 ", ""], "it") == [1, 2, None]
+
+
+def test_messages_about_names_that_repeat_tell_the_first_row():
+    with pytest.raises(ValueError, match="row 3 is the word 'bad'"):
+        encode_labels(["0.5", "1.5", "0.5", "bad", "bad"], None, (), "x", True)
+    with pytest.raises(ValueError, match=r"'b' \(str\) in row 0, 0.5 \(float\) in another split"):
+        encode_labels(["b", "b", "a"], None, [0.5], "x")
+    ids, names = encode_labels(["b", " b", "", "a", "b", "-1"], None, ["c"], "x")
+    assert ids.tolist() == [1, 1, -1, 0, 1, -1] and names == ["a", "b", "c"]
