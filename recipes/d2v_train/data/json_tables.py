@@ -53,7 +53,7 @@ def read_json_table(path: str, settings: SourceSettings = AS_FOUND) -> TablePart
 def _rows_of_object(whole: dict[str, Any]) -> list[Any]:
     """Return the rows of a JSON object of columns or with a list of rows, or the object if it is one row itself."""
     lists = {name: value for name, value in whole.items() if isinstance(value, list)}
-    tables = [value for value in lists.values() if value and all(isinstance(item, dict) for item in value)]
+    tables = [value for value in lists.values() if any(isinstance(item, dict) for item in value)]
     if len(tables) == 1 and (len(lists) == 1 or len(lists) < len(whole)):
         return tables[0]
     if whole and len(lists) == len(whole) and len({len(value) for value in lists.values()}) == 1:

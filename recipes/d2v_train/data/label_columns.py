@@ -85,6 +85,7 @@ def _encode(
     if float in kinds and kinds <= {int, float} and _are_ids([*labels, *others], kinds):
         kinds = {int}
     if kinds <= {int, bool}:
+        _check_ids(labels, where, rows)
         ids = np.array([-1 if value is None else int(value) for value in labels], dtype=np.int64)
         return ids, None if names is None else list(names)
     if kinds <= {int, float}:
@@ -133,7 +134,8 @@ def _normal(value: Any) -> Any:
         value = float(value)
         return int(value) if value.is_integer() else _normal(value)
     if isinstance(value, list | tuple):
-        return [item for item in map(_normal, value) if item is not None]
+        found = [item for item in map(_normal, value) if item is not None]
+        return found if found or not len(value) else None
     return None if is_missing(value) else value
 
 
@@ -187,6 +189,17 @@ def _are_ids(values: list[Any], kinds: set[type]) -> bool:
     """Return whether numbers are class ids that became floats only because some are missing, as pandas writes them."""
     some_missing = any(value is None for value in values)
     return (some_missing or int in kinds) and all(value is None or float(value).is_integer() for value in values)
+
+
+def _check_ids(labels: Sequence[Any], where: str, rows: Sequence[int]) -> None:
+    """Check that class ids fit into 64 bits."""
+    known = {value for value in labels if value is not None}
+    wrong = next((value for value in known if not -(2**63) <= value < 2**63), None)
+    if wrong is not None:
+        raise ValueError(
+            f"The label {wrong!r} in row {rows[list(labels).index(wrong)]} of {where} is too large for a class id. "
+            "Number the classes from 0, or write their names."
+        )
 
 
 def _order(name: str) -> tuple[int, int, str]:
