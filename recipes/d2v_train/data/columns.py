@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from d2v_train.data.bad_samples import BadSample
 from d2v_train.data.rows import Rows
 
 
@@ -74,10 +73,6 @@ class TableRows(Rows):
         stamp = self.stamp()
         names_files = self.finish is not None and any(self.schema[name].type == "string" for name in self.columns)
         return None if stamp is None or names_files else f"{list(self.columns)}\n{stamp}"
-
-    def problems(self) -> dict[int, BadSample]:
-        """Return the rows that are known to be unreadable."""
-        return {}
 
     def lost_files(self) -> list[str]:
         """Return the files of which nothing can be read; each counts as one row that cannot be read."""

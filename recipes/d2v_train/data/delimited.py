@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import csv
 import gzip
-import io
 import zlib
 from collections.abc import Iterable, Iterator
-from itertools import islice
 from typing import Any
+
+import numpy as np
 
 from d2v_train.data.files import open_file, problem_of
 from d2v_train.data.listing import decoded_text
@@ -22,7 +22,8 @@ from d2v_train.data.tables import AS_FOUND, SourceSettings
 
 DELIMITERS = (",", "\t", ";", "|")
 """Recognised delimiters; of several that the first line contains equally often, the first one."""
-ROWS_AT_ONCE = 10_000
+BLOCK_BYTES = 2**22
+"""Size of the pieces that a regular table is parsed in."""
 csv.field_size_limit(2**31 - 1)
 
 
@@ -41,7 +42,7 @@ def read_delimited(path: str, settings: SourceSettings = AS_FOUND) -> TablePart:
     text = read_text(path, settings.encoding)
     if "\n" not in text and "\r" in text:  # line ends of classic Mac OS
         text = text.replace("\r", "\n")
-    first = next((line for line in io.StringIO(text, newline="\n") if line.strip()), "")
+    first = next((line for line in _lines(text) if line.strip()), "")
     delimiter = "\t" if path.lower().removesuffix(".gz").endswith((".tsv", ".tab")) else _delimiter_of(first)
     rows = _plain_rows(text, delimiter) if delimiter == "\t" else _quoted_rows(text, delimiter, path)
     _, header = next(rows, (0, None))
@@ -54,7 +55,7 @@ def read_delimited(path: str, settings: SourceSettings = AS_FOUND) -> TablePart:
     if twice is not None:
         raise ValueError(f"{path} has two columns of the name {twice!r}. Rename one of them.")
 
-    columns = _whole_columns(text, delimiter, len(names))
+    columns = _regular_columns(text, delimiter, len(names))
     if columns is not None:
         return TablePart(path, dict(zip(names, columns, strict=True)), len(columns[0]))
     width, problems, cells = len(names), {}, []
@@ -86,32 +87,83 @@ def read_text(path: str, encoding: str) -> str:
     return decoded_text(content, encoding, path)
 
 
+def _lines(text: str) -> Iterator[str]:
+    """Yield the lines with their line feeds."""
+    start = 0
+    while end := text.find("\n", start) + 1:
+        yield text[start:end]
+        start = end
+    if start < len(text):
+        yield text[start:]
+
+
 def _delimiter_of(header: str) -> str:
     """Return the delimiter that a header contains most often outside of quotes."""
     bare = "".join(part for number, part in enumerate(header.split('"')) if number % 2 == 0)
     return max(DELIMITERS, key=bare.count)
 
 
-def _whole_columns(text: str, delimiter: str, width: int) -> list[list[str]] | None:
-    """Return the columns below the first row if all rows have `width` cells, in a fraction of the time; else None."""
-    lines = io.StringIO(text, newline="\n")
-    if delimiter == "\t":
-        rows = (line.rstrip("\r\n").split(delimiter) for line in lines if not line.isspace())
-    else:
-        rows = csv.reader(lines, delimiter=delimiter, strict=True)
-    columns: list[list[str]] = [[] for _ in range(width)]
-    try:
-        while chunk := list(islice(rows, ROWS_AT_ONCE)):
-            # A row of one cell may be a blank line.
-            if set(map(len, chunk)) != {width} or width == 1:
-                return None
-            for column, cells in zip(columns, zip(*chunk, strict=True), strict=True):
-                column += cells
-    except csv.Error:
+def _regular_columns(text: str, delimiter: str, width: int) -> list[list[str]] | None:
+    """Return the columns below the header of a regular table, in a tenth of the time; None for other tables.
+
+    A table is regular if all rows have `width` cells, and quotes stand only around whole cells or are doubled. Both
+    readers then agree on every cell.
+    """
+    import pyarrow
+    import pyarrow.csv
+
+    content = text.encode("utf-8", "surrogatepass")
+    # A row of one cell may be a blank line, and a carriage return alone is a line end for the other reader only.
+    if width == 1 or b"\0" in content or content.count(b"\r") != content.count(b"\r\n"):
         return None
-    for column in columns:
-        del column[0]
-    return columns
+    if delimiter != "\t" and not _quotes_cells_only(content, delimiter):
+        return None
+    names = [str(number) for number in range(width)]
+    try:
+        table = pyarrow.csv.read_csv(
+            pyarrow.BufferReader(content),
+            pyarrow.csv.ReadOptions(use_threads=False, block_size=BLOCK_BYTES, column_names=names),
+            pyarrow.csv.ParseOptions(
+                delimiter=delimiter,
+                quote_char=False if delimiter == "\t" else '"',
+                newlines_in_values=delimiter != "\t",
+            ),
+            pyarrow.csv.ConvertOptions(
+                column_types=dict.fromkeys(names, pyarrow.string()),
+                strings_can_be_null=False,
+            ),
+        ).slice(1)
+    except pyarrow.ArrowException:
+        return None
+    if delimiter == "\t" and _has_blank_rows(table):
+        return None
+    return [column.to_numpy(zero_copy_only=False).tolist() for column in table.columns]
+
+
+def _quotes_cells_only(content: bytes, delimiter: str) -> bool:
+    """Return whether every quote opens a cell, closes one, or is one half of a doubled quote in a quoted cell."""
+    codes = np.frombuffer(content, np.uint8)
+    places = np.flatnonzero(codes == ord('"'))
+    if len(places) % 2:
+        return False
+    opening, closing = places[::2], places[1::2]
+    bounds = [ord(character) for character in (delimiter, "\n", '"')]
+    before = codes[opening[opening > 0] - 1]
+    after = codes[closing[closing < len(codes) - 1] + 1]
+    return bool(np.isin(before, bounds).all() and np.isin(after, [*bounds, ord("\r")]).all())
+
+
+def _has_blank_rows(table: Any) -> bool:
+    """Return whether all cells of some row are white space."""
+    import pyarrow.compute as compute
+
+    blank = None
+    for column in table.columns:
+        empty = compute.or_(compute.equal(compute.binary_length(column), 0), compute.utf8_is_space(column))
+        blank = empty if blank is None else compute.and_(blank, empty)
+        if not compute.any(blank).as_py():
+            return False
+    return True
 
 
 def _plain_rows(text: str, delimiter: str) -> Iterator[tuple[str, Any]]:
@@ -124,7 +176,7 @@ def _plain_rows(text: str, delimiter: str) -> Iterator[tuple[str, Any]]:
 
 def _quoted_rows(text: str, delimiter: str, path: str) -> Iterator[tuple[str, Any]]:
     """Yield place and cells of each row, or the reason why it cannot be read."""
-    lines = _Counted(io.StringIO(text, newline="\n"))
+    lines = _Counted(_lines(text))
     reader = csv.reader(lines, delimiter=delimiter, strict=True)
     while True:
         start = lines.number + 1

@@ -10,6 +10,7 @@ from typing import Any
 
 from d2v_train.data.delimited import read_text
 from d2v_train.data.files import problem_of
+from d2v_train.data.json_lines import load_line
 from d2v_train.data.memory_table import TablePart
 from d2v_train.data.tables import AS_FOUND, SourceSettings
 
@@ -41,7 +42,7 @@ def read_json_table(path: str, settings: SourceSettings = AS_FOUND) -> TablePart
         if not line.strip():
             continue
         try:
-            rows.append((f"line {number}", json.loads(line)))
+            rows.append((f"line {number}", load_line(line)))
         except (ValueError, RecursionError) as error:
             rows.append((f"line {number}", error))
     if not any(isinstance(value, dict) for _, value in rows):
@@ -52,7 +53,7 @@ def read_json_table(path: str, settings: SourceSettings = AS_FOUND) -> TablePart
 def _rows_of_object(whole: dict[str, Any]) -> list[Any]:
     """Return the rows of a JSON object of columns or with a list of rows, or the object if it is one row itself."""
     lists = {name: value for name, value in whole.items() if isinstance(value, list)}
-    tables = [value for value in lists.values() if value and all(isinstance(item, dict) for item in value)]
+    tables = [value for value in lists.values() if any(isinstance(item, dict) for item in value)]
     if len(tables) == 1 and (len(lists) == 1 or len(lists) < len(whole)):
         return tables[0]
     if whole and len(lists) == len(whole) and len({len(value) for value in lists.values()}) == 1:

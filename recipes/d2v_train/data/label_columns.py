@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from d2v_train.data.rows import LazySequence
 from d2v_train.data.tables import is_missing
 
 
@@ -48,9 +49,29 @@ def encode_labels(
     Raises:
         ValueError: If the labels are anything else, or of several types.
     """
-    labels, others = _normalised(raw), _normalised(list(universe))
+    universe = list(universe)
+    if set(map(type, raw)) == {str}:  # of millions of names, few are different
+        place = {word: number for number, word in enumerate(dict.fromkeys(raw))}
+        if len(place) < len(raw):
+            words = list(place)
+            rows = LazySequence(len(words), lambda number: raw.index(words[number]))
+            encoded, found = _encode(words, names, universe, where, untyped, rows)
+            return encoded[np.fromiter(map(place.__getitem__, raw), np.int64, len(raw))], found
+    return _encode(raw, names, universe, where, untyped, range(len(raw)))
+
+
+def _encode(
+    raw: Sequence[Any],
+    names: Sequence[str] | None,
+    universe: list[Any],
+    where: str,
+    untyped: bool,
+    rows: Sequence[int],
+) -> tuple[np.ndarray, list[str] | None]:
+    """Return labels as an array, and the class names; arguments as of `encode_labels`, and the row of each label."""
+    labels, others = _normalised(raw), _normalised(universe)
     if untyped:
-        labels, others = _recognise(labels, others, where)
+        labels, others = _recognise(labels, others, where, rows)
     kinds = _types(labels, others)
     if kinds in ({int, str}, {int, list}):  # hidden test labels of classes with names
         labels, others = ([None if value == -1 else value for value in part] for part in (labels, others))
@@ -64,12 +85,13 @@ def encode_labels(
     if float in kinds and kinds <= {int, float} and _are_ids([*labels, *others], kinds):
         kinds = {int}
     if kinds <= {int, bool}:
+        _check_ids(labels, where, rows)
         ids = np.array([-1 if value is None else int(value) for value in labels], dtype=np.int64)
         return ids, None if names is None else list(names)
     if kinds <= {int, float}:
         return np.array([np.nan if value is None else value for value in labels], dtype=np.float32), None
     raise ValueError(
-        f"The labels of {where} are of several types, or of none that is a label: {_examples(labels, others)}. "
+        f"The labels of {where} are of several types, or of none that is a label: {_examples(labels, others, rows)}. "
         "Expected whole numbers, scores, names, or lists of whole numbers or of names. Make them one type, or name "
         "another label column."
     )
@@ -77,7 +99,7 @@ def encode_labels(
 
 def recognise(labels: Sequence[Any], where: str) -> list[Any]:
     """Return labels that are text as whole numbers, numbers or booleans if all are such, as names otherwise."""
-    return _recognise(_normalised(labels), [], where)[0]
+    return _recognise(_normalised(labels), [], where, range(len(labels)))[0]
 
 
 def _types(*parts: Sequence[Any]) -> set[type]:
@@ -112,11 +134,12 @@ def _normal(value: Any) -> Any:
         value = float(value)
         return int(value) if value.is_integer() else _normal(value)
     if isinstance(value, list | tuple):
-        return [item for item in map(_normal, value) if item is not None]
+        found = [item for item in map(_normal, value) if item is not None]
+        return found if found or not len(value) else None
     return None if is_missing(value) else value
 
 
-def _recognise(labels: list[Any], others: list[Any], where: str) -> tuple[list[Any], list[Any]]:
+def _recognise(labels: list[Any], others: list[Any], where: str, rows: Sequence[int]) -> tuple[list[Any], list[Any]]:
     """Return labels that are text as whole numbers, numbers or booleans, if all of them are such."""
     words = {value for part in (labels, others) if str in _types(part) for value in part if isinstance(value, str)}
     whole = {word for word in words if _WHOLE.fullmatch(word)}
@@ -128,11 +151,15 @@ def _recognise(labels: list[Any], others: list[Any], where: str) -> tuple[list[A
     if words and numbers == words:
         return _mapped(labels, float), _mapped(others, float)
     if numbers:
-        row, word = next(
-            ((row, value) for row, value in enumerate(labels) if isinstance(value, str) and value not in numbers),
+        number, word = next(
+            (
+                (number, value)
+                for number, value in enumerate(labels)
+                if isinstance(value, str) and value not in numbers
+            ),
             (None, min(words - numbers)),
         )
-        place = "another split" if row is None else f"row {row}"
+        place = "another split" if number is None else f"row {rows[number]}"
         if numbers - whole:
             raise ValueError(
                 f"The labels of {where} are numbers, but that of {place} is the word {word!r}. Leave the cell empty "
@@ -162,6 +189,17 @@ def _are_ids(values: list[Any], kinds: set[type]) -> bool:
     """Return whether numbers are class ids that became floats only because some are missing, as pandas writes them."""
     some_missing = any(value is None for value in values)
     return (some_missing or int in kinds) and all(value is None or float(value).is_integer() for value in values)
+
+
+def _check_ids(labels: Sequence[Any], where: str, rows: Sequence[int]) -> None:
+    """Check that class ids fit into 64 bits."""
+    known = {value for value in labels if value is not None}
+    wrong = next((value for value in known if not -(2**63) <= value < 2**63), None)
+    if wrong is not None:
+        raise ValueError(
+            f"The label {wrong!r} in row {rows[list(labels).index(wrong)]} of {where} is too large for a class id. "
+            "Number the classes from 0, or write their names."
+        )
 
 
 def _order(name: str) -> tuple[int, int, str]:
@@ -213,11 +251,11 @@ def _several(
     return encoded, found
 
 
-def _examples(labels: list[Any], others: list[Any]) -> str:
+def _examples(labels: list[Any], others: list[Any], rows: Sequence[int] | None = None) -> str:
     """Return one label of each type, with its row."""
     found: dict[str, str] = {}
     for place, values in (("row {}", labels), ("another split", others)):
-        for row, value in enumerate(values):
+        for number, value in enumerate(values):
             kinds = {type(value).__name__}
             if isinstance(value, list):
                 kinds = {f"list of {type(item).__name__}" for item in value} or {"empty list"}
@@ -225,5 +263,6 @@ def _examples(labels: list[Any], others: list[Any]) -> str:
                 if kind not in found:
                     shown = repr(value)
                     shown = shown[:40] + "..." if len(shown) > 40 else shown
+                    row = number if rows is None or values is others else rows[number]
                     found[kind] = f"{shown} ({kind}) in {place.format(row)}"
     return ", ".join(found.values())

@@ -36,8 +36,10 @@ def without_unlabelled(dataset: RawDataset, missing: np.ndarray, where: str) -> 
     if not missing.any():
         return dataset
     record = BadSamples(len(dataset), dataset.name_of, dataset.bad.before)
+    unreadable = dataset.table.values.problems()  # rows of damaged files have no label either
     for index in np.flatnonzero(missing).tolist():
-        record.mark(index, "no label")
+        problem = unreadable.get(int(dataset.rows[index]))
+        record.mark(index, "no label" if problem is None else problem.reason)
     kept = dataset.select(np.flatnonzero(~missing))
     kept.bad.before = record
     numbers = dataset.labels is not None and dataset.labels.dtype.kind == "i" and dataset.label_names is None

@@ -7,6 +7,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from d2v_train.data.bad_samples import BadSample
+
 
 class Rows(Protocol):
     """The undecoded values of a source. A new data format is one class with these members.
@@ -33,6 +35,10 @@ class Rows(Protocol):
     def joint(self, row: int) -> str | None:
         """Return the text between a row and the one before whose document it continues; None at a new document."""
         return None
+
+    def problems(self) -> dict[int, BadSample]:
+        """Return the rows that are known to be unreadable."""
+        return {}
 
     @property
     def identity(self) -> str | None:
@@ -76,6 +82,14 @@ class MemoryRows(Rows):
 
     def __getitem__(self, row: int) -> Any:
         return self.values[row]
+
+    def problems(self) -> dict[int, BadSample]:
+        found = {}
+        for row, value in enumerate(self.values):
+            value = value[0] if isinstance(value, tuple) and value else value
+            if isinstance(value, BadSample):
+                found[row] = value
+        return found
 
 
 class ListedRows(Rows):
@@ -123,6 +137,14 @@ class JoinedRows(Rows):
     def joint(self, row: int) -> str | None:
         part, inner = self._place(row)
         return part.joint(inner)
+
+    def problems(self) -> dict[int, BadSample]:
+        starts = [0, *self.ends[:-1].tolist()]
+        return {
+            start + row: problem
+            for start, part in zip(starts, self.parts, strict=True)
+            for row, problem in part.problems().items()
+        }
 
     def keep(self, rows: int) -> None:
         for part in self.parts:

@@ -57,6 +57,7 @@ class TarRows(TableRows):
     def __init__(self, files: Sequence[str]):
         self.files = [str(file) for file in files]
         self._damage: dict[int, BadSample] = {}
+        self._undecoded: dict[int, BadSample] = {}  # texts of `columns` that are not UTF-8
         self._places, indexes, count = [], [], 0
         for file in self.files:
             place, index, problem = "", _Index([], [], [], [], []), None
@@ -87,7 +88,17 @@ class TarRows(TableRows):
         return len(self._names)
 
     def column(self, name: str) -> list[Any]:
-        return [self._cell(row, name) for row in range(len(self))]
+        values: list[Any] = []
+        for row in range(len(self)):
+            try:
+                values.append(self._cell(row, name))
+            except BadSample as problem:
+                if name in self.columns:
+                    self._undecoded[row] = problem
+                else:
+                    logger.warning("The field %r is missing: %s", name, problem.detail)
+                values.append(None)
+        return values
 
     def cells(self, row: int) -> list[Any]:
         if row in self._damage:
@@ -98,7 +109,7 @@ class TarRows(TableRows):
         return os.path.dirname(self.files[self._file[row]])
 
     def problems(self) -> dict[int, BadSample]:
-        return dict(self._damage)
+        return self._damage | self._undecoded
 
     @property
     def names(self) -> list[str]:
@@ -162,7 +173,10 @@ class TarRows(TableRows):
             return None if name in self._fields else self._object(row).get(name)
         content = self._read(row, members[name])
         if self.schema[name].type == "string":
-            text = content.decode("utf-8-sig", "replace").strip()
+            try:
+                text = content.decode("utf-8-sig").strip()
+            except UnicodeDecodeError as error:
+                raise BadSample("not UTF-8", f"{self._names[row]}.{name}: {error}") from error
             return _whole(text) if name.rpartition(".")[2] in ("cls", "cls2", "label") else text
         return {"bytes": content, "path": f"{self._names[row]}.{name}"}
 

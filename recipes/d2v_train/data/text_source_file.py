@@ -106,6 +106,9 @@ class TextFile:
             for start in range(place, len(self.content), WINDOW_BYTES):
                 yield self.content[start : start + WINDOW_BYTES]
             return
+        if len(self.head) < _HEAD_BYTES:
+            yield self.head[place:]
+            return
         with open(self._place, "rb") as file:
             file.seek(place)
             while window := file.read(WINDOW_BYTES):
@@ -114,6 +117,7 @@ class TextFile:
     def documents(self, rule: str) -> Documents:
         """Return where its documents lie, see `find_documents`; those of plain text in parts if they are long."""
         found = find_documents(self.windows(), self.encoding, rule)
+        self.__dict__.pop("head", None)  # a source may have very many files
         return cut_documents(found, self.encoding, self.read) if self.is_plain else found
 
     def text(self, first: int, last: int) -> str:
@@ -157,7 +161,12 @@ class _Uncompressed:
 
 def text_suffix(name: str) -> str:
     """Return the suffix of a file in lower case, without that of a compression: ".txt" of a.TXT.gz."""
-    stem, suffix = os.path.splitext(name.lower())
+    name = name.lower()
+    start = name.rfind(".")
+    # This is asked for very many files, and `splitext` is slow.
+    if start > 0 and name[start - 1] not in "/." and "/" not in name[start:] and name[start:] not in COMPRESSIONS:
+        return name[start:]
+    stem, suffix = os.path.splitext(name)
     return os.path.splitext(stem)[1] if suffix in COMPRESSIONS else suffix
 
 

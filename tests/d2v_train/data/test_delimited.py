@@ -1,9 +1,11 @@
 """Tables with a delimiter: no row merges or moves, words are words, and every damage has its line."""
 
 import gzip
+import random
 
 import pytest
 
+from d2v_train.data import delimited
 from d2v_train.data.delimited import read_delimited
 from d2v_train.data.listing import EncodingError
 from d2v_train.data.tables import SourceSettings
@@ -97,3 +99,51 @@ def test_files_that_are_no_tables_say_why(tmp_path, content, message):
 
 def test_a_table_without_rows_has_columns(tmp_path):
     assert read(tmp_path, "text,\n").columns == {"text": [], "column 2": []}
+
+
+CELLS = [
+    "a",
+    "b c",
+    "",
+    " ",
+    '"q"',
+    '""',
+    '"x""y"',
+    '"x,y"',
+    '"two\nlines"',
+    '"two\r\nlines"',
+    "é",
+    "\u2028",
+    "\x85",
+    "NA",
+]
+ODD = ['"', 'a"b', "\r", "\u3000", '"" ', ' "a"', '"a"b', "\ufeff", "\x00", '""""', '"a\n\nb"', "\\", "'x'", "\t"]
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.tsv"])
+def test_regular_tables_are_read_as_the_careful_reader_reads_them(tmp_path, name, monkeypatch):
+    rng, regular, found = random.Random(0), delimited._regular_columns, []
+
+    def spied(*arguments):
+        found.append(regular(*arguments))
+        return found[-1]
+
+    def outcome(content, reader):
+        monkeypatch.setattr(delimited, "_regular_columns", reader)
+        try:
+            part = read(tmp_path, content, name)
+        except ValueError as error:
+            return str(error)
+        return part.columns, part.size, {row: problem.detail for row, problem in part.problems.items()}
+
+    for _ in range(400):
+        end = rng.choice(["\n", "\r\n"])
+        width = rng.choice([1, 2, 3])
+        delimiter = "\t" if name == "a.tsv" else rng.choice(",;|")
+        cells = CELLS + ODD if rng.random() < 0.4 else CELLS
+        rows = [[f"h{number}" for number in range(width)]]
+        rows += [rng.choices(cells, k=width + (rng.random() < 0.03)) for _ in range(rng.randrange(5))]
+        content = "".join(delimiter.join(row) + end * rng.choice([1, 1, 1, 2]) for row in rows)
+        content = content[: len(content) - rng.choice([0, len(end)])]
+        assert outcome(content, spied) == outcome(content, lambda *_: None), repr(content)
+    assert sum(columns is not None for columns in found) > 100

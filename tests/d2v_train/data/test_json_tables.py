@@ -53,3 +53,10 @@ def test_another_encoding_is_named_with_the_line(tmp_path):
     (tmp_path / "a.jsonl").write_bytes('{"text": "a"}\n{"text": "é"}\n'.encode("latin-1"))
     with pytest.raises(EncodingError, match="Line 2 of .*a.jsonl"):
         read_json_table(str(tmp_path / "a.jsonl"))
+
+
+@pytest.mark.parametrize("odd", [7, "x", None, [1]])
+def test_an_odd_element_of_a_wrapped_list_is_one_bad_row(tmp_path, odd):
+    (tmp_path / "a.json").write_text(json.dumps({"version": 1, "data": [{"text": "a"}, odd, {"text": "b"}]}))
+    part = read_json_table(str(tmp_path / "a.json"))
+    assert part.columns == {"text": ["a", None, "b"]} and "element 1" in part.problems[1].detail

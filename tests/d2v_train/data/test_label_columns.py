@@ -119,3 +119,29 @@ def test_words_among_whole_numbers_are_names_and_said_to_be(caplog):
     encode_labels(["0", "1", "NA"], None, [], "the table", untyped=True)
     assert "row 2" in caplog.text and "'NA'" in caplog.text
     assert recognise(["1", " 2 ", ""], "it") == [1, 2, None]
+
+
+def test_messages_about_names_that_repeat_tell_the_first_row():
+    with pytest.raises(ValueError, match="row 3 is the word 'bad'"):
+        encode_labels(["0.5", "1.5", "0.5", "bad", "bad"], None, (), "x", True)
+    with pytest.raises(ValueError, match=r"'b' \(str\) in row 0, 0.5 \(float\) in another split"):
+        encode_labels(["b", "b", "a"], None, [0.5], "x")
+    ids, names = encode_labels(["b", " b", "", "a", "b", "-1"], None, ["c"], "x")
+    assert ids.tolist() == [1, 1, -1, 0, 1, -1] and names == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize(
+    "raw", [[["-1"], ["a"], []], [[None], ["a"], []], [[""], ["a"], []], [[float("nan")], ["a"], []]]
+)
+def test_a_list_of_missing_labels_is_a_missing_label_and_an_empty_one_is_not(raw):
+    labels, names = encode_labels(raw, None, (), "x")
+    assert np.isnan(labels[0]).all() and labels[1:].tolist() == [[1], [0]] and names == ["a"]
+
+
+@pytest.mark.parametrize(
+    "raw, untyped",
+    [([1, 2**63], False), (["0", str(2**70)], True), ([0, -(2**63) - 1], False), ([None, 2**64], False)],
+)
+def test_numbers_too_large_for_a_class_id_are_refused_with_their_row(raw, untyped):
+    with pytest.raises(ValueError, match="in row 1 of x is too large for a class id"):
+        encode_labels(raw, None, (), "x", untyped)

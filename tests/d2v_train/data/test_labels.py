@@ -3,8 +3,10 @@
 import numpy as np
 import pytest
 
+from d2v_train.data.bad_samples import BadSample
 from d2v_train.data.labels import MissingLabelsError, hold_out, missing_labels, whole_label, without_unlabelled
 from d2v_train.data.records import RawDataset
+from d2v_train.data.rows import JoinedRows, MemoryRows
 from d2v_train.data.tables import Table
 
 
@@ -74,3 +76,13 @@ def test_what_was_left_out_is_counted_once():
     assert "Of 7 samples, 2 are unusable" in rest.bad.report()
     parts = hold_out(rest, share=0.3)
     assert [part.bad.total for part in parts] == [1, 0] and rest.select([1, 2]).bad.names("no label") == ["row 1"]
+
+
+def test_rows_of_damaged_files_are_not_said_to_lack_a_label():
+    broken = BadSample("unreadable", "a.parquet: cut")
+    parts = [MemoryRows(["a", broken, "b"]), MemoryRows([("a", "b"), (broken, broken)]), MemoryRows(["c"])]
+    assert list(JoinedRows(parts).problems()) == [1, 4] and MemoryRows(["a"]).problems() == {}
+    table = Table(JoinedRows(parts), labels=np.array([0, -1, -1, 1, -1, 1]))
+    data = RawDataset("text", table, np.array([0, 1, 2, 4]))
+    kept = without_unlabelled(data, missing_labels(data), "training data")
+    assert len(kept) == 1 and kept.bad.before.counts() == {"unreadable": 2, "no label": 1}

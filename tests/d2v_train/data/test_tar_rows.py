@@ -8,6 +8,7 @@ import pytest
 from table_data import png, write_tar
 
 from d2v_train.data.bad_samples import BadSample
+from d2v_train.data.records import open_dataset
 from d2v_train.data.tar_rows import TarRows
 
 
@@ -91,3 +92,16 @@ def test_the_index_of_a_large_archive_is_kept_until_it_changes(tmp_path, monkeyp
     monkeypatch.undo()
     write_tar(path, members(2))
     assert len(TarRows([path])) == 2
+
+
+@pytest.mark.parametrize("content", [b"\xff", "café".encode("latin-1"), "café".encode("utf-16")])
+@pytest.mark.parametrize("streaming", [False, True])
+def test_a_text_that_is_not_utf8_is_a_bad_sample(tmp_path, content, streaming):
+    write_tar(tmp_path / "a.tar", [("0.txt", b"a"), ("1.txt", content), ("1.cls", content), ("2.txt", "é".encode())])
+    data = open_dataset(
+        "text", str(tmp_path), read_labels=False, on_bad="raise", stream_block=2 if streaming else None
+    )
+    assert [data.load(0)["text"], data.load(2)["text"]] == ["a", "é"]
+    with pytest.raises(BadSample, match=r"not UTF-8: a.tar/1.txt"):
+        data.load(1)
+    assert open_dataset("text", str(tmp_path)).labels.tolist() == [-1, -1, -1]

@@ -4,6 +4,7 @@ import bz2
 import codecs
 import gzip
 import lzma
+import os
 import pickle
 
 import pytest
@@ -91,3 +92,19 @@ def test_suffixes():
     names = ["a.txt", "b.TXT", "c.Text.gz", "d.v2.jsonl.xz", "e.gz", "f"]
     assert [text_suffix(name) for name in names] == [".txt", ".txt", ".text", ".jsonl", "", ""]
     assert [is_plain_text(name) for name in names] == [True, True, True, False, False, False]
+
+
+@pytest.mark.parametrize(
+    "name", ["", ".", ".txt", "a/.txt", "a.txt/b", "a/..txt", "a.b/c.TXT", "a.gz/b", "x.txt.", "a/.b.txt"]
+)
+def test_the_suffix_is_that_of_splitext(name):
+    assert text_suffix(name) == os.path.splitext(name.lower())[1]
+
+
+@pytest.mark.parametrize("size", [0, 1, 4095, 4096, 4097])
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
+def test_files_of_any_size_have_the_same_windows_in_place_and_in_memory(tmp_path, size, mark):
+    (tmp_path / "a.txt").write_bytes(mark + b"x" * size)
+    for in_memory in (False, True):
+        file = TextFile(tmp_path / "a.txt", "a.txt", in_memory=in_memory)
+        assert b"".join(file.windows()) == b"x" * size
