@@ -200,7 +200,8 @@ class AlibiBias(nn.Module):
             rows, columns = row_and_column(index, grid[1])
             down = (rows[:, :, None] - rows[:, None, :]).float()
             across = (columns[:, :, None] - columns[:, None, :]).float()
-            distance = down.abs() + across.abs() if self.distance == "manhattan" else torch.hypot(down, across)
+            # Not `torch.hypot`, which ONNX does not have.
+            distance = down.abs() + across.abs() if self.distance == "manhattan" else (down**2 + across**2).sqrt()
         return F.pad(-distance, (num_extra, 0, num_extra, 0))[:, None]
 
     @reads_weights

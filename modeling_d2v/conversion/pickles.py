@@ -54,7 +54,12 @@ ALLOWED = (
 # Paths; Python 3.13 calls their module pathlib._local.
 _PATHS = re.compile(r"pathlib(\._\w+)?\.\w*Path")
 # Classes of Python that hold values.
-_PLAIN_BUILTINS = re.compile(r"builtins\.(\w*(Error|Exception|Warning)|slice|range|Ellipsis|NotImplemented)")
+_PLAIN_BUILTINS = re.compile(
+    r"builtins\.(\w*(Error|Exception|Warning|Exit)|KeyboardInterrupt|StopIteration|slice|range|Ellipsis|NotImplemented"
+    # Functions that compute a value of their arguments.
+    r"|abs|all|any|ascii|bin|callable|chr|divmod|enumerate|filter|format|hash|hex|id|isinstance|issubclass|iter|len|map"
+    r"|max|memoryview|min|next|oct|ord|pow|print|property|repr|reversed|round|sorted|sum|zip|classmethod|staticmethod)"
+)
 # Globals that `torch.load(weights_only=True)` allows itself, as far as weights need them.
 OF_TORCH = re.compile(
     r"torch\.(\w+Storage|Size|device|u?int\d+|b?float\d+(_\w+)?|complex\d+|bool|Tensor)"
@@ -371,18 +376,24 @@ def _plain_stand_in(value: StandIn, above: frozenset[int], count: Iterator[int])
 
 def _plain_numpy(value: StandIn, name: str) -> Any:
     """Return a number, a list of numbers or the name of a data type; other objects of numpy unchanged."""
-    if name == "scalar":
+    if name == "scalar" and _has_plain_type(value.args[0]):
         dtype, data = value.args
         return np.frombuffer(data, dtype=_dtype(dtype), count=1)[0].item()
     if name == "_reconstruct" and isinstance(value.state, tuple) and len(value.state) == 5:
         _, shape, dtype, column_major, data = value.state
         data = _plain(data, frozenset(), itertools.count(1))
-        if isinstance(data, bytes):
+        if isinstance(data, bytes) and _has_plain_type(dtype):
             array = np.frombuffer(data, dtype=_dtype(dtype))
             return array.reshape(shape, order="F" if column_major else "C").tolist()
-    if name == "dtype" and value.args:
+    if name == "dtype" and value.args and _has_plain_type(value):
         return _dtype(value).name
     return value
+
+
+def _has_plain_type(value: StandIn) -> bool:
+    """Return whether a data type is a number or a string, not a record with fields."""
+    fields = value.state[3:5] if isinstance(value.state, tuple) else ()
+    return not isinstance(value.args[0], StandIn) and not str(value.args[0]).startswith("V") and not any(fields)
 
 
 def _dtype(value: StandIn) -> np.dtype:

@@ -251,7 +251,12 @@ def _unwrapped(state: dict[str, Any]) -> dict[str, Any]:
         for name, value in state.items()
     }
     for prefix in _OUTER_WRAPPERS:
-        while state and all(name.startswith(prefix) for name in state) and (prefix == "module." or not _known(state)):
+        # A wrapper around a student may not have renamed the dictionary of its teacher.
+        while (
+            (own := [name for name in state if not name.endswith("_ema")])
+            and all(name.startswith(prefix) for name in own)
+            and (prefix == "module." or not _known(state))
+        ):
             state = {name.removeprefix(prefix): value for name, value in state.items()}
     for name in [name for name in state if name.endswith("_ema")]:
         teacher = state[name]

@@ -27,6 +27,8 @@ from modeling_d2v.presets import PRESETS
 OF_VISION, PERMISSIVE = f"{NON_COMMERCIAL}-4.0", "mit"
 IMAGENET = SimpleNamespace(value_range=None, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 INCEPTION = SimpleNamespace(value_range=None, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+# For images that are not in colour, as fine-tuning assumes it.
+OTHER_CHANNELS = SimpleNamespace(value_range=None, mean=0.5, std=0.5)
 # Share of the resized picture's side that fine-tuned models were evaluated on.
 CROP = 224 / 256
 
@@ -147,6 +149,12 @@ def input_parts(
     notes: list[str] = []
     if "vision" in config.modalities:
         parts["image_processor"] = _pictures(converted)
+        channels = config.vision_config.num_channels
+        if channels != len(IMAGENET.mean):
+            notes.append(
+                f"images of {channels} channels: the checkpoint does not hold how they were normalised; mean and "
+                "standard deviation 0.5 are assumed, correct them in preprocessor_config.json"
+            )
     if "audio" in config.modalities:
         parts["feature_extractor"] = _waveforms(converted)
     if source.task == CTC:
@@ -176,6 +184,8 @@ def _pictures(converted: Converted) -> Data2VecImageProcessor:
     colours = IMAGENET
     if source.kind == "beit-v1-vision" and source.data.get("imagenet_default_mean_and_std") is False:
         colours = INCEPTION
+    if converted.config.vision_config.num_channels != len(IMAGENET.mean):
+        colours = OTHER_CHANNELS
     processor = image_processor(converted.config, colours)
     if source.task == IMAGES:
         crop = source.data.get("crop_pct") or CROP

@@ -120,6 +120,32 @@ def test_an_image_classifier(tmp_path):
     assert AutoModelForImageClassification.from_pretrained(out).config.num_labels == 6
 
 
+def with_channels(content, channels):
+    """The image model with another number of channels."""
+    content = copy.deepcopy(content)
+    content["cfg"]["model"]["modalities"]["image"]["in_chans"] = channels
+    for state in (content["model"], content["model"]["_ema"]):
+        for name in [name for name in state if name.endswith("local_encoder.proj.weight")]:
+            state[name] = torch.randn(state[name].shape[0], channels, *state[name].shape[2:])
+    return content
+
+
+@pytest.mark.parametrize("channels", [1, 2, 4, 13])
+def test_images_of_other_channels(channels, tmp_path):
+    content = with_channels(content_of("d2v2_image_base"), channels)
+    out, summary = convert(content, tmp_path, "--verify")
+    processor = AutoImageProcessor.from_pretrained(out)
+    assert list(processor.image_mean) == list(processor.image_std) == [0.5] * channels
+    assert any(note.startswith(f"images of {channels} channels") for note in summary.notes)
+    model = AutoModelForPreTraining.from_pretrained(out)
+    assert model.config.vision_config.num_channels == channels
+
+
+def test_images_of_three_channels_need_no_note(tmp_path):
+    _, summary = convert(content_of("d2v2_image_base"), tmp_path)
+    assert not any("channels" in note for note in summary.notes)
+
+
 def test_a_text_classifier(tmp_path):
     out, summary = convert(text_classifier("d2v2_text_base")[0], tmp_path, "--verify", "--dtype", "bfloat16")
     model = AutoModelForSequenceClassification.from_pretrained(out)

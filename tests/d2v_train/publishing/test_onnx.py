@@ -26,6 +26,16 @@ def test_encoders(tmp_path, version, front_end):
     assert export_onnx(model, tmp_path / "model.onnx") < 1e-4
 
 
+@pytest.mark.parametrize(
+    "distance",
+    ["euclidean", *(pytest.param(other, marks=pytest.mark.slow) for other in ("manhattan", "sequence"))],
+)
+def test_distances_between_patches(tmp_path, distance):
+    settings = {"alibi": "learned", "alibi_distance": distance, "num_extra_tokens": 2}
+    model = randomise(make_head("Data2VecForImageClassification", vision_config=settings)).eval()
+    assert export_onnx(model, tmp_path / "model.onnx") < 1e-4
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "settings",

@@ -178,6 +178,10 @@ def test_objects_of_unknown_classes_are_read_as_their_values_and_named(lab, tmp_
         "weakref.ref",
         "builtins.slice",
         "builtins.ValueError",
+        "builtins.len",
+        "builtins.sorted",
+        "builtins.max",
+        "builtins.SystemExit",
         "io.BytesIO",
         "copyreg.__newobj_ex__",
         "platform.Thing",
@@ -200,6 +204,9 @@ def test_known_classes_are_not_reported(tmp_path):
         "numpy.load",
         "ctypes.CDLL",
         "builtins.__import__",
+        "builtins.compile",
+        "builtins.setattr",
+        "builtins.open",
         "mylab.os.system",
         "pathlib.os.system",
         "pathlib._local.os.remove",
@@ -252,6 +259,23 @@ def test_values_of_numpy(value, expected, options, tmp_path):
     torch.save({"args": argparse.Namespace(value=value)}, tmp_path / "file.pt", **options)
     found = read_checkpoint(tmp_path / "file.pt")["args"]["value"]
     assert found == expected and type(found) is type(expected)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        np.rec.array([(1, 2.0)], dtype=[("step", int), ("loss", float)]),
+        np.array([(1, 2.0)], dtype=[("step", int), ("loss", float)]),
+        np.array([(1, 2.0)], dtype=[("step", int), ("loss", float)])[0],
+        np.dtype([("step", int), ("loss", float)]),
+        np.array([None, {"a": 1}], dtype=object),
+    ],
+    ids=["recarray", "structured array", "structured scalar", "structured type", "objects"],
+)
+def test_arrays_that_are_no_numbers_do_not_damage_the_rest(value, tmp_path):
+    torch.save({"model": {"x": torch.ones(2)}, "log": value}, tmp_path / "file.pt")
+    content = read_checkpoint(tmp_path / "file.pt")
+    assert content["model"]["x"].tolist() == [1, 1] and isinstance(content["log"], StandIn)
 
 
 def test_special_tensors_are_refused_by_their_kind(tmp_path):

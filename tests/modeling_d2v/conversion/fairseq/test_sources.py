@@ -125,14 +125,17 @@ WRAPPERS = {
 }
 
 
+@pytest.mark.parametrize("bare_teacher", [False, True], ids=["", "bare teacher"])
 @pytest.mark.parametrize("wrapper", WRAPPERS.values(), ids=WRAPPERS)
 @pytest.mark.parametrize("name", ["d2v1_audio_base", "d2v1_text_base", "d2v1_image_base", "d2v2_text_base"])
-def test_names_of_wrappers_are_taken_away(name, wrapper, tmp_path):
+def test_names_of_wrappers_are_taken_away(name, wrapper, bare_teacher, tmp_path):
     content = content_of(name)
     state = renamed(content["model"], wrapper)
     # A wrapper around a student does not reach into the dictionary of its teacher.
     for key in [key for key in state if key.endswith("_ema")]:
-        state[key] = next(value for inner, value in content["model"].items() if inner.endswith("_ema"))
+        own, teacher = next(item for item in content["model"].items() if item[0].endswith("_ema"))
+        del state[key]
+        state[own if bare_teacher else key] = teacher
     expected, converted = convert(content, tmp_path), convert(content | {"model": state}, tmp_path)
     assert set(converted.tensors) == set(expected.tensors) and converted.unused == expected.unused
     assert all(torch.equal(tensor, expected.tensors[key]) for key, tensor in converted.tensors.items())
