@@ -131,7 +131,9 @@ def main(argv: list[str] | None = None) -> None:
         prog="d2v plot", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("runs", nargs="+", help="folders of runs, or log.jsonl files")
-    parser.add_argument("--output", help=f"image to write (default: {CURVES_FILE} in the folder of a single run, else here)")
+    parser.add_argument(
+        "--output", help=f"image to write (default: {CURVES_FILE} in the folder of a single run, else here)"
+    )
     args = parser.parse_args(argv)
     try:
         print(plot_runs(args.runs, args.output or default_output(args.runs)))
