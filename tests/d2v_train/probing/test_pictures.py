@@ -1,5 +1,7 @@
 """Pictures of masks and of neighbours: what they show, and that the model does not notice."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -13,7 +15,7 @@ from d2v_train.pretraining.run_tokenizer import prepare_tokenizer
 from d2v_train.probing import pictures as module
 from d2v_train.probing.drawings import HIDDEN
 from d2v_train.probing.observers import Observers
-from d2v_train.probing.pictures import Pictures
+from d2v_train.probing.pictures import Pictures, label_text
 from d2v_train.support.extras import MissingDependencyError
 
 
@@ -79,3 +81,18 @@ def test_missing_library_is_named_before_the_run(tmp_path, monkeypatch):
     Pictures(0, tmp_path, None, None)
     with pytest.raises(MissingDependencyError, match="matplotlib"):
         Pictures(10, tmp_path, None, None)
+
+
+@pytest.mark.parametrize(
+    "labels, names, texts",
+    [
+        (None, None, ["", ""]),
+        (np.array([1, -1]), ["cat", "dog"], ["dog", ""]),
+        (np.array([0.5, np.nan], dtype=np.float32), None, ["0.5", ""]),
+        (np.array([[1, 0, 1], [np.nan] * 3], dtype=np.float32), ["a", "b", "c"], ["a, c", ""]),
+        (np.array([0, 1]), ["a" * 30, "two\nlines"], ["a" * 19 + "…", "two lines"]),
+    ],
+)
+def test_samples_are_named_by_their_labels(labels, names, texts):
+    dataset = SimpleNamespace(labels=labels, label_names=names)
+    assert [label_text(dataset, index) for index in range(2)] == texts
