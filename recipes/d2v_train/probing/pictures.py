@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+import re
+from collections import Counter
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -38,6 +40,7 @@ MOST_STEPS = 200
 """Maximum number of steps whose batches are read to collect them."""
 
 
+NAME_LETTERS = 28
 LABEL_LETTERS = 20
 """Letters of a label that a picture has room for."""
 
@@ -89,6 +92,18 @@ def label_text(dataset: Any, index: int) -> str:
         found = [str(names[label]) if names else str(label)] if label >= 0 else []
     text = " ".join(", ".join(found).split())
     return text if len(text) <= LABEL_LETTERS else f"{text[: LABEL_LETTERS - 1]}…"
+
+
+def short_names(names: Sequence[str]) -> list[str]:
+    """Return the last parts of paths, as many as tell the samples apart, and of "row 3 (a/b.wav)" the row."""
+    rows = [found[0] if (found := re.match(r"row \d+", name)) else name for name in names]
+    different = list(dict.fromkeys(rows))
+    short: dict[str, str] = {}
+    for depth in range(1, 1 + max(len(Path(name).parts) for name in different)):
+        tails = {name: "/".join(Path(name).parts[-depth:])[-NAME_LETTERS:] for name in different}
+        counts = Counter(tails.values())
+        short |= {name: tail for name, tail in tails.items() if counts[tail] == 1 and name not in short}
+    return [short.get(name) or f"{name[-NAME_LETTERS:]} ({different.index(name) + 1})" for name in rows]
 
 
 class Drawing(NamedTuple):
@@ -218,7 +233,7 @@ class Pictures:
         return Samples(
             [sample["input"].numpy() for sample in samples],
             [sample["mask"].numpy() for sample in samples],
-            [Path(name_of(sample["id"])).name[-28:] for sample in samples],
+            short_names([name_of(sample["id"]) for sample in samples]),
             labels,
             self.config.modality_config(modality),
             self.tokenizer,

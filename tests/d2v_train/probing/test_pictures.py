@@ -15,7 +15,7 @@ from d2v_train.pretraining.run_tokenizer import prepare_tokenizer
 from d2v_train.probing import pictures as module
 from d2v_train.probing.drawings import HIDDEN
 from d2v_train.probing.observers import Observers
-from d2v_train.probing.pictures import Pictures, label_text
+from d2v_train.probing.pictures import Pictures, label_text, short_names
 from d2v_train.support.extras import MissingDependencyError
 
 
@@ -28,6 +28,19 @@ def share_of(path, colour=HIDDEN, tolerance=12):
     """Share of the pixels of a picture that have about a colour."""
     wanted = np.array([int(colour[place : place + 2], 16) for place in (1, 3, 5)])
     return (np.abs(np.asarray(Image.open(path).convert("RGB"), dtype=int) - wanted).max(axis=2) < tolerance).mean()
+
+
+@pytest.mark.parametrize(
+    "names, short",
+    [
+        (["a/one.wav", "b/two.wav"], ["one.wav", "two.wav"]),
+        (["s1/a/0.wav", "s1/b/0.wav", "s1/b/1.wav", "s1/a/0.wav"], ["a/0.wav", "b/0.wav", "1.wav", "a/0.wav"]),
+        (["row 3 (x/0.wav)", "row 14 (y/0.wav)", "row 2"], ["row 3", "row 14", "row 2"]),
+        (["1" + "x" * 40, "2" + "x" * 40], ["x" * 28 + " (1)", "x" * 28 + " (2)"]),
+    ],
+)
+def test_names_of_samples_are_short_and_tell_them_apart(names, short):
+    assert short_names(names) == short
 
 
 def test_every_modality_is_drawn_and_the_model_does_not_notice(tmp_path, monkeypatch):
