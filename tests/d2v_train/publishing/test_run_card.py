@@ -16,7 +16,9 @@ from modeling_d2v.model_card import license_in
 def test_the_card_tells_how_the_model_was_made(finished, hub):
     card = hub.files("user/digits")["README.md"].decode()
     assert 'AutoModel.from_pretrained("user/digits", trust_remote_code=True)' in card
-    assert "| vision | `built-in data` |" in section(card, "Training data")
+    data, recorded = section(card, "Training data"), read_record(finished)["data"]["vision"]
+    assert "| vision | `built-in data` | train |" in data
+    assert f"| vision | 1,433 | `{recorded['names']}` |" in data
     training = section(card, "Training")
     assert "| steps | 3 |" in training and "| seed | 5 |" in training and "random weights" in training
     assert "| samples in the data | 1,433 (vision) |" in training
