@@ -25,7 +25,7 @@ FONT_SIZE = 7.5
 DPI = 110
 FONT = "DejaVu Sans Mono"
 """Font of texts, which comes with matplotlib; others of the machine are asked for characters that it lacks."""
-UNKNOWN = "□"
+NO_GLYPH = "□"
 """What is drawn for a character that no font has."""
 HIDDEN = "#d55e00"
 """Colour of hidden tokens."""
@@ -181,7 +181,7 @@ def draw_text_masks(path: Path, texts: Sequence[Sequence[str]], masks: Sequence[
         line, start = 1, 0
         for token, hidden in zip(tokens, mask, strict=True):
             token = token.translate(lacking)
-            width = columns_of(token)
+            width = text_width(token)
             if start + width > COLUMNS:
                 line, start = line + 1, 0
             if line > LINES:
@@ -194,7 +194,7 @@ def draw_text_masks(path: Path, texts: Sequence[Sequence[str]], masks: Sequence[
     return _save(axis.figure, path)
 
 
-def columns_of(text: str) -> int:
+def text_width(text: str) -> int:
     """Return the columns that a text takes: two for each wide character, such as those of Chinese."""
     return sum(2 if unicodedata.east_asian_width(letter) in "WF" else 1 for letter in text)
 
@@ -202,7 +202,7 @@ def columns_of(text: str) -> int:
 def first_columns(text: str, columns: int = COLUMNS) -> str:
     """Return the start of a text that fits into a number of columns."""
     kept = text[:columns]
-    while columns_of(kept) > columns:
+    while text_width(kept) > columns:
         kept = kept[:-1]
     return kept
 
@@ -222,7 +222,7 @@ def fonts_for(texts: Iterable[str]) -> tuple[list[str], dict[int, str]]:
     letters = sorted(chr(code) for code in missing if chr(code).isalnum())
     if letters:
         _tell_missing("".join(letters[:10]))
-    return families, dict.fromkeys(missing, UNKNOWN)
+    return families, dict.fromkeys(missing, NO_GLYPH)
 
 
 @functools.cache
@@ -237,7 +237,7 @@ def _tell_missing(letters: str) -> None:
         "No font of this machine has the characters %s: pictures of texts show %s instead. Install one that has them, "
         "such as Noto Sans CJK for Chinese.",
         letters,
-        UNKNOWN,
+        NO_GLYPH,
     )
 
 

@@ -12,13 +12,13 @@ from d2v_train.probing.drawings import (
     BAND_ROWS,
     HIDDEN,
     banded_spectrogram,
-    columns_of,
     draw_audio_masks,
     draw_image_masks,
     draw_text_masks,
     draw_text_neighbours,
     first_columns,
     fonts_for,
+    text_width,
 )
 
 
@@ -66,7 +66,7 @@ def test_chinese_has_glyphs_or_the_log_says_which_are_missing(tmp_path, caplog, 
     assert told if table else len(families) > 1
     draw_text_masks(tmp_path / "x.png", [list("数据 data")], [np.zeros(7, dtype=bool)])
     assert not [warning for warning in recwarn if "Glyph" in str(warning.message)]
-    assert columns_of("数据 data") == 9 and first_columns("数据 data", 3) == "数"
+    assert text_width("数据 data") == 9 and first_columns("数据 data", 3) == "数"
 
 
 def test_bands_of_a_spectrogram_are_drawn_where_their_sound_is(tmp_path):
