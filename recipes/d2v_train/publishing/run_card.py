@@ -134,8 +134,11 @@ def _training_data(options: dict[str, Any], record: dict[str, Any], modalities: 
             given = entry if isinstance(entry, dict) else {"source": entry}
             rows.append((modality, code(_shown(given.get("source"))), given.get("split") or split or ""))
         found = record.get("data", {}).get(modality) or {}
-        size = found.get("samples") or found.get("records")
-        told.append((modality, f"{size:,}" if size else "", code(found["names"]) if found.get("names") else ""))
+        # With several sources, "samples" and "names" follow the name of each.
+        for part in dict.fromkeys(key.rpartition(" ")[0] for key in found):
+            size, names = (found.get(f"{part} {what}".strip()) for what in ("samples", "names"))
+            which = Markdown(f"{escape(modality)}, {code(_shown(part))}") if part else modality
+            told.append((which, f"{size:,}" if size else "", code(names) if names else ""))
     parts = [markdown_table([("modality", "data", "split"), *rows])]
     if any(size or names for _, size, names in told):
         parts.append(markdown_table([("modality", "samples", "fingerprint"), *told]))

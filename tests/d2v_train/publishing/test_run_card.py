@@ -45,6 +45,18 @@ def change_options(run, data, start):
     (run / "run.yaml").write_text(yaml.safe_dump(options))
 
 
+def test_the_card_tells_samples_and_fingerprint_of_each_of_several_sources(run):
+    record = json.loads((run / "run.json").read_text())
+    found = {"/data/a samples": 1200, "/data/a names": "12ab", "b/c samples": 7, "b/c names": "34cd"}
+    (run / "run.json").write_text(json.dumps(record | {"data": {"vision": found}}))
+    change_options(run, ["/data/a", {"source": "b/c", "split": "extra"}], None)
+    data = section(run_card(run, tiny_config("vision"), "me/x"), "Training data")
+    for row in ("vision | `a` | train", "vision | `b/c` | extra", "vision, `a` | 1,200 | `12ab`",
+                "vision, `b/c` | 7 | `34cd`"):  # fmt: skip
+        assert f"| {row} |" in data
+    assert "/data" not in data
+
+
 def test_the_card_tells_the_course_of_the_learning_rate(run):
     path = run / "run.yaml"
     options = yaml.safe_load(path.read_text())
