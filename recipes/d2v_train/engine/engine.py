@@ -6,6 +6,7 @@ The engine is chosen by `accelerate launch` and its configuration file, or by th
 
 from __future__ import annotations
 
+import logging
 import os
 import platform
 import uuid
@@ -25,6 +26,12 @@ from d2v_train.engine.sharding import everywhere, whole
 from d2v_train.options.errors import OptionError
 from d2v_train.options.run import Options
 from d2v_train.support.processes import Processes
+
+
+logger = logging.getLogger(__name__)
+
+BF16_FEATURES = ("avx512_bf16", "amx_bf16", "bf16")
+"""Names of the instructions for bfloat16 in the lists of x86 and of ARM."""
 
 
 def make_accelerator(options: Options, trackers: Sequence[str] = ()) -> Accelerator:
@@ -54,6 +61,8 @@ def make_accelerator(options: Options, trackers: Sequence[str] = ()) -> Accelera
     if sharding is not None:
         shard_on_any_device(accelerator, sharding)
     check_precision(accelerator)
+    if accelerator.is_main_process and accelerator.device.type == "cpu" and accelerator.mixed_precision == "bf16":
+        warn_of_emulated_bf16()
     check_launched(accelerator)
     return accelerator
 
@@ -80,6 +89,24 @@ def check_precision(accelerator: Accelerator) -> None:
     if accelerator.mixed_precision == "fp16" and (on_cpu or accelerator.is_fsdp2):
         where = "on a CPU" if on_cpu else "with FSDP2"
         raise OptionError(f"mixed_precision=fp16 does not work {where}. Set mixed_precision=bf16, or no.")
+
+
+def warn_of_emulated_bf16(cpuinfo: Path = Path("/proc/cpuinfo")) -> None:
+    """Log a warning if the processor lacks instructions for bfloat16, which is then emulated and many times slower.
+
+    Args:
+        cpuinfo: Where Linux lists the features of the processor; without it, nothing is known and nothing is said.
+    """
+    if not cpuinfo.is_file():
+        return
+    lines = (line.partition(":") for line in cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines())
+    features = {word for name, _, words in lines if name.strip() in ("flags", "Features") for word in words.split()}
+    if features and features.isdisjoint(BF16_FEATURES):
+        logger.warning(
+            "mixed_precision=bf16, but this processor has no instructions for it (%s): steps may take ten times as "
+            "long. Set mixed_precision=no.",
+            ", ".join(BF16_FEATURES),
+        )
 
 
 def engine_name(accelerator: Accelerator) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import logging
 import re
 import types
 import typing
@@ -26,6 +27,8 @@ from d2v_train.options.run import Options
 from d2v_train.support.atomic import write_text
 from modeling_d2v.configuration_modalities import MODALITIES
 
+
+logger = logging.getLogger(__name__)
 
 CONFIG_FOLDER = Path(__file__).resolve().parents[1] / "configs"
 RUN_FILE = "run.yaml"
@@ -69,9 +72,33 @@ def load_options(config: str | Path, overrides: list[str] = ()) -> Options:
     tree = read_run_options(path) if path.name == RUN_FILE else read_yaml(path)
     if path.parent == CONFIG_FOLDER and not set(MODALITIES) & set(tree):
         raise OptionError(f"{path.stem} is a configuration of fine-tuning. {_configurations_of_pretraining()}")
+    given = {key.strip(): value.strip() for key, _, value in (override.partition("=") for override in overrides)}
+    if given.get("model.preset", "null") not in ("null", "~", "") and "model" not in given:
+        tree["model"] = _fields_beside_preset(tree.get("model"), path)
     for override in overrides:
         _apply(tree, override)
     return build_options(tree)
+
+
+def _fields_beside_preset(model: Any, path: Path) -> Any:
+    """Return what stays of a file's `model` section beside a preset of the command line, and say it.
+
+    Without a preset of its own the section describes a whole model, which the other one replaces. With one, it holds
+    changes to a published model, such as the decay of the teacher for a smaller batch, which stay.
+    """
+    fields = (
+        list(flatten({key: value for key, value in model.items() if key != "preset"}))
+        if isinstance(model, dict)
+        else []
+    )
+    if not fields:
+        return model
+    names = ", ".join(fields)
+    if model.get("preset") is None:
+        logger.warning("model.preset replaces the model of %s (%s).", path.name, names)
+        return None
+    logger.warning("Fields of %s go on top of model.preset: %s. `model=null` before it drops them.", path.name, names)
+    return model
 
 
 def find_config(name: str | Path) -> Path:

@@ -24,7 +24,7 @@ from d2v_train.measuring.memory import FULL, activation_bytes, current_memory, f
 from d2v_train.measuring.speed import DTYPES, peak_memory_gib
 from d2v_train.options.errors import OptionError
 from d2v_train.options.run import Options
-from d2v_train.pretraining.dry_run_table import ADVICE, dry_run_table
+from d2v_train.pretraining.dry_run_table import ADVICE, known_table, measured_table
 from d2v_train.pretraining.state import checkpoint_bytes
 from d2v_train.pretraining.training import Pretraining
 from d2v_train.runs.trackers import Trackers
@@ -49,13 +49,15 @@ _OWNERS = {
 def dry_run(
     options: Options, accelerator: Accelerator, processes: Processes, model: nn.Module, steps: StepDataset
 ) -> dict[str, Any]:
-    """Run a few steps and print a table of what was measured.
+    """Print what is known at once, then run a few steps and print what was measured.
 
     Returns:
         The content of the table: "model", "memory", "data", "run", "advice".
     """
     parameters = count_parameters(model)
     advice = [finding.message for finding in advice_at_start(options, model.config)]
+    if processes.main:
+        print(known_table(options, parameters, steps.plan.sizes, advice), flush=True)
     with tempfile.TemporaryDirectory(prefix="dry_run_") as scratch:
         trackers = Trackers(accelerator, options.logging, Path(scratch))
         run = Pretraining(options, accelerator, processes, model, steps, Path(scratch), trackers)
@@ -63,7 +65,7 @@ def dry_run(
         rehearsal.take()
     facts = {"model": parameters, **rehearsal.facts(), "advice": advice}
     if processes.main:
-        print(dry_run_table(options, facts), flush=True)
+        print(measured_table(options, facts), flush=True)
     return facts
 
 

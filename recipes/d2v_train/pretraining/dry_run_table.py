@@ -16,21 +16,35 @@ ADVICE = (
 )
 
 
-def dry_run_table(options: Options, facts: dict[str, Any]) -> str:
-    """Return the table as text.
+def known_table(options: Options, parameters: dict[str, int], sizes: dict[str, int], advice: list[str]) -> str:
+    """Return as text what is known before anything is measured.
+
+    Args:
+        options: Options of the run.
+        parameters: Number of parameters by part.
+        sizes: Number of samples in the data, by modality.
+        advice: Messages about the options.
+    """
+    lines = [f"Dry run of {options.output_dir}. Nothing is written there."]
+    lines += ["", "Parameters", *_model(parameters)]
+    lines += ["", "Samples in the data", *(_row(name, f"{size:,}") for name, size in sizes.items())]
+    lines += ["", f"Optimizer steps: {options.max_steps:,}. A few of them are measured now."]
+    if advice:
+        lines += ["", "Before you start", *(f"  {message}" for message in advice)]
+    return "\n".join(lines)
+
+
+def measured_table(options: Options, facts: dict[str, Any]) -> str:
+    """Return as text what was measured.
 
     Args:
         options: Options of the run.
         facts: Result of `dry_run`.
     """
-    lines = [f"Dry run of {options.output_dir}. Nothing was written there."]
-    lines += ["", "Parameters", *_model(facts["model"])]
-    lines += ["", "Memory of a process", *_memory(facts["memory"])]
+    lines = ["", "Memory of a process", *_memory(facts["memory"])]
     for name, found in facts["data"].items():
         lines += ["", f"Data: {name}", *_data(found)]
     lines += ["", "Run", *_run(options, facts["run"])]
-    if facts["advice"]:
-        lines += ["", "Before you start", *(f"  {message}" for message in facts["advice"])]
     return "\n".join(lines)
 
 
@@ -61,7 +75,6 @@ def _data(found: dict[str, Any]) -> list[str]:
         _row("samples a step", f"{found['samples a step']:,g}"),
         _row("tokens a step", f"{found['tokens a step']:,.0f}"),
         _row("padding", f"{found['padding']:.1%}"),
-        _row("samples in the data", f"{found['samples in the data']:,}"),
     ]
     for key, value in found["passes"].items():
         source = key.split("/", 1)[1].removeprefix("epoch").strip("_")

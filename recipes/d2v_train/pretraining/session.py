@@ -106,7 +106,8 @@ def pretrain(options: Options) -> dict[str, Any]:
         if processes.count == 1 or not is_lost_process(error):
             raise
         raise ProcessLostError(
-            "Another process of the run has ended, so this one stops too; see the message of the other. The same "
+            "Another process of the run has ended, so this one stops too. See the message of the other; without "
+            "one it was killed, most often because the memory of the machine was full. The same "
             f"command resumes from the newest checkpoint in {folder}."
         ) from error
     finally:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import functools
+import logging
+import unicodedata
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +15,18 @@ from transformers import audio_utils
 from d2v_train.support.extras import need
 
 
+logger = logging.getLogger(__name__)
+
 COLUMNS = 100
 """Characters per line of text."""
 LINES = 7
 """Lines shown per text."""
 FONT_SIZE = 7.5
 DPI = 110
+FONT = "DejaVu Sans Mono"
+"""Font of texts, which comes with matplotlib; others of the machine are asked for characters that it lacks."""
+NO_GLYPH = "□"
+"""What is drawn for a character that no font has."""
 HIDDEN = "#d55e00"
 """Colour of hidden tokens."""
 
@@ -164,25 +173,72 @@ def draw_text_masks(path: Path, texts: Sequence[Sequence[str]], masks: Sequence[
         masks: (T,) bool each.
     """
     axis = _page(COLUMNS + 2, len(texts) * (LINES + 2))
-    font = {"fontsize": FONT_SIZE, "va": "center", "family": "DejaVu Sans Mono", "parse_math": False}
+    families, lacking = fonts_for(token for tokens in texts for token in tokens)
+    font = {"fontsize": FONT_SIZE, "va": "center", "family": families, "parse_math": False}
     for place, (tokens, mask) in enumerate(zip(texts, masks, strict=True)):
         top = place * (LINES + 2) + 0.7
         axis.text(1, top, f"{mask.mean():.0%} of {len(mask)} tokens hidden", **font, color="gray")
-        lines = [""]
+        line, start = 1, 0
         for token, hidden in zip(tokens, mask, strict=True):
-            if len(lines[-1]) + len(token) > COLUMNS:
-                lines.append("")
-            if len(lines) > LINES:
+            token = token.translate(lacking)
+            width = text_width(token)
+            if start + width > COLUMNS:
+                line, start = line + 1, 0
+            if line > LINES:
                 break
             if hidden:
-                start, height = 1 + len(lines[-1]), top + len(lines)
-                axis.fill_between(
-                    (start, start + len(token)), height - 0.45, height + 0.45, color=HIDDEN, alpha=0.45, lw=0
-                )
-            lines[-1] += token
-        for number, line in enumerate(lines[:LINES], start=1):
-            axis.text(1, top + number, line, **font)
+                ends, height = (1 + start, 1 + start + width), top + line
+                axis.fill_between(ends, height - 0.45, height + 0.45, color=HIDDEN, alpha=0.45, lw=0)
+            axis.text(1 + start, top + line, token, **font)
+            start += width
     return _save(axis.figure, path)
+
+
+def text_width(text: str) -> int:
+    """Return the columns that a text takes: two for each wide character, such as those of Chinese."""
+    return sum(2 if unicodedata.east_asian_width(letter) in "WF" else 1 for letter in text)
+
+
+def first_columns(text: str, columns: int = COLUMNS) -> str:
+    """Return the start of a text that fits into a number of columns."""
+    kept = text[:columns]
+    while text_width(kept) > columns:
+        kept = kept[:-1]
+    return kept
+
+
+def fonts_for(texts: Iterable[str]) -> tuple[list[str], dict[int, str]]:
+    """Return the fonts that together have the characters of texts, and a table that replaces those that none has."""
+    manager = need("matplotlib.font_manager", "plots")
+    families = [FONT]
+    missing = {ord(letter) for text in texts for letter in text} - _characters(manager.findfont(FONT))
+    for entry in manager.fontManager.ttflist if missing else ():
+        # The fonts of last resort have boxes instead of glyphs.
+        if entry.name.startswith("Last Resort") or (entry.weight, entry.style) != (400, "normal"):
+            continue
+        if missing & _characters(entry.fname):
+            families.append(entry.name)
+            missing -= _characters(entry.fname)
+    letters = sorted(chr(code) for code in missing if chr(code).isalnum())
+    if letters:
+        _tell_missing("".join(letters[:10]))
+    return families, dict.fromkeys(missing, NO_GLYPH)
+
+
+@functools.cache
+def _characters(path: str) -> frozenset[int]:
+    """Return the code points of a font file."""
+    return frozenset(need("matplotlib.ft2font", "plots").FT2Font(path).get_charmap())
+
+
+@functools.cache
+def _tell_missing(letters: str) -> None:
+    logger.warning(
+        "No font of this machine has the characters %s: pictures of texts show %s instead. Install one that has them, "
+        "such as Noto Sans CJK for Chinese.",
+        letters,
+        NO_GLYPH,
+    )
 
 
 def _page(columns: int, lines: int) -> Any:
@@ -213,43 +269,48 @@ def draw_neighbours(
     order: np.ndarray,
     similarity: np.ndarray,
     show: Callable[[Any, Any], None],
-    named: bool = False,
+    labels: Sequence[str] | None = None,
 ) -> Path:
     """Draw rows of a sample and its nearest neighbours, with cosine similarities.
 
     Args:
         path: PNG to write.
         samples: Samples of the run.
-        names: Names of the samples.
+        names: Captions of the samples in the first column.
         order: (rows, 1 + k) indices, the sample itself first.
         similarity: (rows, 1 + k).
         show: `show(axis, sample)` draws one of them.
-        named: Whether neighbours are labelled by name too.
+        labels: Captions of the neighbours; None for none.
     """
+    lines = max((text.count("\n") + 1 for text in labels or () if text), default=0)
     rows, columns = order.shape
-    figure = _figure(1.5 * columns, (1.4 if named else 1.6) * rows + 0.3)
+    figure = _figure(1.5 * columns, (1.5 + 0.12 * lines) * rows + 0.3)
     axes = figure.subplots(rows, columns, squeeze=False)
     for row, indices, likeness in zip(axes, order, similarity, strict=True):
         for place, (axis, index, value) in enumerate(zip(row, indices, likeness, strict=True)):
             axis.set_xticks([]), axis.set_yticks([])
             show(axis, samples[index])
-            text = names[index] if place == 0 or named else ""
+            text = names[index] if place == 0 else labels[index] if labels else ""
             axis.set_xlabel(f"{text}\n{value:.2f}".strip() if place else text, fontsize=7)
     axes[0, 0].set_title("sample", fontsize=9)
     axes[0, 1].set_title("nearest", fontsize=9, loc="left")
-    figure.subplots_adjust(0.02, 0.06, 0.99, 0.95, wspace=0.1, hspace=0.45 if named else 0.2)
+    figure.subplots_adjust(0.02, 0.06, 0.99, 0.95, wspace=0.1, hspace=0.25 + 0.15 * lines)
     return _save(figure, path)
 
 
-def draw_text_neighbours(path: Path, texts: Sequence[str], order: np.ndarray, similarity: np.ndarray) -> Path:
+def draw_text_neighbours(
+    path: Path, texts: Sequence[str], order: np.ndarray, similarity: np.ndarray, labels: Sequence[str]
+) -> Path:
     """Draw texts and their nearest neighbours, line by line; arguments as in `draw_neighbours`."""
+    texts = [f"[{label}] {text}" if label else text for label, text in zip(labels, texts, strict=True)]
     rows, columns = order.shape
     axis = _page(COLUMNS + 10, rows * (columns + 1))
+    families, lacking = fonts_for(texts)
     for row, (indices, likeness) in enumerate(zip(order, similarity, strict=True)):
         for place, (index, value) in enumerate(zip(indices, likeness, strict=True)):
-            font = {"fontsize": FONT_SIZE, "va": "center", "family": "DejaVu Sans Mono", "parse_math": False}
+            font = {"fontsize": FONT_SIZE, "va": "center", "family": families, "parse_math": False}
             font["color"] = "black" if place else HIDDEN
             height = row * (columns + 1) + place + 0.6
             axis.text(1, height, f"{value:.2f}" if place else "sample", **font)
-            axis.text(8, height, " ".join(texts[index].split())[:COLUMNS], **font)
+            axis.text(8, height, first_columns(" ".join(texts[index].split()).translate(lacking)), **font)
     return _save(axis.figure, path)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+import re
+from collections import Counter
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -38,6 +40,11 @@ MOST_STEPS = 200
 """Maximum number of steps whose batches are read to collect them."""
 
 
+NAME_LETTERS = 28
+LABEL_LETTERS = 20
+"""Letters of a label that a picture has room for."""
+
+
 class Samples(NamedTuple):
     """Samples of a modality, each without padding, with names and settings for drawing."""
 
@@ -46,10 +53,17 @@ class Samples(NamedTuple):
     masks: list[np.ndarray]
     """(M, T) each."""
     names: list[str]
+    labels: list[str]
+    """Names of their classes, or empty."""
     settings: Any
     """Configuration of the modality."""
     tokenizer: Any
     """Tokenizer of text."""
+
+    @property
+    def captions(self) -> list[str]:
+        """Names of the samples, with their labels below."""
+        return ["\n".join(filter(None, pair)) for pair in zip(self.names, self.labels, strict=True)]
 
     @property
     def grids(self) -> list[np.ndarray]:
@@ -62,6 +76,34 @@ class Samples(NamedTuple):
         """Human-readable tokens of texts; a part of a character is a box."""
         decode = self.tokenizer.decode
         return [[decode([int(i)]).replace("\n", "⏎").replace("\ufffd", "□") for i in ids] for ids in self.values]
+
+
+def label_text(dataset: Any, index: int) -> str:
+    """Return the names of the classes of a sample, separated by commas, or its number; "" without a label."""
+    labels, names = getattr(dataset, "labels", None), getattr(dataset, "label_names", None)
+    if labels is None:
+        return ""
+    label = np.asarray(labels[index])
+    if label.ndim:
+        found = [str(names[place]) if names else str(place) for place in np.flatnonzero(label == 1)]
+    elif np.issubdtype(label.dtype, np.floating):
+        found = [f"{label:g}"] if np.isfinite(label) else []
+    else:
+        found = [str(names[label]) if names else str(label)] if label >= 0 else []
+    text = " ".join(", ".join(found).split())
+    return text if len(text) <= LABEL_LETTERS else f"{text[: LABEL_LETTERS - 1]}…"
+
+
+def short_names(names: Sequence[str]) -> list[str]:
+    """Return the last parts of paths, as many as tell the samples apart, and of "row 3 (a/b.wav)" the row."""
+    rows = [found[0] if (found := re.match(r"row \d+", name)) else name for name in names]
+    different = list(dict.fromkeys(rows))
+    short: dict[str, str] = {}
+    for depth in range(1, 1 + max(len(Path(name).parts) for name in different)):
+        tails = {name: "/".join(Path(name).parts[-depth:])[-NAME_LETTERS:] for name in different}
+        counts = Counter(tails.values())
+        short |= {name: tail for name, tail in tails.items() if counts[tail] == 1 and name not in short}
+    return [short.get(name) or f"{name[-NAME_LETTERS:]} ({different.index(name) + 1})" for name in rows]
 
 
 class Drawing(NamedTuple):
@@ -84,12 +126,12 @@ def _speech_masks(path: Path, samples: Samples) -> Path:
 
 def _speech_neighbours(path: Path, samples: Samples, order: np.ndarray, similarity: np.ndarray) -> Path:
     shown = [spectrogram(value, samples.settings.frame_stride) for value in samples.values]
-    return draw_neighbours(path, shown, samples.names, order, similarity, show_spectrogram, named=True)
+    return draw_neighbours(path, shown, samples.captions, order, similarity, show_spectrogram, samples.captions)
 
 
 def _text_neighbours(path: Path, samples: Samples, order: np.ndarray, similarity: np.ndarray) -> Path:
     texts = [samples.tokenizer.decode(ids.tolist(), skip_special_tokens=True) for ids in samples.values]
-    return draw_text_neighbours(path, texts, order, similarity)
+    return draw_text_neighbours(path, texts, order, similarity, samples.labels)
 
 
 DRAWINGS: dict[str, Drawing] = {
@@ -99,7 +141,9 @@ DRAWINGS: dict[str, Drawing] = {
     "vision": Drawing(
         6,
         lambda path, these: draw_image_masks(path, these.values, np.stack(these.grids), these.names),
-        lambda path, these, *near: draw_neighbours(path, these.values, these.names, *near, show_image),
+        lambda path, these, *near: draw_neighbours(
+            path, these.values, these.captions, *near, show_image, these.labels
+        ),
     ),
     "audio": Drawing(4, _speech_masks, _speech_neighbours),
 }
@@ -183,11 +227,14 @@ class Pictures:
         return {"name": name, "input": value, "mask": mask, "id": int(inputs["sample_ids"][row])}
 
     def _shown(self, modality: str, samples: list[dict[str, Any]]) -> Samples:
-        name_of = getattr(self.steps.data[modality].dataset, "name_of", lambda index: f"sample {index}")
+        dataset = self.steps.data[modality].dataset
+        name_of = getattr(dataset, "name_of", lambda index: f"sample {index}")
+        labels = [label_text(getattr(dataset, "dataset", dataset), sample["id"]) for sample in samples]
         return Samples(
             [sample["input"].numpy() for sample in samples],
             [sample["mask"].numpy() for sample in samples],
-            [Path(name_of(sample["id"])).name[-28:] for sample in samples],
+            short_names([name_of(sample["id"]) for sample in samples]),
+            labels,
             self.config.modality_config(modality),
             self.tokenizer,
         )

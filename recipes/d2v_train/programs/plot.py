@@ -1,6 +1,6 @@
 """Plot the log of one or several pretraining runs: loss, standard deviations and online probe by modality.
 
-    d2v plot runs/demo --output docs/demo.png
+    d2v plot runs/demo  # writes runs/demo/curves.png
     d2v plot runs/a runs/b runs/c --output docs/seeds.png
 
 Each modality has a row of panels: loss, standard deviation of targets and predictions, and the accuracy of the online
@@ -18,6 +18,7 @@ from pathlib import Path
 from d2v_train.support.jsonl import read_log
 
 
+CURVES_FILE = "curves.png"
 PROBES = ("knn", "linear")
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")
 """Okabe and Ito's colour-blind safe colours, one per run."""
@@ -34,6 +35,16 @@ def find_log(run: str | Path) -> Path:
     if not path.is_file():
         raise FileNotFoundError(f"{run} is neither a log nor the folder of a run with a log.jsonl inside.")
     return path
+
+
+def default_output(runs: Sequence[str | Path]) -> Path:
+    """Return where the curves go: into the folder of a single run, else into the current folder.
+
+    Raises:
+        FileNotFoundError: If the single run has no log.
+    """
+    folder = find_log(runs[0]).parent if len(runs) == 1 else Path()
+    return folder / CURVES_FILE
 
 
 def plot_runs(runs: Sequence[str | Path], output: str | Path) -> Path:
@@ -120,10 +131,12 @@ def main(argv: list[str] | None = None) -> None:
         prog="d2v plot", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("runs", nargs="+", help="folders of runs, or log.jsonl files")
-    parser.add_argument("--output", default="curves.png", help="image to write (default: %(default)s)")
+    parser.add_argument(
+        "--output", help=f"image to write (default: {CURVES_FILE} in the folder of a single run, else here)"
+    )
     args = parser.parse_args(argv)
     try:
-        print(plot_runs(args.runs, args.output))
+        print(plot_runs(args.runs, args.output or default_output(args.runs)))
     except (FileNotFoundError, ValueError) as error:
         sys.exit(f"d2v plot: {error}")
 

@@ -111,18 +111,39 @@ def training_sections(
     log = read_log(run / LOG_FILE) if (run / LOG_FILE).is_file() else []
     log = [line for line in log if "lr" in line]  # records of probes between two log lines lack it
     start = options.get("init_from") or options.get("backbone")
-    sources = [(modality, source) for modality in modalities for source in _sources(options["data"][modality])]
+    sources = [source for modality in modalities for source in _sources(options["data"][modality])]
     sections = {
-        "Training data": markdown_table(
-            [("modality", "data"), *((modality, code(_shown(source))) for modality, source in sources)]
-        ),
+        "Training data": _training_data(options, record, modalities),
         "Training": facts_table(_settings(options, log, start) | _speed(log, record)),
         "Loss": _losses(log, modalities, pictures),
         "Results": _results(probes, weights),
         "Code": _code(record, options),
     }
-    published = sorted({source.partition(":")[0] for _, source in sources if is_hub_name(source)})
+    published = sorted({source.partition(":")[0] for source in sources if is_hub_name(source)})
     return {heading: text for heading, text in sections.items() if text}, published
+
+
+def _training_data(options: dict[str, Any], record: dict[str, Any], modalities: Sequence[str]) -> str:
+    """Return a row for each source, and one for each modality with what the record of the run tells it by."""
+    rows: list[tuple[Any, ...]] = []
+    told = []
+    for modality in modalities:
+        entries = options["data"][modality]
+        split = (options.get(modality) or {}).get("split")
+        for entry in entries if isinstance(entries, list) else [entries]:
+            given = entry if isinstance(entry, dict) else {"source": entry}
+            rows.append((modality, code(_shown(given.get("source"))), given.get("split") or split or ""))
+        found = record.get("data", {}).get(modality) or {}
+        # With several sources, "samples" and "names" follow the name of each.
+        for part in dict.fromkeys(key.rpartition(" ")[0] for key in found):
+            size, names = (found.get(f"{part} {what}".strip()) for what in ("samples", "names"))
+            which = Markdown(f"{escape(modality)}, {code(_shown(part))}") if part else modality
+            told.append((which, f"{size:,}" if size else "", code(names) if names else ""))
+    parts = [markdown_table([("modality", "data", "split"), *rows])]
+    if any(size or names for _, size, names in told):
+        parts.append(markdown_table([("modality", "samples", "fingerprint"), *told]))
+        parts.append("The fingerprint is a hash of the names and the order of the samples, as in `run.json`.")
+    return "\n\n".join(parts)
 
 
 def is_generated(folder: Path) -> bool:

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from d2v_train.support.processes import ONE_PROCESS, Processes
+from d2v_train.support.processes import ONE_PROCESS, Processes, is_lost_process
 
 
 # "Temporary failure": run the same command again. Shells use 128 + 2 for an interruption by hand.
@@ -45,6 +45,7 @@ class Interruptions:
 
     Inside `with`, the first SIGTERM, SIGUSR1 or SIGINT is only recorded. Further ones have no effect, so that a
     checkpoint that is being written is finished; but a second SIGINT interrupts at once.
+    After the loss of another process they stay without effect, so that the message about it is printed.
 
     Args:
         processes: Processes of the run; the main one's clock is used, and it prints a line after a signal.
@@ -58,7 +59,7 @@ class Interruptions:
     def __init__(self, processes: Processes = ONE_PROCESS, checkpoint_minutes: float = 0):
         self.processes, self.seconds = processes, 60 * checkpoint_minutes
         self.received: int | None = None
-        self.stop = self.checkpoint = self.by_hand = False
+        self.stop = self.checkpoint = self.by_hand = self.ending = False
         self.replaced: dict[int, Any] = {}
         self.saved()
 
@@ -68,11 +69,17 @@ class Interruptions:
             self.replaced = {number: signal.signal(number, self._note) for number in STOP_SIGNALS}
         return self
 
-    def __exit__(self, *_: Any) -> None:
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        # A launcher sends SIGTERM to the rest as soon as one process is gone, which would end this one without a word.
+        self.ending = self.processes.count > 1 and error is not None and is_lost_process(error)
+        if self.ending:
+            return
         for number, handler in self.replaced.items():
             signal.signal(number, handler)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
+        if self.ending and number != signal.SIGINT:
+            return
         again = self.received is not None
         if again and number == signal.SIGINT:
             raise KeyboardInterrupt

@@ -16,6 +16,7 @@ from d2v_train.engine.engine import (
     engine_name,
     leaves_out_parameters,
     sharding_plugin,
+    warn_of_emulated_bf16,
 )
 from d2v_train.options.errors import OptionError
 from d2v_train.runs.checkpoints import CheckpointFolder
@@ -27,6 +28,26 @@ from modeling_d2v import Data2VecForPreTraining
 CONFIGS = ROOT / "recipes" / "d2v_train" / "configs" / "accelerate"
 ONE_PROCESS = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "localhost", "MASTER_PORT": "29477"}
 POISONED = [*VISION, "max_steps=6", "checkpoints.every=0"]
+
+
+@pytest.mark.parametrize(
+    "features, warns",
+    [
+        ("flags\t\t: fpu avx2 avx512f avx512_bf16 amx_tile", False),
+        ("flags\t\t: fpu amx_bf16", False),
+        ("Features\t: fp asimd bf16 i8mm", False),
+        ("flags\t\t: fpu avx2 avx512f\nbugs\t\t: bf16", True),
+        ("Features\t: fp asimd", True),
+        ("model name\t: an unknown one", False),
+    ],
+)
+def test_bf16_warns_on_processors_without_the_instructions(features, warns, tmp_path, caplog):
+    (tmp_path / "cpuinfo").write_text(f"processor\t: 0\n{features}\n")
+    warn_of_emulated_bf16(tmp_path / "cpuinfo")
+    assert ("mixed_precision=no" in caplog.text) == warns
+    warn_of_emulated_bf16(tmp_path / "none")
+    assert len(caplog.records) == warns
+
 
 # -- two processes: slow, all in one launch
 

@@ -38,6 +38,31 @@ def test_overrides_reach_into_sections_and_are_read_as_yaml():
     assert loaded.mixed_precision == "no" and loaded.logging.report_to == ["tensorboard"]
 
 
+def test_a_preset_of_the_command_line_replaces_a_model_of_a_file(caplog):
+    loaded = load_options("tiny_vision", ["model.ema_decay=0.5", "model.preset=vision-base"])
+    assert loaded.model == {"preset": "vision-base", "ema_decay": 0.5}
+    assert "replaces" in caplog.text and "vision_config.image_size" in caplog.text
+
+
+def test_changes_of_a_file_to_its_preset_stay_beside_another_and_are_named(caplog):
+    loaded = load_options("audio_base_1gpu", ["model.preset=audio-large"])
+    assert loaded.model["preset"] == "audio-large" and loaded.model["ema_decay"] == 0.999
+    assert "ema_decay" in caplog.text and "model=null" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "overrides, kept",
+    [
+        (["model=null", "model.preset=audio-large"], {"preset": "audio-large"}),
+        (["model.preset=null"], {"preset": None, "ema_decay": 0.999}),
+        (["model.ema_decay=0.5"], {"preset": "audio-base", "ema_decay": 0.5}),
+    ],
+)
+def test_where_no_preset_meets_fields_of_a_file_nothing_is_said(overrides, kept, caplog):
+    loaded = load_options("audio_base_1gpu", overrides)
+    assert loaded.model.items() >= kept.items() and not caplog.text
+
+
 def test_a_modality_can_be_added_and_left_out_on_the_command_line():
     assert load_options("tiny_joint", ["text=null"]).modalities == ["vision", "audio"]
     assert load_options("tiny_vision", ["audio.batch_size=2"]).modalities == ["vision", "audio"]

@@ -33,7 +33,7 @@ def test_a_dry_run_tells_what_the_run_will_do_and_writes_nothing(tmp_path, capsy
     facts = run_program(["tiny_joint", *settings, "--dry_run"])
     assert files(tmp_path) == {}
     text = capsys.readouterr().out
-    assert "Nothing was written" in text and "expected time" in text and "{" not in text
+    assert "Nothing is written" in text and "expected time" in text and "{" not in text
 
     AcceleratorState._reset_state(reset_partial_state=True)
     run_program(["tiny_joint", *settings, "max_steps=3", "optim.schedule_steps=30"])
@@ -55,6 +55,19 @@ def test_a_dry_run_tells_what_the_run_will_do_and_writes_nothing(tmp_path, capsy
     AcceleratorState._reset_state(reset_partial_state=True)
     run_program(["tiny_joint", *settings, "max_steps=3", "optim.schedule_steps=30", "--dry_run"])
     assert files(tmp_path) == before
+
+
+def test_what_is_known_is_printed_before_anything_is_measured(tmp_path, capsys, monkeypatch):
+    told = []
+    monkeypatch.setattr(module.Rehearsal, "take", lambda self: told.append(capsys.readouterr().out) or stop())
+
+    def stop():
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_program(["tiny_joint", *SMALL, f"output_dir={tmp_path / 'run'}", "--dry_run"])
+    assert "trained in all" in told[0] and "1,433" in told[0] and "Optimizer steps: 30" in told[0]
+    assert "Memory" not in told[0]
 
 
 def test_a_step_that_does_not_fit_is_reported_with_advice(tmp_path, capsys, monkeypatch):

@@ -3,6 +3,7 @@
 import itertools
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from d2v_train.models.build import build_config
@@ -14,6 +15,10 @@ from d2v_train.probing.drawings import (
     draw_audio_masks,
     draw_image_masks,
     draw_text_masks,
+    draw_text_neighbours,
+    first_columns,
+    fonts_for,
+    text_width,
 )
 
 
@@ -36,6 +41,32 @@ def test_longer_text_is_cut(tmp_path):
     paths = [draw_text_masks(tmp_path / f"{i}.png", [["$word "] * 2000], [mask]) for i, mask in enumerate(hidden)]
     assert Image.open(paths[0]).size == Image.open(paths[1]).size
     assert share_of(paths[0], "#edb78b") == 0 < 0.4 < share_of(paths[1], "#edb78b")
+
+
+@pytest.mark.parametrize(
+    "text, lacking",
+    [
+        ("plain", ""),
+        ("naïve Ωмир", ""),
+        ("\u0378 private", "\u0378"),
+        ("a\U000f0000b\U00100000", "\U000f0000\U00100000"),
+    ],
+)
+def test_characters_are_drawn_by_a_font_that_has_them_or_replaced(text, lacking, tmp_path, recwarn):
+    families, table = fonts_for([text])
+    assert families[0] == "DejaVu Sans Mono" and set(table) == set(map(ord, lacking))
+    draw_text_masks(tmp_path / "x.png", [[text]], [np.zeros(1, dtype=bool)])
+    draw_text_neighbours(tmp_path / "y.png", [text] * 2, np.array([[0, 1]]), np.ones((1, 2)), ["", "a"])
+    assert not [warning for warning in recwarn if "Glyph" in str(warning.message)]
+
+
+def test_chinese_has_glyphs_or_the_log_says_which_are_missing(tmp_path, caplog, recwarn):
+    families, table = fonts_for(["数据 data"])
+    told = "Noto Sans CJK" in caplog.text and set(table) <= set(map(ord, "数据"))
+    assert told if table else len(families) > 1
+    draw_text_masks(tmp_path / "x.png", [list("数据 data")], [np.zeros(7, dtype=bool)])
+    assert not [warning for warning in recwarn if "Glyph" in str(warning.message)]
+    assert text_width("数据 data") == 9 and first_columns("数据 data", 3) == "数"
 
 
 def test_bands_of_a_spectrogram_are_drawn_where_their_sound_is(tmp_path):

@@ -1,5 +1,7 @@
 """The online probe of a run: its numbers, and that the run does not notice it."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from tiny_run import (
@@ -15,7 +17,7 @@ from tiny_run import (
 
 from d2v_train.options.errors import OptionError
 from d2v_train.options.files import load_options
-from d2v_train.probing.online import feature_rank
+from d2v_train.probing.online import OnlineProbe, feature_rank
 from d2v_train.probing.run import ProbeSettings, run_probe
 from modeling_d2v import Data2VecForPreTraining
 
@@ -47,6 +49,19 @@ def test_run_with_a_probe_is_the_same_run(config, tmp_path):
     assert [line["step"] for line in lines] == [0, 2, 3, 4, 6]
     assert {"vision/probe_knn", "vision/probe_rank", "vision/probe_chance"} == lines[0].keys() - {"step"}
     assert 10 < lines[0]["vision/probe_knn"] <= 100 and 1 < lines[0]["vision/probe_rank"] < 32
+
+
+def test_probes_leave_no_descriptor_open(config, tmp_path, monkeypatch):
+    look, opened = OnlineProbe.look, []
+
+    def counted(self, model, step):
+        found = look(self, model, step)
+        opened.append(len(list(Path("/proc/self/fd").iterdir())))
+        return found
+
+    monkeypatch.setattr(OnlineProbe, "look", counted)
+    pretrain(config, tmp_path / "run", "probe.every=1", "probe.max_samples=20", "max_steps=60", "checkpoints.every=0")
+    assert len(opened) == 61 and len(set(opened[2:])) == 1
 
 
 def test_run_goes_on_with_its_probe(config, tmp_path):

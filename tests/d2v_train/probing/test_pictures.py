@@ -1,5 +1,7 @@
 """Pictures of masks and of neighbours: what they show, and that the model does not notice."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -13,7 +15,7 @@ from d2v_train.pretraining.run_tokenizer import prepare_tokenizer
 from d2v_train.probing import pictures as module
 from d2v_train.probing.drawings import HIDDEN
 from d2v_train.probing.observers import Observers
-from d2v_train.probing.pictures import Pictures
+from d2v_train.probing.pictures import Pictures, label_text, short_names
 from d2v_train.support.extras import MissingDependencyError
 
 
@@ -26,6 +28,19 @@ def share_of(path, colour=HIDDEN, tolerance=12):
     """Share of the pixels of a picture that have about a colour."""
     wanted = np.array([int(colour[place : place + 2], 16) for place in (1, 3, 5)])
     return (np.abs(np.asarray(Image.open(path).convert("RGB"), dtype=int) - wanted).max(axis=2) < tolerance).mean()
+
+
+@pytest.mark.parametrize(
+    "names, short",
+    [
+        (["a/one.wav", "b/two.wav"], ["one.wav", "two.wav"]),
+        (["s1/a/0.wav", "s1/b/0.wav", "s1/b/1.wav", "s1/a/0.wav"], ["a/0.wav", "b/0.wav", "1.wav", "a/0.wav"]),
+        (["row 3 (x/0.wav)", "row 14 (y/0.wav)", "row 2"], ["row 3", "row 14", "row 2"]),
+        (["1" + "x" * 40, "2" + "x" * 40], ["x" * 28 + " (1)", "x" * 28 + " (2)"]),
+    ],
+)
+def test_names_of_samples_are_short_and_tell_them_apart(names, short):
+    assert short_names(names) == short
 
 
 def test_every_modality_is_drawn_and_the_model_does_not_notice(tmp_path, monkeypatch):
@@ -79,3 +94,18 @@ def test_missing_library_is_named_before_the_run(tmp_path, monkeypatch):
     Pictures(0, tmp_path, None, None)
     with pytest.raises(MissingDependencyError, match="matplotlib"):
         Pictures(10, tmp_path, None, None)
+
+
+@pytest.mark.parametrize(
+    "labels, names, texts",
+    [
+        (None, None, ["", ""]),
+        (np.array([1, -1]), ["cat", "dog"], ["dog", ""]),
+        (np.array([0.5, np.nan], dtype=np.float32), None, ["0.5", ""]),
+        (np.array([[1, 0, 1], [np.nan] * 3], dtype=np.float32), ["a", "b", "c"], ["a, c", ""]),
+        (np.array([0, 1]), ["a" * 30, "two\nlines"], ["a" * 19 + "…", "two lines"]),
+    ],
+)
+def test_samples_are_named_by_their_labels(labels, names, texts):
+    dataset = SimpleNamespace(labels=labels, label_names=names)
+    assert [label_text(dataset, index) for index in range(2)] == texts

@@ -1,11 +1,12 @@
 """Curves of runs: a row for each modality, a panel for the probe."""
 
 import json
+from pathlib import Path
 
 import pytest
 from PIL import Image
 
-from d2v_train.programs.plot import find_log, plot_runs
+from d2v_train.programs.plot import find_log, main, plot_runs
 
 
 def write_log(folder, modalities, steps=5):
@@ -47,3 +48,19 @@ def test_missing_and_empty_logs_are_explained(tmp_path):
     write_log(tmp_path / "empty", [])
     with pytest.raises(ValueError, match="loss"):
         plot_runs([tmp_path / "empty"], tmp_path / "x.png")
+
+
+def test_curves_of_one_run_go_into_it_and_those_of_several_to_where_the_program_was_called(
+    tmp_path, monkeypatch, capsys
+):
+    for name in ("a", "b"):
+        write_log(tmp_path / name, ["vision"])
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    main(["../a"])
+    main(["../b/log.jsonl"])
+    assert all((tmp_path / name / "curves.png").is_file() for name in ("a", "b")) and not list(Path().iterdir())
+    assert capsys.readouterr().out.splitlines() == ["../a/curves.png", "../b/curves.png"]
+    main(["../a", "../b"])
+    main(["../a", "--output", "own.png"])
+    assert sorted(map(str, Path().iterdir())) == ["curves.png", "own.png"]

@@ -16,7 +16,9 @@ from modeling_d2v.model_card import license_in
 def test_the_card_tells_how_the_model_was_made(finished, hub):
     card = hub.files("user/digits")["README.md"].decode()
     assert 'AutoModel.from_pretrained("user/digits", trust_remote_code=True)' in card
-    assert "| vision | `built-in data` |" in section(card, "Training data")
+    data, recorded = section(card, "Training data"), read_record(finished)["data"]["vision"]
+    assert "| vision | `built-in data` | train |" in data
+    assert f"| vision | 1,433 | `{recorded['names']}` |" in data
     training = section(card, "Training")
     assert "| steps | 3 |" in training and "| seed | 5 |" in training and "random weights" in training
     assert "| samples in the data | 1,433 (vision) |" in training
@@ -41,6 +43,18 @@ def change_options(run, data, start):
     options = yaml.safe_load((run / "run.yaml").read_text())
     options["data"]["vision"], options["init_from"] = data, start
     (run / "run.yaml").write_text(yaml.safe_dump(options))
+
+
+def test_the_card_tells_samples_and_fingerprint_of_each_of_several_sources(run):
+    record = json.loads((run / "run.json").read_text())
+    found = {"/data/a samples": 1200, "/data/a names": "12ab", "b/c samples": 7, "b/c names": "34cd"}
+    (run / "run.json").write_text(json.dumps(record | {"data": {"vision": found}}))
+    change_options(run, ["/data/a", {"source": "b/c", "split": "extra"}], None)
+    data = section(run_card(run, tiny_config("vision"), "me/x"), "Training data")
+    for row in ("vision | `a` | train", "vision | `b/c` | extra", "vision, `a` | 1,200 | `12ab`",
+                "vision, `b/c` | 7 | `34cd`"):  # fmt: skip
+        assert f"| {row} |" in data
+    assert "/data" not in data
 
 
 def test_the_card_tells_the_course_of_the_learning_rate(run):

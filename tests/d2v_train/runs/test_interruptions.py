@@ -53,6 +53,32 @@ def test_first_signal_is_noted_and_the_others_change_nothing(numbers, code, capf
     assert told.count("finishing the step and writing a checkpoint") == 1 and signal.Signals(numbers[0]).name in told
 
 
+@pytest.mark.parametrize(
+    "error, count, ended",
+    [
+        ("[gloo] Connection closed by peer [127.0.0.1]:3331", 2, False),
+        ("NCCL: remote process exited or there was a network error", 2, False),
+        ("Connection closed by peer", 1, True),
+        ("shapes do not fit", 2, True),
+    ],
+)
+def test_after_a_lost_process_the_launchers_sigterm_does_not_cut_off_the_message(error, count, ended, capfd):
+    replaced, seen = signal.getsignal(signal.SIGTERM), []
+    signal.signal(signal.SIGTERM, lambda number, frame: seen.append(number))
+    try:
+        with pytest.raises(RuntimeError), Interruptions(Processes(count=count)):
+            raise RuntimeError(error)
+        send(signal.SIGTERM)
+        assert bool(seen) == ended and not capfd.readouterr().err
+    finally:
+        for number, handler in {
+            signal.SIGTERM: replaced,
+            signal.SIGUSR1: signal.SIG_DFL,
+            signal.SIGINT: signal.default_int_handler,
+        }.items():
+            signal.signal(number, handler)
+
+
 def test_training_in_another_thread_leaves_the_signals_alone():
     before, seen = signal.getsignal(signal.SIGTERM), []
 
