@@ -28,7 +28,7 @@ from modeling_d2v.model_card import read_license
 from modeling_d2v.sharing.publishing import find_checkpoint
 
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "source": None}
+WEIGHT_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "source": None}
 """Data types of the converted weights by their names on the command line; None keeps those of the source."""
 
 
@@ -45,7 +45,7 @@ def convert_file(args: argparse.Namespace) -> Summary:
     )
     symbols = read_dictionary(args.dict) if args.dict else None
     parts, notes = input_parts(converted, symbols, args.bpe)
-    dtype = DTYPES[args.dtype]
+    dtype = WEIGHT_DTYPES[args.dtype]
     summary = summarise(converted, args.license, notes)
 
     def check(folder: Path) -> None:
@@ -79,8 +79,8 @@ def convert_transformers(args: argparse.Namespace) -> Summary:
     model, unused = from_transformers(args.source, architecture=architecture)
     if args.encoder_only and not isinstance(model, Data2VecModel):
         model, unused = from_transformers(args.source, architecture=_encoder_of(model))
-    if DTYPES[args.dtype] is not None:
-        model = model.to(DTYPES[args.dtype])
+    if WEIGHT_DTYPES[args.dtype] is not None:
+        model = model.to(WEIGHT_DTYPES[args.dtype])
     identifier, reason = converted_license(model.config, args.license, args.source)
     parts, notes = _parts_of(args.source)
     kind = f"transformers data2vec-{model.config.modalities[0]}"
@@ -111,7 +111,7 @@ def convert_back(args: argparse.Namespace) -> Summary:
         args.source,
         args.out,
         overwrite=args.overwrite,
-        dtype=DTYPES[args.dtype],
+        dtype=WEIGHT_DTYPES[args.dtype],
         license=args.license,
         verify=args.verify,
         weights=args.weights,

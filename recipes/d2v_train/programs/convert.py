@@ -52,7 +52,7 @@ def build_parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     kinds = constant("modeling_d2v.conversion.fairseq.layouts", "LAYOUTS")
     modalities = constant("modeling_d2v.modalities", "MODALITIES")
-    dtypes = constant("d2v_train.converting.run", "DTYPES")
+    dtypes = constant("d2v_train.converting.run", "WEIGHT_DTYPES")
     add(
         "source",
         help="checkpoint file, folder or Hub name of a transformers model, or with --to a model of this package",

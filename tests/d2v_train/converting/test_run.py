@@ -2,7 +2,7 @@
 
 import pytest
 
-from d2v_train.converting.run import DTYPES, read_settings
+from d2v_train.converting.run import WEIGHT_DTYPES, read_settings
 from d2v_train.programs.convert import build_parser
 from modeling_d2v.conversion.fairseq.layouts import FAIRSEQ_KINDS
 from modeling_d2v.modalities import MODALITIES
@@ -10,7 +10,7 @@ from modeling_d2v.modalities import MODALITIES
 
 def test_the_choices_of_the_command_are_what_the_converter_knows():
     choices = {action.dest: action.choices for action in build_parser()._actions}
-    assert choices["dtype"] == tuple(DTYPES) and choices["kind"] == FAIRSEQ_KINDS
+    assert choices["dtype"] == tuple(WEIGHT_DTYPES) and choices["kind"] == FAIRSEQ_KINDS
     assert choices["modality"] == tuple(MODALITIES)
 
 
