@@ -17,11 +17,11 @@ from transformers import HfArgumentParser, TrainingArguments
 from transformers.hf_argparser import string_to_bool
 
 from d2v_train.finetuning.arguments import DataArguments, FinetuningArguments
+from d2v_train.options.documentation import constant
 from d2v_train.options.errors import OptionError
 from d2v_train.options.files import CONFIG_FOLDER, read_yaml
 from d2v_train.support.extras import MissingDependencyError
 from d2v_train.support.storage import WriteError
-from modeling_d2v.modalities import MODALITIES
 
 
 # Group of options -> prefixes of the options of TrainingArguments in it.
@@ -123,7 +123,7 @@ def with_options_of_file(argv: Sequence[str], parser: _Parser | None = None) -> 
         return list(argv)
     words = []
     tree = read_yaml(_configuration(argv[0], parser))
-    if "model" in tree and set(MODALITIES) & set(tree):
+    if "model" in tree and set(constant("modeling_d2v.modalities", "MODALITIES")) & set(tree):
         raise OptionError(f"{argv[0]} is a configuration of pretraining. Give one of fine-tuning, or options alone.")
     for name, value in tree.items():
         if value is not None:

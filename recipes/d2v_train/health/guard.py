@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from d2v_train.health.advice import advice_at_start
-from d2v_train.health.rules import Finding, Series, is_damaged, judge, judge_mask, judge_run
+from d2v_train.health.rules import Finding, Series, is_damaged, judge, judge_local_encoder, judge_mask, judge_run
 from d2v_train.options.run import Options
 from d2v_train.support.jsonl import RunLog, read_log
 from d2v_train.support.processes import ONE_PROCESS, Processes
@@ -18,6 +18,9 @@ from modeling_d2v import Data2VecConfig
 
 
 logger = logging.getLogger(__name__)
+
+LEAST_PATIENCE = 2
+"""Fewest log lines that must agree about the local encoder, in runs with few of them."""
 
 
 class RunHealth:
@@ -110,6 +113,12 @@ class HealthGuard:
         self.whole = Series(options.health.patience)
         # A new decoder predicts almost the same everywhere.
         self.first_step = max(options.warmup_steps + 1, options.health.std_check_from)
+        # The local encoder does not depend on the decoder: it is judged in short runs too, which end before the others
+        # are, or whose log has few lines.
+        self.first_encoder_step = min(self.first_step, max(options.warmup_steps + 1, options.max_steps // 2))
+        lines = (options.max_steps - self.first_encoder_step) // options.logging.every
+        patience = min(options.health.patience, max(LEAST_PATIENCE, lines))
+        self.encoders = {name: Series(patience) for name in modalities}
         self.reported: set[tuple[str, str | None]] = set()
         self.sound_step = 0
         """Step of the newest record without a sign of damage in any modality."""
@@ -129,10 +138,15 @@ class HealthGuard:
             if not series.first:
                 found += judge_mask(name, own, self.options)
             series.begin(own)
+            encoder = self.encoders[name]
+            encoder.begin(own)
+            if record["step"] >= self.first_encoder_step:
+                encoder.add(own)
+                found += judge_local_encoder(name, encoder, self.options)
+                sound &= not is_damaged(own, series.first, self.options.health)
             if record["step"] >= self.first_step:
                 series.add(own)
                 found += judge(name, series, self.options)
-                sound &= not is_damaged(own, series.first, self.options.health)
         if sound:
             self.sound_step = record["step"]
         return self.new(found)

@@ -34,6 +34,8 @@ above 2.5."""
 LOCAL_ALARM, LOCAL_FLOOR = 0.2, 0.02
 """Standard deviation of the local encoder as a share of its first: good runs kept 0.3, useless ones 0.1, those with
 far too high a learning rate 0.01, from which none recovered."""
+SLOW_ENCODER = 0.1
+"""Factor of the learning rate at which the local encoder kept its features in small runs."""
 WEAK_PREDICTIONS = 0.05
 """Standard deviation of the predictions as a share of the targets'."""
 WORSE_THAN_CONSTANT = -0.1
@@ -104,9 +106,15 @@ class Series:
 
 def judge(name: str, series: Series, options: Options) -> Iterator[Finding]:
     """Yield findings about a modality after its newest record."""
-    for rule in (_collapse, _local_encoder, _divergence, _easy_targets, _weak_predictions, _gradients, _fast_teacher):
+    for rule in (_collapse, _divergence, _easy_targets, _weak_predictions, _gradients, _fast_teacher):
         for kind, message, stop in rule(name, series, options):
             yield Finding(kind, name, message, stop)
+
+
+def judge_local_encoder(name: str, series: Series, options: Options) -> Iterator[Finding]:
+    """Yield findings about the local encoder of a modality after its newest record."""
+    for kind, message, stop in _local_encoder(name, series, options):
+        yield Finding(kind, name, message, stop)
 
 
 def is_damaged(record: Mapping[str, Any], first: Mapping[str, Any], limits: HealthOptions) -> bool:
@@ -155,6 +163,7 @@ def _local_encoder(name: str, series: Series, options: Options) -> Iterable[tupl
             "local_encoder_weak",
             f"The features of the local encoder of {name} have a standard deviation of {now[0]:.4f}, {start:.3f} at "
             "the start: the model makes less and less of the input. Trust a probe, not the loss. "
+            + _slower_encoder(options)
             + POSITION_ADVICE[name](options),
             False,
         )
@@ -306,6 +315,11 @@ def _lower_rate(options: Options) -> str:
     return f"Lower optim.lr from {rate:g} to about {min(rate / 3, 1e-3):.1g}"
 
 
+def _slower_encoder(options: Options) -> str:
+    rate = options.optim.local_encoder_lr
+    return f"Lower optim.local_encoder_lr from {rate:g} to {SLOW_ENCODER:g}. " if rate > SLOW_ENCODER else ""
+
+
 def _front_end(name: str, options: Options) -> FrontEnd:
     """Return the front end that the options name themselves or by their preset; the first without a name."""
     preset = options.model.get("preset")
@@ -323,10 +337,15 @@ def _speech_advice(options: Options) -> str:
     if reach and options.backbone is None:
         now = ", ".join(f"{key}={settings[key]}" for key in reach if key in settings)
         narrow = f"narrow the position convolutions (model.audio_config.{reach[0]}{', now ' + now if now else ''}), "
-    return (
-        "Cut windows of random length (audio.transform.crop_seconds=[1.0, 2.0]) from a stream of recordings "
-        f"(audio.transform.concat_group=true), {narrow}or raise model.ema_decay."
-    )
+    transform, windows = options.audio.transform, ""
+    # What the run does already is no advice.
+    if not isinstance(transform.get("crop_seconds"), list) or not transform.get("concat_group"):
+        windows = (
+            "cut windows of random length (audio.transform.crop_seconds=[1.0, 2.0]) from a stream of recordings "
+            "(audio.transform.concat_group=true), "
+        )
+    advice = f"{windows}{narrow}or raise model.ema_decay."
+    return advice.removeprefix("or ")[:1].upper() + advice.removeprefix("or ")[1:]
 
 
 POSITION_ADVICE: dict[str, Callable[[Options], str]] = {

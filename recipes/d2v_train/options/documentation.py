@@ -140,6 +140,22 @@ def _listed(mapping: Option) -> list[Option]:
     return found
 
 
+def constant(module: str, name: str) -> Any:
+    """Return a constant of a module from its source: a literal, or the names of the entries of a dictionary.
+
+    Args:
+        module: Whole name of the module.
+        name: Name of the constant.
+    """
+    for node in _module(module).body:
+        target = node.targets[0] if isinstance(node, ast.Assign) else getattr(node, "target", None)
+        if isinstance(target, ast.Name) and target.id == name:
+            if isinstance(node.value, ast.Dict):
+                return tuple(ast.literal_eval(key) for key in node.value.keys)
+            return ast.literal_eval(node.value)
+    raise LookupError(f"{module} does not define {name}.")
+
+
 # -- definitions
 
 

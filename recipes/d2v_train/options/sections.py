@@ -62,7 +62,7 @@ class HealthOptions:
     check."""
     std_check_from: int = free(200)
     """First step whose log line is checked, after the warm-up at the earliest: a new decoder predicts almost the same
-    for every token."""
+    for every token. The local encoder is checked from half of a shorter run on."""
 
     def __post_init__(self):
         choice("health.non_finite", self.non_finite, ("skip", "stop"))

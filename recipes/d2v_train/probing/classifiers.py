@@ -19,10 +19,9 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
+from d2v_train.probing.settings import DEFAULT_FEW, DEFAULT_NEIGHBOURS, DEFAULT_SEEDS
 
-DEFAULT_NEIGHBOURS = 20
-DEFAULT_FEW = 10
-DEFAULT_SEEDS = (0, 1, 2, 3, 4)
+
 REGULARISATION_GRID = (0.003, 0.03, 0.3, 3.0)
 """Values of scikit-learn's C tried on the held-out part of the training features."""
 SPARSE_REGULARISATION_GRID = (0.1, 1.0, 10.0, 100.0)

@@ -6,7 +6,6 @@ import dataclasses
 import logging
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -19,18 +18,14 @@ from d2v_train.inputs.tokenizer import check_vocabulary, load_tokenizer
 from d2v_train.inputs.transforms import build_transform
 from d2v_train.models.backbones import encoder_modality, input_settings, load_processor, wrapped_config
 from d2v_train.models.encoders import load_encoder, random_encoder
-from d2v_train.options.errors import at_least, choice
-from d2v_train.options.sections import ProbeDataOptions
 from d2v_train.probing.classifiers import (
-    DEFAULT_FEW,
-    DEFAULT_NEIGHBOURS,
-    DEFAULT_SEEDS,
     chance_accuracy,
     few_label_accuracy,
     knn_accuracy,
     linear_accuracy,
 )
 from d2v_train.probing.features import FeatureSet, extract, groups_are_disjoint
+from d2v_train.probing.settings import ProbeSettings
 from d2v_train.probing.simple_features import simple_features
 from d2v_train.probing.splits import open_parts
 from modeling_d2v import BackbonePreTrainingConfig, Data2VecConfig
@@ -38,54 +33,6 @@ from modeling_d2v.sharing.places import model_place
 
 
 logger = logging.getLogger("probe")
-POOLING = ("mean", "first")
-
-
-@dataclass(kw_only=True)
-class ProbeSettings(ProbeDataOptions):
-    """Model, data and settings of a probe.
-
-    Raises:
-        OptionError: If a value is out of range.
-    """
-
-    model: str = field(metadata={"positional": True})
-    """Folder or Hub name of a data2vec checkpoint (encoder, pretraining model or head), or of an encoder of
-    transformers with its processor."""
-    modality: str = field(metadata={"choices": tuple(DATA_KINDS)})
-    """Modality of the samples."""
-    data: str | None = None
-    """Folder, file or Hub name; without one the built-in data."""
-    test_split: str | None = None
-    """Split that the probes are measured on; without one `test` or a split that stands for it, or else a held-out
-    fifth of the training split."""
-    layer: int | None = field(default=None, metadata={"word": "last"})
-    """N for `hidden_states[N]`, or `last` for the pooled output."""
-    pooling: str = field(default="mean", metadata={"choices": POOLING})
-    """Mean of the tokens, or the first extra token."""
-    few: int = DEFAULT_FEW
-    """Labels per class of the few-label probe."""
-    neighbours: int = DEFAULT_NEIGHBOURS
-    """k of the kNN probe."""
-    seeds: list[int] = field(default_factory=lambda: list(DEFAULT_SEEDS))
-    """Draws of the few-label probe."""
-    random_seed: int = 0
-    """Seed of the random weights, and of the held-out part of the linear probe."""
-    batch_size: int | None = None
-    """Samples per forward pass; the default depends on the modality."""
-    max_samples: int | None = None
-    """Maximum number of samples of either part, drawn at random once."""
-    device: str | None = None
-    """Device, for example cpu or cuda:1; without one a GPU if there is one."""
-    transform: dict[str, Any] = field(default_factory=dict)
-    """Options of `build_transform`, such as `max_seconds`."""
-    simple: bool = True
-    """Measure simple features (pixels, MFCC or TF-IDF) beside the encoder."""
-
-    def __post_init__(self):
-        choice("pooling", self.pooling, POOLING)
-        for name in ("batch_size", "max_samples", "few", "neighbours"):
-            at_least(name, getattr(self, name), 1)
 
 
 def run_probe(settings: ProbeSettings) -> dict[str, Any]:

@@ -17,10 +17,9 @@ import logging
 import sys
 
 from d2v_train.data.inventory import Inventory, first_names
-from d2v_train.data.kinds import RECORD_KINDS
-from d2v_train.data.sources import take_inventory
 from d2v_train.data.tables import NoSamplesError, SourceSettings, UnclearColumnError
 from d2v_train.options.arguments import add_arguments, given
+from d2v_train.options.documentation import constant
 from d2v_train.support.extras import MissingDependencyError
 
 
@@ -36,7 +35,8 @@ def build_parser() -> argparse.ArgumentParser:
         prog="d2v data", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("source", help="Folder, file, URL or name on the Hub.")
-    parser.add_argument("--modality", choices=sorted(RECORD_KINDS), help="What to read; default: whatever is there.")
+    modalities = sorted(constant("d2v_train.data.kinds", "RECORD_KINDS"))
+    parser.add_argument("--modality", choices=modalities, help="What to read; default: whatever is there.")
     parser.add_argument("--json", action="store_true", help="Print every file, as one object of JSON by modality.")
     add_arguments(parser, SourceSettings, only=OF_THE_SOURCE)
     return parser
@@ -55,6 +55,10 @@ def read_source(source: str, modality: str | None, settings: SourceSettings) -> 
     Raises:
         ValueError: If there are no samples, or they cannot be read.
     """
+    # Imported here so that `--help` need not wait for PyTorch and transformers.
+    from d2v_train.data.kinds import RECORD_KINDS
+    from d2v_train.data.sources import take_inventory
+
     if modality is not None:
         return {modality: take_inventory(modality, source, settings)}
     found, problems = {}, {}

@@ -18,13 +18,7 @@ import sys
 import time
 from pathlib import Path
 
-from transformers import AutoModel
-from transformers.utils import logging as transformers_logging
-
 from d2v_train.options.errors import OptionError
-from d2v_train.options.files import load_options
-from d2v_train.pretraining.session import pretrain
-from d2v_train.probing.run import ProbeSettings, run_probe
 from d2v_train.programs.plot import plot_runs
 from d2v_train.support.text import table
 
@@ -65,6 +59,13 @@ def run_demo(output_dir: str | Path, seed: int = 0, steps: int | None = None, ov
     Returns:
         `seconds` of training and probing, and the results of `run_probe` by modality.
     """
+    # Imported here so that `--help` need not wait for PyTorch and transformers.
+    from transformers import AutoModel
+
+    from d2v_train.options.files import load_options
+    from d2v_train.pretraining.session import pretrain
+    from d2v_train.probing.run import ProbeSettings, run_probe
+
     started = time.perf_counter()
     folder = Path(output_dir)
     arguments = [f"output_dir={json.dumps(str(folder))}", f"seed={seed}", *overrides]
@@ -166,6 +167,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--output_dir", default="runs/demo", help="folder of the run (default: %(default)s)")
     args = parser.parse_args(argv)
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    from transformers.utils import logging as transformers_logging
+
     transformers_logging.disable_progress_bar()
     try:
         run_demo(args.output_dir, args.seed, args.steps)

@@ -11,15 +11,14 @@ from __future__ import annotations
 
 import argparse
 import sys
+from typing import TYPE_CHECKING
 
-import transformers
-from transformers import AutoConfig
-
-import modeling_d2v
-from d2v_train.publishing.onnx import OPSET, export_onnx
+from d2v_train.options.documentation import constant
 from d2v_train.support.extras import MissingDependencyError
-from modeling_d2v.modalities import MODALITIES
-from modeling_d2v.sharing.places import model_place
+
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -33,26 +32,35 @@ def build_parser() -> argparse.ArgumentParser:
         "--auto", help="Auto class, such as AutoModelForCTC (default: the saved class, or the encoder of a "
         "pretraining model)"
     )  # fmt: skip
-    parser.add_argument("--modality", choices=tuple(MODALITIES), help="front end of a joint encoder")
+    parser.add_argument(
+        "--modality", choices=constant("modeling_d2v.modalities", "MODALITIES"), help="front end of a joint encoder"
+    )
     parser.add_argument("--any_image_size", action="store_true", help="allow image sizes of any multiple of a patch")
-    parser.add_argument("--opset", type=int, default=OPSET, help="version of the operator set (default: %(default)s)")
+    opset = constant("d2v_train.publishing.onnx", "OPSET")
+    parser.add_argument("--opset", type=int, default=opset, help="version of the operator set (default: %(default)s)")
     parser.add_argument("--tolerance", type=float, default=1e-4, help="maximum relative difference (default: 1e-4)")
     return parser
 
 
-def load(name: str, auto: str | None) -> transformers.PreTrainedModel:
+def load(name: str, auto: str | None) -> PreTrainedModel:
     """Load the model of a checkpoint.
 
     Raises:
         FileNotFoundError: If there is no model in the folder.
         ValueError: If the Auto class does not exist.
     """
+    # Imported here so that `--help` need not wait for PyTorch and transformers.
+    import transformers
+
+    import modeling_d2v
+    from modeling_d2v.sharing.places import model_place
+
     if auto is not None:
         if not auto.startswith("AutoModel") or not hasattr(transformers, auto):
             raise ValueError(f"--auto {auto} is not an Auto class of transformers; use one such as AutoModelForCTC.")
         return getattr(transformers, auto).from_pretrained(model_place(name))
     name = model_place(name)
-    (saved,) = AutoConfig.from_pretrained(name).architectures or ["Data2VecModel"]
+    (saved,) = transformers.AutoConfig.from_pretrained(name).architectures or ["Data2VecModel"]
     if saved == "Data2VecForPreTraining":
         saved = "Data2VecModel"
     return getattr(modeling_d2v, saved).from_pretrained(name)
@@ -61,6 +69,8 @@ def load(name: str, auto: str | None) -> transformers.PreTrainedModel:
 def main(argv: list[str] | None = None) -> None:
     """Run the program as a process."""
     args = build_parser().parse_args(argv)
+    from d2v_train.publishing.onnx import export_onnx
+
     try:
         model = load(args.model, args.auto)
         difference = export_onnx(

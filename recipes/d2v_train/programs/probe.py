@@ -25,7 +25,7 @@ import sys
 
 from d2v_train.data.tables import SourceSettings
 from d2v_train.options.arguments import add_arguments, given
-from d2v_train.probing.run import ProbeSettings, run_probe
+from d2v_train.probing.settings import ProbeSettings
 
 
 OF_THE_SOURCE = ("column", "label_column", "group_column", "value_range", "max_pixels", "sampling_rate")
@@ -46,6 +46,9 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> None:
     """Run the probe from the command line."""
     args = build_parser().parse_args(argv)
+    # Imported here so that `--help` need not wait for PyTorch and transformers.
+    from d2v_train.probing.run import run_probe
+
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(message)s")
     try:
         if args.max_seconds is not None and not args.max_seconds > 0:

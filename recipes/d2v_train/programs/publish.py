@@ -17,12 +17,13 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from safetensors import SafetensorError
+from d2v_train.options.documentation import constant
 
-from d2v_train.options.errors import OptionError
-from d2v_train.publishing.hub import publish_checkpoint
-from modeling_d2v.sharing.publishing import WEIGHTS, Publication, PublishingError
+
+if TYPE_CHECKING:
+    from modeling_d2v.sharing.publishing import Publication
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -31,9 +32,10 @@ def build_parser() -> argparse.ArgumentParser:
         prog="d2v publish", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
+    weights = constant("modeling_d2v.sharing.publishing", "WEIGHTS")
     add("checkpoint", help="folder of a finished run or of a model")
     add("repo_id", help="user/name, or only a name for your own account")
-    add("--weights", choices=WEIGHTS, default="student", help="weights of a pretraining model (default: %(default)s)")
+    add("--weights", choices=weights, default="student", help="weights of a pretraining model (default: %(default)s)")
     add("--license", help="licence of the weights, such as apache-2.0; needed unless their source states one")
     add(
         "--card", type=Path, help="README.md to use (default: that of the checkpoint, or one made from the run record)"
@@ -52,6 +54,9 @@ def build_parser() -> argparse.ArgumentParser:
 def run_program(argv: list[str]) -> Publication:
     """Publish the checkpoint named on the command line, and print what was uploaded."""
     args = build_parser().parse_args(argv)
+    # Imported here so that `--help` need not wait for PyTorch and transformers.
+    from d2v_train.publishing.hub import publish_checkpoint
+
     made = publish_checkpoint(
         args.checkpoint,
         args.repo_id,
@@ -83,8 +88,16 @@ def main(argv: list[str] | None = None) -> int | str:
     Returns:
         Exit status: 0, or an error message.
     """
+    argv = sys.argv[1:] if argv is None else argv
+    build_parser().parse_args(argv)
+    # Imported here so that `--help` need not wait for PyTorch and transformers.
+    from safetensors import SafetensorError
+
+    from d2v_train.options.errors import OptionError
+    from modeling_d2v.sharing.publishing import PublishingError
+
     try:
-        run_program(sys.argv[1:] if argv is None else argv)
+        run_program(argv)
     except (OptionError, PublishingError, SafetensorError, ValueError, OSError) as error:
         return f"d2v publish: {error}"
     return 0

@@ -21,20 +21,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-import torch
-from tqdm.auto import tqdm
-from transformers import AutoModel
-from transformers.utils import logging as transformers_logging
-
-from d2v_train.models.build import build_config
 from d2v_train.options.errors import OptionError
-from d2v_train.options.files import find_config, load_options, pretraining_configs
-from d2v_train.pretraining.reduced import reduced_overrides
-from d2v_train.pretraining.scaling import scale_batch
 from d2v_train.programs.pretrain import run_program as pretrain
 from d2v_train.support.jsonl import read_log
 from d2v_train.support.text import table
-from modeling_d2v import Data2VecForPreTraining
 
 
 def smoke(config: str, steps: int, folder: Path) -> dict[str, Any]:
@@ -52,6 +42,14 @@ def smoke(config: str, steps: int, folder: Path) -> dict[str, Any]:
     Raises:
         RuntimeError: If a loss is not finite, or steps were skipped.
     """
+    # Imported here so that `--help` need not wait for PyTorch and transformers.
+    from transformers import AutoModel
+
+    from d2v_train.models.build import build_config
+    from d2v_train.options.files import load_options
+    from d2v_train.pretraining.reduced import reduced_overrides
+    from d2v_train.pretraining.scaling import scale_batch
+
     options = load_options(config)
     overrides = reduced_overrides(options, steps, str(folder))
     wanted = scale_batch(load_options(config, overrides)).max_steps
@@ -80,6 +78,10 @@ def smoke(config: str, steps: int, folder: Path) -> dict[str, Any]:
 
 def parameters(config: Any) -> int:
     """Count the trained parameters of a run, student and decoders, without allocating them."""
+    import torch
+
+    from modeling_d2v import Data2VecForPreTraining
+
     with torch.device("meta"):
         model = Data2VecForPreTraining(config)
     return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
@@ -93,6 +95,11 @@ def run_program(argv: list[str]) -> list[dict[str, Any]]:
     parser.add_argument("configs", nargs="*", help="names or files (default: every one of pretraining)")
     parser.add_argument("--steps", type=int, default=8, help="optimizer steps of each (default: %(default)s)")
     args = parser.parse_args(argv)
+    from tqdm.auto import tqdm
+    from transformers.utils import logging as transformers_logging
+
+    from d2v_train.options.files import find_config, pretraining_configs
+
     logging.disable(logging.WARNING)  # short runs cause warnings
     transformers_logging.disable_progress_bar()
     configs = args.configs or [path.stem for path in pretraining_configs()]

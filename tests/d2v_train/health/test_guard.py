@@ -77,6 +77,8 @@ def test_the_good_speech_run_had_a_loss_that_rose_tenfold():
     [
         # A speech run whose targets are functions of the position: std 0.94, loss 5 % of the first.
         ("speech_of_positions", {"targets_too_easy": False, "local_encoder_weak": False}),
+        # Recordings in a folder, 200 steps: the convolutions fall silent before most rules judge at all.
+        ("speech_of_silent_convolutions", {"local_encoder_weak": False}),
         ("speech_lr_1", {"target_std_collapsed": True, "local_encoder_dead": True, "worse_than_constant": False}),
         ("digits_lr_1", {"local_encoder_dead": True, "predictions_in_one_direction": False}),
         ("digits_lr_0.1", {"predictions_in_one_direction": False}),
@@ -95,6 +97,36 @@ def test_text_with_a_high_learning_rate_predicts_one_vector():
     assert step == 120 and stop  # the fifth line after the first one that is judged
     warned = findings("text_lr_0.1", "health.std_check_from=20", "health.min_prediction_std=0")
     assert "weak_predictions" in warned and not any(stop for _, stop, _ in warned.values())
+
+
+@pytest.mark.parametrize(
+    "steps, every, found",
+    [
+        (200, 20, 180),  # shorter than health.std_check_from and the patience
+        (100, 10, 90),
+        (60, 20, 60),  # few lines: two of them agree
+        (500, 100, 400),
+        (1600, 20, 280),  # as in long runs from the first step that is judged
+    ],
+)
+def test_silent_convolutions_are_found_however_short_a_run_or_its_log(steps, every, found):
+    judge = HealthGuard(options("tiny_audio", f"max_steps={steps}", f"logging.every={every}"), ["audio"])
+    values = {step: 0.114 if step == every else 0.01 for step in range(every, steps + 1, every)}
+    steps_of = [
+        step
+        for step, value in values.items()
+        for entry in judge.look(record(step, audio__loss=1.0, audio__local_std=value))
+        if entry.name == "local_encoder_weak"
+    ]
+    assert steps_of == [found]
+
+
+def test_convolutions_that_recover_in_the_first_half_are_no_finding():
+    judge = HealthGuard(options("tiny_audio", "max_steps=400", "logging.every=20"), ["audio"])
+    values = [0.114, *[0.01] * 9, *[0.1] * 10]
+    found = [judge.look(record(20 * place, audio__loss=1.0, audio__local_std=value))
+             for place, value in enumerate(values, start=1)]  # fmt: skip
+    assert found == [[]] * 20
 
 
 def record(step, **values):

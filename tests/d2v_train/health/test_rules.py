@@ -2,7 +2,7 @@
 
 import pytest
 
-from d2v_train.health.rules import Series, judge
+from d2v_train.health.rules import Series, judge, judge_local_encoder
 from d2v_train.options.files import load_options
 
 
@@ -17,7 +17,7 @@ def found(*changes, overrides=()):
     for change in changes:
         series.add(GOOD | change)
     options = load_options("tiny_audio", ["output_dir=x", *overrides])
-    findings = list(judge("audio", series, options))
+    findings = [*judge("audio", series, options), *judge_local_encoder("audio", series, options)]
     for finding in findings:
         assert finding.modality == "audio" and any(f"{part}." in finding.message for part in ("optim", "model"))
     return {finding.name: finding.stop for finding in findings}
@@ -53,3 +53,21 @@ def test_the_last_records_are_given_only_where_all_of_them_hold_the_value():
     series.add({"b": 7.0})
     assert series.last("a") == [] and not series.always("a", lambda value: True)
     assert series.always("b", lambda value: value > 5) and not series.always("b", lambda value: value > 6)
+
+
+def weak_message(*overrides):
+    series = Series(PATIENCE)
+    series.begin(GOOD)
+    for _ in range(PATIENCE):
+        series.add(GOOD | {"local_std": 0.1})
+    options = load_options("tiny_audio", ["output_dir=x", *overrides])
+    (finding,) = judge_local_encoder("audio", series, options)
+    return finding.message
+
+
+def test_advice_names_only_what_the_run_does_not_do_yet():
+    full_rate = "optim.local_encoder_lr=1"
+    assert "Lower optim.local_encoder_lr from 1 to 0.1. " in weak_message(full_rate)
+    assert "optim.local_encoder_lr" not in weak_message() and "concat_group" not in weak_message()
+    for setting in ("audio.transform.concat_group=false", "audio.transform.crop_seconds=1.0"):
+        assert "Cut windows of random length" in weak_message(setting)

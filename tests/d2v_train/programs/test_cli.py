@@ -1,6 +1,7 @@
 """The command `d2v`: its list of programs, and what it says where there is nothing to start."""
 
 import importlib
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -91,3 +92,22 @@ def test_usage_names_the_command_however_the_program_was_started(name, capsys, m
         cli.main([name, "--help"])
     shown = capsys.readouterr().out + str(end.value.code)
     assert f"d2v {name}" in shown and "program.py" not in shown
+
+
+@pytest.mark.parametrize("name", [name for name in cli.COMMANDS if not name.startswith("finetune")])
+def test_help_waits_for_no_model_library(name):
+    """The help of the fine-tuning programs lists the options of transformers' `TrainingArguments`, and needs it."""
+    code = (
+        "import sys\n"
+        "from d2v_train.programs import cli\n"
+        "try:\n"
+        f"    cli.main([{name!r}, '--help'])\n"
+        "except SystemExit:\n"
+        "    pass\n"
+        "print(*sorted({'torch', 'transformers', 'datasets', 'sklearn'} & set(sys.modules)), file=sys.stderr)\n"
+    )
+    paths = os.pathsep.join([str(ROOT), str(ROOT / "recipes")])
+    ended = subprocess.run(
+        [sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": paths}, capture_output=True, text=True
+    )
+    assert ended.stderr.split() == [] and f"d2v {name}" in ended.stdout
