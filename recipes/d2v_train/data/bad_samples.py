@@ -5,8 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
-import torch
-
 
 logger = logging.getLogger(__name__)
 
@@ -87,6 +85,8 @@ class BadSamples:
     """
 
     def __init__(self, size: int, name_of: Callable[[int], str] = str, before: BadSamples | None = None):
+        import torch  # what reads tables, the help of the programs too, needs `BadSample` only
+
         self.flags = torch.zeros(size, dtype=torch.int32).share_memory_()
         self.name_of, self.before = name_of, before
         self._said: set[str] = set()
@@ -132,7 +132,7 @@ class BadSamples:
 
     def names(self, reason: str, limit: int | None = None) -> list[str]:
         """Return the names of up to `limit` samples with `reason`, in the order of the dataset."""
-        found = torch.nonzero(self.flags & _BIT[reason]).flatten()[:limit]
+        found = (self.flags & _BIT[reason]).nonzero().flatten()[:limit]
         earlier = self.before.names(reason, limit) if self.before else []
         return [*earlier, *(self.name_of(int(index)) for index in found)][:limit]
 

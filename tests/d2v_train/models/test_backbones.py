@@ -200,7 +200,7 @@ def test_advice_names_keys_that_a_run_has(options):
     config = build_backbone_config(chosen)
     (found,) = advice_at_start(chosen, config)
     assert "model.num_masks" in found.message and "vision_config" not in found.message
-    assert "model.audio_config" not in POSITION_ADVICE["audio"](chosen)
+    assert "model.audio_config" not in POSITION_ADVICE["audio"](completed(options("audio")))
 
 
 def test_resolved_options_are_kept_and_the_plain_encoder_goes_up(options, sources, tmp_path, monkeypatch, caplog):

@@ -61,7 +61,8 @@ def test_probes_leave_no_descriptor_open(config, tmp_path, monkeypatch):
 
     monkeypatch.setattr(OnlineProbe, "look", counted)
     pretrain(config, tmp_path / "run", "probe.every=1", "probe.max_samples=20", "max_steps=60", "checkpoints.every=0")
-    assert len(opened) == 61 and len(set(opened[2:])) == 1
+    # Garbage of earlier runs in this process may go meanwhile.
+    assert len(opened) == 61 and max(opened[2:]) == opened[2]
 
 
 def test_run_goes_on_with_its_probe(config, tmp_path):
