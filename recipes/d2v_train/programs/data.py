@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import signal
 import sys
 
 from d2v_train.data.inventory import Inventory, first_names
@@ -85,6 +86,8 @@ def unused(inventories: dict[str, Inventory]) -> list[str]:
 def main(argv: list[str] | None = None) -> None:
     """Run the command."""
     args = build_parser().parse_args(argv)
+    # The reader may close the pipe early, as `head` does.
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(message)s")
     try:
         settings = SourceSettings(**given(args, OF_THE_SOURCE), read_labels=False)
