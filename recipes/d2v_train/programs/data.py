@@ -14,7 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import signal
+import os
 import sys
 
 from d2v_train.data.inventory import Inventory, first_names
@@ -86,8 +86,6 @@ def unused(inventories: dict[str, Inventory]) -> list[str]:
 def main(argv: list[str] | None = None) -> None:
     """Run the command."""
     args = build_parser().parse_args(argv)
-    # The reader may close the pipe early, as `head` does.
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(message)s")
     try:
         settings = SourceSettings(**given(args, OF_THE_SOURCE), read_labels=False)
@@ -95,7 +93,16 @@ def main(argv: list[str] | None = None) -> None:
     except (ValueError, OSError, MissingDependencyError) as error:
         # A mistake of the user, for which the message is clearer than a traceback.
         sys.exit(f"d2v data: {error}")
-    if args.json:
+    try:
+        show(found, args.json)
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader may close the pipe early, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def show(found: dict[str, Inventory], as_json: bool) -> None:
+    """Print the account of a source in each modality."""
+    if as_json:
         print(json.dumps({name: inventory.to_dict() for name, inventory in found.items()}))
         return
     for name, inventory in found.items():
