@@ -17,9 +17,10 @@ from typing import Any, NamedTuple
 
 from d2v_train.data.folder_splits import split_family
 from d2v_train.data.inventory import first_names
-from d2v_train.data.listing import FolderListing, Listing, decoded_text, each_line
+from d2v_train.data.listing import FolderListing, Listing, decoded_text
 from d2v_train.data.metadata_files import METADATA_NAMES, names_files, read_metadata, split_cells
 from d2v_train.data.tables import NoSamplesError, SourceSettings, is_missing
+from d2v_train.support.text import lines_of
 
 
 class Sample(NamedTuple):
@@ -75,7 +76,7 @@ class Corpus:
         Raises:
             ValueError: If it is in another encoding than the settings say.
         """
-        return list(each_line(decoded_text(self.listing.read(name), self.settings.encoding, self.shown(name))))
+        return lines_of(decoded_text(self.listing.read(name), self.settings.encoding, self.shown(name)))
 
     def shown(self, name: str) -> str:
         """Return the name of a file for messages."""
@@ -323,7 +324,6 @@ def read_list(corpus: Corpus, name: str) -> Description:
     return Description([Sample(file, {}) for file in files], folder, by_folder=True)
 
 
-TABLE_SUFFIXES = (".csv", ".tsv", ".json", ".jsonl")
 FILE_LAYOUTS: tuple[FileLayout, ...] = (
     FileLayout("LibriSpeech", lambda name: name.endswith(".trans.txt"), read_librispeech, ("audio",)),
     FileLayout("Kaldi", lambda name: name == "wav.scp", read_kaldi, ("audio",)),

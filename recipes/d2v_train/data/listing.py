@@ -11,7 +11,7 @@ import os
 import posixpath
 import threading
 import zipfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
@@ -314,12 +314,6 @@ def _member_name(info: zipfile.ZipInfo) -> str:
         except UnicodeError:
             pass
     return name.replace("\\", "/").lstrip("/")
-
-
-def each_line(content: str) -> Iterator[str]:
-    """Yield the lines of a text: what ends in a line feed, with or without a carriage return before it."""
-    for line in content.removesuffix("\n").split("\n") if content else ():
-        yield line.removesuffix("\r")
 
 
 class EncodingError(ValueError):

@@ -43,8 +43,6 @@ from d2v_train.data.tables import (
 )
 
 
-Described = tuple[str, FileLayout, Description]
-"""A file that describes others, its layout, and what it describes."""
 CLASS_COLUMN = "label"
 """Column of the class of a file according to its folder."""
 

@@ -14,8 +14,9 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
-from d2v_train.data.listing import decoded_text, each_line
+from d2v_train.data.listing import decoded_text
 from d2v_train.data.tables import SourceSettings, is_missing
+from d2v_train.support.text import lines_of
 
 
 METADATA_NAMES = tuple(f"metadata.{suffix}" for suffix in ("csv", "tsv", "jsonl", "json", "parquet"))
@@ -101,7 +102,7 @@ def _cells(content: bytes, shown: str, settings: SourceSettings, suffix: str) ->
     text = decoded_text(content, settings.encoding, shown)
     if "\n" not in text:  # line ends of classic Mac OS
         text = text.replace("\r", "\n")
-    lines = list(each_line(text))
+    lines = lines_of(text)
     while lines and not lines[0].strip():
         lines.pop(0)
     header = lines[0] if lines else ""
@@ -156,7 +157,7 @@ def _json(content: bytes, shown: str, settings: SourceSettings) -> list[dict[str
 
 def _json_lines(content: bytes, shown: str, settings: SourceSettings) -> list[dict[str, Any]]:
     rows = []
-    for number, line in enumerate(each_line(decoded_text(content, settings.encoding, shown)), start=1):
+    for number, line in enumerate(lines_of(decoded_text(content, settings.encoding, shown)), start=1):
         if not line.strip():
             continue
         try:

@@ -7,7 +7,6 @@ logged and reported after a restart equals that of a run without one.
 from __future__ import annotations
 
 import dataclasses
-import logging
 import shutil
 import time
 from pathlib import Path
@@ -18,13 +17,11 @@ from transformers import Trainer, TrainerCallback
 from transformers.trainer_utils import rotate_checkpoints, speed_metrics
 
 from d2v_train.finetuning.resume import CHECKPOINT, FINISHED_FILES, STATE_FILE, read_json
-from d2v_train.publishing.hub import publish_checkpoint
+from d2v_train.publishing.hub import publish_finished
 from d2v_train.support.atomic import flush, write_json
 from d2v_train.support.manifest import MANIFEST, write_manifest
-from modeling_d2v.sharing.publishing import PublishingError, full_name
+from modeling_d2v.sharing.publishing import full_name
 
-
-logger = logging.getLogger(__name__)
 
 PROGRESS_FILE = "progress.json"
 ARGUMENTS_FILE = "training_args.bin"
@@ -161,22 +158,15 @@ class CheckpointingTrainer(Trainer):
         if self.hub_model_id is None:
             self.init_hf_repo(token)
         folder, options = self.args.output_dir, {"commit_message": commit_message} if commit_message else {}
-        try:
-            made = publish_checkpoint(
-                folder,
-                self.hub_model_id,
-                license=self.args.hub_license,
-                token=token or self.hub_token,
-                private=self.args.hub_private_repo,
-                revision=self.args.hub_revision,
-                **options,
-            )
-        except (PublishingError, ValueError) as error:
-            again = f"d2v publish {folder} {self.hub_model_id}"
-            logger.error("The model is in %s, but it was not uploaded: %s\nTry again with: %s", folder, error, again)
-            return None
-        logger.info("Uploaded: %s", made.url)
-        return made.url
+        return publish_finished(
+            folder,
+            self.hub_model_id,
+            license=self.args.hub_license,
+            token=token or self.hub_token,
+            private=self.args.hub_private_repo,
+            revision=self.args.hub_revision,
+            **options,
+        )
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
         """Upload nothing: checkpoints hold optimizer states, and only the finished model is published."""

@@ -39,7 +39,8 @@ from d2v_train.pretraining.training import Pretraining
 from d2v_train.probing.online import OnlineProbe
 from d2v_train.probing.pictures import Pictures
 from d2v_train.publishing.backbone import backbone_card, export_backbone
-from d2v_train.publishing.export import export, push
+from d2v_train.publishing.export import export
+from d2v_train.publishing.hub import publish_finished
 from d2v_train.publishing.run_card import inherited_license, run_card
 from d2v_train.runs.checkpoints import CheckpointError
 from d2v_train.runs.lock import FolderInUseError, RunLock
@@ -49,7 +50,6 @@ from d2v_train.support.extras import MissingDependencyError
 from d2v_train.support.processes import Processes, ProcessLostError, fewer_than_launched, is_lost_process
 from d2v_train.support.storage import WriteError, writing
 from modeling_d2v.model_card import choose_license
-from modeling_d2v.sharing.publishing import PublishingError
 
 
 logger = logging.getLogger("pretrain")
@@ -236,11 +236,7 @@ def check_license(options: Options) -> None:
 
 def upload_final(final: Path, repository: str, license: str | None) -> None:
     """Upload the finished model. A failure is logged and does not fail the finished run."""
-    try:
-        logger.info("Uploaded: %s", push(final, repository, license))
-    except (PublishingError, ValueError) as error:
-        again = f"d2v publish {final} {repository}"
-        logger.error("The model is in %s, but it was not uploaded: %s\nTry again with: %s", final, error, again)
+    publish_finished(final, repository, license=license, commit_message="Upload pretrained data2vec model")
 
 
 def prepare_folder(options: Options, folder: Path, write: bool) -> None:

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from d2v_train.inputs.processor_files import input_processor
-from d2v_train.publishing.hub import publish_checkpoint
 from d2v_train.support.atomic import write_folder
 from modeling_d2v.model_card import CARD
 
@@ -36,23 +35,3 @@ def write(draft: Path, model: Any, transforms: dict[str, Any], tokenizer: Any, c
     input_processor(model.config, transforms, tokenizer).save_pretrained(draft)
     if card is not None:
         (draft / CARD).write_text(card, encoding="utf-8")
-
-
-def push(final: Path, repository: str, license: str | None = None) -> str:
-    """Upload the encoder of an exported model, with a card made from the run's record.
-
-    Args:
-        final: The exported folder, inside that of the run.
-        repository: "user/name", or a name alone for the account of the token.
-        license: Licence of the weights; None keeps that of their source.
-
-    Returns:
-        The address of the commit.
-
-    Raises:
-        PublishingError: The upload failed.
-        ValueError: The licence is unknown.
-    """
-    return publish_checkpoint(
-        final, repository, license=license, commit_message="Upload pretrained data2vec model"
-    ).url

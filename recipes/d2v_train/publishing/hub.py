@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,10 @@ from d2v_train.publishing.backbone import backbone_card
 from d2v_train.publishing.run_card import find_run, is_generated, run_card
 from modeling_d2v import BackbonePreTrainingConfig
 from modeling_d2v.model_card import read_license
-from modeling_d2v.sharing.publishing import Publication, find_checkpoint, publish
+from modeling_d2v.sharing.publishing import Publication, PublishingError, find_checkpoint, publish
+
+
+logger = logging.getLogger(__name__)
 
 
 def publish_checkpoint(
@@ -58,3 +62,22 @@ def publish_checkpoint(
     elif probes:
         raise ValueError(f"Probes are for cards that are made from a run's record; that of {folder} is not changed.")
     return publish(folder, repo_id, weights=weights, license=license, card=card, extra_files=pictures, **options)
+
+
+def publish_finished(folder: str | Path, repo_id: str, **options: Any) -> str | None:
+    """Upload the finished model of a run. A failure is logged with the command that repeats it; the run is not lost.
+
+    Args:
+        folder, repo_id, options: See `publish_checkpoint`.
+
+    Returns:
+        Address of the commit; None after a failure.
+    """
+    try:
+        made = publish_checkpoint(folder, repo_id, **options)
+    except (PublishingError, ValueError) as error:
+        again = f"d2v publish {folder} {repo_id}"
+        logger.error("The model is in %s, but it was not uploaded: %s\nTry again with: %s", folder, error, again)
+        return None
+    logger.info("Uploaded: %s", made.url)
+    return made.url

@@ -9,7 +9,7 @@ import fsspec
 import pytest
 
 from d2v_train.data.bad_samples import BadSample
-from d2v_train.data.listing import FolderListing, UrlListing, ZipListing, decoded_text, each_line, visible_files
+from d2v_train.data.listing import FolderListing, UrlListing, ZipListing, decoded_text, visible_files
 
 
 @pytest.fixture
@@ -159,11 +159,6 @@ def test_a_url_lists_the_same(folder):
         UrlListing("memory://empty")
     with pytest.raises(ValueError, match="nowhere://a"):
         UrlListing("nowhere://a")
-
-
-def test_lines_end_with_line_feeds_only():
-    assert list(each_line("a\r\nb\u2028c\x85d\x0c\n\ne")) == ["a", "b\u2028c\x85d\x0c", "", "e"]
-    assert list(each_line("")) == [] and list(each_line("a\n")) == ["a"]
 
 
 def test_an_encoding_error_names_file_line_and_option():

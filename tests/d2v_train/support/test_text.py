@@ -51,3 +51,8 @@ def test_durations_are_said_as_people_say_them(seconds, words):
 )
 def test_lines_end_with_line_feeds_only(text, lines):
     assert lines_of(text) == lines
+
+
+def test_lines_of_files_end_with_line_feeds_only():
+    assert lines_of("a\r\nb\u2028c\x85d\x0c\n\ne") == ["a", "b\u2028c\x85d\x0c", "", "e"]
+    assert lines_of("") == [] and lines_of("a\n") == ["a"]
