@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from transformers import AutoModel, AutoTokenizer, PreTrainedModel
 from transformers.utils import ModelOutput, TransformersKwargs, can_return_tuple
 
+from .arguments import main_input_first
 from .backbone_configuration import BackbonePreTrainingConfig, plain_encoder
 from .backbone_parts import BackboneError, load_plain, replaced_features, watched_layers
 from .decoders import RegressionHead
@@ -31,10 +32,11 @@ from .objective import (
     pretraining_output,
     resolve_mask,
 )
+from .refused_calls import NoGeneration
 from .targets import TargetMean
 
 
-class BackboneForPreTraining(EmaTeacher, PreTrainedModel):
+class BackboneForPreTraining(NoGeneration, EmaTeacher, PreTrainedModel):
     """Student (`backbone`), teacher and prediction head over an encoder of transformers; see `from_backbone`.
 
     Args:
@@ -164,6 +166,7 @@ class BackboneForPreTraining(EmaTeacher, PreTrainedModel):
 
     # Objective
 
+    @main_input_first
     @can_return_tuple
     def forward(
         self,

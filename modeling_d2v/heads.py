@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PreTrainedConfig
+from transformers.quantizers import AutoQuantizationConfig
 
 from .configuration_data2vec import MODALITY_CONFIGS, Data2VecConfig
 from .modalities import MODALITIES
@@ -231,7 +232,12 @@ class Data2VecHead(Data2VecPreTrainedModel):
 
 
 def _without_head(quantization: Any) -> Any:
-    """Return a quantisation configuration that leaves the head out, unless it names other modules."""
+    """Return a quantisation configuration, given as one or as its fields, that leaves the head out.
+
+    One that names other modules is kept.
+    """
+    if isinstance(quantization, dict):
+        quantization = AutoQuantizationConfig.from_dict(quantization)
     quantization = copy.deepcopy(quantization)
     for field in _SKIPPED_MODULES:
         if getattr(quantization, field, ()) is None:

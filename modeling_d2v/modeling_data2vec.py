@@ -23,6 +23,7 @@ from .modalities import MODALITIES, modality_of_input
 from .modality_encoders import ModalityEncoder, Tokens
 from .positions import AlibiBias, RelativePositionBias, SinCosPositions, SinusoidPositions
 from .pushing import PushToHub
+from .refused_calls import FixedPositions, NoGeneration
 
 
 # Ends of the names of the modules that LoRA adapts. "projection" alone would also match the front ends.
@@ -50,7 +51,7 @@ class Data2VecModelOutput(ModelOutput):
     attention_mask: Tensor | None = None
 
 
-class Data2VecPreTrainedModel(PushToHub, PreTrainedModel):
+class Data2VecPreTrainedModel(NoGeneration, FixedPositions, PushToHub, PreTrainedModel):
     """Base of every data2vec model: initialisation, and hooks of transformers."""
 
     config: Data2VecConfig

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 TRAVELLING_FILES = (
     "remote_code.py",
     "arguments.py",
+    "refused_calls.py",
     "configuration_data2vec.py",
     "configuration_audio.py",
     "configuration_modalities.py",
