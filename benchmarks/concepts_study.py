@@ -37,7 +37,7 @@ from d2v_train.alignment.vocabulary import VocabularyRule, choose_concepts
 ROOT = Path(__file__).resolve().parents[1]
 PREREGISTRATION = ROOT / "recipes" / "d2v_train" / "configs" / "align_concepts.yaml"
 SEEDS = (0, 1, 2)
-STEPS = 800
+STEPS = 400
 """Optimizer steps of each modality, jointly or alone."""
 SPEECH = (("speech", 4), ("librispeech_small", 1), ("librispeech_unlabelled", 1))
 """Sources of speech and how often each is drawn."""
