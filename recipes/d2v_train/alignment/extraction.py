@@ -141,10 +141,11 @@ def read_example(modality: str, example: Example) -> dict[str, Any]:
     """
     if modality == "text":
         return {"text": example.value, "id": 0}
-    encoded, notes = example.value.read_bytes(), []
+    encoded = example.value.read_bytes()
     if modality == "vision":
-        return {"image": decode_image(encoded, notes=notes), "id": 0}
-    return {"audio": decode_audio(encoded, notes=notes), "id": 0}
+        return {"image": decode_image(encoded), "id": 0}
+    samples, _ = decode_audio(encoded)
+    return {"audio": samples, "id": 0}
 
 
 def encode_concepts(
