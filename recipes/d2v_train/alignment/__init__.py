@@ -1,1 +1,1 @@
-"""Alignment of representations: do concepts lie alike in two modalities, and is that learned?"""
+"""What the latents of several modalities or models share: concepts, features, measures, nulls and the study."""
