@@ -32,6 +32,7 @@ EXTRAS = {
         # Files of sound and images are what most runs read.
         "modeling-d2v[audio,vision]",
     ],
+    "analysis": ["captum>=0.9"],
     "audio": ["jiwer>=4.0", "soundfile>=0.12", "soxr>=0.5"],
     "vision": ["pillow>=10.3"],
     "lm": ["kenlm>=0.3"],
@@ -39,6 +40,7 @@ EXTRAS = {
     "onnx": ["onnx>=1.23", "onnxruntime>=1.32", "onnxscript>=0.7"],
     "plots": ["matplotlib>=3.9"],
     "dev": [
+        "captum>=0.9",
         "markdown-it-py>=3",
         "matplotlib>=3.9",
         "pytest>=8.3",

@@ -22,6 +22,7 @@ ALLOWED = {
     "runs": "support options measuring",
     "health": "support options engine data",
     "probing": "support options engine data inputs batching models measuring",
+    "inspection": "support data inputs batching models probing",
     "publishing": "support options inputs models runs",
     "converting": "support inputs",
     "finetuning": "support options data inputs batching models publishing",
