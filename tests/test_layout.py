@@ -23,6 +23,7 @@ ALLOWED = {
     "health": "support options engine data",
     "probing": "support options engine data inputs batching models measuring",
     "inspection": "support data inputs batching models probing",
+    "alignment": "support options engine data inputs batching models probing inspection",
     "publishing": "support options inputs models runs",
     "converting": "support inputs",
     "finetuning": "support options data inputs batching models publishing",
