@@ -66,6 +66,7 @@ setup(
     package_dir={"d2v_train": "recipes/d2v_train"},
     package_data={
         "d2v_train": ["configs/*.yaml", "configs/accelerate/*.yaml"],
+        "d2v_train.alignment.report": ["*.css"],
         "d2v_train.data": ["builtin_files/*.csv", "builtin_files/*.flac", "builtin_files/*.md"],
     },
     entry_points={"console_scripts": ["d2v = d2v_train.programs.cli:main"]},
