@@ -4,7 +4,7 @@
     python benchmarks/concepts_study.py --data ../shared/data --parts train --jobs 2
     python benchmarks/concepts_study.py --data ../shared/data --parts align
 
-`--data` holds imagenet_200_small, classic_books and librispeech_*; espeak-ng, which speaks the words, must be installed.
+`--data` holds imagenet_200_small, classic_books and librispeech_*. The program espeak-ng must be installed.
 All parts can be started again: data that is there is kept, and runs resume from their checkpoints.
 """
 
@@ -22,9 +22,8 @@ from pathlib import Path
 from typing import Any
 
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
-sys.path.insert(0, str(ROOT / "recipes"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "recipes"))
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -35,9 +34,10 @@ from d2v_train.alignment.speech import SAMPLING_RATE, Voice, speak, voices, writ
 from d2v_train.alignment.vocabulary import VocabularyRule, choose_concepts
 
 
+ROOT = Path(__file__).resolve().parents[1]
 PREREGISTRATION = ROOT / "recipes" / "d2v_train" / "configs" / "align_concepts.yaml"
 SEEDS = (0, 1, 2)
-STEPS = 800
+STEPS = 400
 """Optimizer steps of each modality, jointly or alone."""
 SPEECH = (("speech", 4), ("librispeech_small", 1), ("librispeech_unlabelled", 1))
 """Sources of speech and how often each is drawn."""
@@ -196,8 +196,8 @@ def training_commands(folder: Path) -> list[tuple[Path, list[str]]]:
             overrides = [f"output_dir={run}", f"seed={seed}", f"max_steps={steps}", "cpu=true",
                          f"model.ema_anneal_end_step={steps // 2}"]  # fmt: skip
             overrides += [sources[modality] for modality in used]
-            overrides += [f"data.{modality}=null" for modality in sources if modality not in used]
-            overrides += [f"{modality}=null" for modality in sources if modality not in used]
+            for modality in sorted(set(sources) - set(used)):
+                overrides += [f"{field}=null" for field in (modality, f"data.{modality}", f"model.{modality}_config")]
             if "text" in used:
                 overrides.append(f"text.tokenizer={data / 'tokenizer'}")
             runs.append((run, overrides))

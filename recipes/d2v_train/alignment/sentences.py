@@ -38,6 +38,21 @@ def forms(word: str) -> set[tuple[str, ...]]:
     return {(*before, form) for form in {last, *plurals}}
 
 
+def span_of(sentence: str, word: str) -> tuple[int, int] | None:
+    """Return where a sentence names a word first, as (start, end) in characters; None if it does not.
+
+    Capital letters count as small ones here, since templates and files of sentences may start with the word.
+    """
+    tokens = list(WORDS.finditer(sentence))
+    lower = [token.group().lower() for token in tokens]
+    wanted = forms(word)
+    for start in range(len(tokens)):
+        for form in wanted:
+            if tuple(lower[start : start + len(form)]) == form:
+                return tokens[start].start(), tokens[start + len(form) - 1].end()
+    return None
+
+
 def sentences_of(text: str, shortest: int = 5, longest: int = 30) -> Iterator[str]:
     """Yield the sentences of a text that have `shortest` to `longest` words."""
     for sentence in SENTENCE_ENDS.split(text):
