@@ -255,8 +255,8 @@ def _tip(row: PrimaryRow) -> str:
 
 def _explain(measure: str) -> str:
     return {
-        "mutual_knn": "Mutual nearest neighbours: for each concept, the share of its k nearest concepts in one modality "
-        "that are also among its k nearest in the other.",
+        "mutual_knn": "Mutual nearest neighbours: for each concept, the share of its k nearest concepts in one "
+        "modality that are also among its k nearest in the other.",
         "cka": "Debiased CKA compares the similarities of all pairs of concepts; 0 is none in common, 1 the same.",
         "rsa": "RSA is the rank correlation of the distances of all pairs of concepts.",
         "retrieval": "A linear map is learned on other concepts; the score is how often it finds a held-out one.",

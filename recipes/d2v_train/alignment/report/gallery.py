@@ -146,7 +146,7 @@ def _recording(page: Page, each: RelevanceMap) -> Markup:
     parts.append(element("polyline", points=points, fill="none", stroke="var(--soft)", stroke_width=1.5))
     parts += [line(0, bottom + 22, width, bottom + 22), text(0, bottom + 36, "roll-out of attention")]
     peak = 100 * (int(values.argmax()) + 0.5) / len(values)
-    alt = f"Spectrogram and waveform of the spoken word {each.item.concept} with its relevance for the {each.explained}; "
+    alt = f"Spectrogram and waveform of the word {each.item.concept} with its relevance for the {each.explained}: "
     alt += f"the strongest lies at {peak:.0f} % of its duration."
     player = page.media.item(each.item)
     return element("div", figure(drawing(width, bottom + 40, alt, *parts), _caption(each)), player)

@@ -83,7 +83,7 @@ class Page:
 
 
 def mean_of(tables: Sequence[LayerTable], field: str) -> np.ndarray | None:
-    """Return the mean of one field (L1, L2) over the tables that have it and the shape of the first; None if none has."""
+    """Return the mean of one field (L1, L2) over tables of one shape, that of the first; None if none has it."""
     arrays = [np.array(value, dtype=float) for table in tables if (value := getattr(table, field)) is not None]
     arrays = [array for array in arrays if array.shape == arrays[0].shape]
     return np.mean(arrays, axis=0) if arrays else None
