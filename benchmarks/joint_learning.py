@@ -28,7 +28,9 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "recipes"))
 
+from d2v_train.measuring.gradients import COSINE
 from d2v_train.support.atomic import write_json
+from d2v_train.support.jsonl import read_log
 
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -47,6 +49,8 @@ MEASURES = {"linear": "linear", "knn": "kNN", "ten": "10 labels", "one": "1 labe
 """Probes and their headings: all labels, 20 nearest neighbours, ten labels or one label of each class."""
 DRAWS = 10
 """Draws of the few labels."""
+COMPARISONS = 6
+"""Comparisons of the modalities' gradients in a joint run."""
 PARTS = {
     "vision": "Pictures of digits",
     "audio": "Spoken digits",
@@ -120,6 +124,8 @@ def overrides(setup: Setup, seed: int, joint_steps: int, folder: Path) -> list[s
     for name in RATIOS:
         if name not in setup.modalities:
             changes += [f"{name}=null", f"data.{name}=null", f"model.{name}_config=null"]
+    if len(setup.modalities) > 1:
+        changes.append(f"logging.gradients_every={max(1, steps // COMPARISONS)}")
     if setup.text is not None:
         changes += [f"data.text={TEXTS[setup.text]['source']}", *TEXTS[setup.text]["overrides"]]
     if setup.frozen is not None:
@@ -218,6 +224,37 @@ def results_of(folder: Path, seed: int) -> dict[str, dict[str, dict[str, float]]
     return found
 
 
+def cosines_of(folder: Path) -> dict[str, float]:
+    """Return the cosines of gradients in the log of a run, averaged over its comparisons after the start.
+
+    Args:
+        folder: Folder of the run.
+
+    Returns:
+        Cosines by pair, such as "audio vision", and within a modality by its name. Empty without comparisons.
+    """
+    path = folder / "log.jsonl"
+    found: dict[str, list[float]] = {}
+    for line in read_log(path) if path.is_file() else []:
+        for name, value in line.items():
+            if COSINE in name and line["step"]:
+                pair = name.removesuffix(f"/{COSINE}").removeprefix(f"{COSINE}/").replace("_", " ")
+                found.setdefault(pair, []).append(value)
+    return {pair: round(statistics.mean(values), 4) for pair, values in sorted(found.items())}
+
+
+def cosine_table(folder: Path, seeds: Iterable[int]) -> dict[str, dict[str, dict[str, float]]]:
+    """Return mean and standard deviation over the seeds of `cosines_of`, by set-up and pair."""
+    table: dict[str, dict[str, dict[str, float]]] = {}
+    for name, setup in SETUPS.items():
+        runs = [cosines_of(folder / f"seed{seed}" / name) for seed in seeds if len(setup.parts) > 1]
+        for pair in dict.fromkeys(pair for run in runs for pair in run):
+            values = [run[pair] for run in runs if pair in run]
+            cell = {"mean": round(statistics.mean(values), 3), "std": _spread(values, 3), "seeds": len(values)}
+            table.setdefault(setup.title, {})[pair] = cell
+    return table
+
+
 def summary(results: Mapping[int, Mapping[str, Mapping[str, Mapping[str, float]]]]) -> dict[str, Any]:
     """Return mean and standard deviation over the seeds, and those of the differences from the encoder alone.
 
@@ -250,13 +287,13 @@ def _mean(values: Iterable[float]) -> float:
     return round(statistics.mean(values), 2)
 
 
-def _spread(values: Iterable[float]) -> float:
+def _spread(values: Iterable[float], digits: int = 2) -> float:
     values = list(values)
-    return round(statistics.stdev(values), 2) if len(values) > 1 else 0.0
+    return round(statistics.stdev(values), digits) if len(values) > 1 else 0.0
 
 
-def markdown(table: Mapping[str, Any]) -> str:
-    """Return the tables of `summary`, one for each part of the data."""
+def markdown(table: Mapping[str, Any], cosines: Mapping[str, Any]) -> str:
+    """Return the tables of `summary`, one for each part of the data, and that of `cosine_table`."""
     lines = []
     for part, rows in table.items():
         lines += [f"**{PARTS[part]}**", "", "| encoder | " + " | ".join(MEASURES.values()) + " | linear - alone |",
@@ -267,16 +304,24 @@ def markdown(table: Mapping[str, Any]) -> str:
             apart = f"{linear['difference']:+.1f} ± {linear['difference_std']:.1f}" if "difference" in linear else ""
             lines.append(f"| {row} | " + " | ".join(shown) + f" | {apart} |")
         lines.append("")
-    return "\n".join(lines)
+    pairs = list(dict.fromkeys(pair for row in cosines.values() for pair in row))
+    if pairs:
+        lines += ["**Cosines of gradients in the shared blocks**", "", "| encoder | " + " | ".join(pairs) + " |",
+                  "|---" * (len(pairs) + 1) + "|"]  # fmt: skip
+    for row, cells in cosines.items():
+        shown = [f"{cells[pair]['mean']:+.2f} ± {cells[pair]['std']:.2f}" if pair in cells else "" for pair in pairs]
+        lines.append(f"| {row} | " + " | ".join(shown) + " |")
+    return "\n".join(lines) + "\n"
 
 
 def write_results(folder: Path, seeds: Iterable[int], joint_steps: int) -> dict[str, Any]:
     """Write `results.json` and `results.md` from the finished probes, and return the table."""
     results = {seed: results_of(folder, seed) for seed in seeds}
     table = summary({seed: result for seed, result in results.items() if result})
-    content = {"joint_steps": joint_steps, "seeds": list(results), "table": table, "results": results}
+    cosines = cosine_table(folder, results)
+    content = {"joint_steps": joint_steps, "table": table, "cosines": cosines, "results": results}
     write_json(folder / "results.json", content, "The results")
-    (folder / "results.md").write_text(markdown(table), encoding="utf-8")
+    (folder / "results.md").write_text(markdown(table, cosines), encoding="utf-8")
     return table
 
 
@@ -285,7 +330,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=Path("runs/joint_learning"), help="folder of runs and results")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--steps", type=int, default=1500, help="steps of a joint run; the others follow from it")
+    parser.add_argument("--steps", type=int, default=900, help="steps of a joint run (900); the others follow from it")
     parser.add_argument("--only", nargs="+", choices=SETUPS, default=list(SETUPS), help="encoders to train")
     args = parser.parse_args(argv)
     os.environ.setdefault("OMP_NUM_THREADS", "1")

@@ -172,9 +172,7 @@ def _conversion(model: Data2VecPreTrainedModel, modality: str, expected: dict[st
     """Return the tensors of transformers made of ours, and our unused ones, by the tables of the import."""
     kind = KINDS[f"data2vec-{modality}"]
     plain, tied = isinstance(model, Data2VecModel), set(model.all_tied_weights_keys)
-    ours = {
-        _shared_name(name, modality): tensor for name, tensor in model.state_dict().items() if name not in tied
-    }
+    ours = {_shared_name(name, modality): tensor for name, tensor in model.state_dict().items() if name not in tied}
     filler, used = Filler(expected, type(model).__name__), set()
     for name, shape in expected.items():
         place = kind.place(kind.prefix + name if plain else name)
