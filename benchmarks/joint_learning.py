@@ -4,8 +4,8 @@
 
 For each seed, encoders are trained on the built-in data by the configuration `joint_digits`: on pictures and spoken
 words with a related partner (sentences about digits) and with an unrelated one (prose); on each modality alone, for as
-many steps of it; and on pictures or spoken words over frozen blocks, of the other modality or random. Every
-encoder is probed beside one with random weights and beside features without training. Finished runs and probes are
+many steps of it; on spoken words alone, for all steps of the joint run; and on pictures or spoken words over frozen
+blocks, of the other modality or random. Every encoder is probed beside one with random weights and beside features without training. Finished runs and probes are
 kept in the output folder: the same command continues, and one with more seeds adds theirs. It writes `results.json`
 and `results.md`.
 """
@@ -68,11 +68,13 @@ class Setup:
         title: Row of the table.
         parts: What it is trained on, out of `PARTS`.
         frozen: Name of the set-up whose blocks it takes and keeps frozen; "random" for new ones.
+        long: Train for all steps of the joint run instead of its steps of the modality.
     """
 
     title: str
     parts: tuple[str, ...]
     frozen: str | None = None
+    long: bool = False
 
     @property
     def modalities(self) -> list[str]:
@@ -92,10 +94,11 @@ SETUPS = {
     "audio": Setup("alone", ("audio",)),
     "sentences": Setup("alone", ("sentences",)),
     "prose": Setup("alone", ("prose",)),
-    "vision_on_audio": Setup("over frozen blocks of the other", ("vision",), "audio"),
+    "audio_long": Setup("alone, all steps of the joint run", ("audio",), long=True),
     "audio_on_vision": Setup("over frozen blocks of the other", ("audio",), "vision"),
-    "vision_on_random": Setup("over frozen random blocks", ("vision",), "random"),
     "audio_on_random": Setup("over frozen random blocks", ("audio",), "random"),
+    "vision_on_audio": Setup("over frozen blocks of the other", ("vision",), "audio"),
+    "vision_on_random": Setup("over frozen random blocks", ("vision",), "random"),
 }
 UNTRAINED, SIMPLE = "untrained", "simple features"
 
@@ -118,7 +121,7 @@ def overrides(setup: Setup, seed: int, joint_steps: int, folder: Path) -> list[s
         joint_steps: Steps of a joint run.
         folder: Folder of the runs of the seed.
     """
-    steps = steps_of(setup.modalities, joint_steps)
+    steps = joint_steps if setup.long else steps_of(setup.modalities, joint_steps)
     changes = [f"seed={seed}", f"max_steps={steps}", f"model.ema_anneal_end_step={steps // 2}", "cpu=true",
                "checkpoints.every=200", "health.collapse=warn"]  # fmt: skip
     for name in RATIOS:
