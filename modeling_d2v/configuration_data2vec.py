@@ -23,6 +23,7 @@ from .remote_code import AUTO_MAP, TRAVELLING_FILES
 
 
 MASKED_TOKENS = ("dropped", "replaced")
+SHARING = ("shared", "per_modality")
 PROBLEM_TYPES = (None, "regression", "single_label_classification", "multi_label_classification")
 # Fields of the decoder that modalities may share, with their defaults.
 SHARED_DECODER: dict[str, Any] = {
@@ -51,6 +52,13 @@ class Data2VecConfig(BackboneConfigMixin, CheckedConfig):
         norm_affine: The norms of the blocks, of the context and the final one have weights. Default True.
         final_norm: Keep that final norm. False for classifiers that pool before they normalise (BEiT's). Default True.
         layer_scale_init_value: Start value of the learned per-channel scale of both branches; `None` for no scale.
+        norms: `"shared"`: the norms of the shared blocks, and the final one, have the same weights for all modalities;
+            `"per_modality"`: each modality has its own. Default "shared".
+        feed_forward: The same for the feed-forward parts of the shared blocks (modality experts, as in ONE-PEACE).
+        modality_embedding: Add a learned vector of the modality to the tokens that enter the shared blocks. Default
+            False.
+        qk_norm: Layer norm of queries and keys in each head (Dehghani et al. 2023), which keeps attention scores small
+            where training is unstable. Default False.
         hidden_dropout: Dropout after the attention's projection. `mlp_dropout`: after the feed-forward part.
             `attention_dropout`: of the attention probabilities. `activation_dropout`: between the two layers of the
             feed-forward part. Default 0.1, 0.1, 0.1, 0.
@@ -99,6 +107,10 @@ class Data2VecConfig(BackboneConfigMixin, CheckedConfig):
     norm_affine: bool = True
     final_norm: bool = True
     layer_scale_init_value: float | int | None = None
+    norms: str = "shared"
+    feed_forward: str = "shared"
+    modality_embedding: bool = False
+    qk_norm: bool = False
     hidden_dropout: float | int = 0.1
     mlp_dropout: float | int = 0.1
     attention_dropout: float | int = 0.1
@@ -210,6 +222,10 @@ class Data2VecConfig(BackboneConfigMixin, CheckedConfig):
                 f"({self.num_attention_heads})."
             )
         one_of(owner, "masked_tokens", self.masked_tokens, MASKED_TOKENS)
+        one_of(owner, "norms", self.norms, SHARING)
+        one_of(owner, "feed_forward", self.feed_forward, SHARING)
+        if self.norms == "per_modality" and not self.norm_affine:
+            raise ValueError(f'{owner}: norms without weights are the same for all; set `norms` to "shared".')
         one_of(owner, "problem_type", self.problem_type, PROBLEM_TYPES)
         dropouts = "hidden_dropout mlp_dropout attention_dropout activation_dropout input_dropout drop_path_rate"
         for field in dropouts.split():

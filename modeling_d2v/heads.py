@@ -188,8 +188,9 @@ class Data2VecHead(Data2VecPreTrainedModel):
             )
         super().__init__(self.own_config(config))
         # The other front ends of a joint checkpoint are not loaded on purpose.
-        others = rf"modality_encoders\.(?!{self.modality}\.)"
-        self._keys_to_ignore_on_load_unexpected = [*self._keys_to_ignore_on_load_unexpected, others]
+        names = "|".join(name for name in MODALITIES if name != self.modality)
+        others = [rf"modality_encoders\.(?!{self.modality}\.)", rf"encoder\..*(norm|norm1|norm2|mlp)\.({names})\."]
+        self._keys_to_ignore_on_load_unexpected = [*self._keys_to_ignore_on_load_unexpected, *others]
         self.data2vec = Data2VecModel(self.config)
 
     @classmethod

@@ -53,6 +53,7 @@ class ModalityEncoder(nn.Module):
         self.mask_token = self._parameter(
             config.masked_tokens == "replaced" and not settings.traits.corrupts_input, config.hidden_size
         )
+        self.modality_embedding = self._parameter(config.modality_embedding, config.hidden_size)
         self.position_encoder = self.local_encoder.make_positions(config)
         self.attention_bias = self._attention_bias(config)
         self.prenet = prenet
@@ -177,9 +178,12 @@ class ModalityEncoder(nn.Module):
     def _repeat(x: Tensor, repeats: int) -> Tensor:
         return x if repeats == 1 else x.repeat_interleave(repeats, dim=0)
 
+    @reads_weights
     def finish(self, tokens: Tokens) -> Tokens:
-        """Apply what follows the prenet: the context norm of pre-norm models, and dropout."""
+        """Apply what follows the prenet: the context norm of pre-norm models, the modality's vector, and dropout."""
         if self.norm_first:
             tokens.hidden_states = self.context_norm(tokens.hidden_states)
+        if self.modality_embedding is not None:
+            tokens.hidden_states = tokens.hidden_states + self.modality_embedding.to(tokens.hidden_states.dtype)
         tokens.hidden_states = self.blocks_dropout(tokens.hidden_states)
         return tokens

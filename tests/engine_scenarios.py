@@ -34,6 +34,9 @@ SCENARIOS = {
     "clipped": ["schedule=mixed", "optim.max_grad_norm=0.1", "gradient_checkpointing=true",
                 "model.audio_config.ema_copied=[position_encoder]", "model.audio_config.alibi=learned",
                 "model.vision_config.prenet_depth=1"],
+    "own parts": ["model.norms=per_modality", "model.feed_forward=per_modality", "model.modality_embedding=true",
+                  "model.qk_norm=true", "logging.gradients_every=5"],
+    "frozen": ["schedule=mixed", "freeze=blocks"],
 }  # fmt: skip
 
 TWENTY = ["max_steps=20", "checkpoints.every=0"]

@@ -24,6 +24,7 @@ from d2v_train.engine.sharding import whole_model
 from d2v_train.health.guard import TrainingStopped
 from d2v_train.inputs.modalities import source_defaults
 from d2v_train.inputs.processor_files import input_files
+from d2v_train.measuring.gradients import GradientComparison
 from d2v_train.measuring.speed import DTYPES
 from d2v_train.models.backbones import complete_options, load_processor
 from d2v_train.models.build import build_config, build_model
@@ -191,7 +192,8 @@ def open_run(
     share = trackers.log_images
     pictures = Pictures(options.logging.pictures_every, folder, steps, model.config, tokenizer, processes, share)
     files = input_files(model.config, steps.transforms, tokenizer) if options.backbone is None else {}
-    run = Pretraining(options, accelerator, processes, model, steps, folder, trackers, [probe, pictures], files)
+    observers = [probe, pictures, compare_gradients(options, accelerator, processes, steps)]
+    run = Pretraining(options, accelerator, processes, model, steps, folder, trackers, observers, files)
     run.bad_samples.register_data(parts.sizes, parts.met)
     resume_or_seed(run)
     record = RunRecord(folder, processes)
@@ -203,6 +205,23 @@ def open_run(
         record.start(options, model.config.to_dict(), fingerprint, step=run.step, engine=run.engine, matmul_rate=rate)
         with recorded(record, run):
             yield run
+
+
+def compare_gradients(
+    options: Options, accelerator: Accelerator, processes: Processes, steps: StepDataset
+) -> GradientComparison:
+    """Return the comparison of the modalities' gradients, with the loss weights that they have in a step."""
+    groups = [options.modalities] if options.schedule == "mixed" else [[name] for name in options.modalities]
+    weights = {name: weight for group in groups for name, weight in options.loss_weights(group).items()}
+    scaler = accelerator.scaler
+    return GradientComparison(
+        options.logging.gradients_every,
+        steps,
+        processes,
+        accelerator.autocast,
+        weights,
+        loss_scale=lambda: 1.0 if scaler is None else scaler.get_scale(),
+    )
 
 
 def save_final(options: Options, model: PreTrainedModel, folder: Path, parts: RunParts) -> Path:

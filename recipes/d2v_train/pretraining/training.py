@@ -115,7 +115,7 @@ class Pretraining:
         set_learning_rate(self.optimizer, rate)
         self.optimizer.zero_grad(set_to_none=True)
         counts = self.count_items(micro_batches)
-        weights = self.loss_weights(list(counts))
+        weights = self.options.loss_weights(list(counts))
         losses = {name: torch.zeros((), device=self.processes.device) for name in counts}
         for place, batch in enumerate(micro_batches):
             last = place + 1 == len(micro_batches)
@@ -153,11 +153,6 @@ class Pretraining:
         total = self.processes.sum(torch.stack(list(counts.values())))
         return {name: {"num_items": items, "num_rows": rows}
                 for name, (items, rows) in zip(counts, total, strict=True)}  # fmt: skip
-
-    def loss_weights(self, modalities: list[str]) -> dict[str, float]:
-        """Return the loss weight of each modality: its ratio, normalised over the modalities of the step."""
-        ratios = {name: getattr(self.options, name).ratio for name in modalities}
-        return {name: ratio / sum(ratios.values()) for name, ratio in ratios.items()}
 
     def step_if_finite(self, losses: dict[str, Tensor], grad_norm: Tensor) -> bool:
         """Run the optimizer step, unless the loss or the gradient of any process is not finite.

@@ -283,7 +283,7 @@ def is_hub_name(source: str | None) -> bool:
 
 def _shown(source: str | None) -> str:
     """Return a source without local paths, as a card shows it."""
-    if source is None or source == "builtin":
+    if source is None or source.split(":")[0] == "builtin":
         return "built-in data"
     return source if is_hub_name(source) else Path(source).name
 
