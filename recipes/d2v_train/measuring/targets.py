@@ -63,7 +63,7 @@ class TargetSums:
 
         Args:
             targets, predictions: (N, D), rows in the order of `mask`.
-            mask: (B, M, T), True = masked.
+            mask: (B, M, T), True = predicted.
             local_std: Standard deviation of the local encoder's features.
         """
         mask = mask[:MAX_SAMPLES]
@@ -174,7 +174,7 @@ class TargetWatch:
         """Add a forward pass of the step that is measured."""
         if modality not in self.sums:
             self.sums[modality] = TargetSums(output.targets.shape[1], self.device, self.dtype)
-        self.sums[modality].add(output.targets, output.predictions, output.mask, output.local_std)
+        self.sums[modality].add(output.targets, output.predictions, output.predicted, output.local_std)
 
     def finish(self, reduce: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
         """Return the step's measures by `modality/name`; every process must call it at the end of the step."""
