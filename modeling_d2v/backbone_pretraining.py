@@ -61,6 +61,7 @@ class BackboneForPreTraining(NoGeneration, EmaTeacher, PreTrainedModel):
         self.head = RegressionHead(config, config)
         has_own = not config.traits.corrupts_input and config.mask_vector is None
         self.mask_token = nn.Parameter(torch.zeros(config.hidden_size)) if has_own else None
+        self.target_statistics = self._make_statistics()
         self.register_buffer("ema_step", torch.zeros((), dtype=torch.int64))
         self._no_split_modules = self.backbone._no_split_modules
         self.post_init()
@@ -244,7 +245,7 @@ class BackboneForPreTraining(NoGeneration, EmaTeacher, PreTrainedModel):
             BackboneError: The layers do not have one position for each token, or another number of them ran.
         """
         config = self.config
-        targets = TargetMean(config, config.num_layers, token_mask)
+        targets = TargetMean(config, config.num_layers, token_mask, running=self.running_norm(config.modality))
         features: list[Tensor] = []
         ran = 0
 

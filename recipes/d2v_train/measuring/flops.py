@@ -8,7 +8,7 @@ checkpointing or fused attention are not counted: this is the work of the method
 not used.
 
 Shapes: B samples, M masks per sample, T tokens, V visible tokens (the most of the batch), E extra tokens, D hidden
-size, N masked tokens over all samples and masks.
+size, N predicted tokens over all samples and masks.
 """
 
 from __future__ import annotations
@@ -25,8 +25,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from modeling_d2v import Data2VecConfig
 from modeling_d2v.configuration_data2vec import SHARED_DECODER
+from modeling_d2v.local_encoders import TextLocalEncoder
 from modeling_d2v.modalities import MODALITIES
 from modeling_d2v.modality_encoders import LOCAL_ENCODERS
+from modeling_d2v.objective import num_predicted
 from modeling_d2v.positions import ConvPositions
 
 
@@ -43,7 +45,7 @@ class BatchShape(NamedTuple):
     """M."""
     visible: int
     """V."""
-    masked: int
+    predicted: int
     """N."""
 
     @property
@@ -67,14 +69,14 @@ class FrontEndFlops:
         with torch.device("meta"), torch.random.fork_rng(devices=[]):
             encoder = LOCAL_ENCODERS[modality][settings.front_end](config, settings)
             positions = encoder.make_positions(config)
-        self._encoder = encoder.to("meta")
+        self._encoder = encoder.to("meta").requires_grad_(False)
         self._convolutions = list(positions.convs) if isinstance(positions, ConvPositions) else []
         self._known: dict[tuple[int, ...], np.ndarray] = {}
         self._line: tuple[np.ndarray, np.ndarray] | None = None
 
     def local(self, shape: tuple[int, ...]) -> tuple[int, int, int]:
         """Return the operations before the first layer, of it and after it, on an input of `shape`, batch left out."""
-        if isinstance(self._encoder.first_layer, nn.Embedding):
+        if isinstance(self._encoder, TextLocalEncoder):
             return 0, 0, 0  # tables are looked up
         if len(shape) > 1:
             if shape not in self._known:
@@ -102,7 +104,8 @@ class FrontEndFlops:
         layer = self._encoder.first_layer
         hooks = layer.register_forward_pre_hook(mark), layer.register_forward_hook(mark)
         with FlopCounterMode(display=False) as counter:
-            self._encoder(torch.empty(1, *shape, device="meta"), None)
+            kind = torch.long if isinstance(layer, nn.Embedding) else torch.float
+            self._encoder(torch.empty(1, *shape, device="meta", dtype=kind), None)
         for hook in hooks:
             hook.remove()
         return np.diff([0, *marks, counter.get_total_flops()]).astype(float)
@@ -135,7 +138,7 @@ class StepFlops:
             visible = visible - (tokens - settings.num_tokens(real.sum(dim=1)))[:, None]
         inputs = tuple(values.shape[1:])
         grid = settings.token_grid(inputs) or (tokens,)
-        return BatchShape(samples, inputs, grid, masks, max(int(visible.max()), 1), int(mask.sum()))
+        return BatchShape(samples, inputs, grid, masks, max(int(visible.max()), 1), int(num_predicted(settings, mask)))
 
     def parts(self, modality: str, shape: BatchShape, gradients: bool = True) -> dict[str, int]:
         """Return operations by part: front end, student blocks, decoder (with gradients, if any), and teacher."""
@@ -167,7 +170,7 @@ class StepFlops:
         return (config.modality_config(modality).prenet_depth + config.num_hidden_layers) * (linear + attention)
 
     def _decoder(self, modality: str, shape: BatchShape) -> int:
-        """Return the operations of the decoder at all positions and its projections at the masked ones."""
+        """Return the operations of the decoder at all positions and its projections at the predicted ones."""
         settings, width, total = self.config.modality_config(modality), self.config.hidden_size, 0
         rows, inner = shape.samples * shape.masks, settings.decoder_hidden_size
         mlp = 4 * inner * (settings.decoder_intermediate_size or 4 * inner)
@@ -176,9 +179,9 @@ class StepFlops:
             total += rows * (2 * shape.tokens * width * inner + settings.decoder_layers * block)
             width = inner
         elif self.drop and settings.decoder_type == "cross_attention":
-            block = shape.masked * (4 * inner**2 + mlp + 4 * shape.visible * inner)
+            block = shape.predicted * (4 * inner**2 + mlp + 4 * shape.visible * inner)
             block += rows * shape.visible * 4 * width * inner
-            total += 2 * shape.masked * width * inner + settings.decoder_layers * block
+            total += 2 * shape.predicted * width * inner + settings.decoder_layers * block
             width = inner
         elif self.drop:
             for _ in range(settings.decoder_layers):
@@ -187,7 +190,7 @@ class StepFlops:
                 width = inner
         pixels = settings.patch_values if getattr(settings, "reconstruction_loss_weight", 0) else 0
         outputs = projection(settings, width, self.config.hidden_size) + 2 * self.config.hidden_size * pixels
-        return total + shape.masked * outputs + (self._shared_decoder(shape) if self.config.shared_decoder else 0)
+        return total + shape.predicted * outputs + (self._shared_decoder(shape) if self.config.shared_decoder else 0)
 
     def _shared_decoder(self, shape: BatchShape) -> int:
         """Return the operations of the decoder that modalities share, over the sequence of all positions."""
@@ -198,7 +201,7 @@ class StepFlops:
             one = _convolution((shape.tokens,), kernel, width, fields.decoder_hidden_size, groups)
             total += shape.samples * shape.masks * one
             width = fields.decoder_hidden_size
-        return total + shape.masked * projection(fields, width, self.config.hidden_size)
+        return total + shape.predicted * projection(fields, width, self.config.hidden_size)
 
 
 def projection(settings: Any, width: int, after: int) -> int:

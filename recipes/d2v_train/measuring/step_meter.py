@@ -41,7 +41,7 @@ class StepMeter:
         for name, value in output.losses.items():
             self.window.add(f"{batch.modality}/loss_{name}", value, weight)
         masks = batch.inputs["mask"].shape[1]
-        self.window.add(f"{batch.modality}/masked_fraction", output.num_items, batch.tokens * masks)
+        self.window.add(f"{batch.modality}/masked_fraction", output.mask.sum(), batch.tokens * masks)
         # Once per interval is enough for values that are only watched.
         if f"{batch.modality}/target_std" not in self.window.sums:
             self.watch.collect(batch.modality, output)

@@ -32,6 +32,7 @@ from d2v_train.runs.interruptions import Interruptions
 from d2v_train.runs.trackers import Trackers
 from d2v_train.support.jsonl import RunLog
 from d2v_train.support.processes import Processes
+from modeling_d2v.objective import num_predicted
 
 
 logger = logging.getLogger(__name__)
@@ -137,18 +138,21 @@ class Pretraining:
         self.step += 1
         if moved:
             self.inner.update_teacher(self.step)
+        else:
+            self.inner.skip_update()
         return moved
 
     def count_items(self, micro_batches: list[MicroBatch]) -> dict[str, dict[str, Tensor]]:
         """Count the denominators of the losses over all processes and micro-batches.
 
         Returns:
-            `num_items` (masked tokens) and `num_rows` (samples times masks), by modality.
+            `num_items` (predicted tokens) and `num_rows` (samples times masks), by modality.
         """
         counts: dict[str, Tensor] = {}
         for batch in micro_batches:
             mask = batch.inputs["mask"]
-            count = torch.stack([mask.sum(), mask.new_full((), mask.shape[:2].numel(), dtype=torch.int64)])
+            items = num_predicted(self.inner.config.modality_config(batch.modality), mask)
+            count = torch.stack([items, mask.new_full((), mask.shape[:2].numel(), dtype=torch.int64)])
             counts[batch.modality] = counts[batch.modality] + count if batch.modality in counts else count
         total = self.processes.sum(torch.stack(list(counts.values())))
         return {name: {"num_items": items, "num_rows": rows}

@@ -60,6 +60,17 @@ def test_other_layouts_are_counted_within_two_percent(modality, others):
     assert sum(own.values()) == pytest.approx(counted, rel=0.02)
 
 
+def test_tokens_that_are_not_predicted_cost_nothing():
+    settings = {**UNGROUPED["vision"], "decoder_type": "cross_attention"}
+    totals = []
+    for share in (1.0, 0.4):
+        config = version_config("2.0", "vision", vision_config={**settings, "decoder_query_share": share})
+        own, counted = both_counts(config, "vision", inputs_for("vision", size=64))
+        assert sum(own.values()) == pytest.approx(counted, rel=0.02)
+        totals.append(own["decoder"])
+    assert totals[1] < 0.7 * totals[0]
+
+
 @pytest.mark.parametrize("padded", [False, True])
 def test_another_front_end_is_counted_without_a_formula_of_its_own(padded):
     config = version_config("2.0", "audio", audio_config={**SPECTROGRAM, "decoder_groups": 1, "prenet_depth": 1})
@@ -88,4 +99,4 @@ def test_padding_is_work():
     mask = torch.zeros(3, 3, 20, dtype=torch.bool)
     mask[:, :, :4] = True
     shape = StepFlops(config).shape("text", {**inputs, "mask": mask})
-    assert (shape.tokens, shape.visible, shape.masked) == (20, 16, 36)
+    assert (shape.tokens, shape.visible, shape.predicted) == (20, 16, 36)
