@@ -9,6 +9,7 @@ from typing import Any
 from d2v_train.options.errors import OptionError, at_least, choice
 from d2v_train.options.fields import free
 from d2v_train.options.sections import (
+    ArraysOptions,
     AudioOptions,
     CheckpointOptions,
     DataOptions,
@@ -79,6 +80,8 @@ class Options:
     """Images; a modality without a section is not trained."""
     audio: AudioOptions | None = None
     """Speech; a modality without a section is not trained."""
+    arrays: ArraysOptions | None = None
+    """Arrays of numbers; a modality without a section is not trained."""
     optim: OptimOptions = field(default_factory=OptimOptions)
     """Optimizer and learning rate."""
     checkpoints: CheckpointOptions = field(default_factory=CheckpointOptions)
@@ -118,7 +121,9 @@ class Options:
         if not self.output_dir:
             raise OptionError("output_dir is empty. Name the folder of the run, for example output_dir=runs/first.")
         if not self.modalities:
-            raise OptionError("The run has no modality. Give it a section text, vision or audio, with a batch_size.")
+            raise OptionError(
+                "The run has no modality. Give it a section text, vision, audio or arrays, with a batch_size."
+            )
         choice("schedule", self.schedule, ("alternate", "mixed"))
         choice("mixed_precision", self.mixed_precision, ("no", "bf16", "fp16"))
         choice("resume", self.resume, ("auto", "never"))
