@@ -1,4 +1,4 @@
-"""Configuration of data2vec 1.0 and 2.0 for text, vision and audio.
+"""Configuration of data2vec 1.0 and 2.0 for text, vision, audio and arrays.
 
 `Data2VecConfig` holds what every modality shares: the transformer blocks and the schedule of the teacher. One
 sub-configuration per modality holds the rest, so that a joint run can set each of them on its own.
@@ -14,6 +14,7 @@ from transformers import PreTrainedConfig
 from transformers.activations import ACT2FN
 from transformers.backbone_utils import BackboneConfigMixin
 
+from .configuration_arrays import Data2VecArrayConfig
 from .configuration_audio import Data2VecAudioConfig
 from .configuration_checks import CheckedConfig, below_one, in_range, one_of
 from .configuration_modalities import Data2VecModalityConfig, Data2VecTextConfig, Data2VecVisionConfig
@@ -34,7 +35,12 @@ SHARED_DECODER: dict[str, Any] = {
     "decoder_projection_layers": 1,
     "decoder_projection_ratio": 2.0,
 }
-MODALITY_CONFIGS = {"text": Data2VecTextConfig, "vision": Data2VecVisionConfig, "audio": Data2VecAudioConfig}
+MODALITY_CONFIGS = {
+    "text": Data2VecTextConfig,
+    "vision": Data2VecVisionConfig,
+    "audio": Data2VecAudioConfig,
+    "arrays": Data2VecArrayConfig,
+}
 
 
 @strict
@@ -42,7 +48,8 @@ class Data2VecConfig(BackboneConfigMixin, CheckedConfig):
     """Configuration of `Data2VecModel`, `Data2VecForPreTraining` and the task heads.
 
     Args:
-        modalities: Which modalities the model takes, out of "text", "vision", "audio".
+        modalities: Which modalities the model takes, out of "text", "vision", "audio", "arrays". Default: the
+            first three.
         hidden_size, num_hidden_layers, num_attention_heads, intermediate_size, hidden_act, layer_norm_eps: Sizes,
             activation and norm of the shared blocks (768, 12, 12, 3072, exact "gelu", 1e-5).
         norm_first: Pre-norm blocks and a final norm. Default False: post-norm.
@@ -72,7 +79,8 @@ class Data2VecConfig(BackboneConfigMixin, CheckedConfig):
         out_features, out_indices: Levels that `Data2VecBackbone` returns and `Data2VecForSemanticSegmentation` reads,
             by name or number: "stem", 0, is the input of the shared blocks, "stage1", 1, the output of the first.
             Default: the last one; for segmentation those after 1/3, 1/2, 2/3 and all of the blocks, prenet included.
-        text_config, vision_config, audio_config: Dictionaries or sub-configurations of the modalities present.
+        text_config, vision_config, audio_config, arrays_config: Dictionaries or sub-configurations of the
+            modalities present.
 
     Raises:
         ValueError: A setting is invalid, or a key is unknown (the message names the nearest valid one).
@@ -87,7 +95,7 @@ class Data2VecConfig(BackboneConfigMixin, CheckedConfig):
     sub_configs_defaults = {f"{name}_config": config for name, config in MODALITY_CONFIGS.items()}
     base_model_fsdp_plan = {"encoder.blocks.*": "free_full_weight", "encoder.norm": "keep_full_weight"}
 
-    modalities: list[str] | tuple[str, ...] | str = tuple(MODALITIES)
+    modalities: list[str] | tuple[str, ...] | str = ("text", "vision", "audio")
     hidden_size: int = 768
     num_hidden_layers: int = 12
     num_attention_heads: int = 12
@@ -118,6 +126,7 @@ class Data2VecConfig(BackboneConfigMixin, CheckedConfig):
     text_config: dict | PreTrainedConfig | None = None
     vision_config: dict | PreTrainedConfig | None = None
     audio_config: dict | PreTrainedConfig | None = None
+    arrays_config: dict | PreTrainedConfig | None = None
     _out_features: list[str] | None = None
     _out_indices: list[int] | None = None
 

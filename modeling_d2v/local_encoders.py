@@ -27,6 +27,7 @@ class LocalFeatures:
     token_mask: Tensor | None  # (B, T), None = all real
     grid: tuple[int, int] | None = None
     clean: Tensor | None = None  # features before dropout, which the teacher reads; None = without dropout
+    coordinates: Tensor | None = None  # (T, n) places of the tokens, where the positions are made from these
 
 
 class _ScaledGradient(torch.autograd.Function):
@@ -108,13 +109,40 @@ class LocalEncoder(SelfInitialised):
         return self
 
 
+def check_texts(text: Data2VecModalityConfig, input_ids: Tensor) -> None:
+    """Check token ids (B, T).
+
+    Raises:
+        ValueError: for another shape or type, no tokens, or too many.
+    """
+    if input_ids.dim() != 2 or input_ids.is_floating_point():
+        raise ValueError(
+            f"`input_ids` must be integers of shape (batch, tokens); got {input_ids.dtype} of shape "
+            f"{tuple(input_ids.shape)}."
+        )
+    if not 0 < input_ids.shape[1] <= text.max_position_embeddings:
+        raise ValueError(
+            f"`input_ids` has {input_ids.shape[1]} tokens; this model takes 1 to {text.max_position_embeddings} "
+            "(`text_config.max_position_embeddings`). Skip empty texts; truncate or split long ones."
+        )
+
+
+def check_images(vision: Data2VecModalityConfig, pixel_values: Tensor) -> None:
+    """Raise `ValueError` for images of another shape than (B, channels, height, width)."""
+    if pixel_values.dim() != 4 or pixel_values.shape[1] != vision.num_channels:
+        raise ValueError(
+            f"`pixel_values` must have shape (batch, {vision.num_channels}, height, width); got "
+            f"{tuple(pixel_values.shape)}."
+        )
+
+
 class TextLocalEncoder(LocalEncoder):
     """Token + position embedding, layer norm, dropout."""
 
     def __init__(self, config: Data2VecConfig, text: Data2VecModalityConfig) -> None:
         super().__init__()
         pad, size = text.pad_token_id, config.hidden_size
-        self.pad_token_id, self.max_tokens = pad, text.max_position_embeddings
+        self.text, self.pad_token_id = text, pad
         self.grad_scale = text.local_grad_scale
         self.embedding_scale = math.sqrt(size) if text.scale_embedding else 1.0
         self.token_embeddings = nn.Embedding(text.vocab_size, size, padding_idx=pad)
@@ -131,16 +159,7 @@ class TextLocalEncoder(LocalEncoder):
         return self.token_embeddings
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor | None) -> LocalFeatures:
-        if input_ids.dim() != 2 or input_ids.is_floating_point():
-            raise ValueError(
-                f"`input_ids` must be integers of shape (batch, tokens); got {input_ids.dtype} of shape "
-                f"{tuple(input_ids.shape)}."
-            )
-        if not 0 < input_ids.shape[1] <= self.max_tokens:
-            raise ValueError(
-                f"`input_ids` has {input_ids.shape[1]} tokens; this model takes 1 to {self.max_tokens} "
-                "(`text_config.max_position_embeddings`). Skip empty texts; truncate or split long ones."
-            )
+        check_texts(self.text, input_ids)
         check_token_ids(input_ids, self.token_embeddings)
         token_mask = input_ids.ne(self.pad_token_id) if attention_mask is None else attention_mask.bool()
         if not (torch.compiler.is_compiling() or torch.jit.is_tracing()) and token_mask.all():
@@ -186,11 +205,7 @@ class VisionLocalEncoder(LocalEncoder):
         init_patches(self.projection)
 
     def forward(self, pixel_values: Tensor, attention_mask: Tensor | None) -> LocalFeatures:
-        if pixel_values.dim() != 4 or pixel_values.shape[1] != self.vision.num_channels:
-            raise ValueError(
-                f"`pixel_values` must have shape (batch, {self.vision.num_channels}, height, width); got "
-                f"{tuple(pixel_values.shape)}."
-            )
+        check_images(self.vision, pixel_values)
         grid = self.vision.grid_size(*pixel_values.shape[2:])
         patches = self.projection(pixel_values.to(self.projection.weight.dtype)).flatten(2).transpose(1, 2)
         real = None if attention_mask is None else attention_mask[:, -patches.shape[1] :].bool()

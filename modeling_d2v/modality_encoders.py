@@ -4,6 +4,7 @@ Shapes: B samples, M masks per sample, T tokens, V visible tokens (padded to the
 D hidden size, h x w grid of patches. Masks are True = masked; token masks are True = real.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -13,15 +14,22 @@ from torch.nn import functional as F
 from .configuration_data2vec import Data2VecConfig
 from .local_encoders import AudioLocalEncoder, LocalEncoder, LocalFeatures, TextLocalEncoder, VisionLocalEncoder
 from .masking import visible_indices
+from .perceiver import CoordinatePositions
+from .perceiver_groups import perceiver_encoder
 from .positions import AlibiBias, ConvPositions, RelativePositionBias, SinCosPositions, reads_weights
 from .spectrograms import SpectrogramLocalEncoder
 
 
 # By modality and front end, as in `MODALITIES`.
-LOCAL_ENCODERS: dict[str, dict[str, type[LocalEncoder]]] = {
-    "text": {"embeddings": TextLocalEncoder},
-    "vision": {"patches": VisionLocalEncoder},
-    "audio": {"convolutions": AudioLocalEncoder, "spectrogram": SpectrogramLocalEncoder},
+LOCAL_ENCODERS: dict[str, dict[str, Callable[..., LocalEncoder]]] = {
+    "text": {"embeddings": TextLocalEncoder, "perceiver": perceiver_encoder},
+    "vision": {"patches": VisionLocalEncoder, "perceiver": perceiver_encoder},
+    "audio": {
+        "convolutions": AudioLocalEncoder,
+        "spectrogram": SpectrogramLocalEncoder,
+        "perceiver": perceiver_encoder,
+    },
+    "arrays": {"perceiver": perceiver_encoder},
 }
 
 
@@ -123,6 +131,9 @@ class ModalityEncoder(nn.Module):
         fixed = None
         if isinstance(self.position_encoder, SinCosPositions):
             fixed = self.position_encoder(local.grid, token_mask).to(x.dtype)
+        elif isinstance(self.position_encoder, CoordinatePositions):
+            fixed = self.position_encoder(local.coordinates).to(x.dtype)
+        if fixed is not None:
             x = x + (fixed if fixed.dim() == 2 else self._repeat(fixed, x.shape[0] // fixed.shape[0]))
 
         index, keep = None, None

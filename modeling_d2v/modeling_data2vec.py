@@ -332,6 +332,7 @@ class Data2VecModel(Data2VecPreTrainedModel):
         input_ids: Tensor | None = None,
         pixel_values: Tensor | None = None,
         input_values: Tensor | None = None,
+        array_values: Tensor | None = None,
         attention_mask: Tensor | None = None,
         mask: Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
@@ -342,7 +343,9 @@ class Data2VecModel(Data2VecPreTrainedModel):
             input_ids: (B, T) token ids.
             pixel_values: (B, C, height, width), sides multiples of the patch size.
             input_values: (B, samples) waveform at the configured rate, for convolutions standardised per recording.
-            attention_mask: Mask of the input's shape, of images (B, T) of patches; 1 = real, 0 = padding.
+            array_values: (B, sides ..., C) floats, channels last.
+            attention_mask: Mask of the input's shape, of images and of arrays of several dimensions (B, T) of
+                tokens, of arrays of one dimension (B, length); 1 = real, 0 = padding.
             mask: (B, T) bool, True = token replaced, as in fine-tuning with time masking.
 
         Returns:
@@ -351,7 +354,9 @@ class Data2VecModel(Data2VecPreTrainedModel):
         Raises:
             ValueError: No or several inputs are given, the model lacks the modality, or shapes or ids are wrong.
         """
-        modality, inputs = self.select_input(input_ids=input_ids, pixel_values=pixel_values, input_values=input_values)
+        modality, inputs = self.select_input(
+            input_ids=input_ids, pixel_values=pixel_values, input_values=input_values, array_values=array_values
+        )
         encoder = self.modality_encoders[modality]
         local = self.local_features(encoder, inputs, attention_mask)
         if mask is not None:

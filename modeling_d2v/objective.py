@@ -22,7 +22,11 @@ from .targets import batch_std
 def content_ids(inputs: Tensor, attention_mask: Tensor | None) -> Tensor:
     """Hash the content of samples without ids into ids (B,): equal content has equal masks everywhere."""
     bits = inputs.float().contiguous().view(torch.int32) if inputs.is_floating_point() else inputs
-    bits = bits.long() if attention_mask is None else bits.long() * attention_mask.long()
+    bits = bits.long()
+    if attention_mask is not None:
+        # Of arrays the mask has no channels, and of inputs with several sides it is of tokens, which cannot be hashed.
+        same = attention_mask.shape == bits.shape[: attention_mask.dim()]
+        bits = bits * attention_mask.long()[(..., *[None] * (bits.dim() - attention_mask.dim()))] if same else bits
     bits = bits.flatten(1)
     # Odd factors that differ between positions; int64 products wrap around, which mixes the bits.
     factors = torch.arange(bits.shape[1], device=bits.device) * 0x5851F42D4C957F2D + 0x14057B7EF767814F

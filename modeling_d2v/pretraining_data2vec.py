@@ -5,6 +5,7 @@ N masked tokens over all samples and masks. Masks are True = masked, token masks
 """
 
 import copy
+from dataclasses import replace
 from os import PathLike
 from typing import Any, Unpack
 
@@ -155,7 +156,7 @@ class Data2VecForPreTraining(EmaTeacher, Data2VecPreTrainedModel):
             local = self.teacher.local_features(encoder, inputs, attention_mask)
         dtype = (self.data2vec if encoder is student else self.teacher).dtype
         features = local.features if local.clean is None else local.clean
-        local = LocalFeatures(features.detach().to(dtype), local.token_mask, local.grid)
+        local = replace(local, features=features.detach().to(dtype), clean=None)
         real = None if self.config.fairseq_compatible_padding else local.token_mask
         scales = [block.layer_scale2 for block in self.teacher.encoder.blocks] if settings.scaled_targets else ()
         targets = TargetMean(settings, self.config.num_hidden_layers, real, scales)
@@ -171,6 +172,7 @@ class Data2VecForPreTraining(EmaTeacher, Data2VecPreTrainedModel):
         input_ids: Tensor | None = None,
         pixel_values: Tensor | None = None,
         input_values: Tensor | None = None,
+        array_values: Tensor | None = None,
         attention_mask: Tensor | None = None,
         mask: Tensor | None = None,
         sample_ids: Tensor | None = None,
@@ -183,7 +185,8 @@ class Data2VecForPreTraining(EmaTeacher, Data2VecPreTrainedModel):
         """Compute the loss of a batch of one modality.
 
         Args:
-            input_ids, pixel_values, input_values, attention_mask: As for `Data2VecModel`; images are not padded.
+            input_ids, pixel_values, input_values, array_values, attention_mask: As for `Data2VecModel`;
+                images are not padded.
             mask: (B, M, T) bool, True = masked. Default: drawn by the configuration.
             sample_ids: (B,) ids of the samples, for masks drawn here. Default: a hash of their content.
             step: Optimizer step, for masks drawn here. Default: the number of teacher updates.
@@ -199,7 +202,7 @@ class Data2VecForPreTraining(EmaTeacher, Data2VecPreTrainedModel):
         """
         self._watch_teacher()
         modality, inputs = self.data2vec.select_input(
-            input_ids=input_ids, pixel_values=pixel_values, input_values=input_values
+            input_ids=input_ids, pixel_values=pixel_values, input_values=input_values, array_values=array_values
         )
         settings, encoder = self.config.modality_config(modality), self.data2vec.modality_encoders[modality]
         if modality == "vision" and attention_mask is not None:

@@ -59,7 +59,7 @@ class Collator:
         if self.masks:
             grid = settings.token_grid(batch[name].shape[1:])
             if lengths is None:
-                tokens = torch.full((len(items),), grid[0] * grid[1])
+                tokens = torch.full((len(items),), settings.token_count(batch[name].shape[1:]))
             else:
                 tokens = settings.num_tokens(lengths)
             ids = torch.tensor([int(item["id"]) for item in items])
