@@ -27,6 +27,7 @@ from d2v_train.data.records import RawDataset
 from d2v_train.data.tables import SAMPLING_RATE
 from d2v_train.inputs.arrays import ArrayTransform
 from d2v_train.inputs.audio import AudioTransform
+from d2v_train.inputs.byte_tokens import tokenizer_rules
 from d2v_train.inputs.joined_clips import JoinedClips
 from d2v_train.inputs.packing import DOCUMENTS_AT_ONCE, PackedTextDataset
 from d2v_train.inputs.text import TextTransform
@@ -60,10 +61,12 @@ def token_lengths(dataset: Any, transform: Any, config: Any) -> np.ndarray:
         lengths = transform.length_after(series_lengths(dataset))
         return np.asarray(config.arrays_config.num_tokens(torch.from_numpy(lengths)))
     if isinstance(dataset, PackedTextDataset):
-        return np.full(len(dataset), min(dataset.block_size, len(dataset.tokens) + 2))
+        bytes_or_tokens = np.full(len(dataset), min(dataset.block_size, len(dataset.tokens) + dataset.special))
+        return config.modality_config("text").num_tokens(bytes_or_tokens)
     if isinstance(transform, TextTransform):
-        rules = transform.tokenizer.backend_tokenizer.to_str()
-        return _kept(dataset, f"{transform.max_length} {rules}", lambda texts: _text_lengths(texts, transform))
+        rules = tokenizer_rules(transform.tokenizer)
+        lengths = _kept(dataset, f"{transform.max_length} {rules}", lambda texts: _text_lengths(texts, transform))
+        return config.modality_config("text").num_tokens(lengths)
     raise ValueError(
         "Images and arrays of several dimensions all have one size: there is no token budget. Set batch_size."
     )

@@ -1,8 +1,8 @@
 """Built-in arrays: series of 12 channels whose classes lie in which channels are coupled, and at which frequency.
 
-Each channel is the sum of two narrow-band processes, a slow and a fast one, of a drift and of white noise. In a series of
-class (pairing, band), the channels of each pair of the pairing share their process of that band, the second one `LAG`
-steps later; all other processes are independent. Every channel on its own has the same distribution in all classes:
+Each channel is the sum of two narrow-band processes, a slow and a fast one, of a drift and of white noise. In a series
+of class (pairing, band), the channels of each pair of the pairing share their process of that band, the second one
+`LAG` steps later; all other processes are independent. Every channel on its own has the same distribution in all classes:
 its mean, variance and spectrum tell nothing, only its relation to others does. Amplitudes, phases, frequencies, drift
 and noise differ from series to series. A series is a pure function of its split and its row.
 """

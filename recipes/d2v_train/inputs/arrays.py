@@ -188,8 +188,8 @@ class ArrayTransform:
         whole = all(isinstance(side, int) and not isinstance(side, bool) and side > 0 for side in sides)
         if not whole or len(sides) != self.num_dims:
             raise ValueError(
-                f"Array option crop_length is {value!r}; it must be a whole number above 0, or {self.num_dims} of them "
-                f"for arrays of {self.num_dims} dimensions."
+                f"Array option crop_length is {value!r}; it must be a whole number above 0, or {self.num_dims} "
+                f"of them for arrays of {self.num_dims} dimensions."
             )
         return sides
 

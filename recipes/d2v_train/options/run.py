@@ -98,7 +98,7 @@ class Options:
     @property
     def modalities(self) -> list[str]:
         """Names of the modalities in the run, in fixed order."""
-        return [name for name in MODALITIES if getattr(self, name, None) is not None]
+        return [name for name in MODALITIES if getattr(self, name) is not None]
 
     @property
     def schedule_steps(self) -> int:
@@ -135,7 +135,7 @@ class Options:
             raise OptionError(f"batch_scale is {self.batch_scale}. It must be a positive number.")
         self._check_backbone()
         for name in MODALITIES:
-            if getattr(self.probe, name, None) is not None and name not in self.modalities:
+            if getattr(self.probe, name) is not None and name not in self.modalities:
                 raise OptionError(f"probe.{name} is given, but the run has no {name}. Leave it out.")
         self._check_accumulate()
         self._check_schedule()

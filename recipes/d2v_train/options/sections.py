@@ -128,8 +128,8 @@ class DataOptions:
     """Source of the recordings: a folder of wav, flac, ogg or mp3 files or of parquet, or the name of a dataset on
     the Hub; "builtin" is the built-in speech. A list takes several, as in `data.text`."""
     arrays: str | list[str | dict[str, Any]] | None = None
-    """Source of arrays, such as series of sensors: a folder of `.npy` files or of parquet with lists of numbers, or the
-    name of a dataset on the Hub; "builtin" is the built-in series. A list takes several, as in `data.text`."""
+    """Source of arrays, such as series of sensors: a folder of `.npy` files or of parquet with lists of numbers, or
+    the name of a dataset on the Hub; "builtin" is the built-in series. A list takes several, as in `data.text`."""
     streaming: bool = free(False)
     """Read parquet (local or on the Hub) and text files when their rows are needed, instead of downloading, converting
     or loading them as a whole first."""
