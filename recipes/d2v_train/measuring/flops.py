@@ -25,6 +25,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from modeling_d2v import Data2VecConfig
 from modeling_d2v.configuration_data2vec import SHARED_DECODER
+from modeling_d2v.local_encoders import TextLocalEncoder
 from modeling_d2v.modalities import MODALITIES
 from modeling_d2v.modality_encoders import LOCAL_ENCODERS
 from modeling_d2v.positions import ConvPositions
@@ -67,14 +68,14 @@ class FrontEndFlops:
         with torch.device("meta"), torch.random.fork_rng(devices=[]):
             encoder = LOCAL_ENCODERS[modality][settings.front_end](config, settings)
             positions = encoder.make_positions(config)
-        self._encoder = encoder.to("meta").requires_grad_(False)  # parameters are inputs of modules too
+        self._encoder = encoder.to("meta").requires_grad_(False)
         self._convolutions = list(positions.convs) if isinstance(positions, ConvPositions) else []
         self._known: dict[tuple[int, ...], np.ndarray] = {}
         self._line: tuple[np.ndarray, np.ndarray] | None = None
 
     def local(self, shape: tuple[int, ...]) -> tuple[int, int, int]:
         """Return the operations before the first layer, of it and after it, on an input of `shape`, batch left out."""
-        if isinstance(self._encoder.first_layer, nn.Embedding):
+        if isinstance(self._encoder, TextLocalEncoder):
             return 0, 0, 0  # tables are looked up
         if len(shape) > 1:
             if shape not in self._known:
@@ -102,7 +103,8 @@ class FrontEndFlops:
         layer = self._encoder.first_layer
         hooks = layer.register_forward_pre_hook(mark), layer.register_forward_hook(mark)
         with FlopCounterMode(display=False) as counter:
-            self._encoder(torch.empty(1, *shape, device="meta"), None)
+            kind = torch.long if isinstance(layer, nn.Embedding) else torch.float
+            self._encoder(torch.empty(1, *shape, device="meta", dtype=kind), None)
         for hook in hooks:
             hook.remove()
         return np.diff([0, *marks, counter.get_total_flops()]).astype(float)
