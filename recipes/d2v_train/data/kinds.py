@@ -12,7 +12,7 @@ from typing import Any
 from d2v_train.data.arrays import SUFFIXES as ARRAY_SUFFIXES
 from d2v_train.data.arrays import check_shapes, decode_array
 from d2v_train.data.builtin import digit_images_table, digit_words_table, python_prose_table
-from d2v_train.data.builtin_series import coupled_series_table
+from d2v_train.data.builtin_series import travelling_pulses_table
 from d2v_train.data.decoding import decode_audio, decode_image, decode_text
 from d2v_train.data.file_formats import UNREADABLE_SUFFIXES, audio_suffixes, image_suffixes
 from d2v_train.data.tables import AS_FOUND, SAMPLING_RATE, TEXT_COLUMNS, SourceSettings, Table
@@ -110,7 +110,7 @@ RECORD_KINDS: dict[str, RecordKind] = {
         _array,
         lambda: ARRAY_SUFFIXES,
         ("array", "arrays", "values", "series", "signal", "signals", "data", "x"),
-        coupled_series_table,
+        travelling_pulses_table,
         check=check_shapes,
     ),
 }
