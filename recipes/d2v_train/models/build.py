@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from transformers import AutoConfig, set_seed
 
+from d2v_train.inputs.byte_tokens import BYTE_IDS
 from d2v_train.models.backbones import build_backbone_config, build_backbone_model
 from d2v_train.models.shared_blocks import freeze_blocks, take_blocks, with_block_fields
 from d2v_train.options.errors import OptionError
@@ -32,6 +33,8 @@ def build_config(options: Options, vocab_size: int | None = None) -> Data2VecCon
         raise OptionError(f"init_from already determines the model, so model.preset={preset} conflicts. Drop one.")
     fields.setdefault("modalities", options.modalities)
     text = fields.get("text_config") or {}
+    if text.get("front_end") == "perceiver":
+        text = fields["text_config"] = {**BYTE_IDS, **text}
     size = text.get("vocab_size") if vocab_size is None else vocab_size
     if isinstance(size, int):
         # The last entry is the mask token; the id of the preset's larger vocabulary would be out of range.
