@@ -18,7 +18,8 @@ from .configuration_modalities import Data2VecModalityConfig
 from .local_encoders import LocalFeatures
 from .masking import counter_bits, counter_uniform, visible_indices
 from .modality_encoders import Tokens
-from .positions import FIXED_EPS, SameConv1d, channel_norm
+from .positions import FIXED_EPS, channel_norm
+from .time_convolutions import SameConv1d
 
 
 NOISE_STREAM, POOL_STREAM, POOL_SIZE = 16, 17, 1 << 16

@@ -15,8 +15,9 @@ from transformers import initialization as init
 
 from .configuration_data2vec import Data2VecConfig
 from .configuration_modalities import Data2VecModalityConfig
-from .positions import FIXED_EPS, ConvPositions, SinCosPositions, SinusoidPositions, TimeConv1d, text_positions
+from .positions import FIXED_EPS, ConvPositions, SinCosPositions, SinusoidPositions, text_positions
 from .targets import instance_norm
+from .time_convolutions import TimeConv1d
 
 
 @dataclass

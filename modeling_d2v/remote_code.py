@@ -29,6 +29,7 @@ TRAVELLING_FILES = (
     "configuration_checks.py",
     "modalities.py",
     "presets.py",
+    "time_convolutions.py",
     "positions.py",
     "markdown.py",
     "model_card.py",
