@@ -30,6 +30,8 @@ TRAVELLING_FILES = (
     "modalities.py",
     "presets.py",
     "time_convolutions.py",
+    "dropout.py",
+    "attention_dropout.py",
     "positions.py",
     "markdown.py",
     "model_card.py",
