@@ -14,7 +14,9 @@ from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from .attention_dropout import attention_with_dropout, drops_out_here
 from .configuration_data2vec import Data2VecConfig
+from .dropout import Dropout
 
 
 # Called after each shared block with (number of the block, its output, its feed-forward part before the residual).
@@ -79,7 +81,7 @@ class Data2VecAttention(nn.Module):
         self.scaling = (size // self.num_heads) ** -0.5
         self.qkv = nn.Linear(size, 3 * size)
         self.projection = nn.Linear(size, size)
-        self.dropout = nn.Dropout(config.hidden_dropout)
+        self.dropout = Dropout(config.hidden_dropout)
         self.q_norm = self.k_norm = None
         if config.qk_norm:
             self.q_norm, self.k_norm = (
@@ -98,7 +100,12 @@ class Data2VecAttention(nn.Module):
         if position_bias is not None:
             kwargs["position_bias"] = position_bias
         dropout = self.config.attention_dropout if self.training else 0.0
-        out, weights = attend(self, query, key, value, attention_mask, dropout=dropout, scaling=self.scaling, **kwargs)
+        if self.config._attn_implementation == "sdpa" and drops_out_here(query, dropout):
+            out, weights = attention_with_dropout(query, key, value, attention_mask, dropout, self.scaling), None
+        else:
+            out, weights = attend(
+                self, query, key, value, attention_mask, dropout=dropout, scaling=self.scaling, **kwargs
+            )
         return self.dropout(self.projection(out.reshape(batch, length, -1))), weights
 
 
@@ -110,7 +117,7 @@ class Data2VecMLP(nn.Module):
         size, _, intermediate = sizes or BlockSizes.of(config)
         self.fc1 = nn.Linear(size, intermediate)
         self.activation = ACT2FN[config.hidden_act]
-        self.dropout = nn.Dropout(config.activation_dropout)
+        self.dropout = Dropout(config.activation_dropout)
         self.fc2 = nn.Linear(intermediate, size)
 
     def forward(self, hidden_states: Tensor) -> Tensor:
@@ -162,7 +169,7 @@ class Data2VecBlock(GradientCheckpointingLayer):
         self.attention = Data2VecAttention(config, sizes)
         self.norm1 = per_modality(partial(make_norm, config, size), own_norms)
         self.mlp = per_modality(partial(Data2VecMLP, config, sizes), own_mlps)
-        self.mlp_dropout = nn.Dropout(config.mlp_dropout)
+        self.mlp_dropout = Dropout(config.mlp_dropout)
         self.norm2 = per_modality(partial(make_norm, config, size), own_norms)
         self.mlp_residual = config.mlp_residual
         self.drop_path = DropPath(drop_path_rate) if drop_path_rate else nn.Identity()

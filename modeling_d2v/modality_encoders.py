@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .configuration_data2vec import Data2VecConfig
+from .dropout import Dropout
 from .local_encoders import AudioLocalEncoder, LocalEncoder, LocalFeatures, TextLocalEncoder, VisionLocalEncoder
 from .masking import visible_indices
 from .perceiver import CoordinatePositions
@@ -70,8 +71,8 @@ class ModalityEncoder(nn.Module):
             eps, affine = config.layer_norm_eps, config.norm_affine
             self.context_norm = nn.LayerNorm(config.hidden_size, eps=eps, elementwise_affine=affine)
         self.norm_first = config.norm_first
-        self.dropout = nn.Dropout(settings.prenet_dropout)
-        self.blocks_dropout = nn.Dropout(config.input_dropout)
+        self.dropout = Dropout(settings.prenet_dropout)
+        self.blocks_dropout = Dropout(config.input_dropout)
         # Set by the task heads for speech: masks local features in training, beside `mask`.
         self.augment: nn.Module | None = None
         # In the reference, 1.0 zeroes padding before the positions, 2.0 does not; both let it reach the rest.
