@@ -33,6 +33,7 @@ from d2v_train.finetuning.models import load_config, load_model
 from d2v_train.finetuning.resume import check_options, is_finished, read_json, resume_point
 from d2v_train.finetuning.trainer import FinetuningTrainer
 from d2v_train.support.atomic import write_json, write_text
+from d2v_train.support.allocator import keep_freed_memory
 from d2v_train.support.processes import fewer_than_launched
 from modeling_d2v import Data2VecConfig
 
@@ -301,6 +302,8 @@ def prepare_program(args: FinetuningArguments) -> None:
     lacking = fewer_than_launched(args.world_size)
     if lacking:
         logger.warning("%s", lacking)
+    if args.device.type == "cpu" and (kept := keep_freed_memory()):
+        logger.info("%s", kept)
     transformers_logging.set_verbosity(args.get_process_log_level())
     set_seed(args.seed)
 

@@ -48,6 +48,7 @@ from d2v_train.runs.lock import FolderInUseError, RunLock
 from d2v_train.runs.record import Progress, RunRecord
 from d2v_train.runs.trackers import Trackers, hyperparameters, tracker_names
 from d2v_train.support.extras import MissingDependencyError
+from d2v_train.support.allocator import keep_freed_memory
 from d2v_train.support.processes import Processes, ProcessLostError, fewer_than_launched, is_lost_process
 from d2v_train.support.storage import WriteError, writing
 from modeling_d2v.model_card import choose_license
@@ -93,6 +94,8 @@ def pretrain(options: Options) -> dict[str, Any]:
     lacking = fewer_than_launched(processes.count)
     if lacking:
         logger.warning("%s", lacking)
+    if processes.device.type == "cpu" and (kept := keep_freed_memory()):
+        logger.info("%s", kept)
     if options is not configured:
         logger.info("%s", scaling_table(configured, options))
     folder = Path(options.output_dir)
