@@ -15,8 +15,8 @@ import platform
 SWITCH = "D2V_KEEP_FREED_MEMORY"
 """Environment variable: 0 leaves the allocator as it is."""
 
-# Parameters of mallopt(3). Blocks come from the heap instead of from mappings of their own, the heap is not given back,
-# and grows by large pieces.
+# Parameters of mallopt(3). Blocks come from the heap instead of from mappings of their own; the heap is not given
+# back, and grows by large pieces.
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
 _SETTINGS = ((_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, 2**31 - 1), (_M_TOP_PAD, 256 * 2**20))
 
