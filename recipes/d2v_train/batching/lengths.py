@@ -23,6 +23,7 @@ from tqdm.auto import tqdm
 from d2v_train.data.audio_headers import hides_samples
 from d2v_train.data.bad_samples import BadSample
 from d2v_train.data.records import RawDataset
+from d2v_train.data.report import DataReport
 from d2v_train.data.tables import SAMPLING_RATE
 from d2v_train.inputs.audio import AudioTransform
 from d2v_train.inputs.joined_clips import JoinedClips
@@ -39,13 +40,14 @@ KEPT_FROM = 1000
 """Least number of samples for storing lengths between runs."""
 
 
-def token_lengths(dataset: Any, transform: Any, config: Any) -> np.ndarray:
+def token_lengths(dataset: Any, transform: Any, config: Any, report: DataReport | None = None) -> np.ndarray:
     """Return the tokens of each sample after its transform, (N,) int64, at least 1; the most for random crops.
 
     Args:
         dataset: Result of `transform.prepare`.
         transform: `AudioTransform` or `TextTransform` of the source.
-        config: `Data2VecConfig`.
+        config: `Data2VecConfig`, for recordings.
+        report: Receives documents that cannot be read; None logs them instead.
 
     Raises:
         ValueError: The samples all have the same size, as images have.
@@ -58,7 +60,7 @@ def token_lengths(dataset: Any, transform: Any, config: Any) -> np.ndarray:
         return np.full(len(dataset), min(dataset.block_size, len(dataset.tokens) + 2))
     if isinstance(transform, TextTransform):
         rules = transform.tokenizer.backend_tokenizer.to_str()
-        return _kept(dataset, f"{transform.max_length} {rules}", lambda texts: _text_lengths(texts, transform))
+        return _kept(dataset, f"{transform.max_length} {rules}", lambda texts: _text_lengths(texts, transform, report))
     raise ValueError("Images of a source have the same size: token budgets do not apply. Set batch_size.")
 
 
@@ -181,14 +183,14 @@ def _kept_file(dataset: RawDataset, kind: str) -> Path | None:
     return Path(HF_DATASETS_CACHE) / "data2vec_lengths" / f"{digest.hexdigest()}.npy"
 
 
-def _text_lengths(dataset: RawDataset, transform: TextTransform) -> np.ndarray:
+def _text_lengths(dataset: RawDataset, transform: TextTransform, report: DataReport | None) -> np.ndarray:
     """Return the tokens of each document, cut where the transform cuts; the most for an unusable one."""
     lengths = np.full(len(dataset), transform.max_length, dtype=np.int64)
     for start in range(0, len(dataset), DOCUMENTS_AT_ONCE):
         records = {}
         for index in range(start, min(start + DOCUMENTS_AT_ONCE, len(dataset))):
             try:
-                records[index] = dataset.load(index)
+                records[index] = dataset.load(index, report)
             except BadSample:
                 continue
         if not records:
