@@ -14,6 +14,7 @@ from accelerate import Accelerator
 from accelerate.utils import set_seed
 from transformers import PreTrainedModel
 
+from d2v_train.batching.amounts import amount_of
 from d2v_train.batching.batches import StepDataset
 from d2v_train.batching.build import build_steps
 from d2v_train.data.inventory import log_inventories
@@ -206,6 +207,9 @@ def open_run(
         rate = run.speed.measure_peak(DTYPES[options.mixed_precision])
         fingerprint = steps.fingerprint
         record.start(options, model.config.to_dict(), fingerprint, step=run.step, engine=run.engine, matmul_rate=rate)
+        if processes.main:
+            found = {name: amount_of(each.dataset, each.transform) for name, each in steps.data.items()}
+            record.add(amounts={name: amount._asdict() for name, amount in found.items() if amount is not None})
         with recorded(record, run):
             yield run
 
