@@ -22,7 +22,7 @@ ALLOWED = {
     "runs": "support options measuring",
     "health": "support options engine data",
     "probing": "support options engine data inputs batching models measuring",
-    "alignment": "support options engine data inputs models probing",
+    "alignment": "support options engine data inputs batching models probing",
     "publishing": "support options inputs models runs",
     "converting": "support inputs",
     "finetuning": "support options data inputs batching models publishing",
