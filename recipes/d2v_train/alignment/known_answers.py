@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from d2v_train.alignment.comparisons import Key, Subject
+from d2v_train.alignment.controls import is_found, positive_control
 from d2v_train.alignment.displays import last_layer
 from d2v_train.alignment.layers import Alignment, align
 from d2v_train.alignment.nulls import holm
@@ -67,6 +68,32 @@ def _negative(shuffled: Sequence[Subject], alignments: dict[Key, Alignment]) -> 
         note = f"p over all {len(keys)} shuffles (Holm): {p:.3g}"
         controls.append(_control(f"{key[0]}, {key[1]} and {key[2]}", "negative", alignments[key], p >= ALPHA, note))
     return controls
+
+
+def external_controls() -> list[Control]:
+    """Return the controls of `controls.positive_control`: networks whose agreement is known, noise beside them.
+
+    Raises:
+        MissingControlError: If one of their packages is not installed.
+    """
+    report = positive_control()
+    found = []
+    for row in report.rows:
+        if row.kind == "lexical":
+            continue
+        alignment = row.measures[PRIMARY_MEASURE]
+        expected = row.kind == "positive"
+        minus = report.contrasts.get(row.name.rpartition(", ")[2], {}).get(PRIMARY_MEASURE)
+        note = "names of 1,000 classes in MiniLM, their vectors in EfficientNet-Lite0"
+        if expected and minus is not None:
+            note += (
+                f"; trained minus untrained MiniLM {minus.difference:+.3f} "
+                f"[{minus.interval.low:+.3f}, {minus.interval.high:+.3f}]"
+            )
+        found.append(
+            _control(row.name, row.kind, alignment, is_found(row.measures, 3 if expected else 1) == expected, note)
+        )
+    return found
 
 
 def _control(name: str, kind: str, alignment: Alignment, passed: bool, note: str = "") -> Control:

@@ -30,7 +30,7 @@ from d2v_train.alignment.encoders import StudiedModel
 from d2v_train.alignment.entries import concept_entries, model_entry
 from d2v_train.alignment.extraction import encode_concepts
 from d2v_train.alignment.handmade import hand_made_features
-from d2v_train.alignment.known_answers import known_answers, passed
+from d2v_train.alignment.known_answers import external_controls, known_answers, passed
 from d2v_train.alignment.layers import Alignment, Contrast
 from d2v_train.alignment.partials import partial_all
 from d2v_train.alignment.protocol import Protocol, last_commit, read_protocol
@@ -57,6 +57,7 @@ class StudySettings:
         corpus: Pairs of a text and its source, searched for words without sentences.
         batch_size: Examples of a forward pass.
         device: Where encoders run.
+        positive_control: Whether to add networks whose agreement is known, from packages (about ten minutes).
         command: Command line, for the record.
     """
 
@@ -70,6 +71,7 @@ class StudySettings:
     corpus: Iterable[tuple[str, str]] | None = None
     batch_size: int = 32
     device: torch.device | str = "cpu"
+    positive_control: bool = False
     command: str = ""
 
 
@@ -117,6 +119,8 @@ def run_study(settings: StudySettings) -> Study:
     logger.info("compared with untrained networks")
     shuffled = [subject for subject in subjects.others if subject.kind == "shuffled"]
     controls = known_answers(subjects.trained, shuffled, alignments, protocol)
+    if settings.positive_control:
+        controls += external_controls()
     verdicts = []
     for family, seeds in subjects.trained.items():
         found = {modality: passed(controls, family, modality) for modality in seeds[0].features}

@@ -39,6 +39,8 @@ def build_parser() -> argparse.ArgumentParser:
         "--corpus", help="text in which sentences are found for words without any: a source of `d2v data`"
     )
     parser.add_argument("--templates", action="store_true", help="put words without sentences in templates")
+    parser.add_argument("--positive_control", action="store_true",
+                        help="add networks whose agreement is known (ten minutes, three packages)")  # fmt: skip
     parser.add_argument("--batch_size", type=int, default=32, help="examples of a forward pass (32)")
     parser.add_argument("--device", help="device, for example cpu or cuda:1; without one a GPU if there is one")
     return parser
@@ -69,10 +71,11 @@ def main(argv: list[str] | None = None) -> None:
             templates=TEMPLATES if args.templates else (),
             batch_size=args.batch_size,
             device=find_device(args.device),
+            positive_control=args.positive_control,
             command=shlex.join(["d2v", "align", *(sys.argv[1:] if argv is None else argv)]),
         )
         study = run_study(settings)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, ImportError) as error:
         # A mistake of the user, for which the message is clearer than a traceback.
         sys.exit(f"d2v align: {error}")
     answers = {f"{pair.kind}: {pair.first} and {pair.second}": pair.answer for pair in study.verdict.pairs}
