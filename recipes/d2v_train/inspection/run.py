@@ -69,7 +69,7 @@ class InspectionSettings:
     threshold: float = 0.75
     permutations: int = 999
     chance: int = 99
-    random_sets: int = 20
+    random_sets: int = 19
     units_shown: int = 12
     examples: int = 4
     focus: Sequence[str] = ()

@@ -6,7 +6,7 @@ import torch
 from model_factory import randomise, tiny_config
 
 from d2v_train.inspection.relevance import integrated_gradients
-from d2v_train.inspection.sanity import Deletion, deletion, relevance_parts, randomisation, randomised_models
+from d2v_train.inspection.sanity import Deletion, deletion, randomisation, randomised_models, relevance_parts
 from d2v_train.inspection.scores import ProbeScore
 from modeling_d2v import Data2VecModel
 
