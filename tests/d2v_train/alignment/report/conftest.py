@@ -37,7 +37,11 @@ def inspection() -> Inspection:
     uris = {"vision": picture_uri(np.arange(64.0).reshape(1, 8, 8)), "audio": recording_uri(tone), "text": ""}
     items = {name: Item(modality=name, concept="dog", name="the big dog", uri=uris[name], value=0.5) for name in uris}
     unit = SharedUnit(
-        block=2, unit=17, concept="dog", auc={"vision": 0.9, "audio": 0.8}, examples={name: [items[name]] for name in uris}
+        block=2,
+        unit=17,
+        concept="dog",
+        auc={"vision": 0.9, "audio": 0.8},
+        examples={name: [items[name]] for name in uris},
     )
     ablation = {name: Ablation(60.0, 50.0, [59.0, 58.0, 60.0], 0.25) for name in MODALITIES}
     histogram = {name: [3] * 20 for name in MODALITIES}
@@ -123,7 +127,7 @@ def study() -> Study:
 
 @pytest.fixture
 def bare() -> Study:
-    """A study of one model and two modalities, without audio, layers, controls and everything else that may be missing."""
+    """A study of one model and two modalities, without all that may be missing, such as layers and controls."""
     study = Study.from_json(EXAMPLE)
     model = dataclasses.replace(study.models[0], kind="encoder", untrained_twin=None)
     for concept in study.concepts:

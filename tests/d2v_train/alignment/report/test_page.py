@@ -54,7 +54,9 @@ def whole(whole_report):
 
 def test_every_section_is_there_and_linked(whole):
     anchors = [element["id"] for element in whole.all("section")]
-    wanted = "controls evidence layers probes similarities neighbours question nuisances variance space units relevance"
+    wanted = (
+        "controls evidence layers probes similarities neighbours question nuisances variance space units relevance"
+    )
     assert anchors == [*wanted.split(), "concepts", "methods", "numbers"]
     links = [element["href"] for element in whole.all("a")]
     assert [link for link in links if link.startswith("#")][1:] == [f"#{anchor}" for anchor in anchors]
