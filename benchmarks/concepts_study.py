@@ -14,6 +14,7 @@ import argparse
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -29,6 +30,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
+from d2v_train.alignment.results import PrimaryRow, Study
 from d2v_train.alignment.sentences import SentenceFinder, sentences_of, stable_order
 from d2v_train.alignment.speech import SAMPLING_RATE, Voice, speak, voices, write_speech
 from d2v_train.alignment.vocabulary import VocabularyRule, choose_concepts
@@ -223,13 +225,56 @@ def train(folder: Path, jobs: int) -> None:
             print(path.name, "finished" if code == 0 else f"failed, see {path / 'output.txt'}", flush=True)
 
 
+def align(folder: Path, arguments: list[str]) -> None:
+    """Run `d2v align` on all models that are finished, and print the table of the primary measure."""
+    models = folder / "models"
+    finished = {path.parent.parent.name for path in models.glob("*/final/config.json")}
+    given = []
+    for seed in SEEDS:
+        if f"joint_{seed}" in finished:
+            given.append(f"joint {seed}={models / f'joint_{seed}' / 'final'}")
+    for seed in SEEDS:
+        parts = {modality: f"{modality}_{seed}" for modality in ("vision", "audio", "text")}
+        if finished.issuperset(parts.values()):
+            places = (f"{modality}:{models / name / 'final'}" for modality, name in parts.items())
+            given.append(f"separate {seed}={','.join(places)}")
+    command = [sys.executable, str(ROOT / "recipes" / "align.py"), str(folder / "concepts"), "--models", *given,
+               "--output", str(folder / "align"), "--preregistration", str(PREREGISTRATION), *arguments]  # fmt: skip
+    subprocess.run(command, check=True)
+    print(table(Study.from_json(folder / "align" / "align.json")))
+
+
+def table(study: Study) -> str:
+    """Return the primary measure of every kind of model in Markdown, a row for each, mean and range over seeds."""
+    kinds: dict[tuple[str, str, str], list[PrimaryRow]] = {}
+    for row in study.primary:
+        family = re.sub(r" \d+$", "", row.model)
+        kinds.setdefault((family, row.first, row.second), []).append(row)
+    lines = ["| model | pair | seeds | mutual kNN (range) | null | smallest p | trained minus untrained |",
+             "|---|---|---|---|---|---|---|"]  # fmt: skip
+    verdicts = {(pair.kind, pair.first, pair.second): pair for pair in study.verdict.pairs}
+    for (family, first, second), rows in kinds.items():
+        scores = [row.score for row in rows]
+        verdict = verdicts.get((family, first, second))
+        minus = (
+            f"{verdict.minus_untrained:+.3f} [{verdict.minus_low:+.3f}, {verdict.minus_high:+.3f}]" if verdict else ""
+        )
+        lines.append(
+            f"| {family} | {first}, {second} | {len(rows)} | {sum(scores) / len(scores):.3f} ({min(scores):.3f} to "
+            f"{max(scores):.3f}) | {rows[0].null_mean:.3f} | {min(row.p for row in rows):.3f} | {minus} |"
+        )
+    return "\n".join(lines)
+
+
 def main() -> None:
     """Run the chosen parts."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder of the data sets")
     parser.add_argument("--folder", type=Path, default=Path("runs/concepts"), help="folder of what is made")
-    parser.add_argument("--parts", nargs="+", default=["data", "train"], choices=["data", "train"])
+    parser.add_argument("--parts", nargs="+", default=["data", "train", "align"],
+                        choices=["data", "train", "align"])  # fmt: skip
     parser.add_argument("--jobs", type=int, default=1, help="processes at a time")
+    parser.add_argument("--positive_control", action="store_true", help="passed to `d2v align`")
     args = parser.parse_args()
     folder = args.folder.resolve()
     preregistered = yaml.safe_load(PREREGISTRATION.read_text())
@@ -240,6 +285,8 @@ def main() -> None:
         write_tokenizer(folder / "data")
     if "train" in args.parts:
         train(folder, args.jobs)
+    if "align" in args.parts:
+        align(folder, ["--positive_control"] if args.positive_control else [])
 
 
 if __name__ == "__main__":

@@ -75,7 +75,9 @@ class Subject:
         random = np.random.default_rng(seed)
         orders = {name: random.permutation(len(features.names)) for name, features in self.features.items()}
         matrices = {name: [matrix[orders[name]] for matrix in layers] for name, layers in self.matrices.items()}
-        return Subject(f"shuffled {self.name}", "shuffled", f"shuffled {self.family}", self.seed, self.features, matrices)
+        return Subject(
+            f"shuffled {self.name}", "shuffled", f"shuffled {self.family}", self.seed, self.features, matrices
+        )
 
 
 Key = tuple[str, str, str, str]
@@ -98,7 +100,7 @@ def align_all(subjects: Iterable[Subject], protocol: Protocol) -> dict[Key, Alig
                 draws = protocol.draws if trained and measure == PRIMARY_MEASURE else 0
                 found[subject.name, first, second, measure] = align(
                     measure, a, b, permutations=protocol.permutations, alpha=protocol.alpha, draws=draws,
-                    **protocol.settings(measure),
+                    **protocol.settings(measure, len(a[0])),
                 )  # fmt: skip
         logger.info("aligned %s", subject.name)
     return found
@@ -177,15 +179,18 @@ def primary_row(subject: Subject, key: Key, alignment: Alignment, difference: Co
 
 
 def differences(
-    trained: Sequence[Subject], untrained: Sequence[Subject], protocol: Protocol
+    trained: Sequence[Subject],
+    untrained: Sequence[Subject],
+    protocol: Protocol,
+    measures: Sequence[str] | None = None,
 ) -> dict[tuple[str, str, str], Contrast]:
-    """Return (first, second, measure) -> trained minus untrained, for the measures that vote."""
+    """Return (first, second, measure) -> trained minus untrained, for the measures that vote or for the given ones."""
     found = {}
     for first, second in trained[0].pairs:
         sides = [[subject.paired(first, second) for subject in side] for side in (trained, untrained)]
-        for measure in protocol.measures:
+        for measure in measures or protocol.measures:
             found[first, second, measure] = contrast(
-                measure, *sides, draws=protocol.draws, **protocol.settings(measure)
+                measure, *sides, draws=protocol.draws, **protocol.settings(measure, len(sides[0][0][0][0]))
             )
     return found
 
@@ -235,10 +240,10 @@ def family_verdicts(
                 second=second,
                 answer=answer,
                 sentence=(
-                    f"{family}, {first} and {second}: {answer} ({counts['yes']} of {len(seeds)} seeds say yes). Mutual "
-                    f"kNN@{difference.settings['k']} {np.mean(scores):.3f} over {difference.concepts} concepts, "
-                    f"{difference.difference:+.3f} [{difference.interval.low:+.3f}, {difference.interval.high:+.3f}] "
-                    f"against untrained networks, smallest corrected p {min(p):.3g}."
+                    f"{family}, {first} and {second}: {answer} ({counts['yes']} of {len(seeds)} seeds: yes). Mutual "
+                    f"kNN@{difference.settings['k']} {np.mean(scores):.3f} over {difference.concepts} concepts; "
+                    f"trained minus untrained {difference.difference:+.3f} [{difference.interval.low:+.3f}, "
+                    f"{difference.interval.high:+.3f}], smallest corrected p {min(p):.3g}."
                 ),
                 p=p,
                 minus_untrained=difference.difference,

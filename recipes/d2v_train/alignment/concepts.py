@@ -5,8 +5,8 @@
     concepts/sentences/dog.txt       a sentence per line that names the concept
     concepts/concepts.json           {"concepts": [{"name", "word", "group", ...}], "left_out": {name: reason}}
 
-Only one modality is needed: the table is optional, and the names are then those of the folders. Words without sentences
-are put in sentences that a corpus or templates give.
+Two modalities are enough. The table is optional; names are then those of the folders. Words without sentences are put
+in sentences that a corpus or templates give.
 """
 
 from __future__ import annotations
@@ -133,7 +133,9 @@ def load_concepts(
     for concept in concepts:
         if len(concept.examples) < 2:
             has = ", ".join(concept.examples) or "no modality"
-            left_out[concept.name] = f"has at least {least} examples in {has} only" if concept.examples else "no examples"
+            left_out[concept.name] = (
+                f"has at least {least} examples in {has} only" if concept.examples else "no examples"
+            )
     table = ConceptTable(folder, [concept for concept in concepts if len(concept.examples) > 1], left_out, made)
     counts = {modality: len(table.with_modality(modality)) for modality in FOLDERS}
     if sum(count >= 4 for count in counts.values()) < 2:

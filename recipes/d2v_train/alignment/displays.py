@@ -1,7 +1,7 @@
 """What a reader of a study looks at: similarity matrices, neighbours, the one concept, probes, examples.
 
-All of them are of the last layer of each modality, fixed in advance, and of text of the tokens of the word: nothing here is
-chosen by what comes out.
+All of them are of the last layer of each modality, and of text of the tokens of the word, as fixed in advance: nothing
+here is chosen by what comes out.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ def all_neighbours(subject: Subject) -> list[Neighbours]:
         # `common` keeps the order of the first modality, as `paired` does.
         names = subject.common(first, second)
         for method in methods(subject, first, second):
-            found += neighbours_of(names, a, b, method=method, **where)
+            found += neighbours_of(names, a, b, method=method, where=where)
     return found
 
 
@@ -109,10 +109,7 @@ def all_questions(
                     b,
                     method=method,
                     permutations=permutations_count,
-                    model=subject.name,
-                    first=first,
-                    second=second,
-                    layers=layers,
+                    where={"model": subject.name, "first": first, "second": second, "layers": layers},
                 )
             )
     return found

@@ -1,7 +1,7 @@
 """Encoders of a study: of this package or of transformers, trained or as they were before training.
 
-A model of the study names one encoder for each modality. One folder of a joint model serves all of its modalities; several
-models of one modality each are given as "vision:runs/a/final,text:FacebookAI/roberta-base".
+A model of the study names one encoder for each modality. One folder of a joint model serves all of its modalities;
+several models of one modality each are given as "vision:runs/a/final,text:FacebookAI/roberta-base".
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ class StudiedModel:
 
     @property
     def kind(self) -> str:
-        """"joint" if one encoder serves several modalities, "separate" otherwise."""
+        """ "joint" if one encoder serves several modalities, "separate" otherwise."""
         return "joint" if len({part.source for part in self.parts.values()}) == 1 else "separate"
 
     def untrained(self, seed: int) -> StudiedModel:

@@ -1,7 +1,7 @@
-"""Features of the examples of concepts, at every layer of an encoder: mean over real tokens, and over those of the word.
+"""Features of the examples of concepts at every layer of an encoder: mean over real tokens, and those of the word.
 
-Examples are read and encoded a few batches at a time, sorted by length among them, and one vector per example and layer
-is kept; with a cache on disk an encoder runs once.
+Examples are read and encoded a few batches at a time, sorted by length among them, and one vector per example and
+layer is kept; with a cache on disk an encoder runs once.
 
 Legend: N examples, n concepts, L layers, D width, B batch, T tokens, E extra tokens.
 """
@@ -110,7 +110,9 @@ class LayerFeatures:
         counts = np.bincount(self.concepts[chosen], minlength=len(self.names))
         if not counts.all():
             lacking = ", ".join(self.names[i] for i in np.flatnonzero(counts == 0)[:5])
-            raise ValueError(f"No {self.modality} example of {lacking} could be read. Give more, or remove the concept.")
+            raise ValueError(
+                f"No {self.modality} example of {lacking} could be read. Give more, or remove the concept."
+            )
         sums = np.zeros((len(self.names), int(chosen.sum())))
         sums[self.concepts[chosen], np.arange(sums.shape[1])] = 1.0
         return [sums @ self.exemplars(i)[chosen] / counts[:, None] for i in range(len(self.layers))]

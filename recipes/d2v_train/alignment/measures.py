@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
+from scipy.spatial.distance import cdist
 from scipy.stats import spearmanr
 
 from d2v_train.alignment.geometry import RSA_DEGREE, KernelAlignment, RankedDistances
@@ -29,7 +30,7 @@ __all__ = [
     "partial_cka",
     "partial_rsa",
     "rsa",
-    "spearman_of_distances",
+    "rsa_with_distances",
 ]
 
 
@@ -63,10 +64,10 @@ def partial_rsa(a: np.ndarray, b: np.ndarray, nuisances: Mapping[str, np.ndarray
     return float(RankedDistances(a, b, nuisances=nuisances, degree=degree).scores()[0, 0])
 
 
-def spearman_of_distances(first: np.ndarray, second: np.ndarray) -> float:
-    """Return the Spearman correlation of two (n, n) distance matrices over all pairs of concepts."""
-    upper = np.triu_indices(len(first), 1)
-    return float(spearmanr(np.asarray(first)[upper], np.asarray(second)[upper]).statistic)
+def rsa_with_distances(a: np.ndarray, distances: np.ndarray) -> float:
+    """Return the Spearman correlation of the Euclidean distances of `a` with (n, n) distances."""
+    upper = np.triu_indices(len(a), 1)
+    return float(spearmanr(cdist(a, a)[upper], np.asarray(distances)[upper]).statistic)
 
 
 def map_retrieval(

@@ -1,7 +1,7 @@
 """Properties of words and examples that could align modalities without any meaning, for `partial_rsa`.
 
-Letters, length and frequency of a word, its phonemes (from espeak-ng, where installed), mean colour of its pictures and mean
-duration of its recordings.
+Letters, length and frequency of a word, its phonemes (from espeak-ng, where installed), mean colour of its pictures
+and mean duration of its recordings.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def phonemes_of(words: Sequence[str]) -> list[list[str]] | None:
 
 
 def measure_properties(table: ConceptTable) -> dict[str, dict[str, np.ndarray]]:
-    """Return property -> name of a concept -> its value: colours (3,) and durations in seconds (1,), means of examples."""
+    """Return property -> name of a concept -> mean over its examples: colours (3,) and durations in seconds (1,)."""
     found: dict[str, dict[str, list[np.ndarray]]] = {"colour": {}, "duration": {}}
     for modality, kind in (("vision", "colour"), ("audio", "duration")):
         names, examples = examples_of(table, modality)
@@ -56,7 +56,9 @@ def measure_properties(table: ConceptTable) -> dict[str, dict[str, np.ndarray]]:
             else:
                 value = np.array([len(record["audio"]) / SAMPLING_RATE])
             found[kind].setdefault(names[example.concept], []).append(value)
-    return {kind: {name: np.mean(values, axis=0) for name, values in by_name.items()} for kind, by_name in found.items()}
+    return {
+        kind: {name: np.mean(values, axis=0) for name, values in by_name.items()} for kind, by_name in found.items()
+    }
 
 
 def nuisance_matrices(

@@ -1,4 +1,4 @@
-"""What a study fixes in advance: a file with concepts, measures, nulls and verdict, stored in the results with its hash."""
+"""What a study fixes in advance: a file with concepts, measures, nulls and verdict, stored with its hash."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from d2v_train.alignment.intervals import SHARE
 from d2v_train.alignment.layers import MEASURES
 from d2v_train.alignment.results import Preregistration
 from d2v_train.alignment.verdict import ALPHA, MIN_CONCEPTS_FOR_NO, PRIMARY_MEASURE, VERDICT_MEASURES
@@ -17,6 +18,10 @@ from d2v_train.options.errors import OptionError, at_least
 from d2v_train.options.files import CONFIG_FOLDER
 
 
+FOLDS = 5
+"""Parts of the concepts for retrieval: the map of each is learned on the others."""
+FEW_CONCEPTS = 20
+"""Up to as many concepts, the number of neighbours is 3."""
 NUISANCES = ("letters", "length", "frequency", "phonemes", "colour", "duration")
 
 
@@ -28,7 +33,7 @@ class Protocol:
         layers: "all".
         measures: Those that vote on the verdict, always `VERDICT_MEASURES`; here so that the file says them.
         described: Measures that are shown without a vote.
-        neighbours: k of the primary measure; None takes 3 up to 20 concepts and 10 above.
+        neighbours: k of the primary measure above 20 concepts, None takes 10; up to 20 concepts it is 3.
         permutations: Of concepts.
         draws: Subsets of concepts for intervals.
         untrained: Random weights of each architecture.
@@ -74,9 +79,14 @@ class Protocol:
         """Measures that vote and measures that do not."""
         return (*self.measures, *self.described)
 
-    def settings(self, measure: str) -> dict[str, Any]:
-        """Return the settings of a measure."""
-        return {"k": self.neighbours} if measure == PRIMARY_MEASURE and self.neighbours else {}
+    def settings(self, measure: str, concepts: int) -> dict[str, Any]:
+        """Return the settings of a measure for a number of concepts."""
+        if measure == PRIMARY_MEASURE and self.neighbours and concepts > FEW_CONCEPTS:
+            return {"k": self.neighbours}
+        if measure == "retrieval":
+            # Every fold of the smallest subset holds two candidates.
+            return {"folds": max(2, min(FOLDS, int(SHARE * concepts) // 2))}
+        return {}
 
 
 def read_protocol(place: str | Path) -> tuple[Protocol, Preregistration]:

@@ -1,15 +1,16 @@
 """One concept: where do its examples of modality A rank the concepts that are seen from modality B?
 
-"direct" compares the vectors as they are, each modality without its mean, which asks whether the space is shared. "map"
-compares them after a linear map that ridge regression learned on all other concepts, so that the concept itself is never
-used. The null permutes the concepts of modality B, and learns the map again.
+"direct" compares the vectors as they are, each modality without its mean, which asks whether the space is shared.
+"map" compares them after a linear map that ridge regression learned on all other concepts, so that the concept itself
+is never used. The null permutes the concepts of modality B, and learns the map again.
 
 Legend: n concepts, E examples, D width, K permutations.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -113,8 +114,8 @@ def ask(
     *,
     method: str,
     permutations: int,
+    where: Mapping[str, Any],
     seed: int = 0,
-    **where: object,
 ) -> Question:
     """Answer the question for one concept.
 
@@ -126,8 +127,8 @@ def ask(
         first, second: (n, D1) and (n, D2) concepts of both modalities.
         method: "direct" or "map".
         permutations: K.
-        seed: Of the permutations.
         where: Fields of `Question` that say what was compared: `model`, `first`, `second`, `layers`.
+        seed: Of the permutations.
 
     Raises:
         ValueError: If the concept is not among the names.
@@ -181,7 +182,13 @@ def _share(as_extreme: np.ndarray) -> float:
 
 
 def neighbours_of(
-    names: Sequence[str], first: np.ndarray, second: np.ndarray, *, method: str, shown: int = 5, **where: object
+    names: Sequence[str],
+    first: np.ndarray,
+    second: np.ndarray,
+    *,
+    method: str,
+    where: Mapping[str, Any],
+    shown: int = 5,
 ) -> list[Neighbours]:
     """Return the nearest concepts of each concept in the other modality.
 
@@ -189,8 +196,8 @@ def neighbours_of(
         names: n concepts.
         first, second: (n, D1) and (n, D2) concepts of both modalities.
         method: "direct" or "map".
-        shown: Neighbours of each.
         where: Fields of `Neighbours` that say what was compared.
+        shown: Neighbours of each.
     """
     found = []
     for i, name in enumerate(names):

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 from alignment_cases import ALIGNED, confounded, half_shared, independent
+from scipy.spatial.distance import pdist, squareform
 from scipy.stats import spearmanr
 
 from d2v_train.alignment import measures
@@ -46,6 +47,7 @@ def test_partial_measures_take_out_what_one_variable_aligns():
 def test_direct_retrieval_and_distances():
     a, b = ALIGNED["scaled"]()
     assert measures.direct_retrieval(a, b) == {"percentile": 1, "top1": 1, "top5": 1}
-    x, y = np.random.default_rng(0).random((2, 9, 9))
-    expected = spearmanr(x[np.triu_indices(9, 1)], y[np.triu_indices(9, 1)]).statistic
-    assert measures.spearman_of_distances(x, y) == pytest.approx(expected)
+    values = np.random.default_rng(0).normal(size=(60, 3))
+    expected = spearmanr(pdist(a), pdist(values)).statistic
+    assert measures.rsa_with_distances(a, squareform(pdist(values))) == pytest.approx(expected)
+    assert measures.rsa(a, values) == pytest.approx(expected)
