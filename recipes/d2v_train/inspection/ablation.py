@@ -6,15 +6,24 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
-from torch import nn
+from torch import Tensor, nn
 
-from d2v_train.inspection.activations import ConceptItems, feed_forward_outputs, pooled_states, silenced_units
+from d2v_train.inspection.activations import (
+    ConceptItems,
+    batches,
+    evaluating,
+    feed_forward_outputs,
+    mean_over_tokens,
+    silenced_units,
+    token_weights,
+)
 
 
-RANDOM_SETS = 20
+RANDOM_SETS = 19
 REGULARISATION = 0.03
 """scikit-learn's C of the probe, fixed: accuracies with and without units come from one fit."""
 
@@ -51,7 +60,7 @@ def ablate(
     a reader of these features loses.
 
     Args:
-        model: As for `feed_forward_outputs`.
+        model: `Data2VecModel`.
         train, test: Items by modality; no item may be in both.
         units: Numbers of the units to silence.
         draws: Number of random sets. Each one has as many units of every block, none of those in question.
@@ -68,15 +77,39 @@ def ablate(
     results = {}
     for name, items in test.items():
         probe = make_pipeline(StandardScaler(), LogisticRegression(C=REGULARISATION, max_iter=300))
-        probe.fit(pooled_states(model, train[name], batch_size), train[name].concepts)
-        accuracies = []
-        for silent in (units[:0], units, *sets):
-            with silenced_units(model, silent):
-                accuracies.append(100.0 * probe.score(pooled_states(model, items, batch_size), items.concepts))
-        intact, silenced, *random = accuracies
+        probe.fit(states_without(model, train[name], [units[:0]], batch_size)[0], train[name].concepts)
+        states = states_without(model, items, [units[:0], units, *sets], batch_size)
+        intact, silenced, *random = (100.0 * probe.score(each, items.concepts) for each in states)
         p = (1 + sum(value <= silenced for value in random)) / (1 + draws)
         results[name] = Ablation(intact, silenced, random, p)
     return results
+
+
+@torch.no_grad()
+def states_without(
+    model: nn.Module, items: ConceptItems, sets: Sequence[np.ndarray], batch_size: int = 32
+) -> list[np.ndarray]:
+    """Return the mean last state of the real tokens of every item, (N, D), without each of several sets of units.
+
+    The front end, which has no such units, runs once: the shared blocks alone are repeated.
+    """
+    found: list[list[Tensor]] = [[] for _ in sets]
+    calls: list[tuple[tuple, dict]] = []
+    hook = model.encoder.register_forward_pre_hook(
+        lambda _, args, kwargs: calls.append((args, kwargs)), with_kwargs=True
+    )
+    try:
+        with evaluating(model):
+            for inputs in batches(model, items.items, batch_size):
+                calls.clear()
+                weights = token_weights(model, inputs, model(**inputs))
+                args, kwargs = calls[0]
+                for units, rows in zip(sets, found, strict=True):
+                    with silenced_units(model, units):
+                        rows.append(mean_over_tokens(model.encoder(*args, **kwargs), weights).float().cpu())
+    finally:
+        hook.remove()
+    return [torch.cat(rows).numpy() for rows in found]
 
 
 def _matching(units: np.ndarray, width: int, generator: np.random.Generator) -> np.ndarray:

@@ -41,6 +41,9 @@ from d2v_train.inspection.variance import Shares, TokenSums
 
 logger = logging.getLogger(__name__)
 
+PIECES = 80
+"""Pieces of a recording that relevance is summed over for display: that of samples changes its sign all the time."""
+
 
 @dataclass(kw_only=True)
 class InspectionSettings:
@@ -66,7 +69,7 @@ class InspectionSettings:
     threshold: float = 0.75
     permutations: int = 999
     chance: int = 99
-    random_sets: int = 20
+    random_sets: int = 19
     units_shown: int = 12
     examples: int = 4
     focus: Sequence[str] = ()
@@ -324,7 +327,7 @@ class _View:
             grid = self.model.config.modality_config(modality).token_grid(inputs[name].shape[1:])
             rollout_shape = list(grid) if grid and grid[0] * grid[1] == len(rollout) else rollout_shape
         elif modality == "audio":
-            pieces = min(200, len(values))
+            pieces = min(PIECES, len(values))
             values = np.bincount(np.arange(len(values)) * pieces // len(values), values, pieces)
         elif self.tokenizer is not None:
             tokens = tokens_of(inputs[name][0], self.tokenizer)

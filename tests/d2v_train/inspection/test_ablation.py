@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from d2v_train.inspection.ablation import ablate
-from d2v_train.inspection.activations import ConceptItems
+from d2v_train.inspection.ablation import ablate, states_without
+from d2v_train.inspection.activations import ConceptItems, pooled_states, silenced_units
 
 
 WIDTH = 64
@@ -62,9 +62,21 @@ def test_random_units_are_as_many_of_the_same_blocks_and_never_those_in_question
     monkeypatch.setattr("d2v_train.inspection.ablation.silenced_units", silenced)
     train, test = items.halves()
     units = [1, 2, WIDTH + 5]
-    ablate(model, {"vision": train}, {"vision": test}, units, draws=5, seed=1)
-    none, own, *drawn = seen
+    ablate(model, {"vision": train}, {"vision": test}, units, draws=5, seed=1, batch_size=99)
+    fitted, none, own, *drawn = seen
+    assert len(fitted) == 0
     assert len(none) == 0 and own.tolist() == units and len(drawn) == 5
     for each in drawn:
         assert np.bincount(each // WIDTH).tolist() == [2, 1] and not set(each) & set(units)
     assert len({tuple(each) for each in drawn}) > 1
+
+
+@pytest.mark.parametrize("modality", ["text", "vision", "audio"])
+def test_repeating_the_shared_blocks_alone_gives_the_states_of_the_whole_model(joint_model, joint_items, modality):
+    sets = [np.zeros(0, dtype=int), np.arange(40), np.arange(30, 100)]
+    found = states_without(joint_model, joint_items[modality], sets, batch_size=4)
+    for units, states in zip(sets, found, strict=True):
+        with silenced_units(joint_model, units):
+            expected = pooled_states(joint_model, joint_items[modality], batch_size=4)
+        assert states == pytest.approx(expected, abs=1e-5)
+    assert np.abs(found[1] - found[0]).max() > 1e-3

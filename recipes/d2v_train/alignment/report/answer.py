@@ -16,12 +16,12 @@ from d2v_train.alignment.report.markup import (
     section,
     table,
 )
-from d2v_train.alignment.report.media import NAMES
+from d2v_train.alignment.report.media import NAMES, pair_name
 from d2v_train.alignment.report.views import KINDS, Page, colour_of, measure_name
 from d2v_train.alignment.results import PrimaryRow
 
 
-BADGES = {"yes": ("good", "Yes"), "no": ("bad", "No"), "not supported": ("open", "Not supported by this study")}
+BADGES = {"yes": ("good", "Yes"), "no": ("plain", "No"), "not supported": ("open", "Not supported by this study")}
 FEWEST_CONCEPTS = 30
 
 
@@ -140,11 +140,13 @@ def evidence(page: Page) -> Markup | None:
     study = page.study
     if not study.primary:
         return None
+    ordered = sorted(
+        study.primary, key=lambda row: (KINDS.index(row.kind) if row.kind in KINDS else 99, row.seed or 0)
+    )
     charts = []
     for first, second in page.pairs:
-        rows = [row for row in study.primary if (row.first, row.second) == (first, second)]
-        rows.sort(key=lambda row: (KINDS.index(row.kind) if row.kind in KINDS else 99, row.seed or 0))
-        title = f"{NAMES.get(first, first)} × {NAMES.get(second, second)}"
+        rows = [row for row in ordered if (row.first, row.second) == (first, second)]
+        title = pair_name(first, second)
         best = max(rows, key=lambda row: row.score)
         alt = (
             f"{title}: {measure_name(rows[0].measure)} of {plural(len(rows), 'model')}; the highest is {best.model}, "
@@ -160,12 +162,10 @@ def evidence(page: Page) -> Markup | None:
     differences = []
     for first, second in page.pairs:
         rows = [
-            row
-            for row in study.primary
-            if (row.first, row.second) == (first, second) and row.minus_untrained is not None
+            row for row in ordered if (row.first, row.second) == (first, second) and row.minus_untrained is not None
         ]
         if rows:
-            title = f"{NAMES.get(first, first)} × {NAMES.get(second, second)}: minus untrained"
+            title = f"{pair_name(first, second)}: minus untrained"
             estimates = [
                 Estimate(row.model, row.minus_untrained, colour_of(row.kind), row.minus_low, row.minus_high)
                 for row in rows
@@ -192,7 +192,7 @@ def evidence(page: Page) -> Markup | None:
     body = [
         [
             row.model,
-            f"{row.first} × {row.second}",
+            pair_name(row.first, row.second),
             " × ".join(row.layers),
             row.n,
             decimal(row.score),
@@ -206,7 +206,7 @@ def evidence(page: Page) -> Markup | None:
         for row in study.primary
     ]
     verdicts = [
-        [verdict.kind, f"{verdict.first} × {verdict.second}", badge(verdict.answer), verdict.sentence]
+        [verdict.kind, pair_name(verdict.first, verdict.second), badge(verdict.answer), verdict.sentence]
         for verdict in study.verdict.pairs
     ]
     return section(

@@ -1,4 +1,4 @@
-"""Charts as inline SVG of at most 360 pixels of width, so that their letters keep their size on a phone.
+"""Charts as inline SVG of at most 330 pixels of width, so that their letters keep their size on a phone.
 
 They are written by hand, and not by a library: plotly, bokeh and altair put megabytes of script into a page and show
 nothing without it, and the SVG of matplotlib draws letters as paths, which neither dark mode nor a screen reader can
@@ -16,7 +16,7 @@ from d2v_train.alignment.report.markup import Markup, decimal, drawing, element,
 from d2v_train.alignment.report.style import on_ramp, ramp_colour
 
 
-WIDTH = 340
+WIDTH = 330
 
 
 @dataclass
@@ -78,6 +78,7 @@ def heat_map(
     alt: str,
     row_axis: str = "",
     column_axis: str = "",
+    column_groups: Sequence[tuple[str, int]] = (),
     digits: int = 2,
 ) -> Markup:
     """Return a heat map; cells bear their number where there is room, and always as a tip.
@@ -89,6 +90,7 @@ def heat_map(
         title: Above the map.
         alt: What it shows, in words.
         row_axis, column_axis: What rows and columns are.
+        column_groups: Names of neighbouring columns and their number, for example of two kinds of layers.
         digits: Of the numbers.
     """
     left, top = 22 + 6.2 * max(map(len, rows)), 42
@@ -112,7 +114,13 @@ def heat_map(
     step = max(1, math.ceil(24 / size)) if len(columns) > 1 else 1
     for x in range(0, len(columns), step):
         parts.append(text(left + (x + 0.5) * size, height + 14, columns[x], "middle"))
-    return drawing(width, height + 18, alt, *parts)
+    first = 0
+    for name, count in column_groups:
+        start, end = left + first * size + 2, left + (first + count) * size - 3
+        parts.append(element("path", d=f"M{start:.1f} {height + 20}v3H{end:.1f}v-3", class_="axis"))
+        parts.append(text((start + end) / 2, height + 35, name, "middle"))
+        first += count
+    return drawing(width, height + (38 if column_groups else 18), alt, *parts)
 
 
 def colour_scale(low: float, high: float, label: str) -> Markup:
@@ -204,13 +212,15 @@ class Estimate:
     tip: str = ""
 
 
-def interval_chart(rows: Sequence[Estimate], *, title: str, alt: str, axis: str = "", zero: bool = True) -> Markup:
-    """Return points with their intervals, one below the other, on one axis."""
+def interval_chart(
+    rows: Sequence[Estimate], *, title: str, alt: str, axis: str = "", most: float | None = None
+) -> Markup:
+    """Return points with their intervals, one below the other, on one axis from 0 (or below) to `most` (or above)."""
     left, top, step = 14 + 6.4 * max(len(row.name) for row in rows), 30, 24
     inner, bottom = WIDTH - left - 12, top + step * len(rows)
     numbers = [row.value for row in rows] + [v for row in rows for v in (row.low, row.high) if v is not None]
     numbers += [row.null[0] + 2 * sign * row.null[1] for row in rows if row.null for sign in (-1, 1)]
-    low, high = min([*numbers, 0.0] if zero else numbers), max([*numbers, 1e-6])
+    low, high = min([*numbers, 0.0]), max([*numbers, 1e-6 if most is None else most])
     pad = 0.04 * (high - low)
     low, high = low - (pad if low < 0 else 0), high + pad
 
@@ -252,13 +262,13 @@ def interval_chart(rows: Sequence[Estimate], *, title: str, alt: str, axis: str 
 
 
 def stacked_bars(
-    rows: Sequence[tuple[str, Sequence[float]]], parts: Sequence[tuple[str, str]], *, title: str, alt: str
+    rows: Sequence[tuple[str, Sequence[float]]], parts: Sequence[tuple[str, str, str]], *, title: str, alt: str
 ) -> Markup:
     """Return one bar for each row, divided into shares.
 
     Args:
         rows: Name of the row, and its shares, which sum up to 1.
-        parts: Name and CSS colour of each share.
+        parts: Name, CSS colour, and colour of the letters upon it, of each share.
         title, alt: As for other charts.
     """
     left, top, step = 12 + 6.6 * max(len(name) for name, _ in rows), 28, 26
@@ -267,7 +277,7 @@ def stacked_bars(
     for number, (name, shares) in enumerate(rows):
         x, y = left, top + step * number
         drawn.append(text(left - 8, y + 13, name, "end"))
-        for (part, colour), share in zip(parts, shares, strict=True):
+        for (part, colour, ink), share in zip(parts, shares, strict=True):
             share = max(0.0, share)
             tip = element("title", f"{name}, {part}: {100 * share:.1f} %")
             drawn.append(element("rect", tip, x=x, y=y, width=max(inner * share - 0.5, 0), height=18, fill=colour))
@@ -278,7 +288,7 @@ def stacked_bars(
                         y + 13,
                         f"{100 * share:.0f} %",
                         "middle",
-                        style="fill:var(--card);font-weight:600",
+                        style=f"fill:{ink};font-weight:600",
                     )
                 )
             x += inner * share

@@ -7,7 +7,7 @@ import io
 
 import numpy as np
 
-from d2v_train.alignment.report.charts import WIDTH, rank_strip, text
+from d2v_train.alignment.report.charts import WIDTH, Estimate, interval_chart, rank_strip, text
 from d2v_train.alignment.report.markup import (
     Markup,
     decimal,
@@ -302,12 +302,24 @@ def _question_pair(
     ]
     head = ["model", "concepts", "number", "mean percentile", "chance", "p"]
     first = shown[0]
-    levels = [row for row in body if row[0] == first.model]
+    kind = page.models[first.model].kind if first.model in page.models else "encoder"
+    levels = [
+        Estimate(
+            f"{level.level} ({level.concepts})",
+            level.mean_percentile,
+            colour_of(kind),
+            null=(level.null_mean, level.null_std),
+            tip=f"{level.level}: {decimal(level.mean_percentile, 2)}, {p_value(level.p)}",
+        )
+        for level in first.levels
+    ]
+    alt = f"{title}, {first.model}: mean percentile of " + ", ".join(
+        f"{level.level} {decimal(level.mean_percentile, 2)} ({p_value(level.p)})" for level in first.levels
+    )
+    near = interval_chart(levels, title="how near are …", alt=alt, axis="mean percentile, 1 is the nearest", most=1.0)
     return element(
         "div",
         element("h3", title[:1].upper() + title[1:]),
-        element(
-            "div", charts, table(head[1:], [row[1:] for row in levels], f"{first.model}: how near are …"), class_="row"
-        ),
-        details("All models", table(head, body)) if len(body) > len(levels) else None,
+        element("div", charts, figure(near), class_="row"),
+        details("All models", table(head, body)) if rows else None,
     )

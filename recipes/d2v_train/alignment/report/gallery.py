@@ -20,6 +20,7 @@ from d2v_train.alignment.report.markup import (
     table,
 )
 from d2v_train.alignment.report.media import NAMES, SMALL
+from d2v_train.alignment.report.style import ramp
 from d2v_train.alignment.report.views import Page
 from d2v_train.inspection.results import Inspection, RelevanceMap
 from d2v_train.support.extras import need
@@ -79,11 +80,10 @@ def _tint(values: np.ndarray) -> str:
 
 
 def _glow(values: np.ndarray) -> str:
-    """Return roll-out as a transparent picture: what little attention falls on is dark."""
+    """Return roll-out as a transparent picture, from dark to bright."""
     Image = need("PIL.Image", "vision")
-    share = (values - values.min()) / max(float(np.ptp(values)), 1e-12)
-    pixels = np.zeros((*values.shape, 4), dtype=np.uint8)
-    pixels[..., 3] = np.round(200 * (1 - share))
+    shares = (values - values.min()) / max(float(np.ptp(values)), 1e-12)
+    pixels = np.array([[(*ramp(share), 170) for share in row] for row in shares], dtype=np.uint8)
     return _png(Image.fromarray(pixels, "RGBA"))
 
 
@@ -119,7 +119,7 @@ def _picture(page: Page, each: RelevanceMap) -> Markup:
 
 
 def _recording(page: Page, each: RelevanceMap) -> Markup:
-    width, height = 340, 64
+    width, height = 330, 64
     values = np.array(each.values)
     samples = _samples(each.item.uri)
     parts = []
@@ -163,7 +163,7 @@ def _samples(uri: str) -> np.ndarray | None:
         return None
 
 
-def _wave(samples: np.ndarray, width: float, top: float, height: float, columns: int = 340) -> Markup:
+def _wave(samples: np.ndarray, width: float, top: float, height: float, columns: int = 330) -> Markup:
     parts = np.array_split(samples, min(columns, len(samples)))
     highest = max(float(np.abs(samples).max()), 1e-9)
     middle, step = top + height / 2, width / len(parts)

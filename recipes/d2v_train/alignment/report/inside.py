@@ -10,11 +10,10 @@ from d2v_train.alignment.report.markup import (
     figure,
     listed,
     p_value,
-    plural,
     section,
     table,
 )
-from d2v_train.alignment.report.media import NAMES, SHORT
+from d2v_train.alignment.report.media import NAMES, SHORT, pair_name
 from d2v_train.alignment.report.views import Page
 from d2v_train.inspection.results import Inspection, SharedUnit, UnitSummary
 from d2v_train.inspection.variance import Shares
@@ -33,7 +32,7 @@ def variance(page: Page, found: Inspection) -> Markup | None:
     """Return how the variance of the states divides into modality, position and concept, layer by layer."""
     if not found.variance:
         return None
-    parts = [(words, f"var(--{name})") for name, words in TERMS]
+    parts = [(words, f"var(--{name})", f"var(--on-{name})") for name, words in TERMS]
     charts = [figure(_bars(found.layers, found.variance, parts, "trained"))]
     if found.untrained_variance:
         charts.append(figure(_bars(found.layers, found.untrained_variance, parts, "untrained")))
@@ -55,13 +54,13 @@ def variance(page: Page, found: Inspection) -> Markup | None:
             "the former comes by chance, so the table has its level under renamed concepts.",
             class_="lead",
         ),
-        key(parts),
+        key([(words, colour) for words, colour, _ in parts]),
         element("div", charts, class_="row"),
         table(head, rows),
     )
 
 
-def _bars(layers: list[str], shares: list[Shares], parts: list[tuple[str, str]], title: str) -> Markup:
+def _bars(layers: list[str], shares: list[Shares], parts: list[tuple[str, str, str]], title: str) -> Markup:
     rows = [(name, [getattr(each, term) for term, _ in TERMS]) for name, each in zip(layers, shares, strict=True)]
     last = shares[-1]
     alt = f"Shares of variance by layer, {title}. In the last layer: " + ", ".join(
@@ -107,7 +106,7 @@ def space(page: Page, found: Inspection) -> Markup | None:
         element(
             "div",
             charts,
-            table(["layer", *(pair.replace(" ", " – ") for pair in pairs)], rows, "modality gap"),
+            table(["layer", *(pair_name(*pair.split(" ")) for pair in pairs)], rows, "modality gap"),
             class_="row",
         ),
     )
@@ -215,6 +214,7 @@ def _ablation(summary: UnitSummary) -> Markup | None:
         f"{SHORT.get(name, name)}: from {found.intact:.1f} % to {found.silenced:.1f} %, {p_value(found.p)}"
         for name, found in summary.ablation.items()
     )
+    units = f"All {summary.ablated} shared units are" if summary.ablated > 1 else "The shared unit is"
     chart = interval_chart(
         rows,
         title="accuracy lost",
@@ -225,8 +225,8 @@ def _ablation(summary: UnitSummary) -> Markup | None:
         element("h3", "Are they used?")
         + element(
             "p",
-            f"All {plural(summary.ablated, 'shared unit')} set to zero, and what a linear probe of the concepts "
-            f"loses, against random sets of as many units of the same blocks. {said}.",
+            f"{units} set to zero. A linear probe of the concepts then loses accuracy, and the grey bar is what it "
+            f"loses without random sets of as many units of the same blocks. {said[:1].upper()}{said[1:]}.",
         )
         + figure(chart)
     )

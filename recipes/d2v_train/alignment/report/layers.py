@@ -18,9 +18,17 @@ from d2v_train.alignment.report.markup import (
     section,
     table,
 )
-from d2v_train.alignment.report.media import NAMES, SHORT
-from d2v_train.alignment.report.views import Page, colour_of, mean_of, measure_name, short_layers
-from d2v_train.alignment.results import LayerTable, ModelEntry
+from d2v_train.alignment.report.media import NAMES, SHORT, pair_name
+from d2v_train.alignment.report.views import (
+    Page,
+    colour_of,
+    layer_groups,
+    mean_of,
+    measure_name,
+    same_layers,
+    short_layers,
+)
+from d2v_train.alignment.results import LayerTable, ModelEntry, Probe
 
 
 MOST_CELLS = 400
@@ -57,7 +65,7 @@ def layer_maps(page: Page) -> Markup | None:
 
 def _measure(page: Page, measure: str, trained: Sequence[ModelEntry], plain: Sequence[ModelEntry]) -> Markup | None:
     """Return the maps and curves of one measure for every pair of modalities."""
-    found = []
+    found, curves = [], []
     for pair in page.pairs:
         own, twins = page.tables(trained, pair, measure), page.tables(plain, pair, measure)
         score = mean_of(own, "score")
@@ -67,31 +75,41 @@ def _measure(page: Page, measure: str, trained: Sequence[ModelEntry], plain: Seq
         maps = [(name, values) for name, values in maps if values is not None]
         low = min(0.0, *(float(values.min()) for _, values in maps))
         high = max(float(values.max()) for _, values in maps)
-        rows, columns = (short_layers(page.models[own[0].model].layers[modality]) for modality in pair)
+        names = [page.models[own[0].model].layers[modality] for modality in pair]
         drawn = [
             heat_map(
                 values.tolist(),
-                rows if values.shape == score.shape else list(map(str, range(values.shape[0]))),
-                columns if values.shape == score.shape else list(map(str, range(values.shape[1]))),
+                short_layers(names[0]),
+                short_layers(names[1]),
                 low,
                 high,
                 title=name,
                 alt=_alt(name, values, pair, measure),
                 row_axis=f"{SHORT.get(pair[0], pair[0])} layer",
                 column_axis=f"{SHORT.get(pair[1], pair[1])} layer",
+                column_groups=layer_groups(names[1]),
             )
             for name, values in maps
+            if values.shape == score.shape
         ]
-        title = f"{NAMES.get(pair[0], pair[0])} × {NAMES.get(pair[1], pair[1])}"
-        curve = _curve(page, pair, measure, own, twins)
         found.append(
             element(
                 "div",
-                element("h3", title),
-                element("div", [figure(each) for each in drawn], figure(curve) if curve else None, class_="row"),
+                element("h3", pair_name(*pair)),
+                element("div", [figure(each) for each in drawn], class_="row"),
                 colour_scale(low, high, measure_name(measure, own[0].settings)),
             )
         )
+        if (curve := _curve(page, pair, measure, own, twins)) is not None:
+            curves.append(figure(curve))
+    if curves:
+        entries = [
+            ("trained", colour_of(page.main_kind)),
+            ("untrained", colour_of("untrained")),
+            ("chance", "var(--soft)"),
+        ]
+        by_layer = element("div", curves, class_="row")
+        found.append(element("div", element("h3", "At the same layer of both modalities"), key(entries), by_layer))
     return element("div", found) if found else None
 
 
@@ -108,42 +126,28 @@ def _curve(
     page: Page, pair: tuple[str, str], measure: str, own: Sequence[LayerTable], twins: Sequence[LayerTable]
 ) -> Markup | None:
     """Return the measure at the same layer of both modalities, with its interval."""
-    score = mean_of(own, "score")
-    if score.shape[0] != score.shape[1] or len(score) < 2:
+    names = [page.models[own[0].model].layers[modality] for modality in pair]
+    preferred = next((row.layers[1] for row in page.study.primary if (row.first, row.second) == pair), names[1][-1])
+    cells = same_layers(*names, preferred)
+    if len(cells) < 2:
         return None
-    series = [
-        Series(
-            "trained",
-            np.diag(score).tolist(),
-            colour_of(page.main_kind),
-            _diagonal(own, "low"),
-            _diagonal(own, "high"),
-        )
-    ]
-    if (plain := mean_of(twins, "score")) is not None and plain.shape == score.shape:
-        series.append(
-            Series(
-                "untrained",
-                np.diag(plain).tolist(),
-                colour_of("untrained"),
-                _diagonal(twins, "low"),
-                _diagonal(twins, "high"),
-            )
-        )
-    series.append(Series("chance", _diagonal(own, "null_mean"), "var(--soft)", dashed=True))
-    places = short_layers(page.models[own[0].model].layers[pair[0]])
+
+    def along(tables: Sequence[LayerTable], field: str) -> list[float] | None:
+        values = mean_of(tables, field)
+        return None if values is None else [float(values[cell]) for cell in cells]
+
+    series = [Series("trained", along(own, "score"), colour_of(page.main_kind), along(own, "low"), along(own, "high"))]
+    if twins:
+        bands = along(twins, "low"), along(twins, "high")
+        series.append(Series("untrained", along(twins, "score"), colour_of("untrained"), *bands))
+    series.append(Series("chance", along(own, "null_mean"), "var(--soft)", dashed=True))
+    places = [short_layers(names[0])[row] for row, _ in cells]
     last = len(places) - 1
     alt = "At the same layer of both modalities: " + "; ".join(
         f"{each.name} from {decimal(each.values[0])} at the first to {decimal(each.values[last])} at the last layer"
         for each in series
     )
-    title = "by layer: trained, untrained, chance"
-    return line_chart(series, places, title=title, alt=alt, axis="the same layer of both (bands: 95 % interval)")
-
-
-def _diagonal(tables: Sequence[LayerTable], field: str) -> list[float] | None:
-    found = mean_of(tables, field)
-    return None if found is None else np.diag(found).tolist()
+    return line_chart(series, places, title=pair_name(*pair), alt=alt, axis="layer (bands: 95 % interval)")
 
 
 def _best(page: Page) -> Markup | None:
@@ -154,7 +158,7 @@ def _best(page: Page) -> Markup | None:
     body = [
         [
             row.model,
-            f"{row.first} × {row.second}",
+            pair_name(row.first, row.second),
             " × ".join(row.layers),
             decimal(row.score),
             decimal(row.null_max),
@@ -184,33 +188,12 @@ def probes(page: Page) -> Markup | None:
     charts = []
     for modality in page.study.modalities:
         rows = [probe for probe in found if probe.modality == modality]
-        if not rows:
-            continue
-        series = []
-        places = list(dict.fromkeys(probe.layer for probe in rows if page.models[probe.model].kind == page.main_kind))
-        groups = {page.main_kind: page.of_kind(page.main_kind), "untrained": page.twins(page.main_kind)}
-        if page.main_kind != "separate":
-            groups["separate"] = page.of_kind("separate")
-        for name, members in groups.items():
-            names = {model.name for model in members}
-            values = [
-                [probe.accuracy for probe in rows if probe.model in names and probe.layer == layer] for layer in places
-            ]
-            if any(values):
-                means = [float(np.mean(part)) if part else None for part in values]
-                low, high = ([float(pick(part)) if part else None for part in values] for pick in (min, max))
-                series.append(Series(name, means, colour_of(name), low, high))
-        for probe in rows:
-            if page.models[probe.model].kind == "hand-made":
-                series.append(Series(probe.model, [probe.accuracy] * len(places), colour_of("hand-made"), dashed=True))
-        if not series or not places:
-            continue
-        series.append(Series("chance", [rows[0].chance] * len(places), "var(--soft)", dashed=True))
-        title = f"{NAMES.get(modality, modality)}, n = {rows[0].n}"
-        best = max(series[:-1], key=lambda each: max(value for value in each.values if value is not None))
-        top = max(value for value in best.values if value is not None)
-        alt = f"{title}: the highest accuracy is {decimal(top)} ({best.name}), chance is {decimal(rows[0].chance)}."
-        charts.append(figure(line_chart(series, short_layers(places), title=title, alt=alt, axis="layer")))
+        layers = list(dict.fromkeys(each.layer for each in rows if page.models[each.model].kind == page.main_kind))
+        kinds = dict.fromkeys(name.rpartition(" ")[0] for name in layers)
+        for kind in kinds:
+            places = [name for name in layers if name.rpartition(" ")[0] == kind]
+            title = NAMES.get(modality, modality) + (f", of the {kind}" if len(kinds) > 1 else "")
+            charts.append(figure(_probe_chart(page, rows, places, f"{title}, n = {rows[0].n}")))
     if not charts:
         return None
     entries = [page.main_kind, "separate", "untrained", "hand-made"]
@@ -227,3 +210,27 @@ def probes(page: Page) -> Markup | None:
         key([(name, colour_of(name)) for name in entries if page.of_kind(name)] + [("chance", "var(--soft)")]),
         element("div", charts, class_="row"),
     )
+
+
+def _probe_chart(page: Page, rows: Sequence[Probe], places: Sequence[str], title: str) -> Markup:
+    """Return the accuracy in one modality at some layers: mean and range over the seeds of each kind of model."""
+    groups = {page.main_kind: page.of_kind(page.main_kind), "untrained": page.twins(page.main_kind)}
+    if page.main_kind != "separate":
+        groups["separate"] = page.of_kind("separate")
+    series = []
+    for name, members in groups.items():
+        names = {model.name for model in members}
+        values = [[each.accuracy for each in rows if each.model in names and each.layer == layer] for layer in places]
+        if any(values):
+            means = [float(np.mean(part)) if part else None for part in values]
+            low, high = ([float(pick(part)) if part else None for part in values] for pick in (min, max))
+            series.append(Series(name, means, colour_of(name), low, high))
+    for each in rows:
+        if page.models[each.model].kind == "hand-made":
+            series.append(Series(each.model, [each.accuracy] * len(places), colour_of("hand-made"), dashed=True))
+    best, top = max(
+        ((each.name, value) for each in series for value in each.values if value is not None), key=lambda pair: pair[1]
+    )
+    series.append(Series("chance", [rows[0].chance] * len(places), "var(--soft)", dashed=True))
+    alt = f"{title}: the highest accuracy is {decimal(top)} ({best}), chance is {decimal(rows[0].chance)}."
+    return line_chart(series, short_layers(places), title=title, alt=alt, axis="layer")

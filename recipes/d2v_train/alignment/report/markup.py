@@ -13,6 +13,7 @@ from typing import Any
 
 
 VOID = {"br", "hr", "img", "meta", "link", "input", "col", "wbr"}
+NUMBER_STARTS = (*"-−+.[0123456789", "p = ", "p < ")
 _ids = itertools.count(1)
 
 
@@ -109,7 +110,7 @@ def table(head: Sequence[Any], rows: Iterable[Sequence[Any]], caption: Any = Non
 
 
 def _cell(cell: Any) -> Markup:
-    number = isinstance(cell, int | float) or (isinstance(cell, str) and cell[:1] in "-−+.0123456789" and cell != "")
+    number = isinstance(cell, int | float) or (isinstance(cell, str) and cell.startswith(NUMBER_STARTS))
     return element("td", cell, class_="number" if number and not isinstance(cell, Markup) else None)
 
 

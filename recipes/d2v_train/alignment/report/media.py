@@ -22,6 +22,11 @@ SMALL = 40
 """Pictures of fewer pixels a side are shown with hard edges."""
 
 
+def pair_name(first: str, second: str) -> str:
+    """Return a pair of modalities as readers call it."""
+    return f"{NAMES.get(first, first)} × {NAMES.get(second, second)}"
+
+
 class Media:
     """Examples of concepts as elements of the page.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from d2v_train.alignment.report.markup import Markup, decimal, details, element, p_value, section, table
-from d2v_train.alignment.report.media import NAMES
+from d2v_train.alignment.report.media import NAMES, pair_name
 from d2v_train.alignment.report.views import Page, measure_name
 
 
@@ -17,7 +17,7 @@ def nuisances(page: Page) -> Markup | None:
     rows = [
         [
             each.model,
-            f"{each.first} × {each.second}",
+            pair_name(each.first, each.second),
             decimal(each.rsa),
             p_value(each.p),
             decimal(each.partial),
@@ -69,9 +69,7 @@ def concepts(page: Page) -> Markup | None:
             class_="lead",
         ),
         details("All concepts and the number of their examples", table(head, rows)),
-        details(f"{len(left_out)} that were left out, and why", table(["name", "reason"], left_out))
-        if left_out
-        else None,
+        details(f"Left out, and why ({len(left_out)})", table(["name", "reason"], left_out)) if left_out else None,
     )
 
 
@@ -161,7 +159,8 @@ def numbers(page: Page) -> Markup | None:
             head = [found.first, found.second, "score", "chance", "its sd", "z", "p"]
             parts.append(
                 details(
-                    f"{found.model}, {found.first} × {found.second}, {measure_name(found.measure)}", table(head, rows)
+                    f"{found.model}, {pair_name(found.first, found.second)}, {measure_name(found.measure)}",
+                    table(head, rows),
                 )
             )
     link = element("a", page.json_name, href=page.json_name)

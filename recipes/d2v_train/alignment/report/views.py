@@ -95,9 +95,31 @@ def colour_of(kind: str) -> str:
 
 
 def short_layers(names: Sequence[str]) -> list[str]:
-    """Return names of layers without what all of them have in common ("layer 3" -> "3")."""
+    """Return the numbers of layers ("word 3" -> "3"), or whole names where some have none."""
     numbers = [name.rpartition(" ")[2] for name in names]
     return numbers if all(number.isdigit() for number in numbers) else list(names)
+
+
+def layer_groups(names: Sequence[str]) -> list[tuple[str, int]]:
+    """Return the kinds of layers and their numbers, such as those of a word and of its sentence; [] for one kind."""
+    kinds = [name.rpartition(" ")[0] for name in names]
+    counts = {kind: kinds.count(kind) for kind in dict.fromkeys(kinds)}
+    return list(counts.items()) if len(counts) > 1 else []
+
+
+def same_layers(first: Sequence[str], second: Sequence[str], preferred: str) -> list[tuple[int, int]]:
+    """Return the indices of layers of equal number in two modalities.
+
+    Args:
+        first, second: Names of their layers.
+        preferred: A layer of the second modality; of several kinds of layers, its kind is taken.
+    """
+    kind = preferred.rpartition(" ")[0]
+    columns = {
+        name.rpartition(" ")[2]: column for column, name in enumerate(second) if name.rpartition(" ")[0] == kind
+    }
+    numbers = [name.rpartition(" ")[2] for name in first]
+    return [(row, columns[number]) for row, number in enumerate(numbers) if number in columns]
 
 
 def measure_name(name: str, settings: dict[str, Any] | None = None) -> str:
