@@ -40,16 +40,8 @@ EXTRAS = {
     "onnx": ["onnx>=1.23", "onnxruntime>=1.32", "onnxscript>=0.7"],
     "plots": ["matplotlib>=3.9"],
     "dev": [
-<<<<<<< HEAD
         "calibrated-similarity>=0.1.1",
         "captum>=0.9",
-=======
-<<<<<<< HEAD
-        "captum>=0.9",
-=======
-        "calibrated-similarity>=0.1.1",
->>>>>>> h/c
->>>>>>> h/i
         "markdown-it-py>=3",
         "matplotlib>=3.9",
         "pytest>=8.3",
