@@ -5,9 +5,9 @@
 For each seed, encoders are trained on the built-in data by the configuration `joint_digits`: on pictures and spoken
 words with a related partner (sentences about digits) and with an unrelated one (prose); on each modality alone, for as
 many steps of it; on spoken words alone, for all steps of the joint run; and on pictures or spoken words over frozen
-blocks, of the other modality or random. Every encoder is probed beside one with random weights and beside features without training. Finished runs and probes are
-kept in the output folder: the same command continues, and one with more seeds adds theirs. It writes `results.json`
-and `results.md`.
+blocks, of the other modality or random. Every encoder is probed beside one with random weights and beside features
+without training. Finished runs and probes are kept in the output folder: the same command continues, and one with more
+seeds adds theirs. It writes `results.json` and `results.md`.
 """
 
 from __future__ import annotations
