@@ -5,9 +5,9 @@
 For each seed, encoders are trained on the built-in data by the configuration `joint_digits`: on pictures and spoken
 words with a related partner (sentences about digits) and with an unrelated one (prose); on each modality alone, for as
 many steps of it; on spoken words alone, for all steps of the joint run; and on pictures or spoken words over frozen
-blocks, of the other modality or random. Every encoder is probed beside one with random weights and beside features without training. Finished runs and probes are
-kept in the output folder: the same command continues, and one with more seeds adds theirs. It writes `results.json`
-and `results.md`.
+blocks, of the other modality or random. Every encoder is probed beside one with random weights and beside features
+without training. Finished runs and probes are kept in the output folder: the same command continues, and one with more
+seeds adds theirs. It writes `results.json` and `results.md`.
 """
 
 from __future__ import annotations
@@ -317,8 +317,9 @@ def markdown(table: Mapping[str, Any], cosines: Mapping[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def write_results(folder: Path, seeds: Iterable[int], joint_steps: int) -> dict[str, Any]:
-    """Write `results.json` and `results.md` from the finished probes, and return the table."""
+def write_results(folder: Path, joint_steps: int) -> dict[str, Any]:
+    """Write `results.json` and `results.md` from the finished probes of all seeds, and return the table."""
+    seeds = sorted(int(path.name.removeprefix("seed")) for path in folder.glob("seed*") if path.is_dir())
     results = {seed: results_of(folder, seed) for seed in seeds}
     table = summary({seed: result for seed, result in results.items() if result})
     cosines = cosine_table(folder, results)
@@ -354,7 +355,7 @@ def main(argv: list[str] | None = None) -> None:
                     found = probe(folder / name / "final", part, seed, compared)
                     write_json(path, found, "The accuracies")
             print(f"seed {seed}, {name}: {time.perf_counter() - started:.0f} s", flush=True)
-            write_results(args.output, args.seeds, args.steps)
+            write_results(args.output, args.steps)
     print((args.output / "results.md").read_text(encoding="utf-8"))
 
 

@@ -66,6 +66,7 @@ WHOLE = {
     "modeling_d2v/test_reference_v1.py",
     "modeling_d2v/test_reference_v2.py",
     "modeling_d2v/test_save_load.py",
+    "test_joint_learning.py",
     "test_layout.py",
     "test_packaging.py",
     "test_repository.py",

@@ -116,10 +116,11 @@ class StepFlops:
 
     Args:
         config: Configuration of the model.
+        frozen_blocks: Whether the shared blocks of the student are frozen: their weights need no gradients.
     """
 
-    def __init__(self, config: Data2VecConfig):
-        self.config = config
+    def __init__(self, config: Data2VecConfig, frozen_blocks: bool = False):
+        self.config, self.frozen_blocks = config, frozen_blocks
         self.drop = config.masked_tokens == "dropped"
         self.front_ends: dict[str, FrontEndFlops] = {}
 
@@ -154,10 +155,11 @@ class StepFlops:
         if settings.ema_scope == "all":
             teacher += before + first + after
         passes = 3 if gradients else 1
+        saved = rows * self.config.num_hidden_layers * self._linear(length) if self.frozen_blocks and gradients else 0
         return {
             # The gradient of the first layer's input is not needed.
             "front end": before + passes * (first + after + rows * positions) - (first if gradients else 0),
-            "student": passes * rows * self._blocks(modality, length),
+            "student": passes * rows * self._blocks(modality, length) - saved,
             "decoder": passes * self._decoder(modality, shape),
             "teacher": teacher,
         }
@@ -165,9 +167,14 @@ class StepFlops:
     def _blocks(self, modality: str, length: int) -> int:
         """Return the operations of prenet and shared blocks for one row of `length` tokens."""
         config = self.config
-        linear = 2 * length * config.hidden_size * (4 * config.hidden_size + 2 * config.intermediate_size)
         attention = 4 * length * length * config.hidden_size
-        return (config.modality_config(modality).prenet_depth + config.num_hidden_layers) * (linear + attention)
+        depth = config.modality_config(modality).prenet_depth + config.num_hidden_layers
+        return depth * (self._linear(length) + attention)
+
+    def _linear(self, length: int) -> int:
+        """Return the operations of the linear layers of a block for one row."""
+        config = self.config
+        return 2 * length * config.hidden_size * (4 * config.hidden_size + 2 * config.intermediate_size)
 
     def _decoder(self, modality: str, shape: BatchShape) -> int:
         """Return the operations of the decoder at all positions and its projections at the predicted ones."""

@@ -124,8 +124,8 @@ class DataOptions:
 
     text: str | list[str | dict[str, Any]] | None = None
     """Source of the documents: a folder or file of text or parquet, or the name of a dataset on the Hub; "builtin" is
-    the built-in sample. A list takes several, each a source or a mapping with `source`, `split`, `ratio` (how often it
-    is drawn) and the keys of `text.dataset`."""
+    the built-in prose, "builtin:digits" built-in sentences about digits. A list takes several, each a source or a
+    mapping with `source`, `split`, `ratio` (how often it is drawn) and the keys of `text.dataset`."""
     vision: str | list[str | dict[str, Any]] | None = None
     """Source of the images: a folder of images or parquet, or the name of a dataset on the Hub; "builtin" is
     the built-in digits. A list takes several, as in `data.text`."""

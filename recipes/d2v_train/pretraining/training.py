@@ -81,7 +81,7 @@ class Pretraining:
             self.checkpoints, model, self.optimizer, accelerator.scaler, processes, input_files or {}
         )
         self.outside = Interruptions(processes, options.checkpoints.minutes)
-        self.speed = SpeedMeter(processes, step_flops(model.config))
+        self.speed = SpeedMeter(processes, step_flops(model.config, options.freeze == "blocks"))
         self.trackers = trackers
         self.meter = StepMeter(processes, self.speed)
         self.bad_samples = BadSampleLedger(

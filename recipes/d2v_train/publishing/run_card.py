@@ -169,8 +169,10 @@ def _settings(options: dict[str, Any], log: list[dict[str, Any]], start: str | N
     optim, model = options["optim"], options["model"]
     sections = {name: options[name] for name in MODALITIES if options.get(name)}
     batches = {name: each["batch_size"] or f"{each['batch_tokens']:,} tokens" for name, each in sections.items()}
+    taken = "the shared blocks of " if options.get("init_parts") == "blocks" else ""
     shown = {
-        "started from": code(shown_source(start)) if start else "random weights",
+        "started from": Markdown(f"{taken}{code(shown_source(start))}") if start else "random weights",
+        "frozen": "what the modalities share of the blocks" if options.get("freeze") == "blocks" else None,
         "preset": model.get("preset"),
         "steps": log[-1]["step"] if log else options["max_steps"],
         "samples": f"{log[-1]['samples']:,}" if log else None,

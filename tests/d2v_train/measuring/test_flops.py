@@ -19,16 +19,17 @@ OTHERS = {
 }
 
 
-def both_counts(config, modality, inputs, gradients=True):
+def both_counts(config, modality, inputs, gradients=True, frozen=False):
     """Own count by part, and PyTorch's; without fused attention, because that of CPUs is not in its table."""
     model = Data2VecForPreTraining._from_config(config, attn_implementation="eager").train()
+    model.data2vec.encoder.requires_grad_(not frozen)
     with torch.no_grad():
         inputs = {**inputs, "mask": model(**inputs, step=0).mask}
     with FlopCounterMode(display=False) as counter, torch.set_grad_enabled(gradients), sdpa_kernel(SDPBackend.MATH):
         loss = model(**inputs, step=0).loss
         if gradients:
             loss.backward()
-    flops = StepFlops(config)
+    flops = StepFlops(config, frozen)
     return flops.parts(modality, flops.shape(modality, inputs), gradients), counter.get_total_flops()
 
 
@@ -77,6 +78,15 @@ def test_another_front_end_is_counted_without_a_formula_of_its_own(padded):
     inputs = padded_inputs("audio")[0] if padded else inputs_for("audio")
     own, counted = both_counts(config, "audio", inputs)
     assert sum(own.values()) == pytest.approx(counted, rel=0.02)
+
+
+def test_frozen_blocks_need_no_gradients_of_their_weights():
+    settings = UNGROUPED["audio"] | {"prenet_depth": 1}
+    config = version_config("2.0", "audio", audio_config=settings, num_hidden_layers=4)
+    own, counted = both_counts(config, "audio", inputs_for("audio"), frozen=True)
+    assert sum(own.values()) == pytest.approx(counted, rel=0.02)
+    trained, more = both_counts(config, "audio", inputs_for("audio"))
+    assert more > 1.05 * counted and trained["student"] > own["student"]
 
 
 def test_longer_recordings_follow_from_those_that_were_counted():

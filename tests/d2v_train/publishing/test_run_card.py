@@ -39,9 +39,10 @@ def test_the_card_lies_beside_the_exported_model(finished):
     assert 'AutoModelForPreTraining.from_pretrained("digits"' in card and license_in(card) == "apache-2.0"
 
 
-def change_options(run, data, start):
+def change_options(run, data, start, **others):
     options = yaml.safe_load((run / "run.yaml").read_text())
     options["data"]["vision"], options["init_from"] = data, start
+    options |= others
     (run / "run.yaml").write_text(yaml.safe_dump(options))
 
 
@@ -93,6 +94,14 @@ def test_paths_of_the_machine_stay_out_of_the_card(run):
     card = run_card(run, tiny_config("vision"), "me/x")
     assert "/data" not in card and "/models" not in card and str(run.parent) not in card
     assert "| vision | `digits` |" in card and "| started from | `old/final` |" in card
+
+
+def test_the_card_tells_which_parts_were_taken_and_not_trained(run):
+    assert "frozen" not in run_card(run, tiny_config("vision"), "me/x")
+    change_options(run, "builtin:digits", "/models/speech", init_parts="blocks", freeze="blocks")
+    card = run_card(run, tiny_config("vision"), "me/x")
+    assert "| started from | the shared blocks of `speech` |" in card and "| frozen | what the" in card
+    assert "built-in data" in card
 
 
 def test_data_and_start_on_the_hub_are_linked(run):
