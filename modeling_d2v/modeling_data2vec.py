@@ -290,7 +290,9 @@ class Data2VecModel(Data2VecPreTrainedModel):
             # A teacher in fp32 may use the front end of a student in half precision.
             tokens.hidden_states = tokens.hidden_states.to(dtype)
             attention = self._attention(encoder, tokens)
-        return tokens, self.encoder(tokens.hidden_states, attention[depth:], on_layer, **kwargs)
+        hidden = self.encoder(tokens.hidden_states, attention[depth:], on_layer, **kwargs)
+        # Where tokens are dropped, decoders read what is left.
+        return (tokens, hidden) if drop else encoder.expand(tokens, hidden, local)
 
     def _attention(self, encoder: ModalityEncoder, tokens: Tokens) -> list[tuple[Any, Tensor | None]]:
         """Return (attention mask, position bias) of every prenet and shared block, for the implementation."""
