@@ -189,19 +189,21 @@ class ModalityEncoder(nn.Module):
         x = x if self.norm_first else self.context_norm(x)
         return Tokens(self.dropout(x), token_mask, bias, index, keep, positions)
 
-    def at_tokens(self, x: Tensor, local: LocalFeatures) -> Tensor:
-        """Return what the blocks gave for latents (R, L, D), without extra tokens, at the tokens (R, T, D)."""
-        return x if self.config.latents_are_tokens else self.reader.at_groups(x, local)
+    def to_tokens(self, local: LocalFeatures) -> Callable[[Tensor], Tensor] | None:
+        """Return the map from what the blocks give for latents (R, L, D), without extra tokens, to the tokens
+        (R, T, D); None where the latents are the tokens."""
+        return None if self.config.latents_are_tokens else self.reader.to_groups(local)
 
     def expand(self, tokens: Tokens, hidden: Tensor, local: LocalFeatures) -> tuple[Tokens, Tensor]:
         """Return what `Data2VecModel.encode` returns for latents, at the extra tokens and tokens (R, E + T, D)."""
-        if self.config.latents_are_tokens:
+        to_tokens = self.to_tokens(local)
+        if to_tokens is None:
             return tokens, hidden
         extra, latents = hidden[:, : self.num_extra], hidden[:, self.num_extra :]
         real = local.token_mask
         if real is not None:
             real = F.pad(self._repeat(real, len(hidden) // len(real)), (self.num_extra, 0), value=True)
-        return replace(tokens, token_mask=real), torch.cat([extra, self.at_tokens(latents, local)], dim=1)
+        return replace(tokens, token_mask=real), torch.cat([extra, to_tokens(latents)], dim=1)
 
     @staticmethod
     def _visible(mask: Tensor, token_mask: Tensor | None) -> tuple[Tensor, Tensor | None]:

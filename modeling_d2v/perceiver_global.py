@@ -8,6 +8,8 @@ the input alike (Jaegle et al. 2021, arXiv 2103.03206).
 Shapes as in `perceiver.py`. U groups, R rows: B, or B * M with masks, V visible groups, E extra tokens.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -101,7 +103,8 @@ class LatentReader(SelfInitialised):
             Latents (R, E + L, D), which of them are real (R, E + L) (None = all), and of anchored ones the cells
             (R, L) and which of these are no filling (R, L); None for all cells in order.
         """
-        key, value, inside = self._elements(local)
+        elements, inside = self._elements(local)
+        key, value = self.key(elements), self.value(elements)
         cells, keep = None, None
         if mask is not None:
             index, seen = _columns(~mask if local.token_mask is None else ~mask & local.token_mask[:, None])
@@ -124,13 +127,12 @@ class LatentReader(SelfInitialised):
             real = F.pad(real, (self.num_extra, 0), value=True)
         return self.output(x), real, cells, keep
 
-    def _elements(self, local: LocalFeatures) -> tuple[Tensor, Tensor, Tensor]:
-        """Return keys and values (B, U, G, d) of all elements, and which are real (1 or B, U, G)."""
+    def _elements(self, local: LocalFeatures) -> tuple[Tensor, Tensor]:
+        """Return the elements (B, U, G, d), values and places added, and which are real (1 or B, U, G)."""
         values = local.features.unflatten(2, (local.places.shape[2], -1))
         placed = self.placement(self.fourier(local.places).to(values.dtype))
-        x = self.element_norm(values + placed)
         inside = local.inside if local.token_mask is None else local.inside & local.token_mask[..., None]
-        return self.key(x), self.value(x), inside
+        return self.element_norm(values + placed), inside
 
     def _latents(self, local: LocalFeatures, cells: Tensor | None, rows: int) -> Tensor:
         """Return the latents (R or 1, E + L, d) before they read."""
@@ -194,20 +196,21 @@ class LatentReader(SelfInitialised):
         found = torch.zeros(len(chosen), count, dtype=torch.int32, device=chosen.device)
         return found.index_add_(1, cells, chosen.to(torch.int32)) > 0
 
-    def at_groups(self, x: Tensor, local: LocalFeatures) -> Tensor:
-        """Return the content of latents (R, L, D) at the groups (R, U, D).
+    def to_groups(self, local: LocalFeatures) -> Callable[[Tensor], Tensor]:
+        """Return the map from the content of latents (R, L, D) to that of the groups (R, U, D).
 
         That of a group is its cell's; without anchors it is the mean of the latents by the attention they pay to it.
         """
         if self.anchored:
-            return x if self.stride == 1 else x[:, self._cells(local)[0]]
-        key, _, inside = self._elements(local)
-        weight = inside[..., None].to(key.dtype)
-        key = (key * weight).sum(dim=2) / weight.sum(dim=2).clamp(min=1)  # (B, U, d)
+            cells, _ = self._cells(local)
+            return lambda x: x[:, cells]
+        elements, inside = self._elements(local)
+        weight = inside[..., None].to(elements.dtype)
+        key = self.key((elements * weight).sum(dim=2) / weight.sum(dim=2).clamp(min=1))  # (B, U, d)
         query = self.query(self.latent_norm(self.free[self.num_extra :])).unflatten(-1, (self.heads, -1))
         scores = torch.einsum("buhc,lhc->buhl", key.unflatten(-1, (self.heads, -1)), query)
         share = (scores * query.shape[-1] ** -0.5).softmax(dim=-1).mean(dim=2)  # (B, U, L)
-        return share.to(x.dtype).repeat_interleave(len(x) // len(share), dim=0) @ x
+        return lambda x: share.to(x.dtype).repeat_interleave(len(x) // len(share), dim=0) @ x
 
 
 def _columns(visible: Tensor) -> tuple[Tensor, Tensor]:

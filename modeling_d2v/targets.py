@@ -186,7 +186,7 @@ class TargetMean:
         layer_scales: Factors (D,) of the feed-forward part of each block, if they belong to the targets.
         running: Statistics of the norm "running", needed if the settings have it. In training mode they collect what
             they normalise.
-        at_tokens: Maps outputs for latents (B, L, D) to the tokens (B, T, D); None where they are the tokens.
+        to_tokens: Maps outputs for latents (B, L, D) to the tokens (B, T, D); None where they are the tokens.
     """
 
     NORMS = {
@@ -205,7 +205,7 @@ class TargetMean:
         token_mask: Tensor | None,
         layer_scales: Sequence[Tensor | None] = (),
         running: "RunningNorm | None" = None,
-        at_tokens: Callable[[Tensor], Tensor] | None = None,
+        to_tokens: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         self.k = settings.average_top_k_layers or num_layers
         self.first = num_layers - self.k
@@ -214,15 +214,15 @@ class TargetMean:
         self.layer_scales = layer_scales
         self.end_of_block, self.num_extra = settings.end_of_block_targets, settings.num_extra_tokens
         self.token_mask = token_mask
-        self.running, self.slot, self.at_tokens = running, 0, at_tokens
+        self.running, self.slot, self.to_tokens = running, 0, to_tokens
         self.total: Tensor | None = None
 
     def __call__(self, layer: int, output: Tensor, feed_forward: Tensor) -> None:
         if layer < self.first:
             return
         x = (output if self.end_of_block else feed_forward)[:, self.num_extra :].float()
-        if self.at_tokens is not None:
-            x = self.at_tokens(x)
+        if self.to_tokens is not None:
+            x = self.to_tokens(x)
         if self.layer_scales and not self.end_of_block:
             x = x * self.layer_scales[layer]
         x = self._norm(self.layer_norms, x)

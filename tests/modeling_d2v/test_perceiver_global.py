@@ -141,7 +141,7 @@ def test_an_anchored_latent_reads_what_is_near_from_the_start():
     local = model.local_features(encoder, inputs_for("vision")["pixel_values"], None)
     reader = encoder.reader
     with torch.no_grad():
-        key, _, _ = reader._elements(local)
+        key = reader.key(reader._elements(local)[0])
         query = reader.query(reader.latent_norm(reader._latents(local, None, 2)))[0, reader.num_extra :]
         heads = query.unflatten(-1, (2, -1)), key[0].unflatten(-1, (2, -1))  # (L, H, c), (U, G, H, c)
         share = (torch.einsum("lhc,ughc->lhug", *heads) * 32**-0.5).flatten(2).softmax(dim=-1).unflatten(2, (256, 4))
@@ -169,7 +169,7 @@ def test_content_of_a_group_is_that_of_its_cell_or_of_the_latents_that_attend_to
         local = model.local_features(encoder, torch.randint(4, 49, (2, 20)), None)
         latents = torch.randn(2, 5 if kind is FLAT else 3, 32)
         with torch.no_grad():
-            content = encoder.at_tokens(latents, local)
+            content = encoder.to_tokens(local)(latents)
         assert content.shape == (2, 5, 32)
         if kind is CELLS:
             assert torch.equal(content, latents[:, [0, 0, 1, 1, 2]])
