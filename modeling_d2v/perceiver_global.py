@@ -24,19 +24,28 @@ from .perceiver_groups import GroupedPerceiver, GroupingEncoder
 
 
 class GlobalPerceiver(GroupingEncoder):
-    """Values of the elements of each group; `LatentReader` reads them once it is known which are visible."""
+    """Values of the elements of each group; `LatentReader` reads them once it is known which are visible.
+
+    Beside its value an element has a learned vector of its place in its group.
+    """
+
+    def __init__(self, config: Data2VecConfig, settings: Data2VecModalityConfig) -> None:
+        super().__init__(config, settings)
+        self.offsets = nn.Parameter(torch.zeros(settings.group_size, settings.latent_size))
 
     def init_weights(self) -> None:
+        # Called from here, as transformers does not initialise modules of other packages without weights of their own.
         self.values.init_weights()
+        init.normal_(self.offsets, std=0.02)
 
     def make_reader(self, config: Data2VecConfig) -> nn.Module:
         return LatentReader(config, self.settings)
 
     def forward(self, inputs: Tensor, attention_mask: Tensor | None) -> LocalFeatures:
         groups = self.groups(inputs, attention_mask)
-        values = scale_gradient(self.values(groups.elements).flatten(2), self.grad_scale)  # (B, U, G d)
+        values = self.values(groups.elements) + self.offsets  # (B, U, G, d)
         return LocalFeatures(
-            values,
+            scale_gradient(values.flatten(2), self.grad_scale),
             groups.token_mask,
             groups.grid,
             coordinates=groups.centres[0] / self.side,
@@ -68,7 +77,7 @@ class LatentReader(SelfInitialised):
         free = self.num_extra + (0 if self.anchored else settings.num_latents)
         self.free = nn.Parameter(torch.zeros(free, size)) if free else None
         self.anchor = nn.Parameter(torch.zeros(size)) if self.anchored else None
-        self.latent_norm, self.element_norm = nn.LayerNorm(size, eps=eps), nn.LayerNorm(size, eps=eps)
+        self.latent_norm, self.key_norm, self.value_norm = (nn.LayerNorm(size, eps=eps) for _ in range(3))
         self.query, self.key = nn.Linear(size, size, bias=False), nn.Linear(size, size, bias=False)
         self.value, self.projection = nn.Linear(size, size), nn.Linear(size, size)
         self.mlp_norm = nn.LayerNorm(size, eps=eps)
@@ -104,7 +113,8 @@ class LatentReader(SelfInitialised):
             (R, L) and which of these are no filling (R, L); None for all cells in order.
         """
         elements, inside = self._elements(local)
-        key, value = self.key(elements), self.value(elements)
+        # Without a nonlinearity a mean of values would not tell which of them lies where.
+        key, value = self.key(self.key_norm(elements)), self.value(self.value_norm(F.gelu(elements)))
         cells, keep = None, None
         if mask is not None:
             index, seen = _columns(~mask if local.token_mask is None else ~mask & local.token_mask[:, None])
@@ -132,7 +142,7 @@ class LatentReader(SelfInitialised):
         values = local.features.unflatten(2, (local.places.shape[2], -1))
         placed = self.placement(self.fourier(local.places).to(values.dtype))
         inside = local.inside if local.token_mask is None else local.inside & local.token_mask[..., None]
-        return self.element_norm(values + placed), inside
+        return values + placed, inside
 
     def _latents(self, local: LocalFeatures, cells: Tensor | None, rows: int) -> Tensor:
         """Return the latents (R or 1, E + L, d) before they read."""
@@ -205,7 +215,7 @@ class LatentReader(SelfInitialised):
             cells, _ = self._cells(local)
             return lambda x: x[:, cells]
         elements, inside = self._elements(local)
-        weight = inside[..., None].to(elements.dtype)
+        weight, elements = inside[..., None].to(elements.dtype), self.key_norm(elements)
         key = self.key((elements * weight).sum(dim=2) / weight.sum(dim=2).clamp(min=1))  # (B, U, d)
         query = self.query(self.latent_norm(self.free[self.num_extra :])).unflatten(-1, (self.heads, -1))
         scores = torch.einsum("buhc,lhc->buhl", key.unflatten(-1, (self.heads, -1)), query)

@@ -134,6 +134,22 @@ def test_every_weight_has_a_gradient(modality, version, fields):
     assert [name for name, weight in encoder.named_parameters() if weight.grad is None] == []
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_start_values_let_the_input_through(kind):
+    """With N(0, 0.02), those of the blocks, constants would outweigh the input."""
+    torch.manual_seed(0)
+    for model in (config_of("vision", **KINDS[kind]), config_of("text", **KINDS[kind])):
+        model = Data2VecForPreTraining(model).data2vec
+        (encoder,) = model.modality_encoders.values()
+        inputs = next(iter(inputs_of(encoder.modality).values()))
+        features = model.local_features(encoder, inputs, None).features
+        assert 0.5 < features.std() < 2
+        with torch.no_grad():
+            latents = encoder.reader(model.local_features(encoder, inputs, None), None, False)[0]
+        between = latents.var(dim=0).mean() / latents.var()
+        assert between > 0.002, "the same latent of different samples"
+
+
 def test_an_anchored_latent_reads_what_is_near_from_the_start():
     torch.manual_seed(0)
     model = Data2VecModel(config_of("vision", latent_size=64, fourier_bands=8)).eval()
@@ -141,7 +157,7 @@ def test_an_anchored_latent_reads_what_is_near_from_the_start():
     local = model.local_features(encoder, inputs_for("vision")["pixel_values"], None)
     reader = encoder.reader
     with torch.no_grad():
-        key = reader.key(reader._elements(local)[0])
+        key = reader.key(reader.key_norm(reader._elements(local)[0]))
         query = reader.query(reader.latent_norm(reader._latents(local, None, 2)))[0, reader.num_extra :]
         heads = query.unflatten(-1, (2, -1)), key[0].unflatten(-1, (2, -1))  # (L, H, c), (U, G, H, c)
         share = (torch.einsum("lhc,ughc->lhug", *heads) * 32**-0.5).flatten(2).softmax(dim=-1).unflatten(2, (256, 4))
