@@ -285,6 +285,8 @@ class Data2VecConfig(BackboneConfigMixin, CheckedConfig):
                 f"{owner}: `reconstruction_loss_weight` belongs to the decoders of data2vec 2.0; set it to 0 or "
                 '`masked_tokens` to "dropped".'
             )
+        if not settings.latents_are_tokens:
+            self._check_latents(settings)
         width = settings.decoder_hidden_size if settings.decoder_layers else self.hidden_size
         if settings.decoder_projection_layers == 0 and self.masked_tokens == "dropped" and width != self.hidden_size:
             raise ValueError(
@@ -300,6 +302,26 @@ class Data2VecConfig(BackboneConfigMixin, CheckedConfig):
                 raise ValueError(
                     f"{owner}: `hidden_size` ({self.hidden_size}) must be a multiple of `{field}` ({divisor})."
                 )
+
+    def _check_latents(self, settings: Data2VecModalityConfig) -> None:
+        """Refuse what needs a token of its own for each group of the perceiver front end."""
+        owner, way_out = type(settings).__name__, "or set `anchors` to True and `latent_stride` to 1."
+        biased = settings.alibi is not None or getattr(settings, "relative_position_bias", False)
+        if biased or settings.decoder_positions_all or self.shared_decoder is not None:
+            raise ValueError(
+                f"{owner}: `alibi`, `relative_position_bias`, `decoder_positions_all` and a `shared_decoder` need a "
+                f"token at each position, but there are fewer latents: do without them, {way_out}"
+            )
+        if self.masked_tokens == "replaced" and not settings.anchors:
+            raise ValueError(
+                f"{owner}: latents without `anchors` lie nowhere, so that none can be replaced by a mask vector: set "
+                '`masked_tokens` to "dropped" or `anchors` to True.'
+            )
+        if self.masked_tokens == "dropped" and settings.decoder_type != "cross_attention":
+            raise ValueError(
+                f"{owner}: a `decoder_type` of {settings.decoder_type!r} needs a token at each position, but there "
+                f'are fewer latents: set it to "cross_attention", {way_out}'
+            )
 
     def save_pretrained(self, save_directory: str | Path, push_to_hub: bool = False, **kwargs: Any) -> None:
         """Save the configuration, and the code that loads the checkpoint where this package is not installed."""

@@ -30,6 +30,8 @@ class LocalFeatures:
     grid: tuple[int, int] | None = None
     clean: Tensor | None = None  # features before dropout, which the teacher reads; None = without dropout
     coordinates: Tensor | None = None  # (T, n) places of the tokens, where the positions are made from these
+    places: Tensor | None = None  # (1, T, G, n) places of the elements of groups, where latents read these later
+    inside: Tensor | None = None  # (1 or B, T, G) False at places without an element
 
 
 class _ScaledGradient(torch.autograd.Function):
@@ -98,6 +100,10 @@ class LocalEncoder(SelfInitialised):
 
     def make_positions(self, config: Data2VecConfig) -> nn.Module | None:
         """Make the module that tells where a token is; None where the features or the attention bias do."""
+        return None
+
+    def make_reader(self, config: Data2VecConfig) -> nn.Module | None:
+        """Make the module that turns features into tokens after masking; None where the features are the tokens."""
         return None
 
     @property

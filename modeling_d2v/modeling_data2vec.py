@@ -307,7 +307,8 @@ class Data2VecModel(Data2VecPreTrainedModel):
             tokens.hidden_states = tokens.hidden_states.to(dtype)
             attention = self._attention(encoder, tokens)
         hidden = self.encoder(tokens.hidden_states, attention[depth:], on_layer, encoder.modality, **kwargs)
-        return tokens, hidden
+        # Where tokens are dropped, decoders read what is left, and of a teacher nothing else is read than its layers.
+        return (tokens, hidden) if drop or on_layer is not None else encoder.expand(tokens, hidden, local)
 
     def _attention(self, encoder: ModalityEncoder, tokens: Tokens) -> list[tuple[Any, Tensor | None]]:
         """Return (attention mask, position bias) of every prenet and shared block, for the implementation."""

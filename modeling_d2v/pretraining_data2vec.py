@@ -161,8 +161,8 @@ class Data2VecForPreTraining(EmaTeacher, Data2VecPreTrainedModel):
         local = replace(local, features=features.detach().to(dtype), clean=None)
         real = None if self.config.fairseq_compatible_padding else local.token_mask
         scales = [block.layer_scale2 for block in self.teacher.encoder.blocks] if settings.scaled_targets else ()
-        running = self.running_norm(modality)
-        targets = TargetMean(settings, self.config.num_hidden_layers, real, scales, running)
+        running, to_tokens = self.running_norm(modality), encoder.to_tokens(local)
+        targets = TargetMean(settings, self.config.num_hidden_layers, real, scales, running, to_tokens)
         self.teacher.encode(encoder, local, on_layer=targets)
         return targets.result()
 

@@ -45,6 +45,7 @@ TRAVELLING_FILES = (
     "spectrograms.py",
     "curves.py",
     "perceiver.py",
+    "perceiver_global.py",
     "perceiver_groups.py",
     "modality_encoders.py",
     "blocks.py",

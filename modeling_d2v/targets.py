@@ -3,7 +3,7 @@
 Shapes: B samples, T tokens, D hidden size. Token masks are True = real.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -186,6 +186,7 @@ class TargetMean:
         layer_scales: Factors (D,) of the feed-forward part of each block, if they belong to the targets.
         running: Statistics of the norm "running", needed if the settings have it. In training mode they collect what
             they normalise.
+        to_tokens: Maps outputs for latents (B, L, D) to the tokens (B, T, D); None where they are the tokens.
     """
 
     NORMS = {
@@ -204,6 +205,7 @@ class TargetMean:
         token_mask: Tensor | None,
         layer_scales: Sequence[Tensor | None] = (),
         running: "RunningNorm | None" = None,
+        to_tokens: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         self.k = settings.average_top_k_layers or num_layers
         self.first = num_layers - self.k
@@ -212,13 +214,15 @@ class TargetMean:
         self.layer_scales = layer_scales
         self.end_of_block, self.num_extra = settings.end_of_block_targets, settings.num_extra_tokens
         self.token_mask = token_mask
-        self.running, self.slot = running, 0
+        self.running, self.slot, self.to_tokens = running, 0, to_tokens
         self.total: Tensor | None = None
 
     def __call__(self, layer: int, output: Tensor, feed_forward: Tensor) -> None:
         if layer < self.first:
             return
         x = (output if self.end_of_block else feed_forward)[:, self.num_extra :].float()
+        if self.to_tokens is not None:
+            x = self.to_tokens(x)
         if self.layer_scales and not self.end_of_block:
             x = x * self.layer_scales[layer]
         x = self._norm(self.layer_norms, x)

@@ -149,16 +149,22 @@ class StepFlops:
         front_end = self.front_ends[modality]
         before, first, after = (shape.samples * count for count in front_end.local(shape.inputs))
         positions = front_end.positions(shape.tokens)
-        rows = shape.samples * shape.masks
-        length = settings.num_extra_tokens + (shape.visible if self.drop else shape.tokens)
-        teacher = shape.samples * (positions + self._blocks(modality, settings.num_extra_tokens + shape.tokens))
+        rows, seen = shape.samples * shape.masks, shape.visible
+        length = settings.num_extra_tokens + latents(settings, shape, seen if self.drop else shape.tokens)
+        whole = settings.num_extra_tokens + latents(settings, shape, shape.tokens)
+        teacher = shape.samples * (positions + self._blocks(modality, whole))
+        elements = shape.samples * element_flops(settings, shape)
+        read = rows * read_flops(settings, shape, seen, length, self.config.hidden_size)
+        teacher += elements + shape.samples * read_flops(settings, shape, shape.tokens, whole, self.config.hidden_size)
         if settings.ema_scope == "all":
             teacher += before + first + after
         passes = 3 if gradients else 1
         saved = rows * self.config.num_hidden_layers * self._linear(length) if self.frozen_blocks and gradients else 0
         return {
             # The gradient of the first layer's input is not needed.
-            "front end": before + passes * (first + after + rows * positions) - (first if gradients else 0),
+            "front end": before
+            + passes * (first + after + rows * positions + elements + read)
+            - (first if gradients else 0),
             "student": passes * rows * self._blocks(modality, length) - saved,
             "decoder": passes * self._decoder(modality, shape),
             "teacher": teacher,
@@ -186,8 +192,9 @@ class StepFlops:
             total += rows * (2 * shape.tokens * width * inner + settings.decoder_layers * block)
             width = inner
         elif self.drop and settings.decoder_type == "cross_attention":
-            block = shape.predicted * (4 * inner**2 + mlp + 4 * shape.visible * inner)
-            block += rows * shape.visible * 4 * width * inner
+            visible = latents(settings, shape, shape.visible)
+            block = shape.predicted * (4 * inner**2 + mlp + 4 * visible * inner)
+            block += rows * visible * 4 * width * inner
             total += 2 * shape.predicted * width * inner + settings.decoder_layers * block
             width = inner
         elif self.drop:
@@ -209,6 +216,32 @@ class StepFlops:
             total += shape.samples * shape.masks * one
             width = fields.decoder_hidden_size
         return total + shape.predicted * projection(fields, width, self.config.hidden_size)
+
+
+def latents(settings: Any, shape: BatchShape, groups: int) -> int:
+    """Return the tokens in the blocks for `groups` groups; of cells at most all, as some are masked as a whole."""
+    if settings.latents_are_tokens:
+        return groups
+    if not settings.anchors:
+        return settings.num_latents
+    return min(groups, math.prod(-(-side // settings.latent_stride) for side in shape.grid))
+
+
+def element_flops(settings: Any, shape: BatchShape) -> int:
+    """Return the operations, per sample, of keys and values of the elements that latents read; 0 without such."""
+    if not settings.is_perceiver or settings.grouping != "global":
+        return 0
+    size, elements = settings.latent_size, shape.tokens * settings.group_size
+    return 4 * elements * size**2
+
+
+def read_flops(settings: Any, shape: BatchShape, groups: int, count: int, width: int) -> int:
+    """Return the operations, per row, of `count` latents that read the elements of `groups` groups."""
+    if not settings.is_perceiver or settings.grouping != "global":
+        return 0
+    size = settings.latent_size
+    own = 2 * size**2 * 2 + 8 * size**2 + 2 * size * width
+    return count * (own + 4 * groups * settings.group_size * size)
 
 
 def projection(settings: Any, width: int, after: int) -> int:

@@ -103,6 +103,18 @@ def test_longer_recordings_follow_from_those_that_were_counted():
         assert sum(own.values()) == pytest.approx(counter.get_total_flops(), rel=0.02)
 
 
+LATENTS = {"front_end": "perceiver", "grouping": "global", "latent_heads": 2, "alibi": None, "fourier_bands": 1,
+           "mask_sampler": "random", "decoder_type": "cross_attention", "decoder_num_attention_heads": 2,
+           "group_size": 16, "latent_size": 32, "relative_position_bias": False}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", [{}, {"anchors": False, "num_latents": 12}])
+def test_latents_that_read_all_elements_are_counted(kind):
+    config = version_config("2.0", "vision", vision_config={**LATENTS, **kind})
+    own, counted = both_counts(config, "vision", inputs_for("vision", size=64))
+    assert sum(own.values()) == pytest.approx(counted, rel=0.03)
+
+
 def test_padding_is_work():
     config = version_config("2.0", "text")
     inputs = padded_inputs("text")[0]
