@@ -17,7 +17,7 @@ from d2v_train.finetuning.speech.training import SpeechTrainer
 from d2v_train.inputs.processors import array_feature_extractor
 from d2v_train.inputs.transforms import build_transform
 from d2v_train.models.backbones import input_settings, load_processor
-from modeling_d2v import Data2VecForArrayClassification, Data2VecProcessor
+from modeling_d2v import AutoModelForArrayClassification, Data2VecProcessor
 
 
 class ArrayClassification(ClassificationTask):
@@ -31,7 +31,7 @@ class ArrayClassification(ClassificationTask):
     """
 
     modality = "arrays"
-    auto_class = Data2VecForArrayClassification
+    auto_class = AutoModelForArrayClassification
     hub_task = "other"
     trainer_class = SpeechTrainer
     lengths: np.ndarray | None = None
