@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,7 @@ def finetuned_card(
     language: str | None = None,
     license: str | None = None,
     tags: str | list[str] = (),
+    use: Callable[[str], str] | None = None,
 ) -> str:
     """Return the text of the card, with its metadata on top.
 
@@ -49,6 +50,7 @@ def finetuned_card(
         dataset, dataset_args: Name of the data, and of its configuration.
         language, tags: Metadata.
         license: Licence of the weights; default: that of the pretrained model.
+        use: `use(name)` returns the example of a task without a pipeline; default: the pipeline of `tasks`.
     """
     local = finetuned_from is not None and Path(finetuned_from).exists()
     # The last part of a path describes the data, the rest only the machine.
@@ -83,16 +85,22 @@ def finetuned_card(
     parts = [
         f"---\n{metadata.to_yaml()}\n---",
         f"# {escape(name)}",
-        f"A data2vec model for {tasks or 'a task of its own'}, "
+        f"A data2vec model for {_named(tasks)}, "
         f"{'trained from' if settings else 'evaluated with the weights of'} {origin} on {escape(data)}.",
     ]
-    if tasks:
+    if use is not None:
+        parts.append(f"## Use\n\n{use(repository or name)}")
+    elif tasks:
         parts.append(f"## Use\n\n{USE.format(task=tasks, name=python_string(repository or name))}")
     if metrics:
         parts.append(f"## Results on the evaluation data\n\n{markdown_table(_rows('metric', metrics))}")
     if settings:
         parts.append(f"## Training\n\n{markdown_table(_rows('setting', settings))}")
     return "\n\n".join(parts) + "\n"
+
+
+def _named(tasks: str | None) -> str:
+    return "a task of its own" if tasks in (None, "other") else tasks
 
 
 def _is_result(key: str) -> bool:

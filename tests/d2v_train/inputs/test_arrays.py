@@ -80,7 +80,7 @@ def test_mean_and_deviation_are_those_of_the_training_data(tmp_path):
     # The damaged sample is replaced by the first one.
     everything = np.concatenate([*arrays, arrays[0]])
     np.testing.assert_allclose(transform.mean, everything.mean(axis=0), rtol=1e-6)
-    np.testing.assert_allclose(transform.std, everything.std(axis=0), rtol=2e-3)
+    np.testing.assert_allclose(transform.std, everything.std(axis=0), rtol=5e-3)
     twice = ArrayTransform(2)
     twice.fit([dataset])
     assert (twice.mean, twice.std) == (transform.mean, transform.std)
