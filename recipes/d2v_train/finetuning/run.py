@@ -32,8 +32,8 @@ from d2v_train.finetuning.data import FinetuningCollator, FinetuningDataset, dat
 from d2v_train.finetuning.models import load_config, load_model
 from d2v_train.finetuning.resume import check_options, is_finished, read_json, resume_point
 from d2v_train.finetuning.trainer import FinetuningTrainer
-from d2v_train.support.atomic import write_json, write_text
 from d2v_train.support.allocator import keep_freed_memory
+from d2v_train.support.atomic import write_json, write_text
 from d2v_train.support.processes import fewer_than_launched
 from modeling_d2v import Data2VecConfig
 

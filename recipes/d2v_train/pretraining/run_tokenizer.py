@@ -68,7 +68,7 @@ def _new_tokenizer(options: Options, documents: Any) -> Any:
     """Return the tokenizer of the options or of `init_from`, or one of bytes, or else one trained on the documents.
 
     Raises:
-        OptionError: A tokenizer is named for a front end that reads bytes, or the size of the vocabulary is not an int.
+        OptionError: A tokenizer is named for a front end that reads bytes, or the vocabulary size is not an int.
     """
     if build_config(options).text_config.front_end == "perceiver":
         tokenizer = byte_tokenizer() if options.text.tokenizer is None else load_tokenizer(options.text.tokenizer)

@@ -48,8 +48,8 @@ from d2v_train.runs.checkpoints import CheckpointError
 from d2v_train.runs.lock import FolderInUseError, RunLock
 from d2v_train.runs.record import Progress, RunRecord
 from d2v_train.runs.trackers import Trackers, hyperparameters, tracker_names
-from d2v_train.support.extras import MissingDependencyError
 from d2v_train.support.allocator import keep_freed_memory
+from d2v_train.support.extras import MissingDependencyError
 from d2v_train.support.processes import Processes, ProcessLostError, fewer_than_launched, is_lost_process
 from d2v_train.support.storage import WriteError, writing
 from modeling_d2v.model_card import choose_license

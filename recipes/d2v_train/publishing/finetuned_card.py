@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+<<<<<<< HEAD
 from collections.abc import Mapping, Sequence
+=======
+from collections.abc import Callable, Mapping
+>>>>>>> h/a
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +44,7 @@ def finetuned_card(
     language: str | None = None,
     license: str | None = None,
     tags: str | list[str] = (),
+    use: Callable[[str], str] | None = None,
 ) -> str:
     """Return the text of the card, with its metadata on top.
 
@@ -55,6 +60,7 @@ def finetuned_card(
         labels: Names of the classes.
         language, tags: Metadata.
         license: Licence of the weights; default: that of the pretrained model.
+        use: `use(name)` returns the example of a task without a pipeline; default: the pipeline of `tasks`.
     """
     # A folder describes the machine, and the Hub would refuse a card with one instead of the name of a model.
     on_hub = finetuned_from is not None and not is_place(finetuned_from)
@@ -90,10 +96,17 @@ def finetuned_card(
     parts = [
         f"---\n{metadata.to_yaml()}\n---",
         f"# {escape(name)}",
+<<<<<<< HEAD
         f"A data2vec model for {tasks or 'a task of its own'}, "
         f"{'trained from' if settings else 'evaluated with the weights of'} {origin} on {escape(named)}.",
+=======
+        f"A data2vec model for {_named(tasks)}, "
+        f"{'trained from' if settings else 'evaluated with the weights of'} {origin} on {escape(data)}.",
+>>>>>>> h/a
     ]
-    if tasks:
+    if use is not None:
+        parts.append(f"## Use\n\n{use(repository or name)}")
+    elif tasks:
         parts.append(f"## Use\n\n{USE.format(task=tasks, name=python_string(repository or name))}")
     if data:
         parts.append(f"## Data\n\n{_data(data, labels)}")
@@ -104,6 +117,7 @@ def finetuned_card(
     return "\n\n".join(parts) + "\n"
 
 
+<<<<<<< HEAD
 def _data(data: Sequence[Mapping[str, Any]], labels: Sequence[str]) -> str:
     """Return a table of the data sets, and the classes."""
     sized = any(each["amount"] for each in data)
@@ -124,6 +138,10 @@ def _data(data: Sequence[Mapping[str, Any]], labels: Sequence[str]) -> str:
         more = ", ..." if len(labels) > SHOWN_LABELS else "."
         text += f"\n\n{len(labels)} classes: {', '.join(map(code, labels[:SHOWN_LABELS]))}{more}"
     return text
+=======
+def _named(tasks: str | None) -> str:
+    return "a task of its own" if tasks in (None, "other") else tasks
+>>>>>>> h/a
 
 
 def _is_result(key: str) -> bool:
