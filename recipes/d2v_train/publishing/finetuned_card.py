@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-<<<<<<< HEAD
-from collections.abc import Mapping, Sequence
-=======
-from collections.abc import Callable, Mapping
->>>>>>> h/a
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -96,13 +92,8 @@ def finetuned_card(
     parts = [
         f"---\n{metadata.to_yaml()}\n---",
         f"# {escape(name)}",
-<<<<<<< HEAD
-        f"A data2vec model for {tasks or 'a task of its own'}, "
-        f"{'trained from' if settings else 'evaluated with the weights of'} {origin} on {escape(named)}.",
-=======
         f"A data2vec model for {_named(tasks)}, "
-        f"{'trained from' if settings else 'evaluated with the weights of'} {origin} on {escape(data)}.",
->>>>>>> h/a
+        f"{'trained from' if settings else 'evaluated with the weights of'} {origin} on {escape(named)}.",
     ]
     if use is not None:
         parts.append(f"## Use\n\n{use(repository or name)}")
@@ -117,7 +108,6 @@ def finetuned_card(
     return "\n\n".join(parts) + "\n"
 
 
-<<<<<<< HEAD
 def _data(data: Sequence[Mapping[str, Any]], labels: Sequence[str]) -> str:
     """Return a table of the data sets, and the classes."""
     sized = any(each["amount"] for each in data)
@@ -138,10 +128,10 @@ def _data(data: Sequence[Mapping[str, Any]], labels: Sequence[str]) -> str:
         more = ", ..." if len(labels) > SHOWN_LABELS else "."
         text += f"\n\n{len(labels)} classes: {', '.join(map(code, labels[:SHOWN_LABELS]))}{more}"
     return text
-=======
+
+
 def _named(tasks: str | None) -> str:
     return "a task of its own" if tasks in (None, "other") else tasks
->>>>>>> h/a
 
 
 def _is_result(key: str) -> bool:
