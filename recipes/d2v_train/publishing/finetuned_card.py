@@ -24,6 +24,13 @@ import modeling_d2v  # registers the classes; without the package installed, pas
 model = pipeline("{task}", {name})
 ```"""
 
+USE_PLAIN = """```python
+from transformers import pipeline
+
+
+model = pipeline("{task}", {name})
+```"""
+
 
 def finetuned_card(
     name: str,
@@ -37,6 +44,7 @@ def finetuned_card(
     dataset_args: str | None = None,
     data: Sequence[Mapping[str, Any]] = (),
     labels: Sequence[str] = (),
+    model_type: str | None = None,
     language: str | None = None,
     license: str | None = None,
     tags: str | list[str] = (),
@@ -53,6 +61,7 @@ def finetuned_card(
         dataset, dataset_args: Name of the data, and of its configuration.
         data: What each data set is: part, source, split, samples, amount and fingerprint.
         labels: Names of the classes.
+        model_type: Type of a model of transformers, which needs no code of this package; None for one of this package.
         language, tags: Metadata.
         license: Licence of the weights; default: that of the pretrained model.
     """
@@ -66,7 +75,7 @@ def finetuned_card(
         license=license or inherited_license(finetuned_from),
         library_name="transformers",
         pipeline_tag=tasks,
-        tags=["data2vec", *([tags] if isinstance(tags, str) else tags)],
+        tags=[*([] if model_type else ["data2vec"]), *([tags] if isinstance(tags, str) else tags)],
         base_model=finetuned_from if on_hub else None,
         model_name=name,
         eval_results=[
@@ -90,11 +99,12 @@ def finetuned_card(
     parts = [
         f"---\n{metadata.to_yaml()}\n---",
         f"# {escape(name)}",
-        f"A data2vec model for {tasks or 'a task of its own'}, "
+        f"A {escape(model_type or 'data2vec')} model for {tasks or 'a task of its own'}, "
         f"{'trained from' if settings else 'evaluated with the weights of'} {origin} on {escape(named)}.",
     ]
     if tasks:
-        parts.append(f"## Use\n\n{USE.format(task=tasks, name=python_string(repository or name))}")
+        use = USE_PLAIN if model_type else USE
+        parts.append(f"## Use\n\n{use.format(task=tasks, name=python_string(repository or name))}")
     if data:
         parts.append(f"## Data\n\n{_data(data, labels)}")
     if metrics:

@@ -13,7 +13,6 @@ from d2v_train.finetuning.class_labels import NO_LABEL
 from d2v_train.finetuning.classification import ClassificationTask
 from d2v_train.finetuning.metrics import F1, Accuracy
 from d2v_train.finetuning.speech.task import Selection, SpeechTask
-from d2v_train.inputs.transforms import build_transform
 
 
 class AudioClassification(SpeechTask, ClassificationTask):
@@ -35,8 +34,8 @@ class AudioClassification(SpeechTask, ClassificationTask):
         return self.model_args.fields()
 
     def transform(self, training: bool) -> Any:
-        crop = {"crop_seconds": self.data_args.max_length_seconds} if training else None
-        return build_transform("audio", crop, self.config, train=training)
+        crop = {"crop_seconds": self.data_args.max_length_seconds} if training else {}
+        return self.audio_transform(training, **crop)
 
     def measure_one(self, top: np.ndarray, labels: np.ndarray) -> dict[str, float]:
         """Return the accuracy and the macro F1, in which every class has the same weight."""
