@@ -5,7 +5,8 @@
 is never used.
 
 The null permutes the concepts of modality A and learns the map again. Those of modality B stay where they are: animals
-that look alike are near to a query or far from it together, and a null that scattered them would take that for meaning.
+that look alike are near to a query or far from it together, and a null that scattered them would take that for
+meaning.
 
 Legend: n concepts, E examples, D width, K permutations.
 """
