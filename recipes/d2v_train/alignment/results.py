@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from d2v_train.inspection.results import Inspection
 from d2v_train.support.atomic import write_text
 
 
@@ -474,7 +475,11 @@ class Verdict:
 
 @dataclass(kw_only=True)
 class Study:
-    """Everything in align.json."""
+    """Everything in align.json.
+
+    Attributes:
+        inspections: What was found inside encoders of several modalities; the first one is shown in the report.
+    """
 
     meta: Meta
     preregistration: Preregistration
@@ -493,6 +498,7 @@ class Study:
     probes: list[Probe]
     verdict: Verdict
     limits: list[str]
+    inspections: list[Inspection] = field(default_factory=list)
 
     def to_json(self, path: Path) -> None:
         """Write the study as JSON, atomically."""
