@@ -45,6 +45,9 @@ class PerceiverSettings:
         latent_heads: Heads of the cross-attention.
         fourier_bands: Frequencies of the Fourier features, for each coordinate.
         max_frequency: Highest of them, in cycles per element. Default 0.5, the highest that elements can represent.
+        absolute_coordinates: Give the elements of a group also their absolute coordinates, beside those in their group.
+            Tokens have absolute positions in any case. Default False: tokens of equal content are then equal apart from
+            these positions, and targets are explained less by positions alone.
         coordinate_extent: Elements in one cycle of the lowest frequency. Default `None`: the image size, the
             maximum length of a text, one second of a waveform, 1024 for arrays.
     """
@@ -58,6 +61,7 @@ class PerceiverSettings:
     latent_heads: int = 4
     fourier_bands: int = 16
     max_frequency: float | int = 0.5
+    absolute_coordinates: bool = False
     coordinate_extent: int | None = None
 
     @property

@@ -45,8 +45,8 @@ def spacing(sides: Any, device: torch.device) -> Tensor:
 class GroupedPerceiver(PerceiverLocalEncoder):
     """Groups of elements, read by latents with shared weights; the latents of a group become one token.
 
-    Beside its absolute coordinates an element has those in its group: with shared weights, what a latent reads should
-    not depend on where in the input the group is.
+    The coordinates of an element are those in its group, as the weights are shared by all groups; where the group is, its
+    token is told by fixed positions.
     """
 
     def __init__(self, config: Data2VecConfig, settings: Data2VecModalityConfig) -> None:
@@ -56,7 +56,9 @@ class GroupedPerceiver(PerceiverLocalEncoder):
         self.side = settings.group_side or settings.group_size ** (1 / dims)
         bands = min(settings.fourier_bands, max(math.ceil(self.side / 2), 1))
         self.offsets = FourierFeatures(dims, bands, max(self.side, 2), 0.5)
-        self.placement = nn.Linear(self.coordinates.width + self.offsets.width, size)
+        self.absolute = settings.absolute_coordinates
+        width = self.offsets.width + (self.coordinates.width if self.absolute else 0)
+        self.placement = nn.Linear(width, size)
         self.latents = nn.Parameter(torch.zeros(settings.group_latents, size))
         self.read = LatentRead(size, settings.latent_heads, eps)
         self.projection = nn.Linear(settings.group_latents * size, config.hidden_size)
@@ -93,7 +95,9 @@ class GroupedPerceiver(PerceiverLocalEncoder):
         centres = self._centres(coordinates, inside)
         if real is not None:
             inside = self.cut(real[..., None].to(coordinates.dtype))[..., 0] > 0  # (B, T, G)
-        features = [self.coordinates(coordinates), self.offsets(coordinates - centres[:, :, None])]
+        features = [self.offsets(coordinates - centres[:, :, None])]
+        if self.absolute:
+            features.append(self.coordinates(coordinates))
         placed = self.placement(torch.cat(features, dim=-1).to(values.dtype))
         x = F.gelu(values + placed).flatten(0, 1)  # (B T, G, d)
         inside = inside.expand(elements.shape[0], -1, -1).flatten(0, 1)

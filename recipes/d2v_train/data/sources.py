@@ -43,7 +43,7 @@ def open_table(
     """Open one split of a source, or several joined by "+", each once; see `open_dataset` for the kinds of source.
 
     Args:
-        modality: "text", "vision" or "audio".
+        modality: "text", "vision", "audio" or "arrays".
         source: The source.
         split: The split or splits.
         settings: What to read.
@@ -237,4 +237,6 @@ def _has_inputs(modality: str, path: str) -> bool:
         strings = [field.name for field in schema if "string" in str(field.type)]
         is_single = len(strings) == 1 and strings[0].lower() not in FILE_COLUMNS
         return is_single or any(names >= {*pair} for pair in TEXT_PAIRS)
+    if kind.feature is None:
+        return False
     return f'"_type": "{kind.feature}"' in (schema.metadata or {}).get(b"huggingface", b"").decode("utf-8", "replace")

@@ -357,5 +357,9 @@ POSITION_ADVICE: dict[str, Callable[[Options], str]] = {
         "if the teacher follows within a few steps."
     ),
     "audio": _speech_advice,
+    "arrays": lambda options: (
+        "Vary where arrays begin (arrays.transform.crop_length, shorter than they are), take targets without their "
+        "position (model.arrays_config.layer_target_norm=sample), mask more, or raise model.ema_decay."
+    ),
 }
 """Advice against targets that are predictable from their position."""

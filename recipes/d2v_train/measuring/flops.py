@@ -68,7 +68,7 @@ class FrontEndFlops:
         with torch.device("meta"), torch.random.fork_rng(devices=[]):
             encoder = LOCAL_ENCODERS[modality][settings.front_end](config, settings)
             positions = encoder.make_positions(config)
-        self._encoder = encoder.to("meta").requires_grad_(False)
+        self._encoder = encoder.to("meta").requires_grad_(False)  # parameters are inputs of modules too
         self._convolutions = list(positions.convs) if isinstance(positions, ConvPositions) else []
         self._known: dict[tuple[int, ...], np.ndarray] = {}
         self._line: tuple[np.ndarray, np.ndarray] | None = None

@@ -22,10 +22,12 @@ LISTED_ELSEWHERE = {
     "model.text_config": "modeling_d2v.configuration_modalities:Data2VecTextConfig",
     "model.vision_config": "modeling_d2v.configuration_modalities:Data2VecVisionConfig",
     "model.audio_config": "modeling_d2v.configuration_audio:Data2VecAudioConfig",
+    "model.arrays_config": "modeling_d2v.configuration_arrays:Data2VecArrayConfig",
     "text.transform": "d2v_train.inputs.text:TextTransform",
     "vision.transform": "d2v_train.inputs.vision:VisionTransform",
     "audio.transform": "d2v_train.inputs.audio:AudioTransform",
-    **{f"{name}.dataset": "d2v_train.data.tables:SourceSettings" for name in ("text", "vision", "audio")},
+    "arrays.transform": "d2v_train.inputs.arrays:ArrayTransform",
+    **{f"{name}.dataset": "d2v_train.data.tables:SourceSettings" for name in ("text", "vision", "audio", "arrays")},
 }
 """Options that are mappings, with the class whose fields are their keys."""
 

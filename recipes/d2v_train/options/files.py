@@ -172,7 +172,7 @@ def build_options(tree: dict[str, Any]) -> Options:
     options = build_section(Options, tree, "", known)
     for name in MODALITIES:
         # A section that is null was left out on purpose.
-        if name not in tree and getattr(options.data, name, None) is not None:
+        if name not in tree and getattr(options.data, name) is not None:
             raise OptionError(
                 f"data.{name} is given, but the run has no {name}: it trains {', '.join(options.modalities)}. Take a "
                 f"configuration for {name}, or add a section {name}."

@@ -9,6 +9,7 @@ from typing import Any
 from d2v_train.options.errors import OptionError, at_least, choice
 from d2v_train.options.fields import free
 from d2v_train.options.sections import (
+    ArraysOptions,
     AudioOptions,
     CheckpointOptions,
     DataOptions,
@@ -79,6 +80,8 @@ class Options:
     """Images; a modality without a section is not trained."""
     audio: AudioOptions | None = None
     """Speech; a modality without a section is not trained."""
+    arrays: ArraysOptions | None = None
+    """Arrays of numbers; a modality without a section is not trained."""
     optim: OptimOptions = field(default_factory=OptimOptions)
     """Optimizer and learning rate."""
     checkpoints: CheckpointOptions = field(default_factory=CheckpointOptions)
@@ -95,7 +98,7 @@ class Options:
     @property
     def modalities(self) -> list[str]:
         """Names of the modalities in the run, in fixed order."""
-        return [name for name in MODALITIES if getattr(self, name, None) is not None]
+        return [name for name in MODALITIES if getattr(self, name) is not None]
 
     @property
     def schedule_steps(self) -> int:
@@ -118,7 +121,9 @@ class Options:
         if not self.output_dir:
             raise OptionError("output_dir is empty. Name the folder of the run, for example output_dir=runs/first.")
         if not self.modalities:
-            raise OptionError("The run has no modality. Give it a section text, vision or audio, with a batch_size.")
+            raise OptionError(
+                "The run has no modality. Give it a section text, vision, audio or arrays, with a batch_size."
+            )
         choice("schedule", self.schedule, ("alternate", "mixed"))
         choice("mixed_precision", self.mixed_precision, ("no", "bf16", "fp16"))
         choice("resume", self.resume, ("auto", "never"))
@@ -130,7 +135,7 @@ class Options:
             raise OptionError(f"batch_scale is {self.batch_scale}. It must be a positive number.")
         self._check_backbone()
         for name in MODALITIES:
-            if getattr(self.probe, name, None) is not None and name not in self.modalities:
+            if getattr(self.probe, name) is not None and name not in self.modalities:
                 raise OptionError(f"probe.{name} is given, but the run has no {name}. Leave it out.")
         self._check_accumulate()
         self._check_schedule()

@@ -127,6 +127,9 @@ class DataOptions:
     audio: str | list[str | dict[str, Any]] | None = None
     """Source of the recordings: a folder of wav, flac, ogg or mp3 files or of parquet, or the name of a dataset on
     the Hub; "builtin" is the built-in speech. A list takes several, as in `data.text`."""
+    arrays: str | list[str | dict[str, Any]] | None = None
+    """Source of arrays, such as series of sensors: a folder of `.npy` files or of parquet with lists of numbers, or the
+    name of a dataset on the Hub; "builtin" is the built-in series. A list takes several, as in `data.text`."""
     streaming: bool = free(False)
     """Read parquet (local or on the Hub) and text files when their rows are needed, instead of downloading, converting
     or loading them as a whole first."""
@@ -247,6 +250,13 @@ class AudioOptions(ModalityOptions):
 
 
 @dataclass(kw_only=True)
+class ArraysOptions(ModalityOptions):
+    """Arrays of numbers with coordinates: series of sensors, images of any number of channels, volumes."""
+
+    section: ClassVar[str] = "arrays"
+
+
+@dataclass(kw_only=True)
 class OptimOptions:
     """AdamW and the learning rate schedule."""
 
@@ -335,6 +345,8 @@ class ProbeOptions:
     """Data that images are probed on; without this section the training data, if it is labelled."""
     audio: ProbeDataOptions | None = free(None)
     """Data that speech is probed on; without this section the training data, if it is labelled."""
+    arrays: ProbeDataOptions | None = free(None)
+    """Data that arrays are probed on; without this section the training data, if it is labelled."""
 
     def __post_init__(self):
         choice("probe.kind", self.kind, ("knn", "linear"))

@@ -187,7 +187,7 @@ def open_run(
     model, steps, tokenizer = parts.model, parts.steps, parts.tokenizer
     trackers = Trackers(accelerator, options.logging, folder)
     with options_explained("The probe"):
-        probe = OnlineProbe(options, model.config, tokenizer, processes)
+        probe = OnlineProbe(options, model.config, tokenizer, processes, steps.transforms)
     share = trackers.log_images
     pictures = Pictures(options.logging.pictures_every, folder, steps, model.config, tokenizer, processes, share)
     files = input_files(model.config, steps.transforms, tokenizer) if options.backbone is None else {}

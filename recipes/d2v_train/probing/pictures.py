@@ -20,8 +20,10 @@ from d2v_train.probing.drawings import (
     draw_audio_masks,
     draw_image_masks,
     draw_neighbours,
+    draw_series_masks,
     draw_text_masks,
     draw_text_neighbours,
+    show_array,
     show_image,
     show_spectrogram,
     spectrogram,
@@ -134,6 +136,14 @@ def _text_neighbours(path: Path, samples: Samples, order: np.ndarray, similarity
     return draw_text_neighbours(path, texts, order, similarity, samples.labels)
 
 
+def _array_neighbours(path: Path, samples: Samples, order: np.ndarray, similarity: np.ndarray) -> Path:
+    return draw_neighbours(path, samples.values, samples.captions, order, similarity, show_array, samples.captions)
+
+
+def _array_masks(path: Path, samples: Samples) -> Path:
+    return draw_series_masks(path, samples.values, samples.masks, samples.names)
+
+
 DRAWINGS: dict[str, Drawing] = {
     "text": Drawing(
         3, lambda path, these: draw_text_masks(path, these.tokens, [mask[0] for mask in these.masks]), _text_neighbours
@@ -146,6 +156,7 @@ DRAWINGS: dict[str, Drawing] = {
         ),
     ),
     "audio": Drawing(4, _speech_masks, _speech_neighbours),
+    "arrays": Drawing(4, _array_masks, _array_neighbours),
 }
 
 
