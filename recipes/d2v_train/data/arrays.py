@@ -40,8 +40,7 @@ def decode_array(value: Any, settings: SourceSettings) -> np.ndarray:
         settings: `num_dims`, `num_channels` and `channels_first`.
 
     Returns:
-        (sides ..., C), read-only: float32 in memory, or from `MAPPED_FROM` numbers on a view of the file in the type of
-        the file.
+        (sides ..., C), read-only: float32 in memory, or from `MAPPED_FROM` numbers on a view of the file, in its type.
 
     Raises:
         BadSample: If the value is missing, damaged, empty, ragged, not of numbers, of another shape than the settings

@@ -127,13 +127,13 @@ class ArrayTransform:
                 squares += np.square(rows - shift).sum(axis=0)
         mean = total / count
         deviation = np.sqrt(np.maximum(squares / count - mean**2, 0.0))
-        constant = deviation <= 1e-6 * np.maximum(np.abs(mean + shift), 1e-6)
+        constant = deviation <= 1e-7 * np.maximum(np.abs(mean + shift), 1e-7)  # the precision of float32
         if constant.any():
             channels = ", ".join(map(str, np.flatnonzero(constant)[:8]))
             logger.warning("Channels %s of %s are constant; they are centred but not scaled.", channels, label)
         deviation[constant] = 1.0
-        self.mean = [float(f"{value:.7g}") for value in mean + shift] if self.mean is None else self.mean
-        self.std = [float(f"{value:.7g}") for value in deviation] if self.std is None else self.std
+        self.mean = [float(f"{value:.9g}") for value in mean + shift] if self.mean is None else self.mean
+        self.std = [float(f"{value:.9g}") for value in deviation] if self.std is None else self.std
 
     def prepare(self, dataset: RawDataset, block: int | None = None, report: DataReport | None = None) -> RawDataset:
         """Return `dataset`: arrays are drawn one by one."""
@@ -188,8 +188,8 @@ class ArrayTransform:
         whole = all(isinstance(side, int) and not isinstance(side, bool) and side > 0 for side in sides)
         if not whole or len(sides) != self.num_dims:
             raise ValueError(
-                f"Array option crop_length is {value!r}; it must be a whole number above 0, or {self.num_dims} of them "
-                f"for arrays of {self.num_dims} dimensions."
+                f"Array option crop_length is {value!r}; it must be a whole number above 0, or {self.num_dims} "
+                f"of them for arrays of {self.num_dims} dimensions."
             )
         return sides
 

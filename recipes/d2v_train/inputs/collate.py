@@ -20,10 +20,10 @@ from modeling_d2v.modalities import MODALITIES, modality_of_input
 class Collator:
     """Collate items of one modality into the arguments of `Data2VecForPreTraining`.
 
-    Waveforms and series are padded with zeros and token ids with the pad id, on the right; "attention_mask" (B, S or T,
-    int64, 1 = real) is present only if something was padded. The masks are drawn by the real length of each sample, so the
-    mask of a sample does not depend on the rest of the batch. As in the reference, text may be masked anywhere, its
-    start and end tokens included.
+    Waveforms and series are padded with zeros and token ids with the pad id, on the right; "attention_mask" (B, S or
+    T, int64, 1 = real) is present only if something was padded. The masks are drawn by the real length of each sample,
+    so the mask of a sample does not depend on the rest of the batch. As in the reference, text may be masked anywhere,
+    its start and end tokens included.
 
     Args:
         model_config: `Data2VecConfig`.

@@ -74,6 +74,15 @@ class Samples(NamedTuple):
         return [mask.reshape(len(mask), *(shape or (-1, 1))) for mask, shape in zip(self.masks, shapes, strict=True)]
 
     @property
+    def element_masks(self) -> list[np.ndarray]:
+        """Masks (M, length) of the ids of texts, of which a token may hold several."""
+        if not self.settings.is_perceiver:
+            return self.masks
+        size = self.settings.group_size
+        pairs = zip(self.values, self.masks, strict=True)
+        return [np.repeat(mask, size, axis=1)[:, : len(value)] for value, mask in pairs]
+
+    @property
     def tokens(self) -> list[list[str]]:
         """Human-readable tokens of texts; a part of a character is a box."""
         decode = self.tokenizer.decode
@@ -146,7 +155,9 @@ def _array_masks(path: Path, samples: Samples) -> Path:
 
 DRAWINGS: dict[str, Drawing] = {
     "text": Drawing(
-        3, lambda path, these: draw_text_masks(path, these.tokens, [mask[0] for mask in these.masks]), _text_neighbours
+        3,
+        lambda path, these: draw_text_masks(path, these.tokens, [mask[0] for mask in these.element_masks]),
+        _text_neighbours,
     ),
     "vision": Drawing(
         6,

@@ -148,9 +148,9 @@ def channel_features(array: np.ndarray) -> np.ndarray:
         array: (sides ..., C).
 
     Returns:
-        (C * (2 + `NUM_BANDS` * n),) float32: of each channel the mean, the logarithm of the standard deviation, and for
-        each of the n sides the logarithms of the shares of its power in `NUM_BANDS` bands, from one cycle per side to
-        half a cycle per place. A band without a frequency takes the share of the one below it.
+        (C * (2 + `NUM_BANDS` * n),) float32: of each channel the mean, the logarithm of the standard deviation, and
+        for each of the n sides the logarithms of the shares of its power in `NUM_BANDS` bands, from one cycle per side
+        to half a cycle per place. A band without a frequency takes the share of the one below it.
 
     Raises:
         ValueError: If the array is empty or has no channels.

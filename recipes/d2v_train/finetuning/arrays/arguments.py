@@ -52,7 +52,7 @@ class ArrayDataArguments(ClassArguments, MediaDataArguments):
     only_groups: list[str] | None = option(None, "Groups, such as subjects, to restrict the evaluation to.")
     crop_length: list[int] | None = option(
         None,
-        "Crop to this length, or to these sides: at random in training, at the centre else; default: the model's.",
+        "Crop to this length, or these sides: at random in training, at the centre else; default: the model's.",
     )
     jitter: float = option(0.0, "Deviation of the noise added in training, in units of the standardised values.")
     scaling: float = option(0.0, "Deviation of the logarithm of a random factor of each channel in training.")

@@ -17,7 +17,8 @@ from d2v_train.finetuning.speech.training import SpeechTrainer
 from d2v_train.inputs.processors import array_feature_extractor
 from d2v_train.inputs.transforms import build_transform
 from d2v_train.models.backbones import input_settings, load_processor
-from modeling_d2v import Data2VecForArrayClassification, Data2VecProcessor
+from modeling_d2v import AutoModelForArrayClassification, Data2VecProcessor
+from modeling_d2v.model_card import use_of
 
 
 class ArrayClassification(ClassificationTask):
@@ -31,7 +32,7 @@ class ArrayClassification(ClassificationTask):
     """
 
     modality = "arrays"
-    auto_class = Data2VecForArrayClassification
+    auto_class = AutoModelForArrayClassification
     hub_task = "other"
     trainer_class = SpeechTrainer
     lengths: np.ndarray | None = None
@@ -69,6 +70,10 @@ class ArrayClassification(ClassificationTask):
     def transform(self, training: bool) -> Any:
         augmentation = {name: getattr(self.data_args, name) for name in ("jitter", "scaling")} if training else {}
         return build_transform(self.modality, self.settings | augmentation, self.config, train=training)
+
+    def card(self) -> dict[str, Any]:
+        auto = AutoModelForArrayClassification.__name__
+        return {**super().card(), "use": lambda name: use_of(self.config, auto, name), "tags": ["time-series"]}
 
     def trainer_options(self) -> dict[str, Any]:
         extractor = array_feature_extractor(self.config, self.transform(training=False))
