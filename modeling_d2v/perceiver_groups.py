@@ -104,8 +104,8 @@ class GroupingEncoder(PerceiverLocalEncoder):
 class GroupedPerceiver(GroupingEncoder):
     """Groups of elements, read by latents with shared weights; the latents of a group become one token.
 
-    The coordinates of an element are those in its group, as all groups share the weights; where a group is, its token is
-    told by fixed positions. With absolute coordinates, tokens hold their position instead of their content.
+    The coordinates of an element are those in its group, as all groups share the weights; fixed positions tell where a
+    group is. With absolute coordinates, tokens hold their position rather than their content.
     """
 
     def __init__(self, config: Data2VecConfig, settings: Data2VecModalityConfig) -> None:
