@@ -7,8 +7,6 @@ from model_factory import FRONT_ENDS
 
 
 SETTINGS = dict(FRONT_ENDS[f"{name} perceiver"] for name in ("text", "vision", "audio"))
-    FRONT_ENDS[f"{name} perceiver"][0]: FRONT_ENDS[f"{name} perceiver"][1] for name in ("text", "vision", "audio")
-}
 FIRST = {"text": 20, "audio": 19, "vision": 64}
 
 
