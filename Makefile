@@ -18,8 +18,8 @@ PYTEST := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m 
 
 help:
 	@echo "make demo           train on the built-in data on a CPU and show what was learned"
-	@echo "make test           run the tests that need neither time, network, accelerator nor shared data"
-	@echo "make test-all       run these, the slow tests and those that need the shared data folder"
+	@echo "make test           run the tests that need neither time, network, accelerator, browser nor shared data"
+	@echo "make test-all       run these, the slow tests and those that need the shared data folder or Chromium"
 	@echo "make test-gpu       run the tests that need an accelerator"
 	@echo "make test-upstream  run transformers' own common tests on these models (downloads them once)"
 	@echo "make quality        check format and lint"
@@ -39,7 +39,7 @@ demo: $(STAMP)
 	HF_HUB_OFFLINE=1 $(BIN)/python recipes/demo.py
 
 test: $(STAMP)
-	$(PYTEST) -n $(WORKERS) -m "not slow and not gpu and not shared"
+	$(PYTEST) -n $(WORKERS) -m "not slow and not gpu and not shared and not browser"
 
 test-all: $(STAMP)
 	$(PYTEST) -n $(WORKERS) -m "not gpu"

@@ -32,6 +32,7 @@ EXTRAS = {
         # Files of sound and images are what most runs read.
         "modeling-d2v[audio,vision]",
     ],
+    "analysis": ["captum>=0.9"],
     "audio": ["jiwer>=4.0", "soundfile>=0.12", "soxr>=0.5"],
     "vision": ["pillow>=10.3"],
     "lm": ["kenlm>=0.3"],
@@ -39,10 +40,13 @@ EXTRAS = {
     "onnx": ["onnx>=1.23", "onnxruntime>=1.32", "onnxscript>=0.7"],
     "plots": ["matplotlib>=3.9"],
     "dev": [
+        "calibrated-similarity>=0.1.1",
+        "captum>=0.9",
         "markdown-it-py>=3",
         "matplotlib>=3.9",
         "pytest>=8.3",
         "pytest-xdist>=3.6",
+        "rsatoolbox>=0.3.2",
         "ruff>=0.9",
         "setuptools>=77.0",
         "tensorboard>=2.18",
@@ -64,6 +68,7 @@ setup(
     package_dir={"d2v_train": "recipes/d2v_train"},
     package_data={
         "d2v_train": ["configs/*.yaml", "configs/accelerate/*.yaml"],
+        "d2v_train.alignment.report": ["*.css"],
         "d2v_train.data": ["builtin_files/*.csv", "builtin_files/*.flac", "builtin_files/*.md"],
     },
     entry_points={"console_scripts": ["d2v = d2v_train.programs.cli:main"]},

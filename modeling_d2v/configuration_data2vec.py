@@ -24,6 +24,7 @@ from .remote_code import AUTO_MAP, TRAVELLING_FILES
 
 
 MASKED_TOKENS = ("dropped", "replaced")
+SHARING = ("shared", "per_modality")
 PROBLEM_TYPES = (None, "regression", "single_label_classification", "multi_label_classification")
 # Fields of the decoder that modalities may share, with their defaults.
 SHARED_DECODER: dict[str, Any] = {
@@ -58,6 +59,13 @@ class Data2VecConfig(BackboneConfigMixin, CheckedConfig):
         norm_affine: The norms of the blocks, of the context and the final one have weights. Default True.
         final_norm: Keep that final norm. False for classifiers that pool before they normalise (BEiT's). Default True.
         layer_scale_init_value: Start value of the learned per-channel scale of both branches; `None` for no scale.
+        norms: `"shared"`: the norms of the shared blocks, and the final one, have the same weights for all modalities;
+            `"per_modality"`: each modality has its own. Default "shared".
+        feed_forward: The same for the feed-forward parts of the shared blocks (modality experts, as in ONE-PEACE).
+        modality_embedding: Add a learned vector of the modality to the tokens that enter the shared blocks. Default
+            False.
+        qk_norm: Layer norm of queries and keys in each head (Dehghani et al. 2023), which keeps attention scores small
+            where training is unstable. Default False.
         hidden_dropout: Dropout after the attention's projection. `mlp_dropout`: after the feed-forward part.
             `attention_dropout`: of the attention probabilities. `activation_dropout`: between the two layers of the
             feed-forward part. Default 0.1, 0.1, 0.1, 0.
@@ -107,6 +115,10 @@ class Data2VecConfig(BackboneConfigMixin, CheckedConfig):
     norm_affine: bool = True
     final_norm: bool = True
     layer_scale_init_value: float | int | None = None
+    norms: str = "shared"
+    feed_forward: str = "shared"
+    modality_embedding: bool = False
+    qk_norm: bool = False
     hidden_dropout: float | int = 0.1
     mlp_dropout: float | int = 0.1
     attention_dropout: float | int = 0.1
@@ -219,6 +231,10 @@ class Data2VecConfig(BackboneConfigMixin, CheckedConfig):
                 f"({self.num_attention_heads})."
             )
         one_of(owner, "masked_tokens", self.masked_tokens, MASKED_TOKENS)
+        one_of(owner, "norms", self.norms, SHARING)
+        one_of(owner, "feed_forward", self.feed_forward, SHARING)
+        if self.norms == "per_modality" and not self.norm_affine:
+            raise ValueError(f'{owner}: norms without weights are the same for all; set `norms` to "shared".')
         one_of(owner, "problem_type", self.problem_type, PROBLEM_TYPES)
         dropouts = "hidden_dropout mlp_dropout attention_dropout activation_dropout input_dropout drop_path_rate"
         for field in dropouts.split():
@@ -269,6 +285,8 @@ class Data2VecConfig(BackboneConfigMixin, CheckedConfig):
                 f"{owner}: `reconstruction_loss_weight` belongs to the decoders of data2vec 2.0; set it to 0 or "
                 '`masked_tokens` to "dropped".'
             )
+        if not settings.latents_are_tokens:
+            self._check_latents(settings)
         width = settings.decoder_hidden_size if settings.decoder_layers else self.hidden_size
         if settings.decoder_projection_layers == 0 and self.masked_tokens == "dropped" and width != self.hidden_size:
             raise ValueError(
@@ -284,6 +302,26 @@ class Data2VecConfig(BackboneConfigMixin, CheckedConfig):
                 raise ValueError(
                     f"{owner}: `hidden_size` ({self.hidden_size}) must be a multiple of `{field}` ({divisor})."
                 )
+
+    def _check_latents(self, settings: Data2VecModalityConfig) -> None:
+        """Refuse what needs a token of its own for each group of the perceiver front end."""
+        owner, way_out = type(settings).__name__, "or set `anchors` to True and `latent_stride` to 1."
+        biased = settings.alibi is not None or getattr(settings, "relative_position_bias", False)
+        if biased or settings.decoder_positions_all or self.shared_decoder is not None:
+            raise ValueError(
+                f"{owner}: `alibi`, `relative_position_bias`, `decoder_positions_all` and a `shared_decoder` need a "
+                f"token at each position, but there are fewer latents: do without them, {way_out}"
+            )
+        if self.masked_tokens == "replaced" and not settings.anchors:
+            raise ValueError(
+                f"{owner}: latents without `anchors` lie nowhere, so that none can be replaced by a mask vector: set "
+                '`masked_tokens` to "dropped" or `anchors` to True.'
+            )
+        if self.masked_tokens == "dropped" and settings.decoder_type != "cross_attention":
+            raise ValueError(
+                f"{owner}: a `decoder_type` of {settings.decoder_type!r} needs a token at each position, but there "
+                f'are fewer latents: set it to "cross_attention", {way_out}'
+            )
 
     def save_pretrained(self, save_directory: str | Path, push_to_hub: bool = False, **kwargs: Any) -> None:
         """Save the configuration, and the code that loads the checkpoint where this package is not installed."""

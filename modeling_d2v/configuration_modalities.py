@@ -20,7 +20,7 @@ from .modalities import MODALITIES, FrontEnd
 EMA_SCOPES = ("blocks", "context", "all")
 DECODER_TYPES = ("convolutions", "transformer", "cross_attention")
 ALIBI_DISTANCES = ("manhattan", "euclidean", "sequence")
-TARGET_NORMS = ("instance", "layer", "batch", "group", "sample", "position")
+TARGET_NORMS = ("instance", "layer", "batch", "group", "sample", "position", "running")
 
 
 def norm_names(setting: str | Sequence[str] | None) -> list[str]:
@@ -49,7 +49,12 @@ class MaskedPredictionConfig(CheckedConfig):
             in the order in which they are applied. `"instance"` normalises each channel over the tokens of a sample,
             `"layer"` each token over its channels, `"batch"` each channel over the tokens of all samples, `"group"`
             each sample over tokens and channels, `"sample"` each position and channel over the samples of a batch,
-            `"position"` each position over samples and channels. Default "instance" and `None`.
+            `"position"` each position over samples and channels, `"running"` each position and channel by running
+            statistics of earlier steps, which leaves nothing to predict from the position alone. Default "instance"
+            and `None`.
+        target_norm_decay: Decay per step of these running statistics. Default 0.99.
+        target_norm_bins: Positions that have running statistics of their own; later ones share those of the last.
+            Default 1024.
         end_of_block_targets: Predict the block's output instead of its feed-forward part. Default False.
         loss_beta: 0 for the squared error, above 0 for the smooth L1 loss with that beta.
         loss_scale: Factor of the loss; `None` for 1 / sqrt(hidden_size).
@@ -71,6 +76,8 @@ class MaskedPredictionConfig(CheckedConfig):
     average_top_k_layers: int | None = None
     layer_target_norm: str | list[str] | tuple[str, ...] | None = "instance"
     mean_target_norm: str | list[str] | tuple[str, ...] | None = None
+    target_norm_decay: float | int = 0.99
+    target_norm_bins: int = 1024
     end_of_block_targets: bool = False
     loss_beta: float | int = 0.0
     loss_scale: float | int | None = None
@@ -93,8 +100,9 @@ class MaskedPredictionConfig(CheckedConfig):
         for field in ("mask_random_prob", "mask_keep_prob", "mask_prob_adjust"):
             in_range(owner, field, getattr(self, field), 0.0, 1.0)
         in_range(owner, "mask_random_prob + mask_keep_prob", self.mask_random_prob + self.mask_keep_prob, 0.0, 1.0)
-        for field in ("mask_length", "num_masks"):
+        for field in ("mask_length", "num_masks", "target_norm_bins"):
             in_range(owner, field, getattr(self, field), 1)
+        below_one(owner, "target_norm_decay", self.target_norm_decay)
         in_range(owner, "decoder_projection_layers", self.decoder_projection_layers, 0)
         in_range(owner, "loss_beta", self.loss_beta, 0.0)
         if self.decoder_projection_ratio <= 0 or (self.loss_scale is not None and self.loss_scale <= 0):
@@ -126,6 +134,9 @@ class Data2VecModalityConfig(PerceiverSettings, MaskedPredictionConfig):
         decoder_type: `"convolutions"` (default), `"transformer"`: `decoder_layers` blocks of `decoder_hidden_size`, or
             `"cross_attention"`: such blocks in which positions of masked tokens attend to the visible tokens.
         decoder_num_attention_heads, decoder_intermediate_size: Of these blocks, 8 and `None` for 4 times their width.
+        decoder_query_share: Share of the masked tokens that a decoder of cross-attention predicts, at least 16 of each
+            mask, drawn anew in every step; its cost falls in proportion. Published are 0.05 (CAPI, Darcet et al. 2025)
+            and 0.25 (CrossMAE, Fu et al. 2025). Default 1: all of them.
         decoder_positions_masked, decoder_positions_all: Add the sin-cos positions to the decoder's input, at masked
             places or at all of them. Default False.
         regression_loss_weight: Weight of the regression of the targets at masked tokens. Default 1.
@@ -175,6 +186,7 @@ class Data2VecModalityConfig(PerceiverSettings, MaskedPredictionConfig):
     decoder_type: str = "convolutions"
     decoder_num_attention_heads: int = 8
     decoder_intermediate_size: int | None = None
+    decoder_query_share: float | int = 1.0
     decoder_positions_masked: bool = False
     decoder_positions_all: bool = False
     regression_loss_weight: float | int = 1.0
@@ -249,6 +261,13 @@ class Data2VecModalityConfig(PerceiverSettings, MaskedPredictionConfig):
         if self.decoder_intermediate_size is not None:
             in_range(owner, "decoder_intermediate_size", self.decoder_intermediate_size, 1)
         one_of(owner, "decoder_type", self.decoder_type, DECODER_TYPES)
+        if not 0 < self.decoder_query_share <= 1:
+            raise ValueError(f"{owner}: `decoder_query_share` is {self.decoder_query_share}; it must be in (0, 1].")
+        if self.decoder_query_share < 1 and self.decoder_type != "cross_attention":
+            raise ValueError(
+                f"{owner}: a `decoder_query_share` of {self.decoder_query_share} needs a `decoder_type` of "
+                '"cross_attention": other decoders compute all positions together.'
+            )
         for field in ("prenet_depth", "num_extra_tokens", "decoder_layers"):
             in_range(owner, field, getattr(self, field), 0)
         for field in ("regression_loss_weight", "cls_loss_weight", "local_norm_eps", "local_grad_scale"):

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 from .configuration_checks import in_range, one_of
 
 
-GROUPINGS = ("groups",)
+GROUPINGS = ("groups", "global")
 
 
 def block_side(group_size: int, dims: int) -> int | None:
@@ -36,11 +36,18 @@ class PerceiverSettings:
     of equal count (Carreira et al. 2022, arXiv 2202.10890). The latents of a group are concatenated and projected: a
     group is one token, and the cost is linear in the input.
 
+    With `grouping="global"` latents read all visible elements of the input, and the groups are the units of masks and
+    targets (`perceiver_global.py`). The cost is that of the elements times the latents.
+
     Args:
-        grouping: `"groups"` (default).
+        grouping: `"groups"` (default) or `"global"`.
         group_size: Elements of a group. In two dimensions, with a power of 4, groups are squares and tokens form a
             grid; otherwise tokens form a line along the curve.
-        group_latents: Latents that read a group.
+        group_latents: Latents that read a group, with `grouping="groups"`.
+        anchors: With `grouping="global"`, place a latent in each cell of groups. Default True; False for `num_latents`
+            latents without a place.
+        latent_stride: Side of a cell in groups. Default 1: a latent for each group.
+        num_latents: Latents without anchors. Default 64.
         latent_size: Width of elements and latents.
         latent_heads: Heads of the cross-attention.
         fourier_bands: Frequencies of the Fourier features, for each coordinate.
@@ -54,6 +61,9 @@ class PerceiverSettings:
     grouping: str = "groups"
     group_size: int = 16
     group_latents: int = 8
+    anchors: bool = True
+    latent_stride: int = 1
+    num_latents: int = 64
     latent_size: int = 128
     latent_heads: int = 4
     fourier_bands: int = 16
@@ -64,6 +74,11 @@ class PerceiverSettings:
     def is_perceiver(self) -> bool:
         """Return whether the front end is the one that these settings belong to."""
         return self.front_end == "perceiver"
+
+    @property
+    def latents_are_tokens(self) -> bool:
+        """Return whether each group has a token of its own in the transformer blocks."""
+        return not self.is_perceiver or self.grouping == "groups" or (self.anchors and self.latent_stride == 1)
 
     @property
     def group_side(self) -> int | None:
@@ -98,7 +113,15 @@ class PerceiverSettings:
         """Raise `ValueError` for an invalid setting of this front end."""
         owner = type(self).__name__
         one_of(owner, "grouping", self.grouping, GROUPINGS)
-        for field in ("group_size", "group_latents", "latent_size", "latent_heads", "fourier_bands"):
+        for field in (
+            "group_size",
+            "group_latents",
+            "latent_stride",
+            "num_latents",
+            "latent_size",
+            "latent_heads",
+            "fourier_bands",
+        ):
             in_range(owner, field, getattr(self, field), 1)
         if self.coordinate_extent is not None:
             in_range(owner, "coordinate_extent", self.coordinate_extent, 2)

@@ -15,8 +15,10 @@ from transformers import initialization as init
 
 from .configuration_data2vec import Data2VecConfig
 from .configuration_modalities import Data2VecModalityConfig
-from .positions import FIXED_EPS, ConvPositions, SinCosPositions, SinusoidPositions, TimeConv1d, text_positions
+from .dropout import Dropout
+from .positions import FIXED_EPS, ConvPositions, SinCosPositions, SinusoidPositions, text_positions
 from .targets import instance_norm
+from .time_convolutions import TimeConv1d
 
 
 @dataclass
@@ -28,6 +30,8 @@ class LocalFeatures:
     grid: tuple[int, int] | None = None
     clean: Tensor | None = None  # features before dropout, which the teacher reads; None = without dropout
     coordinates: Tensor | None = None  # (T, n) places of the tokens, where the positions are made from these
+    places: Tensor | None = None  # (1, T, G, n) places of the elements of groups, where latents read these later
+    inside: Tensor | None = None  # (1 or B, T, G) False at places without an element
 
 
 class _ScaledGradient(torch.autograd.Function):
@@ -98,6 +102,10 @@ class LocalEncoder(SelfInitialised):
         """Make the module that tells where a token is; None where the features or the attention bias do."""
         return None
 
+    def make_reader(self, config: Data2VecConfig) -> nn.Module | None:
+        """Make the module that turns features into tokens after masking; None where the features are the tokens."""
+        return None
+
     @property
     def first_layer(self) -> nn.Module:
         """The layer that reads the input."""
@@ -152,7 +160,7 @@ class TextLocalEncoder(LocalEncoder):
         elif text.position_embedding == "sinusoidal":
             self.position_embeddings = SinusoidPositions(text.max_position_embeddings + pad + 1, size, pad)
         self.layer_norm = nn.LayerNorm(size, eps=text.local_norm_eps) if text.embedding_norm else nn.Identity()
-        self.dropout = nn.Dropout(text.embedding_dropout)
+        self.dropout = Dropout(text.embedding_dropout)
 
     @property
     def first_layer(self) -> nn.Module:
@@ -254,7 +262,7 @@ class AudioConvLayer(nn.Module):
     ) -> None:
         super().__init__()
         self.conv = TimeConv1d(inputs, outputs, kernel, stride=stride, bias=bias)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.layer_norm = nn.LayerNorm(outputs, eps=FIXED_EPS) if norm == "layer" else nn.Identity()
         self.group_norm = TimeNorm(outputs) if norm == "group" else None
 
@@ -310,7 +318,7 @@ class AudioLocalEncoder(LocalEncoder):
         self.masks_norm = audio.conv_norm == "group" and not config.fairseq_compatible_padding
         self.layer_norm = nn.LayerNorm(channels[-1], eps=audio.local_norm_eps)
         self.projection = nn.Linear(channels[-1], config.hidden_size)
-        self.dropout = nn.Dropout(audio.feat_proj_dropout)
+        self.dropout = Dropout(audio.feat_proj_dropout)
 
     def make_positions(self, config: Data2VecConfig) -> nn.Module | None:
         audio = self.audio

@@ -4,6 +4,7 @@ Shapes as in `perceiver.py`. G is `group_size`; a side of a group is s.
 """
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -42,36 +43,28 @@ def spacing(sides: Any, device: torch.device) -> Tensor:
     return torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1)[None]
 
 
-class GroupedPerceiver(PerceiverLocalEncoder):
-    """Groups of elements, read by latents with shared weights; the latents of a group become one token.
+@dataclass
+class Groups:
+    """The elements of a batch, in groups."""
 
-    Beside its absolute coordinates an element has those in its group: with shared weights, what a latent reads should
-    not depend on where in the input the group is.
-    """
+    elements: Tensor  # (B, T, G, C), zeros where a group at the border is not full
+    coordinates: Tensor  # (1, T, G, n) in elements
+    inside: Tensor  # (1 or B, T, G) False at padding and where a group is not full
+    centres: Tensor  # (1, T, n) in elements
+    token_mask: Tensor | None  # (B, T), None = all real
+    grid: tuple[int, int] | None  # rows and columns of groups, where they lie so
+
+
+class GroupingEncoder(PerceiverLocalEncoder):
+    """Base of the front ends whose tokens are groups of elements."""
 
     def __init__(self, config: Data2VecConfig, settings: Data2VecModalityConfig) -> None:
         super().__init__(config, settings)
-        size, dims, eps = settings.latent_size, settings.num_dims, settings.local_norm_eps
         # The diameter of a group, for groups that are no cubes of a cube of the same content.
-        self.side = settings.group_side or settings.group_size ** (1 / dims)
-        bands = min(settings.fourier_bands, max(math.ceil(self.side / 2), 1))
-        self.offsets = FourierFeatures(dims, bands, max(self.side, 2), 0.5)
-        self.placement = nn.Linear(self.coordinates.width + self.offsets.width, size)
-        self.latents = nn.Parameter(torch.zeros(settings.group_latents, size))
-        self.read = LatentRead(size, settings.latent_heads, eps)
-        self.projection = nn.Linear(settings.group_latents * size, config.hidden_size)
+        self.side = settings.group_side or settings.group_size ** (1 / settings.num_dims)
 
     def make_positions(self, config: Data2VecConfig) -> nn.Module:
         return CoordinatePositions(config.hidden_size)
-
-    def init_weights(self) -> None:
-        # Called from here, as transformers does not initialise modules of other packages without weights of their own.
-        self.values.init_weights()
-        self.read.init_weights()
-        init.normal_(self.latents)
-        init.normal_(self.placement.weight, std=(2 / self.placement.in_features) ** 0.5)
-        init.zeros_(self.placement.bias)
-        init_xavier(self.projection)
 
     def cut(self, x: Tensor) -> Tensor:
         """Cut x (B, sides ..., C) into groups (B, T, G, C)."""
@@ -83,29 +76,22 @@ class GroupedPerceiver(PerceiverLocalEncoder):
             return groups
         return groups[:, curve_order(settings.group_counts(x.shape[1:-1])).to(x.device)]
 
-    def forward(self, inputs: Tensor, attention_mask: Tensor | None) -> LocalFeatures:
+    def groups(self, inputs: Tensor, attention_mask: Tensor | None) -> Groups:
+        """Cut an input into groups."""
         settings = self.settings
         elements, real = self.elements(inputs, attention_mask)
         sides = tuple(elements.shape[1:-1])
-        values = self.values(self.cut(elements))  # (B, T, G, d)
-        coordinates = self.cut(spacing(sides, elements.device))  # (1, T, G, n)
+        coordinates = self.cut(spacing(sides, elements.device))
         inside = self.cut(coordinates.new_ones(1, *sides, 1))[..., 0] > 0  # (1, T, G)
         centres = self._centres(coordinates, inside)
-        if real is not None:
-            inside = self.cut(real[..., None].to(coordinates.dtype))[..., 0] > 0  # (B, T, G)
-        features = [self.coordinates(coordinates), self.offsets(coordinates - centres[:, :, None])]
-        placed = self.placement(torch.cat(features, dim=-1).to(values.dtype))
-        x = F.gelu(values + placed).flatten(0, 1)  # (B T, G, d)
-        inside = inside.expand(elements.shape[0], -1, -1).flatten(0, 1)
-        x = self.read(self.latents.to(x.dtype)[None], x, inside)
-        x = self.projection(x.flatten(1)).unflatten(0, (elements.shape[0], -1))  # (B, T, D)
         token_mask = None
         if real is not None:
-            token_mask = inside.unflatten(0, (elements.shape[0], -1)).any(dim=-1)
+            inside = self.cut(real[..., None].to(coordinates.dtype))[..., 0] > 0  # (B, T, G)
+            token_mask = inside.any(dim=-1)
         elif attention_mask is not None:
             token_mask = attention_mask.bool()
         grid = settings.group_counts(sides) if settings.groups_form_grid else None
-        return LocalFeatures(scale_gradient(x, self.grad_scale), token_mask, grid, coordinates=centres[0] / self.side)
+        return Groups(self.cut(elements), coordinates, inside, centres, token_mask, grid)
 
     def _centres(self, coordinates: Tensor, inside: Tensor) -> Tensor:
         """Return the centres (1, T, n) of groups (1, T, G, n); of a cube at the border as if the array went on."""
@@ -115,10 +101,41 @@ class GroupedPerceiver(PerceiverLocalEncoder):
         return coordinates[:, :, 0] + (self.settings.group_side - 1) / 2
 
 
-# By the setting `grouping`.
-GROUPINGS: dict[str, type[PerceiverLocalEncoder]] = {"groups": GroupedPerceiver}
+class GroupedPerceiver(GroupingEncoder):
+    """Groups of elements, read by latents with shared weights; the latents of a group become one token.
 
+    Beside its absolute coordinates an element has those in its group: with shared weights, what a latent reads should
+    not depend on where in the input the group is.
+    """
 
-def perceiver_encoder(config: Data2VecConfig, settings: Data2VecModalityConfig) -> PerceiverLocalEncoder:
-    """Return the local encoder of the front end "perceiver"."""
-    return GROUPINGS[settings.grouping](config, settings)
+    def __init__(self, config: Data2VecConfig, settings: Data2VecModalityConfig) -> None:
+        super().__init__(config, settings)
+        size, dims, eps = settings.latent_size, settings.num_dims, settings.local_norm_eps
+        bands = min(settings.fourier_bands, max(math.ceil(self.side / 2), 1))
+        self.offsets = FourierFeatures(dims, bands, max(self.side, 2), 0.5)
+        self.placement = nn.Linear(self.coordinates.width + self.offsets.width, size)
+        self.latents = nn.Parameter(torch.zeros(settings.group_latents, size))
+        self.read = LatentRead(size, settings.latent_heads, eps)
+        self.projection = nn.Linear(settings.group_latents * size, config.hidden_size)
+
+    def init_weights(self) -> None:
+        # Called from here, as transformers does not initialise modules of other packages without weights of their own.
+        self.values.init_weights()
+        self.read.init_weights()
+        init.normal_(self.latents)
+        init.normal_(self.placement.weight, std=(2 / self.placement.in_features) ** 0.5)
+        init.zeros_(self.placement.bias)
+        init_xavier(self.projection)
+
+    def forward(self, inputs: Tensor, attention_mask: Tensor | None) -> LocalFeatures:
+        groups = self.groups(inputs, attention_mask)
+        values = self.values(groups.elements)  # (B, T, G, d)
+        offsets = groups.coordinates - groups.centres[:, :, None]
+        features = [self.coordinates(groups.coordinates), self.offsets(offsets)]
+        placed = self.placement(torch.cat(features, dim=-1).to(values.dtype))
+        x = F.gelu(values + placed).flatten(0, 1)  # (B T, G, d)
+        inside = groups.inside.expand(len(values), -1, -1).flatten(0, 1)
+        x = self.read(self.latents.to(x.dtype)[None], x, inside)
+        x = self.projection(x.flatten(1)).unflatten(0, (len(values), -1))  # (B, T, D)
+        coordinates = groups.centres[0] / self.side
+        return LocalFeatures(scale_gradient(x, self.grad_scale), groups.token_mask, groups.grid, None, coordinates)

@@ -46,6 +46,7 @@ _INPUTS = {
 _PARTS = {name: part for part, name in _INPUTS.items()}
 AUDIO_MASK = "audio_attention_mask"
 MOST_CHANNELS = 32  # a dimension of this size or below is no length of a waveform: a frame needs hundreds of samples
+CANCELLED = 1e-4  # power of the mean of all channels, relative to the loudest one, below which they cancel each other
 _HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
 
 
@@ -171,6 +172,48 @@ class Data2VecProcessor(ProcessorMixin):
         if "text" in prepared and "attention_mask" in prepared.get("audio", ()):
             prepared["audio"][AUDIO_MASK] = prepared["audio"].pop("attention_mask")
         return BatchFeature({key: value for part in prepared.values() for key, value in part.items()})
+
+    def load_audio(self, audio: Any) -> np.ndarray:
+        """Read a recording as the model takes it, with soundfile and soxr: neither ffmpeg nor torchaudio is needed.
+
+        Args:
+            audio: Path of a file, or an open one, in a format of libsndfile (WAV, FLAC, Ogg, MP3, ...).
+
+        Returns:
+            (samples,) float32 at the sampling rate of the feature extractor, the mean of all channels, or the loudest
+            one where they cancel each other. Pipelines and `processor(audio=...)` take it.
+
+        Raises:
+            ImportError: soundfile, or soxr for another sampling rate, is not installed.
+            ValueError: The file cannot be read, or has no samples.
+
+        Example:
+            >>> recogniser = pipeline("automatic-speech-recognition", folder)
+            >>> recogniser(AutoProcessor.from_pretrained(folder).load_audio("speech.flac"))
+        """
+        rate = self._part("feature_extractor").sampling_rate
+        try:
+            import soundfile
+        except ImportError as error:
+            raise ImportError("Reading recordings needs soundfile: `pip install soundfile soxr`.") from error
+        try:
+            samples, given = soundfile.read(audio, dtype="float32", always_2d=True)
+        except (soundfile.SoundFileError, OSError, TypeError) as error:
+            raise ValueError(f"{audio} cannot be read as a recording: {error}") from error
+        if not samples.size:
+            raise ValueError(f"{audio} is a recording without samples.")
+        mixed, power = samples.mean(axis=1), np.square(samples).mean(axis=0)
+        if np.square(mixed).mean() < CANCELLED * power.max():
+            mixed = samples[:, power.argmax()]
+        if given != rate:
+            try:
+                import soxr
+            except ImportError as error:
+                raise ImportError(
+                    f"{audio} has {given} Hz, and resampling it to {rate} Hz needs soxr: `pip install soxr`."
+                ) from error
+            mixed = soxr.resample(mixed, given, rate)
+        return np.ascontiguousarray(mixed, dtype=np.float32)
 
     def _options(self, names: list[str], kwargs: dict[str, Any]) -> dict[str, dict[str, Any]]:
         """Return the keyword arguments of each part that is used."""

@@ -12,6 +12,7 @@ import logging
 import mmap
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from d2v_train.data.arrays import array_shape
 from d2v_train.data.audio_headers import hides_samples
 from d2v_train.data.bad_samples import BadSample
 from d2v_train.data.records import RawDataset
+from d2v_train.data.report import DataReport
 from d2v_train.data.tables import SAMPLING_RATE
 from d2v_train.inputs.arrays import ArrayTransform
 from d2v_train.inputs.audio import AudioTransform
@@ -42,13 +44,14 @@ KEPT_FROM = 1000
 """Least number of samples for storing lengths between runs."""
 
 
-def token_lengths(dataset: Any, transform: Any, config: Any) -> np.ndarray:
+def token_lengths(dataset: Any, transform: Any, config: Any, report: DataReport | None = None) -> np.ndarray:
     """Return the tokens of each sample after its transform, (N,) int64, at least 1; the most for random crops.
 
     Args:
         dataset: Result of `transform.prepare`.
         transform: Transform of the source.
         config: `Data2VecConfig`.
+        report: Receives documents that cannot be read; None logs them instead.
 
     Raises:
         ValueError: The samples all have the same size, as images have.
@@ -65,7 +68,8 @@ def token_lengths(dataset: Any, transform: Any, config: Any) -> np.ndarray:
         return config.modality_config("text").num_tokens(bytes_or_tokens)
     if isinstance(transform, TextTransform):
         rules = tokenizer_rules(transform.tokenizer)
-        lengths = _kept(dataset, f"{transform.max_length} {rules}", lambda texts: _text_lengths(texts, transform))
+        length_of = partial(_text_lengths, transform=transform, report=report)
+        lengths = _kept(dataset, f"{transform.max_length} {rules}", length_of)
         return config.modality_config("text").num_tokens(lengths)
     raise ValueError(
         "Images and arrays of several dimensions all have one size: there is no token budget. Set batch_size."
@@ -213,14 +217,14 @@ def _kept_file(dataset: RawDataset, kind: str) -> Path | None:
     return Path(HF_DATASETS_CACHE) / "data2vec_lengths" / f"{digest.hexdigest()}.npy"
 
 
-def _text_lengths(dataset: RawDataset, transform: TextTransform) -> np.ndarray:
+def _text_lengths(dataset: RawDataset, transform: TextTransform, report: DataReport | None) -> np.ndarray:
     """Return the tokens of each document, cut where the transform cuts; the most for an unusable one."""
     lengths = np.full(len(dataset), transform.max_length, dtype=np.int64)
     for start in range(0, len(dataset), DOCUMENTS_AT_ONCE):
         records = {}
         for index in range(start, min(start + DOCUMENTS_AT_ONCE, len(dataset))):
             try:
-                records[index] = dataset.load(index)
+                records[index] = dataset.load(index, report)
             except BadSample:
                 continue
         if not records:

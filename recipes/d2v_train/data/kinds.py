@@ -12,6 +12,7 @@ from typing import Any
 from d2v_train.data.arrays import SUFFIXES as ARRAY_SUFFIXES
 from d2v_train.data.arrays import check_shapes, decode_array
 from d2v_train.data.builtin import digit_images_table, digit_words_table, python_prose_table
+from d2v_train.data.builtin_sentences import digit_sentences_table
 from d2v_train.data.builtin_series import travelling_pulses_table
 from d2v_train.data.decoding import decode_audio, decode_image, decode_text
 from d2v_train.data.file_formats import UNREADABLE_SUFFIXES, audio_suffixes, image_suffixes
@@ -33,7 +34,8 @@ class RecordKind:
         columns: Usual names of the input column, best first.
         feature: Class of the column in the `datasets` library; None where it has none, as for strings and lists.
         transcripts: Suffix of files that hold the transcripts of the recordings beside them.
-        builtin: Returns the table of a split, "train" or "test", of the built-in sample.
+        builtin: Functions that return the table of a split, "train" or "test", of each built-in sample, by its source:
+            "builtin", and "builtin:NAME" for others.
         check: `check(values, settings, where)` compares the first values of a source with what the model takes; None
             where it takes all.
     """
@@ -42,7 +44,7 @@ class RecordKind:
     decode: Callable[[Any, SourceSettings], tuple[Any, list[str]]]
     find_suffixes: Callable[[], tuple[str, ...]]
     columns: tuple[str, ...]
-    builtin: Callable[[str], Table]
+    builtin: dict[str, Callable[[str], Table]]
     feature: str | None = None
     transcripts: str | None = None
     check: Callable[[Iterable[Any], SourceSettings, str], None] | None = None
@@ -86,14 +88,18 @@ def _array(value: Any, settings: SourceSettings = AS_FOUND) -> tuple[Any, list[s
 
 RECORD_KINDS: dict[str, RecordKind] = {
     "text": RecordKind(
-        "text", _text, lambda: (".txt", ".text", ".jsonl", ".ndjson"), TEXT_COLUMNS, python_prose_table
+        "text",
+        _text,
+        lambda: (".txt", ".text", ".jsonl", ".ndjson"),
+        TEXT_COLUMNS,
+        {"builtin": python_prose_table, "builtin:digits": digit_sentences_table},
     ),
     "vision": RecordKind(
         "image",
         _image,
         image_suffixes,
         ("image", "img", "picture", "photo", "jpg", "png"),
-        digit_images_table,
+        {"builtin": digit_images_table},
         feature="Image",
     ),
     "audio": RecordKind(
@@ -101,7 +107,7 @@ RECORD_KINDS: dict[str, RecordKind] = {
         _recording,
         audio_suffixes,
         ("audio", "speech", "wav", "flac", "sound"),
-        digit_words_table,
+        {"builtin": digit_words_table},
         feature="Audio",
         transcripts=".trans.txt",
     ),
@@ -110,7 +116,7 @@ RECORD_KINDS: dict[str, RecordKind] = {
         _array,
         lambda: ARRAY_SUFFIXES,
         ("array", "arrays", "values", "series", "signal", "signals", "data", "x"),
-        travelling_pulses_table,
+        {"builtin": travelling_pulses_table},
         check=check_shapes,
     ),
 }

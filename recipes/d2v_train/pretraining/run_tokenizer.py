@@ -80,7 +80,8 @@ def _new_tokenizer(options: Options, documents: Any) -> Any:
         return tokenizer
     if options.text.tokenizer is not None:
         return load_tokenizer(options.text.tokenizer)
-    if options.init_from is not None and "text" in starting_config(options.init_from).modalities:
+    whole = options.init_from is not None and options.init_parts == "all"
+    if whole and "text" in starting_config(options.init_from).modalities:
         return load_tokenizer(options.init_from)
     size = (options.model.get("text_config") or {}).get("vocab_size", 8192)
     if not isinstance(size, int):

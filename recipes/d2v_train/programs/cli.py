@@ -16,6 +16,7 @@ COMMANDS = {
     "data": ("data", "say what a source of data is read as, and which files are left out and why"),
     "pretrain": ("pretrain", "pretrain on text, images, speech, or all of them in one run"),
     "probe": ("probe", "measure the accuracy of simple classifiers on a frozen encoder"),
+    "align": ("align", "ask what the latents of several modalities share, with nulls and controls"),
     "finetune-glue": ("finetune_glue", "fine-tune on a task of GLUE, or to classify or score other texts"),
     "finetune-images": ("finetune_image_classification", "fine-tune to classify images"),
     "finetune-ctc": ("finetune_ctc", "fine-tune for speech recognition with CTC"),
