@@ -54,7 +54,7 @@ class Task:
 TASKS = {
     "cifar10": Task("vision", ("tiny_cifar10", "tiny_cifar10_perceiver")),
     "fsdd": Task("audio", ("tiny_fsdd", "tiny_fsdd_perceiver"), ("george",)),
-    "bytes": Task("text", ("tiny_text", "tiny_bytes_perceiver")),
+    "bytes": Task("text", ("tiny_text", "tiny_text_bytes")),
 }
 
 
