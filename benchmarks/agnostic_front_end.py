@@ -73,7 +73,9 @@ def probe_command(task: Task, data: str, seed: int, final: Path) -> list[str]:
     """Return the command that probes an encoder."""
     words = ["--modality", task.modality, "--random_seed", str(seed)]
     words += [] if data == "builtin" else ["--data", data]
-    words += ["--test_groups", *task.held_out] if task.held_out else []
+    if task.held_out:
+        # All recordings of a speaker that pretraining left out, not only those of the test split.
+        words += ["--test_split", "train+test", "--test_groups", *task.held_out]
     return [sys.executable, str(ROOT / "recipes" / "probe.py"), str(final), *words]
 
 
