@@ -6,8 +6,8 @@
 
 For each seed and design an encoder is pretrained by the configuration of the task, and probed beside the same network
 with random weights and beside features without training. `usual` is the front end of the modality (patches,
-convolutions, embeddings), `groups` and `global` are the groupings of the perceiver front end. Recordings are probed on
-a speaker that pretraining did not hear.
+convolutions, embeddings), `groups` and `global` are the groupings of the perceiver front end, `global` with targets
+standardised per position. Recordings are probed on a speaker that pretraining did not hear.
 
 Finished runs and probes are kept in the output folder: the same command continues, and one with more seeds or designs
 adds theirs. It writes `results.md`.
@@ -64,7 +64,8 @@ def pretraining_command(task: Task, design: str, data: str, seed: int, steps: in
     recipe = task.recipes[0 if design == "usual" else 1]
     words = [f"data.{task.modality}={data}", f"output_dir={folder}", f"seed={seed}", "cpu=true"]
     if design == "global":
-        words.append(f"model.{task.modality}_config.grouping=global")
+        settings = {"grouping": "global", "layer_target_norm": "layer", "mean_target_norm": "running"}
+        words += [f"model.{task.modality}_config.{name}={value}" for name, value in settings.items()]
     if steps is not None:
         words += [f"max_steps={steps}", f"model.ema_anneal_end_step={max(1, steps // 2)}"]
     return [sys.executable, str(ROOT / "recipes" / "pretrain.py"), recipe, *words]
