@@ -232,8 +232,7 @@ class PerceiverLocalEncoder(LocalEncoder):
         last = inputs.shape[1] - 1
         places = places + real.long().argmax(dim=1)[:, None]  # (B, N)
         inside, places = places <= last, places.clamp(max=last)
-        # `gather`, as the shapes of `take_along_dim` cannot be exported for any batch and length.
-        return elements.gather(1, places[..., None].expand_as(elements)), real.gather(1, places) & inside
+        return elements.take_along_dim(places[..., None], dim=1), real.take_along_dim(places, dim=1) & inside
 
     def check_attention_mask(self, inputs: Tensor, attention_mask: Tensor) -> None:
         """Raise `ValueError` for a mask that is not of the 1-D input, or of the tokens of an input of more sides."""
