@@ -270,3 +270,37 @@ class CoordinatePositions(nn.Module):
     def forward(self, coordinates: Tensor) -> Tensor:
         """Map coordinates (T, n), in units of the distance of neighbouring tokens, to positions (T, D)."""
         return coordinate_positions(coordinates, self.dim)
+
+
+class ElementStates(nn.Module):
+    """Hidden states at the elements of a text, for heads that classify each byte: position queries read the tokens.
+
+    The query of an element is the token of its group and the place of the element in it.
+
+    Args:
+        config: Configuration of the model.
+        settings: Of the modality, which has one dimension.
+    """
+
+    def __init__(self, config: Data2VecConfig, settings: Data2VecModalityConfig) -> None:
+        super().__init__()
+        self.group_size = size = settings.group_size
+        self.offsets = FourierFeatures(1, max(math.ceil(size / 2), 1), max(size, 2), 0.5)
+        self.placement = nn.Linear(self.offsets.width, config.hidden_size)
+        self.read = LatentRead(config.hidden_size, config.num_attention_heads, settings.local_norm_eps)
+
+    def forward(self, hidden: Tensor, real: Tensor, element_mask: Tensor) -> Tensor:
+        """Return hidden states (B, N, D) at the elements of an input.
+
+        Args:
+            hidden: (B, T, D) tokens without extra ones.
+            real: (B, T) True = real.
+            element_mask: (B, N) True = real; elements of padding have the state of a real one.
+        """
+        places = torch.arange(element_mask.shape[1], device=hidden.device)
+        places = (places - element_mask.long().argmax(dim=1)[:, None]).clamp(min=0)  # (B, N)
+        groups = (places // self.group_size).clamp(max=hidden.shape[1] - 1)
+        offsets = (places - groups * self.group_size).float() - (self.group_size - 1) / 2
+        placed = self.placement(self.offsets(offsets[..., None]).to(hidden.dtype))
+        queries = hidden.take_along_dim(groups[..., None], dim=1) + placed
+        return queries + self.read(queries, hidden, real)

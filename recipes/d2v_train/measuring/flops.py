@@ -69,7 +69,7 @@ class FrontEndFlops:
         with torch.device("meta"), torch.random.fork_rng(devices=[]):
             encoder = LOCAL_ENCODERS[modality][settings.front_end](config, settings)
             positions = encoder.make_positions(config)
-        self._encoder = encoder.to("meta").requires_grad_(False)
+        self._encoder = encoder.to("meta").requires_grad_(False)  # parameters are inputs of modules too
         self._convolutions = list(positions.convs) if isinstance(positions, ConvPositions) else []
         self._longest = settings.max_position_embeddings if modality == "text" else math.inf
         self._known: dict[tuple[int, ...], np.ndarray] = {}
