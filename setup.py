@@ -40,11 +40,8 @@ EXTRAS = {
     "onnx": ["onnx>=1.23", "onnxruntime>=1.32", "onnxscript>=0.7"],
     "plots": ["matplotlib>=3.9"],
     "dev": [
-<<<<<<< HEAD
-        "captum>=0.9",
-=======
         "calibrated-similarity>=0.1.1",
->>>>>>> h/c
+        "captum>=0.9",
         "markdown-it-py>=3",
         "matplotlib>=3.9",
         "pytest>=8.3",

@@ -3,6 +3,7 @@
 from transformers import (
     AutoBackbone,
     AutoConfig,
+    AutoFeatureExtractor,
     AutoImageProcessor,
     AutoModel,
     AutoModelForAudioClassification,
@@ -26,12 +27,15 @@ from .backbone_configuration import BackbonePreTrainingConfig
 from .backbone_parts import BackboneError
 from .backbone_pretraining import BackboneForPreTraining
 from .configuration_data2vec import (
+    Data2VecArrayConfig,
     Data2VecAudioConfig,
     Data2VecConfig,
     Data2VecTextConfig,
     Data2VecVisionConfig,
 )
 from .ema_teacher import UpdateTeacher
+from .feature_extraction_data2vec import Data2VecArrayFeatureExtractor
+from .heads_arrays import AutoModelForArrayClassification, Data2VecForArrayClassification
 from .heads_audio import (
     Data2VecForAudioClassification,
     Data2VecForAudioFrameClassification,
@@ -54,12 +58,16 @@ from .processing_data2vec import Data2VecProcessor
 
 __version__ = "0.1.0"
 __all__ = [
+    "AutoModelForArrayClassification",
     "BackboneError",
     "BackboneForPreTraining",
     "BackbonePreTrainingConfig",
+    "Data2VecArrayConfig",
+    "Data2VecArrayFeatureExtractor",
     "Data2VecAudioConfig",
     "Data2VecBackbone",
     "Data2VecConfig",
+    "Data2VecForArrayClassification",
     "Data2VecForAudioClassification",
     "Data2VecForAudioFrameClassification",
     "Data2VecForCTC",
@@ -85,6 +93,7 @@ __all__ = [
 
 AutoConfig.register(Data2VecConfig.model_type, Data2VecConfig)
 AutoProcessor.register(Data2VecConfig, Data2VecProcessor)
+AutoFeatureExtractor.register(Data2VecConfig, Data2VecArrayFeatureExtractor)
 if is_vision_available():
     # One class for both backends: pictures are prepared the same way whether torchvision is installed or not.
     AutoImageProcessor.register(
@@ -108,3 +117,4 @@ AutoModelForCTC.register(Data2VecConfig, Data2VecForCTC)
 AutoModelForAudioClassification.register(Data2VecConfig, Data2VecForAudioClassification)
 AutoModelForAudioFrameClassification.register(Data2VecConfig, Data2VecForAudioFrameClassification)
 AutoModelForAudioXVector.register(Data2VecConfig, Data2VecForXVector)
+AutoModelForArrayClassification.register(Data2VecConfig, Data2VecForArrayClassification)

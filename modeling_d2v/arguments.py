@@ -39,8 +39,7 @@ def known_arguments(forward: Callable[..., Any]) -> Callable[..., Any]:
       and then the others in order: `model(images)`, `model(waveforms, attention_mask)`.
     - `torch.jit.trace` gets a tuple, the only output that it takes, unless `return_dict` is given.
     """
-    kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-    own = [name for name, entry in inspect.signature(forward).parameters.items() if entry.kind in kinds][1:]
+    own = _own_arguments(forward)
     known = PASSED_ON | set(own)
     shared = len(set(INPUTS) & set(own)) > 1
 
@@ -62,6 +61,26 @@ def known_arguments(forward: Callable[..., Any]) -> Callable[..., Any]:
         return output
 
     return checked
+
+
+def main_input_first(forward: Callable[..., Any]) -> Callable[..., Any]:
+    """Decorate the `forward` of a model of one modality, which has an argument for the input of each.
+
+    Arguments without a name are the main input and then the others in order.
+    """
+    own = _own_arguments(forward)
+
+    @functools.wraps(forward)
+    def placed(self: Any, *args: Any, **kwargs: Any) -> Any:
+        return forward(self, **(_by_name(self, own, args, kwargs) if args else kwargs))
+
+    return placed
+
+
+def _own_arguments(forward: Callable[..., Any]) -> list[str]:
+    """Return the names of the arguments of a method, without the instance."""
+    kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    return [name for name, entry in inspect.signature(forward).parameters.items() if entry.kind in kinds][1:]
 
 
 def _by_name(model: Any, own: list[str], args: tuple, kwargs: dict[str, Any]) -> dict[str, Any]:

@@ -205,6 +205,11 @@ class BackbonePreTrainingConfig(Frames, MaskedPredictionConfig):
         """Return rows and columns of the tokens of an unbatched input of `shape`; None for a 1-D sequence."""
         return BACKBONE_INPUTS[self.modality].token_grid(self, shape)
 
+    def token_count(self, shape: Sequence[int]) -> int:
+        """Return the tokens of an unbatched input of `shape`, without padding."""
+        grid = self.token_grid(shape)
+        return self.num_tokens(shape[0]) if grid is None else grid[0] * grid[1]
+
     def num_tokens(self, length: Any) -> Any:
         """Return the tokens of an input of `length` ids or samples (int or integer tensor); not for images."""
         return BACKBONE_INPUTS[self.modality].num_tokens(self, length)

@@ -163,4 +163,16 @@ class Waveforms(BackboneInput):
         config.apply_spec_augment = False
 
 
-BACKBONE_INPUTS: dict[str, BackboneInput] = {"text": TokenIds(), "vision": Images(), "audio": Waveforms()}
+class Arrays(BackboneInput):
+    """Arrays, which no encoder of transformers takes."""
+
+    def fits(self, config: PreTrainedConfig) -> bool:
+        return False
+
+
+BACKBONE_INPUTS: dict[str, BackboneInput] = {
+    "text": TokenIds(),
+    "vision": Images(),
+    "audio": Waveforms(),
+    "arrays": Arrays(),
+}

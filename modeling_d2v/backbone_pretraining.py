@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from transformers import AutoModel, AutoTokenizer, PreTrainedModel
 from transformers.utils import ModelOutput, TransformersKwargs, can_return_tuple
 
+from .arguments import main_input_first
 from .backbone_configuration import BackbonePreTrainingConfig, plain_encoder
 from .backbone_parts import BackboneError, load_plain, replaced_features, watched_layers
 from .decoders import RegressionHead
@@ -31,10 +32,11 @@ from .objective import (
     pretraining_output,
     resolve_mask,
 )
+from .refused_calls import NoGeneration
 from .targets import TargetMean
 
 
-class BackboneForPreTraining(EmaTeacher, PreTrainedModel):
+class BackboneForPreTraining(NoGeneration, EmaTeacher, PreTrainedModel):
     """Student (`backbone`), teacher and prediction head over an encoder of transformers; see `from_backbone`.
 
     Args:
@@ -59,6 +61,7 @@ class BackboneForPreTraining(EmaTeacher, PreTrainedModel):
         self.head = RegressionHead(config, config)
         has_own = not config.traits.corrupts_input and config.mask_vector is None
         self.mask_token = nn.Parameter(torch.zeros(config.hidden_size)) if has_own else None
+        self.target_statistics = self._make_statistics()
         self.register_buffer("ema_step", torch.zeros((), dtype=torch.int64))
         self._no_split_modules = self.backbone._no_split_modules
         self.post_init()
@@ -164,6 +167,7 @@ class BackboneForPreTraining(EmaTeacher, PreTrainedModel):
 
     # Objective
 
+    @main_input_first
     @can_return_tuple
     def forward(
         self,
@@ -241,7 +245,7 @@ class BackboneForPreTraining(EmaTeacher, PreTrainedModel):
             BackboneError: The layers do not have one position for each token, or another number of them ran.
         """
         config = self.config
-        targets = TargetMean(config, config.num_layers, token_mask)
+        targets = TargetMean(config, config.num_layers, token_mask, running=self.running_norm(config.modality))
         features: list[Tensor] = []
         ran = 0
 

@@ -37,6 +37,11 @@ def patch_window(settings: Any) -> tuple[int, int]:
     return (frames - 1) * hop + settings.mel_window, frames * hop
 
 
+def group_window(settings: Any) -> tuple[int, int]:
+    """Return the samples in a group of the perceiver front end, twice: groups do not overlap."""
+    return settings.group_size, settings.group_size
+
+
 def mel(frequency: float) -> float:
     """Return a frequency in Hz on the mel scale."""
     return 1127.0 * math.log1p(frequency / 700.0)
@@ -51,7 +56,7 @@ def patch_bands(settings: Any) -> list[float]:
 
 
 # By the name of the front end.
-WINDOWS = {"convolutions": conv_window, "spectrogram": patch_window}
+WINDOWS = {"convolutions": conv_window, "spectrogram": patch_window, "perceiver": group_window}
 
 
 class Frames:
@@ -87,8 +92,9 @@ class Data2VecAudioConfig(Frames, Data2VecModalityConfig):
     of a spectrogram, fixed 2-D sin-cos positions.
 
     Args:
-        front_end: `"convolutions"` (default) or `"spectrogram"`. The other defaults are those of convolutions; the
-            preset "audio-spectrogram-base" has what is published for spectrograms.
+        front_end: `"convolutions"` (default), `"spectrogram"` or `"perceiver"`. The other
+            defaults are those of convolutions; the preset "audio-spectrogram-base" has what is published for
+            spectrograms.
         conv_dim, conv_kernel, conv_stride: the feature extractor's layers, as many entries each.
         conv_bias: give those layers a bias. Default False.
         conv_norm: `"layer"` (default): each layer has a layer norm over channels; `"group"`: only the first layer has
@@ -135,6 +141,8 @@ class Data2VecAudioConfig(Frames, Data2VecModalityConfig):
     model_type = "d2v_audio"
     base_config_key = "audio_config"
     modality = "audio"
+    num_dims = 1
+    element_channels = 1
 
     conv_dim: list[int] | tuple[int, ...] = (512,) * 7
     conv_kernel: list[int] | tuple[int, ...] = (10, 3, 3, 3, 3, 2, 2)
@@ -208,6 +216,14 @@ class Data2VecAudioConfig(Frames, Data2VecModalityConfig):
     def band_edges(self) -> list[float] | None:
         return patch_bands(self) if self.traits.geometry == "grid" else None
 
+    @property
+    def default_extent(self) -> int:
+        return self.sampling_rate
+
+    def num_frames(self, samples: Any) -> Any:
+        # The last group may be incomplete.
+        return -(-samples // self.group_size) if self.is_perceiver else super().num_frames(samples)
+
     def num_tokens(self, length: Any) -> Any:
         return self.num_frames(length) * self.tokens_per_frame
 
@@ -217,6 +233,8 @@ class Data2VecAudioConfig(Frames, Data2VecModalityConfig):
     def width_divisors(self) -> dict[str, int]:
         if self.traits.geometry == "grid":
             return {"2-D sin-cos positions": 4}
+        if self.is_perceiver:
+            return {}
         return {"conv_pos_groups": self.conv_pos_groups} if self.conv_pos_depth else {}
 
     def check(self) -> None:

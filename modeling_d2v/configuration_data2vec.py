@@ -1,4 +1,4 @@
-"""Configuration of data2vec 1.0 and 2.0 for text, vision and audio.
+"""Configuration of data2vec 1.0 and 2.0 for text, vision, audio and arrays.
 
 `Data2VecConfig` holds what every modality shares: the transformer blocks and the schedule of the teacher. One
 sub-configuration per modality holds the rest, so that a joint run can set each of them on its own.
@@ -14,6 +14,7 @@ from transformers import PreTrainedConfig
 from transformers.activations import ACT2FN
 from transformers.backbone_utils import BackboneConfigMixin
 
+from .configuration_arrays import Data2VecArrayConfig
 from .configuration_audio import Data2VecAudioConfig
 from .configuration_checks import CheckedConfig, below_one, in_range, one_of
 from .configuration_modalities import Data2VecModalityConfig, Data2VecTextConfig, Data2VecVisionConfig
@@ -23,6 +24,7 @@ from .remote_code import AUTO_MAP, TRAVELLING_FILES
 
 
 MASKED_TOKENS = ("dropped", "replaced")
+SHARING = ("shared", "per_modality")
 PROBLEM_TYPES = (None, "regression", "single_label_classification", "multi_label_classification")
 # Fields of the decoder that modalities may share, with their defaults.
 SHARED_DECODER: dict[str, Any] = {
@@ -34,7 +36,12 @@ SHARED_DECODER: dict[str, Any] = {
     "decoder_projection_layers": 1,
     "decoder_projection_ratio": 2.0,
 }
-MODALITY_CONFIGS = {"text": Data2VecTextConfig, "vision": Data2VecVisionConfig, "audio": Data2VecAudioConfig}
+MODALITY_CONFIGS = {
+    "text": Data2VecTextConfig,
+    "vision": Data2VecVisionConfig,
+    "audio": Data2VecAudioConfig,
+    "arrays": Data2VecArrayConfig,
+}
 
 
 @strict
@@ -42,7 +49,8 @@ class Data2VecConfig(BackboneConfigMixin, CheckedConfig):
     """Configuration of `Data2VecModel`, `Data2VecForPreTraining` and the task heads.
 
     Args:
-        modalities: Which modalities the model takes, out of "text", "vision", "audio".
+        modalities: Which modalities the model takes, out of "text", "vision", "audio", "arrays". Default: the
+            first three.
         hidden_size, num_hidden_layers, num_attention_heads, intermediate_size, hidden_act, layer_norm_eps: Sizes,
             activation and norm of the shared blocks (768, 12, 12, 3072, exact "gelu", 1e-5).
         norm_first: Pre-norm blocks and a final norm. Default False: post-norm.
@@ -51,6 +59,13 @@ class Data2VecConfig(BackboneConfigMixin, CheckedConfig):
         norm_affine: The norms of the blocks, of the context and the final one have weights. Default True.
         final_norm: Keep that final norm. False for classifiers that pool before they normalise (BEiT's). Default True.
         layer_scale_init_value: Start value of the learned per-channel scale of both branches; `None` for no scale.
+        norms: `"shared"`: the norms of the shared blocks, and the final one, have the same weights for all modalities;
+            `"per_modality"`: each modality has its own. Default "shared".
+        feed_forward: The same for the feed-forward parts of the shared blocks (modality experts, as in ONE-PEACE).
+        modality_embedding: Add a learned vector of the modality to the tokens that enter the shared blocks. Default
+            False.
+        qk_norm: Layer norm of queries and keys in each head (Dehghani et al. 2023), which keeps attention scores small
+            where training is unstable. Default False.
         hidden_dropout: Dropout after the attention's projection. `mlp_dropout`: after the feed-forward part.
             `attention_dropout`: of the attention probabilities. `activation_dropout`: between the two layers of the
             feed-forward part. Default 0.1, 0.1, 0.1, 0.
@@ -72,7 +87,8 @@ class Data2VecConfig(BackboneConfigMixin, CheckedConfig):
         out_features, out_indices: Levels that `Data2VecBackbone` returns and `Data2VecForSemanticSegmentation` reads,
             by name or number: "stem", 0, is the input of the shared blocks, "stage1", 1, the output of the first.
             Default: the last one; for segmentation those after 1/3, 1/2, 2/3 and all of the blocks, prenet included.
-        text_config, vision_config, audio_config: Dictionaries or sub-configurations of the modalities present.
+        text_config, vision_config, audio_config, arrays_config: Dictionaries or sub-configurations of the
+            modalities present.
 
     Raises:
         ValueError: A setting is invalid, or a key is unknown (the message names the nearest valid one).
@@ -87,7 +103,7 @@ class Data2VecConfig(BackboneConfigMixin, CheckedConfig):
     sub_configs_defaults = {f"{name}_config": config for name, config in MODALITY_CONFIGS.items()}
     base_model_fsdp_plan = {"encoder.blocks.*": "free_full_weight", "encoder.norm": "keep_full_weight"}
 
-    modalities: list[str] | tuple[str, ...] | str = tuple(MODALITIES)
+    modalities: list[str] | tuple[str, ...] | str = ("text", "vision", "audio")
     hidden_size: int = 768
     num_hidden_layers: int = 12
     num_attention_heads: int = 12
@@ -99,6 +115,10 @@ class Data2VecConfig(BackboneConfigMixin, CheckedConfig):
     norm_affine: bool = True
     final_norm: bool = True
     layer_scale_init_value: float | int | None = None
+    norms: str = "shared"
+    feed_forward: str = "shared"
+    modality_embedding: bool = False
+    qk_norm: bool = False
     hidden_dropout: float | int = 0.1
     mlp_dropout: float | int = 0.1
     attention_dropout: float | int = 0.1
@@ -118,6 +138,7 @@ class Data2VecConfig(BackboneConfigMixin, CheckedConfig):
     text_config: dict | PreTrainedConfig | None = None
     vision_config: dict | PreTrainedConfig | None = None
     audio_config: dict | PreTrainedConfig | None = None
+    arrays_config: dict | PreTrainedConfig | None = None
     _out_features: list[str] | None = None
     _out_indices: list[int] | None = None
 
@@ -210,6 +231,10 @@ class Data2VecConfig(BackboneConfigMixin, CheckedConfig):
                 f"({self.num_attention_heads})."
             )
         one_of(owner, "masked_tokens", self.masked_tokens, MASKED_TOKENS)
+        one_of(owner, "norms", self.norms, SHARING)
+        one_of(owner, "feed_forward", self.feed_forward, SHARING)
+        if self.norms == "per_modality" and not self.norm_affine:
+            raise ValueError(f'{owner}: norms without weights are the same for all; set `norms` to "shared".')
         one_of(owner, "problem_type", self.problem_type, PROBLEM_TYPES)
         dropouts = "hidden_dropout mlp_dropout attention_dropout activation_dropout input_dropout drop_path_rate"
         for field in dropouts.split():
@@ -260,6 +285,8 @@ class Data2VecConfig(BackboneConfigMixin, CheckedConfig):
                 f"{owner}: `reconstruction_loss_weight` belongs to the decoders of data2vec 2.0; set it to 0 or "
                 '`masked_tokens` to "dropped".'
             )
+        if not settings.latents_are_tokens:
+            self._check_latents(settings)
         width = settings.decoder_hidden_size if settings.decoder_layers else self.hidden_size
         if settings.decoder_projection_layers == 0 and self.masked_tokens == "dropped" and width != self.hidden_size:
             raise ValueError(
@@ -275,6 +302,26 @@ class Data2VecConfig(BackboneConfigMixin, CheckedConfig):
                 raise ValueError(
                     f"{owner}: `hidden_size` ({self.hidden_size}) must be a multiple of `{field}` ({divisor})."
                 )
+
+    def _check_latents(self, settings: Data2VecModalityConfig) -> None:
+        """Refuse what needs a token of its own for each group of the perceiver front end."""
+        owner, way_out = type(settings).__name__, "or set `anchors` to True and `latent_stride` to 1."
+        biased = settings.alibi is not None or getattr(settings, "relative_position_bias", False)
+        if biased or settings.decoder_positions_all or self.shared_decoder is not None:
+            raise ValueError(
+                f"{owner}: `alibi`, `relative_position_bias`, `decoder_positions_all` and a `shared_decoder` need a "
+                f"token at each position, but there are fewer latents: do without them, {way_out}"
+            )
+        if self.masked_tokens == "replaced" and not settings.anchors:
+            raise ValueError(
+                f"{owner}: latents without `anchors` lie nowhere, so that none can be replaced by a mask vector: set "
+                '`masked_tokens` to "dropped" or `anchors` to True.'
+            )
+        if self.masked_tokens == "dropped" and settings.decoder_type != "cross_attention":
+            raise ValueError(
+                f"{owner}: a `decoder_type` of {settings.decoder_type!r} needs a token at each position, but there "
+                f'are fewer latents: set it to "cross_attention", {way_out}'
+            )
 
     def save_pretrained(self, save_directory: str | Path, push_to_hub: bool = False, **kwargs: Any) -> None:
         """Save the configuration, and the code that loads the checkpoint where this package is not installed."""

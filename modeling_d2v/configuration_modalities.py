@@ -4,12 +4,15 @@ Defaults are the published base settings of data2vec 2.0 (Baevski et al. 2023; c
 `base_audio_only_task`, `base_images_only_task`, `base_text_only_task`).
 """
 
+import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, ClassVar
 
 from huggingface_hub.dataclasses import strict
 
 from .configuration_checks import CheckedConfig, below_one, in_range, one_of
+from .configuration_perceiver import PerceiverSettings
 from .masking import SAMPLERS
 from .modalities import MODALITIES, FrontEnd
 
@@ -17,7 +20,7 @@ from .modalities import MODALITIES, FrontEnd
 EMA_SCOPES = ("blocks", "context", "all")
 DECODER_TYPES = ("convolutions", "transformer", "cross_attention")
 ALIBI_DISTANCES = ("manhattan", "euclidean", "sequence")
-TARGET_NORMS = ("instance", "layer", "batch", "group", "sample", "position")
+TARGET_NORMS = ("instance", "layer", "batch", "group", "sample", "position", "running")
 
 
 def norm_names(setting: str | Sequence[str] | None) -> list[str]:
@@ -46,7 +49,12 @@ class MaskedPredictionConfig(CheckedConfig):
             in the order in which they are applied. `"instance"` normalises each channel over the tokens of a sample,
             `"layer"` each token over its channels, `"batch"` each channel over the tokens of all samples, `"group"`
             each sample over tokens and channels, `"sample"` each position and channel over the samples of a batch,
-            `"position"` each position over samples and channels. Default "instance" and `None`.
+            `"position"` each position over samples and channels, `"running"` each position and channel by running
+            statistics of earlier steps, which leaves nothing to predict from the position alone. Default "instance"
+            and `None`.
+        target_norm_decay: Decay per step of these running statistics. Default 0.99.
+        target_norm_bins: Positions that have running statistics of their own; later ones share those of the last.
+            Default 1024.
         end_of_block_targets: Predict the block's output instead of its feed-forward part. Default False.
         loss_beta: 0 for the squared error, above 0 for the smooth L1 loss with that beta.
         loss_scale: Factor of the loss; `None` for 1 / sqrt(hidden_size).
@@ -68,6 +76,8 @@ class MaskedPredictionConfig(CheckedConfig):
     average_top_k_layers: int | None = None
     layer_target_norm: str | list[str] | tuple[str, ...] | None = "instance"
     mean_target_norm: str | list[str] | tuple[str, ...] | None = None
+    target_norm_decay: float | int = 0.99
+    target_norm_bins: int = 1024
     end_of_block_targets: bool = False
     loss_beta: float | int = 0.0
     loss_scale: float | int | None = None
@@ -90,8 +100,9 @@ class MaskedPredictionConfig(CheckedConfig):
         for field in ("mask_random_prob", "mask_keep_prob", "mask_prob_adjust"):
             in_range(owner, field, getattr(self, field), 0.0, 1.0)
         in_range(owner, "mask_random_prob + mask_keep_prob", self.mask_random_prob + self.mask_keep_prob, 0.0, 1.0)
-        for field in ("mask_length", "num_masks"):
+        for field in ("mask_length", "num_masks", "target_norm_bins"):
             in_range(owner, field, getattr(self, field), 1)
+        below_one(owner, "target_norm_decay", self.target_norm_decay)
         in_range(owner, "decoder_projection_layers", self.decoder_projection_layers, 0)
         in_range(owner, "loss_beta", self.loss_beta, 0.0)
         if self.decoder_projection_ratio <= 0 or (self.loss_scale is not None and self.loss_scale <= 0):
@@ -99,8 +110,10 @@ class MaskedPredictionConfig(CheckedConfig):
 
 
 @strict
-class Data2VecModalityConfig(MaskedPredictionConfig):
+class Data2VecModalityConfig(PerceiverSettings, MaskedPredictionConfig):
     """Fields of every modality: objective, context encoder, decoder and scope of the teacher.
+
+    Those of the front end "perceiver" are described in `PerceiverSettings`.
 
     Args:
         front_end: Name of the front end, one of those that `MODALITIES` lists for the modality. Default: the first.
@@ -121,6 +134,9 @@ class Data2VecModalityConfig(MaskedPredictionConfig):
         decoder_type: `"convolutions"` (default), `"transformer"`: `decoder_layers` blocks of `decoder_hidden_size`, or
             `"cross_attention"`: such blocks in which positions of masked tokens attend to the visible tokens.
         decoder_num_attention_heads, decoder_intermediate_size: Of these blocks, 8 and `None` for 4 times their width.
+        decoder_query_share: Share of the masked tokens that a decoder of cross-attention predicts, at least 16 of each
+            mask, drawn anew in every step; its cost falls in proportion. Published are 0.05 (CAPI, Darcet et al. 2025)
+            and 0.25 (CrossMAE, Fu et al. 2025). Default 1: all of them.
         decoder_positions_masked, decoder_positions_all: Add the sin-cos positions to the decoder's input, at masked
             places or at all of them. Default False.
         regression_loss_weight: Weight of the regression of the targets at masked tokens. Default 1.
@@ -170,6 +186,7 @@ class Data2VecModalityConfig(MaskedPredictionConfig):
     decoder_type: str = "convolutions"
     decoder_num_attention_heads: int = 8
     decoder_intermediate_size: int | None = None
+    decoder_query_share: float | int = 1.0
     decoder_positions_masked: bool = False
     decoder_positions_all: bool = False
     regression_loss_weight: float | int = 1.0
@@ -188,20 +205,36 @@ class Data2VecModalityConfig(MaskedPredictionConfig):
     @property
     def has_fixed_positions(self) -> bool:
         """Return whether sin-cos positions are added to the tokens before any of them is dropped."""
-        return self.traits.geometry == "grid"
+        return self.is_perceiver or self.traits.geometry == "grid"
 
     @property
     def traits(self) -> FrontEnd:
         """Return the entry of the front end in `MODALITIES`: its geometry, and what follows from it."""
-        return MODALITIES[self.modality].front_ends[self.front_end]
+        entry = MODALITIES[self.modality].front_ends[self.front_end]
+        geometry = "grid" if self.groups_form_grid else "line"
+        return replace(entry, geometry=geometry) if self.is_perceiver and geometry != entry.geometry else entry
+
+    def element_sides(self, shape: Sequence[int]) -> tuple[int, ...]:
+        """Return the sides, without channels, of an unbatched input of `shape`."""
+        return tuple(shape)
 
     def token_grid(self, shape: Sequence[int]) -> tuple[int, int] | None:
-        """Return rows and columns of the tokens of an unbatched input of `shape`; None for a 1-D sequence."""
-        return None
+        """Return rows and columns of the tokens of an unbatched input of `shape`; None for a sequence."""
+        return self.group_counts(self.element_sides(shape)) if self.is_perceiver and self.groups_form_grid else None
+
+    def token_count(self, shape: Sequence[int]) -> int:
+        """Return the tokens of an unbatched input of `shape`, without padding."""
+        if self.is_perceiver:
+            return math.prod(self.group_counts(self.element_sides(shape)))
+        grid = self.token_grid(shape)
+        return self.num_tokens(shape[0]) if grid is None else grid[0] * grid[1]
 
     def num_tokens(self, length: Any) -> Any:
-        """Return the tokens of an input of `length` ids or samples (int, integer tensor or array); not for images."""
-        return length
+        """Return the tokens of an input of `length` ids, samples or entries (int, integer tensor or array).
+
+        Images and arrays of several dimensions have no length: see `token_count`.
+        """
+        return -(-length // self.group_size) if self.is_perceiver else length
 
     def width_divisors(self) -> dict[str, int]:
         """Return the required divisors of `hidden_size`, by the name of the setting that requires them."""
@@ -211,6 +244,7 @@ class Data2VecModalityConfig(MaskedPredictionConfig):
         super().check()
         owner = type(self).__name__
         one_of(owner, "front_end", self.front_end, MODALITIES[self.modality].front_ends)
+        self.check_perceiver()
         if self.mask_sampler not in self.traits.samplers:
             raise ValueError(
                 f"{owner}: `mask_sampler` is {self.mask_sampler!r}; with the {self.front_end} front end, whose tokens "
@@ -227,6 +261,13 @@ class Data2VecModalityConfig(MaskedPredictionConfig):
         if self.decoder_intermediate_size is not None:
             in_range(owner, "decoder_intermediate_size", self.decoder_intermediate_size, 1)
         one_of(owner, "decoder_type", self.decoder_type, DECODER_TYPES)
+        if not 0 < self.decoder_query_share <= 1:
+            raise ValueError(f"{owner}: `decoder_query_share` is {self.decoder_query_share}; it must be in (0, 1].")
+        if self.decoder_query_share < 1 and self.decoder_type != "cross_attention":
+            raise ValueError(
+                f"{owner}: a `decoder_query_share` of {self.decoder_query_share} needs a `decoder_type` of "
+                '"cross_attention": other decoders compute all positions together.'
+            )
         for field in ("prenet_depth", "num_extra_tokens", "decoder_layers"):
             in_range(owner, field, getattr(self, field), 0)
         for field in ("regression_loss_weight", "cls_loss_weight", "local_norm_eps", "local_grad_scale"):
@@ -267,6 +308,7 @@ class Data2VecTextConfig(Data2VecModalityConfig):
     model_type = "d2v_text"
     base_config_key = "text_config"
     modality = "text"
+    num_dims = 1
     normal_projection = True
 
     vocab_size: int = 50265
@@ -293,6 +335,10 @@ class Data2VecTextConfig(Data2VecModalityConfig):
     decoder_input_dropout: float | int = 0.1
     loss_scale: float | int | None = 1.0
     ema_scope: str = "blocks"
+
+    @property
+    def default_extent(self) -> int:
+        return self.max_position_embeddings
 
     def check(self) -> None:
         super().check()
@@ -341,6 +387,7 @@ class Data2VecVisionConfig(Data2VecModalityConfig):
     model_type = "d2v_vision"
     base_config_key = "vision_config"
     modality = "vision"
+    num_dims = 2
 
     image_size: int = 224
     patch_size: int = 16
@@ -403,17 +450,40 @@ class Data2VecVisionConfig(Data2VecModalityConfig):
         for field in ("auxiliary_loss_weight", "reconstruction_loss_weight"):
             in_range("Data2VecVisionConfig", field, getattr(self, field), 0)
         in_range("Data2VecVisionConfig", "pool_scales", min(self.pool_scales, default=0), 1)
-        self.grid_size(self.image_size, self.image_size)
+        if self.traits.geometry == "grid":
+            self.grid_size(self.image_size, self.image_size)
+        elif self.relative_position_bias:
+            raise ValueError(
+                "Data2VecVisionConfig: `relative_position_bias` needs tokens in rows and columns; with the perceiver "
+                "front end set `group_size` to a power of 4."
+            )
+        if self.is_perceiver and self.reconstruction_loss_weight:
+            raise ValueError(
+                "Data2VecVisionConfig: `reconstruction_loss_weight` is for patches; set it to 0 with the perceiver "
+                "front end."
+            )
 
     @property
     def has_fixed_positions(self) -> bool:
-        return self.position_embedding == "sincos_2d"
+        return self.is_perceiver or self.position_embedding == "sincos_2d"
+
+    @property
+    def default_extent(self) -> int:
+        return self.image_size
+
+    @property
+    def element_channels(self) -> int:
+        """Return the numbers of a pixel."""
+        return self.num_channels
+
+    def element_sides(self, shape: Sequence[int]) -> tuple[int, ...]:
+        return tuple(shape[-2:])
 
     def width_divisors(self) -> dict[str, int]:
-        return {"2-D sin-cos positions": 4} if self.has_fixed_positions else {}
+        return {"2-D sin-cos positions": 4} if self.has_fixed_positions and not self.is_perceiver else {}
 
-    def token_grid(self, shape: Sequence[int]) -> tuple[int, int]:
-        return self.grid_size(*shape[-2:])
+    def token_grid(self, shape: Sequence[int]) -> tuple[int, int] | None:
+        return self.grid_size(*shape[-2:]) if self.traits.geometry == "grid" else None
 
     @property
     def patch_values(self) -> int:
@@ -426,14 +496,24 @@ class Data2VecVisionConfig(Data2VecModalityConfig):
         return self.grid_size(self.image_size, self.image_size)
 
     def grid_size(self, height: int, width: int) -> tuple[int, int]:
-        """Return the numbers of patches down and across an image of `height` x `width` pixels.
+        """Return the numbers of tokens down and across an image of `height` x `width` pixels.
 
         Raises:
-            ValueError: A side is not a positive multiple of the patch size.
+            ValueError: A side is not a positive multiple of the patch size, or the tokens do not form a grid.
         """
+        if self.is_perceiver:
+            return self._group_grid(height, width)
         if height % self.patch_size or width % self.patch_size or not height or not width:
             raise ValueError(
                 f"An image of {height} x {width} pixels cannot be cut into patches of {self.patch_size} x "
                 f"{self.patch_size}; resize or crop it to multiples of {self.patch_size}."
             )
         return height // self.patch_size, width // self.patch_size
+
+    def _group_grid(self, height: int, width: int) -> tuple[int, int]:
+        if not self.groups_form_grid:
+            raise ValueError(
+                f"Data2VecVisionConfig: with a `group_size` of {self.group_size} the tokens of an image form a line, "
+                "not rows and columns; set it to a power of 4."
+            )
+        return self.group_counts((height, width))

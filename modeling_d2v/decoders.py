@@ -15,10 +15,12 @@ from transformers.masking_utils import create_bidirectional_mask
 from .blocks import BlockSizes, make_blocks, run_blocks
 from .configuration_data2vec import SHARED_DECODER, Data2VecConfig
 from .configuration_modalities import Data2VecModalityConfig
+from .dropout import Dropout
 from .local_encoders import LocalFeatures
 from .masking import counter_bits, counter_uniform, visible_indices
 from .modality_encoders import Tokens
-from .positions import FIXED_EPS, SameConv1d, channel_norm
+from .positions import FIXED_EPS, channel_norm
+from .time_convolutions import SameConv1d
 
 
 NOISE_STREAM, POOL_STREAM, POOL_SIZE = 16, 17, 1 << 16
@@ -104,7 +106,7 @@ class Decoder(nn.Module):
 
     def __init__(self, config: Data2VecConfig, settings: Data2VecModalityConfig) -> None:
         super().__init__()
-        self.input_dropout = nn.Dropout(settings.decoder_input_dropout)
+        self.input_dropout = Dropout(settings.decoder_input_dropout)
         self.noise_std, self.num_extra = settings.mask_noise_std, settings.num_extra_tokens
         self.zero_padding = not config.fairseq_compatible_padding
         self.normal_projection = settings.normal_projection

@@ -7,6 +7,8 @@ from torch import Tensor, nn
 from transformers import TrainerCallback
 from transformers.utils import logging
 
+from .targets import RunningNorm
+
 
 logger = logging.get_logger(__name__)
 
@@ -28,12 +30,13 @@ class UpdateTeacher(TrainerCallback):
 class EmaTeacher:
     """Mixin of a model with a `teacher`, a buffer `ema_step` and the fields `ema_*` in its configuration.
 
-    The teacher and the number of its updates are part of the state dict: a resumed run needs nothing else from the
-    model. `student` is what is averaged, `_is_copied` selects the weights that are not.
+    The teacher, the number of its updates and the running statistics of its targets are part of the state dict: a
+    resumed run needs nothing else from the model. `student` is what is averaged, `_is_copied` selects the weights that
+    are not.
     """
 
     # Small steps of an average vanish in half precision.
-    _keep_in_fp32_modules_strict = ["teacher"]
+    _keep_in_fp32_modules_strict = ["teacher", "target_statistics"]
     # Whether an update of the teacher is still waited for, the updates of the student, and a weight of it.
     _watched = True
     _student_steps = 0
@@ -48,6 +51,19 @@ class EmaTeacher:
         """Return whether the teacher copies a weight instead of averaging it."""
         raise NotImplementedError
 
+    def _make_statistics(self) -> nn.ModuleDict:
+        """Return the running statistics of the targets, by modality, for those whose norms need them."""
+        config = self.config
+        depth = getattr(config, "num_layers", None) or config.num_hidden_layers
+        found = {
+            name: RunningNorm.of(config.modality_config(name), depth, config.hidden_size) for name in config.modalities
+        }
+        return nn.ModuleDict({name: norm for name, norm in found.items() if norm is not None})
+
+    def running_norm(self, modality: str) -> RunningNorm | None:
+        """Return the running statistics of the targets of a modality, None where no norm needs them."""
+        return self.target_statistics[modality] if modality in self.target_statistics else None
+
     @staticmethod
     def _weights(module: nn.Module) -> dict[str, Tensor]:
         """Return the weights that an update moves, by name."""
@@ -58,6 +74,8 @@ class EmaTeacher:
         super()._init_weights(module)
         if module is self and not getattr(self.ema_step, "_is_hf_initialized", False):
             self.ema_step.zero_()
+        if isinstance(module, RunningNorm) and not getattr(module.weight, "_is_hf_initialized", False):
+            module.reset()
 
     @classmethod
     def from_pretrained(cls, *args: Any, output_loading_info: bool = False, **kwargs: Any) -> Any:
@@ -132,6 +150,8 @@ class EmaTeacher:
             torch._foreach_copy_([teacher[i] for i in places], [student[i] for i in places])
         if len(places) == len(names):
             self.ema_step.zero_()
+            for norm in self.target_statistics.values():
+                norm.reset()
         self.teacher.requires_grad_(False)
 
     def teacher_decay(self, step: int) -> float:
@@ -139,6 +159,11 @@ class EmaTeacher:
         config = self.config
         left = 1 - min(step / config.ema_anneal_end_step, 1.0) if config.ema_anneal_end_step > 0 else 0.0
         return config.ema_end_decay - (config.ema_end_decay - config.ema_decay) * left
+
+    def skip_update(self) -> None:
+        """Forget the forward passes of a step whose update of the student was skipped."""
+        for norm in self.target_statistics.values():
+            norm.discard()
 
     @torch.no_grad()
     def update_teacher(self, step: int | None = None) -> float:
@@ -166,6 +191,8 @@ class EmaTeacher:
             torch._foreach_lerp_([teacher[i] for i in averaged], sources, 1 - decay)
         if copied:
             torch._foreach_copy_([teacher[i] for i in copied], [student[i] for i in copied])
+        for norm in self.target_statistics.values():
+            norm.update()
         self.ema_step.fill_(step)
         self._watched, self._seen_weight = False, None
         return decay

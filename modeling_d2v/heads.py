@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PreTrainedConfig
+from transformers.quantizers import AutoQuantizationConfig
 
 from .configuration_data2vec import MODALITY_CONFIGS, Data2VecConfig
 from .modalities import MODALITIES
@@ -187,8 +188,9 @@ class Data2VecHead(Data2VecPreTrainedModel):
             )
         super().__init__(self.own_config(config))
         # The other front ends of a joint checkpoint are not loaded on purpose.
-        others = rf"modality_encoders\.(?!{self.modality}\.)"
-        self._keys_to_ignore_on_load_unexpected = [*self._keys_to_ignore_on_load_unexpected, others]
+        names = "|".join(name for name in MODALITIES if name != self.modality)
+        others = [rf"modality_encoders\.(?!{self.modality}\.)", rf"encoder\..*(norm|norm1|norm2|mlp)\.({names})\."]
+        self._keys_to_ignore_on_load_unexpected = [*self._keys_to_ignore_on_load_unexpected, *others]
         self.data2vec = Data2VecModel(self.config)
 
     @classmethod
@@ -231,7 +233,12 @@ class Data2VecHead(Data2VecPreTrainedModel):
 
 
 def _without_head(quantization: Any) -> Any:
-    """Return a quantisation configuration that leaves the head out, unless it names other modules."""
+    """Return a quantisation configuration, given as one or as its fields, that leaves the head out.
+
+    One that names other modules is kept.
+    """
+    if isinstance(quantization, dict):
+        quantization = AutoQuantizationConfig.from_dict(quantization)
     quantization = copy.deepcopy(quantization)
     for field in _SKIPPED_MODULES:
         if getattr(quantization, field, ()) is None:

@@ -107,6 +107,8 @@ class Data2VecForCTC(Data2VecAudioHead):
     pad_token_id=tokenizer.pad_token_id)`, or the same fields in `audio_config`. The blank is `pad_token_id`.
     """
 
+    instead_of_generation = "Transcripts are `processor.batch_decode(model(**inputs).logits)`."
+
     def __init__(self, config: Data2VecConfig) -> None:
         super().__init__(config)
         audio = self.config.audio_config

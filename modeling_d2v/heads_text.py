@@ -77,6 +77,8 @@ class Data2VecForMaskedLM(Data2VecTextHead):
     which is the token embedding (`tie_word_embeddings`).
     """
 
+    instead_of_generation = 'Masked tokens are filled by `pipeline("fill-mask", ...)`.'
+
     _tied_weights_keys = {
         "lm_head.decoder.weight": "data2vec.modality_encoders.text.local_encoder.token_embeddings.weight"
     }

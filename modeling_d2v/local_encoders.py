@@ -15,8 +15,10 @@ from transformers import initialization as init
 
 from .configuration_data2vec import Data2VecConfig
 from .configuration_modalities import Data2VecModalityConfig
-from .positions import FIXED_EPS, ConvPositions, SinCosPositions, SinusoidPositions, TimeConv1d, text_positions
+from .dropout import Dropout
+from .positions import FIXED_EPS, ConvPositions, SinCosPositions, SinusoidPositions, text_positions
 from .targets import instance_norm
+from .time_convolutions import TimeConv1d
 
 
 @dataclass
@@ -27,6 +29,9 @@ class LocalFeatures:
     token_mask: Tensor | None  # (B, T), None = all real
     grid: tuple[int, int] | None = None
     clean: Tensor | None = None  # features before dropout, which the teacher reads; None = without dropout
+    coordinates: Tensor | None = None  # (T, n) places of the tokens, where the positions are made from these
+    places: Tensor | None = None  # (1, T, G, n) places of the elements of groups, where latents read these later
+    inside: Tensor | None = None  # (1 or B, T, G) False at places without an element
 
 
 class _ScaledGradient(torch.autograd.Function):
@@ -97,6 +102,10 @@ class LocalEncoder(SelfInitialised):
         """Make the module that tells where a token is; None where the features or the attention bias do."""
         return None
 
+    def make_reader(self, config: Data2VecConfig) -> nn.Module | None:
+        """Make the module that turns features into tokens after masking; None where the features are the tokens."""
+        return None
+
     @property
     def first_layer(self) -> nn.Module:
         """The layer that reads the input."""
@@ -108,13 +117,40 @@ class LocalEncoder(SelfInitialised):
         return self
 
 
+def check_texts(text: Data2VecModalityConfig, input_ids: Tensor) -> None:
+    """Check token ids (B, T).
+
+    Raises:
+        ValueError: for another shape or type, no tokens, or too many.
+    """
+    if input_ids.dim() != 2 or input_ids.is_floating_point():
+        raise ValueError(
+            f"`input_ids` must be integers of shape (batch, tokens); got {input_ids.dtype} of shape "
+            f"{tuple(input_ids.shape)}."
+        )
+    if not 0 < input_ids.shape[1] <= text.max_position_embeddings:
+        raise ValueError(
+            f"`input_ids` has {input_ids.shape[1]} tokens; this model takes 1 to {text.max_position_embeddings} "
+            "(`text_config.max_position_embeddings`). Skip empty texts; truncate or split long ones."
+        )
+
+
+def check_images(vision: Data2VecModalityConfig, pixel_values: Tensor) -> None:
+    """Raise `ValueError` for images of another shape than (B, channels, height, width)."""
+    if pixel_values.dim() != 4 or pixel_values.shape[1] != vision.num_channels:
+        raise ValueError(
+            f"`pixel_values` must have shape (batch, {vision.num_channels}, height, width); got "
+            f"{tuple(pixel_values.shape)}."
+        )
+
+
 class TextLocalEncoder(LocalEncoder):
     """Token + position embedding, layer norm, dropout."""
 
     def __init__(self, config: Data2VecConfig, text: Data2VecModalityConfig) -> None:
         super().__init__()
         pad, size = text.pad_token_id, config.hidden_size
-        self.pad_token_id, self.max_tokens = pad, text.max_position_embeddings
+        self.text, self.pad_token_id = text, pad
         self.grad_scale = text.local_grad_scale
         self.embedding_scale = math.sqrt(size) if text.scale_embedding else 1.0
         self.token_embeddings = nn.Embedding(text.vocab_size, size, padding_idx=pad)
@@ -124,23 +160,14 @@ class TextLocalEncoder(LocalEncoder):
         elif text.position_embedding == "sinusoidal":
             self.position_embeddings = SinusoidPositions(text.max_position_embeddings + pad + 1, size, pad)
         self.layer_norm = nn.LayerNorm(size, eps=text.local_norm_eps) if text.embedding_norm else nn.Identity()
-        self.dropout = nn.Dropout(text.embedding_dropout)
+        self.dropout = Dropout(text.embedding_dropout)
 
     @property
     def first_layer(self) -> nn.Module:
         return self.token_embeddings
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor | None) -> LocalFeatures:
-        if input_ids.dim() != 2 or input_ids.is_floating_point():
-            raise ValueError(
-                f"`input_ids` must be integers of shape (batch, tokens); got {input_ids.dtype} of shape "
-                f"{tuple(input_ids.shape)}."
-            )
-        if not 0 < input_ids.shape[1] <= self.max_tokens:
-            raise ValueError(
-                f"`input_ids` has {input_ids.shape[1]} tokens; this model takes 1 to {self.max_tokens} "
-                "(`text_config.max_position_embeddings`). Skip empty texts; truncate or split long ones."
-            )
+        check_texts(self.text, input_ids)
         check_token_ids(input_ids, self.token_embeddings)
         token_mask = input_ids.ne(self.pad_token_id) if attention_mask is None else attention_mask.bool()
         if not (torch.compiler.is_compiling() or torch.jit.is_tracing()) and token_mask.all():
@@ -186,11 +213,7 @@ class VisionLocalEncoder(LocalEncoder):
         init_patches(self.projection)
 
     def forward(self, pixel_values: Tensor, attention_mask: Tensor | None) -> LocalFeatures:
-        if pixel_values.dim() != 4 or pixel_values.shape[1] != self.vision.num_channels:
-            raise ValueError(
-                f"`pixel_values` must have shape (batch, {self.vision.num_channels}, height, width); got "
-                f"{tuple(pixel_values.shape)}."
-            )
+        check_images(self.vision, pixel_values)
         grid = self.vision.grid_size(*pixel_values.shape[2:])
         patches = self.projection(pixel_values.to(self.projection.weight.dtype)).flatten(2).transpose(1, 2)
         real = None if attention_mask is None else attention_mask[:, -patches.shape[1] :].bool()
@@ -239,7 +262,7 @@ class AudioConvLayer(nn.Module):
     ) -> None:
         super().__init__()
         self.conv = TimeConv1d(inputs, outputs, kernel, stride=stride, bias=bias)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.layer_norm = nn.LayerNorm(outputs, eps=FIXED_EPS) if norm == "layer" else nn.Identity()
         self.group_norm = TimeNorm(outputs) if norm == "group" else None
 
@@ -295,7 +318,7 @@ class AudioLocalEncoder(LocalEncoder):
         self.masks_norm = audio.conv_norm == "group" and not config.fairseq_compatible_padding
         self.layer_norm = nn.LayerNorm(channels[-1], eps=audio.local_norm_eps)
         self.projection = nn.Linear(channels[-1], config.hidden_size)
-        self.dropout = nn.Dropout(audio.feat_proj_dropout)
+        self.dropout = Dropout(audio.feat_proj_dropout)
 
     def make_positions(self, config: Data2VecConfig) -> nn.Module | None:
         audio = self.audio

@@ -10,6 +10,7 @@ the number of data-loader workers, and resuming needs no random state.
 |---------------|--------------------|--------------------------|-----------------------------------|--------------|
 | random        | L - int(L (1 - p)) |                          | single tokens                     | text         |
 | span          | int(L p)           | int(L (p + a) / n)       | spans of n masked tokens          | audio        |
+| inverse_span  | L - int(L (1 - p)) | int(L (1 - p + a) / n)   | spans of n *visible* tokens       | any line     |
 | block         | int(L p)           | int(L (p + a) / n^2)     | n x n blocks of masked patches    | vision (1.0) |
 | inverse_block | L - int(L (1 - p)) | int(L (1 - p + a) / n^2) | n x n blocks of *visible* patches | vision (2.0) |
 
@@ -318,6 +319,7 @@ class Sampler:
 SAMPLERS: dict[str, Sampler] = {
     "random": Sampler(inverted=True),
     "span": Sampler(_cover_spans, geometry="line"),
+    "inverse_span": Sampler(_cover_spans, inverted=True, geometry="line"),
     "block": Sampler(_cover_blocks, geometry="grid"),
     "inverse_block": Sampler(_cover_blocks, inverted=True, geometry="grid"),
 }

@@ -4,8 +4,11 @@ A front end turns the input of its modality into tokens. How they lie decides wh
 
 | geometry | masks (`SAMPLERS`)           | convolutions of the decoder |
 |----------|------------------------------|-----------------------------|
-| line     | random, span                 | over time                   |
+| line     | random, span, inverse_span   | over time                   |
 | grid     | random, block, inverse_block | over rows and columns       |
+
+The front end "perceiver" is one for all modalities; its settings decide between line and grid
+(`Data2VecModalityConfig.traits`).
 
 To add a front end, write its local encoder in a file of its own, which `TRAVELLING_FILES` (`remote_code.py`) lists,
 name it in `LOCAL_ENCODERS` (`modality_encoders.py`), give its settings to the configuration of the modality (of audio
@@ -63,16 +66,20 @@ class Modality:
 
 # In the order in which a model with several of them has its front ends.
 MODALITIES: dict[str, Modality] = {
-    "text": Modality("input_ids", "text", {"embeddings": FrontEnd("line", corrupts_input=True)}),
-    "vision": Modality("pixel_values", "images", {"patches": FrontEnd("grid")}),
+    "text": Modality(
+        "input_ids", "text", {"embeddings": FrontEnd("line", corrupts_input=True), "perceiver": FrontEnd("line")}
+    ),
+    "vision": Modality("pixel_values", "images", {"patches": FrontEnd("grid"), "perceiver": FrontEnd("grid")}),
     "audio": Modality(
         "input_values",
         "speech",
         {
             "convolutions": FrontEnd("line", reach=("conv_pos_width", "conv_pos_depth")),
             "spectrogram": FrontEnd("grid", standardised=False),
+            "perceiver": FrontEnd("line"),
         },
     ),
+    "arrays": Modality("array_values", "arrays", {"perceiver": FrontEnd("line")}),
 }
 
 

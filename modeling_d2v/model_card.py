@@ -33,6 +33,8 @@ PIPELINE_TAGS = {
     "AutoModelForAudioClassification": "audio-classification",
     "AutoModelForImageClassification": "image-classification",
     "AutoModelForSemanticSegmentation": "image-segmentation",
+    # The Hub has no task for the classification of series.
+    "AutoModelForArrayClassification": "other",
 }
 _USE = """\
 ```python
@@ -43,6 +45,25 @@ processor = AutoProcessor.from_pretrained({name}, trust_remote_code=True)
 ```
 
 The code of the model lies beside its weights; read it before you trust it."""
+ARRAYS_USE = """\
+```python
+import numpy as np
+from transformers import AutoConfig, AutoProcessor
+from transformers.dynamic_module_utils import get_class_from_dynamic_module
+
+config = AutoConfig.from_pretrained({name}, trust_remote_code=True)
+place = config.auto_map["AutoModelForArrayClassification"].split("--")[-1]
+model = get_class_from_dynamic_module(place, config.name_or_path).from_pretrained({name})
+processor = AutoProcessor.from_pretrained({name}, trust_remote_code=True)
+
+arrays = [np.load("sample.npy")]  # {shape}
+logits = model(**processor(arrays=arrays, return_tensors="pt")).logits
+classes = [config.id2label[number] for number in logits.argmax(dim=-1).tolist()]
+```
+
+The code of the model lies beside its weights; read it before you trust it. With the package modeling-d2v installed,
+the model is `modeling_d2v.AutoModelForArrayClassification.from_pretrained({name})`."""
+"""Example of a classifier of arrays, for which transformers has no Auto class."""
 _ENCODER_LIMITS = """\
 - It turns raw input into features; it classifies, transcribes and generates nothing by itself. The cosine of the
   features of two texts does not measure their similarity before fine-tuning.
@@ -90,7 +111,7 @@ def model_card(
     taken = " or ".join(MODALITIES[modality].content for modality in config.modalities)
     is_encoder = auto in ("AutoModel", "AutoBackbone", "AutoModelForPreTraining")
     parts = {
-        "Use": _USE.format(auto=auto, name=python_string(name)),
+        "Use": use_of(config, auto, name),
         "Model": facts_table(
             {
                 "class": Markdown(
@@ -109,6 +130,22 @@ def model_card(
     summary = summary or f"A data2vec {task}; it takes {taken}."
     body = "\n\n".join(f"## {heading}\n\n{text}" for heading, text in parts.items())
     return f"---\n{metadata.to_yaml()}\n---\n\n# {escape(name.rsplit('/', 1)[-1])}\n\n{summary}\n\n{body}\n"
+
+
+def use_of(config: Data2VecConfig, auto: str, name: str) -> str:
+    """Return the example of a card: how the model and its processor are loaded.
+
+    Args:
+        config: Configuration of the model.
+        auto: Auto class that loads it.
+        name: Name of the repository.
+    """
+    if auto != "AutoModelForArrayClassification":
+        return _USE.format(auto=auto, name=python_string(name))
+    arrays = config.arrays_config
+    sides = ("length",) if arrays.num_dims == 1 else ("depth", "height", "width")[-arrays.num_dims :]
+    shape = f"numbers of shape ({', '.join(sides)}, {arrays.num_channels}), the channels last"
+    return ARRAYS_USE.format(name=python_string(name), shape=shape)
 
 
 def auto_class(architecture: str) -> str:

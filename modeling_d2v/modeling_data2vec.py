@@ -16,17 +16,27 @@ from transformers.utils import ModelOutput, TransformersKwargs
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from .arguments import known_arguments
-from .blocks import Data2VecAttention, Data2VecBlock, Data2VecEncoder, LayerCallback, make_blocks, run_blocks
+from .blocks import (
+    Data2VecAttention,
+    Data2VecBlock,
+    Data2VecEncoder,
+    LayerCallback,
+    make_blocks,
+    of_modality,
+    run_blocks,
+)
 from .configuration_data2vec import Data2VecConfig
 from .local_encoders import LocalFeatures, SelfInitialised
 from .modalities import MODALITIES, modality_of_input
 from .modality_encoders import ModalityEncoder, Tokens
 from .positions import AlibiBias, RelativePositionBias, SinCosPositions, SinusoidPositions
 from .pushing import PushToHub
+from .refused_calls import FixedPositions, NoGeneration
 
 
 # Ends of the names of the modules that LoRA adapts. "projection" alone would also match the front ends.
 LORA_TARGETS = ("attention.qkv", "attention.projection", "mlp.fc1", "mlp.fc2")
+LORA_TARGETS_OF_A_MODALITY = ("mlp.{}.fc1", "mlp.{}.fc2")
 # Children of a model that are not its task head.
 ENCODER_PARTS = ("modality_encoders", "encoder", "teacher", "decoders")
 
@@ -50,7 +60,7 @@ class Data2VecModelOutput(ModelOutput):
     attention_mask: Tensor | None = None
 
 
-class Data2VecPreTrainedModel(PushToHub, PreTrainedModel):
+class Data2VecPreTrainedModel(NoGeneration, FixedPositions, PushToHub, PreTrainedModel):
     """Base of every data2vec model: initialisation, and hooks of transformers."""
 
     config: Data2VecConfig
@@ -151,7 +161,11 @@ class Data2VecPreTrainedModel(PushToHub, PreTrainedModel):
             if child not in (self.base_model_prefix, *ENCODER_PARTS)
             for name in _trainable(child, module, tied)
         ]
-        return {"target_modules": list(LORA_TARGETS), "modules_to_save": head or None}
+        targets = list(LORA_TARGETS)
+        if self.config.feed_forward == "per_modality":
+            names = self.config.modalities
+            targets += [target.format(name) for name in names for target in LORA_TARGETS_OF_A_MODALITY]
+        return {"target_modules": targets, "modules_to_save": head or None}
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -188,8 +202,9 @@ class Data2VecPreTrainedModel(PushToHub, PreTrainedModel):
         elif isinstance(module, RelativePositionBias):
             init.trunc_normal_(module.table, std=std)
 
-    @staticmethod
-    def _init_tokens(module: ModalityEncoder) -> None:
+    def _init_tokens(self, module: ModalityEncoder) -> None:
+        if module.modality_embedding is not None:
+            init.normal_(module.modality_embedding, std=self.config.initializer_range)
         tokens = module.extra_tokens
         if tokens is not None:
             init.normal_(tokens)
@@ -285,12 +300,15 @@ class Data2VecModel(Data2VecPreTrainedModel):
         first = self.encoder.blocks[0]
         # Not the dtype of a linear layer's weight, which is that of the storage where it is quantised.
         floating = (weight for weight in first.parameters() if weight.is_floating_point())
-        dtype = (first.norm1.weight if self.config.norm_affine else next(floating, tokens.hidden_states)).dtype
+        norm = of_modality(first.norm1, encoder.modality)
+        dtype = (norm.weight if self.config.norm_affine else next(floating, tokens.hidden_states)).dtype
         if tokens.hidden_states.dtype != dtype and not torch.is_autocast_enabled(tokens.hidden_states.device.type):
             # A teacher in fp32 may use the front end of a student in half precision.
             tokens.hidden_states = tokens.hidden_states.to(dtype)
             attention = self._attention(encoder, tokens)
-        return tokens, self.encoder(tokens.hidden_states, attention[depth:], on_layer, **kwargs)
+        hidden = self.encoder(tokens.hidden_states, attention[depth:], on_layer, encoder.modality, **kwargs)
+        # Where tokens are dropped, decoders read what is left, and of a teacher nothing else is read than its layers.
+        return (tokens, hidden) if drop or on_layer is not None else encoder.expand(tokens, hidden, local)
 
     def _attention(self, encoder: ModalityEncoder, tokens: Tokens) -> list[tuple[Any, Tensor | None]]:
         """Return (attention mask, position bias) of every prenet and shared block, for the implementation."""
@@ -332,6 +350,7 @@ class Data2VecModel(Data2VecPreTrainedModel):
         input_ids: Tensor | None = None,
         pixel_values: Tensor | None = None,
         input_values: Tensor | None = None,
+        array_values: Tensor | None = None,
         attention_mask: Tensor | None = None,
         mask: Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
@@ -342,7 +361,9 @@ class Data2VecModel(Data2VecPreTrainedModel):
             input_ids: (B, T) token ids.
             pixel_values: (B, C, height, width), sides multiples of the patch size.
             input_values: (B, samples) waveform at the configured rate, for convolutions standardised per recording.
-            attention_mask: Mask of the input's shape, of images (B, T) of patches; 1 = real, 0 = padding.
+            array_values: (B, sides ..., C) floats, channels last.
+            attention_mask: Mask of the input's shape, of images and of arrays of several dimensions (B, T) of
+                tokens, of arrays of one dimension (B, length); 1 = real, 0 = padding.
             mask: (B, T) bool, True = token replaced, as in fine-tuning with time masking.
 
         Returns:
@@ -351,7 +372,9 @@ class Data2VecModel(Data2VecPreTrainedModel):
         Raises:
             ValueError: No or several inputs are given, the model lacks the modality, or shapes or ids are wrong.
         """
-        modality, inputs = self.select_input(input_ids=input_ids, pixel_values=pixel_values, input_values=input_values)
+        modality, inputs = self.select_input(
+            input_ids=input_ids, pixel_values=pixel_values, input_values=input_values, array_values=array_values
+        )
         encoder = self.modality_encoders[modality]
         local = self.local_features(encoder, inputs, attention_mask)
         if mask is not None:

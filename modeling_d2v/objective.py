@@ -1,7 +1,7 @@
 """Parts of the loss of every pretraining model: sample ids, masks, distances and the output.
 
-Shapes: B samples, M masks per sample, T tokens, D hidden size, N masked tokens over all samples and masks. Masks are
-True = masked, token masks True = real.
+Shapes: B samples, M masks per sample, T tokens, D hidden size, N predicted tokens over all samples and masks: the
+masked ones, or a share of them. Masks are True = masked, token masks True = real.
 """
 
 from dataclasses import dataclass
@@ -12,9 +12,14 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers.utils import ModelOutput
 
-from .masking import sample_masks
+from .masking import counter_bits, sample_masks
 from .modeling_data2vec import check_mask
 from .targets import batch_std
+
+
+QUERY_STREAM = 18
+MIN_QUERIES = 16
+"""Masked tokens of each mask that are predicted at least, however small `decoder_query_share` is."""
 
 
 @torch.compiler.disable  # as `counter_bits`
@@ -22,7 +27,11 @@ from .targets import batch_std
 def content_ids(inputs: Tensor, attention_mask: Tensor | None) -> Tensor:
     """Hash the content of samples without ids into ids (B,): equal content has equal masks everywhere."""
     bits = inputs.float().contiguous().view(torch.int32) if inputs.is_floating_point() else inputs
-    bits = bits.long() if attention_mask is None else bits.long() * attention_mask.long()
+    bits = bits.long()
+    if attention_mask is not None:
+        # Of arrays the mask has no channels, and of inputs with several sides it is of tokens, which cannot be hashed.
+        same = attention_mask.shape == bits.shape[: attention_mask.dim()]
+        bits = bits * attention_mask.long()[(..., *[None] * (bits.dim() - attention_mask.dim()))] if same else bits
     bits = bits.flatten(1)
     # Odd factors that differ between positions; int64 products wrap around, which mixes the bits.
     factors = torch.arange(bits.shape[1], device=bits.device) * 0x5851F42D4C957F2D + 0x14057B7EF767814F
@@ -37,14 +46,15 @@ class Data2VecForPreTrainingOutput(ModelOutput):
         loss: Sum of `losses`.
         losses: "regression", and "cls", "shared_regression" and "reconstruction" if configured, normalised as in
             `loss`.
-        num_items: Masked real tokens over all masks of this batch (N), int64.
-        predictions, targets: (N, D), rows in the order of `mask`.
+        num_items: Predicted tokens over all masks of this batch (N), int64.
+        predictions, targets: (N, D), rows in the order of `predicted`.
         mask: (B, M, T), the one that was used.
         prediction_std, target_std, local_std: Mean over channels of the standard deviation over rows, of predictions,
             targets and local encoder features; near 0 after a collapse.
         masked_fraction: Masked share of the real tokens.
         hidden_states: Input of the student's first shared block and output of each, (B * M, E + V, D), if requested.
         attentions: Weights (B * M, H, E + V, E + V) of each of the student's shared blocks, if requested.
+        predicted: (B, M, T) True = predicted: `mask`, or a part of it with `decoder_query_share`.
     """
 
     loss: Tensor | None = None
@@ -59,6 +69,7 @@ class Data2VecForPreTrainingOutput(ModelOutput):
     masked_fraction: Tensor | None = None
     hidden_states: tuple[Tensor, ...] | None = None
     attentions: tuple[Tensor, ...] | None = None
+    predicted: Tensor | None = None
 
 
 def resolve_mask(
@@ -95,6 +106,42 @@ def resolve_mask(
     return mask if token_mask is None or mask_padding else mask & token_mask[:, None]
 
 
+def _query_counts(settings: Any, mask: Tensor) -> Tensor:
+    """Return how many of the masked tokens of each row of `mask` (..., T) are predicted."""
+    counts = mask.sum(dim=-1)
+    # In float64, as Python computes it: every process must find the same number.
+    chosen = (counts.double() * settings.decoder_query_share).round().to(counts.dtype)
+    return torch.minimum(counts, chosen.clamp(min=MIN_QUERIES))
+
+
+def num_predicted(settings: Any, mask: Tensor) -> Tensor:
+    """Return the number of tokens that are predicted with a mask (B, M, T), for `num_items`."""
+    if getattr(settings, "decoder_query_share", 1) >= 1:
+        return mask.sum()
+    return _query_counts(settings, mask).sum()
+
+
+@torch.no_grad()
+def choose_predicted(settings: Any, mask: Tensor, key: dict[str, Any]) -> Tensor:
+    """Return the masked tokens that are predicted, (B, M, T): all, or a random `decoder_query_share` of each mask.
+
+    Like the masks, they are a function of seed, step, sample and mask, and do not depend on padding.
+
+    Args:
+        settings: Configuration of the modality.
+        mask: (B, M, T), True = masked.
+        key: `seed`, `step` and `sample_ids` (B,).
+    """
+    if getattr(settings, "decoder_query_share", 1) >= 1:
+        return mask
+    bits = counter_bits(**key, count=mask.shape[2], repeats=mask.shape[1], stream=QUERY_STREAM)
+    # The i-th masked token gets the i-th number, wherever the padding is.
+    place = (mask.cumsum(dim=2) - 1).clamp(min=0)
+    order = bits.gather(2, place).masked_fill(~mask, torch.iinfo(torch.int64).max).argsort(dim=2)
+    rank = torch.empty_like(order).scatter_(2, order, torch.arange(mask.shape[2], device=mask.device).expand_as(order))
+    return mask & (rank < _query_counts(settings, mask)[..., None])
+
+
 def distance(settings: Any, hidden_size: int, predictions: Tensor, targets: Tensor) -> Tensor:
     """Return the scaled sum of the squared error, or of the smooth L1 loss with `loss_beta`."""
     scale = settings.loss_scale if settings.loss_scale is not None else hidden_size**-0.5
@@ -120,7 +167,7 @@ def normalised_patches(pixels: Tensor, side: int) -> Tensor:
 
 
 def loss_divisor(mask: Tensor, num_items: Tensor | int | None) -> Tensor:
-    """Return the divisor of sums over masked tokens: `num_items`, or the masked tokens of this batch."""
+    """Return the divisor of sums over predicted tokens: `num_items`, or those of this batch."""
     return (mask.sum() if num_items is None else torch.as_tensor(num_items, device=mask.device)).clamp(min=1)
 
 
@@ -133,14 +180,16 @@ def pretraining_output(
     token_mask: Tensor | None,
     hidden_states: tuple[Tensor, ...] | None = None,
     attentions: tuple[Tensor, ...] | None = None,
+    predicted: Tensor | None = None,
 ) -> Data2VecForPreTrainingOutput:
     """Return the output with its measures of collapse; `features` (B, T, C) are the local encoder's."""
     count, features = mask.sum(), features.detach()
+    predicted = mask if predicted is None else predicted
     real = mask[:, 0].numel() if token_mask is None else token_mask.sum().clamp(min=1)
     return Data2VecForPreTrainingOutput(
         loss=sum(losses.values()),
         losses=losses,
-        num_items=count,
+        num_items=count if predicted is mask else predicted.sum(),
         predictions=predictions,
         targets=targets,
         mask=mask,
@@ -150,4 +199,5 @@ def pretraining_output(
         masked_fraction=count / (real * mask.shape[1]),
         hidden_states=hidden_states,
         attentions=attentions,
+        predicted=predicted,
     )

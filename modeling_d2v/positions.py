@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .time_convolutions import SameConv1d
+
 
 # Everything but the blocks and the context norm uses this epsilon in the reference.
 FIXED_EPS = 1e-5
@@ -268,30 +270,6 @@ class RelativePositionBias(nn.Module):
 def channel_norm(x: Tensor) -> Tensor:
     """Apply layer norm without parameters over the last dimension."""
     return F.layer_norm(x, x.shape[-1:], eps=FIXED_EPS)
-
-
-class TimeConv1d(nn.Conv1d):
-    """Convolution over time with input and output (B, T, C), the layout of norms and linear layers.
-
-    It runs as a 2-D convolution of one row in the channels-last layout, without transposing in memory.
-    """
-
-    def forward(self, x: Tensor) -> Tensor:
-        rows, weight = x.transpose(1, 2).unsqueeze(2), self.weight.unsqueeze(2)  # (B, C, 1, T), (C', C / groups, 1, k)
-        stride, padding = (1, *self.stride), (0, *self.padding)
-        out = F.conv2d(rows, weight, self.bias, stride=stride, padding=padding, groups=self.groups)
-        return out.squeeze(2).transpose(1, 2)
-
-
-class SameConv1d(TimeConv1d):
-    """Convolution over time that keeps the length: padding k // 2, the last step dropped for even kernels."""
-
-    def __init__(self, in_channels: int, out_channels: int, kernel_size: int, groups: int = 1) -> None:
-        super().__init__(in_channels, out_channels, kernel_size, padding=kernel_size // 2, groups=groups)
-
-    def forward(self, x: Tensor) -> Tensor:
-        out = super().forward(x)
-        return out[:, :-1] if self.kernel_size[0] % 2 == 0 else out
 
 
 class ConvPositions(nn.Module):

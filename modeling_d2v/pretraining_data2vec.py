@@ -1,10 +1,11 @@
 """The data2vec objective: student, teacher, targets, decoders and losses, in both published versions.
 
 Shapes: B samples, M masks per sample, T tokens, V visible tokens, E extra tokens, D hidden size, C decoder width,
-N masked tokens over all samples and masks. Masks are True = masked, token masks True = real.
+N predicted tokens over all samples and masks. Masks are True = masked, token masks True = real.
 """
 
 import copy
+from dataclasses import replace
 from os import PathLike
 from typing import Any, Unpack
 
@@ -25,6 +26,7 @@ from .modality_encoders import Tokens
 from .modeling_data2vec import Data2VecModel, Data2VecPreTrainedModel, masked_mean
 from .objective import (
     Data2VecForPreTrainingOutput,
+    choose_predicted,
     content_ids,
     distance,
     loss_divisor,
@@ -54,6 +56,7 @@ class Data2VecForPreTraining(EmaTeacher, Data2VecPreTrainedModel):
             self.decoders[name] = make_decoder(config, config.modality_config(name))
         if config.shared_decoder is not None:
             self.decoders["shared"] = make_shared_decoder(config)
+        self.target_statistics = self._make_statistics()
         self.register_buffer("ema_step", torch.zeros((), dtype=torch.int64))
         self.post_init()
         self.reset_teacher()
@@ -155,10 +158,11 @@ class Data2VecForPreTraining(EmaTeacher, Data2VecPreTrainedModel):
             local = self.teacher.local_features(encoder, inputs, attention_mask)
         dtype = (self.data2vec if encoder is student else self.teacher).dtype
         features = local.features if local.clean is None else local.clean
-        local = LocalFeatures(features.detach().to(dtype), local.token_mask, local.grid)
+        local = replace(local, features=features.detach().to(dtype), clean=None)
         real = None if self.config.fairseq_compatible_padding else local.token_mask
         scales = [block.layer_scale2 for block in self.teacher.encoder.blocks] if settings.scaled_targets else ()
-        targets = TargetMean(settings, self.config.num_hidden_layers, real, scales)
+        running, to_tokens = self.running_norm(modality), encoder.to_tokens(local)
+        targets = TargetMean(settings, self.config.num_hidden_layers, real, scales, running, to_tokens)
         self.teacher.encode(encoder, local, on_layer=targets)
         return targets.result()
 
@@ -171,6 +175,7 @@ class Data2VecForPreTraining(EmaTeacher, Data2VecPreTrainedModel):
         input_ids: Tensor | None = None,
         pixel_values: Tensor | None = None,
         input_values: Tensor | None = None,
+        array_values: Tensor | None = None,
         attention_mask: Tensor | None = None,
         mask: Tensor | None = None,
         sample_ids: Tensor | None = None,
@@ -183,11 +188,13 @@ class Data2VecForPreTraining(EmaTeacher, Data2VecPreTrainedModel):
         """Compute the loss of a batch of one modality.
 
         Args:
-            input_ids, pixel_values, input_values, attention_mask: As for `Data2VecModel`; images are not padded.
+            input_ids, pixel_values, input_values, array_values, attention_mask: As for `Data2VecModel`;
+                images are not padded.
             mask: (B, M, T) bool, True = masked. Default: drawn by the configuration.
             sample_ids: (B,) ids of the samples, for masks drawn here. Default: a hash of their content.
             step: Optimizer step, for masks drawn here. Default: the number of teacher updates.
-            num_items: Masked tokens over all processes and accumulated batches. Default: those of this batch.
+            num_items: Predicted tokens over all processes and accumulated batches, see `num_predicted`. Default: those
+                of this batch.
             num_rows: Samples times masks over all processes and accumulated batches, for `cls_loss_rows`.
             return_loss: Ignored: `Trainer` evaluates models that have this argument.
 
@@ -199,7 +206,7 @@ class Data2VecForPreTraining(EmaTeacher, Data2VecPreTrainedModel):
         """
         self._watch_teacher()
         modality, inputs = self.data2vec.select_input(
-            input_ids=input_ids, pixel_values=pixel_values, input_values=input_values
+            input_ids=input_ids, pixel_values=pixel_values, input_values=input_values, array_values=array_values
         )
         settings, encoder = self.config.modality_config(modality), self.data2vec.modality_encoders[modality]
         if modality == "vision" and attention_mask is not None:
@@ -216,15 +223,16 @@ class Data2VecForPreTraining(EmaTeacher, Data2VecPreTrainedModel):
 
         targets = self.teacher_targets(modality, inputs, attention_mask, local)
         (tokens, hidden), recorded = self._encode_student(modality, inputs, attention_mask, local, mask, key, **kwargs)
-        predictions = self._predict(modality, hidden, tokens, local, mask, key)
-        masked_targets = targets[:, None].expand(-1, mask.shape[1], -1, -1)[mask]
+        predicted = choose_predicted(settings, mask, key)
+        predictions = self._predict(modality, hidden, tokens, local, mask, predicted, key)
+        masked_targets = targets[:, None].expand(-1, mask.shape[1], -1, -1)[predicted]
 
-        total = loss_divisor(mask, num_items)
+        total = loss_divisor(predicted, num_items)
         regression = self._distance(settings, predictions, masked_targets) / total
         losses = {"regression": regression * settings.regression_loss_weight}
         first = predictions
         if self.config.shared_decoder is not None:
-            first = self._predict_shared(modality, hidden, tokens, local, mask, key)
+            first = self._predict_shared(modality, hidden, tokens, local, mask, predicted, key)
             regression = self._distance(settings, first, masked_targets) / total
             losses["shared_regression"] = regression * settings.regression_loss_weight
         if settings.cls_loss_weight:
@@ -233,11 +241,19 @@ class Data2VecForPreTraining(EmaTeacher, Data2VecPreTrainedModel):
                 weight = weight * settings.cls_loss_rows / (hidden.shape[0] if num_rows is None else num_rows)
             losses["cls"] = weight * self._cls_distance(settings, hidden, targets, local, mask)
         if getattr(settings, "reconstruction_loss_weight", 0):
-            pixels = normalised_patches(inputs, settings.patch_size)[:, None].expand(-1, mask.shape[1], -1, -1)[mask]
+            pixels = normalised_patches(inputs, settings.patch_size)[:, None]
+            pixels = pixels.expand(-1, mask.shape[1], -1, -1)[predicted]
             error = distance(settings, pixels.shape[-1], self.decoders[modality].reconstruction(first), pixels)
             losses["reconstruction"] = settings.reconstruction_loss_weight * error / total
         return pretraining_output(
-            losses, predictions, masked_targets, mask, local.features, local.token_mask, **recorded
+            losses,
+            predictions,
+            masked_targets,
+            mask,
+            local.features,
+            local.token_mask,
+            predicted=predicted,
+            **recorded,
         )
 
     def _encode_student(
@@ -288,20 +304,29 @@ class Data2VecForPreTraining(EmaTeacher, Data2VecPreTrainedModel):
         tokens: Tokens,
         local: LocalFeatures,
         mask: Tensor,
+        predicted: Tensor,
         key: dict[str, Any],
     ) -> Tensor:
-        """Return predictions (N, D) at the masked tokens; only these are projected."""
+        """Return predictions (N, D) at the tokens `predicted` (B, M, T); only these are projected."""
         decoder = self.decoders[modality]
-        features = decoder.features(hidden, tokens, local, mask, key)
-        return decoder.projection(features[mask.flatten(0, 1)])
+        # Where only a part is predicted, the decoder's queries are that part.
+        features = decoder.features(hidden, tokens, local, predicted, key)
+        return decoder.projection(features[predicted.flatten(0, 1)])
 
     def _predict_shared(
-        self, modality: str, hidden: Tensor, tokens: Tokens, local: LocalFeatures, mask: Tensor, key: dict[str, Any]
+        self,
+        modality: str,
+        hidden: Tensor,
+        tokens: Tokens,
+        local: LocalFeatures,
+        mask: Tensor,
+        predicted: Tensor,
+        key: dict[str, Any],
     ) -> Tensor:
         """Return the predictions (N, D) of the decoder that all modalities share, from the same input."""
         own, shared = self.decoders[modality], self.decoders["shared"]
         features = shared.decode(own.restore(hidden, tokens, mask, key), own.real_tokens(local, mask), local.grid)
-        return shared.projection(features[mask.flatten(0, 1)])
+        return shared.projection(features[predicted.flatten(0, 1)])
 
     def _distance(self, settings: Data2VecModalityConfig, predictions: Tensor, targets: Tensor) -> Tensor:
         return distance(settings, self.config.hidden_size, predictions, targets)

@@ -1,4 +1,4 @@
-"""One processor for all inputs of a checkpoint: text, images and audio.
+"""One processor for all inputs of a checkpoint: text, images, audio and arrays.
 
 It also decodes the outputs of a CTC model, greedily or with a language model.
 
@@ -26,6 +26,7 @@ from transformers import (
 from transformers.utils.hub import cached_file
 
 from .ctc_beam_search import BeamSearch, WordModel, load_language_model
+from .feature_extraction_data2vec import Data2VecArrayFeatureExtractor
 
 
 _IGNORED = -100
@@ -33,16 +34,24 @@ LOADERS = {
     "tokenizer": AutoTokenizer,
     "image_processor": AutoImageProcessor,
     "feature_extractor": AutoFeatureExtractor,
+    # Not an Auto class, which would find that of audio in the same folder.
+    "array_feature_extractor": Data2VecArrayFeatureExtractor,
 }
-_INPUTS = {"tokenizer": "text", "image_processor": "images", "feature_extractor": "audio"}
+_INPUTS = {
+    "tokenizer": "text",
+    "image_processor": "images",
+    "feature_extractor": "audio",
+    "array_feature_extractor": "arrays",
+}
 _PARTS = {name: part for part, name in _INPUTS.items()}
 AUDIO_MASK = "audio_attention_mask"
 MOST_CHANNELS = 32  # a dimension of this size or below is no length of a waveform: a frame needs hundreds of samples
+CANCELLED = 1e-4  # power of the mean of all channels, relative to the loudest one, below which they cancel each other
 _HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
 
 
 def _first_is_own(call: Callable[..., Any]) -> Callable[..., Any]:
-    """Decorate `__call__`, whose first argument is `images`: of a processor without images it is text or audio."""
+    """Decorate `__call__`, whose first argument is `images`: of a processor without them it is its own input."""
 
     @wraps(call)
     def checked(self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -51,7 +60,7 @@ def _first_is_own(call: Callable[..., Any]) -> Callable[..., Any]:
             first, rest = args[0], args[1:]
             sample = first[0] if isinstance(first, list | tuple) and first else first
             is_text = parts == ["tokenizer"] or ("tokenizer" in parts and isinstance(sample, str))
-            name = "text" if is_text else "audio"
+            name = "text" if is_text else _INPUTS[parts[-1]]
             if name in kwargs:
                 raise TypeError(f"`{name}` was given twice, by place and by name.")
             return call(self, None, *rest, **kwargs, **{name: first})
@@ -61,7 +70,7 @@ def _first_is_own(call: Callable[..., Any]) -> Callable[..., Any]:
 
 
 class Data2VecProcessor(ProcessorMixin):
-    """Tokenizer, image processor and feature extractor of a checkpoint, at least one of them.
+    """Tokenizer, image processor and feature extractors of a checkpoint, at least one of them.
 
     `save_pretrained` and `from_pretrained` keep exactly the parts that exist. The Auto class of each part finds it in
     the same folder.
@@ -70,6 +79,7 @@ class Data2VecProcessor(ProcessorMixin):
         tokenizer: Tokenizer of text, or of the transcripts of a CTC model.
         image_processor: Processor of images.
         feature_extractor: Feature extractor of waveforms.
+        array_feature_extractor: Feature extractor of arrays.
 
     Raises:
         ValueError: No part is given.
@@ -82,8 +92,16 @@ class Data2VecProcessor(ProcessorMixin):
 
     _auto_class = "AutoProcessor"
 
-    def __init__(self, tokenizer: Any = None, image_processor: Any = None, feature_extractor: Any = None) -> None:
-        given = {"tokenizer": tokenizer, "image_processor": image_processor, "feature_extractor": feature_extractor}
+    def __init__(
+        self,
+        tokenizer: Any = None,
+        image_processor: Any = None,
+        feature_extractor: Any = None,
+        array_feature_extractor: Any = None,
+    ) -> None:
+        given = dict(
+            zip(LOADERS, (tokenizer, image_processor, feature_extractor, array_feature_extractor), strict=True)
+        )
         parts = {name: part for name, part in given.items() if part is not None}
         if not parts:
             raise ValueError(f"A Data2VecProcessor needs at least one of {', '.join(LOADERS)}.")
@@ -107,6 +125,7 @@ class Data2VecProcessor(ProcessorMixin):
         images: Any = None,
         text: Any = None,
         audio: Any = None,
+        arrays: Any = None,
         **kwargs: Any,
     ) -> BatchFeature | BatchEncoding:
         """Prepare inputs of one modality, or the union of those of several; a model takes one at a time.
@@ -118,6 +137,7 @@ class Data2VecProcessor(ProcessorMixin):
             text: One or several texts. With `audio`, and a tokenizer without a mask token, it is the transcript, and
                 becomes `labels`, padded with -100.
             audio: One or several waveforms (samples,) of one channel, as arrays, tensors or lists.
+            arrays: One or several arrays (side, ..., channels), as `Data2VecArrayFeatureExtractor` takes them.
             kwargs: Keyword arguments of the part that is used, such as `sampling_rate=16000`, `padding=True`,
                 `text_pair=...` or `return_tensors="pt"`; also as `text_kwargs={...}`, `images_kwargs` and
                 `audio_kwargs`. Those of a call with a transcript are the feature extractor's. Without `sampling_rate`
@@ -125,17 +145,17 @@ class Data2VecProcessor(ProcessorMixin):
 
         Returns:
             `input_ids` and `attention_mask`, `pixel_values` (with `labels` if `segmentation_maps` are given), and
-            `input_values` and `attention_mask` (and `labels` with a transcript). Beside the mask of a text that of the
-            waveforms is `audio_attention_mask`.
+            `input_values` and `attention_mask` (and `labels` with a transcript), `array_values`. Beside
+            the mask of a text that of the waveforms is `audio_attention_mask`.
 
         Raises:
             ValueError: There is no input, or the part for it is missing; the sampling rate is not the model's;
                 recordings are empty or have several channels; or the number of transcripts differs.
         """
-        given = {"images": images, "text": text, "audio": audio}
+        given = {"images": images, "text": text, "audio": audio, "arrays": arrays}
         given = {name: value for name, value in given.items() if value is not None}
         if not given:
-            raise ValueError("Nothing to prepare: a call takes `images`, `text` or `audio`.")
+            raise ValueError("Nothing to prepare: a call takes `images`, `text`, `audio` or `arrays`.")
         if "audio" in given and "text" in given and self._part("tokenizer").mask_token is None:
             transcript = given.pop("text")
         else:
@@ -153,6 +173,48 @@ class Data2VecProcessor(ProcessorMixin):
             prepared["audio"][AUDIO_MASK] = prepared["audio"].pop("attention_mask")
         return BatchFeature({key: value for part in prepared.values() for key, value in part.items()})
 
+    def load_audio(self, audio: Any) -> np.ndarray:
+        """Read a recording as the model takes it, with soundfile and soxr: neither ffmpeg nor torchaudio is needed.
+
+        Args:
+            audio: Path of a file, or an open one, in a format of libsndfile (WAV, FLAC, Ogg, MP3, ...).
+
+        Returns:
+            (samples,) float32 at the sampling rate of the feature extractor, the mean of all channels, or the loudest
+            one where they cancel each other. Pipelines and `processor(audio=...)` take it.
+
+        Raises:
+            ImportError: soundfile, or soxr for another sampling rate, is not installed.
+            ValueError: The file cannot be read, or has no samples.
+
+        Example:
+            >>> recogniser = pipeline("automatic-speech-recognition", folder)
+            >>> recogniser(AutoProcessor.from_pretrained(folder).load_audio("speech.flac"))
+        """
+        rate = self._part("feature_extractor").sampling_rate
+        try:
+            import soundfile
+        except ImportError as error:
+            raise ImportError("Reading recordings needs soundfile: `pip install soundfile soxr`.") from error
+        try:
+            samples, given = soundfile.read(audio, dtype="float32", always_2d=True)
+        except (soundfile.SoundFileError, OSError, TypeError) as error:
+            raise ValueError(f"{audio} cannot be read as a recording: {error}") from error
+        if not samples.size:
+            raise ValueError(f"{audio} is a recording without samples.")
+        mixed, power = samples.mean(axis=1), np.square(samples).mean(axis=0)
+        if np.square(mixed).mean() < CANCELLED * power.max():
+            mixed = samples[:, power.argmax()]
+        if given != rate:
+            try:
+                import soxr
+            except ImportError as error:
+                raise ImportError(
+                    f"{audio} has {given} Hz, and resampling it to {rate} Hz needs soxr: `pip install soxr`."
+                ) from error
+            mixed = soxr.resample(mixed, given, rate)
+        return np.ascontiguousarray(mixed, dtype=np.float32)
+
     def _options(self, names: list[str], kwargs: dict[str, Any]) -> dict[str, dict[str, Any]]:
         """Return the keyword arguments of each part that is used."""
         kwargs = {name: value for name, value in kwargs.items() if name != "videos" or value is not None}
@@ -160,9 +222,10 @@ class Data2VecProcessor(ProcessorMixin):
         if len(names) == 1 and not any(name in kwargs for name in nested):
             return {names[0]: kwargs}
         maps = {name: kwargs.pop(name) for name in ("segmentation_maps",) if name in kwargs}
+        own = {"return_tensors": kwargs.get("return_tensors"), **kwargs.pop("arrays_kwargs", {})}
         tokenizer = getattr(self, "tokenizer", None)
         merged = self._merge_kwargs(tokenizer_init_kwargs=getattr(tokenizer, "init_kwargs", {}), **kwargs)
-        options = {name: merged[f"{name}_kwargs"] for name in names}
+        options = {name: own if name == "arrays" else merged[f"{name}_kwargs"] for name in names}
         if "images" in options:
             options["images"].update(maps)
         for name in ("return_mm_token_type_ids", "return_text_replacement_offsets"):  # of prompts with placeholders
@@ -323,12 +386,15 @@ class Data2VecProcessor(ProcessorMixin):
                 **options,
             )
 
-        found = set(processor_dict or {}) & {"image_processor", "feature_extractor"}
+        saved = processor_dict or {}
+        found = set(saved) & (set(LOADERS) - {"tokenizer"})
         alone = None if found else file("preprocessor_config.json")
         if alone:
             # A folder whose parts were saved one by one.
             keys = json.loads(Path(alone).read_text(encoding="utf-8"))
             found = {part for part in ("image_processor", "feature_extractor") if f"{part}_type" in keys}
+            if keys.get("feature_extractor_type") == Data2VecArrayFeatureExtractor.__name__:
+                found = found - {"feature_extractor"} | {"array_feature_extractor"}
         if file("tokenizer_config.json"):
             found.add("tokenizer")
         if not found:
@@ -336,4 +402,16 @@ class Data2VecProcessor(ProcessorMixin):
                 f"{name} has no tokenizer, image processor or feature extractor: save them into it, or make a "
                 "Data2VecProcessor of your own."
             )
-        return [loader.from_pretrained(name, **kwargs) if part in found else None for part, loader in LOADERS.items()]
+
+        def load(part: str, loader: Any) -> Any:
+            if part == "array_feature_extractor" and part in saved:
+                return loader.from_dict(saved[part])
+            return loader.from_pretrained(name, **kwargs)
+
+        return [load(part, loader) if part in found else None for part, loader in LOADERS.items()]
+
+    def save_pretrained(self, save_directory: str | Path, *args: Any, **kwargs: Any) -> list[str]:
+        """Save the parts as in transformers; `AutoFeatureExtractor` finds that of arrays if there is none of audio."""
+        if "array_feature_extractor" in self.get_attributes() and "feature_extractor" not in self.get_attributes():
+            self.array_feature_extractor.save_pretrained(save_directory)
+        return super().save_pretrained(save_directory, *args, **kwargs)

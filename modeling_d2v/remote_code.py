@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 
 if TYPE_CHECKING:
+    from .heads_arrays import Data2VecForArrayClassification  # noqa: F401
     from .heads_audio import Data2VecForCTC  # noqa: F401
     from .heads_text import Data2VecForMaskedLM  # noqa: F401
     from .heads_vision import Data2VecForImageClassification  # noqa: F401
@@ -23,12 +24,18 @@ if TYPE_CHECKING:
 TRAVELLING_FILES = (
     "remote_code.py",
     "arguments.py",
+    "refused_calls.py",
     "configuration_data2vec.py",
     "configuration_audio.py",
     "configuration_modalities.py",
     "configuration_checks.py",
+    "configuration_perceiver.py",
+    "configuration_arrays.py",
     "modalities.py",
     "presets.py",
+    "time_convolutions.py",
+    "dropout.py",
+    "attention_dropout.py",
     "positions.py",
     "markdown.py",
     "model_card.py",
@@ -36,6 +43,10 @@ TRAVELLING_FILES = (
     "masking.py",
     "local_encoders.py",
     "spectrograms.py",
+    "curves.py",
+    "perceiver.py",
+    "perceiver_global.py",
+    "perceiver_groups.py",
     "modality_encoders.py",
     "blocks.py",
     "modeling_data2vec.py",
@@ -50,6 +61,7 @@ TRAVELLING_FILES = (
     "pretraining_data2vec.py",
     "processing_data2vec.py",
     "image_processing_data2vec.py",
+    "feature_extraction_data2vec.py",
     "ctc_beam_search.py",
     "heads.py",
     "heads_text.py",
@@ -58,6 +70,7 @@ TRAVELLING_FILES = (
     "ctc.py",
     "spec_augment.py",
     "heads_vision.py",
+    "heads_arrays.py",
     "segmentation.py",
 )
 AUTO_MAP = {
@@ -76,5 +89,6 @@ AUTO_MAP = {
     "AutoModelForAudioXVector": "heads_xvector.Data2VecForXVector",
     "AutoModelForImageClassification": "heads_vision.Data2VecForImageClassification",
     "AutoModelForSemanticSegmentation": "heads_vision.Data2VecForSemanticSegmentation",
+    "AutoModelForArrayClassification": "heads_arrays.Data2VecForArrayClassification",
     "AutoBackbone": "heads_vision.Data2VecBackbone",
 }

@@ -16,6 +16,7 @@ from transformers import initialization as init
 
 from .configuration_audio import LOWEST_MEL_FREQUENCY, Data2VecAudioConfig, mel
 from .configuration_data2vec import Data2VecConfig
+from .dropout import Dropout
 from .local_encoders import (
     LocalEncoder,
     LocalFeatures,
@@ -95,7 +96,7 @@ class SpectrogramLocalEncoder(LocalEncoder):
         self.log_mel = LogMel(audio)
         patch = (audio.patch_frames, audio.patch_bins)
         self.projection = nn.Conv2d(1, config.hidden_size, patch, stride=patch)
-        self.dropout = nn.Dropout(audio.feat_proj_dropout)
+        self.dropout = Dropout(audio.feat_proj_dropout)
 
     def make_positions(self, config: Data2VecConfig) -> nn.Module:
         return SinCosTimePositions(config.hidden_size, self.audio.tokens_per_frame)

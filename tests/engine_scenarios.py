@@ -31,9 +31,16 @@ SCENARIOS = {
                   "model.audio_config.num_masks=1"],
     "cls": [*VISION, "model.vision_config.num_extra_tokens=1", "model.vision_config.cls_loss_weight=0.1",
             "model.vision_config.cls_loss_rows=8"],
+    "running targets": ["schedule=mixed", "model.vision_config.mean_target_norm=running",
+                        "model.audio_config.layer_target_norm=[layer,running]"],
+    "partial prediction": [*VISION, "model.vision_config.patch_size=1", "model.vision_config.decoder_query_share=0.5",
+                           "model.vision_config.decoder_type=cross_attention"],
     "clipped": ["schedule=mixed", "optim.max_grad_norm=0.1", "gradient_checkpointing=true",
                 "model.audio_config.ema_copied=[position_encoder]", "model.audio_config.alibi=learned",
                 "model.vision_config.prenet_depth=1"],
+    "own parts": ["model.norms=per_modality", "model.feed_forward=per_modality", "model.modality_embedding=true",
+                  "model.qk_norm=true", "logging.gradients_every=5"],
+    "frozen": ["schedule=mixed", "freeze=blocks"],
 }  # fmt: skip
 
 TWENTY = ["max_steps=20", "checkpoints.every=0"]

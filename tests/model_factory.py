@@ -7,7 +7,7 @@ import torch
 from modeling_d2v import Data2VecConfig
 
 
-MODALITIES = ("text", "vision", "audio")
+MODALITIES = ("text", "vision", "audio", "arrays")
 PARTS: dict[str, dict[str, Any]] = {
     "text": dict(
         vocab_size=50,
@@ -40,6 +40,19 @@ PARTS: dict[str, dict[str, Any]] = {
         decoder_hidden_size=16,
         decoder_groups=4,
         decoder_input_dropout=0.0,
+        num_masks=3,
+    ),
+    "arrays": dict(
+        num_channels=3,
+        group_size=8,
+        group_latents=2,
+        latent_size=16,
+        latent_heads=2,
+        fourier_bands=4,
+        decoder_layers=2,
+        decoder_hidden_size=16,
+        decoder_kernel_size=5,
+        decoder_groups=4,
         num_masks=3,
     ),
 }
@@ -76,10 +89,19 @@ SPECTROGRAM: dict[str, Any] = dict(
 )
 
 
+# The front end of all modalities, at tiny size.
+PERCEIVER: dict[str, Any] = dict(
+    front_end="perceiver", group_size=16, group_latents=2, latent_size=16, latent_heads=2, fourier_bands=4, alibi=None
+)
+
+
 # Every front end: its modality, and the settings that choose it.
 FRONT_ENDS: dict[str, tuple[str, dict[str, Any]]] = {
     **{modality: (modality, {}) for modality in MODALITIES},
     "spectrogram": ("audio", SPECTROGRAM),
+    "text perceiver": ("text", {**PERCEIVER, "group_size": 4}),
+    "vision perceiver": ("vision", {**PERCEIVER, "prenet_depth": 1}),
+    "audio perceiver": ("audio", {**PERCEIVER, "group_size": 320}),
 }
 
 
@@ -153,22 +175,26 @@ def randomise(model: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
 
 
 def inputs_for(modality: str, batch: int = 2, seed: int = 0, size: int | None = None) -> dict[str, torch.Tensor]:
-    """Unpadded input: `size` tokens, pixels a side, or samples."""
+    """Unpadded input: `size` tokens, pixels a side, samples, or entries of a series."""
     generator = torch.Generator().manual_seed(seed)
     if modality == "text":
         return {"input_ids": torch.randint(4, 49, (batch, size or 20), generator=generator)}
     if modality == "vision":
         return {"pixel_values": torch.randn(batch, 3, size or 32, size or 32, generator=generator)}
+    if modality == "arrays":
+        return {"array_values": torch.randn(batch, size or 90, 3, generator=generator)}
     return {"input_values": torch.randn(batch, size or 6000, generator=generator)}
 
 
 def padded_inputs(modality: str) -> tuple[dict[str, torch.Tensor], list[dict[str, torch.Tensor]]]:
-    """A padded batch (text or audio) of three lengths, and its samples alone."""
-    lengths, pad = ((20, 11, 5), 1) if modality == "text" else ((6000, 3700, 900), 0)
+    """A padded batch (not of images) of three lengths, and its samples alone."""
+    lengths = {"text": (20, 11, 5), "audio": (6000, 3700, 900), "arrays": (90, 50, 11)}[modality]
+    pad = 1 if modality == "text" else 0
     full = inputs_for(modality, batch=3, size=lengths[0])
     ((name, values),) = full.items()
     attention_mask = torch.arange(lengths[0])[None] < torch.tensor(lengths)[:, None]
-    batch = {name: values.masked_fill(~attention_mask, pad), "attention_mask": attention_mask.long()}
+    padding = ~attention_mask[(..., *[None] * (values.dim() - 2))]
+    batch = {name: values.masked_fill(padding, pad), "attention_mask": attention_mask.long()}
     return batch, [{name: values[i : i + 1, :length]} for i, length in enumerate(lengths)]
 
 

@@ -34,6 +34,8 @@ ALLOWED = {
 COVERED = {
     "modeling_d2v/backbone_inputs.py": "modeling_d2v/test_backbone_configuration.py",
     "modeling_d2v/conversion/fairseq/settings_v1.py": "modeling_d2v/conversion/fairseq/test_settings.py",
+    "d2v_train/finetuning/arrays/arguments.py": "d2v_train/programs/test_finetune_array_classification.py",
+    "d2v_train/finetuning/arrays/task.py": "d2v_train/programs/test_finetune_array_classification.py",
     "d2v_train/finetuning/classification.py": "d2v_train/programs/test_finetune_audio_classification.py",
     "d2v_train/finetuning/images/arguments.py": "d2v_train/programs/test_finetune_image_classification.py",
     "d2v_train/finetuning/images/data.py": "d2v_train/programs/test_finetune_image_classification.py",
@@ -66,6 +68,7 @@ WHOLE = {
     "modeling_d2v/test_reference_v1.py",
     "modeling_d2v/test_reference_v2.py",
     "modeling_d2v/test_save_load.py",
+    "test_joint_learning.py",
     "test_layout.py",
     "test_packaging.py",
     "test_repository.py",

@@ -143,9 +143,9 @@ def log(folder: Path) -> list[dict[str, Any]]:
 
 
 def losses(folder: Path) -> dict[tuple[int, str], float]:
-    """Losses and norms of the gradient by step and name."""
+    """Losses, norms and angles of the gradient by step and name."""
     return {(record["step"], name): value for record in read_log(folder / "log.jsonl")
-            for name, value in record.items() if "/loss" in name or name == "grad_norm"}  # fmt: skip
+            for name, value in record.items() if "/loss" in name or "grad" in name}  # fmt: skip
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:

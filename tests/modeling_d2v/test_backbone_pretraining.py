@@ -246,6 +246,15 @@ def test_one_entrance_for_models_with_heads_and_names(tmp_path):
     assert torch.equal(teacher.layers[0].mlp.fc1.weight, by_name.teacher.layers[0].mlp.fc1.weight)
 
 
+@pytest.mark.parametrize("kind", ["roberta", "wav2vec2", "vit"])
+def test_the_main_input_needs_no_name(kind):
+    model, inputs = pretraining(kind).eval(), inputs_of(kind)
+    assert torch.equal(model(inputs[model.main_input_name], step=1).loss, model(**inputs, step=1).loss)
+    with pytest.raises(TypeError, match=f"`{model.main_input_name}` twice"):
+        model(inputs[model.main_input_name], **inputs)
+    assert model.main_input_name in inputs and len(inputs) == 1
+
+
 def test_wrong_inputs_are_named():
     model = pretraining("roberta")
     with pytest.raises(ValueError, match="RobertaModel.*`input_ids`.*`pixel_values`"):

@@ -74,7 +74,12 @@ def test_overrides_on_loading_are_checked_and_merged(tmp_path):
     with pytest.raises(ValueError, match="'dropped'.*'replaced'"):
         Data2VecConfig.from_pretrained(tmp_path, masked_tokens="bogus")
     config = Data2VecConfig.from_pretrained(
-        tmp_path, modalities="audio", text_config=None, vision_config=None, audio_config={"num_masks": 5}
+        tmp_path,
+        modalities="audio",
+        text_config=None,
+        vision_config=None,
+        arrays_config=None,
+        audio_config={"num_masks": 5},
     )
     assert config.modalities == ["audio"] and config.audio_config.num_masks == 5
     assert config.audio_config.conv_dim == [8] * 7

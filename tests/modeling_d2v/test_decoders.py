@@ -7,7 +7,6 @@ from model_factory import front_end_config, inputs_for, padded_inputs, randomise
 from modeling_d2v import Data2VecForPreTraining
 from modeling_d2v.decoders import SameConv2d, pooled_noise
 from modeling_d2v.objective import normalised_patches
-from modeling_d2v.positions import SameConv1d
 
 
 def test_decoder_noise_is_normal_and_a_function_of_step_sample_and_mask():
@@ -26,8 +25,7 @@ def test_decoder_noise_is_normal_and_a_function_of_step_sample_and_mask():
 
 
 @pytest.mark.parametrize("kernel", [3, 4, 5, 6])
-def test_same_convolutions_keep_the_size(kernel):
-    assert SameConv1d(4, 4, kernel, groups=2)(torch.randn(2, 9, 4)).shape == (2, 9, 4)
+def test_convolutions_over_a_grid_keep_its_size(kernel):
     assert SameConv2d(4, 4, kernel, groups=2)(torch.randn(2, 5, 9, 4)).shape == (2, 5, 9, 4)
 
 

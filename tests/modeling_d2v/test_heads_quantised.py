@@ -29,7 +29,16 @@ def test_modules_that_are_named_are_kept():
     assert plain.modules_to_not_convert is None
 
 
-def test_loading_leaves_the_head_out(tmp_path, monkeypatch):
+def test_fields_in_a_dictionary_are_a_configuration():
+    given = {"quant_method": "quanto", "weights": "int8"}
+    assert _without_head(given).modules_to_not_convert == list(HEAD_PARTS)
+    assert given == {"quant_method": "quanto", "weights": "int8"}
+    assert _without_head({"load_in_4bit": True}).llm_int8_skip_modules == list(HEAD_PARTS)
+    assert _without_head({"load_in_8bit": True, "llm_int8_skip_modules": ["x"]}).llm_int8_skip_modules == ["x"]
+
+
+@pytest.mark.parametrize("given", [QuantoConfig(weights="int8"), {"quant_method": "quanto", "weights": "int8"}])
+def test_loading_leaves_the_head_out(given, tmp_path, monkeypatch):
     make_head("Data2VecForCTC").save_pretrained(tmp_path)
     seen = {}
 
@@ -37,5 +46,5 @@ def test_loading_leaves_the_head_out(tmp_path, monkeypatch):
         seen.update(kwargs)
 
     monkeypatch.setattr("transformers.PreTrainedModel.from_pretrained", classmethod(load))
-    Data2VecForCTC.from_pretrained(tmp_path, quantization_config=QuantoConfig(weights="int8"))
+    Data2VecForCTC.from_pretrained(tmp_path, quantization_config=given)
     assert "lm_head" in seen["quantization_config"].modules_to_not_convert

@@ -6,6 +6,7 @@ from model_factory import MODALITIES, SPECTROGRAM, inputs_for, randomise, tiny_c
 
 from modeling_d2v import Data2VecModel
 from modeling_d2v.local_encoders import AudioLocalEncoder, TextLocalEncoder, VisionLocalEncoder, check_token_ids
+from modeling_d2v.perceiver_groups import GroupedPerceiver
 
 
 def local_encoder(modality, **settings):
@@ -57,11 +58,16 @@ def test_a_token_of_text_is_its_word_and_its_place():
 @pytest.mark.parametrize("modality", MODALITIES)
 def test_the_first_layer_reads_the_input_and_the_extractor_belongs_to_the_encoder(modality):
     encoder = local_encoder(modality)
-    kinds = {"text": TextLocalEncoder, "vision": VisionLocalEncoder, "audio": AudioLocalEncoder}
+    kinds = {
+        "text": TextLocalEncoder,
+        "vision": VisionLocalEncoder,
+        "audio": AudioLocalEncoder,
+        "arrays": GroupedPerceiver,
+    }
     assert type(encoder) is kinds[modality]
     seen = []
     encoder.first_layer.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
-    ((_, values),) = inputs_for(modality).items()
+    ((_, values),) = inputs_for(modality, size=96 if modality == "arrays" else None).items()
     encoder(values, None)
     assert len(seen) == 1 and seen[0].numel() == values.numel()
     assert {id(p) for p in encoder.extractor.parameters()} <= {id(p) for p in encoder.parameters()}

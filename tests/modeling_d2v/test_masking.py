@@ -25,10 +25,12 @@ STATISTICS = json.loads((Path(__file__).parents[1] / "fixtures" / "mask_statisti
 DEFAULTS = {
     "random": {"mask_prob": 0.48, "mask_length": 1, "mask_prob_adjust": 0.0},
     "span": {"mask_prob": 0.5, "mask_length": 5, "mask_prob_adjust": 0.05},
+    "inverse_span": {"mask_prob": 0.7, "mask_length": 4, "mask_prob_adjust": 0.05},
     "block": {"mask_prob": 0.6, "mask_length": 4, "mask_prob_adjust": 0.07},
     "inverse_block": {"mask_prob": 0.8, "mask_length": 3, "mask_prob_adjust": 0.07},
 }
-ONE_D = ("random", "span")
+REFERENCE_1D = ("random", "span")
+ONE_D = (*REFERENCE_1D, "inverse_span")
 BLOCKS = ("block", "inverse_block")
 
 
@@ -55,7 +57,7 @@ def expected_masked(sampler, length, prob):
     """Masked tokens by the rule of the module, in plain Python."""
     if length < 2:
         return 0
-    if sampler in ("random", "inverse_block"):
+    if sampler in ("random", "inverse_block", "inverse_span"):
         return length - min(max(int(length * (1 - prob)), 1), length - 1)
     return min(max(int(length * prob), 1), length - 1)
 
@@ -70,7 +72,7 @@ def neighbour_share(marked):
 # Distributions
 
 
-@pytest.mark.parametrize("sampler", ONE_D)
+@pytest.mark.parametrize("sampler", REFERENCE_1D)
 def test_one_dimensional_masks_have_the_statistics_of_the_reference(sampler):
     reference = STATISTICS[sampler]
     masks = draw(sampler, [reference["T"]] * 1000, num_masks=8, seed=3, step=7, **reference["config"]).flatten(0, 1)

@@ -3,13 +3,17 @@
 import numpy as np
 import pytest
 import torch
-from model_factory import tiny_config
+from model_factory import inputs_for, randomise, tiny_config
 
+from modeling_d2v import Data2VecForPreTraining
 from modeling_d2v.objective import (
+    MIN_QUERIES,
+    choose_predicted,
     content_ids,
     distance,
     loss_divisor,
     normalised_patches,
+    num_predicted,
     pretraining_output,
     resolve_mask,
 )
@@ -93,3 +97,74 @@ def test_pixels_of_patches_are_normalised_row_by_row(channels, height, width, si
     torch.testing.assert_close(patches.var(dim=-1), torch.ones(patches.shape[:2]), atol=1e-5, rtol=0)
     second = pixels[0, :, :side, side : 2 * side].permute(1, 2, 0).flatten()
     torch.testing.assert_close(patches[0, 1], (second - second.mean()) / (second.var() + 1e-6).sqrt())
+
+
+def share_of(share):
+    fields = {"decoder_type": "cross_attention", "decoder_query_share": share}
+    return tiny_config("vision", vision_config=fields).vision_config
+
+
+KEY = {"seed": 0, "step": 3, "sample_ids": torch.tensor([5, 6])}
+
+
+def test_a_share_of_the_masked_tokens_is_predicted_and_never_fewer_than_the_least():
+    mask = torch.rand(2, 3, 400) < 0.6
+    mask[1, 2] = torch.arange(400) < 7
+    mask[1, 1] = False
+    for share in (0.05, 0.25, 0.7):
+        chosen = choose_predicted(share_of(share), mask, KEY)
+        assert not (chosen & ~mask).any()
+        counts = [min(n, max(round(share * n), MIN_QUERIES)) for n in mask.sum(dim=2).flatten().tolist()]
+        assert chosen.sum(dim=2).flatten().tolist() == counts
+        assert num_predicted(share_of(share), mask) == sum(counts)
+    assert choose_predicted(share_of(1.0), mask, KEY) is mask and num_predicted(share_of(1.0), mask) == mask.sum()
+
+
+def test_predicted_tokens_are_drawn_uniformly_and_by_the_key_alone():
+    settings, mask = share_of(0.25), (torch.rand(2, 3, 400) < 0.6)
+    chosen = choose_predicted(settings, mask, KEY)
+    assert torch.equal(chosen, choose_predicted(settings, mask, KEY))
+    one = choose_predicted(settings, mask[1:], {**KEY, "sample_ids": torch.tensor([6])})
+    assert torch.equal(one, chosen[1:])
+    for other in ({"step": 4}, {"seed": 1}):
+        assert not torch.equal(chosen, choose_predicted(settings, mask, KEY | other))
+    # The same tokens, wherever padding lies between or behind them.
+    places = torch.cat([torch.arange(7), torch.arange(20, 413)])
+    wide = torch.zeros(2, 3, 450, dtype=torch.bool)
+    wide[..., places] = mask
+    assert torch.equal(choose_predicted(settings, wide, KEY)[..., places], chosen)
+    often = torch.ones(1, 1, 80, dtype=torch.bool)
+    draws = [choose_predicted(settings, often, {"seed": 0, "step": step, "sample_ids": torch.tensor([1])})
+             for step in range(400)]  # fmt: skip
+    frequency = torch.stack(draws).float().mean(dim=0)
+    assert frequency.mean().item() == pytest.approx(0.25) and frequency.std() < 0.03
+
+
+def test_partial_prediction_is_the_loss_of_its_tokens_and_costs_less():
+    """Each query attends to the visible tokens alone: fewer of them change no prediction."""
+    torch.manual_seed(0)
+    fields = {"decoder_type": "cross_attention", "decoder_num_attention_heads": 2, "cls_loss_weight": 0.0}
+    config = tiny_config("vision", vision_config=fields)
+    model = randomise(Data2VecForPreTraining(config)).eval()
+    inputs = inputs_for("vision", size=64)
+    with torch.no_grad():
+        whole = model(**inputs, step=2)
+        config.vision_config.decoder_query_share = 0.4
+        part = model(**inputs, step=2)
+    assert torch.equal(part.mask, whole.mask) and torch.equal(whole.predicted, whole.mask)
+    assert part.num_items == part.predicted.sum() == num_predicted(config.vision_config, part.mask)
+    assert part.num_items < 0.45 * whole.num_items and part.masked_fraction == whole.masked_fraction
+    rows = part.predicted[whole.mask]
+    torch.testing.assert_close(part.predictions, whole.predictions[rows], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(part.targets, whole.targets[rows])
+    losses = [model(pixel_values=inputs["pixel_values"][i : i + 1], mask=part.mask[i : i + 1], step=2,
+                    sample_ids=content_ids(inputs["pixel_values"], None)[i : i + 1], num_items=part.num_items).loss
+              for i in range(2)]  # fmt: skip
+    torch.testing.assert_close(sum(losses), part.loss)
+
+
+def test_partial_prediction_needs_a_decoder_that_computes_single_positions():
+    with pytest.raises(ValueError, match="needs a `decoder_type` of"):
+        tiny_config("vision", vision_config={"decoder_query_share": 0.5})
+    with pytest.raises(ValueError, match="must be in"):
+        share_of(0.0)

@@ -1,16 +1,18 @@
 """Pipelines of transformers over saved folders: right results, and nothing to warn of."""
 
 import logging
+import sys
 import warnings
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 from head_factory import make_head
 from model_factory import randomise, tiny_config
 from PIL import Image
 from processing_factory import LETTERS, feature_extractor, image_processor, letter_tokenizer, text_tokenizer
-from transformers import pipeline
+from transformers import AutoProcessor, pipeline
 
 from modeling_d2v import Data2VecModel, Data2VecProcessor
 
@@ -232,3 +234,25 @@ def test_the_alarm_of_this_file_rings(nothing_to_warn_of):
     logging.getLogger("transformers.pipelines").warning("a warning")
     assert nothing_to_warn_of == ["a warning"]
     nothing_to_warn_of.clear()
+
+
+@pytest.mark.parametrize("rate, suffix", [(RATE, "flac"), (8000, "wav"), (44100, "ogg")])
+def test_recordings_are_read_without_ffmpeg_and_torchaudio(tmp_path, rate, suffix, monkeypatch):
+    """In the line of the README; the result is that of the samples, whatever rate and number of channels they have."""
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.setitem(sys.modules, "torchaudio", None)
+    monkeypatch.setitem(sys.modules, "librosa", None)
+    monkeypatch.setitem(sys.modules, "torchcodec", None)
+    model = randomise(make_head("Data2VecForAudioClassification", **named("a", "b", "c"))).eval()
+    folder = save(tmp_path / "model", model, feature_extractor=feature_extractor())
+    time = np.arange(rate) / rate
+    tone = 0.4 * np.sin(2 * np.pi * 300 * time).astype(np.float32)
+    path = tmp_path / f"tone.{suffix}"
+    soundfile.write(path, np.stack([tone, tone], axis=1), rate)
+    classify = pipeline("audio-classification", str(folder))
+    found = classify(AutoProcessor.from_pretrained(folder).load_audio(str(path)))
+    expected = classify(0.4 * np.sin(2 * np.pi * 300 * np.arange(RATE) / RATE).astype(np.float32))
+    assert [entry["label"] for entry in found] == [entry["label"] for entry in expected]
+    assert [entry["score"] for entry in found] == pytest.approx([entry["score"] for entry in expected], abs=0.02)
+    with pytest.raises(ValueError, match="ffmpeg"):
+        classify(str(path))

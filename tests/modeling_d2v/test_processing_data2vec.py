@@ -9,6 +9,7 @@ from itertools import combinations
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 from model_factory import HIDE_PACKAGE, tiny_config
 from PIL import Image
@@ -332,3 +333,41 @@ def test_decoding_needs_the_tokenizer_of_the_model(speech):
         speech.decode_with_lm(torch.zeros(1, 4, 20))
     with pytest.raises(ValueError, match=r"\(4, 12\)"):
         speech.decode_with_lm(torch.zeros(4, 12))
+
+
+def test_recordings_are_read_at_the_rate_of_the_model_in_one_channel(tmp_path):
+    processor = Data2VecProcessor(feature_extractor=feature_extractor())
+    tone = np.sin(np.arange(16000) / 10).astype(np.float32)
+    path = tmp_path / "tone.wav"
+    soundfile.write(path, tone, 16000, subtype="FLOAT")
+    assert np.array_equal(processor.load_audio(path), tone)
+    with open(path, "rb") as file:
+        assert np.array_equal(processor.load_audio(file), tone)
+    for channels, expected in [((tone, 0 * tone), tone / 2), ((tone, -tone), tone)]:  # the second pair cancels itself
+        soundfile.write(path, np.stack(channels, axis=1), 16000, subtype="FLOAT")
+        assert np.allclose(processor.load_audio(path), expected, atol=1e-6)
+    soundfile.write(path, tone[::2], 8000, subtype="FLOAT")
+    found = processor.load_audio(path)
+    assert found.dtype == np.float32 and found.shape == (16000,) and np.abs(found - tone)[200:-200].max() < 0.01
+
+
+def test_recordings_that_cannot_be_read_say_so(tmp_path, monkeypatch):
+    processor = Data2VecProcessor(feature_extractor=feature_extractor())
+    path = tmp_path / "broken.wav"
+    path.write_bytes(b"no sound")
+    with pytest.raises(ValueError, match="broken.wav cannot be read as a recording"):
+        processor.load_audio(path)
+    with pytest.raises(ValueError, match="missing.wav cannot be read"):
+        processor.load_audio(tmp_path / "missing.wav")
+    soundfile.write(path, np.zeros(0), 16000)
+    with pytest.raises(ValueError, match="without samples"):
+        processor.load_audio(path)
+    soundfile.write(path, np.zeros(100), 8000)
+    monkeypatch.setitem(sys.modules, "soxr", None)
+    with pytest.raises(ImportError, match="8000 Hz.*pip install soxr"):
+        processor.load_audio(path)
+    monkeypatch.setitem(sys.modules, "soundfile", None)
+    with pytest.raises(ImportError, match="pip install soundfile"):
+        processor.load_audio(path)
+    with pytest.raises(ValueError, match="text, not audio"):
+        Data2VecProcessor(tokenizer=text_tokenizer()).load_audio(path)

@@ -16,7 +16,8 @@ from modeling_d2v.remote_code import TRAVELLING_FILES
 @pytest.fixture
 def pretrained(tmp_path):
     """A pretraining checkpoint whose teacher differs from its student, and its folder."""
-    model = Data2VecForPreTraining(tiny_config())
+    own = {"norms": "per_modality", "feed_forward": "per_modality", "modality_embedding": True, "qk_norm": True}
+    model = Data2VecForPreTraining(tiny_config(**own))
     randomise(model.data2vec)
     model.update_teacher(3)
     model.save_pretrained(tmp_path / "model")

@@ -32,6 +32,7 @@ from modeling_d2v.conversion.hf.load import ENCODER, KINDS
 from modeling_d2v.conversion.tensors import Conversion, Filler, Place, Unused, expected_shapes, third
 from modeling_d2v.heads_text import Data2VecForQuestionAnswering
 from modeling_d2v.heads_vision import Data2VecForSemanticSegmentation
+from modeling_d2v.modalities import MODALITIES
 from modeling_d2v.modeling_data2vec import Data2VecModel, Data2VecPreTrainedModel
 from modeling_d2v.pretraining_data2vec import Data2VecForPreTraining
 
@@ -49,6 +50,7 @@ _SEGMENTATION = (
     "Segmentation in transformers takes only images of `image_size`, and has no dropout before its classifiers."
 )
 MASK_TOKEN_SUFFIX = ".mask_token"
+_OWN_PARTS = "norm|norm1|norm2|mlp"  # of the shared blocks, which each modality may have of its own
 _MASKS = "is used with masks, which this export does not have"
 _KEY_BIAS = "adds the same number to all scores of a query, which changes nothing"
 _DOUBLINGS = [2, 1, 0, -1]  # of the pyramid for segmentation: 4, 2, 1 and 1/2 times the grid of patches
@@ -170,7 +172,7 @@ def _conversion(model: Data2VecPreTrainedModel, modality: str, expected: dict[st
     """Return the tensors of transformers made of ours, and our unused ones, by the tables of the import."""
     kind = KINDS[f"data2vec-{modality}"]
     plain, tied = isinstance(model, Data2VecModel), set(model.all_tied_weights_keys)
-    ours = {name: tensor for name, tensor in model.state_dict().items() if name not in tied}
+    ours = {_shared_name(name, modality): tensor for name, tensor in model.state_dict().items() if name not in tied}
     filler, used = Filler(expected, type(model).__name__), set()
     for name, shape in expected.items():
         place = kind.place(kind.prefix + name if plain else name)
@@ -191,6 +193,11 @@ def _conversion(model: Data2VecPreTrainedModel, modality: str, expected: dict[st
     return filler.finish()
 
 
+def _shared_name(name: str, modality: str) -> str:
+    """Return the name that a norm or feed-forward part of the modality has where all modalities share it."""
+    return re.sub(rf"\.({_OWN_PARTS})\.{modality}\.", r".\1.", name)
+
+
 def _part(tensor: Tensor, part: str | None, shape: torch.Size) -> Tensor:
     """Return what one tensor becomes in transformers."""
     if part is None:
@@ -201,9 +208,10 @@ def _part(tensor: Tensor, part: str | None, shape: torch.Size) -> Tensor:
 
 
 def _left_over(name: str, modality: str) -> Unused | Place:
-    other = re.match(r"modality_encoders\.(\w+)\.", name)
-    if other and other[1] != modality:
-        return Unused(name, f"belongs to {other[1]}, which is not exported")
+    other = re.match(rf"modality_encoders\.(\w+)\.|encoder\..*?({_OWN_PARTS})\.({'|'.join(MODALITIES)})\.", name)
+    owner = other and (other[1] or other[3])
+    if owner and owner != modality:
+        return Unused(name, f"belongs to {owner}, which is not exported")
     if name.endswith(MASK_TOKEN_SUFFIX):
         return Unused(name, _MASKS)
     return Place(name)  # an error that names it

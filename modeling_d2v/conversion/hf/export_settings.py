@@ -30,6 +30,8 @@ _SAME_EVERYWHERE = (
     Only("modality.alibi", None, "it has no attention bias by distance (ALiBi, of data2vec 2.0)"),
     Only("modality.prenet_depth", 0, "it has no blocks before the shared ones (the prenet of data2vec 2.0)"),
     Only("norm_affine", True, "all of its norms have weights"),
+    Only("modality_embedding", False, "it adds no vector of the modality"),
+    Only("qk_norm", False, "it does not normalise queries and keys"),
 )
 _POST_NORM = (
     Only("norm_first", False, "its blocks normalise after attention and feed-forward part"),

@@ -159,13 +159,20 @@ class StepDataset(Dataset):
         self.fingerprint = {name: dict(each.fingerprint) for name, each in data.items()}
 
     def __getitem__(self, step: int) -> list[MicroBatch]:
+        return [
+            batch
+            for modality in self.plan.modalities_at(step)
+            for batch in self.micro_batches(modality, self.plan.samples(step, modality), step)
+        ]
+
+    def micro_batches(self, modality: str, samples: list[SampleKey], step: int) -> list[MicroBatch]:
+        """Return this process's micro-batches of samples that all processes share, with the masks of a step."""
         batches = []
-        for modality in self.plan.modalities_at(step):
-            for keys in self.own_passes(self.plan.samples(step, modality), modality):
-                report = DataReport()
-                items = [self._item(modality, key, report) for key in keys]
-                inputs = self.collator(items, step)
-                batches.append(MicroBatch(modality, inputs, self.count_tokens(modality, inputs), report))
+        for keys in self.own_passes(samples, modality):
+            report = DataReport()
+            items = [self._item(modality, key, report) for key in keys]
+            inputs = self.collator(items, step)
+            batches.append(MicroBatch(modality, inputs, self.count_tokens(modality, inputs), report))
         return batches
 
     @property

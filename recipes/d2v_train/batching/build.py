@@ -13,6 +13,7 @@ from d2v_train.batching.order import Mixture
 from d2v_train.batching.turns import FixedTurns, SortedTurns
 from d2v_train.data.report import DataReport
 from d2v_train.data.source_list import JoinedDataset, parts_of
+from d2v_train.inputs.arrays import ArrayTransform
 from d2v_train.inputs.collate import Collator
 from d2v_train.inputs.modalities import DATA_KINDS
 from d2v_train.inputs.transforms import build_transform
@@ -48,6 +49,8 @@ def prepare_modality(
     section = getattr(options, modality)
     block = options.data.shuffle_buffer
     transform = build_transform(modality, section.transform, config, tokenizer, train=True)
+    if isinstance(transform, ArrayTransform):
+        transform.fit(list(parts_of(source).values()), f"data.{modality}")
     # Separately, as two sources may use the same name for different speakers.
     prepared = [transform.prepare(part, block, report) for part in parts_of(source).values()]
     dataset, ratios = prepared[0], None

@@ -12,6 +12,7 @@ import logging
 import mmap
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +21,15 @@ import torch
 from huggingface_hub.utils import WeakFileLock
 from tqdm.auto import tqdm
 
+from d2v_train.data.arrays import array_shape
 from d2v_train.data.audio_headers import hides_samples
 from d2v_train.data.bad_samples import BadSample
 from d2v_train.data.records import RawDataset
+from d2v_train.data.report import DataReport
 from d2v_train.data.tables import SAMPLING_RATE
+from d2v_train.inputs.arrays import ArrayTransform
 from d2v_train.inputs.audio import AudioTransform
+from d2v_train.inputs.byte_tokens import tokenizer_rules
 from d2v_train.inputs.joined_clips import JoinedClips
 from d2v_train.inputs.packing import DOCUMENTS_AT_ONCE, PackedTextDataset
 from d2v_train.inputs.text import TextTransform
@@ -39,13 +44,14 @@ KEPT_FROM = 1000
 """Least number of samples for storing lengths between runs."""
 
 
-def token_lengths(dataset: Any, transform: Any, config: Any) -> np.ndarray:
+def token_lengths(dataset: Any, transform: Any, config: Any, report: DataReport | None = None) -> np.ndarray:
     """Return the tokens of each sample after its transform, (N,) int64, at least 1; the most for random crops.
 
     Args:
         dataset: Result of `transform.prepare`.
-        transform: `AudioTransform` or `TextTransform` of the source.
+        transform: Transform of the source.
         config: `Data2VecConfig`.
+        report: Receives documents that cannot be read; None logs them instead.
 
     Raises:
         ValueError: The samples all have the same size, as images have.
@@ -54,12 +60,20 @@ def token_lengths(dataset: Any, transform: Any, config: Any) -> np.ndarray:
         joined = isinstance(dataset, JoinedClips)
         samples = _after_transform(sample_counts(dataset.dataset if joined else dataset), transform, joined)
         return np.maximum(config.audio_config.num_tokens(torch.from_numpy(samples)).numpy(), 1)
+    if isinstance(transform, ArrayTransform) and transform.num_dims == 1:
+        lengths = transform.length_after(series_lengths(dataset))
+        return np.asarray(config.arrays_config.num_tokens(torch.from_numpy(lengths)))
     if isinstance(dataset, PackedTextDataset):
-        return np.full(len(dataset), min(dataset.block_size, len(dataset.tokens) + 2))
+        bytes_or_tokens = np.full(len(dataset), min(dataset.block_size, len(dataset.tokens) + dataset.special))
+        return config.modality_config("text").num_tokens(bytes_or_tokens)
     if isinstance(transform, TextTransform):
-        rules = transform.tokenizer.backend_tokenizer.to_str()
-        return _kept(dataset, f"{transform.max_length} {rules}", lambda texts: _text_lengths(texts, transform))
-    raise ValueError("Images of a source have the same size: token budgets do not apply. Set batch_size.")
+        rules = tokenizer_rules(transform.tokenizer)
+        length_of = partial(_text_lengths, transform=transform, report=report)
+        lengths = _kept(dataset, f"{transform.max_length} {rules}", length_of)
+        return config.modality_config("text").num_tokens(lengths)
+    raise ValueError(
+        "Images and arrays of several dimensions all have one size: there is no token budget. Set batch_size."
+    )
 
 
 def _after_transform(samples: np.ndarray, transform: AudioTransform, joined: bool) -> np.ndarray:
@@ -78,6 +92,28 @@ def _after_transform(samples: np.ndarray, transform: AudioTransform, joined: boo
             longest[:] = most
     longest[unknown] = longest.max() if most is None else most
     return np.maximum(longest, transform.min_samples).astype(np.int64)
+
+
+def array_shapes(dataset: RawDataset) -> list[tuple[int, ...]]:
+    """Return the shape (sides ..., channels) of each array, from the headers of files; (-1,) for a bad one."""
+    found = []
+    for row in dataset.rows:
+        try:
+            shape = array_shape(dataset.table.values[int(row)], dataset.settings)
+        except (BadSample, OSError):  # the decoder will raise the error again
+            shape = None
+        found.append((-1,) if shape is None else shape)
+    return found
+
+
+def series_lengths(dataset: RawDataset) -> np.ndarray:
+    """Return the length of each series, (N,) int64, from the headers of files; -1 for a bad one."""
+
+    def find(data: RawDataset) -> np.ndarray:
+        return np.array([shape[0] for shape in array_shapes(data)], dtype=np.int64)
+
+    settings = dataset.settings
+    return _kept(dataset, f"series {settings.num_dims} {settings.num_channels} {settings.channels_first}", find)
 
 
 def sample_counts(dataset: RawDataset) -> np.ndarray:
@@ -181,14 +217,14 @@ def _kept_file(dataset: RawDataset, kind: str) -> Path | None:
     return Path(HF_DATASETS_CACHE) / "data2vec_lengths" / f"{digest.hexdigest()}.npy"
 
 
-def _text_lengths(dataset: RawDataset, transform: TextTransform) -> np.ndarray:
+def _text_lengths(dataset: RawDataset, transform: TextTransform, report: DataReport | None) -> np.ndarray:
     """Return the tokens of each document, cut where the transform cuts; the most for an unusable one."""
     lengths = np.full(len(dataset), transform.max_length, dtype=np.int64)
     for start in range(0, len(dataset), DOCUMENTS_AT_ONCE):
         records = {}
         for index in range(start, min(start + DOCUMENTS_AT_ONCE, len(dataset))):
             try:
-                records[index] = dataset.load(index)
+                records[index] = dataset.load(index, report)
             except BadSample:
                 continue
         if not records:

@@ -12,7 +12,7 @@ from d2v_train.data.text_source_file import text_suffix
 from d2v_train.support.extras import MissingDependencyError
 
 
-PLURALS = {"text": "texts", "vision": "pictures", "audio": "recordings"}
+PLURALS = {"text": "texts", "vision": "pictures", "audio": "recordings", "arrays": "arrays"}
 """What the samples of a modality are called."""
 _TABLES = frozenset(
     ".parquet .pq .arrow .feather .csv .tsv .tab .json .jsonl .ndjson .xlsx .xls .ods .pkl .db .sqlite .lmdb .mdb "
@@ -76,7 +76,7 @@ def reason_against(name: str, modality: str) -> str:
     suffix, short = suffix_of(name), name[name.rfind("/") + 1 :].lower()
     if not RECORD_KINDS[modality].is_text and suffix in suffixes_of(modality):
         return f"{PLURALS[modality]} beside a table of columns, which are read where it names them"
-    other = modality_of(suffix, (name for name in ("vision", "audio") if name != modality))
+    other = modality_of(suffix, (name for name in ("vision", "audio", "arrays") if name != modality))
     if other is not None:
         return f"{PLURALS[other]} in a source of {PLURALS[modality]}"
     if suffix in UNREADABLE_SUFFIXES:

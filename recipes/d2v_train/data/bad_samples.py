@@ -19,6 +19,7 @@ FATAL = (
     "nothing to see",
     "transform failed",
     "no label",
+    "wrong shape",
 )
 """Reasons for which a sample is replaced by another one."""
 NOTES = (

@@ -46,7 +46,7 @@ class MediaCells:
         if isinstance(value, str):
             return _located(value, folder)
         if isinstance(value, dict):
-            if value.get("array") is not None:
+            if value.get("array") is not None and self.is_audio:
                 return self._recording(value["array"], value.get("sampling_rate") or rate)
             if value.get("bytes") is None and isinstance(value.get("path"), str):
                 return _located(value["path"], folder)
@@ -60,6 +60,33 @@ class MediaCells:
                 "unreadable", "an array of samples without a sampling rate; set the option sampling_rate of the source"
             )
         return {"array": samples, "sampling_rate": int(rate)}
+
+
+@dataclass(frozen=True)
+class ArrayCells:
+    """Makes the array of a sample of the cells of a row.
+
+    Args:
+        are_channels: Whether each cell is one channel, a list of as many numbers as the others; otherwise the first
+            cell that is not null is the array.
+    """
+
+    are_channels: bool
+
+    def __call__(self, cells: list[Any], folder: str) -> Any:
+        """Return the undecoded array; arguments and errors are those of `MediaCells`.
+
+        Raises:
+            BadSample: If the channels have different lengths, or one is missing.
+        """
+        if not self.are_channels:
+            return MediaCells(is_audio=False)(cells, folder)
+        if any(cell is None for cell in cells):
+            raise BadSample("missing", f"{sum(cell is None for cell in cells)} of {len(cells)} channels")
+        try:
+            return np.stack([np.asarray(cell) for cell in cells], axis=-1)
+        except ValueError as error:
+            raise BadSample("wrong shape", f"channels of different lengths: {error}") from error
 
 
 def _rate_of(value: Any) -> int:

@@ -21,12 +21,14 @@ class Column:
         feature: Class of the column in the `datasets` library, such as "Image", if the file tells it.
         names: Names of its classes, if the file tells them.
         has_lists: Whether its cells are lists, or contain them.
+        has_numbers: Whether its cells are lists of numbers, nested or not.
     """
 
     type: str
     feature: str | None = None
     names: tuple[str, ...] | None = None
     has_lists: bool = False
+    has_numbers: bool = False
 
 
 class TableRows(Rows):
@@ -153,7 +155,9 @@ def columns_of(schema: Any) -> dict[str, Column]:
     found = {}
     for field in schema:
         feature, names = _feature(noted.get(field.name) if isinstance(noted, dict) else None)
-        found[field.name] = Column(_type_of(field.type), feature, names, _has_list(field.type))
+        found[field.name] = Column(
+            _type_of(field.type), feature, names, _has_list(field.type), _holds_numbers(field.type)
+        )
     return found
 
 
@@ -225,6 +229,15 @@ def _has_list(kind: Any) -> bool:
     if types.is_struct(kind):
         return any(_has_list(field.type) for field in kind)
     return _type_of(kind) == "list"
+
+
+def _holds_numbers(kind: Any) -> bool:
+    """Return whether a type is a list of numbers, nested or not."""
+    if _type_of(kind) != "list":
+        return False
+    while _type_of(kind) == "list":
+        kind = getattr(kind, "storage_type", kind).value_type
+    return _type_of(kind) == "number"
 
 
 def _array_of(scalar: Any) -> Any:

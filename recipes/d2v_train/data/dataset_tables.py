@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from d2v_train.data.arrow_rows import ArrowRows, copied
-from d2v_train.data.cells import MediaCells
+from d2v_train.data.cells import ArrayCells, MediaCells
 from d2v_train.data.columns import Column, DatasetRows, TableRows
 from d2v_train.data.delimited import read_delimited
 from d2v_train.data.files import problem_of
@@ -77,7 +77,7 @@ def open_columns(
     """Open one split of a file, a folder or a URL of tables; None if there are no tables.
 
     Args:
-        modality: "text", "vision" or "audio".
+        modality: "text", "vision", "audio" or "arrays".
         source: A file or folder of parquet, Arrow, WebDataset tar, csv, tsv or JSON, or what `save_to_disk` wrote.
         split: The split.
         settings: What to read.
@@ -141,7 +141,7 @@ def stream_parquet(modality: str, files: Any, split: str, settings: SourceSettin
     """Return the table of one split of the Hub, whose rows are read when they are needed, without labels.
 
     Args:
-        modality: "text", "vision" or "audio".
+        modality: "text", "vision", "audio" or "arrays".
         files: Files by split.
         split: The split.
         settings: What to read.
@@ -175,7 +175,7 @@ def table_of(
     """Return the table of one split, with its media columns undecoded.
 
     Args:
-        modality: "text", "vision" or "audio".
+        modality: "text", "vision", "audio" or "arrays".
         splits: Tables by split; that of another split is opened only for the names of classes.
         split: The split.
         settings: What to read.
@@ -216,6 +216,8 @@ def table_of(
         rate = usual_column(existing, None, RATE_COLUMNS, "sampling rate", where) if modality == "audio" else None
         _check_rate(modality, rows.schema, inputs, rate, settings, where)
         finish = MediaCells(modality == "audio", settings.sampling_rate, rate is not None)
+        if modality == "arrays":
+            finish = ArrayCells(settings.column is not None and len(inputs) > 1)
         values = _media_rows(rows, [*inputs, *([rate] if rate else [])], finish, streaming, where)
     else:
         values = _text_rows(rows, inputs, streaming, where)
@@ -243,6 +245,8 @@ def input_columns(
         found = find_text_columns(list(schema), candidates)
         if found is None and "txt" in candidates:  # of a WebDataset
             found = ["txt"]
+    elif modality == "arrays":
+        return _array_columns(schema, where)
     else:
         candidates = [name for name, column in schema.items() if column.feature == kind.feature]
         if (
@@ -261,6 +265,33 @@ def input_columns(
         return found
     hint = f"it may be one of: {', '.join(candidates)}" if candidates else f"it has: {', '.join(schema)}"
     raise UnclearColumnError(f"It is unclear which column of {where} holds the {modality} input; {hint}.")
+
+
+def _array_columns(schema: Mapping[str, Column], where: str) -> list[str]:
+    """Return the column of arrays: lists of numbers, members of a tar file, or names of files.
+
+    Raises:
+        UnclearColumnError: If it is unclear which column it is.
+    """
+    kind = RECORD_KINDS["arrays"]
+    suffixed = [name for name in schema if f".{name.rpartition('.')[2]}" in kind.suffixes]
+    if suffixed:
+        return suffixed
+    others = {
+        *LABEL_COLUMNS,
+        *(name for other in RECORD_KINDS.values() if other is not kind for name in other.columns),
+    }
+    lists = [name for name, column in schema.items() if column.has_numbers and name not in others]
+    named = [name for name in kind.columns if name in lists]
+    if named or len(lists) == 1:
+        return [(named or lists)[0]]
+    paths = [name for name in (*kind.columns, "array_path", "array_file_name") if name in schema and not lists]
+    paths = [name for name in paths if schema[name].type in ("string", "binary", "struct")]
+    if paths:
+        return paths[:1]
+    hint = f"it may be one of: {', '.join(lists)}" if lists else f"it has: {', '.join(schema)}"
+    also = "; several names are the channels, of one list each" if len(lists) > 1 else ""
+    raise UnclearColumnError(f"It is unclear which column of {where} holds the arrays; {hint}{also}.")
 
 
 def _columns_of_paths(modality: str) -> list[str]:

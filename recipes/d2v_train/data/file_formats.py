@@ -58,7 +58,9 @@ _KINDS_OF_FILES = {
     "microscopy images; export its planes as TIFF, with `bfconvert FILE PREFIX_%t_%z.tif`": (
         ".czi .lif .lsm .nd2 .oib .oif .vsi"
     ),
-    "arrays; save each sample as PNG, TIFF or WAV, or all as lists in parquet": ".npy .npz .mat .h5 .hdf .hdf5",
+    "arrays in a container; save each sample as .npy, for data.arrays, or all as lists in parquet": (
+        ".mat .h5 .hdf .hdf5 .zarr .edf .nc"
+    ),
 }
 UNREADABLE_SUFFIXES: dict[str, str] = {
     suffix: advice for advice, suffixes in _KINDS_OF_FILES.items() for suffix in suffixes.split()
@@ -77,6 +79,7 @@ _BRANDS = {
     b"M4A ": "a recording in MPEG-4 (AAC or ALAC)",
     b"M4B ": "a recording in MPEG-4 (AAC or ALAC)",
 }
+_SAMPLES = {"audio": "a recording", "vision": "a picture", "arrays": "an array"}
 _READ = {"JPEG", "PNG", "GIF", "WebP", "WAV", "FLAC", "Ogg", "MP3"}
 _RECORDING, _PICTURE, _OTHER = "audio", "vision", ""
 # First bytes -> modality and name. Those of readable formats tell that a file has the other modality.
@@ -112,7 +115,7 @@ _MAGIC = (
     (b"version https://git-lfs", _OTHER, "a pointer of Git LFS; fetch the file itself with `git lfs pull`"),
     (b"PK\x03\x04", _OTHER, "a ZIP archive; unpack it"),
     (b"\x1f\x8b", _OTHER, "a file compressed by gzip; unpack it with `gunzip FILE`"),
-    (b"\x93NUMPY", _OTHER, "an array of NumPy; save it as PNG, TIFF or WAV"),
+    (b"\x93NUMPY", _OTHER, "an array of NumPy; read it as data.arrays, or save it as PNG, TIFF or WAV"),
     (b"\x89HDF\r\n", _OTHER, "a HDF5 file; save each sample as PNG, TIFF or WAV"),
 )
 _TEXTS = (
@@ -158,13 +161,13 @@ def conversion_advice(encoded: bytes, modality: str) -> str | None:
 
     Args:
         encoded: The file.
-        modality: "audio" or "vision", as which it was to be read.
+        modality: "audio", "vision" or "arrays", as which it was to be read.
     """
     kind, name = _recognised(encoded[:4096])
     if name is None or (kind == modality and name.split()[-1] in _READ):
         return None  # the message of the library says what is wrong with it
     if kind and kind != modality:
-        return f"{name}, not {'a recording' if modality == 'audio' else 'a picture'}"
+        return f"{name}, not {_SAMPLES[modality]}"
     if kind and ";" not in name:
         return f"{name}; {TO_WAV if kind == 'audio' else _TO_PNG}"
     return name

@@ -5,11 +5,15 @@ To read another modality, write its decoder and its built-in sample, and add an 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from d2v_train.data.arrays import SUFFIXES as ARRAY_SUFFIXES
+from d2v_train.data.arrays import check_shapes, decode_array
 from d2v_train.data.builtin import digit_images_table, digit_words_table, python_prose_table
+from d2v_train.data.builtin_sentences import digit_sentences_table
+from d2v_train.data.builtin_series import travelling_pulses_table
 from d2v_train.data.decoding import decode_audio, decode_image, decode_text
 from d2v_train.data.file_formats import UNREADABLE_SUFFIXES, audio_suffixes, image_suffixes
 from d2v_train.data.tables import AS_FOUND, SAMPLING_RATE, TEXT_COLUMNS, SourceSettings, Table
@@ -28,23 +32,27 @@ class RecordKind:
         decode: `decode(value, settings) -> (decoded value, notes)`.
         find_suffixes: Returns the suffixes, in lower case, of files that are read without a table.
         columns: Usual names of the input column, best first.
-        feature: Class of the column in the `datasets` library; None for strings, of which a file holds many.
+        feature: Class of the column in the `datasets` library; None where it has none, as for strings and lists.
         transcripts: Suffix of files that hold the transcripts of the recordings beside them.
-        builtin: Returns the table of a split, "train" or "test", of the built-in sample.
+        builtin: Functions that return the table of a split, "train" or "test", of each built-in sample, by its source:
+            "builtin", and "builtin:NAME" for others.
+        check: `check(values, settings, where)` compares the first values of a source with what the model takes; None
+            where it takes all.
     """
 
     key: str
     decode: Callable[[Any, SourceSettings], tuple[Any, list[str]]]
     find_suffixes: Callable[[], tuple[str, ...]]
     columns: tuple[str, ...]
-    builtin: Callable[[str], Table]
+    builtin: dict[str, Callable[[str], Table]]
     feature: str | None = None
     transcripts: str | None = None
+    check: Callable[[Iterable[Any], SourceSettings, str], None] | None = None
 
     @property
     def is_text(self) -> bool:
-        """Whether inputs are strings."""
-        return self.feature is None
+        """Whether inputs are strings, of which a file holds many."""
+        return self.key == "text"
 
     @property
     def suffixes(self) -> tuple[str, ...]:
@@ -74,16 +82,24 @@ def _text(value: Any, settings: SourceSettings = AS_FOUND) -> tuple[Any, list[st
     return texts if isinstance(value, tuple) else texts[0], notes
 
 
+def _array(value: Any, settings: SourceSettings = AS_FOUND) -> tuple[Any, list[str]]:
+    return decode_array(value, settings), []
+
+
 RECORD_KINDS: dict[str, RecordKind] = {
     "text": RecordKind(
-        "text", _text, lambda: (".txt", ".text", ".jsonl", ".ndjson"), TEXT_COLUMNS, python_prose_table
+        "text",
+        _text,
+        lambda: (".txt", ".text", ".jsonl", ".ndjson"),
+        TEXT_COLUMNS,
+        {"builtin": python_prose_table, "builtin:digits": digit_sentences_table},
     ),
     "vision": RecordKind(
         "image",
         _image,
         image_suffixes,
         ("image", "img", "picture", "photo", "jpg", "png"),
-        digit_images_table,
+        {"builtin": digit_images_table},
         feature="Image",
     ),
     "audio": RecordKind(
@@ -91,9 +107,17 @@ RECORD_KINDS: dict[str, RecordKind] = {
         _recording,
         audio_suffixes,
         ("audio", "speech", "wav", "flac", "sound"),
-        digit_words_table,
+        {"builtin": digit_words_table},
         feature="Audio",
         transcripts=".trans.txt",
+    ),
+    "arrays": RecordKind(
+        "array",
+        _array,
+        lambda: ARRAY_SUFFIXES,
+        ("array", "arrays", "values", "series", "signal", "signals", "data", "x"),
+        {"builtin": travelling_pulses_table},
+        check=check_shapes,
     ),
 }
 

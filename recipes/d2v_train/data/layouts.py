@@ -146,7 +146,7 @@ class FileLayout:
     title: str
     claims: Callable[[str], bool]
     read: Callable[[Corpus, str], Description | None]
-    modalities: tuple[str, ...] = ("audio", "vision")
+    modalities: tuple[str, ...] = ("audio", "vision", "arrays")
 
     @property
     def is_metadata(self) -> bool:

@@ -110,8 +110,15 @@ def _value_columns(part: TablePart) -> dict[str, Column]:
     for name, values in part.columns.items():
         # A few cells of another type are bad samples, not another kind of column.
         votes = [kind for kind, _ in Counter(map(type, values)).most_common() if kind in kinds]
-        found[name] = Column(kinds[votes[0]] if votes else "null")
+        kind = kinds[votes[0]] if votes else "null"
+        found[name] = Column(kind, has_numbers=kind == "list" and any(map(_is_list_of_numbers, values)))
     return found
+
+
+def _is_list_of_numbers(value: Any) -> bool:
+    while isinstance(value, list) and value:
+        value = value[0]
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _all(test: Callable[[str], bool], values: Iterable[str | None]) -> bool:

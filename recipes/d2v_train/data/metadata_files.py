@@ -32,6 +32,8 @@ FILE_COLUMNS = (
     "image_path",
     "audio_file_name",
     "image_file_name",
+    "array_path",
+    "array_file_name",
     "audio",
     "image",
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,6 +24,8 @@ logger = logging.getLogger(__name__)
 
 AUTO_CACHE_BYTES = 256 * 2**20
 """Decoded samples that `cache="auto"` keeps, in bytes per process."""
+MOST_CHECKED = 8
+"""Number of samples of a source that are compared with what the model takes."""
 MAX_WARNINGS = 5
 """Number of bad samples of a dataset, or of a modality of a run, that are logged one by one."""
 
@@ -45,16 +47,16 @@ class RawDataset(Dataset):
     """Decoded records of one split of one source.
 
     `dataset[i]` is a dict with "id" (int, always i), the raw input ("image": upright PIL image | "audio": float32
-    (S,) mono at 16 kHz | "text": str, and "text_pair": str for sentence pairs), "label" (int class, float score, row
-    of `labels`, or None), "group" (str or None), "transcript" (str) if the source has a column of them, and "origin"
-    (`Origin`).
+    (S,) mono at 16 kHz | "array": (sides ..., C) numbers | "text": str, and "text_pair": str for sentence pairs),
+    "label" (int class, float score, row of `labels`, or None), "group" (str or None), "transcript" (str) if the source
+    has a column of them, and "origin" (`Origin`).
 
     A bad record is replaced by the next good one, in a fixed order, under its own id: the sample after it, the one
     after that, and so on, wrapping around (in large datasets, distant ones after the next hundred). `bad` counts bad
     samples and notes; a `DataReport` passed to `read` receives them too.
 
     Args:
-        modality: "text", "vision" or "audio".
+        modality: "text", "vision", "audio" or "arrays".
         table: Table of the undecoded values.
         indices: Rows of the table that belong to the dataset, in order; None takes all.
         settings: Settings of the source; `on_bad="raise"` is for evaluation, where a sample must not count twice.
@@ -241,6 +243,12 @@ class RawDataset(Dataset):
             if total == MAX_WARNINGS:
                 logger.warning("Further bad %s samples are counted without a message.", self.modality)
 
+    def forbid(self, index: int, error: BadSample) -> None:
+        """Count a sample as bad that can be decoded but not be used; from now on, reading it raises the error."""
+        self._broken[index] = error
+        self._cache.pop(index, None)
+        self.reject(index, error)
+
     def _place(self, index: int) -> tuple[str, str, str, int]:
         """Return what identifies a sample among those of all datasets."""
         return self.modality, self.source, self.split, int(self.rows[index])
@@ -293,7 +301,7 @@ def draw_rows(rows: np.ndarray, max_samples: int | None, seed: int | np.random.G
 def _bytes_of(value: Any) -> int:
     """Return the approximate size of a decoded value."""
     if isinstance(value, np.ndarray):
-        return value.nbytes
+        return 0 if isinstance(value, np.memmap) else value.nbytes
     if isinstance(value, tuple | str):
         return sum(map(len, value)) if isinstance(value, tuple) else len(value)
     return value.width * value.height * len(value.getbands())
@@ -346,7 +354,19 @@ def open_dataset(
         last = np.minimum(np.arange(0, len(rows), stream_block) + stream_block, len(rows)) - 1
         table.values.keep(int((rows[last] - rows[::stream_block]).max()) + 1)
         settings = dataclasses.replace(settings, cache=settings.cache is True)
+    check = RECORD_KINDS[modality].check
+    if check is not None and not table.values.is_remote:
+        check(_first_values(table, rows), settings, where)
     return RawDataset(modality, table, rows, settings, source or "builtin", split)
+
+
+def _first_values(table: Table, rows: np.ndarray) -> Iterator[Any]:
+    """Yield the undecoded values of the first rows that can be read."""
+    for row in rows[:MOST_CHECKED]:
+        try:
+            yield table.values[int(row)]
+        except Exception:  # the decoder will raise the error again
+            continue
 
 
 def _filter_groups(

@@ -43,7 +43,7 @@ def open_table(
     """Open one split of a source, or several joined by "+", each once; see `open_dataset` for the kinds of source.
 
     Args:
-        modality: "text", "vision" or "audio".
+        modality: "text", "vision", "audio" or "arrays".
         source: The source.
         split: The split or splits.
         settings: What to read.
@@ -83,13 +83,8 @@ def take_inventory(modality: str, source: str | None, settings: SourceSettings) 
 
 
 def _open_split(modality: str, source: str | None, split: str, settings: SourceSettings, streaming: bool) -> Table:
-    if source is None or source == "builtin":
-        names = ["train", "test"]
-        name = pick_split(split, names, "the built-in data")
-        table = RECORD_KINDS[modality].builtin(name)
-        samples = dict.fromkeys(names) | {name: len(table.values)}
-        table.inventory = Inventory("builtin", "the built-in data", samples)
-        return table
+    if source is None or source.split(":")[0] == "builtin":
+        return _open_builtin(modality, source or "builtin", split)
     path = local_path(source)
     if path is not None:
         return _open_local(modality, path, split, settings, streaming)
@@ -106,6 +101,17 @@ def _open_split(modality: str, source: str | None, split: str, settings: SourceS
             f"'user/name' or 'user/name:config'."
         )
     return _open_hub(modality, source, split, settings, streaming)
+
+
+def _open_builtin(modality: str, source: str, split: str) -> Table:
+    tables = RECORD_KINDS[modality].builtin
+    if source not in tables:
+        raise ValueError(f"There is no built-in data {source!r} of {modality}; there is {', '.join(tables)}.")
+    names = ["train", "test"]
+    name = pick_split(split, names, "the built-in data")
+    table = tables[source](name)
+    table.inventory = Inventory(source, "the built-in data", dict.fromkeys(names) | {name: len(table.values)})
+    return table
 
 
 def local_path(source: str) -> Path | None:
@@ -237,4 +243,6 @@ def _has_inputs(modality: str, path: str) -> bool:
         strings = [field.name for field in schema if "string" in str(field.type)]
         is_single = len(strings) == 1 and strings[0].lower() not in FILE_COLUMNS
         return is_single or any(names >= {*pair} for pair in TEXT_PAIRS)
+    if kind.feature is None:
+        return False
     return f'"_type": "{kind.feature}"' in (schema.metadata or {}).get(b"huggingface", b"").decode("utf-8", "replace")

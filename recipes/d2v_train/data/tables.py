@@ -140,6 +140,13 @@ class SourceSettings:
     Decoding takes 8 bytes a pixel, 12 for floats."""
     sampling_rate: int | None = None
     """Rate in Hz of recordings that are stored as arrays of samples without their rate."""
+    num_dims: int | None = None
+    """Dimensions of arrays without their channels, 1 to 3; programs set it to that of the model; null takes all sides
+    but the last one."""
+    num_channels: int | None = None
+    """Channels of arrays; programs set it to that of the model; null takes any number."""
+    channels_first: bool = False
+    """Whether the channels of arrays are their first side instead of their last."""
     cache: bool | str = "auto"
     """Which decoded samples a process keeps: `auto` up to 256 MiB, true all, false none."""
     encoding: str = "utf-8"
@@ -166,9 +173,11 @@ class SourceSettings:
         limits = self.value_range
         if limits is not None and not (len(limits) == 2 and limits[0] < limits[1]):
             raise ValueError(f"Option value_range is {limits!r}; it must be [low, high] with low < high, or null.")
-        for name in ("max_pixels", "sampling_rate"):
+        for name in ("max_pixels", "sampling_rate", "num_dims", "num_channels"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ValueError(f"Option {name} is {getattr(self, name)}; it must be at least 1.")
+        if self.num_dims is not None and self.num_dims > 3:
+            raise ValueError(f"Option num_dims is {self.num_dims}; arrays have 1 to 3 dimensions and channels.")
 
 
 AS_FOUND = SourceSettings()

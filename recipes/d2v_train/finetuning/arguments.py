@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from transformers import TrainingArguments
+from transformers.training_args import TrainingArguments  # the help reads its source there
 
 from d2v_train.options.errors import OptionError, at_least, choice, share
 from modeling_d2v.sharing.places import model_place
@@ -49,6 +49,8 @@ ALONE = {
 """Files that make a folder a tokenizer or a processor, by the option that names it."""
 SINGLE_LABEL, MULTI_LABEL = "single_label_classification", "multi_label_classification"
 """Values of `problem_type` for one class per sample and for any number."""
+REGRESSION = "regression"
+"""Value of `problem_type` for scores."""
 
 
 def option(default: Any, help: str) -> Any:

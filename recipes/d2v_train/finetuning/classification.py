@@ -89,6 +89,9 @@ class ClassificationTask(Task):
     def transform(self, training: bool) -> Any:
         """Return the transform from records to inputs of the model, for training or for evaluation."""
 
+    def card(self) -> dict[str, Any]:
+        return super().card() | {"labels": self.names}
+
     def trainer_options(self) -> dict[str, Any]:
         chosen = independent if self.multi_label else most_probable
         return {**super().trainer_options(), "preprocess_logits_for_metrics": chosen}

@@ -6,7 +6,7 @@ Legend: B samples, L classes.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from d2v_train.batching.amounts import amount_of
 from d2v_train.batching.order import stable_seed
 from d2v_train.data.labels import hold_out
 from d2v_train.data.records import RawDataset
@@ -95,6 +96,31 @@ def stack_labels(labels: Sequence[Any]) -> Tensor:
     if tensors[0].ndim == 0:
         return torch.stack(tensors).long()
     return torch.nn.utils.rnn.pad_sequence([tensor.long() for tensor in tensors], True, -100)
+
+
+def data_facts(datasets: Mapping[str, FinetuningDataset]) -> list[dict[str, Any]]:
+    """Return what the card of a model tells of each data set, by name: source, split, size, fingerprint."""
+    training = datasets.get("training")
+    facts = []
+    for name, dataset in datasets.items():
+        raw = dataset.raw
+        split = raw.split
+        if name.startswith("validation") and training is not None:
+            own = (training.raw.source, training.raw.split)
+            split = f"held out of {split}" if (raw.source, split) == own else split
+        amount = amount_of(raw, dataset.transform)
+        found = raw.fingerprint()
+        facts.append(
+            {
+                "part": name,
+                "source": raw.source,
+                "split": split,
+                "samples": found["records"],
+                "amount": None if amount is None or amount.unit == "pictures" else amount._asdict(),
+                "fingerprint": found["names"],
+            }
+        )
+    return facts
 
 
 def hold_out_validation(training: RawDataset, share: float, reason: str) -> tuple[RawDataset, RawDataset]:

@@ -148,6 +148,19 @@ def accuracies(top: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     return result
 
 
+def class_scores(top: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    """Return the accuracy and the macro F1 of N samples; in the latter every class has the same weight.
+
+    Args:
+        top: (N, up to 6) class ids, most probable first.
+        labels: (N,) class ids; samples with `NO_LABEL` are ignored.
+    """
+    counted = labels != NO_LABEL
+    classes, labels = top[counted, 0], labels[counted]
+    f1 = F1().compute(predictions=classes, references=labels, average="macro")["f1"]
+    return {**Accuracy().compute(predictions=classes, references=labels), "macro_f1": f1}
+
+
 def multi_label_scores(
     probabilities: np.ndarray, flags: np.ndarray, names: Sequence[str], threshold: float = 0.5
 ) -> tuple[dict[str, float], list[dict[str, Any]]]:

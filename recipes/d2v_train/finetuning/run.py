@@ -28,10 +28,11 @@ from d2v_train.data.tables import SplitNotFoundError
 from d2v_train.finetuning.arguments import DataArguments, FinetuningArguments, ModelArguments
 from d2v_train.finetuning.callbacks import check_bad_samples
 from d2v_train.finetuning.command_line import check_folder
-from d2v_train.finetuning.data import FinetuningCollator, FinetuningDataset, hold_out_validation
+from d2v_train.finetuning.data import FinetuningCollator, FinetuningDataset, data_facts, hold_out_validation
 from d2v_train.finetuning.models import load_config, load_model
 from d2v_train.finetuning.resume import check_options, is_finished, read_json, resume_point
 from d2v_train.finetuning.trainer import FinetuningTrainer
+from d2v_train.support.allocator import keep_freed_memory
 from d2v_train.support.atomic import write_json, write_text
 from d2v_train.support.processes import fewer_than_launched
 from modeling_d2v import Data2VecConfig
@@ -178,7 +179,8 @@ def finetune(
         eval_dataset=validation.get("", validation) or None,
         compute_metrics=task.measure,
         raw_datasets=raw,
-        card=task.card(),
+        # Found by the process that writes the card.
+        card=task.card() | ({"data": data_facts(datasets)} if args.process_index == 0 else {}),
         **task.trainer_options(),
     )
     if args.do_train:
@@ -301,6 +303,8 @@ def prepare_program(args: FinetuningArguments) -> None:
     lacking = fewer_than_launched(args.world_size)
     if lacking:
         logger.warning("%s", lacking)
+    if args.device.type == "cpu" and (kept := keep_freed_memory()):
+        logger.info("%s", kept)
     transformers_logging.set_verbosity(args.get_process_log_level())
     set_seed(args.seed)
 

@@ -46,8 +46,9 @@ def _teacher(options: Options, config: Data2VecConfig) -> Iterator[Finding]:
             "or more.",
         )
     left = share_of_first_weights(config, options.max_steps)
-    # Continued pretraining starts with a trained teacher.
-    if left > 0.5 and options.init_from is None and options.backbone is None:
+    # Continued pretraining starts with a trained teacher; one that takes blocks alone has a new front end.
+    is_continued = options.backbone is not None or (options.init_from is not None and options.init_parts == "all")
+    if left > 0.5 and not is_continued:
         decay = config.ema_end_decay if config.ema_anneal_end_step < options.max_steps else config.ema_decay
         wanted = 1 - math.log(2) * 5 / options.max_steps
         yield Finding(

@@ -16,12 +16,16 @@ from typing import Any
 
 from d2v_train.options.run import Options
 from d2v_train.options.sections import HealthOptions
+from modeling_d2v.configuration_modalities import norm_names
 from modeling_d2v.modalities import MODALITIES, FrontEnd
 from modeling_d2v.presets import get_preset
 
 
 POSITION_ALARM = 0.95
 """Share of the targets' variance explained by position; images of digits reach 0.93 in runs that learn well."""
+POSITIONS_ONLY = 0.02
+"""Share of the targets' variance that the predictions must explain beyond position. A good run on images of digits had
+less in 12 records after its warm-up, one on text in 7."""
 PREDICTION_ALARM = 0.95
 """Share of the targets' variance explained by the predictions. Good runs reached 0.93, some 0.90 temporarily; a speech
 run with uninformative targets 0.98 and a loss of 1 % of its first. One run was above it for eight records and then
@@ -210,6 +214,18 @@ def _easy_targets(name: str, series: Series, options: Options) -> Iterable[tuple
             + POSITION_ADVICE[name](options),
             False,
         )
+    explained, positions = (series.last(f"explained_by_{by}", LONG) for by in ("prediction", "position"))
+    pairs = list(zip(explained, positions, strict=False))
+    if pairs and all(WORSE_THAN_CONSTANT < share <= position + POSITIONS_ONLY for share, position in pairs):
+        yield (
+            "positions_only",
+            f"The predictions of {name} explain {100 * median(explained):.0f} % of the targets' variance and their "
+            f"position alone {100 * median(positions):.0f} %, in {LONG * series.patience} log lines in a row: the "
+            "student has learned nothing of the input but where its tokens are. "
+            + _without_positions(name, options)
+            + POSITION_ADVICE[name](options),
+            False,
+        )
     if series.always("explained_by_prediction", lambda value: value > PREDICTION_ALARM, PASSING):
         share, loss = 100 * series.last("explained_by_prediction")[-1], series.last("loss")[-1]
         yield (
@@ -322,13 +338,27 @@ def _slower_encoder(options: Options) -> str:
 
 def _front_end(name: str, options: Options) -> FrontEnd:
     """Return the front end that the options name themselves or by their preset; the first without a name."""
+    modality = MODALITIES[name]
+    return modality.front_ends.get(_settings(name, options).get("front_end"), modality.default)
+
+
+def _settings(name: str, options: Options) -> dict[str, Any]:
+    """Return the settings of a modality that the options give themselves or by their preset."""
+    if options.backbone is not None:
+        return options.model
     preset = options.model.get("preset")
-    settings = {
+    return {
         **(get_preset(preset).get(f"{name}_config", {}) if preset else {}),
         **(options.model.get(f"{name}_config") or {}),
     }
-    modality = MODALITIES[name]
-    return modality.front_ends.get(settings.get("front_end"), modality.default)
+
+
+def _without_positions(name: str, options: Options) -> str:
+    """Return the advice to take positions out of the targets; none where a norm does it."""
+    settings = _settings(name, options)
+    if any("running" in norm_names(settings.get(f"{place}_target_norm")) for place in ("layer", "mean")):
+        return ""
+    return f"Standardise the targets at each position ({modality_key(options, name)}.mean_target_norm=running). "
 
 
 def _speech_advice(options: Options) -> str:
@@ -357,5 +387,9 @@ POSITION_ADVICE: dict[str, Callable[[Options], str]] = {
         "if the teacher follows within a few steps."
     ),
     "audio": _speech_advice,
+    "arrays": lambda options: (
+        "Vary where arrays begin (arrays.transform.crop_length, shorter than they are), take targets without their "
+        "position (model.arrays_config.layer_target_norm=sample), mask more, or raise model.ema_decay."
+    ),
 }
 """Advice against targets that are predictable from their position."""

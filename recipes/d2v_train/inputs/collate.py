@@ -20,10 +20,10 @@ from modeling_d2v.modalities import MODALITIES, modality_of_input
 class Collator:
     """Collate items of one modality into the arguments of `Data2VecForPreTraining`.
 
-    Waveforms are padded with zeros and token ids with the pad id, on the right; "attention_mask" (B, S or T, int64,
-    1 = real) is present only if something was padded. The masks are drawn by the real length of each sample, so the
-    mask of a sample does not depend on the rest of the batch. As in the reference, text may be masked anywhere, its
-    start and end tokens included.
+    Waveforms and series are padded with zeros and token ids with the pad id, on the right; "attention_mask" (B, S or
+    T, int64, 1 = real) is present only if something was padded. The masks are drawn by the real length of each sample,
+    so the mask of a sample does not depend on the rest of the batch. As in the reference, text may be masked anywhere,
+    its start and end tokens included.
 
     Args:
         model_config: `Data2VecConfig`.
@@ -37,7 +37,9 @@ class Collator:
         self.masks = masks
 
     def __call__(self, items: Sequence[dict[str, Any]], step: int = 0) -> dict[str, Tensor]:
-        """Collate `items`, dicts with "id" and one of "pixel_values" (C, H, W), "input_values" (S,), "input_ids" (T,).
+        """Collate `items`, dicts with "id" and one of the inputs of `MODALITIES`.
+
+        These are "pixel_values" (C, H, W), "input_values" (S,), "input_ids" (T,) and "array_values" (sides ..., C).
 
         Returns:
             The input (B, ...), "attention_mask" if needed, "mask" (B, M, T) bool, True = masked, "sample_ids" (B,).
@@ -48,15 +50,16 @@ class Collator:
         name = _common_input(items)
         modality = modality_of_input(name)
         settings, padding = self.model_config.modality_config(modality), DATA_KINDS[modality].padding
+        fill = None if padding is None else padding(settings)
         tensors = [torch.as_tensor(np.asarray(item[name])) for item in items]
-        if padding is None:
+        if fill is None:
             batch, lengths = {name: _stack(tensors)}, None
         else:
-            batch, lengths = _pad(name, tensors, padding(settings))
+            batch, lengths = _pad(name, tensors, fill)
         if self.masks:
             grid = settings.token_grid(batch[name].shape[1:])
             if lengths is None:
-                tokens = torch.full((len(items),), grid[0] * grid[1])
+                tokens = torch.full((len(items),), settings.token_count(batch[name].shape[1:]))
             else:
                 tokens = settings.num_tokens(lengths)
             ids = torch.tensor([int(item["id"]) for item in items])
@@ -83,12 +86,12 @@ def _common_input(items: Sequence[dict[str, Any]]) -> str:
 def _stack(tensors: list[Tensor]) -> Tensor:
     shapes = {tuple(tensor.shape) for tensor in tensors}
     if len(shapes) > 1:
-        raise ValueError(f"The images of a batch differ in shape: {sorted(shapes)}. Resize them to one size.")
+        raise ValueError(f"The inputs of a batch differ in shape: {sorted(shapes)}. Resize or crop them to one size.")
     return torch.stack(tensors)
 
 
 def _pad(name: str, tensors: list[Tensor], fill: float) -> tuple[dict[str, Tensor], Tensor]:
-    """Stack 1-D tensors padded with `fill`; return the batch and the real lengths (B,)."""
+    """Stack tensors (length, ...) padded with `fill`; return the batch and the real lengths (B,)."""
     lengths = torch.tensor([len(tensor) for tensor in tensors])
     batch = {name: torch.nn.utils.rnn.pad_sequence(tensors, batch_first=True, padding_value=fill)}
     if lengths.min() < lengths.max():

@@ -12,8 +12,15 @@ from typing import Any
 
 from transformers import AutoFeatureExtractor, AutoImageProcessor, AutoTokenizer
 
+from d2v_train.inputs.arrays import ArrayTransform
 from d2v_train.inputs.audio import AudioTransform
-from d2v_train.inputs.processors import bounded_tokenizer, feature_extractor, image_processor
+from d2v_train.inputs.processors import (
+    SavedArrayExtractor,
+    array_feature_extractor,
+    bounded_tokenizer,
+    feature_extractor,
+    image_processor,
+)
 from d2v_train.inputs.text import TextTransform
 from d2v_train.inputs.vision import VisionTransform
 
@@ -27,10 +34,11 @@ class DataKind:
             options that follow from the configuration of the modality, and from the processor saved with a model.
         processor: Part of a `Data2VecProcessor` that matches the transform in evaluation.
         make_processor: `make_processor(config, transform, tokenizer)` returns that part.
-        auto_class: Class of transformers that loads that part.
+        auto_class: Class that loads that part with `from_pretrained`.
         evaluation_options: Options of a training transform that evaluation shares.
         probe_batch_size: Samples per forward pass of a probe.
-        padding: `padding(settings)` returns the padding value of a batch; None if all inputs have one shape.
+        padding: `padding(settings)` returns the padding value of a batch. It is None, or returns None, if all inputs
+            have one shape.
         longest: Option of the transform that limits the length of inputs; None if all have one shape.
         source: `source(settings)` returns the fields of `SourceSettings` that follow from the configuration of the
             modality.
@@ -43,7 +51,7 @@ class DataKind:
     auto_class: type
     evaluation_options: tuple[str, ...]
     probe_batch_size: int
-    padding: Callable[[Any], float] | None = None
+    padding: Callable[[Any], float | None] | None = None
     longest: str | None = None
     source: Callable[[Any], dict[str, Any]] = lambda settings: {}
     has_tokenizer: bool = False
@@ -79,6 +87,17 @@ DATA_KINDS: dict[str, DataKind] = {
         probe_batch_size=16,
         padding=lambda settings: 0.0,
         longest="crop_seconds",
+    ),
+    "arrays": DataKind(
+        ArrayTransform,
+        "array_feature_extractor",
+        lambda config, transform, tokenizer: array_feature_extractor(config, transform),
+        SavedArrayExtractor,
+        ("mean", "std", "crop_length", "sampling_rate"),
+        probe_batch_size=32,
+        padding=lambda settings: 0.0 if settings.num_dims == 1 else None,
+        longest="crop_length",
+        source=lambda settings: {"num_dims": settings.num_dims, "num_channels": settings.num_channels},
     ),
 }
 

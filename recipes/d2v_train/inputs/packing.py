@@ -14,6 +14,7 @@ from torch.utils.data import Dataset
 from d2v_train.data.bad_samples import BadSample
 from d2v_train.data.records import RawDataset
 from d2v_train.data.report import DataReport, keep_report, repeat_report
+from d2v_train.inputs.byte_tokens import byte_ids, reads_bytes, tokenizer_rules
 from d2v_train.inputs.long_texts import cut_text
 from d2v_train.support.atomic import write_file
 
@@ -33,8 +34,8 @@ class PackedTextDataset(Dataset):
 
     Args:
         dataset: Documents.
-        tokenizer: Tokenizer with `bos_token_id` and `eos_token_id`.
-        block_size: Tokens per block, the two special ones included.
+        tokenizer: Tokenizer with `eos_token_id`, and `bos_token_id` unless it is one of bytes.
+        block_size: Tokens per block, the special ones at its ends included.
         cache_dir: Folder for the token file of this combination of documents and tokenizer, which later runs
             memory-map; None keeps the tokens in memory, or those of a stream in the cache of the `datasets` library.
         report: Receives the bad documents and notes; None logs bad ones instead.
@@ -65,7 +66,8 @@ class PackedTextDataset(Dataset):
         self.bad = dataset.bad
         self.bos, self.eos = tokenizer.bos_token_id, tokenizer.eos_token_id
         self.tokens = _tokens_of(dataset, tokenizer, cache_dir, report)
-        self._body = block_size - 2
+        self.special = 1 if self.bos is None else 2
+        self._body = block_size - self.special
 
     def __len__(self) -> int:
         return max(1, len(self.tokens) // self._body)
@@ -82,7 +84,7 @@ class PackedTextDataset(Dataset):
             raise IndexError(f"There is no block {index} in a dataset of {len(self)}.")
         index = int(index) % len(self)
         body = np.asarray(self.tokens[index * self._body : (index + 1) * self._body], dtype=np.int64)
-        ids = np.concatenate([[self.bos], body, [self.eos]])
+        ids = np.concatenate([[] if self.bos is None else [self.bos], body, [self.eos]]).astype(np.int64)
         return {"id": index, "input_ids": ids, "label": None, "group": None}
 
 
@@ -111,7 +113,7 @@ def _tokens_of(
     dataset: RawDataset, tokenizer: Any, cache_dir: str | Path | None, report: DataReport | None
 ) -> np.ndarray:
     """Return all token ids, each document followed by </s>."""
-    rules = tokenizer.backend_tokenizer.to_str().encode()
+    rules = tokenizer_rules(tokenizer).encode()
     met = DataReport()  # while the file is written
     if dataset.table.values.is_stream:
         # Too large to be read twice: the identity of the files stands for that of the documents.
@@ -158,10 +160,13 @@ def _default_folder() -> Path:
 def _tokenise(texts: Iterable[tuple[str, bool]], tokenizer: Any) -> Iterator[np.ndarray]:
     """Yield the token ids of several texts, int32, with </s> after those that end a document."""
     for batch in _batches(texts):
-        encoded = tokenizer(
-            [piece for piece, _ in batch], add_special_tokens=False, return_attention_mask=False, verbose=False
-        )["input_ids"]
+        pieces = [piece for piece, _ in batch]
         ends = [[tokenizer.eos_token_id] if is_end else [] for _, is_end in batch]
+        if reads_bytes(tokenizer):
+            parts = [part for ids, end in zip(byte_ids(pieces), ends, strict=True) for part in (ids, end)]
+            yield np.concatenate(parts).astype(np.int32)
+            continue
+        encoded = tokenizer(pieces, add_special_tokens=False, return_attention_mask=False, verbose=False)["input_ids"]
         yield np.array([token for ids, end in zip(encoded, ends, strict=True) for token in (*ids, *end)], np.int32)
 
 

@@ -8,7 +8,12 @@ import numpy as np
 from transformers import Wav2Vec2FeatureExtractor
 
 from d2v_train.support.extras import need
-from modeling_d2v import Data2VecConfig, Data2VecImageProcessor
+from modeling_d2v import (
+    Data2VecArrayFeatureExtractor,
+    Data2VecConfig,
+    Data2VecImageProcessor,
+    Data2VecProcessor,
+)
 
 
 def image_processor(config: Data2VecConfig, transform: Any) -> Data2VecImageProcessor:
@@ -50,6 +55,40 @@ def feature_extractor(config: Data2VecConfig, standardised: bool | None = None) 
         do_normalize=standardised,
         return_attention_mask=True,
     )
+
+
+def array_feature_extractor(config: Data2VecConfig, transform: Any) -> Data2VecArrayFeatureExtractor:
+    """Return a feature extractor that standardises arrays as in training.
+
+    Args:
+        config: Configuration of the model.
+        transform: `ArrayTransform` of the run, fitted. Its crop and sampling rate are kept with the extractor, for
+            fine-tuning and probes.
+    """
+    kept = {name: getattr(transform, name) for name in ("crop_length", "sampling_rate")}
+    return Data2VecArrayFeatureExtractor(
+        num_dims=config.arrays_config.num_dims,
+        num_channels=config.arrays_config.num_channels,
+        mean=0.0 if transform.mean is None else transform.mean,
+        std=1.0 if transform.std is None else transform.std,
+        **{name: value for name, value in kept.items() if value is not None},
+    )
+
+
+class SavedArrayExtractor:
+    """Loader of the feature extractor of arrays beside a model, also of one that has another for recordings."""
+
+    @staticmethod
+    def from_pretrained(source: str, **options: Any) -> Data2VecArrayFeatureExtractor:
+        """Return the feature extractor of a folder or a name on the Hub.
+
+        Raises:
+            ValueError: There is none.
+        """
+        processor = Data2VecProcessor.from_pretrained(source, **options)
+        if "array_feature_extractor" not in processor.get_attributes():
+            raise ValueError(f"{source} has no feature extractor of arrays.")
+        return processor.array_feature_extractor
 
 
 def bounded_tokenizer(config: Data2VecConfig, tokenizer: Any) -> Any:

@@ -10,6 +10,7 @@ import torch
 
 from d2v_train.data.records import RawDataset
 from d2v_train.data.report import DataReport
+from d2v_train.inputs.byte_tokens import reads_bytes
 from d2v_train.inputs.long_texts import head_of_text
 from d2v_train.inputs.packing import PackedTextDataset
 
@@ -21,6 +22,8 @@ CHARACTERS_PER_TOKEN = 64
 @dataclass
 class TextTransform:
     """Text to token ids (T,): <s> text </s>, or <s> text </s></s> text pair </s>, cut to `max_length`.
+
+    Of a tokenizer of bytes they are: text </s>, or text </s> text pair </s>.
 
     In training with `pack`, `prepare` returns blocks of exactly `max_length` tokens, which pass through unchanged.
 
@@ -84,6 +87,8 @@ class TextTransform:
 
     def head(self, text: str) -> str:
         """Return as much of a text as its first `max_length` tokens need, or the whole of it if it is not long."""
+        if reads_bytes(self.tokenizer):
+            return text[: self.max_length]  # no character has less than one byte
         size = CHARACTERS_PER_TOKEN * self.max_length
         while len(text) > size:
             head = head_of_text(text, size)

@@ -11,6 +11,7 @@ from typing import Any
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import AutoTokenizer
 
+from d2v_train.inputs.byte_tokens import reads_bytes
 from d2v_train.inputs.long_texts import cut_text
 
 
@@ -96,7 +97,8 @@ def load_tokenizer(name: str, **options: Any) -> Any:
     # Tokenizers like that of BERT have [CLS] and [SEP] instead of <s> and </s>.
     tokenizer.bos_token = tokenizer.bos_token or tokenizer.cls_token
     tokenizer.eos_token = tokenizer.eos_token or tokenizer.sep_token
-    missing = [token for token in ("bos_token", "eos_token", "pad_token") if getattr(tokenizer, token) is None]
+    needed = ("eos_token", "pad_token") if reads_bytes(tokenizer) else ("bos_token", "eos_token", "pad_token")
+    missing = [token for token in needed if getattr(tokenizer, token) is None]
     if missing:
         raise ValueError(
             f"The tokenizer {name!r} has no {', '.join(missing)}. Use another one, or train one: `build_tokenizer`."

@@ -89,10 +89,10 @@ class BackboneFlops:
         return round(total)
 
 
-def step_flops(config: Any) -> FlopCounter | None:
-    """Return a counter for a pretraining model; None where nothing can be counted."""
+def step_flops(config: Any, frozen_blocks: bool = False) -> FlopCounter | None:
+    """Return a counter for a pretraining model, maybe with frozen blocks; None where nothing can be counted."""
     if isinstance(config, Data2VecConfig):
-        return StepFlops(config)
+        return StepFlops(config, frozen_blocks)
     if not isinstance(config, BackbonePreTrainingConfig):
         return None
     try:

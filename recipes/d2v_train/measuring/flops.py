@@ -8,7 +8,7 @@ checkpointing or fused attention are not counted: this is the work of the method
 not used.
 
 Shapes: B samples, M masks per sample, T tokens, V visible tokens (the most of the batch), E extra tokens, D hidden
-size, N masked tokens over all samples and masks.
+size, N predicted tokens over all samples and masks.
 """
 
 from __future__ import annotations
@@ -25,8 +25,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from modeling_d2v import Data2VecConfig
 from modeling_d2v.configuration_data2vec import SHARED_DECODER
+from modeling_d2v.local_encoders import TextLocalEncoder
 from modeling_d2v.modalities import MODALITIES
 from modeling_d2v.modality_encoders import LOCAL_ENCODERS
+from modeling_d2v.objective import num_predicted
 from modeling_d2v.positions import ConvPositions
 
 
@@ -43,7 +45,7 @@ class BatchShape(NamedTuple):
     """M."""
     visible: int
     """V."""
-    masked: int
+    predicted: int
     """N."""
 
     @property
@@ -67,14 +69,14 @@ class FrontEndFlops:
         with torch.device("meta"), torch.random.fork_rng(devices=[]):
             encoder = LOCAL_ENCODERS[modality][settings.front_end](config, settings)
             positions = encoder.make_positions(config)
-        self._encoder = encoder.to("meta")
+        self._encoder = encoder.to("meta").requires_grad_(False)
         self._convolutions = list(positions.convs) if isinstance(positions, ConvPositions) else []
         self._known: dict[tuple[int, ...], np.ndarray] = {}
         self._line: tuple[np.ndarray, np.ndarray] | None = None
 
     def local(self, shape: tuple[int, ...]) -> tuple[int, int, int]:
         """Return the operations before the first layer, of it and after it, on an input of `shape`, batch left out."""
-        if isinstance(self._encoder.first_layer, nn.Embedding):
+        if isinstance(self._encoder, TextLocalEncoder):
             return 0, 0, 0  # tables are looked up
         if len(shape) > 1:
             if shape not in self._known:
@@ -102,7 +104,8 @@ class FrontEndFlops:
         layer = self._encoder.first_layer
         hooks = layer.register_forward_pre_hook(mark), layer.register_forward_hook(mark)
         with FlopCounterMode(display=False) as counter:
-            self._encoder(torch.empty(1, *shape, device="meta"), None)
+            kind = torch.long if isinstance(layer, nn.Embedding) else torch.float
+            self._encoder(torch.empty(1, *shape, device="meta", dtype=kind), None)
         for hook in hooks:
             hook.remove()
         return np.diff([0, *marks, counter.get_total_flops()]).astype(float)
@@ -113,10 +116,11 @@ class StepFlops:
 
     Args:
         config: Configuration of the model.
+        frozen_blocks: Whether the shared blocks of the student are frozen: their weights need no gradients.
     """
 
-    def __init__(self, config: Data2VecConfig):
-        self.config = config
+    def __init__(self, config: Data2VecConfig, frozen_blocks: bool = False):
+        self.config, self.frozen_blocks = config, frozen_blocks
         self.drop = config.masked_tokens == "dropped"
         self.front_ends: dict[str, FrontEndFlops] = {}
 
@@ -135,7 +139,7 @@ class StepFlops:
             visible = visible - (tokens - settings.num_tokens(real.sum(dim=1)))[:, None]
         inputs = tuple(values.shape[1:])
         grid = settings.token_grid(inputs) or (tokens,)
-        return BatchShape(samples, inputs, grid, masks, max(int(visible.max()), 1), int(mask.sum()))
+        return BatchShape(samples, inputs, grid, masks, max(int(visible.max()), 1), int(num_predicted(settings, mask)))
 
     def parts(self, modality: str, shape: BatchShape, gradients: bool = True) -> dict[str, int]:
         """Return operations by part: front end, student blocks, decoder (with gradients, if any), and teacher."""
@@ -145,16 +149,23 @@ class StepFlops:
         front_end = self.front_ends[modality]
         before, first, after = (shape.samples * count for count in front_end.local(shape.inputs))
         positions = front_end.positions(shape.tokens)
-        rows = shape.samples * shape.masks
-        length = settings.num_extra_tokens + (shape.visible if self.drop else shape.tokens)
-        teacher = shape.samples * (positions + self._blocks(modality, settings.num_extra_tokens + shape.tokens))
+        rows, seen = shape.samples * shape.masks, shape.visible
+        length = settings.num_extra_tokens + latents(settings, shape, seen if self.drop else shape.tokens)
+        whole = settings.num_extra_tokens + latents(settings, shape, shape.tokens)
+        teacher = shape.samples * (positions + self._blocks(modality, whole))
+        elements = shape.samples * element_flops(settings, shape)
+        read = rows * read_flops(settings, shape, seen, length, self.config.hidden_size)
+        teacher += elements + shape.samples * read_flops(settings, shape, shape.tokens, whole, self.config.hidden_size)
         if settings.ema_scope == "all":
             teacher += before + first + after
         passes = 3 if gradients else 1
+        saved = rows * self.config.num_hidden_layers * self._linear(length) if self.frozen_blocks and gradients else 0
         return {
             # The gradient of the first layer's input is not needed.
-            "front end": before + passes * (first + after + rows * positions) - (first if gradients else 0),
-            "student": passes * rows * self._blocks(modality, length),
+            "front end": before
+            + passes * (first + after + rows * positions + elements + read)
+            - (first if gradients else 0),
+            "student": passes * rows * self._blocks(modality, length) - saved,
             "decoder": passes * self._decoder(modality, shape),
             "teacher": teacher,
         }
@@ -162,12 +173,17 @@ class StepFlops:
     def _blocks(self, modality: str, length: int) -> int:
         """Return the operations of prenet and shared blocks for one row of `length` tokens."""
         config = self.config
-        linear = 2 * length * config.hidden_size * (4 * config.hidden_size + 2 * config.intermediate_size)
         attention = 4 * length * length * config.hidden_size
-        return (config.modality_config(modality).prenet_depth + config.num_hidden_layers) * (linear + attention)
+        depth = config.modality_config(modality).prenet_depth + config.num_hidden_layers
+        return depth * (self._linear(length) + attention)
+
+    def _linear(self, length: int) -> int:
+        """Return the operations of the linear layers of a block for one row."""
+        config = self.config
+        return 2 * length * config.hidden_size * (4 * config.hidden_size + 2 * config.intermediate_size)
 
     def _decoder(self, modality: str, shape: BatchShape) -> int:
-        """Return the operations of the decoder at all positions and its projections at the masked ones."""
+        """Return the operations of the decoder at all positions and its projections at the predicted ones."""
         settings, width, total = self.config.modality_config(modality), self.config.hidden_size, 0
         rows, inner = shape.samples * shape.masks, settings.decoder_hidden_size
         mlp = 4 * inner * (settings.decoder_intermediate_size or 4 * inner)
@@ -176,9 +192,10 @@ class StepFlops:
             total += rows * (2 * shape.tokens * width * inner + settings.decoder_layers * block)
             width = inner
         elif self.drop and settings.decoder_type == "cross_attention":
-            block = shape.masked * (4 * inner**2 + mlp + 4 * shape.visible * inner)
-            block += rows * shape.visible * 4 * width * inner
-            total += 2 * shape.masked * width * inner + settings.decoder_layers * block
+            visible = latents(settings, shape, shape.visible)
+            block = shape.predicted * (4 * inner**2 + mlp + 4 * visible * inner)
+            block += rows * visible * 4 * width * inner
+            total += 2 * shape.predicted * width * inner + settings.decoder_layers * block
             width = inner
         elif self.drop:
             for _ in range(settings.decoder_layers):
@@ -187,7 +204,7 @@ class StepFlops:
                 width = inner
         pixels = settings.patch_values if getattr(settings, "reconstruction_loss_weight", 0) else 0
         outputs = projection(settings, width, self.config.hidden_size) + 2 * self.config.hidden_size * pixels
-        return total + shape.masked * outputs + (self._shared_decoder(shape) if self.config.shared_decoder else 0)
+        return total + shape.predicted * outputs + (self._shared_decoder(shape) if self.config.shared_decoder else 0)
 
     def _shared_decoder(self, shape: BatchShape) -> int:
         """Return the operations of the decoder that modalities share, over the sequence of all positions."""
@@ -198,7 +215,33 @@ class StepFlops:
             one = _convolution((shape.tokens,), kernel, width, fields.decoder_hidden_size, groups)
             total += shape.samples * shape.masks * one
             width = fields.decoder_hidden_size
-        return total + shape.masked * projection(fields, width, self.config.hidden_size)
+        return total + shape.predicted * projection(fields, width, self.config.hidden_size)
+
+
+def latents(settings: Any, shape: BatchShape, groups: int) -> int:
+    """Return the tokens in the blocks for `groups` groups; of cells at most all, as some are masked as a whole."""
+    if settings.latents_are_tokens:
+        return groups
+    if not settings.anchors:
+        return settings.num_latents
+    return min(groups, math.prod(-(-side // settings.latent_stride) for side in shape.grid))
+
+
+def element_flops(settings: Any, shape: BatchShape) -> int:
+    """Return the operations, per sample, of keys and values of the elements that latents read; 0 without such."""
+    if not settings.is_perceiver or settings.grouping != "global":
+        return 0
+    size, elements = settings.latent_size, shape.tokens * settings.group_size
+    return 4 * elements * size**2
+
+
+def read_flops(settings: Any, shape: BatchShape, groups: int, count: int, width: int) -> int:
+    """Return the operations, per row, of `count` latents that read the elements of `groups` groups."""
+    if not settings.is_perceiver or settings.grouping != "global":
+        return 0
+    size = settings.latent_size
+    own = 2 * size**2 * 2 + 8 * size**2 + 2 * size * width
+    return count * (own + 4 * groups * settings.group_size * size)
 
 
 def projection(settings: Any, width: int, after: int) -> int:

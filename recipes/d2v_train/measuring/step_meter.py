@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from d2v_train.batching.batches import MicroBatch
+from d2v_train.measuring.gradients import COSINE
 from d2v_train.measuring.speed import SpeedMeter
 from d2v_train.measuring.targets import TargetWatch
 from d2v_train.support.processes import Processes
@@ -40,7 +41,7 @@ class StepMeter:
         for name, value in output.losses.items():
             self.window.add(f"{batch.modality}/loss_{name}", value, weight)
         masks = batch.inputs["mask"].shape[1]
-        self.window.add(f"{batch.modality}/masked_fraction", output.num_items, batch.tokens * masks)
+        self.window.add(f"{batch.modality}/masked_fraction", output.mask.sum(), batch.tokens * masks)
         # Once per interval is enough for values that are only watched.
         if f"{batch.modality}/target_std" not in self.window.sums:
             self.watch.collect(batch.modality, output)
@@ -140,6 +141,9 @@ def one_line(record: dict[str, Any], max_steps: int) -> str:
     shown.append(f"lr {record['lr']:.2e}")
     if "grad_norm" in record:  # missing if all steps of the interval were skipped
         shown.append(f"grad {record['grad_norm']:.3g}")
+    pairs = {name: value for name, value in record.items() if name.startswith(f"{COSINE}/")}
+    if pairs:  # in the lines of steps at which gradients were compared
+        shown.append("cosines " + " ".join(f"{name.split('/')[1]} {value:+.2f}" for name, value in pairs.items()))
     shown.append(f"{record['samples_per_s']:.1f} samples/s")
     if "utilisation" in record:
         shown.append(f"use {record['utilisation']:.0%}")

@@ -22,6 +22,8 @@ MAX_ROWS = 4096
 """Masked tokens of a micro-batch that are measured, evenly spaced."""
 MAX_POSITIONS = 512
 """First positions, for which the share explained by position is measured."""
+LEAST_CONTENT = 0.01
+"""Share of the variance beyond position below which what is explained of it is noise."""
 MAX_CHANNELS = 256
 """Channels of the effective rank, evenly spaced; the eigenvalues of more would take too long."""
 
@@ -47,7 +49,8 @@ class TargetSums:
             "local": zeros(2),
             "position_count": zeros(MAX_POSITIONS),
             "position": zeros(MAX_POSITIONS, width),
-            "position_square": zeros(1),
+            "position_square": zeros(MAX_POSITIONS),
+            "sample": zeros(2),
             "neighbours": zeros(2),
         }
         for kind in ("target", "prediction"):
@@ -63,7 +66,7 @@ class TargetSums:
 
         Args:
             targets, predictions: (N, D), rows in the order of `mask`.
-            mask: (B, M, T), True = masked.
+            mask: (B, M, T), True = predicted.
             local_std: Standard deviation of the local encoder's features.
         """
         mask = mask[:MAX_SAMPLES]
@@ -98,7 +101,10 @@ class TargetSums:
         length = present.shape[1]
         self.sums["position_count"][:length] += present.sum(dim=0)
         self.sums["position"][:length] += dense.sum(dim=0, dtype=dtype)
-        self.sums["position_square"] += dense.to(dtype).square().sum()
+        self.sums["position_square"][:length] += dense.square().sum(dim=2).sum(dim=0, dtype=dtype)
+        # Pairs of tokens of one sample, which estimates from pairs of different samples leave out.
+        own = torch.stack([dense.sum(dim=1, dtype=dtype).square().sum(), present.sum(dim=1).to(dtype).square().sum()])
+        self.sums["sample"] += own
 
     @torch.no_grad()
     def measures(self, reduce: Callable[[Tensor], Tensor] = lambda sums: sums) -> dict[str, Tensor]:
@@ -109,8 +115,10 @@ class TargetSums:
         - `target_rank`, `prediction_rank`: exponential of the entropy of the normalised eigenvalues of the
           covariance, the number of directions in use; near 1 after a collapse to one direction.
         - `explained_by_prediction`: share of the targets' variance that the predictions explain.
-        - `explained_by_position`: share that is equal in all samples at the same position, estimated from pairs of
-          different samples, which is unbiased for few samples; it may be slightly negative.
+        - `explained_by_position`: the index share, equal in all samples at the same position. Means are estimated from
+          pairs of different samples, without bias for few of them; it may be slightly negative.
+        - `explained_content`: (explained - index share) / (1 - index share), what the predictions explain of the rest;
+          at or below 0 the student knows nothing but positions. NaN where almost nothing is left.
         - `explained_by_neighbour`: share that is equal in the next token.
 
         Args:
@@ -132,7 +140,9 @@ class TargetSums:
                 total = variance.sum()
         found["local_std"] = (sums["local"][0] / sums["local"][1]).sqrt()
         found["explained_by_prediction"] = 1 - (sums["error"] / rows).sum() / total.clamp(min=1e-12)
-        found["explained_by_position"] = _position_share(sums)
+        found["explained_by_position"] = share = _position_share(sums)
+        content = (found["explained_by_prediction"] - share) / (1 - share)
+        found["explained_content"] = torch.where(1 - share > LEAST_CONTENT, content, torch.nan)
         differences, pairs = sums["neighbours"]
         found["explained_by_neighbour"] = 1 - differences / pairs / (2 * total.clamp(min=1e-12))
         return found
@@ -149,13 +159,18 @@ def effective_rank(covariance: Tensor) -> Tensor:
 
 
 def _position_share(sums: dict[str, Tensor]) -> Tensor:
+    """Return the variance of the means of positions over that of all tokens; NaN without pairs of samples."""
     count, total = sums["position_count"], sums["position_count"].sum().clamp(min=1)
-    mean = sums["position"].sum(dim=0) / total
-    own = sums["position_square"][0] - total * mean.square().sum()
-    common = (sums["position"] - count[:, None] * mean).square().sum() - own
-    pairs = (count * (count - 1)).sum()
-    share = (common / pairs.clamp(min=1)) / (own / total).clamp(min=1e-12)
-    return torch.where(pairs > 0, share, torch.full_like(share, float("nan")))
+    weight = count / total
+    pairs = count * (count - 1)
+    # Products of the tokens of different samples: at one position, and at any two.
+    same = (sums["position"].square().sum(dim=1) - sums["position_square"]) / pairs.clamp(min=1)
+    own, own_pairs = sums["sample"]
+    mean = (sums["position"].sum(dim=0).square().sum() - own) / (total.square() - own_pairs).clamp(min=1)
+    paired = pairs > 0
+    of_positions = (weight * same)[paired].sum() / weight[paired].sum() - mean
+    variance = (sums["position_square"].sum() / total - mean).clamp(min=1e-12)
+    return of_positions / variance  # 0 / 0 without pairs
 
 
 class TargetWatch:
@@ -174,7 +189,7 @@ class TargetWatch:
         """Add a forward pass of the step that is measured."""
         if modality not in self.sums:
             self.sums[modality] = TargetSums(output.targets.shape[1], self.device, self.dtype)
-        self.sums[modality].add(output.targets, output.predictions, output.mask, output.local_std)
+        self.sums[modality].add(output.targets, output.predictions, output.predicted, output.local_std)
 
     def finish(self, reduce: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
         """Return the step's measures by `modality/name`; every process must call it at the end of the step."""

@@ -8,7 +8,9 @@ from typing import Any
 import torch
 from transformers import AutoConfig, set_seed
 
+from d2v_train.inputs.byte_tokens import BYTE_IDS
 from d2v_train.models.backbones import build_backbone_config, build_backbone_model
+from d2v_train.models.shared_blocks import freeze_blocks, take_blocks, with_block_fields
 from d2v_train.options.errors import OptionError
 from d2v_train.options.run import Options
 from modeling_d2v import Data2VecConfig, Data2VecForPreTraining
@@ -26,26 +28,37 @@ def build_config(options: Options, vocab_size: int | None = None) -> Data2VecCon
         return build_backbone_config(options)
     fields = {key: dict(value) if isinstance(value, dict) else value for key, value in options.model.items()}
     preset = fields.pop("preset", None)
-    if options.init_from is not None and preset is not None:
+    whole = options.init_from is not None and options.init_parts == "all"
+    if whole and preset is not None:
         raise OptionError(f"init_from already determines the model, so model.preset={preset} conflicts. Drop one.")
     fields.setdefault("modalities", options.modalities)
     text = fields.get("text_config") or {}
+    if text.get("front_end") == "perceiver":
+        text = fields["text_config"] = {**BYTE_IDS, **text}
     size = text.get("vocab_size") if vocab_size is None else vocab_size
     if isinstance(size, int):
         # The last entry is the mask token; the id of the preset's larger vocabulary would be out of range.
         fields["text_config"] = {"mask_token_id": size - 1, **text, "vocab_size": size}
-    if options.init_from is not None:
+    if whole:
         start = starting_config(options.init_from).to_dict()
         if not set(start["modalities"]) & set(options.modalities):
             has, wanted = ", ".join(start["modalities"]), ", ".join(options.modalities)
             raise OptionError(
                 f"init_from={options.init_from} is a model of {has}, and the run trains {wanted}. Give a model with a "
-                "common modality."
+                "common modality, or take the shared blocks alone with init_parts=blocks."
             )
+        for name in ("norms", "feed_forward"):
+            if fields.get(name, start[name]) != start[name]:
+                raise OptionError(
+                    f"init_from={options.init_from} has model.{name}={start[name]}. To change it, take the shared "
+                    "blocks alone with init_parts=blocks."
+                )
         fields["modalities"] = sorted({*start["modalities"], *fields["modalities"]})
         fields = _merge(start, fields)
         config = Data2VecConfig(**{key: value for key, value in fields.items() if key != "model_type"})
     else:
+        if options.init_from is not None:
+            fields = with_block_fields(fields, starting_config(options.init_from), options.init_from)
         config = Data2VecConfig.preset(preset, **fields) if preset else Data2VecConfig(**fields)
     missing = [name for name in options.modalities if name not in config.modalities]
     if missing:
@@ -89,7 +102,7 @@ def build_model(options: Options, config: Data2VecConfig) -> Data2VecForPreTrain
     set_seed(options.seed)
     if options.backbone is not None:
         model = build_backbone_model(options, config)
-    elif options.init_from is not None:
+    elif options.init_from is not None and options.init_parts == "all":
         try:
             model = Data2VecForPreTraining.from_pretrained(model_place(options.init_from), config=config)
         except RuntimeError as error:
@@ -102,7 +115,11 @@ def build_model(options: Options, config: Data2VecConfig) -> Data2VecForPreTrain
         model.ema_step.zero_()
     else:
         model = Data2VecForPreTraining(config)
+        if options.init_from is not None:
+            take_blocks(model, options.init_from)
     model = model.to(torch.float32)
+    if options.freeze == "blocks":
+        freeze_blocks(model)
     if options.gradient_checkpointing:
         model.activation_checkpointing_enable()
     return model

@@ -9,8 +9,8 @@ import typing
 from collections.abc import Callable, Collection
 from typing import Any
 
-from d2v_train.options.documentation import fields_of
 from d2v_train.options.fields import field_types
+from d2v_train.options.source import fields_of
 
 
 def add_arguments(parser: argparse.ArgumentParser, cls: type, only: Collection[str] | None = None) -> None:

@@ -12,8 +12,9 @@ import textwrap
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from d2v_train.options.documentation import Expression, Option, OptionSection, options, sections
+from d2v_train.options.documentation import OptionSection, options, sections
 from d2v_train.options.names import nearest_name
+from d2v_train.options.source import Expression, Option
 
 
 INTRODUCTION = (

@@ -9,6 +9,7 @@ from typing import Any
 from d2v_train.options.errors import OptionError, at_least, choice
 from d2v_train.options.fields import free
 from d2v_train.options.sections import (
+    ArraysOptions,
     AudioOptions,
     CheckpointOptions,
     DataOptions,
@@ -63,6 +64,13 @@ class Options:
     """Checkpoint of this package to start from (continued pretraining): a pretraining or an encoder checkpoint, as a
     local folder or a name on the Hub. Its configuration determines the model. The teacher starts from the checkpoint,
     or from the student if the checkpoint has none."""
+    init_parts: str = "all"
+    """What is taken from `init_from`: `all`, or `blocks` for the shared blocks alone, which may then be those of
+    another modality. With `blocks`, the checkpoint determines sizes and structure of the blocks, the `model` section
+    all else; the teacher starts from the student."""
+    freeze: str | None = None
+    """Parts of the student that are not trained: `blocks` for what the modalities share of the shared blocks, such as
+    pretrained blocks under a new front end. Norms and feed-forward parts per modality are trained."""
     backbone: str | None = None
     """Encoder of transformers to train further with the objective of data2vec 1.0, as a local folder or a name on the
     Hub. The `model` section then takes fields of `BackbonePreTrainingConfig`."""
@@ -79,6 +87,8 @@ class Options:
     """Images; a modality without a section is not trained."""
     audio: AudioOptions | None = None
     """Speech; a modality without a section is not trained."""
+    arrays: ArraysOptions | None = None
+    """Arrays of numbers; a modality without a section is not trained."""
     optim: OptimOptions = field(default_factory=OptimOptions)
     """Optimizer and learning rate."""
     checkpoints: CheckpointOptions = field(default_factory=CheckpointOptions)
@@ -114,14 +124,24 @@ class Options:
         hold = self.optim.hold
         return round(hold * self.schedule_steps) if hold < 1 else round(hold)
 
+    def loss_weights(self, modalities: list[str]) -> dict[str, float]:
+        """Return the loss weight of each modality of a step: its ratio, normalised over these modalities."""
+        ratios = {name: getattr(self, name).ratio for name in modalities}
+        return {name: ratio / sum(ratios.values()) for name, ratio in ratios.items()}
+
     def __post_init__(self):
         if not self.output_dir:
             raise OptionError("output_dir is empty. Name the folder of the run, for example output_dir=runs/first.")
         if not self.modalities:
-            raise OptionError("The run has no modality. Give it a section text, vision or audio, with a batch_size.")
+            raise OptionError(
+                "The run has no modality. Give it a section text, vision, audio or arrays, with a batch_size."
+            )
         choice("schedule", self.schedule, ("alternate", "mixed"))
         choice("mixed_precision", self.mixed_precision, ("no", "bf16", "fp16"))
         choice("resume", self.resume, ("auto", "never"))
+        choice("init_parts", self.init_parts, ("all", "blocks"))
+        if self.freeze is not None:
+            choice("freeze", self.freeze, ("blocks",))
         for name in ("max_steps", "accumulate"):
             at_least(name, getattr(self, name), 1)
         if not 0 <= self.seed < 2**31:
@@ -140,8 +160,19 @@ class Options:
         for name in ("backbone", "init_from"):
             if getattr(self, name) == "":
                 raise OptionError(f"{name} is empty. Give a folder or a name on the Hub, or {name}=null for none.")
+        if self.init_parts != "all" and self.init_from is None:
+            raise OptionError(f"init_parts is {self.init_parts}, but nothing is taken. Give init_from, or drop it.")
+        if self.freeze is not None and self.logging.gradients_every:
+            raise OptionError(
+                f"logging.gradients_every compares gradients in the shared blocks, which freeze={self.freeze} leaves "
+                "without any. Set one of them to its default."
+            )
         if self.backbone is None:
             return
+        for name, given in (("freeze", self.freeze), ("logging.gradients_every", self.logging.gradients_every)):
+            if given:
+                raise OptionError(f"{name} is about the blocks that modalities share, and backbone={self.backbone} "
+                                  "has one modality. Drop it.")  # fmt: skip
         if self.init_from is not None or self.model.get("preset") is not None:
             other = "init_from" if self.init_from is not None else "model.preset"
             raise OptionError(f"backbone={self.backbone} already determines the model, and {other} contradicts it. "

@@ -84,6 +84,10 @@ class LoggingOptions:
     pictures_every: int = free(0)
     """Optimizer steps between two sets of pictures: samples under their masks and nearest neighbours, in the folder
     `pictures`; 0 draws none. Requires the extra `plots`."""
+    gradients_every: int = free(0)
+    """Optimizer steps between two comparisons of the modalities' gradients in the shared blocks: their norms, and the
+    cosines between and within modalities, see `docs/joint.md`. Each one takes two additional batches of every
+    modality, forward and backward; 0 compares none."""
     report_to: list[str] = free(default_factory=list)
     """Trackers that receive each log line, such as `tensorboard` or `wandb`, as a list or separated by commas; `all`
     takes every installed one, `none` takes none."""
@@ -98,7 +102,8 @@ class LoggingOptions:
         names = [name.strip() for entry in self.report_to for name in entry.split(",")]
         self.report_to = [name for name in names if name not in ("", "none", "no")]
         at_least("logging.every", self.every, 1)
-        at_least("logging.pictures_every", self.pictures_every, 0)
+        for name in ("pictures_every", "gradients_every"):
+            at_least(f"logging.{name}", getattr(self, name), 0)
 
 
 @dataclass(kw_only=True)
@@ -119,14 +124,17 @@ class DataOptions:
 
     text: str | list[str | dict[str, Any]] | None = None
     """Source of the documents: a folder or file of text or parquet, or the name of a dataset on the Hub; "builtin" is
-    the built-in sample. A list takes several, each a source or a mapping with `source`, `split`, `ratio` (how often it
-    is drawn) and the keys of `text.dataset`."""
+    the built-in prose, "builtin:digits" built-in sentences about digits. A list takes several, each a source or a
+    mapping with `source`, `split`, `ratio` (how often it is drawn) and the keys of `text.dataset`."""
     vision: str | list[str | dict[str, Any]] | None = None
     """Source of the images: a folder of images or parquet, or the name of a dataset on the Hub; "builtin" is
     the built-in digits. A list takes several, as in `data.text`."""
     audio: str | list[str | dict[str, Any]] | None = None
     """Source of the recordings: a folder of wav, flac, ogg or mp3 files or of parquet, or the name of a dataset on
     the Hub; "builtin" is the built-in speech. A list takes several, as in `data.text`."""
+    arrays: str | list[str | dict[str, Any]] | None = None
+    """Source of arrays, such as series of sensors: a folder of `.npy` files or of parquet with lists of numbers, or
+    the name of a dataset on the Hub; "builtin" is the built-in series. A list takes several, as in `data.text`."""
     streaming: bool = free(False)
     """Read parquet (local or on the Hub) and text files when their rows are needed, instead of downloading, converting
     or loading them as a whole first."""
@@ -247,6 +255,13 @@ class AudioOptions(ModalityOptions):
 
 
 @dataclass(kw_only=True)
+class ArraysOptions(ModalityOptions):
+    """Arrays of numbers with coordinates: series of sensors, images of any number of channels, volumes."""
+
+    section: ClassVar[str] = "arrays"
+
+
+@dataclass(kw_only=True)
 class OptimOptions:
     """AdamW and the learning rate schedule."""
 
@@ -335,6 +350,8 @@ class ProbeOptions:
     """Data that images are probed on; without this section the training data, if it is labelled."""
     audio: ProbeDataOptions | None = free(None)
     """Data that speech is probed on; without this section the training data, if it is labelled."""
+    arrays: ProbeDataOptions | None = free(None)
+    """Data that arrays are probed on; without this section the training data, if it is labelled."""
 
     def __post_init__(self):
         choice("probe.kind", self.kind, ("knn", "linear"))

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from typing import Any
 
+from d2v_train.data.builtin_series import CHANNELS
 from d2v_train.models.build import build_config
 from d2v_train.options.run import Options
 
@@ -15,6 +16,7 @@ SMALLER_DATA: dict[str, dict[str, Any]] = {
     "text": {"tokenizer": None, "tokenizer_documents": 50, "transform.max_length": 64},
     "vision": {},
     "audio": {"transform.crop_seconds": 1.0},
+    "arrays": {"transform.crop_length": 128},
 }
 """Changed options in the section of each modality."""
 SMALLER_FRONT_END: dict[str, Callable[[Any], dict[str, Any]]] = {
@@ -24,6 +26,7 @@ SMALLER_FRONT_END: dict[str, Callable[[Any], dict[str, Any]]] = {
     },
     "vision": lambda settings: {"image_size": SIDE, "patch_size": 4} if settings.image_size > SIDE else {},
     "audio": lambda settings: {"conv_dim": [min(width, 32) for width in settings.conv_dim]},
+    "arrays": lambda settings: {"num_dims": 1, "num_channels": CHANNELS, "group_size": min(settings.group_size, 8)},
 }
 """Changed fields of the configuration of each modality."""
 

@@ -10,8 +10,9 @@ from typing import Any
 from d2v_train.data.records import RawDataset
 from d2v_train.data.report import DataReport
 from d2v_train.data.source_list import parts_of
+from d2v_train.inputs.byte_tokens import byte_tokenizer, reads_bytes
 from d2v_train.inputs.tokenizer import build_tokenizer, load_tokenizer
-from d2v_train.models.build import starting_config
+from d2v_train.models.build import build_config, starting_config
 from d2v_train.options.errors import OptionError
 from d2v_train.options.run import Options
 from d2v_train.runs.checkpoints import CheckpointFolder
@@ -53,19 +54,34 @@ def prepare_tokenizer(options: Options, documents: Any, folder: Path, write: boo
 def _kept_tokenizer(folder: Path) -> Any:
     """Return the tokenizer in a folder, or None if it is missing or incomplete."""
     files = [path for path in folder.glob("*") if path.is_file() and path.stat().st_size]
-    if "tokenizer_config.json" not in [path.name for path in files] or len(files) < 2:
+    if "tokenizer_config.json" not in [path.name for path in files]:
         return None
     try:
-        return load_tokenizer(str(folder))
+        tokenizer = load_tokenizer(str(folder))
     except (OSError, ValueError):
         return None
+    # Bytes need no file of their vocabulary.
+    return tokenizer if len(files) > 1 or reads_bytes(tokenizer) else None
 
 
 def _new_tokenizer(options: Options, documents: Any) -> Any:
-    """Return the tokenizer of the options or of `init_from`, or else one trained on the documents."""
+    """Return the tokenizer of the options or of `init_from`, or one of bytes, or else one trained on the documents.
+
+    Raises:
+        OptionError: A tokenizer is named for a front end that reads bytes, or the vocabulary size is not an int.
+    """
+    if build_config(options).text_config.front_end == "perceiver":
+        tokenizer = byte_tokenizer() if options.text.tokenizer is None else load_tokenizer(options.text.tokenizer)
+        if not reads_bytes(tokenizer):
+            raise OptionError(
+                f"text.tokenizer is {options.text.tokenizer}, and model.text_config.front_end=perceiver reads bytes. "
+                "Set text.tokenizer=null."
+            )
+        return tokenizer
     if options.text.tokenizer is not None:
         return load_tokenizer(options.text.tokenizer)
-    if options.init_from is not None and "text" in starting_config(options.init_from).modalities:
+    whole = options.init_from is not None and options.init_parts == "all"
+    if whole and "text" in starting_config(options.init_from).modalities:
         return load_tokenizer(options.init_from)
     size = (options.model.get("text_config") or {}).get("vocab_size", 8192)
     if not isinstance(size, int):

@@ -14,6 +14,7 @@ from accelerate import Accelerator
 from accelerate.utils import set_seed
 from transformers import PreTrainedModel
 
+from d2v_train.batching.amounts import amount_of
 from d2v_train.batching.batches import StepDataset
 from d2v_train.batching.build import build_steps
 from d2v_train.data.inventory import log_inventories
@@ -24,6 +25,7 @@ from d2v_train.engine.sharding import whole_model
 from d2v_train.health.guard import TrainingStopped
 from d2v_train.inputs.modalities import source_defaults
 from d2v_train.inputs.processor_files import input_files
+from d2v_train.measuring.gradients import GradientComparison
 from d2v_train.measuring.speed import DTYPES
 from d2v_train.models.backbones import complete_options, load_processor
 from d2v_train.models.build import build_config, build_model
@@ -46,6 +48,7 @@ from d2v_train.runs.checkpoints import CheckpointError
 from d2v_train.runs.lock import FolderInUseError, RunLock
 from d2v_train.runs.record import Progress, RunRecord
 from d2v_train.runs.trackers import Trackers, hyperparameters, tracker_names
+from d2v_train.support.allocator import keep_freed_memory
 from d2v_train.support.extras import MissingDependencyError
 from d2v_train.support.processes import Processes, ProcessLostError, fewer_than_launched, is_lost_process
 from d2v_train.support.storage import WriteError, writing
@@ -92,6 +95,8 @@ def pretrain(options: Options) -> dict[str, Any]:
     lacking = fewer_than_launched(processes.count)
     if lacking:
         logger.warning("%s", lacking)
+    if processes.device.type == "cpu" and (kept := keep_freed_memory()):
+        logger.info("%s", kept)
     if options is not configured:
         logger.info("%s", scaling_table(configured, options))
     folder = Path(options.output_dir)
@@ -187,11 +192,12 @@ def open_run(
     model, steps, tokenizer = parts.model, parts.steps, parts.tokenizer
     trackers = Trackers(accelerator, options.logging, folder)
     with options_explained("The probe"):
-        probe = OnlineProbe(options, model.config, tokenizer, processes)
+        probe = OnlineProbe(options, model.config, tokenizer, processes, steps.transforms)
     share = trackers.log_images
     pictures = Pictures(options.logging.pictures_every, folder, steps, model.config, tokenizer, processes, share)
     files = input_files(model.config, steps.transforms, tokenizer) if options.backbone is None else {}
-    run = Pretraining(options, accelerator, processes, model, steps, folder, trackers, [probe, pictures], files)
+    observers = [probe, pictures, compare_gradients(options, accelerator, processes, steps)]
+    run = Pretraining(options, accelerator, processes, model, steps, folder, trackers, observers, files)
     run.bad_samples.register_data(parts.sizes, parts.met)
     resume_or_seed(run)
     record = RunRecord(folder, processes)
@@ -201,8 +207,28 @@ def open_run(
         rate = run.speed.measure_peak(DTYPES[options.mixed_precision])
         fingerprint = steps.fingerprint
         record.start(options, model.config.to_dict(), fingerprint, step=run.step, engine=run.engine, matmul_rate=rate)
+        if processes.main:
+            found = {name: amount_of(each.dataset, each.transform) for name, each in steps.data.items()}
+            record.add(amounts={name: amount._asdict() for name, amount in found.items() if amount is not None})
         with recorded(record, run):
             yield run
+
+
+def compare_gradients(
+    options: Options, accelerator: Accelerator, processes: Processes, steps: StepDataset
+) -> GradientComparison:
+    """Return the comparison of the modalities' gradients, with the loss weights that they have in a step."""
+    groups = [options.modalities] if options.schedule == "mixed" else [[name] for name in options.modalities]
+    weights = {name: weight for group in groups for name, weight in options.loss_weights(group).items()}
+    scaler = accelerator.scaler
+    return GradientComparison(
+        options.logging.gradients_every,
+        steps,
+        processes,
+        accelerator.autocast,
+        weights,
+        loss_scale=lambda: 1.0 if scaler is None else scaler.get_scale(),
+    )
 
 
 def save_final(options: Options, model: PreTrainedModel, folder: Path, parts: RunParts) -> Path:

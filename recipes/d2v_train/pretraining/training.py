@@ -32,6 +32,7 @@ from d2v_train.runs.interruptions import Interruptions
 from d2v_train.runs.trackers import Trackers
 from d2v_train.support.jsonl import RunLog
 from d2v_train.support.processes import Processes
+from modeling_d2v.objective import num_predicted
 
 
 logger = logging.getLogger(__name__)
@@ -80,7 +81,7 @@ class Pretraining:
             self.checkpoints, model, self.optimizer, accelerator.scaler, processes, input_files or {}
         )
         self.outside = Interruptions(processes, options.checkpoints.minutes)
-        self.speed = SpeedMeter(processes, step_flops(model.config))
+        self.speed = SpeedMeter(processes, step_flops(model.config, options.freeze == "blocks"))
         self.trackers = trackers
         self.meter = StepMeter(processes, self.speed)
         self.bad_samples = BadSampleLedger(
@@ -115,7 +116,7 @@ class Pretraining:
         set_learning_rate(self.optimizer, rate)
         self.optimizer.zero_grad(set_to_none=True)
         counts = self.count_items(micro_batches)
-        weights = self.loss_weights(list(counts))
+        weights = self.options.loss_weights(list(counts))
         losses = {name: torch.zeros((), device=self.processes.device) for name in counts}
         for place, batch in enumerate(micro_batches):
             last = place + 1 == len(micro_batches)
@@ -137,27 +138,25 @@ class Pretraining:
         self.step += 1
         if moved:
             self.inner.update_teacher(self.step)
+        else:
+            self.inner.skip_update()
         return moved
 
     def count_items(self, micro_batches: list[MicroBatch]) -> dict[str, dict[str, Tensor]]:
         """Count the denominators of the losses over all processes and micro-batches.
 
         Returns:
-            `num_items` (masked tokens) and `num_rows` (samples times masks), by modality.
+            `num_items` (predicted tokens) and `num_rows` (samples times masks), by modality.
         """
         counts: dict[str, Tensor] = {}
         for batch in micro_batches:
             mask = batch.inputs["mask"]
-            count = torch.stack([mask.sum(), mask.new_full((), mask.shape[:2].numel(), dtype=torch.int64)])
+            items = num_predicted(self.inner.config.modality_config(batch.modality), mask)
+            count = torch.stack([items, mask.new_full((), mask.shape[:2].numel(), dtype=torch.int64)])
             counts[batch.modality] = counts[batch.modality] + count if batch.modality in counts else count
         total = self.processes.sum(torch.stack(list(counts.values())))
         return {name: {"num_items": items, "num_rows": rows}
                 for name, (items, rows) in zip(counts, total, strict=True)}  # fmt: skip
-
-    def loss_weights(self, modalities: list[str]) -> dict[str, float]:
-        """Return the loss weight of each modality: its ratio, normalised over the modalities of the step."""
-        ratios = {name: getattr(self.options, name).ratio for name in modalities}
-        return {name: ratio / sum(ratios.values()) for name, ratio in ratios.items()}
 
     def step_if_finite(self, losses: dict[str, Tensor], grad_norm: Tensor) -> bool:
         """Run the optimizer step, unless the loss or the gradient of any process is not finite.

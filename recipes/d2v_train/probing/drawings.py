@@ -262,6 +262,68 @@ def show_spectrogram(axis: Any, values: np.ndarray) -> None:
     axis.imshow(values, origin="lower", aspect="auto", cmap="gray_r")
 
 
+CHANNELS_SHOWN = 12
+"""Most channels of an array that are drawn: the first ones."""
+
+
+def series_of(array: np.ndarray) -> np.ndarray:
+    """Return the lines (places, channels) that stand for an array (sides ..., C): of several sides, those along the
+    longest one through the middle of the others."""
+    longest = int(np.argmax(array.shape[:-1]))
+    middle = tuple(slice(None) if axis == longest else array.shape[axis] // 2 for axis in range(array.ndim - 1))
+    return array[middle][:, :CHANNELS_SHOWN]
+
+
+def show_array(axis: Any, array: np.ndarray) -> None:
+    """Show an array (sides ..., C): one of two sides as the picture of its first channel, others as lines."""
+    if array.ndim == 3:
+        axis.imshow(array[..., 0], aspect="auto", cmap="gray", interpolation="nearest")
+    else:
+        _draw_lines(axis, series_of(array))
+
+
+def _draw_lines(axis: Any, lines: np.ndarray) -> None:
+    """Draw lines (places, channels) one above the other, on one scale."""
+    step = 4 * float(np.median(lines.std(axis=0))) or 1.0
+    heights = -step * np.arange(lines.shape[1])
+    axis.plot(lines - lines.mean(axis=0) + heights, color="black", linewidth=0.4)
+    axis.set_ylim(heights[-1] - step, step)
+    axis.set_xlim(0, max(len(lines) - 1, 1))
+
+
+def draw_series_masks(
+    path: Path, arrays: Sequence[np.ndarray], masks: Sequence[np.ndarray], names: Sequence[str]
+) -> Path:
+    """Draw arrays with the hidden tokens of one mask covered, and the mean of all masks as a strip below.
+
+    Tokens of arrays of several sides lie along a curve through them: they are drawn in the order of the tokens.
+
+    Args:
+        path: PNG to write.
+        arrays: (sides ..., C) each.
+        masks: (M, T) bool each, True = hidden.
+        names: Names of the arrays.
+    """
+    figure = _figure(9, 2.2 * len(arrays) + 0.4)
+    grid = figure.add_gridspec(len(arrays), 1, left=0.08, right=0.98, top=0.96, bottom=0.05, hspace=0.4)
+    for place, (array, own, name) in enumerate(zip(arrays, masks, names, strict=True)):
+        upper, lower = grid[place].subgridspec(2, 1, height_ratios=[6, 1], hspace=0.1).subplots()
+        show_array(upper, array)
+        left, right = upper.get_xlim()
+        bottom, top = upper.get_ylim()
+        cover = {"aspect": "auto", "interpolation": "nearest", "zorder": 2}
+        if array.ndim == 2:
+            upper.imshow(_overlay(own[:1].astype(float), 0.45), extent=(left, right, bottom, top), **cover)
+        upper.set_title(f"{name}: {own[0].mean():.0%} of {own[0].size} tokens hidden", fontsize=8, loc="left")
+        lower.imshow(_overlay(own.mean(axis=0, keepdims=True), 1.0), extent=(left, right, 0, 1), **cover)
+        lower.set_ylabel(f"{len(own)} masks", fontsize=6, rotation=0, ha="right", va="center")
+        for axis in (upper, lower):
+            axis.set_yticks([])
+            axis.tick_params(labelsize=7)
+        upper.set_xticks([])
+    return _save(figure, path)
+
+
 def draw_neighbours(
     path: Path,
     samples: Sequence[Any],

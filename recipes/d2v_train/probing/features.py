@@ -175,8 +175,8 @@ def _forward(model, inputs: dict[str, Tensor], device: torch.device, layer: int 
 
 def _length(item: dict) -> int:
     value = next(value for name, value in item.items() if modality_of_input(name) is not None)
-    # Inputs with several dimensions, such as images, all have one size.
-    return len(value) if value.ndim == 1 else 0
+    # Texts, waveforms and series (length, C) have a length; images and other arrays all have one size.
+    return len(value) if value.ndim <= 2 else 0
 
 
 def _num_extra_tokens(model, inputs: dict[str, Tensor]) -> int:

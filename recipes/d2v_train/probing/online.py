@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -43,6 +44,8 @@ class OnlineProbe:
         config: Configuration of the model.
         tokenizer: Tokenizer of text.
         processes: Processes of the run.
+        transforms: Transforms of the training data, which have what was computed from it; those of a modality that is
+            not among them are made from the options alone.
 
     Attributes:
         every: Steps between two probes.
@@ -53,7 +56,14 @@ class OnlineProbe:
         ValueError: If it has no such split or group.
     """
 
-    def __init__(self, options: Options, config: Any, tokenizer: Any = None, processes: Processes = ONE_PROCESS):
+    def __init__(
+        self,
+        options: Options,
+        config: Any,
+        tokenizer: Any = None,
+        processes: Processes = ONE_PROCESS,
+        transforms: Mapping[str, Any] | None = None,
+    ):
         self.options, self.config, self.processes = options, config, processes
         self.every, self.kind, self.weights = options.probe.every, options.probe.kind, options.probe.weights
         self.parts: dict[str, tuple[RawDataset, RawDataset]] = {}
@@ -67,6 +77,8 @@ class OnlineProbe:
                 self.parts[name] = tuple(map(self._own_part, parts))
                 kept = DATA_KINDS[name].evaluation_options
                 given = {key: value for key, value in getattr(options, name).transform.items() if key in kept}
+                if name in (transforms or {}):
+                    given |= {key: getattr(transforms[name], key) for key in kept}
                 self.transforms[name] = build_transform(name, given, config, tokenizer, train=False)
 
     def _own_part(self, dataset: RawDataset) -> RawDataset:

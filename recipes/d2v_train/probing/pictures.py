@@ -20,8 +20,10 @@ from d2v_train.probing.drawings import (
     draw_audio_masks,
     draw_image_masks,
     draw_neighbours,
+    draw_series_masks,
     draw_text_masks,
     draw_text_neighbours,
+    show_array,
     show_image,
     show_spectrogram,
     spectrogram,
@@ -70,6 +72,15 @@ class Samples(NamedTuple):
         """Masks (M, rows, columns); those of 1-D tokens have one column."""
         shapes = [self.settings.token_grid(value.shape) for value in self.values]
         return [mask.reshape(len(mask), *(shape or (-1, 1))) for mask, shape in zip(self.masks, shapes, strict=True)]
+
+    @property
+    def element_masks(self) -> list[np.ndarray]:
+        """Masks (M, length) of the ids of texts, of which a token may hold several."""
+        if not self.settings.is_perceiver:
+            return self.masks
+        size = self.settings.group_size
+        pairs = zip(self.values, self.masks, strict=True)
+        return [np.repeat(mask, size, axis=1)[:, : len(value)] for value, mask in pairs]
 
     @property
     def tokens(self) -> list[list[str]]:
@@ -134,9 +145,19 @@ def _text_neighbours(path: Path, samples: Samples, order: np.ndarray, similarity
     return draw_text_neighbours(path, texts, order, similarity, samples.labels)
 
 
+def _array_neighbours(path: Path, samples: Samples, order: np.ndarray, similarity: np.ndarray) -> Path:
+    return draw_neighbours(path, samples.values, samples.captions, order, similarity, show_array, samples.captions)
+
+
+def _array_masks(path: Path, samples: Samples) -> Path:
+    return draw_series_masks(path, samples.values, samples.masks, samples.names)
+
+
 DRAWINGS: dict[str, Drawing] = {
     "text": Drawing(
-        3, lambda path, these: draw_text_masks(path, these.tokens, [mask[0] for mask in these.masks]), _text_neighbours
+        3,
+        lambda path, these: draw_text_masks(path, these.tokens, [mask[0] for mask in these.element_masks]),
+        _text_neighbours,
     ),
     "vision": Drawing(
         6,
@@ -146,6 +167,7 @@ DRAWINGS: dict[str, Drawing] = {
         ),
     ),
     "audio": Drawing(4, _speech_masks, _speech_neighbours),
+    "arrays": Drawing(4, _array_masks, _array_neighbours),
 }
 
 

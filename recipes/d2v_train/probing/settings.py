@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from d2v_train.options.documentation import constant
 from d2v_train.options.errors import at_least, choice
 from d2v_train.options.sections import ProbeDataOptions
+from d2v_train.options.source import constant
 
 
 DEFAULT_NEIGHBOURS = 20

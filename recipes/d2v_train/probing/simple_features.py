@@ -1,4 +1,4 @@
-"""Features without learning as a baseline for learned ones: pixels, MFCC statistics and TF-IDF.
+"""Features without learning as a baseline for learned ones: pixels, MFCC statistics, TF-IDF, statistics of channels.
 
 The MFCC follow Davis and Mermelstein (1980) with the choices common in toolkits: pre-emphasis .97, Hamming windows of
 25 ms every 10 ms, power spectrum, 40 triangular filters evenly spaced on the mel scale 2595 log10(1 + f / 700) between
@@ -37,6 +37,8 @@ DELTA_REACH = 2
 MAX_PIXEL_SIDE = 32
 """Larger images are reduced to this side: a linear model on more pixels takes minutes and is not more accurate."""
 MAX_TERMS = 20000
+NUM_BANDS = 12
+"""Bands of the spectrum of a channel, of equal width in the logarithm of the frequency."""
 
 
 def pixel_features(image, *, size: int, channels: int = 3) -> np.ndarray:
@@ -139,6 +141,43 @@ def tfidf_features(train_texts: Iterable[str], test_texts: Iterable[str]) -> tup
     return sparse.csr_array(train), sparse.csr_array(vectoriser.transform(test_texts))
 
 
+def channel_features(array: np.ndarray) -> np.ndarray:
+    """Return mean, standard deviation and spectrum of each channel of an array.
+
+    Args:
+        array: (sides ..., C).
+
+    Returns:
+        (C * (2 + `NUM_BANDS` * n),) float32: of each channel the mean, the logarithm of the standard deviation, and
+        for each of the n sides the logarithms of the shares of its power in `NUM_BANDS` bands, from one cycle per side
+        to half a cycle per place. A band without a frequency takes the share of the one below it.
+
+    Raises:
+        ValueError: If the array is empty or has no channels.
+    """
+    array = np.asarray(array, dtype=np.float64)
+    if array.ndim < 2 or array.size == 0:
+        raise ValueError(f"An array must have sides and channels; this one has shape {array.shape}.")
+    sides = tuple(range(array.ndim - 1))
+    mean, deviation = array.mean(axis=sides), array.std(axis=sides)
+    parts = [mean, np.log(np.maximum(deviation, LOG_FLOOR))]
+    for side in sides:
+        power = np.abs(np.fft.rfft(array - mean, axis=side)) ** 2
+        power = np.moveaxis(power, side, 0).mean(axis=tuple(range(1, array.ndim - 1)))[1:]  # (frequencies, C)
+        parts += list(_band_shares(power))
+    return np.stack(parts, axis=-1).ravel().astype(np.float32)
+
+
+def _band_shares(power: np.ndarray) -> np.ndarray:
+    """Return the logarithms (`NUM_BANDS`, C) of the shares of power (frequencies, C) in each band."""
+    if len(power) == 0:
+        return np.zeros((NUM_BANDS, power.shape[1]))
+    edges = np.unique(np.round(np.geomspace(1, len(power) + 1, NUM_BANDS + 1)).astype(int)) - 1
+    shares = np.add.reduceat(power, edges[:-1], axis=0) / np.maximum(power.sum(axis=0), LOG_FLOOR)
+    shares = np.log(np.maximum(shares, LOG_FLOOR))
+    return shares[np.minimum(np.arange(NUM_BANDS), len(shares) - 1)]
+
+
 def _pixels(train: Iterable[dict], test: Iterable[dict], settings: Any) -> dict[str, tuple]:
     shape = {"size": settings.image_size, "channels": settings.num_channels}
     return {"pixels": tuple(np.stack([pixel_features(r["image"], **shape) for r in part]) for part in (train, test))}
@@ -156,7 +195,16 @@ def _tfidf(train: Iterable[dict], test: Iterable[dict], settings: Any) -> dict[s
     return {"tfidf": tfidf_features(*texts)}
 
 
-SIMPLE_FEATURES: dict[str, Callable[..., dict[str, tuple]]] = {"text": _tfidf, "vision": _pixels, "audio": _mfcc}
+def _channels(train: Iterable[dict], test: Iterable[dict], settings: Any) -> dict[str, tuple]:
+    return {"channels": tuple(np.stack([channel_features(r["array"]) for r in part]) for part in (train, test))}
+
+
+SIMPLE_FEATURES: dict[str, Callable[..., dict[str, tuple]]] = {
+    "text": _tfidf,
+    "vision": _pixels,
+    "audio": _mfcc,
+    "arrays": _channels,
+}
 
 
 def simple_features(modality: str, train: Iterable[dict], test: Iterable[dict], settings: Any) -> dict[str, tuple]:
@@ -164,10 +212,11 @@ def simple_features(modality: str, train: Iterable[dict], test: Iterable[dict], 
 
     Args:
         modality: A key of `SIMPLE_FEATURES`.
-        train, test: Raw records with "image", "audio" (16 kHz) or "text"; each is read once.
+        train, test: Raw records with "image", "audio" (16 kHz), "array" or "text"; each is read once.
         settings: Configuration of the modality, for the size and the channels of images.
 
     Returns:
-        Name of the feature -> (training matrix, test matrix): "pixels"; "mfcc" and "mfcc_deltas"; or "tfidf".
+        Name of the feature -> (training matrix, test matrix): "pixels"; "mfcc" and "mfcc_deltas"; "channels";
+        or "tfidf".
     """
     return SIMPLE_FEATURES[modality](train, test, settings)

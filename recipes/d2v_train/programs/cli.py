@@ -21,6 +21,7 @@ COMMANDS = {
     "finetune-images": ("finetune_image_classification", "fine-tune to classify images"),
     "finetune-ctc": ("finetune_ctc", "fine-tune for speech recognition with CTC"),
     "finetune-audio": ("finetune_audio_classification", "fine-tune to classify recordings"),
+    "finetune-arrays": ("finetune_array_classification", "fine-tune to classify arrays, such as series of sensors"),
     "convert": ("convert", "convert checkpoints of fairseq, BEiT and transformers, and back to transformers"),
     "publish": ("publish", "upload a run or a model to the Hugging Face Hub"),
     "export-onnx": ("export_onnx", "write a model as an ONNX program, checked against the model"),

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError
 
-from d2v_train.options.documentation import constant
+from d2v_train.options.source import constant
 
 
 if TYPE_CHECKING:

@@ -20,7 +20,7 @@ import sys
 from d2v_train.data.inventory import Inventory, first_names
 from d2v_train.data.tables import NoSamplesError, SourceSettings, UnclearColumnError
 from d2v_train.options.arguments import add_arguments, given
-from d2v_train.options.documentation import constant
+from d2v_train.options.source import constant
 from d2v_train.support.extras import MissingDependencyError
 
 

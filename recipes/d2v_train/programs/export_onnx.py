@@ -13,7 +13,7 @@ import argparse
 import sys
 from typing import TYPE_CHECKING
 
-from d2v_train.options.documentation import constant
+from d2v_train.options.source import constant
 from d2v_train.support.extras import MissingDependencyError
 
 

@@ -30,66 +30,25 @@ in the example of transformers for wav2vec 2.0 on keywords.
 
 from __future__ import annotations
 
-import math
 import sys
-from dataclasses import dataclass
 
-from d2v_train.finetuning.arguments import ClassArguments, FinetuningArguments, option, with_defaults
-from d2v_train.finetuning.command_line import launch, parse_arguments
-from d2v_train.finetuning.speech.arguments import SpeechDataArguments, SpeechModelArguments
-from d2v_train.options.errors import OptionError
+from d2v_train.finetuning.program import Program
 
 
-@with_defaults(
-    hidden_dropout=0.1, attention_dropout=0.2, mask_time_prob=0.6, mask_time_length=5, mask_feature_prob=0.0
+PROGRAM = Program(
+    "d2v finetune-audio",
+    __doc__,
+    (
+        "d2v_train.finetuning.speech.arguments:ClassifierArguments",
+        "d2v_train.finetuning.speech.arguments:ClassDataArguments",
+        "d2v_train.finetuning.speech.arguments:ClassTrainingArguments",
+    ),
 )
-class ClassifierArguments(SpeechModelArguments):
-    """Model to start from and its regularisation."""
-
-    head = ("use_weighted_layer_sum", "classifier_proj_size")
-
-    use_weighted_layer_sum: bool | None = option(None, "Classify a learned average of all blocks, not the last one.")
-    classifier_proj_size: int | None = option(None, "Width of the projection before the classifier.")
-
-
-@dataclass
-class ClassDataArguments(ClassArguments, SpeechDataArguments):
-    """Recordings for training, evaluation and prediction."""
-
-    max_length_seconds: float = option(20.0, "Crop longer recordings to this length in training.")
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not 0 < self.max_length_seconds < math.inf:
-            raise OptionError(f"--max_length_seconds is {self.max_length_seconds}. It must be above 0.")
-
-
-@with_defaults(
-    num_train_epochs=5.0,
-    learning_rate=3e-5,
-    lr_scheduler_type="cosine",
-    warmup_steps=1 / 6,
-    adam_beta2=0.98,
-    per_device_train_batch_size=32,
-    per_device_eval_batch_size=32,
-    greater_is_better=True,
-)
-class ClassTrainingArguments(FinetuningArguments):
-    """`FinetuningArguments` with the defaults of this program."""
-
-    main_metric = "accuracy"
 
 
 def run_program(argv: list[str]) -> dict[str, float]:
     """Fine-tune with the options of a command line and return all metrics."""
-    options = parse_arguments(
-        ClassifierArguments,
-        ClassDataArguments,
-        ClassTrainingArguments,
-        argv=argv,
-        prog="d2v finetune-audio",
-        description=__doc__,
-    )
+    options = PROGRAM.parse(argv)
     from d2v_train.finetuning.run import finetune
     from d2v_train.finetuning.speech.classification import AudioClassification
 
@@ -97,8 +56,8 @@ def run_program(argv: list[str]) -> dict[str, float]:
 
 
 def main(argv: list[str] | None = None) -> int | str:
-    """Run the program as a process, see `launch`."""
-    return launch(run_program, argv)
+    """Run the program as a process, see `Program.launch`."""
+    return PROGRAM.launch(run_program, argv)
 
 
 if __name__ == "__main__":

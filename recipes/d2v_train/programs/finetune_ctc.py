@@ -28,68 +28,23 @@ from __future__ import annotations
 
 import sys
 
-from d2v_train.finetuning.arguments import FinetuningArguments, option, with_defaults
-from d2v_train.finetuning.command_line import launch, parse_arguments
-from d2v_train.finetuning.speech.arguments import CTCDataArguments, SpeechModelArguments
-from d2v_train.options.errors import OptionError, choice
+from d2v_train.finetuning.program import Program
 
 
-@with_defaults(hidden_dropout=0.0, attention_dropout=0.0, mask_time_prob=0.65, mask_feature_prob=0.5)
-class CTCModelArguments(SpeechModelArguments):
-    """Model to start from and its regularisation."""
-
-    head = ("final_dropout", "ctc_loss_reduction", "ctc_zero_infinity")
-
-    final_dropout: float | None = option(None, "Dropout before the output layer.")
-    ctc_loss_reduction: str | None = option(None, "mean or sum; default: the checkpoint's.")
-    ctc_zero_infinity: bool | None = option(None, "Set the loss of transcripts without an alignment to 0.")
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.ctc_loss_reduction is not None:
-            choice("--ctc_loss_reduction", self.ctc_loss_reduction, ("mean", "sum"))
-
-
-@with_defaults(
-    learning_rate=3e-5,
-    tri_stage="0.1,0.4,0.5",
-    adam_beta2=0.98,
-    max_grad_norm=0.0,
-    per_device_train_batch_size=8,
-    gradient_accumulation_steps=16,
-    train_sampling_strategy="group_by_length",
-    greater_is_better=False,
+PROGRAM = Program(
+    "d2v finetune-ctc",
+    __doc__,
+    (
+        "d2v_train.finetuning.speech.arguments:CTCModelArguments",
+        "d2v_train.finetuning.speech.arguments:CTCDataArguments",
+        "d2v_train.finetuning.speech.arguments:CTCTrainingArguments",
+    ),
 )
-class CTCTrainingArguments(FinetuningArguments):
-    """`FinetuningArguments` with the published settings."""
-
-    main_metric = "wer"
-
-    max_steps: int = option(-1, "Number of updates; default: 80,000 if num_train_epochs is not given.")
-    num_train_epochs: float | None = option(None, "Number of passes over the data, instead of max_steps.")
-
-    def __post_init__(self) -> None:
-        if self.num_train_epochs is None:
-            self.max_steps = 80_000 if self.max_steps == -1 else self.max_steps
-            self.num_train_epochs = 1.0
-        elif self.max_steps != -1:
-            raise OptionError(
-                f"--max_steps {self.max_steps} and --num_train_epochs {self.num_train_epochs} are two lengths of one "
-                "run. Give one of them."
-            )
-        super().__post_init__()
 
 
 def run_program(argv: list[str]) -> dict[str, float]:
     """Fine-tune with the options of a command line and return all metrics."""
-    options = parse_arguments(
-        CTCModelArguments,
-        CTCDataArguments,
-        CTCTrainingArguments,
-        argv=argv,
-        prog="d2v finetune-ctc",
-        description=__doc__,
-    )
+    options = PROGRAM.parse(argv)
     from d2v_train.finetuning.run import finetune
     from d2v_train.finetuning.speech.ctc_task import SpeechRecognition
 
@@ -97,8 +52,8 @@ def run_program(argv: list[str]) -> dict[str, float]:
 
 
 def main(argv: list[str] | None = None) -> int | str:
-    """Run the program as a process, see `launch`."""
-    return launch(run_program, argv)
+    """Run the program as a process, see `Program.launch`."""
+    return PROGRAM.launch(run_program, argv)
 
 
 if __name__ == "__main__":

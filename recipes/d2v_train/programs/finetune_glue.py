@@ -31,75 +31,27 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from d2v_train.finetuning.arguments import FinetuningArguments, ModelArguments, option, with_defaults
-from d2v_train.finetuning.command_line import launch, parse_arguments, with_options_of_file
-from d2v_train.finetuning.texts.arguments import TextDataArguments
-from d2v_train.finetuning.texts.glue import CLASSES, SCORES, TASKS, of_one_process
-from d2v_train.options.errors import at_least, share
+from d2v_train.finetuning.program import Program
 
 
-@with_defaults(
-    num_train_epochs=10.0,
-    per_device_eval_batch_size=64,
-    lr_scheduler_type="linear",
-    adam_beta2=0.98,
-    adam_epsilon=1e-6,
-    weight_decay=0.1,
-    max_grad_norm=0.0,
-    eval_strategy="epoch",
-    save_strategy="epoch",
-    save_total_limit=1,
-    logging_steps=50,
-    load_best_model_at_end=True,
+PROGRAM = Program(
+    "d2v finetune-glue",
+    __doc__,
+    (
+        "d2v_train.finetuning.arguments:ModelArguments",
+        "d2v_train.finetuning.texts.arguments:TextDataArguments",
+        "d2v_train.finetuning.texts.arguments:GlueArguments",
+    ),
 )
-class GlueArguments(FinetuningArguments):
-    """Training options with the published settings as defaults; `None` is replaced by the setting of the task."""
-
-    task_name: str | None = option(None, f"Task of GLUE: {', '.join(TASKS)}.")
-    learning_rates: list[float] | None = option(None, "Learning rates of several runs.")
-    seeds: list[int] | None = option(None, "Seeds of several runs.")
-    dropout: float | None = option(None, "Dropout of blocks and head; default: the checkpoint's.")
-    learning_rate: float | None = option(None, "Peak learning rate; default: 2e-5, for STS-B 4e-5.")
-    per_device_train_batch_size: int | None = option(
-        None, "Batch size per process; default: 16 or 32 over all processes."
-    )
-    warmup_steps: float | None = option(None, "Warm-up; default: 0.06 of the run, for QQP 0.25.")
-
-    def __post_init__(self) -> None:
-        if self.task_name is not None and self.task_name not in TASKS:
-            raise ValueError(f"--task_name is {self.task_name!r}; the tasks are {', '.join(TASKS)}.")
-        if self.push_to_hub and (self.learning_rates or self.seeds):
-            raise ValueError("--push_to_hub uploads a single run. Use it with the best learning rate and seed.")
-        if (self.learning_rates or self.seeds) and not self.do_eval:
-            raise ValueError("Several runs are compared by their evaluation: add --do_eval.")
-        share("--dropout", self.dropout, below=True)
-        for name in ("learning_rates", "seeds"):
-            for value in getattr(self, name) or ():
-                at_least(f"--{name}", value, 0)
-        task = TASKS.get(self.task_name, CLASSES)
-        if self.learning_rate is None:
-            self.learning_rate = task.learning_rate
-        if self.warmup_steps is None:
-            self.warmup_steps = task.warmup
-        if self.per_device_train_batch_size is None:
-            self.per_device_train_batch_size = of_one_process(task.batch_size)
-        self.main_metric = task.main_metric
-        if not (self.do_train and self.do_eval):
-            self.eval_strategy, self.load_best_model_at_end = "no", False
-        super().__post_init__()
 
 
 def run_program(argv: list[str]) -> dict[str, Any]:
     """Fine-tune with the options of a command line and return all metrics, or the summary of several runs."""
-
-    def parsed(argv: list[str]) -> tuple[ModelArguments, TextDataArguments, GlueArguments]:
-        return parse_arguments(
-            ModelArguments, TextDataArguments, GlueArguments, argv=argv, prog="d2v finetune-glue", description=__doc__
-        )
-
-    options = parsed(argv)
+    options = PROGRAM.parse(argv)
+    from d2v_train.finetuning.command_line import with_options_of_file
     from d2v_train.finetuning.run import finetune, prepare_program
     from d2v_train.finetuning.sweep import sweep
+    from d2v_train.finetuning.texts.glue import CLASSES, SCORES
     from d2v_train.finetuning.texts.task import TextClassification
 
     args = options[-1]
@@ -110,7 +62,7 @@ def run_program(argv: list[str]) -> dict[str, Any]:
     if args.task_name is None and args.takes_main_metric:
         metrics = [CLASSES.main_metric, SCORES.main_metric]
     return sweep(
-        lambda argv: finetune(TextClassification, *parsed(argv)),
+        lambda argv: finetune(TextClassification, *PROGRAM.parse(argv)),
         # The options of a file, not its name: the file may change before the next call.
         with_options_of_file(argv),
         args.output_dir,
@@ -122,8 +74,8 @@ def run_program(argv: list[str]) -> dict[str, Any]:
 
 
 def main(argv: list[str] | None = None) -> int | str:
-    """Run the program as a process, see `launch`."""
-    return launch(run_program, argv)
+    """Run the program as a process, see `Program.launch`."""
+    return PROGRAM.launch(run_program, argv)
 
 
 if __name__ == "__main__":

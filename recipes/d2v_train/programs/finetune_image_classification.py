@@ -32,54 +32,24 @@ from __future__ import annotations
 
 import sys
 
-from d2v_train.finetuning.arguments import FinetuningArguments, ModelArguments, option, with_defaults
-from d2v_train.finetuning.command_line import launch, parse_arguments
-from d2v_train.finetuning.images.arguments import AugmentationArguments, ImageDataArguments
-from d2v_train.options.errors import share
+from d2v_train.finetuning.program import Program
 
 
-@with_defaults(
-    num_train_epochs=100.0,
-    per_device_train_batch_size=32,
-    per_device_eval_batch_size=64,
-    warmup_steps=0.064,
-    lr_scheduler_type="cosine",
-    adam_beta2=0.95,
-    weight_decay=0.05,
-    max_grad_norm=0.0,
-    layer_decay=0.65,
-    label_smoothing_factor=0.1,
-    eval_strategy="epoch",
-    save_strategy="epoch",
-    save_total_limit=2,
-    remove_unused_columns=False,
+PROGRAM = Program(
+    "d2v finetune-images",
+    __doc__,
+    (
+        "d2v_train.finetuning.arguments:ModelArguments",
+        "d2v_train.finetuning.images.arguments:ImageDataArguments",
+        "d2v_train.finetuning.images.arguments:AugmentationArguments",
+        "d2v_train.finetuning.images.arguments:ImageFinetuningArguments",
+    ),
 )
-class ImageFinetuningArguments(FinetuningArguments):
-    """Training options with the published settings of data2vec 2.0, base, as defaults."""
-
-    main_metric = "accuracy"
-
-    learning_rate: float = option(1e-3, "Peak learning rate, for 512 images per update.")
-    drop_path_rate: float = option(0.1, "Stochastic depth rate of the last block.")
-
-    def __post_init__(self) -> None:
-        share("--drop_path_rate", self.drop_path_rate, below=True)
-        if not self.do_train or not self.do_eval:
-            self.eval_strategy = "no"
-        super().__post_init__()
 
 
 def run_program(argv: list[str]) -> dict[str, float]:
     """Fine-tune with the options of a command line and return all metrics."""
-    model_args, data_args, augmentation, args = parse_arguments(
-        ModelArguments,
-        ImageDataArguments,
-        AugmentationArguments,
-        ImageFinetuningArguments,
-        argv=argv,
-        prog="d2v finetune-images",
-        description=__doc__,
-    )
+    model_args, data_args, augmentation, args = PROGRAM.parse(argv)
     from d2v_train.finetuning.images.task import ImageClassification
     from d2v_train.finetuning.run import finetune
 
@@ -87,8 +57,8 @@ def run_program(argv: list[str]) -> dict[str, float]:
 
 
 def main(argv: list[str] | None = None) -> int | str:
-    """Run the program as a process, see `launch`."""
-    return launch(run_program, argv)
+    """Run the program as a process, see `Program.launch`."""
+    return PROGRAM.launch(run_program, argv)
 
 
 if __name__ == "__main__":

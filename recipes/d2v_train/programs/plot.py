@@ -1,11 +1,12 @@
-"""Plot the log of one or several pretraining runs: loss, standard deviations and online probe by modality.
+"""Plot the log of one or several pretraining runs: loss, standard deviations, online probe and gradients by modality.
 
     d2v plot runs/demo  # writes runs/demo/curves.png
     d2v plot runs/a runs/b runs/c --output docs/seeds.png
 
 Each modality has a row of panels: loss, standard deviation of targets and predictions, and the accuracy of the online
 probe if a run has one. A standard deviation that goes to zero is a collapse; a stable one with a falling loss does not
-prove that anything was learned, which probes measure.
+prove that anything was learned, which probes measure. A joint run with `logging.gradients_every` has one more row: the
+norms of the modalities' gradients in the shared blocks, and the cosines between them.
 """
 
 from __future__ import annotations
@@ -20,6 +21,9 @@ from d2v_train.support.jsonl import read_log
 
 CURVES_FILE = "curves.png"
 PROBES = ("knn", "linear")
+GRADIENT_NORM, GRADIENT_COSINE = "shared_gradient_norm", "shared_gradient_cosine"
+STYLES = ("-", "--", ":", "-.")
+"""Line styles of modalities and pairs of them, where colours tell the runs apart."""
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")
 """Okabe and Ito's colour-blind safe colours, one per run."""
 
@@ -76,10 +80,9 @@ def plot_runs(runs: Sequence[str | Path], output: str | Path) -> Path:
     probes = [f"{modality}/probe_{kind}" for modality in shown for kind in PROBES]
     probed = any(key in record for log in logs for record in log for key in probes)
     columns = 3 if probed else 2
-    figure, axes = plt.subplots(
-        len(shown), columns, figsize=(4.5 * columns, 2.4 * len(shown) + 0.6), squeeze=False, sharex="row"
-    )
-    for row, modality in zip(axes, shown, strict=True):
+    rows = len(shown) + any(GRADIENT_COSINE in key for key in keys)
+    figure, axes = plt.subplots(rows, columns, figsize=(4.5 * columns, 2.4 * rows + 0.6), squeeze=False, sharex="row")
+    for row, modality in zip(axes, shown, strict=False):
         for log, name, colour in zip(logs, names, COLOURS * len(logs), strict=False):
             # A line through one point shows nothing.
             style = {"color": colour, "linewidth": 1.5, "marker": "o" if len(log) < 5 else None}
@@ -93,11 +96,13 @@ def plot_runs(runs: Sequence[str | Path], output: str | Path) -> Path:
             panel.grid(alpha=0.3)
             panel.set_ylim(bottom=0)
             panel.spines[["top", "right"]].set_visible(False)
+    if rows > len(shown):
+        _plot_gradients(axes[-1], logs, list(keys), shown)
     axes[0, 0].set_title("loss")
     axes[0, 1].set_title("standard deviation: targets (solid), predictions (dashed)", fontsize=10)
     if probed:
         axes[0, 2].set_title("accuracy of the probe in %, chance dotted", fontsize=10)
-    for panel in axes[-1]:
+    for panel in axes[-1][: len(axes[0]) if rows == len(shown) else 2]:
         panel.set_xlabel("step")
     if len(logs) > 1:
         axes[0, 0].legend(frameon=False, fontsize=9)
@@ -117,6 +122,33 @@ def _plot_probe(panel, log: list[dict], modality: str, style: dict) -> None:
         for compared in (f"{modality}/probe_{kind}_random", f"{modality}/probe_chance"):
             for value in _series(log, compared)[1][:1] if steps else []:
                 panel.axhline(value, color=style["color"], linewidth=1, linestyle=":")
+
+
+def _plot_gradients(panels, logs: list[list[dict]], keys: list[str], modalities: list[str]) -> None:
+    """Draw the norms of gradients in the shared blocks and the cosines between modalities; the rest stays empty."""
+    pairs = sorted(key for key in keys if key.startswith(f"{GRADIENT_COSINE}/"))
+    curves = [
+        {name: f"{name}/{GRADIENT_NORM}" for name in modalities},
+        {key.partition("/")[2].replace("_", " and "): key for key in pairs}
+        | {f"within {name}": f"{name}/{GRADIENT_COSINE}" for name in modalities},
+    ]
+    titles = ("norm of the gradient in the shared blocks", "cosines of gradients (thin: two batches of one modality)")
+    for panel, entries, title in zip(panels, curves, titles, strict=False):
+        for log, colour in zip(logs, COLOURS * len(logs), strict=False):
+            for place, (name, key) in enumerate(entries.items()):
+                points = _series(log, key)
+                if points[0]:
+                    style = {"linestyle": STYLES[place % len(STYLES)], "linewidth": 0.7 if "within" in name else 1.5}
+                    panel.plot(*points, color=colour, label=name, **style)
+        labels = dict(zip(*reversed(panel.get_legend_handles_labels()), strict=True))
+        panel.legend(labels.values(), labels.keys(), frameon=False, fontsize=7)
+        panel.set_title(title, fontsize=9)
+        panel.grid(alpha=0.3)
+        panel.spines[["top", "right"]].set_visible(False)
+    panels[0].set_ylim(bottom=0)
+    panels[1].axhline(0, color="grey", linewidth=0.8)
+    for panel in panels[2:]:
+        panel.set_axis_off()
 
 
 def _series(log: list[dict], key: str) -> tuple[list[int], list[float]]:

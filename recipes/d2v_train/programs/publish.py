@@ -19,7 +19,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from d2v_train.options.documentation import constant
+from d2v_train.options.source import constant
 
 
 if TYPE_CHECKING:

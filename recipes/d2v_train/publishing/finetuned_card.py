@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
 
-from d2v_train.publishing.run_card import inherited_license
+from d2v_train.publishing.run_card import amount_text, inherited_license, is_place, shown_source
 from modeling_d2v.markdown import code, escape, markdown_table, python_string
 
 
 NO_RESULTS = ("_runtime", "_samples_per_second", "_steps_per_second", "_samples", "_preparation_time")
+SHOWN_LABELS = 20
+"""Most classes that a card names."""
 USE = """```python
 from transformers import pipeline
 
@@ -33,9 +35,12 @@ def finetuned_card(
     tasks: str | None = None,
     dataset: str | None = None,
     dataset_args: str | None = None,
+    data: Sequence[Mapping[str, Any]] = (),
+    labels: Sequence[str] = (),
     language: str | None = None,
     license: str | None = None,
     tags: str | list[str] = (),
+    use: Callable[[str], str] | None = None,
 ) -> str:
     """Return the text of the card, with its metadata on top.
 
@@ -47,13 +52,16 @@ def finetuned_card(
         finetuned_from: Name on the Hub, or folder, of the pretrained model; `None` if there was none.
         tasks: Task of the Hub, such as "text-classification".
         dataset, dataset_args: Name of the data, and of its configuration.
+        data: What each data set is: part, source, split, samples, amount and fingerprint.
+        labels: Names of the classes.
         language, tags: Metadata.
         license: Licence of the weights; default: that of the pretrained model.
+        use: `use(name)` returns the example of a task without a pipeline; default: the pipeline of `tasks`.
     """
-    local = finetuned_from is not None and Path(finetuned_from).exists()
-    # The last part of a path describes the data, the rest only the machine.
-    dataset = Path(dataset).name if dataset and Path(dataset).exists() else dataset or "unnamed data"
-    data = f"{dataset} ({dataset_args})" if dataset_args else dataset
+    # A folder describes the machine, and the Hub would refuse a card with one instead of the name of a model.
+    on_hub = finetuned_from is not None and not is_place(finetuned_from)
+    dataset = dataset and (Path(dataset).name if is_place(dataset) else dataset) or "unnamed data"
+    named = f"{dataset} ({dataset_args})" if dataset_args else dataset
     metrics = {key: value for key, value in results.items() if _is_result(key)}
     metadata = ModelCardData(
         language=language,
@@ -61,14 +69,13 @@ def finetuned_card(
         library_name="transformers",
         pipeline_tag=tasks,
         tags=["data2vec", *([tags] if isinstance(tags, str) else tags)],
-        # The Hub would refuse a card with a folder instead of a model name.
-        base_model=None if local else finetuned_from,
+        base_model=finetuned_from if on_hub else None,
         model_name=name,
         eval_results=[
             EvalResult(
                 task_type=tasks or "other",
                 dataset_type=dataset,
-                dataset_name=data,
+                dataset_name=named,
                 metric_type=key.removeprefix("eval_"),
                 metric_value=value,
             )
@@ -78,21 +85,53 @@ def finetuned_card(
         or None,
     )
     origin = (
-        "random weights" if finetuned_from is None else code(Path(finetuned_from).name if local else finetuned_from)
+        "random weights"
+        if finetuned_from is None
+        else code(finetuned_from if on_hub else shown_source(finetuned_from))
     )
     parts = [
         f"---\n{metadata.to_yaml()}\n---",
         f"# {escape(name)}",
-        f"A data2vec model for {tasks or 'a task of its own'}, "
-        f"{'trained from' if settings else 'evaluated with the weights of'} {origin} on {escape(data)}.",
+        f"A data2vec model for {_named(tasks)}, "
+        f"{'trained from' if settings else 'evaluated with the weights of'} {origin} on {escape(named)}.",
     ]
-    if tasks:
+    if use is not None:
+        parts.append(f"## Use\n\n{use(repository or name)}")
+    elif tasks:
         parts.append(f"## Use\n\n{USE.format(task=tasks, name=python_string(repository or name))}")
+    if data:
+        parts.append(f"## Data\n\n{_data(data, labels)}")
     if metrics:
         parts.append(f"## Results on the evaluation data\n\n{markdown_table(_rows('metric', metrics))}")
     if settings:
         parts.append(f"## Training\n\n{markdown_table(_rows('setting', settings))}")
     return "\n\n".join(parts) + "\n"
+
+
+def _data(data: Sequence[Mapping[str, Any]], labels: Sequence[str]) -> str:
+    """Return a table of the data sets, and the classes."""
+    sized = any(each["amount"] for each in data)
+    head = ("part", "data", "split", "samples", *(["amount"] if sized else []), "fingerprint")
+    rows = [
+        (
+            each["part"],
+            code(shown_source(each["source"] or None)),
+            each["split"],
+            f"{each['samples']:,}",
+            *([amount_text(each["amount"]) if each["amount"] else ""] if sized else []),
+            code(each["fingerprint"]),
+        )
+        for each in data
+    ]
+    text = f"{markdown_table([head, *rows])}\n\nThe fingerprint is a hash of the names and the order of the samples."
+    if labels:
+        more = ", ..." if len(labels) > SHOWN_LABELS else "."
+        text += f"\n\n{len(labels)} classes: {', '.join(map(code, labels[:SHOWN_LABELS]))}{more}"
+    return text
+
+
+def _named(tasks: str | None) -> str:
+    return "a task of its own" if tasks in (None, "other") else tasks
 
 
 def _is_result(key: str) -> bool:

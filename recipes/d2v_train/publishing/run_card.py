@@ -6,7 +6,7 @@ Paths describe a machine, not a model: the card shows only the last part of a lo
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -21,6 +21,7 @@ from modeling_d2v import Data2VecConfig
 from modeling_d2v.markdown import Markdown, code, code_block, escape, facts_table, markdown_table
 from modeling_d2v.modalities import MODALITIES
 from modeling_d2v.model_card import CARD, choose_license, model_card, read_license
+from modeling_d2v.sharing.places import PLAIN_FOLDER
 
 
 LOG_FILE = "log.jsonl"
@@ -132,18 +133,30 @@ def _training_data(options: dict[str, Any], record: dict[str, Any], modalities: 
         split = (options.get(modality) or {}).get("split")
         for entry in entries if isinstance(entries, list) else [entries]:
             given = entry if isinstance(entry, dict) else {"source": entry}
-            rows.append((modality, code(_shown(given.get("source"))), given.get("split") or split or ""))
+            rows.append((modality, code(shown_source(given.get("source"))), given.get("split") or split or ""))
         found = record.get("data", {}).get(modality) or {}
         # With several sources, "samples" and "names" follow the name of each.
         for part in dict.fromkeys(key.rpartition(" ")[0] for key in found):
             size, names = (found.get(f"{part} {what}".strip()) for what in ("samples", "names"))
-            which = Markdown(f"{escape(modality)}, {code(_shown(part))}") if part else modality
+            which = Markdown(f"{escape(modality)}, {code(shown_source(part))}") if part else modality
             told.append((which, f"{size:,}" if size else "", code(names) if names else ""))
     parts = [markdown_table([("modality", "data", "split"), *rows])]
+    amounts = {name: found for name, found in record.get("amounts", {}).items() if name in modalities}
+    if amounts:
+        shown = ", ".join(f"{amount_text(found)} ({name})" for name, found in amounts.items())
+        parts.append(f"In all: {escape(shown)}.")
     if any(size or names for _, size, names in told):
         parts.append(markdown_table([("modality", "samples", "fingerprint"), *told]))
         parts.append("The fingerprint is a hash of the names and the order of the samples, as in `run.json`.")
     return "\n\n".join(parts)
+
+
+def amount_text(found: Mapping[str, Any]) -> str:
+    """Return an amount of data, the fields of `d2v_train.batching.amounts.Amount`, as text: "about 960 hours"."""
+    value, about = found["value"], "" if found["exact"] else "about "
+    if found["unit"] == "hours":
+        return f"{about}{value:.3g} hours"
+    return f"{about}{value if found['exact'] else float(f'{value:.2g}'):,.0f} {found['unit']}"
 
 
 def is_generated(folder: Path) -> bool:
@@ -156,8 +169,10 @@ def _settings(options: dict[str, Any], log: list[dict[str, Any]], start: str | N
     optim, model = options["optim"], options["model"]
     sections = {name: options[name] for name in MODALITIES if options.get(name)}
     batches = {name: each["batch_size"] or f"{each['batch_tokens']:,} tokens" for name, each in sections.items()}
+    taken = "the shared blocks of " if options.get("init_parts") == "blocks" else ""
     shown = {
-        "started from": code(_shown(start)) if start else "random weights",
+        "started from": Markdown(f"{taken}{code(shown_source(start))}") if start else "random weights",
+        "frozen": "what the modalities share of the blocks" if options.get("freeze") == "blocks" else None,
         "preset": model.get("preset"),
         "steps": log[-1]["step"] if log else options["max_steps"],
         "samples": f"{log[-1]['samples']:,}" if log else None,
@@ -216,7 +231,7 @@ def _results(paths: Sequence[Path], weights: str) -> str:
     rows = []
     for path in paths:
         for probe in _json_lines(path):
-            data, size = code(_shown(probe["data"])), probe["test_samples"]
+            data, size = code(shown_source(probe["data"])), probe["test_samples"]
             task = Markdown(f"{escape(probe['modality'])}, {data}, {escape(size)} test samples")
             kinds = {"this model": probe["pretrained"], "random weights": probe["random"], **probe.get("simple", {})}
             rows += [
@@ -281,11 +296,21 @@ def is_hub_name(source: str | None) -> bool:
     return source is not None and source.count("/") == 1 and source[0] not in "./~" and not Path(source).exists()
 
 
-def _shown(source: str | None) -> str:
-    """Return a source without local paths, as a card shows it."""
-    if source is None or source == "builtin":
+def is_place(name: str) -> bool:
+    """Return whether a name is that of a file or a folder, also of one that is gone, and not one on the Hub."""
+    return name[:1] in "./~" or name.count("/") > 1 or Path(name).exists()
+
+
+def shown_source(source: str | None) -> str:
+    """Return a source, or a checkpoint, without local paths, as a card shows it."""
+    if source is None or source.split(":")[0] == "builtin":
         return "built-in data"
-    return source if is_hub_name(source) else Path(source).name
+    if is_hub_name(source):
+        return source
+    path = Path(source)
+    # Of `runs/speech/final`, "final" says nothing.
+    inner = path.name in ("final", PLAIN_FOLDER) and path.absolute().parent.name
+    return f"{inner}/{path.name}" if inner else path.name
 
 
 def _without_paths(value: Any) -> Any:

@@ -39,8 +39,8 @@ class RunRecord:
         processes: Processes of the run; only the main one keeps the record.
 
     Attributes:
-        content: Content of the file: "options", "model" and "data" of the last start, "progress", "trackers", and
-            "starts", the newest last.
+        content: Content of the file: "options", "model" and "data" of the last start, "amounts" of the data by
+            modality, "progress", "trackers", and "starts", the newest last.
     """
 
     def __init__(self, folder: Path, processes: Processes = ONE_PROCESS):

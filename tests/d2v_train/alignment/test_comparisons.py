@@ -34,6 +34,8 @@ def test_aligned_modalities_say_yes():
     verdict = verdict_of(True)
     assert verdict.answer == "yes" and "3 of 3 seeds: yes" in verdict.sentence
     assert verdict.minus_low > 0 and max(verdict.p) < 0.05
+    assert [vote.measure for vote in verdict.votes] == ["mutual_knn", "cka", "retrieval"]
+    assert all(vote.passed == [True] * 3 and vote.low > 0 for vote in verdict.votes)
 
 
 def test_unrelated_modalities_say_no():

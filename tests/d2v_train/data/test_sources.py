@@ -165,6 +165,13 @@ def test_the_account_of_built_in_data_counts_every_split():
     assert samples == {part: len(opened("vision", "builtin", part)) for part in ("train", "test")}
 
 
+def test_built_in_data_has_names():
+    digits = opened("text", "builtin:digits", "test")
+    assert digits.inventory.source == "builtin:digits" and len(digits) == 300
+    with pytest.raises(ValueError, match="no built-in data 'builtin:digits' of vision; there is builtin"):
+        opened("vision", "builtin:digits")
+
+
 def test_the_account_of_a_source_without_training_data(tmp_path):
     write_picture(tmp_path / "test" / "0.png")
     assert take_inventory("vision", str(tmp_path), SourceSettings()).samples == {"test": 1}

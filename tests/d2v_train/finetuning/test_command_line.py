@@ -1,26 +1,20 @@
 """The command line of the fine-tuning programs: one dialect, help from the fields, configurations, old names."""
 
-import ast
 import dataclasses
 import json
 import os
-import re
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 
 from d2v_train.finetuning.arguments import FinetuningArguments, ModelArguments, option, with_defaults
 from d2v_train.finetuning.command_line import (
-    OWN_GROUPS,
-    TRAINING_GROUPS,
     check_folder,
     launch,
     parse_arguments,
     with_options_of_file,
 )
-from d2v_train.finetuning.images.arguments import AugmentationArguments, ImageDataArguments
-from d2v_train.finetuning.speech.arguments import CTCDataArguments
-from d2v_train.finetuning.texts.arguments import TextDataArguments
 from d2v_train.programs import (
     finetune_audio_classification,
     finetune_ctc,
@@ -28,67 +22,17 @@ from d2v_train.programs import (
     finetune_image_classification,
     probe,
 )
-from d2v_train.programs.finetune_audio_classification import (
-    ClassDataArguments,
-    ClassifierArguments,
-    ClassTrainingArguments,
-)
-from d2v_train.programs.finetune_ctc import CTCModelArguments, CTCTrainingArguments
-from d2v_train.programs.finetune_glue import GlueArguments
-from d2v_train.programs.finetune_image_classification import ImageFinetuningArguments
 
 
 RECIPES = Path(__file__).resolve().parents[3] / "recipes"
 PROGRAMS = {
-    finetune_audio_classification: (ClassifierArguments, ClassDataArguments, ClassTrainingArguments),
-    finetune_ctc: (CTCModelArguments, CTCDataArguments, CTCTrainingArguments),
-    finetune_glue: (ModelArguments, TextDataArguments, GlueArguments),
-    finetune_image_classification: (
-        ModelArguments,
-        ImageDataArguments,
-        AugmentationArguments,
-        ImageFinetuningArguments,
-    ),
+    program: tuple(
+        getattr(import_module(place.split(":")[0]), place.split(":")[1]) for place in program.PROGRAM.classes
+    )
+    for program in (finetune_audio_classification, finetune_ctc, finetune_glue, finetune_image_classification)
 }
 each_program = pytest.mark.parametrize("program", PROGRAMS, ids=lambda program: program.__name__.split(".")[-1])
 GIVEN = ["--model_name_or_path", "m", "--dataset_name", "d", "--output_dir", "o", "--use_cpu"]
-
-
-def fields_of(program) -> dict[str, dataclasses.Field]:
-    return {field.name: field for kind in PROGRAMS[program] for field in dataclasses.fields(kind) if field.init}
-
-
-def help_of(program, capsys) -> str:
-    with pytest.raises(SystemExit) as stop:
-        program.main(["--help"])
-    assert stop.value.code == 0
-    return capsys.readouterr().out
-
-
-@each_program
-def test_help_lists_every_option_once_with_its_default_and_its_line(program, capsys):
-    printed = help_of(program, capsys)
-    entries = dict(re.findall(r"^  --(\w+)\b(.*(?:\n {30}.*)*)", printed, re.M))
-    fields = fields_of(program)
-    assert list(entries) and len(re.findall(r"^  --", printed, re.M)) == len(entries)
-    assert entries.keys() == fields.keys()
-    for name, field in fields.items():
-        entry = " ".join(entries[name].split())
-        line = " ".join(field.metadata.get("help", "").replace("%%", "%").split())
-        # Long words are broken at the edge of the text.
-        assert line.replace(" ", "") in entry.replace(" ", ""), name
-        default = field.default if field.default is not dataclasses.MISSING else field.default_factory()
-        if isinstance(default, int | float):
-            assert f"(default:{default})" in entry.replace(" ", ""), name
-
-
-@each_program
-def test_help_begins_with_our_own_options(program, capsys):
-    printed = help_of(program, capsys)
-    assert printed.startswith(program.__doc__.strip()[:60])
-    found = re.findall(r"^(\w.*):$(?=\n  --)", printed, re.M)
-    assert found == [group for group in (*OWN_GROUPS, *TRAINING_GROUPS) if group in found]
-    assert {"model", "data", "this task", "speed and memory", "several devices"} <= set(found)
 
 
 def test_the_programs_speak_one_dialect():
@@ -157,24 +101,6 @@ def test_other_defaults_keep_the_help_of_an_option():
     assert (fields["learning_rate"].default, fields["layer_decay"].default, fields["seed"].default) == (0.5, 0.7, 7)
     assert fields["layer_decay"].metadata == before["layer_decay"].metadata and before["layer_decay"].default == 1
     assert option([1], "").default_factory() == [1]
-
-
-@each_program
-def test_help_waits_for_no_library_that_it_does_not_need(program):
-    """Metrics, data sets and the trainer take seconds to import: they come after the options are parsed."""
-    pending, seen = [Path(program.__file__)], set()
-    while pending:
-        path = pending.pop()
-        seen.add(path)
-        for node in ast.parse(path.read_text(encoding="utf-8")).body:
-            names = [node.module] if isinstance(node, ast.ImportFrom) else []
-            names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-            assert not {name.split(".")[0] for name in names} & {"evaluate", "datasets", "sklearn", "scipy"}, path
-            for name in names:
-                file = RECIPES.joinpath(*name.split(".")).with_suffix(".py")
-                if name.startswith("d2v_train") and file.is_file() and file not in seen:
-                    pending.append(file)
-    assert RECIPES / "d2v_train" / "finetuning" / "run.py" not in seen
 
 
 def test_options_come_from_a_file_and_the_command_line_wins(tmp_path):

@@ -63,6 +63,13 @@ def test_advice_for_a_small_batch_fits_how_it_is_cut():
     assert "accumulate=1 or more" in said[0] and "accumulate" not in said[1] and "micro-batches stay" in said[1]
 
 
+def test_a_new_front_end_over_pretrained_blocks_needs_a_teacher_that_follows(tmp_path):
+    build_config(options()).save_pretrained(tmp_path)
+    slow = ["model.ema_decay=0.9999", "model.ema_end_decay=0.9999", f"init_from={tmp_path}"]
+    assert "teacher_too_slow" not in advice("tiny_audio", *slow)
+    assert "teacher_too_slow" in advice("tiny_audio", *slow, "init_parts=blocks")
+
+
 def test_share_of_the_first_weights_is_the_product_of_all_decays():
     config = Data2VecConfig(modalities=["audio"], ema_decay=0.9, ema_end_decay=0.99, ema_anneal_end_step=50)
     product = 1.0

@@ -2,7 +2,7 @@
 
 import pytest
 
-from d2v_train.health.rules import Series, judge, judge_local_encoder
+from d2v_train.health.rules import LONG, Series, judge, judge_local_encoder
 from d2v_train.options.files import load_options
 
 
@@ -71,3 +71,27 @@ def test_advice_names_only_what_the_run_does_not_do_yet():
     assert "optim.local_encoder_lr" not in weak_message() and "concat_group" not in weak_message()
     for setting in ("audio.transform.concat_group=false", "audio.transform.crop_seconds=1.0"):
         assert "Cut windows of random length" in weak_message(setting)
+
+
+def positions_only(difference, position=0.6, times=LONG, overrides=()):
+    record = {"explained_by_prediction": position + difference, "explained_by_position": position}
+    return found(*[record] * (times * PATIENCE), overrides=overrides).get("positions_only")
+
+
+def test_a_student_of_positions_is_told_from_one_of_content():
+    assert positions_only(0.0) is False and positions_only(0.015) is False and positions_only(-0.1) is False
+    assert positions_only(0.03) is None
+    assert positions_only(0.0, times=LONG - 1) is None
+    assert positions_only(0.0, position=0.0) is False, "with targets that hold no position it has learned nothing"
+    assert positions_only(-0.9) is None, "a diverged run has a rule of its own"
+
+
+def test_the_advice_for_students_of_positions_is_a_norm_unless_it_is_there():
+    series = Series(1)
+    for _ in range(LONG):
+        series.add(GOOD | {"explained_by_prediction": 0.5, "explained_by_position": 0.5})
+    for overrides, advised in (((), True), (("model.audio_config.layer_target_norm=[layer,running]",), False)):
+        options = load_options("tiny_audio", ["output_dir=x", *overrides])
+        (finding,) = [one for one in judge("audio", series, options) if one.name == "positions_only"]
+        assert ("model.audio_config.mean_target_norm=running" in finding.message) is advised
+        assert "50 %" in finding.message and "raise model.ema_decay" in finding.message.lower()

@@ -9,6 +9,7 @@ from model_factory import FRONT_ENDS, SPECTROGRAM
 from d2v_train.data.kinds import RECORD_KINDS
 from d2v_train.data.records import open_dataset
 from d2v_train.data.tables import SourceSettings
+from d2v_train.inputs.byte_tokens import BYTE_IDS, byte_tokenizer
 from d2v_train.inputs.collate import Collator
 from d2v_train.inputs.modalities import DATA_KINDS, source_defaults
 from d2v_train.inputs.processors import feature_extractor
@@ -39,7 +40,7 @@ def test_options_of_an_entry_are_those_of_its_transform_and_of_data_sources(moda
     kind = DATA_KINDS[modality]
     fields = {field.name for field in dataclasses.fields(kind.transform)}
     assert {*kind.evaluation_options, *filter(None, [kind.longest])} <= fields
-    assert source_defaults(Data2VecConfig(), modality).keys() <= {
+    assert source_defaults(Data2VecConfig(modalities=[modality]), modality).keys() <= {
         field.name for field in dataclasses.fields(SourceSettings)
     }
 
@@ -53,18 +54,26 @@ def test_built_in_records_become_inputs_that_the_model_takes(front_end):
         "vision": {"image_size": 8, "patch_size": 2, "num_channels": 1},
         "audio": {"conv_dim": [8] * 7, "conv_pos_depth": 1, "conv_pos_width": 3},
         "spectrogram": SPECTROGRAM,
+        "arrays": {"num_channels": 12},
+        "text perceiver": {**FRONT_ENDS["text perceiver"][1], **BYTE_IDS},
+        "vision perceiver": {**FRONT_ENDS["vision perceiver"][1], "image_size": 8, "num_channels": 1},
+        "audio perceiver": FRONT_ENDS["audio perceiver"][1],
     }
     config = Data2VecConfig(
         hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32, modalities=[modality],
-        **{f"{modality}_config": small | changes[front_end]},
+        **{f"{modality}_config": changes[front_end] | small},
     )  # fmt: skip
-    tokenizer = build_tokenizer(["some words"] * 9, 300) if DATA_KINDS[modality].has_tokenizer else None
+    tokenizer = None
+    if DATA_KINDS[modality].has_tokenizer:
+        reads = config.text_config.is_perceiver
+        tokenizer = byte_tokenizer() if reads else build_tokenizer(["some words"] * 9, 300)
     records = open_dataset(modality, max_samples=3, **source_defaults(config, modality))
     transform = build_transform(modality, None, config, tokenizer, train=False)
     collate = Collator(config)
     items = [transform(records[index]) for index in range(3)]
     batch = collate(items)
-    assert (DATA_KINDS[modality].padding is None) == ("attention_mask" not in batch)
+    lengths = [len(item[MODALITIES[modality].input_name]) for item in items]
+    assert (len(set(lengths)) == 1 or DATA_KINDS[modality].padding is None) == ("attention_mask" not in batch)
     alone = [collate.count_tokens(modality, collate([item])) for item in items]
     assert collate.count_tokens(modality, batch) == sum(alone)
     assert torch.isfinite(Data2VecForPreTraining(config)(**batch, step=0).loss)

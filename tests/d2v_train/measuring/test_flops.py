@@ -19,16 +19,17 @@ OTHERS = {
 }
 
 
-def both_counts(config, modality, inputs, gradients=True):
+def both_counts(config, modality, inputs, gradients=True, frozen=False):
     """Own count by part, and PyTorch's; without fused attention, because that of CPUs is not in its table."""
     model = Data2VecForPreTraining._from_config(config, attn_implementation="eager").train()
+    model.data2vec.encoder.requires_grad_(not frozen)
     with torch.no_grad():
         inputs = {**inputs, "mask": model(**inputs, step=0).mask}
     with FlopCounterMode(display=False) as counter, torch.set_grad_enabled(gradients), sdpa_kernel(SDPBackend.MATH):
         loss = model(**inputs, step=0).loss
         if gradients:
             loss.backward()
-    flops = StepFlops(config)
+    flops = StepFlops(config, frozen)
     return flops.parts(modality, flops.shape(modality, inputs), gradients), counter.get_total_flops()
 
 
@@ -60,12 +61,32 @@ def test_other_layouts_are_counted_within_two_percent(modality, others):
     assert sum(own.values()) == pytest.approx(counted, rel=0.02)
 
 
+def test_tokens_that_are_not_predicted_cost_nothing():
+    settings = {**UNGROUPED["vision"], "decoder_type": "cross_attention"}
+    totals = []
+    for share in (1.0, 0.4):
+        config = version_config("2.0", "vision", vision_config={**settings, "decoder_query_share": share})
+        own, counted = both_counts(config, "vision", inputs_for("vision", size=64))
+        assert sum(own.values()) == pytest.approx(counted, rel=0.02)
+        totals.append(own["decoder"])
+    assert totals[1] < 0.7 * totals[0]
+
+
 @pytest.mark.parametrize("padded", [False, True])
 def test_another_front_end_is_counted_without_a_formula_of_its_own(padded):
     config = version_config("2.0", "audio", audio_config={**SPECTROGRAM, "decoder_groups": 1, "prenet_depth": 1})
     inputs = padded_inputs("audio")[0] if padded else inputs_for("audio")
     own, counted = both_counts(config, "audio", inputs)
     assert sum(own.values()) == pytest.approx(counted, rel=0.02)
+
+
+def test_frozen_blocks_need_no_gradients_of_their_weights():
+    settings = UNGROUPED["audio"] | {"prenet_depth": 1}
+    config = version_config("2.0", "audio", audio_config=settings, num_hidden_layers=4)
+    own, counted = both_counts(config, "audio", inputs_for("audio"), frozen=True)
+    assert sum(own.values()) == pytest.approx(counted, rel=0.02)
+    trained, more = both_counts(config, "audio", inputs_for("audio"))
+    assert more > 1.05 * counted and trained["student"] > own["student"]
 
 
 def test_longer_recordings_follow_from_those_that_were_counted():
@@ -82,10 +103,22 @@ def test_longer_recordings_follow_from_those_that_were_counted():
         assert sum(own.values()) == pytest.approx(counter.get_total_flops(), rel=0.02)
 
 
+LATENTS = {"front_end": "perceiver", "grouping": "global", "latent_heads": 2, "alibi": None, "fourier_bands": 1,
+           "mask_sampler": "random", "decoder_type": "cross_attention", "decoder_num_attention_heads": 2,
+           "group_size": 16, "latent_size": 32, "relative_position_bias": False}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", [{}, {"anchors": False, "num_latents": 12}])
+def test_latents_that_read_all_elements_are_counted(kind):
+    config = version_config("2.0", "vision", vision_config={**LATENTS, **kind})
+    own, counted = both_counts(config, "vision", inputs_for("vision", size=64))
+    assert sum(own.values()) == pytest.approx(counted, rel=0.03)
+
+
 def test_padding_is_work():
     config = version_config("2.0", "text")
     inputs = padded_inputs("text")[0]
     mask = torch.zeros(3, 3, 20, dtype=torch.bool)
     mask[:, :, :4] = True
     shape = StepFlops(config).shape("text", {**inputs, "mask": mask})
-    assert (shape.tokens, shape.visible, shape.masked) == (20, 16, 36)
+    assert (shape.tokens, shape.visible, shape.predicted) == (20, 16, 36)

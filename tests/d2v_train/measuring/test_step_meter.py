@@ -14,6 +14,8 @@ def test_a_line_for_people_tells_speed_and_time_left():
         "step 40/240  vision 0.5123  lr 1.00e-03  120.0 samples/s  use 42%  waiting for data 20%  left 2 min"
     )
     assert "waiting" not in one_line({**record, "data_wait": 0.01}, 240)
+    compared = {"vision/shared_gradient_cosine": 0.5, "shared_gradient_cosine/audio_vision": -0.034}
+    assert "lr 1.00e-03  cosines audio_vision -0.03  120.0" in one_line(record | compared, 240)
 
 
 def test_window_averages_by_weight_and_survives_a_checkpoint():

@@ -77,6 +77,37 @@ def test_position_share_is_found_without_bias(share):
     assert measures((dense, predictions, mask))["explained_by_position"] == pytest.approx(share, abs=0.05)
 
 
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+def test_position_share_is_right_on_average_in_the_smallest_batches(share):
+    """Content of a whole sample, as of a loud recording, lies in the mean of all tokens too."""
+    common, shares = 3 * torch.randn(20, 8), []
+    common = (common - common.mean(dim=0)) / common.std(dim=0, correction=0) * share**0.5
+    for _ in range(400):
+        dense = 5 + common + torch.randn(3, 1, 8) * (1 - share) ** 0.5
+        mask = torch.rand(3, 2, 20) < 0.6
+        shares.append(measures((dense, torch.zeros(int(mask.sum()), 8), mask))["explained_by_position"])
+    assert sum(shares) / len(shares) == pytest.approx(share, abs=0.03)
+
+
+@pytest.mark.parametrize("positions, content", [(1.0, 0.0), (0.0, 1.0), (1.0, 0.5), (0.0, 0.0)])
+def test_explained_content_is_what_is_explained_beyond_positions(positions, content):
+    common, own = torch.randn(40, 8), torch.randn(30, 40, 8)
+    common = (common - common.mean(dim=0)) / common.std(dim=0, correction=0)
+    mask = torch.rand(30, 2, 40) < 0.5
+    predictions = masked((positions * common).expand(30, -1, -1) + content * own, mask)
+    found = measures((common + own, predictions, mask))["explained_content"]
+    # Half of the variance is content; a factor f of a part leaves (1 - f)^2 of its variance unexplained.
+    unexplained = ((1 - positions) ** 2 + (1 - content) ** 2) / 2
+    assert found == pytest.approx((0.5 - unexplained) / 0.5, abs=0.08)
+
+
+def test_explained_content_of_pure_positions_is_unknown():
+    mask = torch.rand(4, 2, 40) < 0.5
+    dense = torch.randn(40, 8).expand(4, -1, -1)
+    found = measures((dense, masked(dense, mask), mask))
+    assert found["explained_by_position"] == pytest.approx(1, abs=0.01) and math.isnan(found["explained_content"])
+
+
 def test_position_share_of_a_single_sample_is_unknown():
     mask = torch.ones(1, 2, 5, dtype=torch.bool)
     assert math.isnan(measures((torch.randn(1, 5, 3), torch.randn(10, 3), mask))["explained_by_position"])
@@ -104,10 +135,10 @@ def test_large_batches_and_widths_are_measured_on_a_part():
 
 def test_watch_names_modalities_and_starts_anew(step):
     dense, predictions, mask = step
-    output = type("Output", (), {"targets": masked(dense, mask), "predictions": predictions, "mask": mask,
+    output = type("Output", (), {"targets": masked(dense, mask), "predictions": predictions, "predicted": mask,
                                  "local_std": torch.tensor(1.0)})  # fmt: skip
     watch = TargetWatch(torch.device("cpu"), torch.float64)
     watch.collect("audio", output)
     found = watch.finish(lambda sums: sums)
-    assert found["audio/target_std"] > 1 and len(found) == 8
+    assert found["audio/target_std"] > 1 and len(found) == 9
     assert watch.finish(lambda sums: sums) == {}

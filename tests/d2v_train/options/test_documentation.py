@@ -6,7 +6,8 @@ import re
 import pytest
 
 from d2v_train.options import documentation
-from d2v_train.options.documentation import LISTED_ELSEWHERE, SET_BY_RUN, Expression
+from d2v_train.options.documentation import LISTED_ELSEWHERE
+from d2v_train.options.source import SET_BY_RUN, Expression
 from modeling_d2v.backbone_configuration import BackbonePreTrainingConfig
 from modeling_d2v.configuration_data2vec import MODALITY_CONFIGS, Data2VecConfig
 

@@ -46,7 +46,7 @@ IMAGES = 1_281_167
 
 def test_every_published_model_has_its_configuration_and_every_configuration_is_tested():
     assert sorted(row[0] for row in PUBLISHED.values()) == sorted(preset_names())
-    names = {path.stem for path in pretraining_configs() if not path.stem.startswith("tiny_")}
+    names = {path.stem for path in pretraining_configs() if not path.stem.startswith(("tiny_", "joint_"))}
     assert names == {*PUBLISHED, *SHORTENED}
 
 
@@ -105,6 +105,25 @@ def test_images_are_seen_a_whole_number_of_times(name, epochs, warm):
     assert options.max_steps * options.vision.batch_size / IMAGES == pytest.approx(epochs, rel=3e-3)
     assert options.warmup_steps * options.vision.batch_size / IMAGES == pytest.approx(warm, rel=3e-3)
     assert options.vision.transform["flip"] and options.vision.transform["crop_scale"][1] == 1
+
+
+def test_the_joint_run_of_base_size_has_the_published_objectives_and_batches():
+    joint = load_options("joint_base")
+    config = build_config(joint)
+    assert joint.modalities == config.modalities == ["text", "vision", "audio"]
+    for name, single in (("text", "text_base"), ("vision", "vision_base_imagenet1k"), ("audio", "audio_base_ls960")):
+        own, published = getattr(joint, name), getattr(load_options(single), name)
+        assert (own.batch_size, own.batch_tokens) == (published.batch_size, published.batch_tokens)
+        assert own.transform == published.transform and own.split == published.split
+        ours = config.modality_config(name).to_dict()
+        theirs = Data2VecConfig.preset(f"{name}-base").modality_config(name).to_dict()
+        different = {field for field, value in theirs.items() if ours[field] != value}
+        assert different <= {"prenet_depth", "average_top_k_layers"}
+        assert ours["prenet_depth"] + config.num_hidden_layers == 12
+    with torch.device("meta"):
+        model = Data2VecForPreTraining(config)
+    shared = sum(parameter.numel() for parameter in model.data2vec.encoder.shared_parameters().values())
+    assert shared / 1e6 == pytest.approx(70.9, abs=0.1)
 
 
 def test_speech_of_1_0_learns_in_three_stages():

@@ -19,14 +19,10 @@ from transformers import AutoConfig, EvalPrediction, pipeline
 
 from d2v_train.finetuning.command_line import parse_arguments
 from d2v_train.finetuning.run import open_data, usable
+from d2v_train.finetuning.speech.arguments import ClassDataArguments, ClassifierArguments, ClassTrainingArguments
 from d2v_train.finetuning.speech.classification import AudioClassification
 from d2v_train.finetuning.speech.training import SpeechTrainer
 from d2v_train.options.files import CONFIG_FOLDER
-from d2v_train.programs.finetune_audio_classification import (
-    ClassDataArguments,
-    ClassifierArguments,
-    ClassTrainingArguments,
-)
 from d2v_train.programs.finetune_audio_classification import run_program as main
 
 

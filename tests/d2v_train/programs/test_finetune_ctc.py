@@ -19,9 +19,8 @@ from transformers.models.wav2vec2 import Wav2Vec2CTCTokenizer
 
 from d2v_train.data.tables import SplitNotFoundError
 from d2v_train.finetuning.command_line import parse_arguments
-from d2v_train.finetuning.speech.arguments import CTCDataArguments
+from d2v_train.finetuning.speech.arguments import CTCDataArguments, CTCModelArguments, CTCTrainingArguments
 from d2v_train.finetuning.speech.transcripts import build_ctc_tokenizer
-from d2v_train.programs.finetune_ctc import CTCModelArguments, CTCTrainingArguments
 from d2v_train.programs.finetune_ctc import run_program as main
 from d2v_train.support.extras import MissingDependencyError, need
 

@@ -21,10 +21,10 @@ from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
 from d2v_train.data.records import RawDataset
+from d2v_train.finetuning.texts.arguments import GlueArguments
 from d2v_train.finetuning.texts.data import OpenTexts
 from d2v_train.finetuning.texts.glue import TASKS, of_one_process
 from d2v_train.inputs.tokenizer import build_tokenizer
-from d2v_train.programs.finetune_glue import GlueArguments
 from d2v_train.programs.finetune_glue import run_program as main
 from modeling_d2v import Data2VecForPreTraining
 

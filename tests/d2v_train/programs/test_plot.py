@@ -42,6 +42,20 @@ def test_probe_gets_a_panel_of_its_own(tmp_path):
     assert probed.width == pytest.approx(1.5 * plain.width, rel=0.02) and probed.height == plain.height
 
 
+def test_gradients_of_a_joint_run_get_a_row(tmp_path):
+    for name in ("plain", "compared"):
+        write_log(tmp_path / name, ["audio", "vision"])
+    with open(tmp_path / "compared" / "log.jsonl", "a") as file:
+        for step in (0, 3):
+            norms = {f"{name}/shared_gradient_norm": 1.0 + step for name in ("audio", "vision")}
+            cosines = {"shared_gradient_cosine/audio_vision": -0.1, "vision/shared_gradient_cosine": 0.5}
+            file.write(json.dumps({"step": step, **norms, **cosines}) + "\n")
+    plain, compared = (
+        Image.open(plot_runs([tmp_path / name], tmp_path / f"{name}.png")) for name in ("plain", "compared")
+    )
+    assert compared.width == plain.width and compared.height == pytest.approx(1.44 * plain.height, rel=0.05)
+
+
 def test_missing_and_empty_logs_are_explained(tmp_path):
     with pytest.raises(FileNotFoundError, match="log"):
         find_log(tmp_path)

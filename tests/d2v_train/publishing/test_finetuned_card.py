@@ -35,6 +35,28 @@ def test_the_card_tells_results_data_and_settings(tmp_path):
     assert local.data.base_model is None and str(tmp_path) not in local.text and f"`{tmp_path.name}`" in local.text
 
 
+def test_the_card_tells_which_data_it_was_without_paths_of_the_machine():
+    source = {"source": "/home/me/secret/words", "fingerprint": "12ab"}
+    hours = {"value": 12.345, "unit": "hours", "exact": False}
+    data = [
+        source | {"part": "training", "split": "train", "samples": 2345, "amount": hours},
+        source | {"part": "validation", "split": "held out of train", "samples": 120, "amount": None},
+        {**source, "source": "user/words:en", "part": "test", "split": "test", "samples": 9, "amount": None},
+    ]
+    labels = [f"word {number}" for number in range(30)]
+    start = "/home/me/secret/runs/speech/final"
+    text = finetuned_card(
+        "words", {}, {"seed": 1}, finetuned_from=start, dataset=source["source"], data=data, labels=labels
+    )
+    assert "secret" not in text.partition("---\n# ")[2]
+    for row in ("training | `words` | train | 2,345 | about 12.3 hours | `12ab`",
+                "validation | `words` | held out of train | 120 |  | `12ab`",
+                "test | `user/words:en` | test | 9 |"):  # fmt: skip
+        assert f"| {row}" in text
+    assert "30 classes: `word 0`, " in text and "`word 19`, ..." in text and "word 20" not in text
+    assert "Data" not in finetuned_card("words", {}, {"seed": 1}).replace("data", "")
+
+
 def test_names_of_others_are_no_markup():
     name = "run\n\n# heading\n\n<script>alert(1)</script> | `x` ** ---"
     text = finetuned_card(
@@ -45,11 +67,13 @@ def test_names_of_others_are_no_markup():
         tasks="text-classification",
         dataset=name,
         dataset_args=name,
+        data=[{"part": name, "source": name, "split": name, "samples": 3, "amount": None, "fingerprint": name}],
+        labels=[name],
     )
     metadata, body = text[4:].split("\n---\n", 1)
     tokens = MarkdownIt("commonmark").enable("table").parse(body)
     headings = [tokens[i + 1].content for i, token in enumerate(tokens) if token.type == "heading_open"]
-    assert len(headings) == 4 and headings[1:] == ["Use", "Results on the evaluation data", "Training"]
+    assert len(headings) == 5 and headings[1:] == ["Use", "Data", "Results on the evaluation data", "Training"]
     assert {token.type.split("_")[0] for token in tokens} == {
         "heading", "inline", "paragraph", "fence", "table", "thead", "tbody", "tr", "th", "td"
     }  # fmt: skip

@@ -39,9 +39,10 @@ def test_the_card_lies_beside_the_exported_model(finished):
     assert 'AutoModelForPreTraining.from_pretrained("digits"' in card and license_in(card) == "apache-2.0"
 
 
-def change_options(run, data, start):
+def change_options(run, data, start, **others):
     options = yaml.safe_load((run / "run.yaml").read_text())
     options["data"]["vision"], options["init_from"] = data, start
+    options |= others
     (run / "run.yaml").write_text(yaml.safe_dump(options))
 
 
@@ -57,6 +58,28 @@ def test_the_card_tells_samples_and_fingerprint_of_each_of_several_sources(run):
     assert "/data" not in data
 
 
+def test_the_card_tells_how_much_data_there_was(run, finished):
+    """As the run has recorded it."""
+    recorded = read_record(finished)["amounts"]
+    assert recorded == {"vision": {"value": 1433, "unit": "pictures", "exact": True}}
+    assert "In all: 1,433 pictures (vision)." in section(
+        (finished / "final" / "README.md").read_text(), "Training data"
+    )
+    path = run / "run.json"
+    record = json.loads(path.read_text())
+    for amount, text in [
+        ((3.14159, "hours", True), "3.14 hours"),
+        ((960.9, "hours", False), "about 961 hours"),
+        ((1234567, "tokens", True), "1,234,567 tokens"),
+        ((1234567, "tokens", False), "about 1,200,000"),
+    ]:
+        found = dict(zip(("value", "unit", "exact"), amount, strict=True))
+        path.write_text(json.dumps(record | {"amounts": {"vision": found}}))
+        assert f"In all: {text}" in run_card(run, tiny_config("vision"), "me/x")
+    path.write_text(json.dumps({key: value for key, value in record.items() if key != "amounts"}))
+    assert "In all" not in run_card(run, tiny_config("vision"), "me/x")  # of a run before there were any
+
+
 def test_the_card_tells_the_course_of_the_learning_rate(run):
     path = run / "run.yaml"
     options = yaml.safe_load(path.read_text())
@@ -70,7 +93,15 @@ def test_paths_of_the_machine_stay_out_of_the_card(run):
     change_options(run, "/data/mine/digits", "/models/old/final")
     card = run_card(run, tiny_config("vision"), "me/x")
     assert "/data" not in card and "/models" not in card and str(run.parent) not in card
-    assert "| vision | `digits` |" in card and "| started from | `final` |" in card
+    assert "| vision | `digits` |" in card and "| started from | `old/final` |" in card
+
+
+def test_the_card_tells_which_parts_were_taken_and_not_trained(run):
+    assert "frozen" not in run_card(run, tiny_config("vision"), "me/x")
+    change_options(run, "builtin:digits", "/models/speech", init_parts="blocks", freeze="blocks")
+    card = run_card(run, tiny_config("vision"), "me/x")
+    assert "| started from | the shared blocks of `speech` |" in card and "| frozen | what the" in card
+    assert "built-in data" in card
 
 
 def test_data_and_start_on_the_hub_are_linked(run):

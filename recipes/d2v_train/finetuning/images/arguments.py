@@ -1,4 +1,4 @@
-"""Options for images: data and augmentation."""
+"""Options for images: data, augmentation, settings of the training."""
 
 from __future__ import annotations
 
@@ -6,7 +6,14 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar
 
-from d2v_train.finetuning.arguments import ClassArguments, MediaDataArguments, check_share, option
+from d2v_train.finetuning.arguments import (
+    ClassArguments,
+    FinetuningArguments,
+    MediaDataArguments,
+    check_share,
+    option,
+    with_defaults,
+)
 from d2v_train.options.errors import OptionError, at_least, share
 
 
@@ -69,3 +76,34 @@ class AugmentationArguments:
             at_least(f"--{name}", getattr(self, name), 0)
         if not 0 <= self.randaugment_magnitude <= 10:
             raise OptionError(f"--randaugment_magnitude is {self.randaugment_magnitude}. It must be from 0 to 10.")
+
+
+@with_defaults(
+    num_train_epochs=100.0,
+    per_device_train_batch_size=32,
+    per_device_eval_batch_size=64,
+    warmup_steps=0.064,
+    lr_scheduler_type="cosine",
+    adam_beta2=0.95,
+    weight_decay=0.05,
+    max_grad_norm=0.0,
+    layer_decay=0.65,
+    label_smoothing_factor=0.1,
+    eval_strategy="epoch",
+    save_strategy="epoch",
+    save_total_limit=2,
+    remove_unused_columns=False,
+)
+class ImageFinetuningArguments(FinetuningArguments):
+    """Training options with the published settings of data2vec 2.0, base, as defaults."""
+
+    main_metric = "accuracy"
+
+    learning_rate: float = option(1e-3, "Peak learning rate, for 512 images per update.")
+    drop_path_rate: float = option(0.1, "Stochastic depth rate of the last block.")
+
+    def __post_init__(self) -> None:
+        share("--drop_path_rate", self.drop_path_rate, below=True)
+        if not self.do_train or not self.do_eval:
+            self.eval_strategy = "no"
+        super().__post_init__()

@@ -1,12 +1,20 @@
-"""Options shared by the programs for speech: regularisation of the model and data."""
+"""Options of the programs for speech: regularisation of the model, data, settings of the training."""
 
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from d2v_train.finetuning.arguments import MediaDataArguments, ModelArguments, option
+from d2v_train.finetuning.arguments import (
+    ClassArguments,
+    FinetuningArguments,
+    MediaDataArguments,
+    ModelArguments,
+    option,
+    with_defaults,
+)
 from d2v_train.finetuning.speech.casing import CASES, check_language
 from d2v_train.options.errors import OptionError, at_least, choice, share
 
@@ -136,3 +144,89 @@ class CTCDataArguments(SpeechDataArguments):
             if part != "test" or self.text_column or error.role != "transcript":
                 raise
             return super().open(part, **options)
+
+
+@with_defaults(hidden_dropout=0.0, attention_dropout=0.0, mask_time_prob=0.65, mask_feature_prob=0.5)
+class CTCModelArguments(SpeechModelArguments):
+    """Model to start from and its regularisation."""
+
+    head = ("final_dropout", "ctc_loss_reduction", "ctc_zero_infinity")
+
+    final_dropout: float | None = option(None, "Dropout before the output layer.")
+    ctc_loss_reduction: str | None = option(None, "mean or sum; default: the checkpoint's.")
+    ctc_zero_infinity: bool | None = option(None, "Set the loss of transcripts without an alignment to 0.")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.ctc_loss_reduction is not None:
+            choice("--ctc_loss_reduction", self.ctc_loss_reduction, ("mean", "sum"))
+
+
+@with_defaults(
+    learning_rate=3e-5,
+    tri_stage="0.1,0.4,0.5",
+    adam_beta2=0.98,
+    max_grad_norm=0.0,
+    per_device_train_batch_size=8,
+    gradient_accumulation_steps=16,
+    train_sampling_strategy="group_by_length",
+    greater_is_better=False,
+)
+class CTCTrainingArguments(FinetuningArguments):
+    """`FinetuningArguments` with the published settings."""
+
+    main_metric = "wer"
+
+    max_steps: int = option(-1, "Number of updates; default: 80,000 if num_train_epochs is not given.")
+    num_train_epochs: float | None = option(None, "Number of passes over the data, instead of max_steps.")
+
+    def __post_init__(self) -> None:
+        if self.num_train_epochs is None:
+            self.max_steps = 80_000 if self.max_steps == -1 else self.max_steps
+            self.num_train_epochs = 1.0
+        elif self.max_steps != -1:
+            raise OptionError(
+                f"--max_steps {self.max_steps} and --num_train_epochs {self.num_train_epochs} are two lengths of one "
+                "run. Give one of them."
+            )
+        super().__post_init__()
+
+
+@with_defaults(
+    hidden_dropout=0.1, attention_dropout=0.2, mask_time_prob=0.6, mask_time_length=5, mask_feature_prob=0.0
+)
+class ClassifierArguments(SpeechModelArguments):
+    """Model to start from and its regularisation."""
+
+    head = ("use_weighted_layer_sum", "classifier_proj_size")
+
+    use_weighted_layer_sum: bool | None = option(None, "Classify a learned average of all blocks, not the last one.")
+    classifier_proj_size: int | None = option(None, "Width of the projection before the classifier.")
+
+
+@dataclass
+class ClassDataArguments(ClassArguments, SpeechDataArguments):
+    """Recordings for training, evaluation and prediction."""
+
+    max_length_seconds: float = option(20.0, "Crop longer recordings to this length in training.")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 < self.max_length_seconds < math.inf:
+            raise OptionError(f"--max_length_seconds is {self.max_length_seconds}. It must be above 0.")
+
+
+@with_defaults(
+    num_train_epochs=5.0,
+    learning_rate=3e-5,
+    lr_scheduler_type="cosine",
+    warmup_steps=1 / 6,
+    adam_beta2=0.98,
+    per_device_train_batch_size=32,
+    per_device_eval_batch_size=32,
+    greater_is_better=True,
+)
+class ClassTrainingArguments(FinetuningArguments):
+    """`FinetuningArguments` with the defaults of this program."""
+
+    main_metric = "accuracy"

@@ -9,9 +9,8 @@ from transformers import AutoModelForAudioClassification
 
 from d2v_train.batching.lengths import header_seconds
 from d2v_train.data.records import RawDataset
-from d2v_train.finetuning.class_labels import NO_LABEL
 from d2v_train.finetuning.classification import ClassificationTask
-from d2v_train.finetuning.metrics import F1, Accuracy
+from d2v_train.finetuning.metrics import class_scores
 from d2v_train.finetuning.speech.task import Selection, SpeechTask
 from d2v_train.inputs.transforms import build_transform
 
@@ -39,8 +38,4 @@ class AudioClassification(SpeechTask, ClassificationTask):
         return build_transform("audio", crop, self.config, train=training)
 
     def measure_one(self, top: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-        """Return the accuracy and the macro F1, in which every class has the same weight."""
-        counted = labels != NO_LABEL
-        classes, labels = top[counted, 0], labels[counted]
-        f1 = F1().compute(predictions=classes, references=labels, average="macro")["f1"]
-        return {**Accuracy().compute(predictions=classes, references=labels), "macro_f1": f1}
+        return class_scores(top, labels)

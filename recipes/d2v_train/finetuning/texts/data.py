@@ -189,7 +189,7 @@ class OpenTexts:
         found = [pick_split(name, list(self.splits), self.where) for name in split.split("+")]
         counts = {name: len(part.values) for name, part in zip(found, tables, strict=True)}
         table.inventory = replace(self.inventory, samples=self.inventory.samples | counts)
-        return RawDataset("text", table)
+        return RawDataset("text", table, source=str(self.where), split=split)
 
 
 def score_target(raw: RawDataset, split: str) -> Callable[[dict[str, Any]], float | None]:

@@ -16,9 +16,8 @@ from typing import Any
 import numpy as np
 
 from d2v_train.data.records import RawDataset
-from d2v_train.finetuning.arguments import MULTI_LABEL_METRICS, SINGLE_LABEL
+from d2v_train.finetuning.arguments import MULTI_LABEL_METRICS, REGRESSION, SINGLE_LABEL
 from d2v_train.finetuning.class_labels import class_names, is_whole
-from d2v_train.finetuning.texts.arguments import REGRESSION
 
 
 logger = logging.getLogger(__name__)

@@ -122,6 +122,7 @@ class TextClassification(Task):
         return card | {
             "dataset": card["dataset"] or GLUE,
             "dataset_args": self.args.task_name or card["dataset_args"],
+            "labels": self.glue.labels or (),
         }
 
     def describe(self, update: int) -> str:
