@@ -25,11 +25,13 @@ from pathlib import Path
 from typing import Any
 
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
-sys.path.insert(0, str(ROOT / "recipes"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "recipes"))
 
 from d2v_train.support.atomic import write_json
+
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 DESIGNS = ("usual", "groups", "global")
