@@ -16,9 +16,9 @@ from d2v_train.data.tables import Table
 
 
 STEPS, CHANNELS = 256, 12
-SIZES = {"train": 4000, "test": 800}
+SERIES = {"train": 4000, "test": 800}
 """Number of series by split."""
-ORDERS = {
+CHANNEL_ORDERS = {
     "north": [0, 4, 10, 9, 3, 8, 5, 11, 1, 7, 6, 2],
     "east": [0, 7, 2, 1, 9, 4, 6, 5, 3, 11, 10, 8],
     "south": [0, 6, 10, 1, 4, 5, 9, 7, 8, 11, 2, 3],
@@ -37,7 +37,7 @@ _SEEDS = {"train": 1, "test": 2}
 def travelling_pulses(split: str, row: int) -> np.ndarray:
     """Return a series (`STEPS`, `CHANNELS`), float32."""
     rng = np.random.default_rng([_SEEDS[split], row])
-    order = list(ORDERS.values())[row % len(ORDERS)]
+    order = list(CHANNEL_ORDERS.values())[row % len(CHANNEL_ORDERS)]
     steps, series = np.arange(STEPS)[:, None], np.zeros((STEPS, CHANNELS))
     beat = rng.uniform(*BEAT)
     start = -beat * rng.uniform(1.0, 2.0)
@@ -54,7 +54,9 @@ def travelling_pulses(split: str, row: int) -> np.ndarray:
 
 def travelling_pulses_table(split: str) -> Table:
     """Return the series of a split as a table."""
-    size = SIZES[split]
+    size = SERIES[split]
     names = [f"travelling pulses {split} {row}" for row in range(size)]
     values = LazySequence(size, lambda row: travelling_pulses(split, row))
-    return Table(MemoryRows(values, names), np.arange(size, dtype=np.int64) % len(ORDERS), None, list(ORDERS))
+    return Table(
+        MemoryRows(values, names), np.arange(size, dtype=np.int64) % len(CHANNEL_ORDERS), None, list(CHANNEL_ORDERS)
+    )

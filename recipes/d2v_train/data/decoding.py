@@ -19,12 +19,11 @@ from d2v_train.data.image_files import check_shape, open_picture, pixels_of, upr
 from d2v_train.data.tables import AS_FOUND
 from d2v_train.support.extras import need
 from modeling_d2v.image_processing_data2vec import as_channels, to_eight_bits
+from modeling_d2v.processing_data2vec import CANCELLED
 
 
 MAX_AUDIO_SAMPLES = 2**28
 """Longest recording that is decoded, in samples of all channels together: 1 GiB, or 4.6 hours of mono at 16 kHz."""
-CANCELLED = 1e-4
-"""Power of the mean of all channels, relative to that of the loudest one, below which they cancel each other."""
 
 
 def decode_image(

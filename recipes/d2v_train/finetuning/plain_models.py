@@ -34,7 +34,7 @@ from modeling_d2v.modalities import MODALITIES
 
 logger = logging.getLogger(__name__)
 
-NAMES = {
+_OWN_NAMES = {
     "hidden_dropout": ("hidden_dropout", "hidden_dropout_prob", "embedding_dropout"),
     "attention_dropout": ("attention_dropout", "attention_probs_dropout_prob"),
 }
@@ -98,7 +98,7 @@ class PlainConfig:
         lacking = []
         for name, value in _flat(fields):
             value = DEFAULTS.get(name) if value is None else value
-            known = [own for own in NAMES.get(name, (name,)) if hasattr(self.plain, own)]
+            known = [own for own in _OWN_NAMES.get(name, (name,)) if hasattr(self.plain, own)]
             if value is None or (not known and name in SILENT):
                 continue
             if not known and name not in ("id2label", "label2id", "problem_type"):

@@ -182,12 +182,6 @@ def export_onnx(
             f"{type(model).__name__} cannot be exported for images of any size: "
             + ("its pooling has a fixed size." if modality == "vision" else "it has no images as input.")
         )
-    if modality == "arrays" and model.config.arrays_config.num_dims > 1:
-        dims = model.config.arrays_config.num_dims
-        raise ValueError(
-            f"{type(model).__name__} cannot be exported: its arrays have {dims} dimensions, and only series, of one "
-            "dimension, can have any length."
-        )
     model = model.eval()
     cases = check_inputs(model, modality, any_image_size)
     with torch.no_grad():

@@ -8,9 +8,9 @@ from sklearn.preprocessing import StandardScaler
 
 from d2v_train.data.builtin_series import (
     BEAT,
+    CHANNEL_ORDERS,
     CHANNELS,
-    ORDERS,
-    SIZES,
+    SERIES,
     STEPS,
     travelling_pulses,
     travelling_pulses_table,
@@ -21,10 +21,10 @@ from d2v_train.probing.simple_features import channel_features
 
 def test_orders_visit_every_channel_and_share_no_neighbours():
     pairs = []
-    for order in ORDERS.values():
+    for order in CHANNEL_ORDERS.values():
         assert sorted(order) == list(range(CHANNELS))
         pairs += [frozenset(pair) for pair in zip(order, order[1:] + order[:1], strict=True)]
-    assert len(set(pairs)) == len(pairs) == len(ORDERS) * CHANNELS
+    assert len(set(pairs)) == len(pairs) == len(CHANNEL_ORDERS) * CHANNELS
 
 
 def test_a_series_is_a_function_of_split_and_row():
@@ -37,8 +37,8 @@ def test_a_series_is_a_function_of_split_and_row():
 @pytest.mark.parametrize("split", ["train", "test"])
 def test_the_table_has_balanced_classes(split):
     table = travelling_pulses_table(split)
-    assert len(table.values) == SIZES[split] and table.label_names == list(ORDERS)
-    assert set(np.bincount(table.labels)) == {SIZES[split] // len(ORDERS)}
+    assert len(table.values) == SERIES[split] and table.label_names == list(CHANNEL_ORDERS)
+    assert set(np.bincount(table.labels)) == {SERIES[split] // len(CHANNEL_ORDERS)}
     dataset = open_dataset("arrays", "builtin", split, num_dims=1, num_channels=CHANNELS)
     assert np.array_equal(dataset[9]["array"], travelling_pulses(split, 9)) and dataset[9]["label"] == 1
 
@@ -56,6 +56,6 @@ def accuracy(features, labels) -> float:
 
 
 def test_single_channels_tell_nothing_and_relations_tell_all():
-    series, labels = [travelling_pulses("train", row) for row in range(960)], np.arange(960) % len(ORDERS)
-    assert accuracy(np.stack([channel_features(each) for each in series]), labels) < 1 / len(ORDERS) + 0.08
+    series, labels = [travelling_pulses("train", row) for row in range(960)], np.arange(960) % len(CHANNEL_ORDERS)
+    assert accuracy(np.stack([channel_features(each) for each in series]), labels) < 1 / len(CHANNEL_ORDERS) + 0.08
     assert accuracy(np.stack([follows(each) for each in series]), labels) > 0.97
