@@ -6,8 +6,8 @@
 
 For each seed and design an encoder is pretrained by the configuration of the task, and probed beside the same network
 with random weights and beside features without training. `usual` is the front end of the modality (patches,
-convolutions, embeddings), `groups` and `global` are the groupings of the perceiver front end. Recordings are probed on
-a speaker that pretraining did not hear.
+convolutions, embeddings), `groups` and `global` are the groupings of the perceiver front end, `global` with targets
+standardised per position. Recordings are probed on a speaker that pretraining did not hear.
 
 Finished runs and probes are kept in the output folder: the same command continues, and one with more seeds or designs
 adds theirs. It writes `results.md`.
@@ -25,10 +25,13 @@ from pathlib import Path
 from typing import Any
 
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT / "recipes"), str(ROOT)]
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "recipes"))
 
 from d2v_train.support.atomic import write_json
+
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 DESIGNS = ("usual", "groups", "global")
@@ -63,7 +66,8 @@ def pretraining_command(task: Task, design: str, data: str, seed: int, steps: in
     recipe = task.recipes[0 if design == "usual" else 1]
     words = [f"data.{task.modality}={data}", f"output_dir={folder}", f"seed={seed}", "cpu=true"]
     if design == "global":
-        words.append(f"model.{task.modality}_config.grouping=global")
+        settings = {"grouping": "global", "layer_target_norm": "layer", "mean_target_norm": "running"}
+        words += [f"model.{task.modality}_config.{name}={value}" for name, value in settings.items()]
     if steps is not None:
         words += [f"max_steps={steps}", f"model.ema_anneal_end_step={max(1, steps // 2)}"]
     return [sys.executable, str(ROOT / "recipes" / "pretrain.py"), recipe, *words]
@@ -73,7 +77,9 @@ def probe_command(task: Task, data: str, seed: int, final: Path) -> list[str]:
     """Return the command that probes an encoder."""
     words = ["--modality", task.modality, "--random_seed", str(seed)]
     words += [] if data == "builtin" else ["--data", data]
-    words += ["--test_groups", *task.held_out] if task.held_out else []
+    if task.held_out:
+        # All recordings of a speaker that pretraining left out, not only those of the test split.
+        words += ["--test_split", "train+test", "--test_groups", *task.held_out]
     return [sys.executable, str(ROOT / "recipes" / "probe.py"), str(final), *words]
 
 
