@@ -232,7 +232,9 @@ class PerceiverLocalEncoder(LocalEncoder):
         last = inputs.shape[1] - 1
         places = places + real.long().argmax(dim=1)[:, None]  # (B, N)
         inside, places = places <= last, places.clamp(max=last)
-        return elements.take_along_dim(places[..., None], dim=1), real.take_along_dim(places, dim=1) & inside
+        # Not `take_along_dim`, which fixes the shapes of an exported program.
+        rows = torch.arange(inputs.shape[0], device=inputs.device)[:, None]
+        return elements[rows, places], real[rows, places] & inside
 
     def check_attention_mask(self, inputs: Tensor, attention_mask: Tensor) -> None:
         """Raise `ValueError` for a mask that is not of the 1-D input, or of the tokens of an input of more sides."""
@@ -302,5 +304,5 @@ class ElementStates(nn.Module):
         groups = (places // self.group_size).clamp(max=hidden.shape[1] - 1)
         offsets = (places - groups * self.group_size).float() - (self.group_size - 1) / 2
         placed = self.placement(self.offsets(offsets[..., None]).to(hidden.dtype))
-        queries = hidden.take_along_dim(groups[..., None], dim=1) + placed
+        queries = hidden[torch.arange(hidden.shape[0], device=hidden.device)[:, None], groups] + placed
         return queries + self.read(queries, hidden, real)

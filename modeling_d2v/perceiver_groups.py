@@ -137,8 +137,8 @@ class GroupedPerceiver(GroupingEncoder):
             features.append(self.coordinates(groups.coordinates))
         placed = self.placement(torch.cat(features, dim=-1).to(values.dtype))
         x = F.gelu(values + placed).flatten(0, 1)  # (B T, G, d)
-        inside = groups.inside.expand(len(values), -1, -1).flatten(0, 1)
+        inside = groups.inside.expand(values.shape[0], -1, -1).flatten(0, 1)
         x = self.read(self.latents.to(x.dtype)[None], x, inside)
-        x = self.projection(x.flatten(1)).unflatten(0, (len(values), -1))  # (B, T, D)
+        x = self.projection(x.flatten(1)).unflatten(0, (values.shape[0], -1))  # (B, T, D)
         coordinates = groups.centres[0] / self.side
         return LocalFeatures(scale_gradient(x, self.grad_scale), groups.token_mask, groups.grid, None, coordinates)
