@@ -25,10 +25,13 @@ from pathlib import Path
 from typing import Any
 
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT / "recipes"), str(ROOT)]
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "recipes"))
 
 from d2v_train.support.atomic import write_json
+
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 DESIGNS = ("usual", "groups", "global")
@@ -74,7 +77,9 @@ def probe_command(task: Task, data: str, seed: int, final: Path) -> list[str]:
     """Return the command that probes an encoder."""
     words = ["--modality", task.modality, "--random_seed", str(seed)]
     words += [] if data == "builtin" else ["--data", data]
-    words += ["--test_groups", *task.held_out] if task.held_out else []
+    if task.held_out:
+        # All recordings of a speaker that pretraining left out, not only those of the test split.
+        words += ["--test_split", "train+test", "--test_groups", *task.held_out]
     return [sys.executable, str(ROOT / "recipes" / "probe.py"), str(final), *words]
 
 

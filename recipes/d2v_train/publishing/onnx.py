@@ -1,6 +1,7 @@
 """A model as an ONNX program for batches of any size and length, compared with the model itself.
 
-Shapes: B samples, C choices of a multiple-choice head, T text tokens, S waveform samples.
+Shapes: B samples, C choices of a multiple-choice head, or channels of arrays, T text tokens, S waveform samples, N
+places of a series.
 """
 
 from __future__ import annotations
@@ -180,6 +181,12 @@ def export_onnx(
         raise ValueError(
             f"{type(model).__name__} cannot be exported for images of any size: "
             + ("its pooling has a fixed size." if modality == "vision" else "it has no images as input.")
+        )
+    if modality == "arrays" and model.config.arrays_config.num_dims > 1:
+        dims = model.config.arrays_config.num_dims
+        raise ValueError(
+            f"{type(model).__name__} cannot be exported: its arrays have {dims} dimensions, and only series, of one "
+            "dimension, can have any length."
         )
     model = model.eval()
     cases = check_inputs(model, modality, any_image_size)
