@@ -34,8 +34,6 @@ ALLOWED = {
 COVERED = {
     "modeling_d2v/backbone_inputs.py": "modeling_d2v/test_backbone_configuration.py",
     "modeling_d2v/conversion/fairseq/settings_v1.py": "modeling_d2v/conversion/fairseq/test_settings.py",
-    "d2v_train/finetuning/arrays/arguments.py": "d2v_train/programs/test_finetune_array_classification.py",
-    "d2v_train/finetuning/arrays/task.py": "d2v_train/programs/test_finetune_array_classification.py",
     "d2v_train/finetuning/classification.py": "d2v_train/programs/test_finetune_audio_classification.py",
     "d2v_train/finetuning/images/arguments.py": "d2v_train/programs/test_finetune_image_classification.py",
     "d2v_train/finetuning/images/data.py": "d2v_train/programs/test_finetune_image_classification.py",

