@@ -179,7 +179,7 @@ def primary_row(subject: Subject, key: Key, alignment: Alignment, difference: Co
     )
 
 
-def differences(
+def differences_to_untrained(
     trained: Sequence[Subject],
     untrained: Sequence[Subject],
     protocol: Protocol,
@@ -208,7 +208,7 @@ def family_verdicts(
     Args:
         subjects: Trained models of one family, one for each seed.
         alignments: Of `align_all`.
-        contrasts: Of `differences`, over all seeds of the family.
+        contrasts: Of `differences_to_untrained`, over all seeds of the family.
         controls: Modality -> whether its positive controls were found.
         protocol: The protocol.
     """

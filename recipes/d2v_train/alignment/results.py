@@ -457,7 +457,7 @@ class PairVerdict:
 
 
 @dataclass(kw_only=True)
-class Verdict:
+class StudyVerdict:
     """The answer.
 
     Attributes:
@@ -496,7 +496,7 @@ class Study:
     controls: list[Control]
     nuisances: list[NuisancePartial]
     probes: list[Probe]
-    verdict: Verdict
+    verdict: StudyVerdict
     limits: list[str]
     inspections: list[Inspection] = field(default_factory=list)
 
