@@ -18,11 +18,14 @@ from d2v_train.alignment.report.markup import (
 )
 from d2v_train.alignment.report.media import NAMES, pair_name
 from d2v_train.alignment.report.views import KINDS, Page, colour_of, measure_name
-from d2v_train.alignment.results import PrimaryRow
+from d2v_train.alignment.results import Control, PrimaryRow
 
 
 BADGES = {"yes": ("good", "Yes"), "no": ("plain", "No"), "not supported": ("open", "Not supported by this study")}
 FEWEST_CONCEPTS = 30
+LONG_COMMAND = 140
+MOST_CARDS = 6
+"""Controls that have a card each; of more, only those that failed have one."""
 
 
 def badge(answer: str) -> Markup:
@@ -59,9 +62,16 @@ def heading(page: Page, links: list[tuple[str, str]]) -> Markup:
             [element("div", element("dt", name), element("dd", value)) for name, value in facts if value],
             class_="facts",
         ),
-        element("p", element("code", study.meta.command)),
+        _command(study.meta.command),
         element("nav", [element("a", name, href=f"#{anchor}") for anchor, name in links], aria_label="Sections"),
     )
+
+
+def _command(command: str) -> Markup:
+    """Return the command line, folded up where it is long."""
+    if len(command) <= LONG_COMMAND:
+        return element("p", element("code", command))
+    return details("The command that made it", element("pre", element("code", command), tabindex=0))
 
 
 def _concepts(page: Page) -> int:
@@ -97,31 +107,9 @@ def controls(page: Page) -> Markup | None:
     if not found:
         return None
     passed = sum(control.passed for control in found)
-    cards = [
-        element(
-            "div",
-            element(
-                "h4",
-                lamp(control.passed),
-                element("span", control.name),
-                class_="light",
-            ),
-            element(
-                "p",
-                element("strong", "passed" if control.passed else "failed"),
-                f" · {control.kind} control · expected: {control.expected}",
-            ),
-            element(
-                "p",
-                f"{measure_name(control.measure)} {decimal(control.score)}; chance {decimal(control.null_mean)} ± "
-                f"{decimal(control.null_std)}, {p_value(control.p)}, n = {control.n}",
-                class_="soft",
-            ),
-            element("p", control.note) if control.note else None,
-            class_="card",
-        )
-        for control in sorted(found, key=lambda control: (control.passed, control.kind != "positive"))
-    ]
+    ordered = sorted(found, key=lambda control: (control.passed, control.kind != "positive"))
+    cards = [_card(control) for control in ordered if len(found) <= MOST_CARDS or not control.passed]
+    short = [_light(control) for control in ordered if len(found) > MOST_CARDS and control.passed]
     return section(
         "controls",
         "Does the method work?",
@@ -131,8 +119,56 @@ def controls(page: Page) -> Markup | None:
             "which has to be found; a negative one has none, and nothing may be found.",
             class_="lead",
         ),
-        element("div", cards, class_="cards"),
+        element("div", cards, class_="cards") if cards else None,
+        element("ul", short, class_="lights") if short else None,
+        details("Numbers of the controls", _control_table(found)) if short else None,
     )
+
+
+def _card(control: Control) -> Markup:
+    return element(
+        "div",
+        element("h4", lamp(control.passed), element("span", control.name), class_="light"),
+        element(
+            "p",
+            element("strong", "passed" if control.passed else "failed"),
+            f" · {control.kind} control · expected: {control.expected}",
+        ),
+        element(
+            "p",
+            f"{measure_name(control.measure)} {decimal(control.score)}; chance {decimal(control.null_mean)} ± "
+            f"{decimal(control.null_std)}, {p_value(control.p)}, n = {control.n}",
+            class_="soft",
+        ),
+        element("p", control.note) if control.note else None,
+        class_="card",
+    )
+
+
+def _light(control: Control) -> Markup:
+    numbers = f"{decimal(control.score, 2)}, chance {decimal(control.null_mean, 2)}"
+    words = element("span", control.name, " ", element("span", f"({control.kind}) {numbers}", class_="soft"))
+    return element("li", lamp(control.passed), words, class_="light")
+
+
+def _control_table(found: list[Control]) -> Markup:
+    head = ["control", "kind", "expected", "passed", "measure", "n", "score", "chance", "p", "note"]
+    rows = [
+        [
+            each.name,
+            each.kind,
+            each.expected,
+            "yes" if each.passed else "no",
+            measure_name(each.measure),
+            each.n,
+            decimal(each.score),
+            f"{decimal(each.null_mean)} ± {decimal(each.null_std)}",
+            p_value(each.p),
+            each.note,
+        ]
+        for each in found
+    ]
+    return table(head, rows)
 
 
 def evidence(page: Page) -> Markup | None:
