@@ -17,7 +17,7 @@ from d2v_train.data.rows import MemoryRows
 from d2v_train.data.tables import Table
 
 
-SIZES = {"train": 1400, "test": 300}
+SENTENCES = {"train": 1400, "test": 300}
 PEOPLE = ("she", "he", "Anna", "Paul", "the teacher", "the driver", "my sister", "his brother", "the farmer")
 ACTIONS = "has sees buys sells finds draws counts carries wants brings keeps needs"
 THINGS = {
@@ -34,8 +34,8 @@ def load_digit_sentences(split: str) -> tuple[list[str], np.ndarray]:
 
     About half of them are about numbers alone, the others about things.
     """
-    generator = np.random.RandomState(sorted(SIZES).index(split))
-    each = SIZES[split] // 10
+    generator = np.random.RandomState(sorted(SENTENCES).index(split))
+    each = SENTENCES[split] // 10
     sentences: list[str] = []
     labels: list[int] = []
     for digit in range(10):

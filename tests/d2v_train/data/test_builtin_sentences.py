@@ -4,18 +4,18 @@ import numpy as np
 import pytest
 
 from d2v_train.data.builtin import DIGIT_WORDS
-from d2v_train.data.builtin_sentences import SIZES, THINGS, digit_sentences_table, load_digit_sentences
+from d2v_train.data.builtin_sentences import SENTENCES, THINGS, digit_sentences_table, load_digit_sentences
 
 
 def words(sentence):
     return sentence.strip(".").split()
 
 
-@pytest.mark.parametrize("split", SIZES)
+@pytest.mark.parametrize("split", SENTENCES)
 def test_every_digit_is_the_last_digit_word_of_as_many_sentences(split):
     sentences, labels = load_digit_sentences(split)
-    assert len(sentences) == len(set(sentences)) == SIZES[split]
-    assert np.bincount(labels).tolist() == [SIZES[split] // 10] * 10
+    assert len(sentences) == len(set(sentences)) == SENTENCES[split]
+    assert np.bincount(labels).tolist() == [SENTENCES[split] // 10] * 10
     for sentence, label in zip(sentences, labels, strict=True):
         assert [word for word in words(sentence) if word in DIGIT_WORDS][-1] == DIGIT_WORDS[label]
     about_numbers = [sentence for sentence in sentences if {"plus", "minus"} & set(words(sentence))]
@@ -23,7 +23,7 @@ def test_every_digit_is_the_last_digit_word_of_as_many_sentences(split):
 
 
 def test_sums_are_right():
-    for split in SIZES:
+    for split in SENTENCES:
         for sentence in load_digit_sentences(split)[0]:
             named = [DIGIT_WORDS.index(word) for word in words(sentence) if word in DIGIT_WORDS]
             if "plus" in words(sentence):
