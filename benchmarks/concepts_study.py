@@ -32,8 +32,9 @@ import yaml
 
 from d2v_train.alignment.results import PrimaryRow, Study
 from d2v_train.alignment.sentences import SentenceFinder, sentences_of, stable_order
-from d2v_train.alignment.speech import SAMPLING_RATE, Voice, speak, voices, write_speech
+from d2v_train.alignment.speech import Voice, speak, voices, write_speech
 from d2v_train.alignment.vocabulary import VocabularyRule, choose_concepts
+from d2v_train.data.tables import SAMPLING_RATE
 
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -15,8 +15,9 @@ import numpy as np
 from d2v_train.alignment.extraction import LayerFeatures
 from d2v_train.alignment.layers import Alignment, Contrast, align, contrast
 from d2v_train.alignment.protocol import Protocol
-from d2v_train.alignment.results import BestPair, LayerTable, PairVerdict, PrimaryRow
+from d2v_train.alignment.results import BestPair, LayerTable, PairVerdict, PrimaryRow, Vote
 from d2v_train.alignment.verdict import PRIMARY_MEASURE, RULE, correct_tests, decide
+from d2v_train.alignment.verdict import Verdict as SeedVerdict
 
 
 logger = logging.getLogger(__name__)
@@ -178,7 +179,7 @@ def primary_row(subject: Subject, key: Key, alignment: Alignment, difference: Co
     )
 
 
-def differences(
+def differences_to_untrained(
     trained: Sequence[Subject],
     untrained: Sequence[Subject],
     protocol: Protocol,
@@ -207,7 +208,7 @@ def family_verdicts(
     Args:
         subjects: Trained models of one family, one for each seed.
         alignments: Of `align_all`.
-        contrasts: Of `differences`, over all seeds of the family.
+        contrasts: Of `differences_to_untrained`, over all seeds of the family.
         controls: Modality -> whether its positive controls were found.
         protocol: The protocol.
     """
@@ -249,9 +250,23 @@ def family_verdicts(
                 minus_untrained=difference.difference,
                 minus_low=difference.interval.low,
                 minus_high=difference.interval.high,
+                votes=[_vote(measure, seeds) for measure in protocol.measures],
             )
         )
     return found
+
+
+def _vote(measure: str, seeds: Sequence[SeedVerdict]) -> Vote:
+    found = [seed.measures[measure] for seed in seeds]
+    return Vote(
+        measure=measure,
+        scores=[one.score for one in found],
+        p=[one.corrected_p_value for one in found],
+        difference=found[0].difference,
+        low=found[0].low,
+        high=found[0].high,
+        passed=[one.passed for one in found],
+    )
 
 
 def rule_in_words(protocol: Protocol) -> str:

@@ -23,7 +23,7 @@ from d2v_train.alignment.sentences import SentenceFinder
 
 
 FOLDERS = {"vision": "pictures", "audio": "recordings", "text": "sentences"}
-SUFFIXES = {
+EXAMPLE_SUFFIXES = {
     "vision": {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"},
     "audio": {".wav", ".flac", ".ogg", ".mp3", ".opus", ".m4a"},
 }
@@ -181,7 +181,7 @@ def _examples(folder: Path, modality: str, name: str) -> list[Any]:
         path = place / f"{name}.txt"
         lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
         return [line.strip() for line in lines if line.strip()]
-    return sorted(path for path in (place / name).rglob("*") if path.suffix.lower() in SUFFIXES[modality])
+    return sorted(path for path in (place / name).rglob("*") if path.suffix.lower() in EXAMPLE_SUFFIXES[modality])
 
 
 def _add_sentences(

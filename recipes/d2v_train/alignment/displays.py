@@ -22,7 +22,7 @@ from d2v_train.alignment.question import ask, neighbours_of
 from d2v_train.alignment.results import Exemplars, Neighbours, Probe, Question, Similarities
 
 
-SHOWN = 4
+EXAMPLES_SHOWN = 4
 """Examples of a concept that are copied beside the results."""
 
 
@@ -67,7 +67,7 @@ def similarity_matrices(subject: Subject, groups: dict[str, str]) -> list[Simila
     return found
 
 
-def methods(subject: Subject, first: str, second: str) -> list[str]:
+def comparison_methods(subject: Subject, first: str, second: str) -> list[str]:
     """Return how two modalities can be compared: a map always, directly where the widths are equal."""
     return ["map", *(["direct"] if subject.one_width(first, second) else [])]
 
@@ -80,7 +80,7 @@ def all_neighbours(subject: Subject) -> list[Neighbours]:
         where = {"model": subject.name, "first": first, "second": second, "layers": layers}
         # `common` keeps the order of the first modality, as `paired` does.
         names = subject.common(first, second)
-        for method in methods(subject, first, second):
+        for method in comparison_methods(subject, first, second):
             found += neighbours_of(names, a, b, method=method, where=where)
     return found
 
@@ -97,7 +97,7 @@ def all_questions(
         a, b, layers = last_layers(subject, first, second)
         members = np.flatnonzero(features.concepts == features.names.index(concept))
         exemplars = features.exemplars(last_layer(features))[members]
-        for method in methods(subject, first, second):
+        for method in comparison_methods(subject, first, second):
             found.append(
                 ask(
                     concept,
@@ -155,7 +155,7 @@ def shown_examples(
             examples = concept.examples[modality]
             count = int((of_modality.concepts == index).sum())
             shown = [example if isinstance(example, str) else _copied(example, folder, modality, concept.name)
-                     for example in _spread(examples, SHOWN)]  # fmt: skip
+                     for example in _spread(examples, EXAMPLES_SHOWN)]  # fmt: skip
             sources = Counter(source_of(example) for example in examples if isinstance(example, Path))
             found.setdefault(concept.name, {})[modality] = Exemplars(
                 count=count, unreadable=len(examples) - count, shown=shown, sources=dict(sources)

@@ -32,7 +32,7 @@ from modeling_d2v.modalities import modality_of_input
 
 logger = logging.getLogger(__name__)
 
-WINDOW_BATCHES = 8
+BATCHES_AHEAD = 8
 """Number of batches that are read ahead and sorted by length together."""
 CACHE_FORMAT = 1
 SMALLEST_DEVIATION = 1e-8
@@ -180,7 +180,7 @@ def encode_concepts(
     bad: list[str] = []
     collate = Collator(encoder.config, masks=False)
     layers: list[str] = []
-    for window in _windows(part.modality, examples, transform, batch_size * WINDOW_BATCHES, bad):
+    for window in _windows(part.modality, examples, transform, batch_size * BATCHES_AHEAD, bad):
         window.sort(key=lambda sample: sample["length"])
         for start in range(0, len(window), batch_size):
             batch = window[start : start + batch_size]

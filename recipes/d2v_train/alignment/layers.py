@@ -1,9 +1,9 @@
 """Alignment of two modalities over all pairs of layers, with null, calibrated maximum and interval.
 
 Similarities, neighbours and ranks are computed once per layer; a permutation or a subset only moves indices. On one
-core and for 144 layer pairs of 1,000 concepts, 999 permutations take about half a minute (neighbours) or a minute (CKA,
-RSA). Those of `retrieval` grow with the third power of the number of concepts: ten seconds with 100, half an hour with
-1,000.
+core and for 144 layer pairs of 1,000 concepts, 999 permutations take about half a minute (neighbours) or a minute
+(CKA, RSA). Those of `retrieval` grow with the third power of the number of concepts: ten seconds with 100, half an
+hour with 1,000.
 
 Legend: n concepts, K permutations, R subsets, LA and LB layers.
 """

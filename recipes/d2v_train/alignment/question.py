@@ -2,14 +2,18 @@
 
 "direct" compares the vectors as they are, each modality without its mean, which asks whether the space is shared.
 "map" compares them after a linear map that ridge regression learned on all other concepts, so that the concept itself
-is never used. The null permutes the concepts of modality B, and learns the map again.
+is never used.
+
+The null permutes the concepts of modality A and learns the map again. Those of modality B stay where they are: animals
+that look alike are near to a query or far from it together, and a null that scattered them would take that for
+meaning.
 
 Legend: n concepts, E examples, D width, K permutations.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,24 +27,20 @@ RIDGE = 1.0
 """Penalty of the map, in units of the mean variance of the training concepts."""
 NEAREST_SHOWN = 10
 
-Similarity = Callable[[np.ndarray], np.ndarray]
-"""From an order of the concepts of modality B, (n,), to the similarities of queries with them, (E, n)."""
 
-
-def direct_similarities(queries: np.ndarray, first: np.ndarray, second: np.ndarray) -> Similarity:
-    """Return a function that gives the cosines of queries with permuted concepts of the second modality.
+def direct_similarities(queries: np.ndarray, first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Return the cosines of queries of the first modality with the concepts of the second: (E, n).
 
     Args:
         queries: (E, D) vectors of the first modality.
         first, second: (n, D) concepts of both modalities.
     """
-    cosines = unit_rows(queries - first.mean(axis=0)) @ unit_rows(second - second.mean(axis=0)).T
-    return lambda order: cosines[:, order]
+    return unit_rows(queries - first.mean(axis=0)) @ unit_rows(second - second.mean(axis=0)).T
 
 
 def mapped_similarities(
     queries: np.ndarray, first: np.ndarray, second: np.ndarray, concept: int, ridge: float = RIDGE
-) -> Similarity:
+) -> np.ndarray:
     """Return the same after a linear map from the first to the second modality, learned without one concept.
 
     Args:
@@ -55,13 +55,15 @@ def mapped_similarities(
     kernel = (first[known] - mean) @ (first[known] - mean).T
     penalty = ridge * np.trace(kernel) / known.sum()
     weights = np.linalg.solve(kernel + penalty * np.eye(len(kernel)), (first[known] - mean) @ (queries - mean).T).T
+    targets = second - second[known].mean(axis=0)
+    return unit_rows(weights @ targets[known]) @ unit_rows(targets).T
 
-    def similarities(order: np.ndarray) -> np.ndarray:
-        permuted = second[order]
-        targets = permuted - permuted[known].mean(axis=0)
-        return unit_rows(weights @ targets[known]) @ unit_rows(targets).T
 
-    return similarities
+def compare(method: str, queries: np.ndarray, first: np.ndarray, second: np.ndarray, concept: int) -> np.ndarray:
+    """Return the similarities by a method, "direct" or "map": (E, n)."""
+    if method == "direct":
+        return direct_similarities(queries, first, second)
+    return mapped_similarities(queries, first, second, concept)
 
 
 def ranks_of(similarities: np.ndarray, concept: int) -> np.ndarray:
@@ -136,18 +138,15 @@ def ask(
     if name not in names:
         raise ValueError(f"There is no concept {name!r} in both modalities; there are {', '.join(names)}.")
     concept, n = list(names).index(name), len(names)
-    queries = np.concatenate([exemplars, exemplars.mean(axis=0, keepdims=True)])
-    if method == "direct":
-        similarities = direct_similarities(queries, first, second)
-    else:
-        similarities = mapped_similarities(queries, first, second, concept)
-    observed = similarities(np.arange(n))
+    queries = np.concatenate([exemplars, first[concept : concept + 1]])
+    observed = compare(method, queries, first, second, concept)
     levels = levels_of(groups, concept)
     positions = percentiles(observed[-1])
     ranks = ranks_of(observed, concept)
     null_ranks, null_levels = [], {level: [] for level in levels}
     for order in draw_permutations(n, permutations, seed=seed):
-        permuted = similarities(order)[-1:]
+        moved = first[order]
+        permuted = compare(method, moved[concept : concept + 1], moved, second, concept)
         null_ranks.append(ranks_of(permuted, concept)[0])
         at = percentiles(permuted[0])
         for level, members in levels.items():
@@ -202,10 +201,7 @@ def neighbours_of(
     found = []
     for i, name in enumerate(names):
         query = first[i : i + 1]
-        if method == "direct":
-            (similarities,) = direct_similarities(query, first, second)(np.arange(len(names)))
-        else:
-            (similarities,) = mapped_similarities(query, first, second, i)(np.arange(len(names)))
+        (similarities,) = compare(method, query, first, second, i)
         order = np.argsort(-similarities, kind="stable")
         rank = int(np.ceil(ranks_of(similarities[None], i)[0]))
         found.append(

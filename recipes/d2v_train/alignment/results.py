@@ -410,6 +410,27 @@ class Probe:
 
 
 @dataclass(kw_only=True)
+class Vote:
+    """What one measure says of one pair of modalities and one kind of model.
+
+    Attributes:
+        measure: Name of the measure.
+        scores: Score of the best pair of layers, one for each seed.
+        p: p-values corrected for pairs of layers and for tests, one for each seed.
+        difference, low, high: Trained minus untrained over all seeds, and its interval over concepts.
+        passed: Whether the measure says yes, one for each seed.
+    """
+
+    measure: str
+    scores: list[float]
+    p: list[float]
+    difference: float
+    low: float
+    high: float
+    passed: list[bool]
+
+
+@dataclass(kw_only=True)
 class PairVerdict:
     """The answer for one pair of modalities and one kind of model.
 
@@ -420,6 +441,7 @@ class PairVerdict:
         sentence: The answer in words, with its uncertainty.
         p: Corrected p-values, one for each seed.
         minus_untrained, minus_low, minus_high: Mean over seeds of the difference to untrained twins, and its interval.
+        votes: One for each measure of the rule; the fields above are those of the primary one.
     """
 
     kind: str
@@ -431,10 +453,11 @@ class PairVerdict:
     minus_untrained: float | None = None
     minus_low: float | None = None
     minus_high: float | None = None
+    votes: list[Vote] = field(default_factory=list)
 
 
 @dataclass(kw_only=True)
-class Verdict:
+class StudyVerdict:
     """The answer.
 
     Attributes:
@@ -473,7 +496,7 @@ class Study:
     controls: list[Control]
     nuisances: list[NuisancePartial]
     probes: list[Probe]
-    verdict: Verdict
+    verdict: StudyVerdict
     limits: list[str]
     inspections: list[Inspection] = field(default_factory=list)
 

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import numpy as np
 
+from d2v_train.data.tables import SAMPLING_RATE
 from d2v_train.support.extras import MissingDependencyError, need
 
 
-SAMPLING_RATE = 16_000
 PROGRAM = "espeak-ng"
 
 

@@ -18,7 +18,7 @@ from d2v_train.alignment.comparisons import (
     Subject,
     align_all,
     best_pair,
-    differences,
+    differences_to_untrained,
     family_verdicts,
     layer_table,
     primary_row,
@@ -30,11 +30,12 @@ from d2v_train.alignment.encoders import StudiedModel
 from d2v_train.alignment.entries import concept_entries, model_entry
 from d2v_train.alignment.extraction import encode_concepts
 from d2v_train.alignment.handmade import hand_made_features
+from d2v_train.alignment.inspecting import inspect_families
 from d2v_train.alignment.known_answers import external_controls, known_answers, passed
 from d2v_train.alignment.layers import Alignment, Contrast
 from d2v_train.alignment.partials import partial_all
 from d2v_train.alignment.protocol import Protocol, last_commit, read_protocol
-from d2v_train.alignment.results import Meta, PairVerdict, PrimaryRow, Study, Verdict
+from d2v_train.alignment.results import Meta, PairVerdict, PrimaryRow, Study, StudyVerdict
 from d2v_train.alignment.verdict import PRIMARY_MEASURE, few_concepts_sentence
 
 
@@ -58,6 +59,7 @@ class StudySettings:
         batch_size: Examples of a forward pass.
         device: Where encoders run.
         positive_control: Whether to add networks whose agreement is known, from packages (about ten minutes).
+        inside: Whether to look inside the first model of each joint family (units, variance, relevance).
         command: Command line, for the record.
     """
 
@@ -72,6 +74,7 @@ class StudySettings:
     batch_size: int = 32
     device: torch.device | str = "cpu"
     positive_control: bool = False
+    inside: bool = False
     command: str = ""
 
 
@@ -114,7 +117,7 @@ def run_study(settings: StudySettings) -> Study:
     logger.info("%s", table.account())
     subjects = encode_all(table, settings, protocol)
     alignments = align_all(subjects.all, protocol)
-    contrasts = {family: differences(seeds, subjects.untrained[family], protocol)
+    contrasts = {family: differences_to_untrained(seeds, subjects.untrained[family], protocol)
                  for family, seeds in subjects.trained.items()}  # fmt: skip
     logger.info("compared with untrained networks")
     shuffled = [subject for subject in subjects.others if subject.kind == "shuffled"]
@@ -166,6 +169,8 @@ def run_study(settings: StudySettings) -> Study:
         verdict=overall(verdicts, protocol),
         limits=limits_of(table, subjects, protocol),
     )
+    if settings.inside:
+        study.inspections = inspect_families(settings.models, table, [question] if question else [])
     settings.output.mkdir(parents=True, exist_ok=True)
     study.to_json(settings.output / RESULT)
     return study
@@ -206,13 +211,13 @@ def primary_rows(
     own: dict[Key, Contrast] = {}
     for family, seeds in subjects.trained.items():
         for seed in seeds:
-            found = differences([seed], subjects.untrained[family], protocol, measures=(PRIMARY_MEASURE,))
+            found = differences_to_untrained([seed], subjects.untrained[family], protocol, measures=(PRIMARY_MEASURE,))
             own |= {(seed.name, *key): difference for key, difference in found.items()}
     return [primary_row(by_name[key[0]], key, alignment, own.get(key)) for key, alignment in alignments.items()
             if key[3] == PRIMARY_MEASURE]  # fmt: skip
 
 
-def overall(verdicts: list[PairVerdict], protocol: Protocol) -> Verdict:
+def overall(verdicts: list[PairVerdict], protocol: Protocol) -> StudyVerdict:
     """Return the answer of the study: yes if a pair of the first family says yes, no if all of its pairs say no."""
     first = [verdict for verdict in verdicts if verdict.kind == verdicts[0].kind]
     yes = [f"{verdict.first} and {verdict.second}" for verdict in first if verdict.answer == "yes"]
@@ -227,7 +232,7 @@ def overall(verdicts: list[PairVerdict], protocol: Protocol) -> Verdict:
         f"[{verdict.minus_low:+.3f}, {verdict.minus_high:+.3f}]" for verdict in first
     )  # fmt: skip
     sentence = f"{start} in the model {verdicts[0].kind!r} (mutual kNN, trained minus untrained: {numbers})."
-    return Verdict(answer=answer, sentence=sentence, rule=rule_in_words(protocol), pairs=verdicts)
+    return StudyVerdict(answer=answer, sentence=sentence, rule=rule_in_words(protocol), pairs=verdicts)
 
 
 def limits_of(table: ConceptTable, subjects: Subjects, protocol: Protocol) -> list[str]:

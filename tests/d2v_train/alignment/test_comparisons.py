@@ -10,7 +10,7 @@ from d2v_train.alignment.comparisons import (
     Subject,
     align_all,
     best_pair,
-    differences,
+    differences_to_untrained,
     family_verdicts,
     layer_table,
     primary_row,
@@ -26,7 +26,9 @@ def verdict_of(shared, controls=FOUND):
     trained = [subject(f"joint {seed}", shared=shared, seed=seed) for seed in range(3)]
     untrained = [subject(f"untrained joint {seed}", "untrained", shared=False, seed=50 + seed) for seed in range(2)]
     alignments = align_all(trained, PROTOCOL)
-    (verdict,) = family_verdicts(trained, alignments, differences(trained, untrained, PROTOCOL), controls, PROTOCOL)
+    (verdict,) = family_verdicts(
+        trained, alignments, differences_to_untrained(trained, untrained, PROTOCOL), controls, PROTOCOL
+    )
     return verdict
 
 
@@ -34,6 +36,8 @@ def test_aligned_modalities_say_yes():
     verdict = verdict_of(True)
     assert verdict.answer == "yes" and "3 of 3 seeds: yes" in verdict.sentence
     assert verdict.minus_low > 0 and max(verdict.p) < 0.05
+    assert [vote.measure for vote in verdict.votes] == ["mutual_knn", "cka", "retrieval"]
+    assert all(vote.passed == [True] * 3 and vote.low > 0 for vote in verdict.votes)
 
 
 def test_unrelated_modalities_say_no():
@@ -83,6 +87,8 @@ def test_shuffled_names_lose_the_alignment():
 
 
 def test_differences_of_chosen_measures():
-    only = differences([subject("joint 0")], [subject("a 0", shared=False, seed=9)], PROTOCOL, ("mutual_knn",))
+    only = differences_to_untrained(
+        [subject("joint 0")], [subject("a 0", shared=False, seed=9)], PROTOCOL, ("mutual_knn",)
+    )
     assert list(only) == [("vision", "audio", "mutual_knn")]
     assert dataclasses.asdict(only["vision", "audio", "mutual_knn"])["difference"] > 0.3

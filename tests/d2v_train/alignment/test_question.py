@@ -5,7 +5,6 @@ import pytest
 
 from d2v_train.alignment.question import (
     ask,
-    direct_similarities,
     levels_of,
     mapped_similarities,
     neighbours_of,
@@ -55,19 +54,25 @@ def test_unrelated_modalities_have_uniform_p_values():
 
 def test_the_map_never_sees_the_concept():
     first, second = concepts(), concepts(7)
-    similarities = mapped_similarities(first[3:4], first, second, 3)(np.arange(40))
+    similarities = mapped_similarities(first[3:4], first, second, 3)
     changed = second.copy()
     changed[3] += 100
-    again = mapped_similarities(first[3:4], first, changed, 3)(np.arange(40))
+    again = mapped_similarities(first[3:4], first, changed, 3)
     others = np.arange(40) != 3
     np.testing.assert_allclose(similarities[0, others], again[0, others])
 
 
-def test_permutations_move_concepts_of_the_second_modality():
-    first, second = concepts(), concepts()
-    order = np.roll(np.arange(40), 1)
-    moved = direct_similarities(first[3:4], first, second)(order)
-    assert moved[0].argmax() == 4  # position 4 now holds concept 3
+def test_a_group_that_lies_together_is_not_taken_for_meaning():
+    # The groups are clusters in the second modality, and the first one knows nothing of them.
+    p = []
+    for seed in range(40):
+        random = np.random.default_rng(seed)
+        clusters = random.normal(size=(3, 12)) * 3
+        second = clusters[[0] * 5 + [1] * 5 + [2] * 30] + random.normal(size=(40, 12))
+        question = ask(NAMES[3], NAMES, GROUPS, concepts(seed + 50)[3:4], ["0.jpg"], concepts(seed + 50), second,
+                       method="direct", permutations=99, where=WHERE)  # fmt: skip
+        p.append(question.levels[1].p)
+    assert np.mean(np.array(p) < 0.1) < 0.25 and 0.3 < np.mean(p) < 0.7
 
 
 def test_groups_from_narrow_to_wide():
