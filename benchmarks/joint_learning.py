@@ -302,9 +302,9 @@ def markdown(table: Mapping[str, Any], cosines: Mapping[str, Any]) -> str:
         lines += [f"**{PARTS[part]}**", "", "| encoder | " + " | ".join(MEASURES.values()) + " | linear - alone |",
                   "|---" * (len(MEASURES) + 2) + "|"]  # fmt: skip
         for row, cells in rows.items():
-            shown = [f"{cells[measure]['mean']:.1f} ± {cells[measure]['std']:.1f}" for measure in MEASURES]
+            shown = [_with_spread(cells[measure], "mean", "std", ".1f") for measure in MEASURES]
             linear = cells["linear"]
-            apart = f"{linear['difference']:+.1f} ± {linear['difference_std']:.1f}" if "difference" in linear else ""
+            apart = _with_spread(linear, "difference", "difference_std", "+.1f") if "difference" in linear else ""
             lines.append(f"| {row} | " + " | ".join(shown) + f" | {apart} |")
         lines.append("")
     pairs = list(dict.fromkeys(pair for row in cosines.values() for pair in row))
@@ -312,9 +312,15 @@ def markdown(table: Mapping[str, Any], cosines: Mapping[str, Any]) -> str:
         lines += ["**Cosines of gradients in the shared blocks**", "", "| encoder | " + " | ".join(pairs) + " |",
                   "|---" * (len(pairs) + 1) + "|"]  # fmt: skip
     for row, cells in cosines.items():
-        shown = [f"{cells[pair]['mean']:+.2f} ± {cells[pair]['std']:.2f}" if pair in cells else "" for pair in pairs]
+        shown = [_with_spread(cells[pair], "mean", "std", "+.2f") if pair in cells else "" for pair in pairs]
         lines.append(f"| {row} | " + " | ".join(shown) + " |")
     return "\n".join(lines) + "\n"
+
+
+def _with_spread(cell: Mapping[str, float], value: str, spread: str, form: str) -> str:
+    """Return a mean with its standard deviation, which a single seed does not have."""
+    shown = format(cell[value], form)
+    return shown if cell["seeds"] == 1 else f"{shown} ± {format(cell[spread], form.lstrip('+'))}"
 
 
 def write_results(folder: Path, joint_steps: int) -> dict[str, Any]:

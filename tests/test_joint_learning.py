@@ -64,6 +64,7 @@ def test_means_spreads_and_paired_differences(bench):
     assert cell == {"mean": 58.0, "std": 8.49, "seeds": 2, "difference": 3.0, "difference_std": 1.41}
     assert "difference" not in table["audio"]["alone"]["knn"]
     assert table["audio"]["untrained"]["one"]["seeds"] == 1 and table["audio"]["untrained"]["one"]["std"] == 0.0
+    assert "| untrained | 9.0 | 9.0 | 9.0 | 9.0 | -41.0 |" in bench.markdown(table, {})
     shown = bench.markdown(table, {"joint": {"audio vision": {"mean": -0.01, "std": 0.02, "seeds": 2}}})
     assert "| joint | 58.0 ± 8.5 | 58.0 ± 8.5 | 58.0 ± 8.5 | 58.0 ± 8.5 | +3.0 ± 1.4 |" in shown
     assert "| joint | -0.01 ± 0.02 |" in shown

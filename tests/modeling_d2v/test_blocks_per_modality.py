@@ -57,7 +57,7 @@ def test_a_modality_trains_its_own_parts_and_what_is_shared():
     trained = {name for name, value in model.data2vec.encoder.named_parameters() if value.grad is not None}
     assert {name.split(".")[-2] for name in trained if "norm" in name} == {"audio", "q_norm", "k_norm"}
     others = {name for name, _ in model.data2vec.encoder.named_parameters()} - trained
-    assert others and all({"text", "vision"} & set(name.split(".")) for name in others)
+    assert others and all((set(MODALITIES) - {"audio"}) & set(name.split(".")) for name in others)
     shared = model.data2vec.encoder.shared_parameters()
     assert shared.keys() == {name for name in trained if "audio" not in name.split(".")} != set()
     assert model.data2vec.modality_encoders["audio"].modality_embedding.grad.abs().sum() > 0
@@ -102,7 +102,7 @@ def test_blocks_of_several_modalities_compile_without_a_graph_break():
     model = randomise(Data2VecModel(tiny_config(**EVERYTHING)))
     batches = [inputs_for(modality) for modality in MODALITIES]
     expected = [model(**batch).last_hidden_state for batch in batches]
-    model.encoder = torch.compile(model.encoder, fullgraph=True)
+    model.encoder = torch.compile(model.encoder, fullgraph=True, backend="aot_eager")
     for batch, before in zip(batches, expected, strict=True):
         torch.testing.assert_close(model(**batch).last_hidden_state, before, rtol=1e-4, atol=1e-5)
 
