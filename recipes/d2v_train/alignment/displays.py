@@ -16,10 +16,11 @@ import numpy as np
 
 from d2v_train.alignment.comparisons import Subject, rounded
 from d2v_train.alignment.concepts import ConceptTable
+from d2v_train.alignment.conclusions import Probe
 from d2v_train.alignment.extraction import LayerFeatures
 from d2v_train.alignment.features import unit_rows
 from d2v_train.alignment.question import ask, neighbours_of
-from d2v_train.alignment.results import Exemplars, Neighbours, Probe, Question, Similarities
+from d2v_train.alignment.results import Exemplars, Neighbours, Question, Similarities
 
 
 EXAMPLES_SHOWN = 4

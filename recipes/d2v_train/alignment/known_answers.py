@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from d2v_train.alignment.comparisons import Key, Subject
+from d2v_train.alignment.conclusions import Control
 from d2v_train.alignment.controls import is_found, positive_control
 from d2v_train.alignment.displays import last_layer
 from d2v_train.alignment.layers import Alignment, align
 from d2v_train.alignment.nulls import holm
 from d2v_train.alignment.protocol import Protocol
-from d2v_train.alignment.results import Control
 from d2v_train.alignment.verdict import ALPHA, PRIMARY_MEASURE
 
 

@@ -15,7 +15,7 @@ from scipy.stats import spearmanr
 from d2v_train.alignment.geometry import RSA_DEGREE, KernelAlignment, RankedDistances
 from d2v_train.alignment.matching import BlindMatching, blind_matching
 from d2v_train.alignment.neighbours import CycleNeighbours, MutualNeighbours
-from d2v_train.alignment.retrieval import STATISTICS, DirectRetrieval, MapRetrieval, modality_gap
+from d2v_train.alignment.retrieval import STATISTICS, DirectRetrieval, MapRetrieval
 
 
 __all__ = [
@@ -25,7 +25,6 @@ __all__ = [
     "debiased_cka",
     "direct_retrieval",
     "map_retrieval",
-    "modality_gap",
     "mutual_knn",
     "partial_cka",
     "partial_rsa",

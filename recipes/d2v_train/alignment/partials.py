@@ -9,11 +9,11 @@ from scipy.stats import spearmanr
 
 from d2v_train.alignment.comparisons import Subject
 from d2v_train.alignment.concepts import ConceptTable
+from d2v_train.alignment.conclusions import NuisancePartial
 from d2v_train.alignment.displays import last_layers
 from d2v_train.alignment.layers import align
 from d2v_train.alignment.properties import measure_properties, nuisance_matrices
 from d2v_train.alignment.protocol import Protocol
-from d2v_train.alignment.results import NuisancePartial
 
 
 def partial_all(table: ConceptTable, subjects: Iterable[Subject], protocol: Protocol) -> list[NuisancePartial]:

@@ -244,15 +244,3 @@ class DirectRetrieval:
     def chance(self) -> dict[str, float]:
         """Return what each statistic is by chance."""
         return chance([self.n])
-
-
-def modality_gap(a: np.ndarray, b: np.ndarray) -> float:
-    """Return the distance between the mean unit vectors of two modalities, 0 to 2 (Liang et al. 2022).
-
-    Args:
-        a, b: (n, d) features of one layer, not centred.
-    """
-    first, second = (unit_rows(np.asarray(side, dtype=np.float64)).mean(axis=0) for side in (a, b))
-    if first.shape != second.shape:
-        raise ValueError(f"The modalities have {len(first)} and {len(second)} features; the gap needs one space.")
-    return float(np.linalg.norm(first - second))

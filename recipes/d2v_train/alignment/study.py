@@ -25,6 +25,7 @@ from d2v_train.alignment.comparisons import (
     rule_in_words,
 )
 from d2v_train.alignment.concepts import ConceptTable, load_concepts
+from d2v_train.alignment.conclusions import PairVerdict, StudyVerdict
 from d2v_train.alignment.displays import all_neighbours, all_questions, concept_probe, similarity_matrices
 from d2v_train.alignment.encoders import StudiedModel
 from d2v_train.alignment.entries import concept_entries, model_entry
@@ -35,7 +36,7 @@ from d2v_train.alignment.known_answers import external_controls, known_answers, 
 from d2v_train.alignment.layers import Alignment, Contrast
 from d2v_train.alignment.partials import partial_all
 from d2v_train.alignment.protocol import Protocol, last_commit, read_protocol
-from d2v_train.alignment.results import Meta, PairVerdict, PrimaryRow, Study, StudyVerdict
+from d2v_train.alignment.results import Meta, PrimaryRow, Study
 from d2v_train.alignment.verdict import PRIMARY_MEASURE, few_concepts_sentence
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from d2v_train.data.tables import SAMPLING_RATE
 from d2v_train.inspection.results import Item
 from d2v_train.support.extras import need
 from modeling_d2v.modalities import modality_of_input
@@ -18,7 +19,6 @@ from modeling_d2v.modalities import modality_of_input
 
 LONGEST_SIDE = 96
 """Pixels of a thumbnail; smaller pictures keep their size."""
-SAMPLING_RATE = 16_000
 
 
 def data_uri(content: bytes, kind: str) -> str:

@@ -4,7 +4,7 @@ from alignment_cases import ALIGNED, half_shared, independent
 from sklearn.linear_model import Ridge
 from sklearn.metrics.pairwise import cosine_similarity
 
-from d2v_train.alignment.retrieval import DirectRetrieval, MapRetrieval, modality_gap, rank_credits
+from d2v_train.alignment.retrieval import DirectRetrieval, MapRetrieval, rank_credits
 
 
 def oracle(a, b, statistic, ridge):
@@ -100,14 +100,6 @@ def test_direct_retrieval_needs_the_same_directions_not_the_same_mean():
 def test_credits_of_ties_are_expectations():
     np.testing.assert_allclose(rank_credits(np.array([0, 1, 4]), np.array([1, 0, 3]), 10)[1], [0.5, 0, 0])
     np.testing.assert_allclose(rank_credits(np.array([0, 1, 4]), np.array([1, 0, 3]), 10)[2], [1, 1, 0.25])
-
-
-def test_the_gap_is_the_distance_of_the_mean_directions():
-    x = np.random.default_rng(0).normal(size=(50, 8))
-    assert modality_gap(x, 3 * x) == pytest.approx(0)
-    assert modality_gap(np.tile([1.0, 0], (5, 1)), np.tile([0, 2.0], (5, 1))) == pytest.approx(np.sqrt(2))
-    with pytest.raises(ValueError, match="8 and 7 features"):
-        modality_gap(x, x[:, :7])
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,8 @@ from pathlib import Path
 from study_cases import subject
 
 from d2v_train.alignment.concepts import ConceptTable
+from d2v_train.alignment.conclusions import PairVerdict
 from d2v_train.alignment.protocol import Protocol
-from d2v_train.alignment.results import PairVerdict
 from d2v_train.alignment.study import Subjects, limits_of, overall
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from d2v_train.alignment.conclusions import Control
 from d2v_train.alignment.report.charts import Estimate, interval_chart, key, lamp
 from d2v_train.alignment.report.markup import (
     Markup,
@@ -9,16 +10,16 @@ from d2v_train.alignment.report.markup import (
     details,
     element,
     figure,
-    interval,
+    html_table,
+    interval_text,
     listed,
     p_value,
     plural,
     section,
-    table,
 )
-from d2v_train.alignment.report.media import NAMES, pair_name
-from d2v_train.alignment.report.views import KINDS, Page, colour_of, measure_name
-from d2v_train.alignment.results import Control, PrimaryRow
+from d2v_train.alignment.report.media import MODALITY_NAMES, pair_name
+from d2v_train.alignment.report.views import MODEL_KINDS, Page, colour_of, measure_name
+from d2v_train.alignment.results import PrimaryRow
 
 
 BADGES = {"yes": ("good", "Yes"), "no": ("plain", "No"), "not supported": ("open", "Not supported by this study")}
@@ -39,11 +40,11 @@ def heading(page: Page, links: list[tuple[str, str]]) -> Markup:
     study = page.study
     verdict = study.verdict
     seeds = sorted({model.seed for model in page.of_kind(page.main_kind) if model.seed is not None})
-    kinds = [kind for kind in KINDS if page.of_kind(kind)]
+    kinds = [kind for kind in MODEL_KINDS if page.of_kind(kind)]
     permutations = _permutations(page)
     facts = [
         ("Concepts (n)", f"{_concepts(page)}"),
-        ("Modalities", listed([NAMES.get(name, name) for name in study.modalities])),
+        ("Modalities", listed([MODALITY_NAMES.get(name, name) for name in study.modalities])),
         ("Primary measure", measure_name(page.primary_measure, _settings(page))),
         ("Permutations", permutations),
         ("Seeds", ", ".join(map(str, seeds)) or "–"),
@@ -51,7 +52,7 @@ def heading(page: Page, links: list[tuple[str, str]]) -> Markup:
         ("Date", study.meta.date[:10]),
         ("Code", f"commit {study.meta.commit[:10]}" if study.meta.commit else "–"),
     ]
-    modalities = listed([NAMES.get(name, name) for name in study.modalities], "or")
+    modalities = listed([MODALITY_NAMES.get(name, name) for name in study.modalities], "or")
     return element(
         "header",
         element("h1", f"Do latents share concepts across {modalities}?"),
@@ -168,7 +169,7 @@ def _control_table(found: list[Control]) -> Markup:
         ]
         for each in found
     ]
-    return table(head, rows)
+    return html_table(head, rows)
 
 
 def evidence(page: Page) -> Markup | None:
@@ -177,7 +178,7 @@ def evidence(page: Page) -> Markup | None:
     if not study.primary:
         return None
     ordered = sorted(
-        study.primary, key=lambda row: (KINDS.index(row.kind) if row.kind in KINDS else 99, row.seed or 0)
+        study.primary, key=lambda row: (MODEL_KINDS.index(row.kind) if row.kind in MODEL_KINDS else 99, row.seed or 0)
     )
     charts = []
     for first, second in page.pairs:
@@ -207,11 +208,11 @@ def evidence(page: Page) -> Markup | None:
                 for row in rows
             ]
             alt = f"{title}. " + "; ".join(
-                f"{row.model} {decimal(row.minus_untrained, sign=True)} {interval(row.minus_low, row.minus_high)}"
+                f"{row.model} {decimal(row.minus_untrained, sign=True)} {interval_text(row.minus_low, row.minus_high)}"
                 for row in rows
             )
             differences.append(figure(interval_chart(estimates, title=title, alt=alt, axis="difference")))
-    kinds = [kind for kind in KINDS if any(row.kind == kind for row in study.primary)]
+    kinds = [kind for kind in MODEL_KINDS if any(row.kind == kind for row in study.primary)]
     head = [
         "model",
         "modalities",
@@ -232,12 +233,12 @@ def evidence(page: Page) -> Markup | None:
             " × ".join(row.layers),
             row.n,
             decimal(row.score),
-            interval(row.low, row.high),
+            interval_text(row.low, row.high),
             f"{decimal(row.null_mean)} ± {decimal(row.null_std)}",
             decimal(row.z, 2),
             decimal(row.p, 4),
             decimal(row.minus_untrained, sign=True) if row.minus_untrained is not None else "–",
-            interval(row.minus_low, row.minus_high),
+            interval_text(row.minus_low, row.minus_high),
         ]
         for row in study.primary
     ]
@@ -273,18 +274,18 @@ def evidence(page: Page) -> Markup | None:
         else None,
         [
             element("h3", "Verdict by pair of modalities"),
-            table(["models", "modalities", "answer", "in words"], verdicts),
+            html_table(["models", "modalities", "answer", "in words"], verdicts),
         ]
         if verdicts
         else None,
         details("The rule of the verdict", element("p", study.verdict.rule)) if study.verdict.rule else None,
-        details("All numbers of the primary measure", table(head, body)),
+        details("All numbers of the primary measure", html_table(head, body)),
     )
 
 
 def _tip(row: PrimaryRow) -> str:
     return (
-        f"{row.model}: {decimal(row.score)} {interval(row.low, row.high)}, chance {decimal(row.null_mean)} ± "
+        f"{row.model}: {decimal(row.score)} {interval_text(row.low, row.high)}, chance {decimal(row.null_mean)} ± "
         f"{decimal(row.null_std)}, {p_value(row.p)}"
     )
 

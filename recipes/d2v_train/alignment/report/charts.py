@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from d2v_train.alignment.report.markup import Markup, decimal, drawing, element, join
+from d2v_train.alignment.report.markup import Markup, decimal, drawing, element, join_markup
 from d2v_train.alignment.report.style import on_ramp, ramp_colour
 
 
@@ -20,7 +20,7 @@ WIDTH = 330
 
 
 @dataclass
-class Series:
+class Curve:
     """A line of a chart.
 
     Attributes:
@@ -140,7 +140,7 @@ def colour_scale(low: float, high: float, label: str) -> Markup:
 
 
 def line_chart(
-    series: Sequence[Series], places: Sequence[str], *, title: str, alt: str, axis: str = "", height: float = 200
+    series: Sequence[Curve], places: Sequence[str], *, title: str, alt: str, axis: str = "", height: float = 200
 ) -> Markup:
     """Return lines over named places, each with its interval as a band."""
     left, top, right = 40, 28, 10
@@ -423,4 +423,6 @@ def lamp(passed: bool | None) -> Markup:
     colour, mark = state[passed]
     sign = element("path", d=mark, fill="none", stroke="var(--card)", stroke_width=1.8, stroke_linecap="round")
     parts = [element("circle", cx=7, cy=7, r=7, fill=f"var(--{colour})"), sign if mark else None]
-    return element("svg", join(parts), viewBox="0 0 14 14", width=14, height=14, class_="lamp", aria_hidden="true")
+    return element(
+        "svg", join_markup(parts), viewBox="0 0 14 14", width=14, height=14, class_="lamp", aria_hidden="true"
+    )

@@ -15,13 +15,13 @@ from d2v_train.alignment.report.markup import (
     drawing,
     element,
     figure,
+    html_table,
     listed,
     p_value,
     plural,
     section,
-    table,
 )
-from d2v_train.alignment.report.media import NAMES, SHORT
+from d2v_train.alignment.report.media import MODALITY_NAMES, SHORT
 from d2v_train.alignment.report.style import ramp
 from d2v_train.alignment.report.views import Page, colour_of
 from d2v_train.alignment.results import Neighbours, Question, Similarities
@@ -176,7 +176,7 @@ def neighbours(page: Page) -> Markup | None:
         number = len(page.study.concepts)
         near = [*hits[:CARDS], *misses[: max(half, CARDS - len(hits))]]
         far = [each for each in misses[::-1] if each not in near][:1]
-        title = f"From {NAMES.get(pair[0], pair[0])} to {NAMES.get(pair[1], pair[1])}"
+        title = f"From {MODALITY_NAMES.get(pair[0], pair[0])} to {MODALITY_NAMES.get(pair[1], pair[1])}"
         how = "after a linear map learned on other concepts" if method == "map" else "without any map"
         parts.append(
             details(
@@ -190,7 +190,7 @@ def neighbours(page: Page) -> Markup | None:
                 element("div", [_neighbour_row(page, each) for each in [*near, *far]]),
                 details(
                     "All concepts",
-                    table(
+                    html_table(
                         ["concept", "rank of itself", "nearest", "similarity"],
                         [
                             [
@@ -278,7 +278,7 @@ def _method(rows: list[Question]) -> str:
 def _question_pair(
     page: Page, concept: str, pair: tuple[str, str], shown: list[Question], rows: list[Question]
 ) -> Markup:
-    title = f"{NAMES.get(pair[0], pair[0])} of “{concept}” among {NAMES.get(pair[1], pair[1])}"
+    title = f"{MODALITY_NAMES.get(pair[0], pair[0])} of “{concept}” among {MODALITY_NAMES.get(pair[1], pair[1])}"
     charts = []
     for each in shown:
         kind = page.models[each.model].kind if each.model in page.models else "encoder"
@@ -323,5 +323,5 @@ def _question_pair(
         "div",
         element("h3", title[:1].upper() + title[1:]),
         element("div", charts, figure(near), class_="row"),
-        details("All models", table(head, body)) if rows else None,
+        details("All models", html_table(head, body)) if rows else None,
     )

@@ -8,18 +8,18 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from d2v_train.alignment.report.charts import Series, line, line_chart, text
+from d2v_train.alignment.report.charts import Curve, line, line_chart, text
 from d2v_train.alignment.report.markup import (
     Markup,
     decimal,
     drawing,
     element,
     figure,
+    html_table,
     p_value,
     section,
-    table,
 )
-from d2v_train.alignment.report.media import NAMES, SMALL
+from d2v_train.alignment.report.media import MODALITY_NAMES, SMALL
 from d2v_train.alignment.report.style import ramp
 from d2v_train.alignment.report.views import Page
 from d2v_train.inspection.results import Inspection, RelevanceMap
@@ -37,9 +37,11 @@ def relevance(page: Page, found: Inspection) -> Markup | None:
     for modality in found.modalities:
         maps = [each for each in found.relevance if each.item.modality == modality]
         if maps:
-            drawn = [DRAWINGS.get(modality, _words)(page, each) for each in maps]
+            drawn = [RELEVANCE_DRAWINGS.get(modality, _words)(page, each) for each in maps]
             parts.append(
-                element("div", element("h3", NAMES.get(modality, modality)), element("div", drawn, class_="maps"))
+                element(
+                    "div", element("h3", MODALITY_NAMES.get(modality, modality)), element("div", drawn, class_="maps")
+                )
             )
     return section(
         "relevance",
@@ -209,7 +211,7 @@ def _words(page: Page, each: RelevanceMap) -> Markup:
     return figure(element("div", drawn), _caption(each))
 
 
-DRAWINGS = {"vision": _picture, "audio": _recording, "text": _words}
+RELEVANCE_DRAWINGS = {"vision": _picture, "audio": _recording, "text": _words}
 
 
 def _checks(found: Inspection) -> Markup | None:
@@ -217,11 +219,11 @@ def _checks(found: Inspection) -> Markup | None:
         return None
     charts, rows = [], []
     for modality, sanity in found.sanity.items():
-        name = NAMES.get(modality, modality)
+        name = MODALITY_NAMES.get(modality, modality)
         mean = sum(sanity.advantages) / max(len(sanity.advantages), 1)
         series = [
-            Series("most relevant first", _fallen(sanity.by_relevance), f"var(--{modality})"),
-            Series("in random order", _fallen(sanity.at_random), "var(--soft)", dashed=True),
+            Curve("most relevant first", _fallen(sanity.by_relevance), f"var(--{modality})"),
+            Curve("in random order", _fallen(sanity.at_random), "var(--soft)", dashed=True),
         ]
         places = [f"{100 * share:.0f} %" for share in sanity.fractions]
         alt = f"{name}: fall of the score while parts are deleted. Most relevant first is ahead of random order by "
@@ -249,7 +251,7 @@ def _checks(found: Inspection) -> Markup | None:
             "(correlation near 1), it shows the input and not what was learned.",
         )
         + element("div", charts, class_="row")
-        + table(head, rows)
+        + html_table(head, rows)
     )
 
 

@@ -8,18 +8,18 @@ from d2v_train.alignment.report.markup import (
     decimal,
     element,
     figure,
+    html_table,
     listed,
     p_value,
     section,
-    table,
 )
-from d2v_train.alignment.report.media import NAMES, SHORT, pair_name
+from d2v_train.alignment.report.media import MODALITY_NAMES, SHORT, pair_name
 from d2v_train.alignment.report.views import Page
 from d2v_train.inspection.results import Inspection, SharedUnit, UnitSummary
 from d2v_train.inspection.variance import Shares
 
 
-TERMS = (
+SHOWN_TERMS = (
     ("modality", "modality"),
     ("position", "position"),
     ("concept", "concept, in common"),
@@ -32,7 +32,7 @@ def variance(page: Page, found: Inspection) -> Markup | None:
     """Return how the variance of the states divides into modality, position and concept, layer by layer."""
     if not found.variance:
         return None
-    parts = [(words, f"var(--{name})", f"var(--on-{name})") for name, words in TERMS]
+    parts = [(words, f"var(--{name})", f"var(--on-{name})") for name, words in SHOWN_TERMS]
     charts = [figure(_bars(found.layers, found.variance, parts, "trained"))]
     if found.untrained_variance:
         charts.append(figure(_bars(found.layers, found.untrained_variance, parts, "untrained")))
@@ -41,8 +41,8 @@ def variance(page: Page, found: Inspection) -> Markup | None:
         chance = (
             "–" if own.concept_chance is None else f"{_percent(own.concept_chance)} (to {_percent(own.concept_upper)})"
         )
-        rows.append([name, *(_percent(getattr(own, term)) for term, _ in TERMS), chance, p_value(own.concept_p)])
-    head = ["layer", *(words for _, words in TERMS), "“in common” by chance", "p"]
+        rows.append([name, *(_percent(getattr(own, term)) for term, _ in SHOWN_TERMS), chance, p_value(own.concept_p)])
+    head = ["layer", *(words for _, words in SHOWN_TERMS), "“in common” by chance", "p"]
     return section(
         "variance",
         "What the states are made of",
@@ -56,15 +56,17 @@ def variance(page: Page, found: Inspection) -> Markup | None:
         ),
         key([(words, colour) for words, colour, _ in parts]),
         element("div", charts, class_="row"),
-        table(head, rows),
+        html_table(head, rows),
     )
 
 
 def _bars(layers: list[str], shares: list[Shares], parts: list[tuple[str, str, str]], title: str) -> Markup:
-    rows = [(name, [getattr(each, term) for term, _ in TERMS]) for name, each in zip(layers, shares, strict=True)]
+    rows = [
+        (name, [getattr(each, term) for term, _ in SHOWN_TERMS]) for name, each in zip(layers, shares, strict=True)
+    ]
     last = shares[-1]
     alt = f"Shares of variance by layer, {title}. In the last layer: " + ", ".join(
-        f"{words} {_percent(getattr(last, term))}" for term, words in TERMS
+        f"{words} {_percent(getattr(last, term))}" for term, words in SHOWN_TERMS
     )
     return stacked_bars(rows, parts, title=title, alt=alt + ".")
 
@@ -102,11 +104,11 @@ def space(page: Page, found: Inspection) -> Markup | None:
             "modalities are further apart than their examples.",
             class_="lead",
         ),
-        key([(NAMES.get(name, name), f"var(--{name})") for name in found.modalities]),
+        key([(MODALITY_NAMES.get(name, name), f"var(--{name})") for name in found.modalities]),
         element(
             "div",
             charts,
-            table(["layer", *(pair_name(*pair.split(" ")) for pair in pairs)], rows, "modality gap"),
+            html_table(["layer", *(pair_name(*pair.split(" ")) for pair in pairs)], rows, "modality gap"),
             class_="row",
         ),
     )
@@ -143,7 +145,8 @@ def units(page: Page, found: Inspection) -> Markup | None:
         for group in summary.shared
     ]
     selective = [
-        f"{summary.selective[name]:,} of {summary.total:,} for {NAMES.get(name, name)}" for name in found.modalities
+        f"{summary.selective[name]:,} of {summary.total:,} for {MODALITY_NAMES.get(name, name)}"
+        for name in found.modalities
     ]
     return section(
         "units",
@@ -158,7 +161,7 @@ def units(page: Page, found: Inspection) -> Markup | None:
             class_="lead",
         ),
         element("p", f"Selective in one modality: {listed(selective)}."),
-        table(head, rows),
+        html_table(head, rows),
         _unit_table(page, summary),
         _ablation(summary),
         _dominance(found, summary),
@@ -240,11 +243,15 @@ def _dominance(found: Inspection, summary: UnitSummary) -> Markup | None:
         if plain:
             series.append(("untrained", plain, "var(--soft)", False))
         most = sum(counts[int(0.9 * len(counts)) :])
-        alt = f"{most} of {sum(counts)} units have more than 90 % of their energy in {NAMES.get(name, name)}."
+        alt = f"{most} of {sum(counts)} units have more than 90 % of their energy in {MODALITY_NAMES.get(name, name)}."
         charts.append(
             figure(
                 histogram(
-                    series, title=NAMES.get(name, name), alt=alt, axis="share of a unit’s energy", ends=("0", "all")
+                    series,
+                    title=MODALITY_NAMES.get(name, name),
+                    alt=alt,
+                    axis="share of a unit’s energy",
+                    ends=("0", "all"),
                 )
             )
         )

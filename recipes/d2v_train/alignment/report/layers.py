@@ -6,19 +6,20 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from d2v_train.alignment.report.charts import Series, colour_scale, heat_map, key, line_chart
+from d2v_train.alignment.conclusions import Probe
+from d2v_train.alignment.report.charts import Curve, colour_scale, heat_map, key, line_chart
 from d2v_train.alignment.report.markup import (
     Markup,
     decimal,
     details,
     element,
     figure,
+    html_table,
     p_value,
     plural,
     section,
-    table,
 )
-from d2v_train.alignment.report.media import NAMES, SHORT, pair_name
+from d2v_train.alignment.report.media import MODALITY_NAMES, SHORT, pair_name
 from d2v_train.alignment.report.views import (
     Page,
     colour_of,
@@ -28,7 +29,7 @@ from d2v_train.alignment.report.views import (
     same_layers,
     short_layers,
 )
-from d2v_train.alignment.results import LayerTable, ModelEntry, Probe
+from d2v_train.alignment.results import LayerTable, ModelEntry
 
 
 MOST_CELLS = 400
@@ -136,11 +137,11 @@ def _curve(
         values = mean_of(tables, field)
         return None if values is None else [float(values[cell]) for cell in cells]
 
-    series = [Series("trained", along(own, "score"), colour_of(page.main_kind), along(own, "low"), along(own, "high"))]
+    series = [Curve("trained", along(own, "score"), colour_of(page.main_kind), along(own, "low"), along(own, "high"))]
     if twins:
         bands = along(twins, "low"), along(twins, "high")
-        series.append(Series("untrained", along(twins, "score"), colour_of("untrained"), *bands))
-    series.append(Series("chance", along(own, "null_mean"), "var(--soft)", dashed=True))
+        series.append(Curve("untrained", along(twins, "score"), colour_of("untrained"), *bands))
+    series.append(Curve("chance", along(own, "null_mean"), "var(--soft)", dashed=True))
     places = [short_layers(names[0])[row] for row, _ in cells]
     last = len(places) - 1
     alt = "At the same layer of both modalities: " + "; ".join(
@@ -176,7 +177,7 @@ def _best(page: Page) -> Markup | None:
             "layer pairs under each permutation; calibrated is 0 at the 95 % quantile of these, and 1 for identical "
             "latents.",
         ),
-        table(head, body),
+        html_table(head, body),
     )
 
 
@@ -192,7 +193,7 @@ def probes(page: Page) -> Markup | None:
         kinds = dict.fromkeys(name.rpartition(" ")[0] for name in layers)
         for kind in kinds:
             places = [name for name in layers if name.rpartition(" ")[0] == kind]
-            title = NAMES.get(modality, modality) + (f", of the {kind}" if len(kinds) > 1 else "")
+            title = MODALITY_NAMES.get(modality, modality) + (f", of the {kind}" if len(kinds) > 1 else "")
             charts.append(figure(_probe_chart(page, rows, places, f"{title}, n = {rows[0].n}")))
     if not charts:
         return None
@@ -224,13 +225,13 @@ def _probe_chart(page: Page, rows: Sequence[Probe], places: Sequence[str], title
         if any(values):
             means = [float(np.mean(part)) if part else None for part in values]
             low, high = ([float(pick(part)) if part else None for part in values] for pick in (min, max))
-            series.append(Series(name, means, colour_of(name), low, high))
+            series.append(Curve(name, means, colour_of(name), low, high))
     for each in rows:
         if page.models[each.model].kind == "hand-made":
-            series.append(Series(each.model, [each.accuracy] * len(places), colour_of("hand-made"), dashed=True))
+            series.append(Curve(each.model, [each.accuracy] * len(places), colour_of("hand-made"), dashed=True))
     best, top = max(
         ((each.name, value) for each in series for value in each.values if value is not None), key=lambda pair: pair[1]
     )
-    series.append(Series("chance", [rows[0].chance] * len(places), "var(--soft)", dashed=True))
+    series.append(Curve("chance", [rows[0].chance] * len(places), "var(--soft)", dashed=True))
     alt = f"{title}: the highest accuracy is {decimal(top)} ({best}), chance is {decimal(rows[0].chance)}."
     return line_chart(series, short_layers(places), title=title, alt=alt, axis="layer")

@@ -39,10 +39,10 @@ def element(name: str, *children: Any, **attributes: Any) -> Markup:
     parts.append(">")
     if name in VOID:
         return Markup("".join(parts))
-    return Markup("".join(parts) + join(children) + f"</{name}>")
+    return Markup("".join(parts) + join_markup(children) + f"</{name}>")
 
 
-def join(children: Iterable[Any]) -> Markup:
+def join_markup(children: Iterable[Any]) -> Markup:
     """Return children one after another, escaped as by `element`."""
     found = []
     for child in children:
@@ -51,7 +51,7 @@ def join(children: Iterable[Any]) -> Markup:
         if isinstance(child, Markup):
             found.append(child)
         elif isinstance(child, list | tuple):
-            found.append(join(child))
+            found.append(join_markup(child))
         else:
             found.append(html.escape(_text(child), quote=False))
     return Markup("".join(found))
@@ -91,7 +91,7 @@ def drawing(width: float, height: float, alt: str, *children: Any, class_: str |
     )
 
 
-def table(head: Sequence[Any], rows: Iterable[Sequence[Any]], caption: Any = None, class_: str = "") -> Markup:
+def html_table(head: Sequence[Any], rows: Iterable[Sequence[Any]], caption: Any = None, class_: str = "") -> Markup:
     """Return a table in a box that scrolls where the screen is too narrow."""
     return element(
         "div",
@@ -121,7 +121,7 @@ def details(summary: Any, *children: Any, open_: bool = False) -> Markup:
 
 def section(anchor: str, title: str, *children: Any) -> Markup | None:
     """Return a section of the page, or None if it has no content."""
-    content = join(children)
+    content = join_markup(children)
     return element("section", element("h2", title), content, id=anchor) if content else None
 
 
@@ -140,7 +140,7 @@ def p_value(p: float | None) -> str:
     return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
 
 
-def interval(low: float | None, high: float | None, digits: int = 3) -> str:
+def interval_text(low: float | None, high: float | None, digits: int = 3) -> str:
     """Return an interval for a reader, "" where there is none."""
     return "" if low is None or high is None else f"[{decimal(low, digits)}, {decimal(high, digits)}]"
 

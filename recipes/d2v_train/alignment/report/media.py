@@ -15,7 +15,7 @@ from d2v_train.support.extras import need
 
 logger = logging.getLogger(__name__)
 
-NAMES = {"vision": "pictures", "audio": "spoken words", "text": "sentences"}
+MODALITY_NAMES = {"vision": "pictures", "audio": "spoken words", "text": "sentences"}
 """What readers call the modalities."""
 SHORT = {"vision": "picture", "audio": "speech", "text": "text"}
 SMALL = 40
@@ -24,7 +24,7 @@ SMALL = 40
 
 def pair_name(first: str, second: str) -> str:
     """Return a pair of modalities as readers call it."""
-    return f"{NAMES.get(first, first)} × {NAMES.get(second, second)}"
+    return f"{MODALITY_NAMES.get(first, first)} × {MODALITY_NAMES.get(second, second)}"
 
 
 class Media:

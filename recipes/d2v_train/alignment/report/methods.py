@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from d2v_train.alignment.report.markup import Markup, decimal, details, element, p_value, section, table
-from d2v_train.alignment.report.media import NAMES, pair_name
+from d2v_train.alignment.report.markup import Markup, decimal, details, element, html_table, p_value, section
+from d2v_train.alignment.report.media import MODALITY_NAMES, pair_name
 from d2v_train.alignment.report.views import Page, measure_name
 
 
@@ -38,15 +38,21 @@ def nuisances(page: Page) -> Markup | None:
             "modalities.",
             class_="lead",
         ),
-        table(head, main or rows),
-        details("All models", table(head, rows)) if len(rows) > len(main) > 0 else None,
+        html_table(head, main or rows),
+        details("All models", html_table(head, rows)) if len(rows) > len(main) > 0 else None,
     )
 
 
 def concepts(page: Page) -> Markup | None:
     """Return the table of concepts, and those that were left out."""
     study = page.study
-    head = ["concept", "word", "group", *(f"{NAMES.get(name, name)}" for name in study.modalities), "in the corpus"]
+    head = [
+        "concept",
+        "word",
+        "group",
+        *(f"{MODALITY_NAMES.get(name, name)}" for name in study.modalities),
+        "in the corpus",
+    ]
     rows = [
         [
             each.name,
@@ -68,8 +74,10 @@ def concepts(page: Page) -> Markup | None:
             f"{len(rows)} concepts, each with examples in every modality that no model was trained on.",
             class_="lead",
         ),
-        details("All concepts and the number of their examples", table(head, rows)),
-        details(f"Left out, and why ({len(left_out)})", table(["name", "reason"], left_out)) if left_out else None,
+        details("All concepts and the number of their examples", html_table(head, rows)),
+        details(f"Left out, and why ({len(left_out)})", html_table(["name", "reason"], left_out))
+        if left_out
+        else None,
     )
 
 
@@ -128,10 +136,10 @@ def methods(page: Page) -> Markup:
         element("h3", "Fixed in advance"),
         element("p", f"{fixed.file}, SHA-256 ", element("code", fixed.sha256), f".{when}{changed}"),
         details("Its content", element("pre", fixed.text, tabindex=0)) if fixed.text else None,
-        details("The models", table(head, rows)),
+        details("The models", html_table(head, rows)),
         details(
             "Software",
-            table(["library", "version"], sorted(study.meta.versions.items())),
+            html_table(["library", "version"], sorted(study.meta.versions.items())),
             element("p", f"Computed in {study.meta.seconds:,.0f} s."),
         ),
     )
@@ -160,7 +168,7 @@ def numbers(page: Page) -> Markup | None:
             parts.append(
                 details(
                     f"{found.model}, {pair_name(found.first, found.second)}, {measure_name(found.measure)}",
-                    table(head, rows),
+                    html_table(head, rows),
                 )
             )
     link = element("a", page.json_name, href=page.json_name)

@@ -22,7 +22,7 @@ MOST_BYTES = 5_000_000
 POLICY = "default-src 'none'; img-src data:; media-src data:; style-src 'unsafe-inline'"
 """Content security policy: the browser itself sees to it that the page loads nothing."""
 
-Section = Callable[[Page], Markup | None]
+PageSection = Callable[[Page], Markup | None]
 
 
 def write_report(study: Study, path: str | Path, json_name: str = "align.json") -> Path:
@@ -73,9 +73,9 @@ def report(study: Study, folder: Path, json_name: str, budget: int) -> str:
     return "<!doctype html>\n" + element("html", element("head", head), element("body", body), lang="en") + "\n"
 
 
-def _sections(study: Study) -> list[tuple[str, Section]]:
+def _sections(study: Study) -> list[tuple[str, PageSection]]:
     """Return the sections in their order, with the names that lead to them."""
-    found: list[tuple[str, Section]] = [
+    found: list[tuple[str, PageSection]] = [
         ("Controls", answer.controls),
         ("Evidence", answer.evidence),
         ("Layers", layers.layer_maps),
@@ -98,7 +98,7 @@ INSIDE = (
 )
 
 
-def _inside(make: Callable) -> Section:
+def _inside(make: Callable) -> PageSection:
     def first(page: Page) -> Markup | None:
         """Return the section of the first encoder that was looked into."""
         return make(page, page.study.inspections[0])

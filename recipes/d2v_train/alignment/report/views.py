@@ -15,9 +15,9 @@ from d2v_train.alignment.report.media import Media
 from d2v_train.alignment.results import LayerTable, ModelEntry, Study
 
 
-KINDS = ("joint", "separate", "encoder", "untrained", "hand-made", "shuffled")
+MODEL_KINDS = ("joint", "separate", "encoder", "untrained", "hand-made", "shuffled")
 """Kinds of models in the order in which a reader sees them."""
-MEASURES = {
+MEASURE_NAMES = {
     "mutual_knn": "mutual nearest neighbours",
     "cka": "debiased CKA",
     "rsa": "RSA",
@@ -50,7 +50,7 @@ class Page:
     def main_kind(self) -> str:
         """The kind of model that the question is about."""
         kinds = {model.kind for model in self.study.models}
-        return next((kind for kind in KINDS if kind in kinds), "encoder")
+        return next((kind for kind in MODEL_KINDS if kind in kinds), "encoder")
 
     @cached_property
     def main_model(self) -> ModelEntry | None:
@@ -91,7 +91,7 @@ def mean_of(tables: Sequence[LayerTable], field: str) -> np.ndarray | None:
 
 def colour_of(kind: str) -> str:
     """Return the CSS colour of a kind of model."""
-    return f"var(--{kind if kind in KINDS else 'encoder'})"
+    return f"var(--{kind if kind in MODEL_KINDS else 'encoder'})"
 
 
 def short_layers(names: Sequence[str]) -> list[str]:
@@ -124,5 +124,5 @@ def same_layers(first: Sequence[str], second: Sequence[str], preferred: str) -> 
 
 def measure_name(name: str, settings: dict[str, Any] | None = None) -> str:
     """Return the name of a measure for a reader, with its k."""
-    found = MEASURES.get(name, name)
+    found = MEASURE_NAMES.get(name, name)
     return f"{found}, k = {settings['k']}" if settings and "k" in settings else found

@@ -7,9 +7,9 @@ import pytest
 
 from d2v_train.alignment.report.charts import (
     WIDTH,
+    Curve,
     Estimate,
     Point,
-    Series,
     heat_map,
     histogram,
     interval_chart,
@@ -71,14 +71,14 @@ def test_many_columns_fit_without_numbers():
 
 
 def test_lines_rise_with_their_values_and_bands_surround_them():
-    series = [Series("own", [0.1, 0.4, None, 0.2], "red", [0.0, 0.3, None, 0.1], [0.2, 0.5, None, 0.3])]
+    series = [Curve("own", [0.1, 0.4, None, 0.2], "red", [0.0, 0.3, None, 0.1], [0.2, 0.5, None, 0.3])]
     root = parsed(line_chart(series, ["0", "1", "2", "3"], title="t", alt="words"))
     points = {tip: float(each.get("cy")) for each, tip in tips(root)}
     assert points["own, 1: 0.400"] < points["own, 3: 0.200"] < points["own, 0: 0.100"] and len(points) == 3
     (band,) = root.iter("polygon")
     heights = [float(pair.split(",")[1]) for pair in band.get("points").split()]
     assert len(heights) == 6 and min(heights) < points["own, 1: 0.400"] < max(heights)
-    parsed(line_chart([Series("one", [0.5], "red")], ["0"], title="t", alt="words"))
+    parsed(line_chart([Curve("one", [0.5], "red")], ["0"], title="t", alt="words"))
 
 
 def test_intervals_lie_around_their_points():

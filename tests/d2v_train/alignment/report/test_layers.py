@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
+from d2v_train.alignment.conclusions import Probe
 from d2v_train.alignment.report.layers import layer_maps, probes
 from d2v_train.alignment.report.views import mean_of
-from d2v_train.alignment.results import Probe
 
 
 def test_maps_of_every_pair_have_the_same_colours(page):

@@ -8,12 +8,12 @@ from d2v_train.alignment.report.markup import (
     details,
     drawing,
     element,
-    interval,
+    html_table,
+    interval_text,
     listed,
     p_value,
     plural,
     section,
-    table,
 )
 
 
@@ -46,7 +46,7 @@ def test_sections_without_content_are_left_out():
 
 
 def test_cells_with_numbers_are_marked():
-    content = table(["name", "n"], [["dog", 3], ["−1", "p = 0.1"], ["3D printer", Markup("<b>1</b>")]], "rows")
+    content = html_table(["name", "n"], [["dog", 3], ["−1", "p = 0.1"], ["3D printer", Markup("<b>1</b>")]], "rows")
     assert content.count('<td class="number">') == 4 and "<caption>rows</caption>" in content
     assert 'aria-label="rows"' in content and "<td><b>1</b></td>" in content
 
@@ -60,8 +60,8 @@ def test_cells_with_numbers_are_marked():
         (p_value(0.0004), "p < 0.001"),
         (p_value(0.0312), "p = 0.031"),
         (p_value(None), "–"),
-        (interval(-0.1, 0.25, 2), "[−0.10, 0.25]"),
-        (interval(None, 1.0), ""),
+        (interval_text(-0.1, 0.25, 2), "[−0.10, 0.25]"),
+        (interval_text(None, 1.0), ""),
         (plural(1, "model"), "1 model"),
         (plural(1200, "model"), "1,200 models"),
         (plural(2, "entry", "entries"), "2 entries"),
