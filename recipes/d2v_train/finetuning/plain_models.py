@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from transformers import (
     AutoModel,
-    BitImageProcessor,
+    BitImageProcessorPil,
     PreTrainedConfig,
     PreTrainedModel,
     Wav2Vec2FeatureExtractor,
@@ -206,7 +206,7 @@ def plain_image_processor(
         )
     if stored is not None and crop_pct is None:
         return stored
-    return BitImageProcessor(
+    return BitImageProcessorPil(
         do_convert_rgb=config.vision_config.num_channels == 3,
         size={"shortest_edge": int(size / (crop_pct or 1.0))},
         crop_size={"height": size, "width": size},

@@ -155,7 +155,7 @@ def amount_text(found: Mapping[str, Any]) -> str:
     """Return an amount of data, the fields of `d2v_train.batching.amounts.Amount`, as text: "about 960 hours"."""
     value, about = found["value"], "" if found["exact"] else "about "
     if found["unit"] == "hours":
-        return f"{about}{value:.3g} hours"
+        return f"{about}{value:.3g} hours" if value >= 1 else f"{about}{60 * value:.3g} minutes"
     return f"{about}{value if found['exact'] else float(f'{value:.2g}'):,.0f} {found['unit']}"
 
 

@@ -69,6 +69,7 @@ def test_the_card_tells_how_much_data_there_was(run, finished):
     record = json.loads(path.read_text())
     for amount, text in [
         ((3.14159, "hours", True), "3.14 hours"),
+        ((0.0196875, "hours", True), "1.18 minutes"),
         ((960.9, "hours", False), "about 961 hours"),
         ((1234567, "tokens", True), "1,234,567 tokens"),
         ((1234567, "tokens", False), "about 1,200,000"),
