@@ -36,7 +36,7 @@ def test_the_card_tells_results_data_and_settings(tmp_path):
 
 
 def test_the_card_tells_which_data_it_was_without_paths_of_the_machine():
-    source = {"source": "/home/me/secret/words", "fingerprint": "12ab"}
+    source = {"source": "/data/me/secret/words", "fingerprint": "12ab"}
     hours = {"value": 12.345, "unit": "hours", "exact": False}
     data = [
         source | {"part": "training", "split": "train", "samples": 2345, "amount": hours},
@@ -44,7 +44,7 @@ def test_the_card_tells_which_data_it_was_without_paths_of_the_machine():
         {**source, "source": "user/words:en", "part": "test", "split": "test", "samples": 9, "amount": None},
     ]
     labels = [f"word {number}" for number in range(30)]
-    start = "/home/me/secret/runs/speech/final"
+    start = "/data/me/secret/runs/speech/final"
     text = finetuned_card(
         "words", {}, {"seed": 1}, finetuned_from=start, dataset=source["source"], data=data, labels=labels
     )
