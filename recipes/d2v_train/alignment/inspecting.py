@@ -25,7 +25,7 @@ def concept_items(model: StudiedModel, table: ConceptTable) -> tuple[dict[str, C
     Raises:
         ValueError: If fewer than two concepts have two readable examples in every modality of the model.
     """
-    modalities = [modality for modality in model.parts if modality in table.modalities]
+    modalities = [modality for modality in table.modalities if modality in model.parts]
     found: dict[str, list[tuple[str, str, dict]]] = {}
     for modality in modalities:
         _, transform = open_encoder(model.parts[modality])

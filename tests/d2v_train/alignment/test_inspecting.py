@@ -50,7 +50,7 @@ def test_items_are_the_examples_and_lack_what_cannot_be_read(place, table, caplo
 def test_a_joint_model_is_looked_into(place, table):
     (model,) = models(place, "joint 0")
     found = inspect_joint(model, table, untrained=[0], settings=QUICK)
-    assert (found.model, found.untrained, found.modalities) == ("joint 0", 1, ["text", "vision", "audio"])
+    assert (found.model, found.untrained, found.modalities) == ("joint 0", 1, ["vision", "audio", "text"])
     assert found.concepts == [concept.name for concept in table.concepts] and found.units.total > 0
     sentence = next(each for each in found.relevance if each.item.modality == "text")
     assert sentence.tokens and sentence.item.concept == found.concepts[0]

@@ -17,6 +17,8 @@ from d2v_train.alignment.report.style import on_ramp, ramp_colour
 
 
 WIDTH = 330
+MOST_LINES = 30
+"""Groups of points whose lines are all drawn; of more, only those that are labelled."""
 
 
 @dataclass
@@ -323,7 +325,7 @@ def histogram(
 
 @dataclass
 class Point:
-    """A point of a scatter chart; points of one `group` are joined by a thin line."""
+    """A point of a scatter chart; points of one `group` are joined by a thin line, unless there are many groups."""
 
     x: float
     y: float
@@ -353,6 +355,8 @@ def scatter(points: Sequence[Point], *, title: str, alt: str, axes: tuple[str, s
     drawn.append(element("rect", x=6, y=top, width=size, height=height, rx=4, class_="axis"))
     for members in groups.values():
         marked = any(member.label for member in members)
+        if len(groups) > MOST_LINES and not marked:
+            continue
         style = "stroke:var(--ink);stroke-width:1.5" if marked else "stroke:var(--line)"
         closed = [*members, members[0]] if len(members) > 2 else members
         drawn.append(element("polyline", points=_points([at(each) for each in closed]), fill="none", style=style))

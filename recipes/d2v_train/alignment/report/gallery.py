@@ -95,8 +95,18 @@ def _png(image) -> str:
     return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
 
 
+def _by_patch(values: np.ndarray, grid: list[int]) -> np.ndarray:
+    """Return the sums of relevance (height, width) over the patches of a grid, if it has one that fits.
+
+    Pixels of one patch enter one token with weights of either sign, so that their relevance is a texture of the patch.
+    """
+    if len(grid) != 2 or values.shape[0] % grid[0] or values.shape[1] % grid[1]:
+        return values
+    return values.reshape(grid[0], values.shape[0] // grid[0], grid[1], -1).sum(axis=(1, 3))
+
+
 def _picture(page: Page, each: RelevanceMap) -> Markup:
-    values = np.array(each.values).reshape(each.shape)
+    values = _by_patch(np.array(each.values).reshape(each.shape), each.rollout_shape)
     grey = "filter:grayscale(1)"
     small = "image-rendering:pixelated" if max(each.shape) <= SMALL else ""
     panels = [("input", None), ("relevance", _tint(values))]
@@ -197,7 +207,8 @@ def _words(page: Page, each: RelevanceMap) -> Markup:
     rows = [("relevance", np.clip(values / _strongest(values), -1, 1))]
     if len(each.rollout) == len(tokens):
         rollout = np.array(each.rollout)
-        rows.append(("roll-out of attention", rollout / max(float(rollout.max()), 1e-12)))
+        spread = max(float(np.ptp(rollout)), 1e-12)
+        rows.append(("roll-out of attention", (rollout - rollout.min()) / spread))
     drawn = []
     for name, shares in rows:
         spans = []

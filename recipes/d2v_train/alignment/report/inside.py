@@ -91,7 +91,7 @@ def space(page: Page, found: Inspection) -> Markup | None:
         ),
         figure(
             _scatter(found, last.centred, last.centred_explained, focus, "each modality's mean removed"),
-            "Lines join a concept in all modalities: short lines among long distances would be alignment.",
+            "A line joins a concept in all modalities: short lines among long distances would be alignment.",
         ),
     ]
     return section(
@@ -144,10 +144,7 @@ def units(page: Page, found: Inspection) -> Markup | None:
         ]
         for group in summary.shared
     ]
-    selective = [
-        f"{summary.selective[name]:,} of {summary.total:,} for {MODALITY_NAMES.get(name, name)}"
-        for name in found.modalities
-    ]
+    selective = [_selective(summary, name) for name in found.modalities]
     return section(
         "units",
         "Units that respond to a concept in several modalities",
@@ -166,6 +163,12 @@ def units(page: Page, found: Inspection) -> Markup | None:
         _ablation(summary),
         _dominance(found, summary),
     )
+
+
+def _selective(summary: UnitSummary, name: str) -> str:
+    plain = summary.untrained_selective.get(name)
+    beside = f" (untrained: {listed([str(count) for count in plain])})" if plain else ""
+    return f"{summary.selective[name]:,} of {summary.total:,} for {NAMES.get(name, name)}{beside}"
 
 
 def _unit_table(page: Page, summary: UnitSummary) -> Markup | None:

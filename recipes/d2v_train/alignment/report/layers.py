@@ -32,6 +32,8 @@ from d2v_train.alignment.report.views import (
 from d2v_train.alignment.results import LayerTable, ModelEntry
 
 
+FAR_ABOVE = 4
+"""Standard deviations above chance that colours reach at least."""
 MOST_CELLS = 400
 """Largest map of layer pairs that is drawn cell by cell."""
 
@@ -54,8 +56,8 @@ def layer_maps(page: Page) -> Markup | None:
             "p",
             f"Every layer of one modality against every layer of the other, mean of {seeds}. The same colours beside "
             "it: the same network with random weights, and chance, where concepts are permuted. Only what is "
-            "brighter in the first map than in both others has been learned. Layer 0 is the input of the shared "
-            "blocks.",
+            "brighter in the first map than in both others has been learned. Colours reach at least four standard "
+            "deviations above chance. Layer 0 is the input of the shared blocks.",
             class_="lead",
         ),
         primary,
@@ -74,8 +76,10 @@ def _measure(page: Page, measure: str, trained: Sequence[ModelEntry], plain: Seq
             continue
         maps = [("trained", score), ("untrained", mean_of(twins, "score")), ("chance", mean_of(own, "null_mean"))]
         maps = [(name, values) for name, values in maps if values is not None]
-        low = min(0.0, *(float(values.min()) for _, values in maps))
-        high = max(float(values.max()) for _, values in maps)
+        low = min(float(values.min()) for _, values in maps)
+        # Noise must not fill the colours: they reach as far as what would be far above chance.
+        chance, spread = mean_of(own, "null_mean"), mean_of(own, "null_std")
+        high = max(float((chance + FAR_ABOVE * spread).max()), *(float(values.max()) for _, values in maps))
         names = [page.models[own[0].model].layers[modality] for modality in pair]
         drawn = [
             heat_map(

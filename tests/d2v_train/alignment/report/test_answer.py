@@ -44,6 +44,21 @@ def test_failed_controls_come_first(page):
     assert controls(page) is None
 
 
+def test_many_controls_are_one_line_each_and_failed_ones_keep_their_card(page):
+    positive = page.study.controls[0]
+    page.study.controls = [dataclasses.replace(positive, name=f"control {i}", passed=i > 0) for i in range(9)]
+    content = controls(page)
+    assert content.count('class="card"') == 1 and content.count('<li class="light">') == 8
+    assert "8 of 9 controls" in content and content.index("control 0") < content.index("control 1")
+    assert content.count("<tr>") == 10
+
+
+def test_a_long_command_is_folded_up(page):
+    assert "<details>" not in heading(page, [])
+    page.study.meta.command = "d2v align " + "x" * 200
+    assert "The command that made it" in heading(page, []) and "x" * 200 in heading(page, [])
+
+
 def test_every_row_of_the_primary_measure_is_drawn_with_its_interval(page):
     content = html.unescape(evidence(page))
     for row in page.study.primary:

@@ -28,10 +28,10 @@ def test_relevance_of_a_picture_is_red_above_and_blue_below_zero(page):
     found = only(page, "vision")
     found.relevance[0].values = [1.0] + [0.0] * 62 + [-1.0]
     tint = overlays(relevance(page, found))[2]
-    assert tint.shape == (8, 8, 4)
-    red, blue = tint[0, 0], tint[7, 7]
+    assert tint.shape == (4, 4, 4)  # by patch, as the roll-out
+    red, blue = tint[0, 0], tint[3, 3]
     assert red[0] > red[2] and blue[2] > blue[0] and red[3] == blue[3] > 150
-    assert (tint[1:7, :, 3] == 0).all()
+    assert (tint[1:3, :, 3] == 0).all()
     assert "at 0 % of the width and 0 % of the height" in relevance(page, found)
 
 
