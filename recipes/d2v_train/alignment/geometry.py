@@ -229,8 +229,10 @@ class RankedDistances(_PairVectors):
 
     Args:
         a, b: Features of the first and second modality, per layer.
-        distance: "euclidean" or "cosine". What independent causes contribute to squared Euclidean distances adds up,
-            so a nuisance can be taken out; a cosine mixes them.
+        distance: "cosine" or "euclidean"; Euclidean by default where nuisances are given, else cosine. Lengths of
+            vectors dominate Euclidean distances, so cosines tell more; but what independent causes contribute adds up
+            in squared Euclidean distances alone, so that a nuisance can be taken out. Compare a partial RSA with the
+            plain one of the same distance.
         nuisances: Name -> (n, n) distances; with the Euclidean distance only.
         degree: Degree of the polynomial of the ranks of a nuisance that is regressed on; 1 is the textbook's partial
             Spearman correlation.
@@ -243,10 +245,12 @@ class RankedDistances(_PairVectors):
         a: Layers,
         b: Layers,
         *,
-        distance: str = "euclidean",
+        distance: str | None = None,
         nuisances: Mapping[str, np.ndarray] | None = None,
         degree: int = RSA_DEGREE,
     ):
+        if distance is None:
+            distance = "euclidean" if nuisances else "cosine"
         if distance not in ("euclidean", "cosine"):
             raise ValueError(f"distance={distance!r} is unknown; choose euclidean or cosine.")
         if nuisances and distance == "cosine":
