@@ -300,7 +300,7 @@ def _of_tokenizer(model: PreTrainedModel, tokenizer: Any) -> dict[str, Any]:
     rows = model.get_input_embeddings().num_embeddings
     pad, mask = getattr(config, "pad_token_id", None), getattr(config, "mask_token_id", None)
     special = [getattr(config, f"{name}_token_id", None) for name in ("pad", "bos", "eos", "cls", "sep")]
-    longest = [_positions(model)]
+    longest = [longest_text(model)]
     if tokenizer is not None:
         pad, mask = tokenizer.pad_token_id, tokenizer.mask_token_id
         special = list(tokenizer.all_special_ids)
@@ -320,7 +320,7 @@ def _of_tokenizer(model: PreTrainedModel, tokenizer: Any) -> dict[str, Any]:
     }
 
 
-def _positions(model: PreTrainedModel) -> int | None:
+def longest_text(model: PreTrainedModel) -> int | None:
     """Return the longest sequence that the position table of an encoder holds."""
     rows = getattr(model.config, "max_position_embeddings", None)
     for module in model.modules():

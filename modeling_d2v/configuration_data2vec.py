@@ -306,11 +306,13 @@ class Data2VecConfig(BackboneConfigMixin, CheckedConfig):
     def _check_latents(self, settings: Data2VecModalityConfig) -> None:
         """Refuse what needs a token of its own for each group of the perceiver front end."""
         owner, way_out = type(settings).__name__, "or set `anchors` to True and `latent_stride` to 1."
-        biased = settings.alibi is not None or getattr(settings, "relative_position_bias", False)
-        if biased or settings.decoder_positions_all or self.shared_decoder is not None:
+        fields = ("alibi", "relative_position_bias", "decoder_positions_all", "use_weighted_layer_sum")
+        found = [field for field in fields if getattr(settings, field, None)]
+        found += ["shared_decoder"] if self.shared_decoder is not None else []
+        if found:
             raise ValueError(
-                f"{owner}: `alibi`, `relative_position_bias`, `decoder_positions_all` and a `shared_decoder` need a "
-                f"token at each position, but there are fewer latents: do without them, {way_out}"
+                f"{owner}: `{found[0]}` needs a token at each position, but there are fewer latents: do without it, "
+                f"{way_out}"
             )
         if self.masked_tokens == "replaced" and not settings.anchors:
             raise ValueError(

@@ -52,7 +52,8 @@ class MaskedPredictionConfig(CheckedConfig):
             `"position"` each position over samples and channels, `"running"` each position and channel by running
             statistics of earlier steps, which leaves nothing to predict from the position alone. Default "instance"
             and `None`.
-        target_norm_decay: Decay per step of these running statistics. Default 0.99.
+        target_norm_decay: Decay per step of these running statistics. Default 0.9; statistics that lag far behind a
+            fast teacher leave its drift in the targets, which is the same in all samples. Small batches need more.
         target_norm_bins: Positions that have running statistics of their own; later ones share those of the last.
             Default 1024.
         end_of_block_targets: Predict the block's output instead of its feed-forward part. Default False.
@@ -76,7 +77,7 @@ class MaskedPredictionConfig(CheckedConfig):
     average_top_k_layers: int | None = None
     layer_target_norm: str | list[str] | tuple[str, ...] | None = "instance"
     mean_target_norm: str | list[str] | tuple[str, ...] | None = None
-    target_norm_decay: float | int = 0.99
+    target_norm_decay: float | int = 0.9
     target_norm_bins: int = 1024
     end_of_block_targets: bool = False
     loss_beta: float | int = 0.0

@@ -52,6 +52,8 @@ class PerceiverSettings:
         latent_heads: Heads of the cross-attention.
         fourier_bands: Frequencies of the Fourier features, for each coordinate.
         max_frequency: Highest of them, in cycles per element. Default 0.5, the highest that elements can represent.
+        absolute_coordinates: With `grouping="groups"`, give elements their absolute coordinates beside those in their
+            group. Default False: groups of equal content then differ in nothing but the position of the token.
         coordinate_extent: Elements in one cycle of the lowest frequency. Default `None`: the image size, the
             maximum length of a text, one second of a waveform, 1024 for arrays.
     """
@@ -68,6 +70,7 @@ class PerceiverSettings:
     latent_heads: int = 4
     fourier_bands: int = 16
     max_frequency: float | int = 0.5
+    absolute_coordinates: bool = False
     coordinate_extent: int | None = None
 
     @property

@@ -20,6 +20,7 @@ from .modeling_data2vec import Data2VecModel, Data2VecPreTrainedModel
 # Children of the heads beside the encoder. Quantisation leaves them as they are: they are small, and are trained.
 HEAD_PARTS = (
     "lm_head",
+    "element_states",
     "classifier",
     "qa_outputs",
     "pooler",

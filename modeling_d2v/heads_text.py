@@ -24,6 +24,7 @@ from .arguments import known_arguments
 from .configuration_data2vec import Data2VecConfig
 from .heads import IGNORED, Data2VecHead, check_class_ids, cross_entropy, sequence_loss
 from .modeling_data2vec import Data2VecModelOutput
+from .perceiver import ElementStates
 
 
 class Data2VecTextHead(Data2VecHead):
@@ -47,12 +48,28 @@ class Data2VecTextHead(Data2VecHead):
                 raise ValueError(f"data2vec has no `{name}`: pass `input_ids`, from which positions follow.")
         return self.data2vec(input_ids=input_ids, attention_mask=attention_mask, return_dict=True, **kwargs)
 
-    def tokens(self, output: Data2VecModelOutput) -> Tensor:
-        """Return the hidden states (B, T, D) of the tokens of the text."""
-        return self.dropout(output.last_hidden_state[:, self.num_extra :])
+    def make_element_states(self) -> ElementStates | None:
+        """Return what reads the states of the input ids, None where each of them is a token of the encoder."""
+        text = self.config.text_config
+        return ElementStates(self.config, text) if text.is_perceiver else None
+
+    def states(
+        self, output: Data2VecModelOutput, input_ids: Tensor, attention_mask: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """Return the hidden states (B, T, D) of the input ids, and which of them are real (B, T)."""
+        hidden, real = output.last_hidden_state[:, self.num_extra :], output.attention_mask[:, self.num_extra :].bool()
+        if self.element_states is None:
+            return hidden, real
+        ids = input_ids.ne(self.config.text_config.pad_token_id) if attention_mask is None else attention_mask.bool()
+        return self.element_states(hidden, real, ids), ids
 
     def first_token(self, output: Data2VecModelOutput) -> Tensor:
-        """Return the hidden state (B, D) of the first real token: `<s>`, or an extra token where there is one."""
+        """Return the hidden state (B, D) of the first real token: `<s>`, or an extra token where there is one.
+
+        Of groups of bytes without an extra token it is the mean: none of them stands for the whole text.
+        """
+        if self.config.text_config.is_perceiver and not self.num_extra:
+            return output.pooler_output
         first = output.attention_mask.argmax(dim=1)
         return output.last_hidden_state[torch.arange(first.shape[0], device=first.device), first]
 
@@ -85,6 +102,10 @@ class Data2VecForMaskedLM(Data2VecTextHead):
 
     def __init__(self, config: Data2VecConfig) -> None:
         super().__init__(config)
+        self.element_states = self.make_element_states()
+        if self.element_states is not None:
+            # The table of bytes is narrower than the hidden states.
+            self.config.tie_word_embeddings, self._tied_weights_keys = False, {}
         self.lm_head = LanguageModelHead(self.config)
         self.post_init()
 
@@ -117,7 +138,7 @@ class Data2VecForMaskedLM(Data2VecTextHead):
             ValueError: A label is outside the vocabulary.
         """
         output = self.encode(input_ids, attention_mask, **kwargs)
-        logits = self.lm_head(output.last_hidden_state[:, self.num_extra :])
+        logits = self.lm_head(self.states(output, input_ids, attention_mask)[0])
         loss = None
         if labels is not None:
             check_class_ids(labels, logits.shape[-1])
@@ -183,6 +204,7 @@ class Data2VecForTokenClassification(Data2VecTextHead):
 
     def __init__(self, config: Data2VecConfig) -> None:
         super().__init__(config)
+        self.element_states = self.make_element_states()
         self.classifier = nn.Linear(self.config.hidden_size, self.config.num_labels)
         self.post_init()
 
@@ -209,7 +231,7 @@ class Data2VecForTokenClassification(Data2VecTextHead):
             ValueError: A class id is outside `num_labels`.
         """
         output = self.encode(input_ids, attention_mask, **kwargs)
-        logits = self.classifier(self.tokens(output))
+        logits = self.classifier(self.dropout(self.states(output, input_ids, attention_mask)[0]))
         loss = None
         if labels is not None:
             check_class_ids(labels, self.config.num_labels)
@@ -227,6 +249,7 @@ class Data2VecForQuestionAnswering(Data2VecTextHead):
 
     def __init__(self, config: Data2VecConfig) -> None:
         super().__init__(config)
+        self.element_states = self.make_element_states()
         self.qa_outputs = nn.Linear(self.config.hidden_size, 2)
         self.post_init()
 
@@ -256,9 +279,8 @@ class Data2VecForQuestionAnswering(Data2VecTextHead):
             raise ValueError("`start_positions` and `end_positions` belong together; one of them is missing.")
         kwargs.pop("num_items_in_batch", None)
         output = self.encode(input_ids, attention_mask, **kwargs)
-        hidden = output.last_hidden_state[:, self.num_extra :]
+        hidden, real = self.states(output, input_ids, attention_mask)
         logits = self.qa_outputs(hidden)
-        real = output.attention_mask[:, self.num_extra :].bool()
         start, end = logits.masked_fill(~real[..., None], torch.finfo(logits.dtype).min).unbind(dim=-1)
         loss = None
         if start_positions is not None:

@@ -232,7 +232,9 @@ class PerceiverLocalEncoder(LocalEncoder):
         last = inputs.shape[1] - 1
         places = places + real.long().argmax(dim=1)[:, None]  # (B, N)
         inside, places = places <= last, places.clamp(max=last)
-        return elements.take_along_dim(places[..., None], dim=1), real.take_along_dim(places, dim=1) & inside
+        # Not `take_along_dim`, which fixes the shapes of an exported program.
+        rows = torch.arange(inputs.shape[0], device=inputs.device)[:, None]
+        return elements[rows, places], real[rows, places] & inside
 
     def check_attention_mask(self, inputs: Tensor, attention_mask: Tensor) -> None:
         """Raise `ValueError` for a mask that is not of the 1-D input, or of the tokens of an input of more sides."""
@@ -270,3 +272,37 @@ class CoordinatePositions(nn.Module):
     def forward(self, coordinates: Tensor) -> Tensor:
         """Map coordinates (T, n), in units of the distance of neighbouring tokens, to positions (T, D)."""
         return coordinate_positions(coordinates, self.dim)
+
+
+class ElementStates(nn.Module):
+    """Hidden states at the elements of a text, for heads that classify each byte: position queries read the tokens.
+
+    The query of an element is the token of its group and the place of the element in it.
+
+    Args:
+        config: Configuration of the model.
+        settings: Of the modality, which has one dimension.
+    """
+
+    def __init__(self, config: Data2VecConfig, settings: Data2VecModalityConfig) -> None:
+        super().__init__()
+        self.group_size = size = settings.group_size
+        self.offsets = FourierFeatures(1, max(math.ceil(size / 2), 1), max(size, 2), 0.5)
+        self.placement = nn.Linear(self.offsets.width, config.hidden_size)
+        self.read = LatentRead(config.hidden_size, config.num_attention_heads, settings.local_norm_eps)
+
+    def forward(self, hidden: Tensor, real: Tensor, element_mask: Tensor) -> Tensor:
+        """Return hidden states (B, N, D) at the elements of an input.
+
+        Args:
+            hidden: (B, T, D) tokens without extra ones.
+            real: (B, T) True = real.
+            element_mask: (B, N) True = real; elements of padding have the state of a real one.
+        """
+        places = torch.arange(element_mask.shape[1], device=hidden.device)
+        places = (places - element_mask.long().argmax(dim=1)[:, None]).clamp(min=0)  # (B, N)
+        groups = (places // self.group_size).clamp(max=hidden.shape[1] - 1)
+        offsets = (places - groups * self.group_size).float() - (self.group_size - 1) / 2
+        placed = self.placement(self.offsets(offsets[..., None]).to(hidden.dtype))
+        queries = hidden[torch.arange(hidden.shape[0], device=hidden.device)[:, None], groups] + placed
+        return queries + self.read(queries, hidden, real)

@@ -160,7 +160,8 @@ class LatentReader(SelfInitialised):
 
         query = split(self.query(self.latent_norm(latents))).expand(len(key), -1, -1, -1)
         bias = None
-        if not inside.all():
+        traced = torch.compiler.is_compiling() or torch.jit.is_tracing()
+        if traced or not inside.all():
             # Not -inf: rows without a visible element attend to everything instead of becoming NaN.
             bias = torch.zeros_like(inside, dtype=query.dtype).masked_fill(~inside, torch.finfo(query.dtype).min)
             bias = bias[:, None, None].expand(len(key), 1, query.shape[2], -1)

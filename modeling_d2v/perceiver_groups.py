@@ -104,8 +104,8 @@ class GroupingEncoder(PerceiverLocalEncoder):
 class GroupedPerceiver(GroupingEncoder):
     """Groups of elements, read by latents with shared weights; the latents of a group become one token.
 
-    Beside its absolute coordinates an element has those in its group: with shared weights, what a latent reads should
-    not depend on where in the input the group is.
+    The coordinates of an element are those in its group, as all groups share the weights; fixed positions tell where a
+    group is. With absolute coordinates, tokens hold their position rather than their content.
     """
 
     def __init__(self, config: Data2VecConfig, settings: Data2VecModalityConfig) -> None:
@@ -113,7 +113,9 @@ class GroupedPerceiver(GroupingEncoder):
         size, dims, eps = settings.latent_size, settings.num_dims, settings.local_norm_eps
         bands = min(settings.fourier_bands, max(math.ceil(self.side / 2), 1))
         self.offsets = FourierFeatures(dims, bands, max(self.side, 2), 0.5)
-        self.placement = nn.Linear(self.coordinates.width + self.offsets.width, size)
+        self.absolute = settings.absolute_coordinates
+        width = self.offsets.width + (self.coordinates.width if self.absolute else 0)
+        self.placement = nn.Linear(width, size)
         self.latents = nn.Parameter(torch.zeros(settings.group_latents, size))
         self.read = LatentRead(size, settings.latent_heads, eps)
         self.projection = nn.Linear(settings.group_latents * size, config.hidden_size)
@@ -130,12 +132,13 @@ class GroupedPerceiver(GroupingEncoder):
     def forward(self, inputs: Tensor, attention_mask: Tensor | None) -> LocalFeatures:
         groups = self.groups(inputs, attention_mask)
         values = self.values(groups.elements)  # (B, T, G, d)
-        offsets = groups.coordinates - groups.centres[:, :, None]
-        features = [self.coordinates(groups.coordinates), self.offsets(offsets)]
+        features = [self.offsets(groups.coordinates - groups.centres[:, :, None])]
+        if self.absolute:
+            features.append(self.coordinates(groups.coordinates))
         placed = self.placement(torch.cat(features, dim=-1).to(values.dtype))
         x = F.gelu(values + placed).flatten(0, 1)  # (B T, G, d)
-        inside = groups.inside.expand(len(values), -1, -1).flatten(0, 1)
+        inside = groups.inside.expand(values.shape[0], -1, -1).flatten(0, 1)
         x = self.read(self.latents.to(x.dtype)[None], x, inside)
-        x = self.projection(x.flatten(1)).unflatten(0, (len(values), -1))  # (B, T, D)
+        x = self.projection(x.flatten(1)).unflatten(0, (values.shape[0], -1))  # (B, T, D)
         coordinates = groups.centres[0] / self.side
         return LocalFeatures(scale_gradient(x, self.grad_scale), groups.token_mask, groups.grid, None, coordinates)

@@ -95,6 +95,12 @@ PERCEIVER: dict[str, Any] = dict(
 )
 
 
+# Latents for cells of groups, which are fewer than the tokens.
+CELLS: dict[str, Any] = dict(
+    grouping="global", latent_stride=2, decoder_type="cross_attention", decoder_num_attention_heads=2
+)
+
+
 # Every front end: its modality, and the settings that choose it.
 FRONT_ENDS: dict[str, tuple[str, dict[str, Any]]] = {
     **{modality: (modality, {}) for modality in MODALITIES},
@@ -102,6 +108,8 @@ FRONT_ENDS: dict[str, tuple[str, dict[str, Any]]] = {
     "text perceiver": ("text", {**PERCEIVER, "group_size": 4}),
     "vision perceiver": ("vision", {**PERCEIVER, "prenet_depth": 1}),
     "audio perceiver": ("audio", {**PERCEIVER, "group_size": 320}),
+    "vision perceiver latents": ("vision", {**PERCEIVER, "grouping": "global", "prenet_depth": 1}),
+    "audio perceiver latents": ("audio", {**PERCEIVER, **CELLS, "group_size": 160}),
 }
 
 

@@ -294,7 +294,7 @@ def test_licence_and_card():
 
 
 def test_there_is_a_small_configuration_for_each_modality():
-    assert {f"tiny_{run}" for run in ("joint", "vision", "audio", "text")} <= {path.stem for path in CONFIGS}
+    assert {f"tiny_{run}" for run in ("joint", "vision", "audio", "text", "series")} <= {path.stem for path in CONFIGS}
 
 
 def test_configurations_are_yaml_mappings():
@@ -302,5 +302,5 @@ def test_configurations_are_yaml_mappings():
     for path in CONFIGS:
         tree = yaml.safe_load(path.read_text(encoding="utf-8"))
         assert isinstance(tree, dict), name(path)
-        pretraining = bool({"text", "vision", "audio"} & set(tree))
+        pretraining = bool({"text", "vision", "audio", "arrays"} & set(tree))
         assert pretraining == ("model" in tree) == ("optim" in tree) != ("learning_rate" in tree), name(path)

@@ -4,10 +4,16 @@ import itertools
 
 import pytest
 import torch
-from model_factory import inputs_for, padded_inputs, randomise, version_config
+from model_factory import inputs_for, padded_inputs, randomise, tiny_config, version_config
 from transformers import AutoModel
 
-from modeling_d2v import Data2VecConfig, Data2VecForPreTraining, Data2VecModel
+from modeling_d2v import (
+    Data2VecConfig,
+    Data2VecForCTC,
+    Data2VecForImageClassification,
+    Data2VecForPreTraining,
+    Data2VecModel,
+)
 
 
 PLAIN = {}
@@ -199,8 +205,8 @@ def test_content_of_a_group_is_that_of_its_cell_or_of_the_latents_that_attend_to
     [
         ({"latent_stride": 2}, "cross_attention"),
         ({"anchors": False}, "cross_attention"),
-        ({**CELLS, "alibi": "fixed"}, "without them"),
-        ({**FLAT, "decoder_positions_all": True}, "without them"),
+        ({**CELLS, "alibi": "fixed"}, "do without it"),
+        ({**FLAT, "decoder_positions_all": True}, "do without it"),
         ({"grouping": "local"}, "grouping"),
         ({"latent_stride": 0}, "latent_stride"),
     ],
@@ -227,3 +233,45 @@ def test_saved_and_loaded_models_compute_the_same(kind, tmp_path):
         torch.testing.assert_close(found.loss, wanted.loss, rtol=0, atol=0)
         encoder = AutoModel.from_pretrained(tmp_path)
         assert torch.equal(encoder(**inputs).last_hidden_state, model.data2vec(**inputs).last_hidden_state)
+
+
+def test_frames_and_classes_are_learned_through_any_latents():
+    """Speech is transcribed at the rate of the groups, with spans of time hidden; images are classified."""
+    for fields in KINDS.values():
+        config = config_of("audio", **fields)
+        config.audio_config.vocab_size = 7
+        head = Data2VecForCTC(config).train()
+        audio, _ = padded_inputs("audio")
+        output = head(**audio, labels=torch.tensor([[1, 2, 3], [4, 5, -100], [1, -100, -100]]))
+        assert output.logits.shape == (3, 38, 7) and output.loss.isfinite()
+        output.loss.backward()
+        config = config_of("vision", **fields)
+        config.num_labels = 3
+        head = Data2VecForImageClassification(config).train()
+        output = head(**inputs_for("vision"), labels=torch.tensor([0, 2]))
+        output.loss.backward()
+        lacking = [name for name, weight in head.named_parameters() if weight.grad is None]
+        assert output.logits.shape == (2, 3) and lacking == []
+
+
+LAYOUTS = {
+    "series": (dict(num_dims=1, group_size=8), (90,)),
+    "a grid and a rest": (dict(num_dims=2, group_size=16), (13, 10)),
+    "a curve": (dict(num_dims=2, group_size=12), (8, 12)),
+    "cubes": (dict(num_dims=3, group_size=8), (4, 5, 6)),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_arrays_of_any_shape_are_read(layout, kind):
+    own, sides = LAYOUTS[layout]
+    settings = {"grouping": "global", "mask_sampler": "random", "decoder_num_attention_heads": 2, **own, **KINDS[kind]}
+    model = Data2VecForPreTraining(tiny_config("arrays", arrays_config=settings)).train()
+    arrays = torch.randn(2, *sides, 3)
+    output = model(array_values=arrays, step=0)
+    output.loss.backward()
+    assert output.loss.isfinite()
+    groups = model.config.arrays_config.token_count(arrays.shape[1:])
+    assert output.mask.shape[2] == groups
+    assert model.data2vec(array_values=arrays).last_hidden_state.shape[1] == groups

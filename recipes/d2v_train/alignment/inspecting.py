@@ -60,6 +60,21 @@ def concept_items(model: StudiedModel, table: ConceptTable) -> tuple[dict[str, C
     return items, names
 
 
+def inspect_families(
+    models: Sequence[StudiedModel], table: ConceptTable, focus: Sequence[str] = ()
+) -> list[Inspection]:
+    """Look inside the first model of every family in which one encoder serves several modalities.
+
+    Args:
+        models: Trained models of a study.
+        table: The concepts.
+        focus: Concepts whose relevance is shown first.
+    """
+    first = {model.family: model for model in reversed(models) if model.kind == "joint" and len(model.parts) > 1}
+    settings = InspectionSettings(focus=list(focus))
+    return [inspect_joint(model, table, settings=settings) for model in models if first.get(model.family) is model]
+
+
 def inspect_joint(
     model: StudiedModel,
     table: ConceptTable,

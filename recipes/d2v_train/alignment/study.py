@@ -30,6 +30,7 @@ from d2v_train.alignment.encoders import StudiedModel
 from d2v_train.alignment.entries import concept_entries, model_entry
 from d2v_train.alignment.extraction import encode_concepts
 from d2v_train.alignment.handmade import hand_made_features
+from d2v_train.alignment.inspecting import inspect_families
 from d2v_train.alignment.known_answers import external_controls, known_answers, passed
 from d2v_train.alignment.layers import Alignment, Contrast
 from d2v_train.alignment.partials import partial_all
@@ -58,6 +59,7 @@ class StudySettings:
         batch_size: Examples of a forward pass.
         device: Where encoders run.
         positive_control: Whether to add networks whose agreement is known, from packages (about ten minutes).
+        inside: Whether to look inside the first model of each joint family (units, variance, relevance).
         command: Command line, for the record.
     """
 
@@ -72,6 +74,7 @@ class StudySettings:
     batch_size: int = 32
     device: torch.device | str = "cpu"
     positive_control: bool = False
+    inside: bool = False
     command: str = ""
 
 
@@ -166,6 +169,8 @@ def run_study(settings: StudySettings) -> Study:
         verdict=overall(verdicts, protocol),
         limits=limits_of(table, subjects, protocol),
     )
+    if settings.inside:
+        study.inspections = inspect_families(settings.models, table, [question] if question else [])
     settings.output.mkdir(parents=True, exist_ok=True)
     study.to_json(settings.output / RESULT)
     return study

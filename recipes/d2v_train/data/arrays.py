@@ -19,7 +19,7 @@ from d2v_train.data.file_formats import conversion_advice
 from d2v_train.data.tables import SourceSettings
 
 
-SUFFIXES = (".npy", ".npz")
+ARRAY_SUFFIXES = (".npy", ".npz")
 """Suffixes of files of one array each."""
 MAPPED_FROM = 2**22
 """Numbers of an array from which it stays in its file, of which only the crop is read."""

@@ -9,8 +9,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from d2v_train.data.arrays import SUFFIXES as ARRAY_SUFFIXES
-from d2v_train.data.arrays import check_shapes, decode_array
+from d2v_train.data.arrays import ARRAY_SUFFIXES, check_shapes, decode_array
 from d2v_train.data.builtin import digit_images_table, digit_words_table, python_prose_table
 from d2v_train.data.builtin_sentences import digit_sentences_table
 from d2v_train.data.builtin_series import travelling_pulses_table

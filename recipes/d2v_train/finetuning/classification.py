@@ -32,6 +32,7 @@ from d2v_train.finetuning.class_labels import (
 from d2v_train.finetuning.data import FinetuningDataset
 from d2v_train.finetuning.metrics import multi_label_scores
 from d2v_train.finetuning.models import load_config
+from d2v_train.finetuning.plain_models import plain_loss
 from d2v_train.finetuning.run import Task, write_predictions
 from modeling_d2v import Data2VecConfig
 
@@ -94,7 +95,10 @@ class ClassificationTask(Task):
 
     def trainer_options(self) -> dict[str, Any]:
         chosen = independent if self.multi_label else most_probable
-        return {**super().trainer_options(), "preprocess_logits_for_metrics": chosen}
+        options = {**super().trainer_options(), "preprocess_logits_for_metrics": chosen}
+        if self.is_plain and (self.multi_label or self.data_args.smooths_flags):
+            options["compute_loss_func"] = plain_loss(self.config)
+        return options
 
     def measure(self, prediction: EvalPrediction) -> dict[str, float]:
         """Return the metrics of `measure_one`, or of `multi_label_scores` if a sample may have several classes."""

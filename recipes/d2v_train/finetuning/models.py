@@ -11,15 +11,19 @@ from transformers import (
 )
 
 from d2v_train.finetuning.arguments import ModelArguments
+from d2v_train.finetuning.plain_models import PlainConfig, load_plain_model
 from modeling_d2v import Data2VecConfig
 
 
-def load_config(model_args: ModelArguments, **overrides: Any) -> Data2VecConfig:
+def load_config(model_args: ModelArguments, **overrides: Any) -> Data2VecConfig | PlainConfig:
     """Load the configuration to fine-tune with.
 
     Args:
         model_args: Options that name the checkpoint or configuration.
         overrides: Fields to override; a dictionary overrides fields of that sub-configuration. `None` keeps a field.
+
+    Returns:
+        The configuration, or that of an encoder of transformers as `PlainConfig`.
 
     Raises:
         ValueError: If the model or a field does not exist.
@@ -37,11 +41,9 @@ def load_config(model_args: ModelArguments, **overrides: Any) -> Data2VecConfig:
                 f"{str(error).splitlines()[0]}"
             ) from error
     if not isinstance(config, Data2VecConfig):
-        raise ValueError(
-            f"{name} is a model of type {config.model_type!r}, and this program trains heads of data2vec models. An "
-            "encoder of transformers, also one that was pretrained further here, is fine-tuned with the Auto classes "
-            "and `Trainer` of transformers; `d2v probe` measures it."
-        )
+        plain = PlainConfig(config, name)
+        plain.override(overrides)
+        return plain
     for key, value in overrides.items():
         _override(config, key, value)
     for part in (config, *map(config.modality_config, config.modalities)):
@@ -61,7 +63,7 @@ def _override(config: Any, key: str, value: Any) -> None:
         raise ValueError(f"{type(config).__name__} has no field {key!r}.")
 
 
-def load_model(auto_class: Any, model_args: ModelArguments, config: Data2VecConfig) -> PreTrainedModel:
+def load_model(auto_class: Any, model_args: ModelArguments, config: Data2VecConfig | PlainConfig) -> PreTrainedModel:
     """Load the model to fine-tune: the weights of the checkpoint with a new head, or random weights.
 
     Args:
@@ -69,6 +71,14 @@ def load_model(auto_class: Any, model_args: ModelArguments, config: Data2VecConf
         model_args: Options that name the checkpoint, or ask for random weights.
         config: Configuration from `load_config`.
     """
+    if isinstance(config, PlainConfig):
+        return load_plain_model(
+            auto_class,
+            model_args.finetuned_from,
+            config,
+            ignore_mismatched_sizes=model_args.ignore_mismatched_sizes,
+            **model_args.hub_options,
+        )
     if model_args.from_scratch:
         return auto_class.from_config(config, trust_remote_code=model_args.trust_remote_code)
     return auto_class.from_pretrained(

@@ -30,6 +30,7 @@ from d2v_train.finetuning.callbacks import check_bad_samples
 from d2v_train.finetuning.command_line import check_folder
 from d2v_train.finetuning.data import FinetuningCollator, FinetuningDataset, data_facts, hold_out_validation
 from d2v_train.finetuning.models import load_config, load_model
+from d2v_train.finetuning.plain_models import PlainConfig
 from d2v_train.finetuning.resume import check_options, is_finished, read_json, resume_point
 from d2v_train.finetuning.trainer import FinetuningTrainer
 from d2v_train.support.allocator import keep_freed_memory
@@ -59,6 +60,7 @@ class Task(ABC):
         skips_bad: Whether the evaluation itself finds bad samples and ignores them in its metrics, instead of a check
             before it.
         config: Configuration of the model; at first that of the checkpoint.
+        is_plain: Whether the model is an encoder of transformers with a head of transformers.
     """
 
     modality: ClassVar[str]
@@ -72,6 +74,14 @@ class Task(ABC):
         self.model_args, self.data_args, self.args = model_args, data_args, args
         self.config = load_config(model_args)
         self.config.modality_config(self.modality)
+        self.is_plain = isinstance(self.config, PlainConfig)
+        if self.is_plain:
+            args.ddp_find_unused_parameters = True  # poolers, vectors for masked features
+            if args.push_to_hub:
+                raise ValueError(
+                    "--push_to_hub publishes models of this package. Upload one of transformers after the training "
+                    "with `push_to_hub` of the model and of its processor."
+                )
 
     def open(self, split: str, part: str = "") -> RawDataset:
         """Open the "train", "validation" or "test" data.
@@ -115,6 +125,7 @@ class Task(ABC):
             "finetuned_from": self.model_args.finetuned_from,
             "dataset": self.data_args.described,
             "dataset_args": self.data_args.dataset_config_name,
+            "model_type": self.config.plain.model_type if self.is_plain else None,
         }
 
     def trainer_options(self) -> dict[str, Any]:

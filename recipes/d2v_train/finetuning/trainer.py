@@ -27,11 +27,13 @@ from d2v_train.finetuning.callbacks import (
     tri_stage,
 )
 from d2v_train.finetuning.checkpoints import CheckpointingTrainer
+from d2v_train.finetuning.plain_models import plain_layer_scale
 from d2v_train.finetuning.resume import STATE_FILE
 from d2v_train.models.optim import has_weight_decay, layer_scale
 from d2v_train.publishing.finetuned_card import finetuned_card
 from d2v_train.publishing.run_card import inherited_license
 from d2v_train.support.atomic import write_text
+from modeling_d2v import Data2VecConfig
 from modeling_d2v.model_card import CARD, choose_license
 
 
@@ -120,8 +122,10 @@ class FinetuningTrainer(CheckpointingTrainer):
         return optimizer
 
     def _lower_by_layer(self, optimizer: torch.optim.Optimizer, model: nn.Module) -> None:
+        decay, own = self.args.layer_decay, isinstance(self.model.config, Data2VecConfig)
         scales = {
-            id(p): layer_scale(name, self.model.config, self.args.layer_decay) for name, p in model.named_parameters()
+            id(p): layer_scale(name, self.model.config, decay) if own else plain_layer_scale(name, self.model, decay)
+            for name, p in model.named_parameters()
         }
         groups = []
         for group in optimizer.param_groups:

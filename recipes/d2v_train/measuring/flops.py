@@ -69,8 +69,9 @@ class FrontEndFlops:
         with torch.device("meta"), torch.random.fork_rng(devices=[]):
             encoder = LOCAL_ENCODERS[modality][settings.front_end](config, settings)
             positions = encoder.make_positions(config)
-        self._encoder = encoder.to("meta").requires_grad_(False)
+        self._encoder = encoder.to("meta").requires_grad_(False)  # parameters are inputs of modules too
         self._convolutions = list(positions.convs) if isinstance(positions, ConvPositions) else []
+        self._longest = settings.max_position_embeddings if modality == "text" else math.inf
         self._known: dict[tuple[int, ...], np.ndarray] = {}
         self._line: tuple[np.ndarray, np.ndarray] | None = None
 
@@ -84,8 +85,10 @@ class FrontEndFlops:
             return tuple(map(round, self._known[shape]))
         (length,) = shape
         if self._line is None:
-            once, twice = self._count(shape), self._count((2 * length,))
-            self._line = 2 * once - twice, (twice - once) / length
+            other = 2 * length if 2 * length <= self._longest else length // 2
+            once, again = self._count(shape), self._count((other,))
+            slope = (again - once) / (other - length)
+            self._line = once - slope * length, slope
         start, slope = self._line
         return tuple(map(round, start + slope * length))
 

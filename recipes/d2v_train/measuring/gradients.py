@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from d2v_train.batching.batches import MicroBatch, StepDataset
 from d2v_train.support.processes import Processes
+from modeling_d2v.targets import RunningNorm
 
 
 BATCHES = 2
@@ -135,11 +136,16 @@ def _mean_cosine(products: list, one: int, other: int) -> float:
 
 @contextmanager
 def undisturbed(model: nn.Module) -> Iterator[None]:
-    """Restore the buffers of a model on exit, such as running statistics of targets."""
+    """Keep running statistics of targets from collecting, and restore the buffers of a model on exit."""
     kept = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    collecting = [module for module in model.modules() if isinstance(module, RunningNorm) and module.training]
+    for module in collecting:
+        module.eval()
     try:
         yield
     finally:
+        for module in collecting:
+            module.train()
         for name, buffer in model.named_buffers():
             if name in kept:
                 buffer.copy_(kept[name])

@@ -8,7 +8,8 @@
 A folder of concepts holds `pictures/dog/*.jpg`, `recordings/dog/*.wav`, `sentences/dog.txt` (a sentence per line) and,
 if wanted, `concepts.json` with words and groups; two of the three are enough. Beside each model stand the same
 networks without training, hand-made features and shuffled names. Measures, layers, nulls and the rule of the verdict
-are read from a preregistration; the results, `align.json`, hold it with its hash. The verdict is printed as JSON.
+are read from a preregistration; the results, `align.json`, hold it with its hash. `align.html` shows them to a reader
+who was not there, and with `--inside` also what happens inside joint models. The verdict is printed as JSON.
 """
 
 from __future__ import annotations
@@ -41,6 +42,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--templates", action="store_true", help="put words without sentences in templates")
     parser.add_argument("--positive_control", action="store_true",
                         help="add networks whose agreement is known (ten minutes, three packages)")  # fmt: skip
+    parser.add_argument("--inside", action="store_true",
+                        help="look inside joint models (minutes; needs the extra `analysis`)")  # fmt: skip
     parser.add_argument("--batch_size", type=int, default=32, help="examples of a forward pass (32)")
     parser.add_argument("--device", help="device, for example cpu or cuda:1; without one a GPU if there is one")
     return parser
@@ -52,6 +55,7 @@ def main(argv: list[str] | None = None) -> None:
     # Imported here so that `--help` need not wait for PyTorch and transformers.
     from d2v_train.alignment.concepts import TEMPLATES
     from d2v_train.alignment.encoders import parse_models
+    from d2v_train.alignment.report.page import PAGE, write_report
     from d2v_train.alignment.study import RESULT, StudySettings, run_study
     from d2v_train.options.errors import at_least
     from d2v_train.probing.run import find_device
@@ -72,15 +76,17 @@ def main(argv: list[str] | None = None) -> None:
             batch_size=args.batch_size,
             device=find_device(args.device),
             positive_control=args.positive_control,
+            inside=args.inside,
             command=shlex.join(["d2v", "align", *(sys.argv[1:] if argv is None else argv)]),
         )
         study = run_study(settings)
+        page = write_report(study, args.output / PAGE, RESULT)
     except (ValueError, OSError, ImportError) as error:
         # A mistake of the user, for which the message is clearer than a traceback.
         sys.exit(f"d2v align: {error}")
     answers = {f"{pair.kind}: {pair.first} and {pair.second}": pair.answer for pair in study.verdict.pairs}
     print(json.dumps({"answer": study.verdict.answer, "sentence": study.verdict.sentence, "pairs": answers,
-                      "result": str(args.output / RESULT)}))  # fmt: skip
+                      "result": str(args.output / RESULT), "page": str(page)}))  # fmt: skip
 
 
 def corpus_texts(source: str) -> Iterator[tuple[str, str]]:

@@ -24,6 +24,13 @@ import modeling_d2v  # registers the classes; without the package installed, pas
 model = pipeline("{task}", {name})
 ```"""
 
+USE_PLAIN = """```python
+from transformers import pipeline
+
+
+model = pipeline("{task}", {name})
+```"""
+
 
 def finetuned_card(
     name: str,
@@ -37,6 +44,7 @@ def finetuned_card(
     dataset_args: str | None = None,
     data: Sequence[Mapping[str, Any]] = (),
     labels: Sequence[str] = (),
+    model_type: str | None = None,
     language: str | None = None,
     license: str | None = None,
     tags: str | list[str] = (),
@@ -54,6 +62,7 @@ def finetuned_card(
         dataset, dataset_args: Name of the data, and of its configuration.
         data: What each data set is: part, source, split, samples, amount and fingerprint.
         labels: Names of the classes.
+        model_type: Type of a model of transformers, which needs no code of this package; None for one of this package.
         language, tags: Metadata.
         license: Licence of the weights; default: that of the pretrained model.
         use: `use(name)` returns the example of a task without a pipeline; default: the pipeline of `tasks`.
@@ -68,7 +77,7 @@ def finetuned_card(
         license=license or inherited_license(finetuned_from),
         library_name="transformers",
         pipeline_tag=tasks,
-        tags=["data2vec", *([tags] if isinstance(tags, str) else tags)],
+        tags=[*([] if model_type else ["data2vec"]), *([tags] if isinstance(tags, str) else tags)],
         base_model=finetuned_from if on_hub else None,
         model_name=name,
         eval_results=[
@@ -92,13 +101,14 @@ def finetuned_card(
     parts = [
         f"---\n{metadata.to_yaml()}\n---",
         f"# {escape(name)}",
-        f"A data2vec model for {_named(tasks)}, "
+        f"A {escape(model_type or 'data2vec')} model for {_named(tasks)}, "
         f"{'trained from' if settings else 'evaluated with the weights of'} {origin} on {escape(named)}.",
     ]
     if use is not None:
         parts.append(f"## Use\n\n{use(repository or name)}")
     elif tasks:
-        parts.append(f"## Use\n\n{USE.format(task=tasks, name=python_string(repository or name))}")
+        example = USE_PLAIN if model_type else USE
+        parts.append(f"## Use\n\n{example.format(task=tasks, name=python_string(repository or name))}")
     if data:
         parts.append(f"## Data\n\n{_data(data, labels)}")
     if metrics:

@@ -1,6 +1,7 @@
 """A model as an ONNX program for batches of any size and length, compared with the model itself.
 
-Shapes: B samples, C choices of a multiple-choice head, T text tokens, S waveform samples.
+Shapes: B samples, C choices of a multiple-choice head, or channels of arrays, T text tokens, S waveform samples, N
+places of a series.
 """
 
 from __future__ import annotations
@@ -30,20 +31,26 @@ def example_inputs(model: Any, modality: str, lengths: list[int], seed: int = 0)
 
     Args:
         model: Any model of the package except those for pretraining.
-        modality: "text", "vision" or "audio".
-        lengths: T or S of each sample, padded to the longest; for images the height and width of each of two.
+        modality: "text", "vision", "audio" or "arrays".
+        lengths: T or S of each sample, or the length of each series, padded to the longest; for images the height and
+            width of each of two, for arrays of several sides those of each of two.
         seed: Seed of the random values.
 
     Returns:
-        `input_ids` or `input_values` with `attention_mask`, or `pixel_values`.
+        `input_ids`, `input_values` or series with `attention_mask`; `pixel_values` or other `array_values` without.
     """
     generator = torch.Generator().manual_seed(seed)
     part = model.config.modality_config(modality)
     if modality == "vision":
         return {"pixel_values": torch.randn(2, part.num_channels, *lengths, generator=generator)}
+    if modality == "arrays" and part.num_dims > 1:
+        return {"array_values": torch.randn(2, *lengths, part.num_channels, generator=generator)}
     mask = (torch.arange(max(lengths))[None] < torch.tensor(lengths)[:, None]).long()
     if modality == "audio":
         return {"input_values": torch.randn(mask.shape, generator=generator) * mask, "attention_mask": mask}
+    if modality == "arrays":
+        values = torch.randn(*mask.shape, part.num_channels, generator=generator)
+        return {"array_values": values * mask[..., None], "attention_mask": mask}
     ids = torch.randint(part.vocab_size, mask.shape, generator=generator)
     # The pad token would be treated as padding.
     ids = torch.where(ids == part.pad_token_id, (part.pad_token_id + 1) % part.vocab_size, ids)
@@ -78,11 +85,14 @@ def dynamic_shapes(model: Any, modality: str, inputs: Batch, any_image_size: boo
     if modality == "vision":
         sides = {2: part.patch_size * Dim("rows", min=1), 3: part.patch_size * Dim("columns", min=1)}
         return {"pixel_values": {0: batch, **(sides if any_image_size else {})}}
-    if modality == "audio":
+    if modality == "arrays" and part.num_dims > 1:
+        return {"array_values": {0: batch}}
+    if modality in ("audio", "arrays"):
         # Not a named dimension: the exporter cannot prove that the mask and the convolutions have the same number of
         # frames at every length. The program checks it when it runs.
         return dict.fromkeys(inputs, {0: batch, 1: Dim.DYNAMIC})
-    tokens = Dim("tokens", min=1, max=part.max_position_embeddings)
+    # As for speech: the exporter has no name for the padding of the last group of bytes.
+    tokens = Dim.DYNAMIC if part.is_perceiver else Dim("tokens", min=1, max=part.max_position_embeddings)
     if inputs["input_ids"].dim() == 3:
         return dict.fromkeys(inputs, {0: batch, 1: Dim("choices", min=1), 2: tokens})
     return dict.fromkeys(inputs, {0: batch, 1: tokens})
@@ -97,7 +107,12 @@ def check_inputs(model: Any, modality: str, any_image_size: bool = False) -> lis
         sizes = [[side + patch, side + 2 * patch], [side, side], [2 * patch, side]] if any_image_size else [[side] * 2]
         cases = [example_inputs(model, modality, size, seed) for seed, size in enumerate(sizes)]
         return [*cases, {"pixel_values": cases[0]["pixel_values"][:1]}]
-    frames, width = (1, 0) if modality == "text" else (part.frame_stride, part.frame_width)
+    if modality == "arrays" and part.num_dims > 1:
+        # Sides are fixed: the order of the curve depends on them.
+        side = 2 * round(part.group_size ** (1 / part.num_dims)) + 1
+        cases = [example_inputs(model, modality, [side] * part.num_dims)]
+        return [*cases, {"array_values": cases[0]["array_values"][:1]}]
+    frames, width = (part.frame_stride, part.frame_width) if modality == "audio" else (1, 0)
     top = part.max_position_embeddings if modality == "text" else 100
     units = [[min(length, top) for length in lengths] for lengths in ([37, 24, 9], [50, 50], [12], [99, 30])]
     return [example_inputs(model, modality, [n * frames + width for n in row], i) for i, row in enumerate(units)]
@@ -140,8 +155,9 @@ def export_onnx(
 ) -> float:
     """Write a model as an ONNX program and compare the two on inputs of several shapes, padded ones included.
 
-    The program takes batches of any size, texts and waveforms of any length (`attention_mask` is always an input), and
-    images of the configured size, or any multiple of the patch size. Its outputs have the names of `named_outputs`.
+    The program takes batches of any size, texts, waveforms and series of any length (`attention_mask` is always an
+    input), images of the configured size, or any multiple of the patch size, and other arrays of one size. Its outputs
+    have the names of `named_outputs`.
 
     Args:
         model: Any model of the package except those for pretraining.
@@ -165,6 +181,12 @@ def export_onnx(
         raise ValueError(
             f"{type(model).__name__} cannot be exported for images of any size: "
             + ("its pooling has a fixed size." if modality == "vision" else "it has no images as input.")
+        )
+    if modality == "arrays" and model.config.arrays_config.num_dims > 1:
+        dims = model.config.arrays_config.num_dims
+        raise ValueError(
+            f"{type(model).__name__} cannot be exported: its arrays have {dims} dimensions, and only series, of one "
+            "dimension, can have any length."
         )
     model = model.eval()
     cases = check_inputs(model, modality, any_image_size)

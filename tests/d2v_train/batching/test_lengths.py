@@ -13,6 +13,7 @@ from d2v_train.batching import lengths as module
 from d2v_train.batching.lengths import header_seconds, read_header, sample_counts, token_lengths
 from d2v_train.data.records import RawDataset, open_dataset
 from d2v_train.data.tables import SourceSettings, Table
+from d2v_train.inputs.byte_tokens import BYTE_IDS, byte_tokenizer
 from d2v_train.inputs.tokenizer import build_tokenizer
 from d2v_train.inputs.transforms import build_transform
 from d2v_train.options.errors import OptionError
@@ -241,3 +242,36 @@ def test_arrays_without_a_rate_have_that_of_the_source():
     table = Table([{"array": [0.1] * count} for count in (80, 160)])
     raw = RawDataset("audio", table, settings=SourceSettings(sampling_rate=8000))
     assert sample_counts(raw).tolist() == [160, 320] == [len(raw[index]["audio"]) for index in range(2)]
+
+
+def test_lengths_of_series_are_read_from_headers_and_cut(tmp_path, monkeypatch):
+    for row, length in enumerate((50, 7, 120)):
+        np.save(tmp_path / f"{row}.npy", np.zeros((length, 2), dtype=np.int16))
+    (tmp_path / "3.npy").write_text("damaged")
+    config = Data2VecConfig(modalities=["arrays"], arrays_config={"num_channels": 2, "group_size": 8})
+    dataset = open_dataset("arrays", str(tmp_path), num_channels=2, num_dims=1)
+    monkeypatch.setattr(RawDataset, "_decode", lambda *_: pytest.fail("a sample was decoded"))
+    whole = build_transform("arrays", None, config)
+    # The damaged one is replaced by another of unknown length; the shortest is padded to two groups.
+    assert token_lengths(dataset, whole, config).tolist() == [7, 2, 15, 15]
+    crop = build_transform("arrays", {"crop_length": 64}, config)
+    assert token_lengths(dataset, crop, config).tolist() == [7, 2, 8, 8]
+
+
+def test_arrays_of_several_sides_have_no_lengths():
+    config = Data2VecConfig(modalities=["arrays"], arrays_config={"num_dims": 2, "mask_sampler": "inverse_block"})
+    dataset = RawDataset("arrays", Table([np.zeros((4, 4))] * 3), settings=SourceSettings(num_dims=2))
+    with pytest.raises(ValueError, match="no token budget"):
+        token_lengths(dataset, build_transform("arrays", None, config), config)
+
+
+def test_lengths_of_texts_as_bytes_count_groups():
+    settings = {"front_end": "perceiver", "group_size": 4, "max_position_embeddings": 40, **BYTE_IDS}
+    config = Data2VecConfig(modalities=["text"], text_config=settings)
+    dataset = RawDataset("text", Table(["abc", "défg", "x" * 100]))
+    options = {"pack": False}
+    transform = build_transform("text", options, config, byte_tokenizer())
+    # With the end of the text 4, 6 and 40 ids.
+    assert token_lengths(dataset, transform, config).tolist() == [1, 2, 10]
+    packed = build_transform("text", {"max_length": 20}, config, byte_tokenizer())
+    assert set(token_lengths(packed.prepare(dataset), packed, config)) == {5}

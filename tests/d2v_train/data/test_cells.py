@@ -4,7 +4,7 @@ import pytest
 from table_data import png
 
 from d2v_train.data.bad_samples import BadSample
-from d2v_train.data.cells import MediaCells
+from d2v_train.data.cells import ArrayCells, MediaCells
 
 
 @pytest.mark.parametrize("folder", ["[2024]", "a*b? c", "100% ä:", "~"])
@@ -50,3 +50,22 @@ def test_the_first_cell_that_is_not_null_counts_and_bytes_stay_as_they_are():
     assert MediaCells(False)([None, encoded], "/x") is encoded
     assert MediaCells(False)([None, None], "/x") is None and MediaCells(False)([" "], "/x") is None
     assert MediaCells(False)([b"abc"], "/x") == b"abc"
+
+
+def test_cells_that_are_channels_are_stacked():
+    channels = ArrayCells(are_channels=True)
+    assert channels([[1, 2, 3], np.array([4.0, 5.0, 6.0])], "").tolist() == [[1, 4], [2, 5], [3, 6]]
+    with pytest.raises(BadSample, match="1 of 2 channels"):
+        channels([[1, 2], None], "")
+    for cells in ([[1, 2], [1]], [[1, 2], [[1], [2]]], [[], [1]]):
+        with pytest.raises(BadSample, match="channels of different lengths") as caught:
+            channels(cells, "")
+        assert caught.value.reason == "wrong shape"
+
+
+def test_the_first_cell_of_an_array_that_is_not_null_counts(tmp_path):
+    cells = ArrayCells(are_channels=False)
+    assert cells([None, [1, 2]], "") == [1, 2]
+    assert cells(["x.npy"], str(tmp_path)) == str(tmp_path / "x.npy")
+    assert cells([{"bytes": b"x", "path": "x.npy"}], "")["bytes"] == b"x"
+    assert cells([None], "") is None

@@ -10,6 +10,7 @@ import pytest
 import soundfile
 from PIL import Image
 
+from d2v_train.data.arrays import ARRAY_SUFFIXES
 from d2v_train.data.bad_samples import BadSample
 from d2v_train.data.decoding import decode_audio, decode_image
 from d2v_train.data.file_formats import (
@@ -53,10 +54,10 @@ def test_a_library_that_lacks_a_format_takes_its_suffixes_along(monkeypatch):
 
 
 def test_a_suffix_has_one_meaning():
-    suffixes = [*image_suffixes(), *audio_suffixes(), *UNREADABLE_SUFFIXES]
+    suffixes = [*image_suffixes(), *audio_suffixes(), *ARRAY_SUFFIXES, *UNREADABLE_SUFFIXES]
     assert len(set(suffixes)) == len(suffixes)
     assert all(suffix == suffix.lower() and suffix[0] == "." for suffix in suffixes)
-    for suffix in ".m4a .aac .wma .amr .mp4 .webm .heic .heif .svg .pdf .cr2 .dng .raw .dcm .jxl .npy".split():
+    for suffix in ".m4a .aac .wma .amr .mp4 .webm .heic .heif .svg .pdf .cr2 .dng .raw .dcm .jxl .mat".split():
         assert len(UNREADABLE_SUFFIXES[suffix]) > 20
 
 

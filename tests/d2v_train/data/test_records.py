@@ -9,6 +9,7 @@ import soundfile
 import torch
 from datasets import Audio, Dataset
 
+from d2v_train.data.bad_samples import BadSample
 from d2v_train.data.records import RawDataset, draw_rows, open_dataset
 from d2v_train.data.tables import (
     TRANSCRIPT_COLUMNS,
@@ -168,3 +169,11 @@ def test_a_substitute_brings_its_own_transcript(tmp_path):
 def test_groups_of_a_source_without_them_say_which_option_to_leave_out(option):
     with pytest.raises(ValueError, match=f"no group column.*`group_column`, or set {option} to null"):
         open_dataset("vision", "builtin", **{option: ["george"]})
+
+
+def test_a_forbidden_sample_is_bad_from_then_on():
+    dataset = RawDataset("arrays", Table([np.full((2, 1), value) for value in range(3)]))
+    assert dataset[1]["array"][0, 0] == 1, "it is in the cache"
+    dataset.forbid(1, BadSample("wrong shape", "too small"))
+    assert dataset[1]["array"][0, 0] == 2 and dataset[1]["id"] == 1
+    assert dataset.bad.counts() == {"wrong shape": 1} and len(dataset.without_bad()) == 2

@@ -47,8 +47,9 @@ def test_every_field_of_every_section_is_shown_with_its_doc_line_default_and_mar
         "seed = 0 (int) Seed",
         "optim.betas = [0.9, 0.98] (list[float]) Decay",
         "logging.report_to = [] (list[str], free on resume) Trackers",
-        "text.batch_size, vision.batch_size, audio.batch_size = null (int or null) Samples",
-        "probe.text.data, probe.vision.data, probe.audio.data = null (str or null, free on resume) Labelled",
+        "text.batch_size, vision.batch_size, audio.batch_size, arrays.batch_size = null (int or null) Samples",
+        "probe.text.data, probe.vision.data, probe.audio.data, probe.arrays.data = null (str or null, free on resume) "
+        "Labelled",
     ):
         assert line in shown
 

@@ -5,6 +5,9 @@ import yaml
 
 from d2v_train.data.records import RawDataset, open_dataset
 from d2v_train.data.tables import Table
+from d2v_train.inputs.byte_tokens import byte_tokenizer, reads_bytes
+from d2v_train.inputs.tokenizer import build_tokenizer
+from d2v_train.options.errors import OptionError
 from d2v_train.options.files import load_options
 from d2v_train.pretraining.run_tokenizer import _first_texts, prepare_tokenizer
 from d2v_train.runs.checkpoints import CheckpointFolder
@@ -66,3 +69,29 @@ def test_parts_of_long_documents_count_as_one_up_to_a_number_of_characters(tmp_p
     caplog.set_level("INFO")
     assert 150 <= len(" ".join(_first_texts(dataset, 2, 150))) <= 260
     assert f"on the first 2 of {len(dataset)} samples" in caplog.text
+
+
+def byte_options(tmp_path, **text):
+    tree = {"output_dir": str(tmp_path / "run"), "text": {"batch_size": 2, **text},
+            "model": {"text_config": {"front_end": "perceiver"}}}  # fmt: skip
+    (tmp_path / "bytes.yaml").write_text(yaml.safe_dump(tree))
+    return load_options(tmp_path / "bytes.yaml")
+
+
+def test_the_front_end_of_raw_elements_reads_bytes(tmp_path):
+    options, folder = byte_options(tmp_path), tmp_path / "run" / "tokenizer"
+    tokenizer = prepare_tokenizer(options, documents(tmp_path, "old"), folder)
+    assert reads_bytes(tokenizer) and len(tokenizer) == 259
+    assert [path.name for path in folder.iterdir()] == ["tokenizer_config.json"]
+    CheckpointFolder(tmp_path / "run" / "checkpoints").save(1, {}, {}, {})
+    assert reads_bytes(prepare_tokenizer(options, documents(tmp_path, "new"), folder))
+
+
+def test_a_tokenizer_of_words_is_refused_for_bytes(tmp_path):
+    build_tokenizer(["words"] * 9, 300).save_pretrained(tmp_path / "words")
+    options = byte_options(tmp_path, tokenizer=str(tmp_path / "words"))
+    with pytest.raises(OptionError, match="reads bytes. Set text.tokenizer=null"):
+        prepare_tokenizer(options, documents(tmp_path, "old"), tmp_path / "run" / "tokenizer")
+    byte_tokenizer().save_pretrained(tmp_path / "bytes")
+    options = byte_options(tmp_path, tokenizer=str(tmp_path / "bytes"))
+    assert reads_bytes(prepare_tokenizer(options, documents(tmp_path, "old"), tmp_path / "run" / "tokenizer"))

@@ -14,10 +14,14 @@ from d2v_train.probing.drawings import (
     banded_spectrogram,
     draw_audio_masks,
     draw_image_masks,
+    draw_neighbours,
+    draw_series_masks,
     draw_text_masks,
     draw_text_neighbours,
     first_columns,
     fonts_for,
+    series_of,
+    show_array,
     text_width,
 )
 
@@ -86,3 +90,32 @@ def test_bands_of_a_spectrogram_are_drawn_where_their_sound_is(tmp_path):
         coloured = np.argwhere(hidden[..., 0] - hidden[..., 2] > 60)[:, 0]
         centres.append(np.median(coloured))
     assert centres == sorted(centres, reverse=True)
+
+
+@pytest.mark.parametrize("hidden", [0.0, 0.25, 1.0])
+def test_hidden_tokens_of_a_series_are_covered(tmp_path, hidden):
+    series = np.random.default_rng(0).normal(size=(80, 3))
+    mask = np.zeros((1, 20), dtype=bool)
+    mask[:, : round(20 * hidden)] = True
+    path = draw_series_masks(tmp_path / "masks.png", [series], [mask], ["one"])
+    pixels = np.asarray(Image.open(path).convert("RGB"), dtype=int)
+    coloured = pixels[..., 0] - pixels[..., 2] > 60
+    # Across the width of the plot, in the share that is hidden.
+    assert coloured.any(axis=0).mean() == pytest.approx(0.9 * hidden, abs=0.03)
+
+
+def test_an_array_of_several_sides_is_drawn_along_its_longest_one():
+    volume = np.zeros((3, 40, 5, 20))
+    volume[1, :, 2] = np.arange(40)[:, None]
+    lines = series_of(volume)
+    assert lines.shape == (40, 12) and (lines[:, 0] == np.arange(40)).all()
+
+
+def test_arrays_of_every_number_of_sides_have_neighbours_drawn(tmp_path):
+    rng = np.random.default_rng(0)
+    for shape in ((30, 2), (1, 1), (8, 9, 3), (4, 5, 6, 2)):
+        arrays = [rng.normal(size=shape) for _ in range(3)]
+        order = np.array([[0, 1, 2]])
+        names = ["a", "b", "c"]
+        path = draw_neighbours(tmp_path / "near.png", arrays, names, order, np.ones((1, 3)), show_array, names)
+        assert np.asarray(Image.open(path).convert("L")).std() > 5

@@ -6,8 +6,10 @@ from PIL import Image
 from transformers.audio_utils import hertz_to_mel
 
 from d2v_train.probing.simple_features import (
+    NUM_BANDS,
     NUM_FILTERS,
     SIMPLE_FEATURES,
+    channel_features,
     deltas,
     log_mel,
     mel_filters,
@@ -121,5 +123,30 @@ def test_every_modality_has_its_simple_features():
     shape = Data2VecVisionConfig(image_size=8, patch_size=2, num_channels=1)
     images = [{"image": Image.new("L", (8, 8), i)} for i in range(4)]
     assert simple_features("vision", images[:3], images[3:], shape)["pixels"][0].shape == (3, 64)
+    arrays = [{"array": np.random.default_rng(i).normal(size=(50, 3))} for i in range(4)]
+    assert simple_features("arrays", arrays[:3], arrays[3:], None)["channels"][1].shape == (1, 3 * (2 + NUM_BANDS))
     assert list(simple_features("text", [{"text": "one"}], [{"text": "two"}], None)) == ["tfidf"]
     assert SIMPLE_FEATURES.keys() == MODALITIES.keys()
+
+
+def test_features_of_a_channel_are_its_mean_its_deviation_and_where_its_power_lies():
+    steps = np.arange(256)
+    slow, fast = (np.sin(2 * np.pi * cycles * steps / 256) for cycles in (2, 100))
+    rows = channel_features(np.stack([3 + 2 * slow, fast], axis=1)).reshape(2, 2 + NUM_BANDS)
+    np.testing.assert_allclose(rows[:, 0], [3, 0], atol=1e-5)
+    np.testing.assert_allclose(rows[:, 1], np.log([2 * 0.5**0.5, 0.5**0.5]), atol=1e-5)
+    assert rows[0, 2:].argmax() == 1 and rows[1, 2:].argmax() == NUM_BANDS - 1
+    np.testing.assert_allclose(np.exp(rows[:, 2:]).sum(axis=1), 1, atol=1e-3)
+
+
+def test_features_of_channels_do_not_depend_on_when_a_series_begins_or_on_its_other_channels():
+    series = np.random.default_rng(0).normal(size=(64, 2))
+    own = channel_features(series)
+    np.testing.assert_allclose(channel_features(np.roll(series, 11, axis=0)), own, rtol=1e-4, atol=1e-4)
+    alone = channel_features(series[:, :1])
+    np.testing.assert_allclose(own[: len(alone)], alone, rtol=1e-5)
+    assert channel_features(np.zeros((5, 6, 7, 2))).shape == (2 * (2 + 3 * NUM_BANDS),)
+    assert np.isfinite(channel_features(np.zeros((1, 3)))).all()
+    for wrong in (np.zeros(5), np.zeros((0, 3)), np.zeros((4, 0))):
+        with pytest.raises(ValueError, match="must have sides and channels"):
+            channel_features(wrong)

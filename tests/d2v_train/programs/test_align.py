@@ -1,5 +1,6 @@
 """`d2v align` runs a whole study, of its own models and of encoders of transformers, and says what is wrong."""
 
+import html
 import json
 import subprocess
 import sys
@@ -30,6 +31,12 @@ def study(place):
         "--preregistration", str(place / "study.yaml"), "--device", "cpu",
     ])  # fmt: skip
     return Study.from_json(place / "results" / "align.json")
+
+
+def test_the_page_is_written_beside_the_numbers(place, study):
+    content = (place / "results" / "align.html").read_text(encoding="utf-8")
+    assert study.verdict.sentence in html.unescape(content) and 'href="align.json"' in content
+    assert "data:image/" in content and "data:audio/" in content
 
 
 def test_every_model_has_its_controls_beside_it(study):

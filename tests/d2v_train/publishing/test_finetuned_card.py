@@ -80,3 +80,9 @@ def test_names_of_others_are_no_markup():
     kinds = {child.type for token in tokens for child in token.children or ()}
     assert kinds <= {"text", "text_special", "code_inline"}
     assert ModelCard(text).data.model_name == name
+
+
+def test_a_task_without_a_pipeline_has_its_own_example():
+    card = finetuned_card("ours", {}, {}, repository="me/ours", tasks="other", use=lambda name: f"load {name}")
+    assert "## Use\n\nload me/ours" in card and "pipeline(" not in card
+    assert "pipeline_tag: other" in card and "for a task of its own" in card

@@ -107,3 +107,23 @@ def test_encoders_with_every_front_end(front_end, version):
 )
 def test_images_of_any_size_are_exported(settings):
     check_export(randomise(Data2VecModel(tiny_config("vision", vision_config=settings))).eval(), "vision", True)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"num_dims": 2, "group_size": 6},
+        pytest.param({"num_dims": 2, "group_size": 4, "mask_sampler": "block"}, marks=pytest.mark.slow),
+        pytest.param({"num_dims": 3, "group_size": 8}, marks=pytest.mark.slow),
+    ],
+)
+def test_arrays_of_several_sides(tmp_path, settings):
+    model = randomise(Data2VecModel(tiny_config("arrays", arrays_config=settings))).eval()
+    assert export_onnx(model, tmp_path / "model.onnx") < 1e-4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["Data2VecForTokenClassification", "Data2VecForSequenceClassification"])
+def test_heads_of_bytes(tmp_path, name):
+    model = make_head(name, text_config=FRONT_ENDS["text perceiver"][1])
+    assert export_onnx(model, tmp_path / "model.onnx") < 1e-4

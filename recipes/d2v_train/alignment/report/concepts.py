@@ -72,9 +72,14 @@ def similarities(page: Page) -> Markup | None:
     )
 
 
+def _top_group(page: Page, name: str) -> str:
+    """Return the widest group of a concept; "" if it is unknown."""
+    return page.media.concepts[name].group.partition("/")[0] if name in page.media.concepts else ""
+
+
 def _groups(page: Page, names: list[str]) -> list[tuple[str, int, int]]:
     """Return (top group, first row, end) of the runs of concepts of one top group."""
-    tops = [page.media.concepts[name].group.partition("/")[0] if name in page.media.concepts else "" for name in names]
+    tops = [_top_group(page, name) for name in names]
     starts = [i for i in range(len(tops)) if i == 0 or tops[i] != tops[i - 1]]
     return [(tops[start], start, end) for start, end in zip(starts, [*starts[1:], len(tops)], strict=True)]
 
@@ -133,11 +138,8 @@ def _matrix_alt(page: Page, matrix: Similarities, values: np.ndarray) -> str:
 
 
 def _group_means(page: Page, matrix: Similarities, values: np.ndarray):
-    groups = _groups(page, matrix.names)
-    member = np.zeros(len(values), dtype=int)
-    for number, (_, start, end) in enumerate(groups):
-        member[start:end] = number
-    same, own = member[:, None] == member[None], np.eye(len(values), dtype=bool)
+    groups = np.array([_top_group(page, name) for name in matrix.names])
+    same, own = groups[:, None] == groups[None], np.eye(len(values), dtype=bool)
 
     def mean(mask: np.ndarray) -> float | None:
         return float(values[mask].mean()) if mask.any() else None

@@ -192,7 +192,7 @@ def _spectrogram(samples: np.ndarray, window: int = 400, hop: int = 160) -> str:
 def _words(page: Page, each: RelevanceMap) -> Markup:
     values = np.array(each.values)
     tokens = each.tokens or [str(number) for number in range(len(values))]
-    rows = [("relevance", values / _strongest(values))]
+    rows = [("relevance", np.clip(values / _strongest(values), -1, 1))]
     if len(each.rollout) == len(tokens):
         rollout = np.array(each.rollout)
         rows.append(("roll-out of attention", rollout / max(float(rollout.max()), 1e-12)))

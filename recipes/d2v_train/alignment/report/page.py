@@ -17,6 +17,7 @@ from d2v_train.support.atomic import write_text
 
 logger = logging.getLogger(__name__)
 
+PAGE = "align.html"
 MOST_BYTES = 5_000_000
 POLICY = "default-src 'none'; img-src data:; media-src data:; style-src 'unsafe-inline'"
 """Content security policy: the browser itself sees to it that the page loads nothing."""

@@ -13,6 +13,7 @@ from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from d2v_train.finetuning.arguments import ModelArguments
 from d2v_train.finetuning.images.arguments import AugmentationArguments
 from d2v_train.finetuning.images.augmentation import AugmentedTransform, RandAugment, RandomErasing
+from d2v_train.finetuning.plain_models import PlainConfig, plain_image_processor
 from d2v_train.inputs.processors import image_processor
 from d2v_train.inputs.vision import ColorJitter, VisionTransform
 from modeling_d2v import Data2VecConfig
@@ -65,7 +66,11 @@ class ProcessorTransform:
 
 
 def make_image_processor(
-    model_args: ModelArguments, config: Data2VecConfig, image_size: int | None, crop_pct: float | None, train: bool
+    model_args: ModelArguments,
+    config: Data2VecConfig | PlainConfig,
+    image_size: int | None,
+    crop_pct: float | None,
+    train: bool,
 ) -> Any:
     """Return the image processor for evaluation, which is saved with the model.
 
@@ -84,6 +89,8 @@ def make_image_processor(
     if stored is not None and not train and image_size is None is crop_pct:
         return stored
     mean, std = normalisation(stored) if stored is not None else _default_normalisation(config)
+    if isinstance(config, PlainConfig):
+        return plain_image_processor(stored, config, mean, std, image_size, crop_pct)
     size = image_size or (output_size(stored) if stored is not None else None) or config.vision_config.image_size
     config.vision_config.grid_size(size, size)
     if crop_pct is None:

@@ -60,6 +60,8 @@ class ImageClassification(ClassificationTask):
             model_args, self.config, data_args.image_size, data_args.crop_pct, train=args.do_train
         )
         if data_args.value_range is not None:
+            if self.is_plain:
+                raise ValueError("--value_range is kept by image processors of this package alone. Leave it out.")
             self.processor.value_range = data_args.value_range
 
     def open(self, split: str, part: str = "") -> RawDataset:
@@ -88,7 +90,7 @@ class ImageClassification(ClassificationTask):
         return {
             **super().trainer_options(),
             "data_collator": MixingCollator(self.config, mixing),
-            "processor": Data2VecProcessor(image_processor=self.processor),
+            "processor": self.processor if self.is_plain else Data2VecProcessor(image_processor=self.processor),
         }
 
     def measure_one(self, top: np.ndarray, labels: np.ndarray) -> dict[str, float]:

@@ -12,7 +12,6 @@ from d2v_train.data.records import RawDataset
 from d2v_train.finetuning.classification import ClassificationTask
 from d2v_train.finetuning.metrics import class_scores
 from d2v_train.finetuning.speech.task import Selection, SpeechTask
-from d2v_train.inputs.transforms import build_transform
 
 
 class AudioClassification(SpeechTask, ClassificationTask):
@@ -34,8 +33,8 @@ class AudioClassification(SpeechTask, ClassificationTask):
         return self.model_args.fields()
 
     def transform(self, training: bool) -> Any:
-        crop = {"crop_seconds": self.data_args.max_length_seconds} if training else None
-        return build_transform("audio", crop, self.config, train=training)
+        crop = {"crop_seconds": self.data_args.max_length_seconds} if training else {}
+        return self.audio_transform(training, **crop)
 
     def measure_one(self, top: np.ndarray, labels: np.ndarray) -> dict[str, float]:
         return class_scores(top, labels)

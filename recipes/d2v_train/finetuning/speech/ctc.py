@@ -147,7 +147,9 @@ def _known_vocabulary(model_args: ModelArguments, data_args: CTCDataArguments, c
     if tokenizer is None:
         return None
     size = None
-    if model_args.tokenizer_name is None and "Data2VecForCTC" in (getattr(config, "architectures", None) or ()):
+    if model_args.tokenizer_name is None and any(
+        name.endswith("ForCTC") for name in getattr(config, "architectures", None) or ()
+    ):
         # transformers adds special tokens that a vocabulary lacks; the head of the checkpoint does not have them.
         audio, ids = config.audio_config, tokenizer.get_vocab()
         size = min(audio.vocab_size, max(ids.values()) + 1)

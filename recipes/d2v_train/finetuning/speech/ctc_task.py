@@ -19,7 +19,6 @@ from d2v_train.finetuning.speech.ctc import prepare_transcription, select_evalua
 from d2v_train.finetuning.speech.task import Selection, SpeechTask
 from d2v_train.finetuning.speech.training import CTCTrainer
 from d2v_train.finetuning.speech.vocabulary import PHONEME
-from d2v_train.inputs.transforms import build_transform
 from d2v_train.support.extras import need
 from modeling_d2v import Data2VecConfig
 
@@ -72,8 +71,10 @@ class SpeechRecognition(SpeechTask):
 
     def dataset(self, name: str, raw: RawDataset) -> FinetuningDataset:
         target = no_label if raw.transcripts is None else self.transcription.labels
-        transform = build_transform("audio", None, self.config, train=name == "training")
-        return FinetuningDataset(raw, transform, target, self.args.seed)
+        return FinetuningDataset(raw, self.audio_transform(name == "training"), target, self.args.seed)
+
+    def trainer_options(self) -> dict[str, Any]:
+        return {**super().trainer_options(), "audio": self.config.audio_config}
 
     def measure(self, prediction: EvalPrediction) -> dict[str, float]:
         """Return the error rates of greedy decoding, see `Transcription.measure`."""

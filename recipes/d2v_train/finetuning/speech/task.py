@@ -11,9 +11,11 @@ import numpy as np
 from transformers import PreTrainedModel
 
 from d2v_train.data.records import RawDataset
+from d2v_train.finetuning.plain_models import PlainSpeech
 from d2v_train.finetuning.run import Task
 from d2v_train.finetuning.speech.training import SpeechTrainer
 from d2v_train.inputs.processors import feature_extractor
+from d2v_train.inputs.transforms import build_transform
 from d2v_train.support.atomic import write_json
 from modeling_d2v import Data2VecProcessor
 
@@ -89,6 +91,17 @@ class SpeechTask(Task):
     seconds: np.ndarray | None = None
     tokenizer: Any = None
 
+    def __init__(self, model_args: Any, data_args: Any, args: Any) -> None:
+        super().__init__(model_args, data_args, args)
+        name = model_args.processor_name or model_args.model_name_or_path or model_args.config_name
+        self.plain = PlainSpeech(name) if self.is_plain else None
+
+    def audio_transform(self, training: bool, **options: Any) -> Any:
+        """Return the transform of recordings, for training or for evaluation, with options of `AudioTransform`."""
+        if self.plain is not None:
+            options |= self.plain.transform
+        return build_transform("audio", options, self.config, train=training)
+
     def select(self, raw: dict[str, RawDataset]) -> dict[str, RawDataset]:
         selections = {name: self.selection(name, part) for name, part in raw.items()}
         selected = {name: part.select(selections[name].indices) for name, part in raw.items()}
@@ -102,9 +115,17 @@ class SpeechTask(Task):
     def build_model(self, training: RawDataset | None) -> PreTrainedModel:
         model = super().build_model(training)
         if self.model_args.freeze_feature_encoder:
-            model.freeze_feature_encoder()
+            freeze = getattr(model, "freeze_feature_encoder", None)
+            if freeze is None:
+                raise ValueError(
+                    f"{type(model).__name__} cannot freeze its convolutions: --no_freeze_feature_encoder."
+                )
+            freeze()
         return model
 
     def trainer_options(self) -> dict[str, Any]:
-        processor = Data2VecProcessor(tokenizer=self.tokenizer, feature_extractor=feature_extractor(self.config))
+        if self.plain is None:
+            processor = Data2VecProcessor(tokenizer=self.tokenizer, feature_extractor=feature_extractor(self.config))
+        else:
+            processor = self.plain.processor(self.tokenizer)
         return {**super().trainer_options(), "processor": processor, "train_seconds": self.seconds}

@@ -82,7 +82,15 @@ class CTCTrainer(SpeechTrainer):
     """`SpeechTrainer` that keeps the best token of each frame, (B, T), instead of the logits (B, T, W).
 
     Padding frames are set to the blank, since their predictions are not part of the transcript.
+
+    Args:
+        args, kwargs: Arguments of `SpeechTrainer`.
+        audio: Configuration of the input: frames of a recording, and the blank.
     """
+
+    def __init__(self, *args: Any, audio: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.audio = audio
 
     def prediction_step(
         self, model: Any, inputs: dict[str, Tensor], prediction_loss_only: bool, ignore_keys: list[str] | None = None
@@ -92,7 +100,7 @@ class CTCTrainer(SpeechTrainer):
             return loss, logits, labels
         ids = logits.argmax(dim=-1)
         if "attention_mask" in inputs:
-            audio = self.model.config.audio_config
+            audio = self.audio
             frames = audio.num_frames(inputs["attention_mask"].sum(dim=1)).to(ids.device)
             padding = torch.arange(ids.shape[1], device=ids.device) >= frames[:, None]
             ids = ids.masked_fill(padding, audio.pad_token_id)

@@ -25,6 +25,7 @@ from d2v_train.finetuning.classification import assigned_classes, independent
 from d2v_train.finetuning.data import FinetuningDataset
 from d2v_train.finetuning.metrics import multi_label_scores
 from d2v_train.finetuning.models import load_config
+from d2v_train.finetuning.plain_models import output_bias, plain_loss
 from d2v_train.finetuning.run import Task, write_predictions
 from d2v_train.finetuning.texts.data import GLUE, open_texts, open_tokenizer, score_target
 from d2v_train.finetuning.texts.glue import CLASSES, TASKS, decide_task
@@ -50,7 +51,7 @@ class TextClassification(Task):
         self.glue = TASKS.get(args.task_name, CLASSES)
         self.parts = self.glue.parts
         self.tokenizer = open_tokenizer(model_args, self.config)
-        longest = self.config.text_config.max_position_embeddings
+        longest = self.config.text_config.max_position_embeddings or data_args.max_seq_length
         self.tokenizer.model_max_length = longest
         self.transform = TextTransform(self.tokenizer, max_length=min(data_args.max_seq_length, longest), train=False)
         self.texts = open_texts(data_args, args.task_name, self.glue.columns or None, model_args.token)
@@ -86,8 +87,8 @@ class TextClassification(Task):
 
     def build_model(self, training: RawDataset | None) -> PreTrainedModel:
         model = super().build_model(training)
-        bias = model.classifier.out_proj.bias
-        if self.regression and training is not None and not bias.any():
+        bias = output_bias(model) if self.regression else None
+        if bias is not None and training is not None and not bias.any():
             # A new head would need hundreds of updates to learn the mean of the scores.
             with torch.no_grad():
                 bias.fill_(float(training.labels.mean()))
@@ -107,7 +108,10 @@ class TextClassification(Task):
         return FinetuningDataset(raw, self.transform, target, self.args.seed)
 
     def trainer_options(self) -> dict[str, Any]:
-        return {**super().trainer_options(), "processing_class": self.tokenizer}
+        options = {**super().trainer_options(), "processing_class": self.tokenizer}
+        if self.is_plain and self.multi_label:
+            options["compute_loss_func"] = plain_loss(self.config)
+        return options
 
     def measure(self, prediction: EvalPrediction) -> dict[str, float]:
         logits, labels = prediction.predictions, prediction.label_ids
