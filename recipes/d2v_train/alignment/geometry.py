@@ -229,10 +229,8 @@ class RankedDistances(_PairVectors):
 
     Args:
         a, b: Features of the first and second modality, per layer.
-        distance: "cosine" or "euclidean"; Euclidean by default where nuisances are given, else cosine. Lengths of
-            vectors dominate Euclidean distances, so cosines tell more; but what independent causes contribute adds up
-            in squared Euclidean distances alone, so that a nuisance can be taken out. Compare a partial RSA with the
-            plain one of the same distance.
+        distance: "euclidean" or "cosine". What independent causes contribute adds up in squared Euclidean distances, so
+            that a nuisance can be taken out. Lengths of vectors count in them, and cosines can find more.
         nuisances: Name -> (n, n) distances; with the Euclidean distance only.
         degree: Degree of the polynomial of the ranks of a nuisance that is regressed on; 1 is the textbook's partial
             Spearman correlation.
@@ -245,12 +243,10 @@ class RankedDistances(_PairVectors):
         a: Layers,
         b: Layers,
         *,
-        distance: str | None = None,
+        distance: str = "euclidean",
         nuisances: Mapping[str, np.ndarray] | None = None,
         degree: int = RSA_DEGREE,
     ):
-        if distance is None:
-            distance = "euclidean" if nuisances else "cosine"
         if distance not in ("euclidean", "cosine"):
             raise ValueError(f"distance={distance!r} is unknown; choose euclidean or cosine.")
         if nuisances and distance == "cosine":

@@ -54,7 +54,7 @@ def partial_cka(a: np.ndarray, b: np.ndarray, nuisances: Mapping[str, np.ndarray
     return float(KernelAlignment(a, b, nuisances=nuisances).scores()[0, 0])
 
 
-def rsa(a: np.ndarray, b: np.ndarray, distance: str = "cosine") -> float:
+def rsa(a: np.ndarray, b: np.ndarray, distance: str = "euclidean") -> float:
     """Return the Spearman correlation of distances; 0 on average for unrelated modalities."""
     return float(RankedDistances(a, b, distance=distance).scores()[0, 0])
 
