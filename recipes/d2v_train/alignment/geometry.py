@@ -229,8 +229,8 @@ class RankedDistances(_PairVectors):
 
     Args:
         a, b: Features of the first and second modality, per layer.
-        distance: "euclidean" or "cosine". What independent causes contribute to squared Euclidean distances adds up,
-            so a nuisance can be taken out; a cosine mixes them.
+        distance: "euclidean" or "cosine". What independent causes contribute adds up in squared Euclidean distances,
+            so that a nuisance can be taken out. Lengths of vectors count in them, and cosines can find more.
         nuisances: Name -> (n, n) distances; with the Euclidean distance only.
         degree: Degree of the polynomial of the ranks of a nuisance that is regressed on; 1 is the textbook's partial
             Spearman correlation.

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-import numpy as np
-from scipy.stats import spearmanr
-
 from d2v_train.alignment.comparisons import Subject
 from d2v_train.alignment.concepts import ConceptTable
 from d2v_train.alignment.conclusions import NuisancePartial
 from d2v_train.alignment.displays import last_layers
 from d2v_train.alignment.layers import align
+from d2v_train.alignment.measures import rsa_with_distances
 from d2v_train.alignment.properties import measure_properties, nuisance_matrices
 from d2v_train.alignment.protocol import Protocol
 
@@ -30,9 +28,12 @@ def partial_all(table: ConceptTable, subjects: Iterable[Subject], protocol: Prot
             if not nuisances:
                 continue
             a, b, layers = last_layers(subject, first, second)
-            plain = align("rsa", a, b, permutations=protocol.permutations, draws=0)
+            plain = align("rsa", a, b, distance="euclidean", permutations=protocol.permutations, draws=0)
             partial = align("rsa", a, b, permutations=protocol.permutations, draws=0, nuisances=nuisances)
-            alone = {name: (correlation(a, matrix), correlation(b, matrix)) for name, matrix in nuisances.items()}
+            alone = {
+                name: (rsa_with_distances(a, matrix), rsa_with_distances(b, matrix))
+                for name, matrix in nuisances.items()
+            }
             found.append(
                 NuisancePartial(
                     model=subject.name,
@@ -48,11 +49,3 @@ def partial_all(table: ConceptTable, subjects: Iterable[Subject], protocol: Prot
                 )
             )
     return found
-
-
-def correlation(features: np.ndarray, distances: np.ndarray) -> float:
-    """Return the Spearman correlation of the cosine distances of concepts with a nuisance matrix."""
-    centred = features - features.mean(axis=0)
-    unit = centred / np.maximum(np.linalg.norm(centred, axis=1, keepdims=True), 1e-12)
-    upper = np.triu_indices(len(features), 1)
-    return float(spearmanr(1 - (unit @ unit.T)[upper], distances[upper]).statistic)

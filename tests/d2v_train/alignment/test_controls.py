@@ -13,6 +13,7 @@ from d2v_train.alignment.controls import (
     imagenet_names,
     is_found,
     name_vectors,
+    noise_control,
     positive_control,
     same_data_control,
 )
@@ -74,10 +75,10 @@ def test_padding_does_not_change_a_name(packages):
 
 def test_the_positive_control_is_found_and_the_noise_is_not(packages):
     report = positive_control(permutations=99, draws=30, untrained=2)
-    assert report.positive_found and report.negative_empty
+    assert report.positive_found and report.noise.empty
     kinds = [(row.kind, row.concepts) for row in report.rows]
     assert kinds.count(("positive", 66)) == kinds.count(("positive", 30)) == 1
-    assert kinds.count(("lexical", 66)) == 3 and kinds.count(("negative", 66)) == 1
+    assert kinds.count(("lexical", 66)) == 3 and len(kinds) == 7
     rows = {row.name: row for row in report.rows}
     # Shared words align an untrained encoder, and nothing else does.
     lexical = rows["untrained text encoder 0, all"].measures["cka"].maximum
@@ -87,7 +88,21 @@ def test_the_positive_control_is_found_and_the_noise_is_not(packages):
     assert len(report.contrasts["all"]["cka"].untrained) == 2
     assert [point.concepts for point in report.power] == [10, 14, 18, 30, 60]
     written = json.loads(json.dumps(as_json(report), allow_nan=False))
-    assert written["positive_found"] is True and len(written["rows"]) == 8
+    assert written["positive_found"] is True and written["noise"]["draws"] == 20
+
+
+def test_noise_is_found_as_rarely_as_the_level_says():
+    features = np.random.default_rng(5).normal(size=(30, 8))
+    result = noise_control(features, width=8)
+    assert result.empty and result.most == 4 and result.scores["cka"] == pytest.approx(result.null["cka"], abs=0.05)
+    assert all(len(values) == 20 for values in result.p_values.values())
+
+
+def test_a_control_that_finds_noise_too_often_is_not_empty(monkeypatch):
+    a, b = half_shared(n=30)
+    found = same_data_control(a, b, permutations=99)
+    monkeypatch.setattr("d2v_train.alignment.controls.same_data_control", lambda *_, **__: found)
+    assert not noise_control(b, width=8).empty
 
 
 def test_a_missing_package_says_how_to_install_it(packages):

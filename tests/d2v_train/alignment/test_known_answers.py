@@ -1,9 +1,12 @@
 """Controls inside a study come out when the features are good, and fail when they hold nothing."""
 
+from alignment_cases import half_shared, independent
 from study_cases import features, subject, vectors
 
 from d2v_train.alignment.comparisons import Subject, align_all
-from d2v_train.alignment.known_answers import known_answers, passed
+from d2v_train.alignment.controls import ControlReport, ControlRow, noise_control, same_data_control
+from d2v_train.alignment.known_answers import external_controls, known_answers, passed
+from d2v_train.alignment.layers import contrast
 from d2v_train.alignment.protocol import Protocol
 
 
@@ -47,3 +50,20 @@ def test_text_shows_whole_sentences_but_does_not_need_them():
 
 def test_a_family_without_controls_has_not_passed():
     assert not passed([], "joint", "vision")
+
+
+def test_external_controls_hold_the_trained_pairs_and_the_noise(monkeypatch):
+    pair, untrained = half_shared(n=40), independent(n=40)
+    rows = [
+        ControlRow("text encoder, all", "positive", 40, same_data_control(*pair, permutations=199)),
+        ControlRow("word counts, all", "lexical", 40, same_data_control(*pair, permutations=99)),
+    ]
+    contrasts = {"all": {"mutual_knn": contrast("mutual_knn", [pair], [untrained], draws=20)}}
+    noise = noise_control(pair[1], width=8, draws=5)
+    report = ControlReport(rows, contrasts, [], True, noise)
+    monkeypatch.setattr("d2v_train.alignment.known_answers.positive_control", lambda: report)
+    positive, negative = external_controls()
+    assert (positive.kind, positive.passed, positive.n) == ("positive", True, 40)
+    assert "trained minus untrained MiniLM +0." in positive.note
+    assert (negative.kind, negative.passed, negative.n) == ("negative", noise.empty, 40)
+    assert negative.score == noise.scores["mutual_knn"] and 0 < negative.p <= 1

@@ -50,4 +50,4 @@ def test_direct_retrieval_and_distances():
     values = np.random.default_rng(0).normal(size=(60, 3))
     expected = spearmanr(pdist(a), pdist(values)).statistic
     assert measures.rsa_with_distances(a, squareform(pdist(values))) == pytest.approx(expected)
-    assert measures.rsa(a, values) == pytest.approx(expected)
+    assert measures.rsa(a, values, distance="euclidean") == pytest.approx(expected)

@@ -1,13 +1,11 @@
 """RSA given nuisances: alignment through word length vanishes, alignment beyond it stays."""
 
 import numpy as np
-import pytest
-from scipy.stats import spearmanr
 from study_cases import COUNT, NAMES, features, vectors
 
 from d2v_train.alignment.comparisons import Subject
 from d2v_train.alignment.concepts import ConceptExamples, ConceptTable
-from d2v_train.alignment.partials import correlation, partial_all
+from d2v_train.alignment.partials import partial_all
 from d2v_train.alignment.protocol import Protocol
 
 
@@ -38,12 +36,3 @@ def test_alignment_beyond_length_stays(tmp_path):
     (row,) = rows_of(lambda angle: vectors(0), lambda angle: vectors(0), tmp_path)
     assert row.rsa > 0.9 and row.partial > 0.9 and row.partial_p < 0.05
     assert abs(row.alone["length"][0]) < 0.3
-
-
-def test_correlation_equals_spearman_of_cosine_distances():
-    matrix, distances = vectors(0), np.abs(np.subtract.outer(np.arange(COUNT), np.arange(COUNT))).astype(float)
-    centred = matrix - matrix.mean(axis=0)
-    upper = np.triu_indices(COUNT, 1)
-    cosine = [1 - centred[i] @ centred[j] / np.linalg.norm(centred[i]) / np.linalg.norm(centred[j])
-              for i, j in zip(*upper, strict=True)]  # fmt: skip
-    assert correlation(matrix, distances) == pytest.approx(spearmanr(cosine, distances[upper]).statistic)
