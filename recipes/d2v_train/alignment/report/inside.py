@@ -168,7 +168,7 @@ def units(page: Page, found: Inspection) -> Markup | None:
 def _selective(summary: UnitSummary, name: str) -> str:
     plain = summary.untrained_selective.get(name)
     beside = f" (untrained: {listed([str(count) for count in plain])})" if plain else ""
-    return f"{summary.selective[name]:,} of {summary.total:,} for {NAMES.get(name, name)}{beside}"
+    return f"{summary.selective[name]:,} of {summary.total:,} for {MODALITY_NAMES.get(name, name)}{beside}"
 
 
 def _unit_table(page: Page, summary: UnitSummary) -> Markup | None:
