@@ -43,7 +43,6 @@ COVERED = {
     "d2v_train/finetuning/speech/ctc_task.py": "d2v_train/programs/test_finetune_ctc.py",
     "d2v_train/finetuning/texts/arguments.py": "d2v_train/finetuning/texts/test_data.py",
     "d2v_train/finetuning/texts/task.py": "d2v_train/programs/test_finetune_glue.py",
-    "d2v_train/inspection/results.py": "d2v_train/inspection/test_run.py",
     "d2v_train/alignment/conclusions.py": "d2v_train/alignment/test_study.py",
     "d2v_train/options/sections.py": "d2v_train/options/test_run.py",
     "d2v_train/pretraining/dry_run_table.py": "d2v_train/pretraining/test_dry_run.py",
