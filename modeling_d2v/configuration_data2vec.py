@@ -17,7 +17,8 @@ from transformers.backbone_utils import BackboneConfigMixin
 from .configuration_arrays import Data2VecArrayConfig
 from .configuration_audio import Data2VecAudioConfig
 from .configuration_checks import CheckedConfig, below_one, in_range, one_of
-from .configuration_modalities import Data2VecModalityConfig, Data2VecTextConfig, Data2VecVisionConfig
+from .configuration_modalities import Data2VecModalityConfig, Data2VecTextConfig
+from .configuration_vision import Data2VecVisionConfig
 from .modalities import MODALITIES
 from .presets import get_preset, preset_names
 from .remote_code import AUTO_MAP, TRAVELLING_FILES

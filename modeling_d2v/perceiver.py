@@ -100,7 +100,7 @@ class NumberValues(nn.Module):
 
     def forward(self, values: Tensor) -> Tensor:
         """Map values (..., C) to (..., d)."""
-        return self.linear(values.to(self.linear.weight.dtype))
+        return self.linear(values)
 
 
 def init_xavier(layer: nn.Linear) -> None:
@@ -226,6 +226,10 @@ class PerceiverLocalEncoder(LocalEncoder):
         else:
             check_arrays(settings, inputs)
             elements = inputs
+        if settings.modality != "text":
+            # Not the dtype of a linear layer, which is that of the storage where it is quantised.
+            floating = (weight.dtype for weight in self.parameters() if weight.is_floating_point())
+            elements = elements.to(next(floating, torch.float32))
         if attention_mask is None or settings.num_dims != 1:
             return elements, None
         real, places = attention_mask.bool(), torch.arange(inputs.shape[1], device=inputs.device)

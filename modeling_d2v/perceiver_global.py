@@ -231,9 +231,9 @@ def _columns(visible: Tensor) -> tuple[Tensor, Tensor]:
 
 
 # By the setting `grouping`.
-GROUPINGS: dict[str, type[PerceiverLocalEncoder]] = {"groups": GroupedPerceiver, "global": GlobalPerceiver}
+GROUPING_ENCODERS: dict[str, type[PerceiverLocalEncoder]] = {"groups": GroupedPerceiver, "global": GlobalPerceiver}
 
 
 def perceiver_encoder(config: Data2VecConfig, settings: Data2VecModalityConfig) -> PerceiverLocalEncoder:
     """Return the local encoder of the front end "perceiver"."""
-    return GROUPINGS[settings.grouping](config, settings)
+    return GROUPING_ENCODERS[settings.grouping](config, settings)

@@ -28,6 +28,7 @@ TRAVELLING_FILES = (
     "configuration_data2vec.py",
     "configuration_audio.py",
     "configuration_modalities.py",
+    "configuration_vision.py",
     "configuration_checks.py",
     "configuration_perceiver.py",
     "configuration_arrays.py",

@@ -19,7 +19,7 @@ OPTIONS = "d2v_train.options.run:Options"
 LISTED_ELSEWHERE = {
     "model": "modeling_d2v.configuration_data2vec:Data2VecConfig",
     "model.text_config": "modeling_d2v.configuration_modalities:Data2VecTextConfig",
-    "model.vision_config": "modeling_d2v.configuration_modalities:Data2VecVisionConfig",
+    "model.vision_config": "modeling_d2v.configuration_vision:Data2VecVisionConfig",
     "model.audio_config": "modeling_d2v.configuration_audio:Data2VecAudioConfig",
     "model.arrays_config": "modeling_d2v.configuration_arrays:Data2VecArrayConfig",
     "text.transform": "d2v_train.inputs.text:TextTransform",

@@ -19,7 +19,7 @@ from d2v_train.probing.simple_features import (
     simple_features,
     tfidf_features,
 )
-from modeling_d2v.configuration_modalities import Data2VecVisionConfig
+from modeling_d2v.configuration_vision import Data2VecVisionConfig
 from modeling_d2v.modalities import MODALITIES
 
 
