@@ -65,15 +65,20 @@ def token_lengths(dataset: Any, transform: Any, config: Any, report: DataReport 
         return np.asarray(config.arrays_config.num_tokens(torch.from_numpy(lengths)))
     if isinstance(dataset, PackedTextDataset):
         bytes_or_tokens = np.full(len(dataset), min(dataset.block_size, len(dataset.tokens) + dataset.special))
-        return config.modality_config("text").num_tokens(bytes_or_tokens)
+        return _tokens_of_ids(bytes_or_tokens, config)
     if isinstance(transform, TextTransform):
         rules = tokenizer_rules(transform.tokenizer)
         length_of = partial(_text_lengths, transform=transform, report=report)
         lengths = _kept(dataset, f"{transform.max_length} {rules}", length_of)
-        return config.modality_config("text").num_tokens(lengths)
+        return _tokens_of_ids(lengths, config)
     raise ValueError(
         "Images and arrays of several dimensions all have one size: there is no token budget. Set batch_size."
     )
+
+
+def _tokens_of_ids(lengths: np.ndarray, config: Any) -> np.ndarray:
+    """Return the tokens of texts of so many ids: of bytes, groups; without a configuration, the ids."""
+    return lengths if config is None else config.modality_config("text").num_tokens(lengths)
 
 
 def _after_transform(samples: np.ndarray, transform: AudioTransform, joined: bool) -> np.ndarray:

@@ -61,7 +61,7 @@ def test_built_in_records_become_inputs_that_the_model_takes(front_end):
     }
     config = Data2VecConfig(
         hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32, modalities=[modality],
-        **{f"{modality}_config": changes[front_end] | small},
+        **{f"{modality}_config": changes.get(front_end, FRONT_ENDS[front_end][1]) | small},
     )  # fmt: skip
     tokenizer = None
     if DATA_KINDS[modality].has_tokenizer:
