@@ -34,8 +34,10 @@ def both_counts(config, modality, inputs, gradients=True, frozen=False):
     """Own count by part, and PyTorch's; without fused attention, because that of CPUs is not in its table."""
     model = Data2VecForPreTraining._from_config(config, attn_implementation="eager").train()
     # PyTorch's counter follows modules by the gradients of their inputs, which may be parameters.
-    model.requires_grad_(gradients)
-    model.data2vec.encoder.requires_grad_(gradients and not frozen)
+    if not gradients:
+        model.requires_grad_(False)
+    if frozen:
+        model.data2vec.encoder.requires_grad_(False)
     with torch.no_grad():
         inputs = {**inputs, "mask": model(**inputs, step=0).mask}
     with FlopCounterMode(display=False) as counter, torch.set_grad_enabled(gradients), sdpa_kernel(SDPBackend.MATH):
@@ -53,10 +55,11 @@ def test_a_step_is_counted_within_two_percent(version, modality, padded):
     inputs = padded_inputs(modality)[0] if padded and modality != "vision" else inputs_for(modality)
     settings = {**VERSIONS[version].get(f"{modality}_config", {}), **UNGROUPED[modality]}
     own, counted = both_counts(version_config(version, modality, **{f"{modality}_config": settings}), modality, inputs)
-    # Elements enter by two layers, of which the count takes one to need no gradient of its input.
-    assert sum(own.values()) == pytest.approx(counted, rel=0.03 if modality == "arrays" else 0.02)
+    # Operations on elements grow in steps of a group, which the count takes as even.
+    tolerance = 0.03 if modality == "arrays" else 0.02
+    assert sum(own.values()) == pytest.approx(counted, rel=tolerance)
     own, counted = both_counts(version_config(version, modality), modality, inputs, gradients=False)
-    assert sum(own.values()) == pytest.approx(counted, rel=0.02)
+    assert sum(own.values()) == pytest.approx(counted, rel=tolerance)
 
 
 @pytest.mark.parametrize(
