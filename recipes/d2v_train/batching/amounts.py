@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from d2v_train.batching.lengths import header_seconds, token_lengths
+from d2v_train.data.accounts import PLURALS
 from d2v_train.data.records import RawDataset
 from d2v_train.data.report import DataReport
 from d2v_train.data.source_list import parts_of
@@ -61,8 +62,8 @@ def _of_one(dataset: Any, transform: Any) -> Amount | None:
     if isinstance(dataset, PackedTextDataset):
         return Amount(len(dataset.tokens), "tokens", True)
     raw: RawDataset = dataset.dataset if isinstance(dataset, JoinedClips) else dataset
-    if raw.modality == "vision":
-        return Amount(len(raw), "pictures", True)
+    if raw.modality in ("vision", "arrays"):
+        return Amount(len(raw), PLURALS[raw.modality], True)
     known = raw.modality == "audio" and raw.lengths is not None and (raw.lengths >= 0).all()
     if known:
         return Amount(float(raw.lengths.sum()) / SAMPLING_RATE / 3600, "hours", True)
