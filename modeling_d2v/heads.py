@@ -185,7 +185,7 @@ class Data2VecHead(Data2VecPreTrainedModel):
         if self.modality not in config.modalities:
             raise ValueError(
                 f"{type(self).__name__} works on {self.modality} (`{MODALITIES[self.modality].input_name}`), but this "
-                f"checkpoint or configuration has {' and '.join(config.modalities)} only."
+                f"checkpoint or configuration has {', '.join(config.modalities)} only."
             )
         super().__init__(self.own_config(config))
         # The other front ends of a joint checkpoint are not loaded on purpose.

@@ -52,7 +52,9 @@ def test_the_table_holds_every_head():
     registered = {
         name for name in dir(__import__("modeling_d2v")) if name.startswith(("Data2VecFor", "Data2VecBackb"))
     }
-    assert registered - {"Data2VecForPreTraining", "Data2VecForPreTrainingOutput"} == set(HEADS)
+    # The head of arrays, which transformers has no class for, has a test file of its own.
+    apart = {"Data2VecForPreTraining", "Data2VecForPreTrainingOutput", "Data2VecForArrayClassification"}
+    assert registered - apart == set(HEADS)
 
 
 # Saving and loading

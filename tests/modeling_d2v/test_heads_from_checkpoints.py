@@ -190,7 +190,7 @@ def test_a_head_from_its_own_checkpoint_with_another_number_of_labels(name, head
 def test_a_modality_that_the_checkpoint_lacks(name, tmp_path):
     present = [modality for modality in MODALITIES if modality != HEADS[name].modality]
     Data2VecForPreTraining(tiny_config(tuple(present))).save_pretrained(tmp_path)
-    message = f"{name} works on {HEADS[name].modality} .* has {present[0]} and {present[1]} only"
+    message = f"{name} works on {HEADS[name].modality} .* has {', '.join(present)} only"
     with pytest.raises(ValueError, match=message):
         getattr(transformers, HEADS[name].auto).from_pretrained(tmp_path)
 

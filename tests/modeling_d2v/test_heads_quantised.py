@@ -2,6 +2,7 @@
 
 import pytest
 from head_factory import HEADS, make_head
+from model_factory import FRONT_ENDS
 from transformers import QuantoConfig
 
 from modeling_d2v import Data2VecForCTC
@@ -17,7 +18,9 @@ def test_every_part_of_a_head_with_weights_is_named(name):
 
 
 def test_named_parts_exist():
-    found = {child for name in HEADS for child, _ in make_head(name).named_children()}
+    heads = [make_head(name) for name in HEADS]
+    heads.append(make_head("Data2VecForTokenClassification", text_config=FRONT_ENDS["text perceiver"][1]))
+    found = {child for head in heads for child, _ in head.named_children()}
     assert set(HEAD_PARTS) <= found
 
 

@@ -29,7 +29,7 @@ def test_output_shapes_and_recorded_states(model_and_modality):
     model, modality = model_and_modality
     model.set_attn_implementation("eager")
     out = model(**inputs_for(modality), output_hidden_states=True, output_attentions=True)
-    tokens = {"text": 20, "vision": 16, "audio": 18}[modality]
+    tokens = {"text": 20, "vision": 16, "audio": 18, "arrays": 12}[modality]
     extra = model.config.modality_config(modality).num_extra_tokens
     assert out.last_hidden_state.shape == (2, extra + tokens, 32)
     assert out.attention_mask.shape == (2, extra + tokens) and out.attention_mask.all()

@@ -63,7 +63,7 @@ def test_predictions_and_targets_are_the_masked_tokens(version, modality):
 def test_masked_tokens_are_invisible_to_the_student(modality):
     """Other content under the mask changes targets, never predictions."""
     model = make("2.0", modality)
-    mask = torch.zeros(2, 1, {"text": 20, "vision": 16, "audio": 18}[modality], dtype=torch.bool)
+    mask = torch.zeros(2, 1, {"text": 20, "vision": 16, "audio": 18, "arrays": 12}[modality], dtype=torch.bool)
     mask[:, :, 5:9] = True
     ((name, values),) = inputs_for(modality).items()
     changed = values.clone()
@@ -73,6 +73,8 @@ def test_masked_tokens_are_invisible_to_the_student(modality):
         patches = changed.unflatten(2, (4, 8)).unflatten(4, (4, 8))  # (B, C, h, 8, w, 8)
         for place in range(5, 9):
             patches[:, :, place // 4, :, place % 4] = 3.0
+    elif modality == "arrays":
+        changed[:, 5 * 8 : 9 * 8] = 3.0
     else:
         changed[:, 4 * 320 + 400 : 9 * 320] = 3.0
     first, second = (model(**{name: x}, mask=mask) for x in (values, changed))

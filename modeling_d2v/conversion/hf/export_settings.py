@@ -50,6 +50,7 @@ REQUIRED: dict[str, tuple[Only, ...]] = {
     "text": (
         *_SAME_EVERYWHERE,
         *_POST_NORM,
+        Only("modality.front_end", "embeddings", "it has a table of tokens"),
         Only("modality.context_norm", False, "it has no norm between the embedding and the first block"),
         Only("modality.position_embedding", "learned", "its positions are a learned table"),
         Only("modality.scale_embedding", False, "it does not scale its embeddings"),
@@ -57,6 +58,7 @@ REQUIRED: dict[str, tuple[Only, ...]] = {
     ),
     "vision": (
         *_SAME_EVERYWHERE,
+        Only("modality.front_end", "patches", "it has an embedding of patches"),
         Only("norm_first", True, "its blocks normalise before attention and feed-forward part"),
         Only("mlp_residual", True, "its blocks add the feed-forward part to its input"),
         Only("modality.num_extra_tokens", 1, "it has one class token"),

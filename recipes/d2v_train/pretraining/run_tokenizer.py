@@ -70,7 +70,7 @@ def _new_tokenizer(options: Options, documents: Any) -> Any:
     Raises:
         OptionError: A tokenizer is named for a front end that reads bytes, or the vocabulary size is not an int.
     """
-    if build_config(options).text_config.front_end == "perceiver":
+    if options.backbone is None and build_config(options).text_config.front_end == "perceiver":
         tokenizer = byte_tokenizer() if options.text.tokenizer is None else load_tokenizer(options.text.tokenizer)
         if not reads_bytes(tokenizer):
             raise OptionError(

@@ -28,37 +28,23 @@ from __future__ import annotations
 
 import sys
 
-from d2v_train.finetuning.arguments import FinetuningArguments, with_defaults
-from d2v_train.finetuning.arrays.arguments import ArrayDataArguments, ArrayModelArguments
-from d2v_train.finetuning.command_line import launch, parse_arguments
+from d2v_train.finetuning.program import Program
 
 
-@with_defaults(
-    num_train_epochs=20.0,
-    learning_rate=3e-4,
-    lr_scheduler_type="cosine",
-    warmup_steps=1 / 6,
-    adam_beta2=0.98,
-    per_device_train_batch_size=32,
-    per_device_eval_batch_size=64,
-    greater_is_better=True,
+PROGRAM = Program(
+    "d2v finetune-arrays",
+    __doc__,
+    (
+        "d2v_train.finetuning.arrays.arguments:ArrayModelArguments",
+        "d2v_train.finetuning.arrays.arguments:ArrayDataArguments",
+        "d2v_train.finetuning.arrays.arguments:ArrayTrainingArguments",
+    ),
 )
-class ArrayTrainingArguments(FinetuningArguments):
-    """`FinetuningArguments` with the defaults of this program."""
-
-    main_metric = "accuracy"
 
 
 def run_program(argv: list[str]) -> dict[str, float]:
     """Fine-tune with the options of a command line and return all metrics."""
-    options = parse_arguments(
-        ArrayModelArguments,
-        ArrayDataArguments,
-        ArrayTrainingArguments,
-        argv=argv,
-        prog="d2v finetune-arrays",
-        description=__doc__,
-    )
+    options = PROGRAM.parse(argv)
     from d2v_train.finetuning.arrays.task import ArrayClassification
     from d2v_train.finetuning.run import finetune
 
@@ -66,8 +52,8 @@ def run_program(argv: list[str]) -> dict[str, float]:
 
 
 def main(argv: list[str] | None = None) -> int | str:
-    """Run the program as a process, see `launch`."""
-    return launch(run_program, argv)
+    """Run the program as a process, see `Program.launch`."""
+    return PROGRAM.launch(run_program, argv)
 
 
 if __name__ == "__main__":

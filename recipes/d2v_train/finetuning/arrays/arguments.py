@@ -6,7 +6,14 @@ import dataclasses
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from d2v_train.finetuning.arguments import ClassArguments, MediaDataArguments, ModelArguments, option
+from d2v_train.finetuning.arguments import (
+    ClassArguments,
+    FinetuningArguments,
+    MediaDataArguments,
+    ModelArguments,
+    option,
+    with_defaults,
+)
 from d2v_train.options.errors import OptionError, share
 
 
@@ -72,3 +79,19 @@ class ArrayDataArguments(ClassArguments, MediaDataArguments):
     def open(self, part: str, **options: Any) -> RawDataset:
         groups = {"exclude_groups": self.exclude_groups} if part == "train" else {"only_groups": self.only_groups}
         return super().open(part, group_column=self.group_column, **groups, **options)
+
+
+@with_defaults(
+    num_train_epochs=20.0,
+    learning_rate=3e-4,
+    lr_scheduler_type="cosine",
+    warmup_steps=1 / 6,
+    adam_beta2=0.98,
+    per_device_train_batch_size=32,
+    per_device_eval_batch_size=64,
+    greater_is_better=True,
+)
+class ArrayTrainingArguments(FinetuningArguments):
+    """`FinetuningArguments` with the defaults of this program."""
+
+    main_metric = "accuracy"

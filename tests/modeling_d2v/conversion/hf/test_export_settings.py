@@ -44,6 +44,10 @@ def test_published_models_that_do_not_fit_are_refused_with_the_reason(name):
 
 
 WRONG: dict[tuple[str, str], Any] = {
+    **{(name, "qk_norm"): True for name in ("text", "vision", "audio")},
+    **{(name, "modality_embedding"): True for name in ("text", "vision", "audio")},
+    ("text", "modality.front_end"): "perceiver",
+    ("vision", "modality.front_end"): "perceiver",
     ("text", "norm_first"): True,
     ("text", "layer_scale_init_value"): 0.1,
     ("text", "modality.alibi"): "fixed",
@@ -92,7 +96,7 @@ def test_what_transformers_cannot_compute_is_refused_by_name(modality, field):
     if (modality, name) == ("vision", "alibi"):
         settings["vision_config"]["relative_position_bias"] = False
     if name == "front_end":
-        settings["audio_config"]["mask_sampler"] = "random"
+        settings[f"{modality}_config"]["mask_sampler"] = "random"
     model = Data2VecModel(tiny_config(modality, **shaped(modality, **settings)))
     full = f"{modality}_config.{name}" if field.startswith("modality.") else name
     with pytest.raises(ValueError, match=rf"cannot compute what this model computes:\n  {full} is {value!r}"):
