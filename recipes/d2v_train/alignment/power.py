@@ -13,7 +13,7 @@ from d2v_train.alignment.layers import null_scores, prepare
 from d2v_train.alignment.nulls import draw_permutations, p_values
 
 
-SIZES = (10, 14, 18, 30, 60, 100)
+POWER_SIZES = (10, 14, 18, 30, 60, 100)
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ def power_curve(
     a: Layers,
     b: Layers,
     *,
-    sizes: Sequence[int] = SIZES,
+    sizes: Sequence[int] = POWER_SIZES,
     subsets: int = 20,
     permutations: int = 199,
     alpha: float = 0.05,
