@@ -79,7 +79,7 @@ class Data2VecPreTrainedModel(NoGeneration, FixedPositions, PushToHub, PreTraine
         "attentions": OutputRecorder(Data2VecAttention, index=1, layer_name="encoder.blocks"),
     }
     # An encoder loaded from a pretraining checkpoint has no teacher and no decoders.
-    _keys_to_ignore_on_load_unexpected = [r"^teacher\.", r"^decoders\.", r"^ema_step$"]
+    _keys_to_ignore_on_load_unexpected = [r"^teacher\.", r"^decoders\.", r"^target_statistics\.", r"^ema_step$"]
 
     def __init__(self, config: Data2VecConfig, *args: Any, **kwargs: Any) -> None:
         super().__init__(config, *args, **kwargs)
@@ -120,6 +120,10 @@ class Data2VecPreTrainedModel(NoGeneration, FixedPositions, PushToHub, PreTraine
             ValueError: The model has no text, or the new table would lose a special token.
         """
         text = self.config.modality_config("text")
+        if text.front_end == "perceiver" and new_num_tokens not in (None, text.vocab_size):
+            raise ValueError(
+                "The perceiver front end reads bytes: its table has one row for each, and is not resized."
+            )
         text.check_vocabulary(text.vocab_size if new_num_tokens is None else new_num_tokens)
         return super().resize_token_embeddings(new_num_tokens, *args, **kwargs)
 
@@ -243,6 +247,10 @@ class Data2VecModel(Data2VecPreTrainedModel):
     def set_input_embeddings(self, value: nn.Module) -> None:
         if "text" not in self.config.modalities:
             raise ValueError("Only the embedding table of text can be replaced; this model has no text front end.")
+        if self.config.text_config.front_end == "perceiver":
+            raise ValueError(
+                "The perceiver front end reads bytes: its table has one row for each, and is not replaced."
+            )
         self.modality_encoders["text"].local_encoder.token_embeddings = value
 
     def select_input(self, **inputs: Tensor | None) -> tuple[str, Tensor]:

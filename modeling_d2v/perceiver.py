@@ -33,9 +33,9 @@ def fourier_frequencies(bands: int, extent: float, highest: float) -> Tensor:
     lowest = 1 / extent
     with torch.device("cpu"):
         if bands == 1:
-            return torch.tensor([highest])
+            return torch.tensor([highest], dtype=torch.float32)
         if extent <= LINEAR_EXTENT:
-            return torch.linspace(lowest, highest, bands)
+            return torch.linspace(lowest, highest, bands, dtype=torch.float32)
         return torch.logspace(math.log10(lowest), math.log10(highest), bands, dtype=torch.float64).float()
 
 

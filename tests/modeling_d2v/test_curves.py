@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -37,7 +38,24 @@ def test_the_order_of_a_series_is_that_of_time():
 
 
 def test_the_smallest_curve():
-    square = torch.tensor([[0, 0], [0, 1], [1, 1], [1, 0]])
+    square = np.array([[0, 0], [0, 1], [1, 1], [1, 0]])
     assert sorted(hilbert_index(square, 1).tolist()) == [0, 1, 2, 3]
     places = hilbert_index(square, 1)
     assert {abs(int(places[i]) - int(places[(i + 1) % 4])) for i in range(4)} == {1, 3}
+
+
+def test_what_is_kept_does_not_depend_on_the_mode_of_the_first_call():
+    with torch.inference_mode():
+        curve_order((6, 7, 3))
+    order = curve_order((6, 7, 3))
+    assert not order.is_inference()
+
+    class Reordered(torch.nn.Module):
+        def forward(self, x):
+            return x.flatten()[curve_order((5, 7, 3))]
+
+    x = torch.randn(5, 7, 3)
+    for _ in range(2):
+        program = torch.export.export(Reordered(), (x,), strict=False)
+    assert type(curve_order((5, 7, 3))) is torch.Tensor
+    torch.testing.assert_close(program.module()(x), Reordered()(x))
