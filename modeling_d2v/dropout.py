@@ -20,12 +20,8 @@ def draw_kept(shape: torch.Size, threshold: int) -> Tensor:
         Boolean tensor of `shape` on the CPU.
     """
     count = shape.numel()
-    bits = (
-        torch.empty((count + 3) // 4, dtype=torch.int64, device="cpu")
-        .random_(-(2**63), None)
-        .view(torch.int16)[:count]
-    )
-    return (bits >= threshold - LEVELS // 2).view(shape)
+    bits = torch.empty((count + 3) // 4, dtype=torch.int64, device="cpu").random_(-(2**63), None)
+    return (bits.view(torch.int16)[:count] >= threshold - LEVELS // 2).view(shape)
 
 
 class DropoutByBits(torch.autograd.Function):

@@ -121,9 +121,7 @@ class Data2VecPreTrainedModel(NoGeneration, FixedPositions, PushToHub, PreTraine
         """
         text = self.config.modality_config("text")
         if text.front_end == "perceiver" and new_num_tokens not in (None, text.vocab_size):
-            raise ValueError(
-                "The perceiver front end reads bytes: its table has one row for each, and is not resized."
-            )
+            raise ValueError("The perceiver front end reads bytes: its table, a row for each, cannot be resized.")
         text.check_vocabulary(text.vocab_size if new_num_tokens is None else new_num_tokens)
         return super().resize_token_embeddings(new_num_tokens, *args, **kwargs)
 
@@ -248,9 +246,7 @@ class Data2VecModel(Data2VecPreTrainedModel):
         if "text" not in self.config.modalities:
             raise ValueError("Only the embedding table of text can be replaced; this model has no text front end.")
         if self.config.text_config.front_end == "perceiver":
-            raise ValueError(
-                "The perceiver front end reads bytes: its table has one row for each, and is not replaced."
-            )
+            raise ValueError("The perceiver front end reads bytes: its table, a row for each, cannot be replaced.")
         self.modality_encoders["text"].local_encoder.token_embeddings = value
 
     def select_input(self, **inputs: Tensor | None) -> tuple[str, Tensor]:

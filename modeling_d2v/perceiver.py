@@ -5,6 +5,7 @@ n dimensions of an array. Masks of elements and tokens are True = real.
 """
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -60,6 +61,13 @@ class FourierFeatures(SelfInitialised):
 
     def init_weights(self) -> None:
         init.copy_(self.frequencies, self.initial_frequencies())
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
+        super()._apply(fn, recurse)
+        if self.frequencies.device.type != "meta":
+            # Frequencies in half precision would be off by whole cycles far from the origin.
+            self.frequencies = self.initial_frequencies().to(self.frequencies.device)
+        return self
 
     def forward(self, coordinates: Tensor) -> Tensor:
         """Map coordinates (..., n) in elements to features (..., n (2 bands + 1)), in fp32."""

@@ -83,3 +83,9 @@ def test_inputs_that_do_not_fit_are_refused(modality, inputs, message):
     model = Data2VecModel(tiny_config(modality, **{f"{modality}_config": PERCEIVER}))
     with pytest.raises(ValueError, match=message):
         model(**{model.main_input_name: inputs})
+
+
+def test_frequencies_stay_exact_in_half_precision():
+    features = FourierFeatures(1, 8, 1600, 0.5)
+    expected = features.frequencies.clone()
+    assert torch.equal(features.to(torch.bfloat16).frequencies, expected)

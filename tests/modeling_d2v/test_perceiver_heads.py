@@ -88,3 +88,11 @@ def test_segmentation_needs_tokens_in_rows():
     model = head_class("Data2VecForSemanticSegmentation")(config).eval()
     with pytest.raises(ValueError, match="form a line, not rows and columns"):
         model(pixel_values=torch.zeros(2, 3, 32, 32))
+
+
+def test_the_table_of_bytes_keeps_its_size():
+    model = make_head("Data2VecForSequenceClassification", **overrides("Data2VecForSequenceClassification"))
+    size = model.config.text_config.vocab_size
+    assert model.resize_token_embeddings(size) is not None
+    with pytest.raises(ValueError, match="cannot be resized"):
+        model.resize_token_embeddings(size + 8)
