@@ -120,8 +120,10 @@ class Data2VecPreTrainedModel(NoGeneration, FixedPositions, PushToHub, PreTraine
             ValueError: The model has no text, or the new table would lose a special token.
         """
         text = self.config.modality_config("text")
-        if text.front_end == "perceiver" and new_num_tokens not in (None, text.vocab_size):
-            raise ValueError("The perceiver front end reads bytes: its table, a row for each, cannot be resized.")
+        if text.front_end == "perceiver":
+            if new_num_tokens not in (None, text.vocab_size):
+                raise ValueError("The perceiver front end reads bytes: its table, a row for each, cannot be resized.")
+            return self.get_input_embeddings()
         text.check_vocabulary(text.vocab_size if new_num_tokens is None else new_num_tokens)
         return super().resize_token_embeddings(new_num_tokens, *args, **kwargs)
 
