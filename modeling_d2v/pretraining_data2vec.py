@@ -124,6 +124,8 @@ class Data2VecForPreTraining(EmaTeacher, Data2VecPreTrainedModel):
     def resize_token_embeddings(self, *args: Any, **kwargs: Any) -> nn.Embedding:
         """Resize the table as in transformers, and the teacher's own copy of it."""
         table = super().resize_token_embeddings(*args, **kwargs)
+        if self.config.text_config.front_end == "perceiver":
+            return table
         if "text" in self.teacher.modality_encoders and self.teacher.modality_encoders["text"].local_encoder:
             local = self.teacher.modality_encoders["text"].local_encoder
             kept = min(len(local.token_embeddings.weight), len(table.weight))
