@@ -248,7 +248,10 @@ def _check_finite_file(array: np.ndarray) -> None:
         return
     rows = max(1, _CHUNK // max(1, array[:1].size))
     for start in range(0, len(array), rows):
-        if not np.isfinite(array[start : start + rows]).all():
+        part = array[start : start + rows]
+        if not np.isfinite(part).all():
             raise BadSample("non-finite", "NaN or infinite numbers")
+        if part.dtype.itemsize > 4 and np.abs(part).max() > np.finfo(np.float32).max:
+            raise BadSample("non-finite", "numbers that are too large for float32")
     if key is not None:
         _FINITE.add(key)

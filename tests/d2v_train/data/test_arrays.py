@@ -167,6 +167,10 @@ def test_a_long_array_stays_in_its_file_and_is_checked_once(tmp_path, monkeypatc
     write_array(tmp_path / "b.npy", long)
     with pytest.raises(BadSample, match="NaN"):
         decode_array(str(tmp_path / "b.npy"), AS_FOUND)
+    long[2, 4999] = 1e300
+    write_array(tmp_path / "c.npy", long)
+    with pytest.raises(BadSample, match="too large"):
+        decode_array(str(tmp_path / "c.npy"), AS_FOUND)
     known = set(arrays._FINITE)
     decode_array(str(path), AS_FOUND)
     assert arrays._FINITE == known
