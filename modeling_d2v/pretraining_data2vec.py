@@ -226,7 +226,7 @@ class Data2VecForPreTraining(EmaTeacher, Data2VecPreTrainedModel):
         targets = self.teacher_targets(modality, inputs, attention_mask, local)
         (tokens, hidden), recorded = self._encode_student(modality, inputs, attention_mask, local, mask, key, **kwargs)
         predicted = choose_predicted(settings, mask, key)
-        predictions = self._predict(modality, hidden, tokens, local, mask, predicted, key)
+        predictions = self._predict(modality, hidden, tokens, local, predicted, key)
         masked_targets = targets[:, None].expand(-1, mask.shape[1], -1, -1)[predicted]
 
         total = loss_divisor(predicted, num_items)
@@ -305,7 +305,6 @@ class Data2VecForPreTraining(EmaTeacher, Data2VecPreTrainedModel):
         hidden: Tensor,
         tokens: Tokens,
         local: LocalFeatures,
-        mask: Tensor,
         predicted: Tensor,
         key: dict[str, Any],
     ) -> Tensor:

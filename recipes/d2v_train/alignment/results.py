@@ -149,7 +149,7 @@ class LayerTable:
         null_mean, null_std: (L1, L2) mean and standard deviation under permuted concepts.
         p: (L1, L2) p-values, not corrected.
         z: (L1, L2) calibrated scores, (score - null_mean) / null_std.
-        low, high: (L1, L2) bootstrap interval over concepts; None where none was computed.
+        low, high: (L1, L2) interval over concepts by subsampling; None where none was computed.
     """
 
     model: str
@@ -178,7 +178,7 @@ class BestPair:
         null_max: Mean of the largest score of all pairs under permuted concepts.
         p: Share of permutations whose maximum (of calibrated scores) is as large.
         calibrated: Score of 0 at the (1 - alpha) quantile of the null's maximum and 1 for identical latents.
-        low, high: Bootstrap interval over concepts of the score of this pair.
+        low, high: Interval over concepts by subsampling of the score of this pair.
     """
 
     model: str
@@ -205,9 +205,9 @@ class PrimaryRow:
         layers: Names of the two layers.
         n: Concepts.
         score, null_mean, null_std, p, z, calibrated: As above.
-        low, high: Bootstrap interval over concepts of the score.
+        low, high: Interval over concepts by subsampling of the score.
         minus_untrained: Score minus that of the untrained twin; None for models without one.
-        minus_low, minus_high: Bootstrap interval over concepts of this difference.
+        minus_low, minus_high: Interval over concepts by subsampling of this difference.
     """
 
     model: str

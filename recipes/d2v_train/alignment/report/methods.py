@@ -123,7 +123,7 @@ def methods(page: Page) -> Markup:
             ),
             element(
                 "li",
-                "Intervals are bootstraps over concepts. The best layer pair is compared with the best one under "
+                "Intervals come from subsets of the concepts. The best layer pair is compared with the best one under "
                 "each permutation.",
             ),
             element(
